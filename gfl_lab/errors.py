@@ -1,0 +1,128 @@
+"""Every error a user can cause, in one tree.
+
+GflLabError
+├── InputError          wrong usage or input                      exit 2
+│   ├── SpecError       an experiment or profile file
+│   └── DataError       a data set
+├── UnfairError         arms differ in more than the declared axes  exit 4
+├── ResourceError       the machine cannot do what was asked       exit 6
+├── StoreError          a run directory that cannot be read        exit 2
+└── TrialError          a trial that ended badly; carries a kind    exit 3
+    ├── NonFiniteLoss
+    └── Interrupted
+
+A problem has a place where one is known ("file.yaml:12: axes.reg_max"). An error holds all problems found, not the
+first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+
+class ExitCode(IntEnum):
+    """What the command line returns; documented in README.md."""
+
+    DONE = 0
+    INTERNAL = 1
+    USAGE = 2
+    TRIALS_FAILED = 3
+    UNFAIR = 4
+    OVER_BUDGET = 5
+    UNFIT = 6
+    SIGINT = 130
+    SIGTERM = 143
+
+
+class FailureKind(StrEnum):
+    """Why a trial failed. Values are written to disk: they are added, never renamed or removed."""
+
+    NON_FINITE_LOSS = "non_finite_loss"
+    OUT_OF_MEMORY = "out_of_memory"
+    BAD_DATA = "bad_data"
+    LOST_PROCESS = "lost_process"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where, what, and the way out."""
+
+    message: str
+    place: str = ""
+    hint: str = ""
+
+    def __str__(self) -> str:
+        head = f"{self.place}: {self.message}" if self.place else self.message
+        return f"{head}\n    {self.hint}" if self.hint else head
+
+
+class GflLabError(Exception):
+    """Base class. ``str(error)`` is what the user reads: complete sentences, no traceback."""
+
+    exit_code = ExitCode.INTERNAL
+
+    def __init__(self, problems: str | Problem | Sequence[Problem]) -> None:
+        if isinstance(problems, str):
+            problems = [Problem(problems)]
+        elif isinstance(problems, Problem):
+            problems = [problems]
+        self.problems: tuple[Problem, ...] = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class InputError(GflLabError):
+    """Wrong usage or input; nothing has been written."""
+
+    exit_code = ExitCode.USAGE
+
+
+class SpecError(InputError):
+    """An experiment or profile file breaks a rule. Holds every problem of the file."""
+
+
+class DataError(InputError):
+    """A data set breaks a rule. Holds every problem found."""
+
+
+class StoreError(InputError):
+    """A run directory, or a file in it, is damaged or of a format this version cannot read."""
+
+
+class UnfairError(GflLabError):
+    """Two arms differ in more than the declared axes."""
+
+    exit_code = ExitCode.UNFAIR
+
+
+class ResourceError(GflLabError):
+    """The machine or the environment cannot do what was asked."""
+
+    exit_code = ExitCode.UNFIT
+
+
+class TrialError(GflLabError):
+    """A trial ended without a result. ``kind`` decides what happens next."""
+
+    exit_code = ExitCode.TRIALS_FAILED
+    kind = FailureKind.ERROR
+
+
+class NonFiniteLoss(TrialError):
+    """A loss term was NaN or infinite; raised before the backward pass, so the weights are still the last good ones."""
+
+    kind = FailureKind.NON_FINITE_LOSS
+
+    def __init__(self, step: int, epoch: int, losses: dict[str, float]) -> None:
+        self.step, self.epoch, self.losses = step, epoch, losses
+        terms = ", ".join(f"{name}={value:g}" for name, value in losses.items())
+        super().__init__(
+            f"the loss became non-finite at step {step} (epoch {epoch}): {terms}; training stopped before the weights were touched. "
+            "A lower lr or a longer warm-up is the usual cure."
+        )
+
+
+class Interrupted(TrialError):
+    """The trial was asked to stop and left a checkpoint to go on from."""

@@ -1,0 +1,116 @@
+"""Every id, metric key, tag and file name, in one place. Nothing else builds or parses one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+FORMAT_VERSION = 1
+"""Version of the on-disk format of the whole run tree (rundir.py)."""
+
+SIDES = ("left", "top", "right", "bottom")
+"""Order of box sides everywhere: channels of ``gfl_reg``, distributions, targets."""
+
+# --- metrics --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A reported number: its key, how people read it, its unit and which way is better."""
+
+    key: str
+    title: str
+    unit: str
+    higher_is_better: bool
+    digits: int
+    help: str
+
+
+METRICS: dict[str, Metric] = {
+    m.key: m
+    for m in (
+        Metric("AP", "AP", "", True, 1, "COCO AP, mean over IoU 0.50:0.95, 0 to 100"),
+        Metric("AP50", "AP50", "", True, 1, "COCO AP at IoU 0.50, 0 to 100"),
+        Metric("AP75", "AP75", "", True, 1, "COCO AP at IoU 0.75, 0 to 100"),
+        Metric("AP_S", "AP_S", "", True, 1, "COCO AP of boxes below 32x32 px, 0 to 100"),
+        Metric("AP_M", "AP_M", "", True, 1, "COCO AP of boxes from 32x32 to 96x96 px, 0 to 100"),
+        Metric("AP_L", "AP_L", "", True, 1, "COCO AP of boxes above 96x96 px, 0 to 100"),
+        Metric("fps", "fps", "img/s", True, 1, "images per second, batch 1, decoding and NMS included, on this machine"),
+        Metric("latency_ms", "latency", "ms", False, 2, "median time of one image, batch 1, decoding and NMS included"),
+        Metric("two_mode_recall", "two-mode recall", "", True, 3, "share of ambiguous sides whose distribution has a mode at both true edges"),
+        Metric("false_bimodality", "false bimodality", "", False, 3, "share of clear sides whose distribution has two modes"),
+        Metric("wasserstein", "W1 to truth", "bins", False, 3, "mean Wasserstein-1 distance to the true edge distribution on ambiguous sides"),
+    )
+}
+"""Metrics of a finished trial, in the order tables show them."""
+
+AP_METRICS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L")
+TRUTH_METRICS = ("two_mode_recall", "false_bimodality", "wasserstein")
+
+
+def mlflow_metric(kind: str, key: str) -> str:
+    """MLflow's name of a metric: ``train/loss_cls``, ``val/AP``, ``final/fps``."""
+    return f"{kind}/{key}"
+
+
+# --- ids ------------------------------------------------------------------------------------------
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+
+
+def is_valid_name(name: str) -> bool:
+    """Whether ``name`` may name an experiment or profile: it becomes a folder, so no separators, no leading dot."""
+    return bool(_NAME.match(name)) and ".." not in name
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with one spelling per value: sorted keys, no spaces, no NaN. The input of every hash."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: Any, length: int = 12) -> str:
+    """First ``length`` hex digits of the SHA-256 of ``canonical_json(value)``."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]
+
+
+def is_trial_id(text: str) -> bool:
+    """Whether ``text`` has the form of a trial id."""
+    return re.fullmatch(r"[0-9a-f]{12}", text) is not None
+
+
+def setting_text(value: Any) -> str:
+    """A setting's value as people write it in a table: on, off, 16, 0.5, r18."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(setting_text(v) for v in value) + "]"
+    return str(value)
+
+
+def variant_name(settings: dict[str, Any]) -> str:
+    """Name of a variant: its axes and their values, ``qfl=on dfl=off``. An empty one is ``all defaults``."""
+    return " ".join(f"{key}={setting_text(value)}" for key, value in settings.items()) or "all defaults"
+
+
+# --- files of a run tree --------------------------------------------------------------------------
+
+TRIALS_DIR, EXPERIMENTS_DIR, DATA_DIR = "trials", "experiments", "data"
+MLFLOW_DB, MLFLOW_ARTIFACTS = "mlflow.db", "mlartifacts"
+
+MANIFEST, CONFIG, METRICS_FILE, RESULT, LOG = "manifest.json", "config.py", "metrics.jsonl", "result.json", "log.txt"
+EVAL_RECORDS, DISTRIBUTIONS = "eval.npz", "distributions.parquet"
+LAST_CHECKPOINT, BEST_CHECKPOINT = "last.pth", "best.pth"
+LEASE, STOP_REQUEST = "lease.json", "stop"
+PLAN, TABLE_STEM = "plan.json", "table"
+
+# --- MLflow tags ----------------------------------------------------------------------------------
+
+TAG_KIND = "gfl.kind"  # "experiment" or "trial"
+TAG_EXPERIMENT, TAG_PROFILE = "gfl.experiment", "gfl.profile"
+TAG_VARIANT, TAG_SEED, TAG_TRIAL = "gfl.variant", "gfl.seed", "gfl.trial"
+TAG_STATUS, TAG_VERSION, TAG_QUESTION = "gfl.status", "gfl.version", "gfl.question"

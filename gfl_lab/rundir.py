@@ -1,0 +1,317 @@
+"""The run tree on disk: what each file is, how it is written (atomically) and read.
+
+    runs/                               where GFL_LAB_HOME points, or ./runs
+      data/<name>-<digest>/             generated data sets
+      trials/<id>/                      one trial: the truth about it
+        manifest.json                   what it computes (TrialSpec), paths, provenance; written before it starts
+        config.py                       the resolved mmengine configuration
+        metrics.jsonl                   one line a step or evaluation, appended while it runs
+        lease.json                      who runs it now: pid, process start time, host; gone when it ends
+        result.json                     how it ended; a trial is done only when this says so
+        log.txt  eval.npz  distributions.parquet  last.pth  best.pth
+      experiments/<name>/<profile>/     plan.json, table.{json,md,csv,tex,html}
+      mlflow.db  mlartifacts/           the mirror
+
+A trial's state is derived, never stored: ``result.json`` says done, failed or interrupted; else a live lease says
+running; else a dead lease says interrupted; else it is planned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from gfl_lab import naming
+from gfl_lab.errors import StoreError
+
+LEASE_STALE_S = 60.0
+"""A lease from another host is taken for dead when its file was not touched for this long."""
+
+
+class TrialState(StrEnum):
+    """Where a trial stands."""
+
+    PLANNED = "planned"
+    RUNNING = "running"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+    DONE = "done"
+
+
+def home() -> Path:
+    """Absolute path of the run tree: ``$GFL_LAB_HOME``, or ``runs`` in the current folder."""
+    return Path(os.environ.get("GFL_LAB_HOME") or "runs").expanduser().resolve()
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that is moved onto it, synced to disk, when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically. NaN is refused: readers in other languages cannot parse it."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object written by this package.
+
+    Raises:
+        StoreError: the file is missing, damaged, or of a newer format than this version reads.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StoreError(f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise StoreError(f"{path} holds {type(value).__name__}, not an object")
+    version = value.get("format", naming.FORMAT_VERSION)
+    if not isinstance(version, int) or version > naming.FORMAT_VERSION:
+        raise StoreError(
+            f"{path} has format {version}; this gfl-lab reads up to {naming.FORMAT_VERSION}. Use the newer gfl-lab that wrote it."
+        )
+    return value
+
+
+def _process_start(pid: int) -> int | None:
+    """Start time of process ``pid`` in clock ticks since boot, or None when there is none: tells a reused pid apart."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in ("Z", "X") else int(fields[19])
+
+
+@dataclass(frozen=True)
+class TrialDir:
+    """One trial's folder. Holds no data: every property reads the disk."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """The trial's id: the folder's name."""
+        return self.path.name
+
+    def file(self, name: str) -> Path:
+        """Path of one of the files named in ``naming``."""
+        return self.path / name
+
+    def manifest(self) -> dict[str, Any]:
+        """What the trial computes. Raises StoreError."""
+        return read_json(self.file(naming.MANIFEST))
+
+    def result(self) -> dict[str, Any] | None:
+        """How the trial ended, or None while it has not. Raises StoreError when the file is damaged."""
+        path = self.file(naming.RESULT)
+        return read_json(path) if path.exists() else None
+
+    def state(self) -> TrialState:
+        """Where the trial stands now. A damaged result counts as interrupted, so that `run` computes it again."""
+        try:
+            result = self.result()
+        except StoreError:
+            return TrialState.INTERRUPTED
+        if self.lease_alive():
+            return TrialState.RUNNING
+        if result is not None:
+            return TrialState(result["status"])
+        if self.file(naming.LEASE).exists() or self.file(naming.METRICS_FILE).exists():
+            return TrialState.INTERRUPTED
+        return TrialState.PLANNED
+
+    # --- lease ---
+
+    def take_lease(self) -> None:
+        """Say that this process runs the trial.
+
+        Raises:
+            StoreError: a live process holds it.
+        """
+        if self.lease_alive() and self.lease().get("pid") != os.getpid():
+            lease = self.lease()
+            raise StoreError(f"trial {self.id} is being run by process {lease.get('pid')} on {lease.get('host')}")
+        write_json(
+            self.file(naming.LEASE),
+            {
+                "format": naming.FORMAT_VERSION,
+                "pid": os.getpid(),
+                "start": _process_start(os.getpid()),
+                "host": socket.gethostname(),
+                "since": time.time(),
+            },
+        )
+
+    def touch_lease(self) -> None:
+        """Renew the lease; readers on other hosts go by its age."""
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self.file(naming.LEASE))
+
+    def drop_lease(self) -> None:
+        """Give the trial up."""
+        self.file(naming.LEASE).unlink(missing_ok=True)
+
+    def lease(self) -> dict[str, Any]:
+        """The lease as written, or an empty dict."""
+        try:
+            return read_json(self.file(naming.LEASE))
+        except StoreError:
+            return {}
+
+    def lease_alive(self) -> bool:
+        """Whether a living process holds the trial."""
+        lease = self.lease()
+        if not lease:
+            return False
+        if lease.get("host") == socket.gethostname():
+            start = _process_start(int(lease["pid"]))
+            return start is not None and start == lease.get("start")
+        try:
+            return time.time() - self.file(naming.LEASE).stat().st_mtime < LEASE_STALE_S
+        except OSError:
+            return False
+
+    # --- metrics ---
+
+    def metric_lines(self) -> list[dict[str, Any]]:
+        """All metric lines, oldest first. A torn last line (the process died while writing) is left out."""
+        return read_metric_lines(self.file(naming.METRICS_FILE))[0]
+
+
+def read_metric_lines(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+    """Complete metric lines from byte ``offset`` on, and the offset after them.
+
+    A line is ``{"kind": "train" | "val", "step": int, "epoch": int, "time": float, "metrics": {key: float}}``; ``step``
+    counts finished iterations from 1, ``epoch`` is the epoch that the step belongs to, from 1. AP is 0 to 100.
+    When the file has become shorter than ``offset`` (a resume cut it back) reading starts again from 0.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size < offset:
+                offset = 0
+            file.seek(offset)
+            data = file.read()
+    except FileNotFoundError:
+        return [], 0
+    end = data.rfind(b"\n") + 1
+    lines = []
+    for raw in data[:end].splitlines():
+        try:
+            line = json.loads(raw)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and "metrics" in line:
+            lines.append(line)
+    return lines, offset + end
+
+
+class MetricWriter:
+    """Appends metric lines; one ``write`` call a line, so that a reader never sees two half lines mixed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = None
+
+    def write(self, kind: str, step: int, epoch: int, metrics: dict[str, float]) -> None:
+        """Append one line and hand it to the operating system."""
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("ab", buffering=0)
+        line = {"kind": kind, "step": step, "epoch": epoch, "time": round(time.time(), 3), "metrics": metrics}
+        self._file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+
+    def truncate_after(self, step: int) -> None:
+        """Drop every line after ``step``: the steps that a resumed trial does again."""
+        self.close()
+        lines, _ = read_metric_lines(self._path)
+        kept = [line for line in lines if line["step"] <= step]
+        if self._path.exists():
+            with atomic_path(self._path) as temporary:
+                temporary.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in kept))
+
+    def close(self) -> None:
+        """Close the file; a later write opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+@dataclass(frozen=True)
+class RunTree:
+    """The run tree under ``root``: where things are."""
+
+    root: Path
+
+    @classmethod
+    def default(cls) -> RunTree:
+        """The tree at ``home()``."""
+        return cls(home())
+
+    def trial(self, trial_id: str) -> TrialDir:
+        """Folder of a trial; need not exist.
+
+        Raises:
+            StoreError: ``trial_id`` does not have the form of an id (so it can never leave the tree).
+        """
+        if not naming.is_trial_id(trial_id):
+            raise StoreError(f"{trial_id!r} is not a trial id (12 hex digits)")
+        return TrialDir(self.root / naming.TRIALS_DIR / trial_id)
+
+    def trials(self) -> list[TrialDir]:
+        """Every trial with a manifest, sorted by id."""
+        found = sorted((self.root / naming.TRIALS_DIR).glob("*/" + naming.MANIFEST))
+        return [TrialDir(path.parent) for path in found if naming.is_trial_id(path.parent.name)]
+
+    def experiment(self, name: str, profile: str) -> Path:
+        """Folder of an experiment under a profile; need not exist. Raises StoreError for a name that is no name."""
+        for text in (name, profile):
+            if not naming.is_valid_name(text):
+                raise StoreError(f"{text!r} cannot name an experiment or profile")
+        return self.root / naming.EXPERIMENTS_DIR / name / profile
+
+    def experiments(self) -> list[tuple[str, str]]:
+        """(experiment, profile) of every plan in the tree, sorted."""
+        found = (self.root / naming.EXPERIMENTS_DIR).glob(f"*/*/{naming.PLAN}")
+        return sorted((path.parent.parent.name, path.parent.name) for path in found)
+
+    def data(self, name: str) -> Path:
+        """Folder of a generated data set."""
+        return self.root / naming.DATA_DIR / name
+
+    @property
+    def mlflow_uri(self) -> str:
+        """Tracking URI of the mirror beside the runs."""
+        return f"sqlite:///{self.root / naming.MLFLOW_DB}"
