@@ -1,0 +1,81 @@
+"""A view is its URL: every choice is a query parameter, kept across pages and restored from a link."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import streamlit as st
+
+from gfl_lab.results.rows import ExperimentRow
+
+
+def _chosen(key: str) -> str | None:
+    """What the URL says, else what this session chose last (moving to another page clears the URL)."""
+    return st.query_params.get(key, st.session_state.get(f"last:{key}"))
+
+
+def _prepare(key: str, options: Sequence[str], default: str) -> str:
+    """Set the widget's state before it is drawn, when the URL was changed from outside or the choice is no option."""
+    widget = f"w:{key}"
+    url = st.query_params.get(key)
+    from_outside = url is not None and url != st.session_state.get(f"url:{key}")
+    wanted = _chosen(key) if from_outside or widget not in st.session_state else st.session_state[widget]
+    st.session_state[widget] = wanted if wanted in options else default
+    return widget
+
+
+def _remember(key: str, value: str) -> None:
+    st.session_state[f"last:{key}"] = st.session_state[f"url:{key}"] = value
+    if st.query_params.get(key) != value:
+        st.query_params[key] = value
+
+
+def choose(
+    label: str,
+    key: str,
+    options: Sequence[str],
+    default: str | None = None,
+    names: Callable[[str], str] = str,
+    widget: Callable[..., Any] = st.selectbox,
+    **options_of_widget: Any,
+) -> str:
+    """A choice of one of ``options``, as a widget and as the query parameter ``key``. ``names`` says what is shown."""
+    assert options
+    fallback = default if default in options else options[0]
+    state = _prepare(key, options, fallback)
+    value = widget(label, options, key=state, format_func=names, **options_of_widget)
+    value = fallback if value is None else value
+    _remember(key, value)
+    return value
+
+
+def switch(label: str, key: str, default: bool = False) -> bool:
+    """An on/off choice."""
+    state = f"w:{key}"
+    url = st.query_params.get(key)
+    if state not in st.session_state or (url is not None and url != st.session_state.get(f"url:{key}")):
+        st.session_state[state] = (_chosen(key) or ("1" if default else "0")) == "1"
+    value = st.toggle(label, key=state)
+    _remember(key, "1" if value else "0")
+    return value
+
+
+def put(**values: str) -> None:
+    """Choose from a callback, before the widgets are drawn."""
+    for key, value in values.items():
+        st.session_state[f"w:{key}"] = value
+        _remember(key, value)
+
+
+EXPERIMENT = "experiment"
+
+
+def experiment_id(name: str, profile: str) -> str:
+    """An experiment under a profile, as it stands in a URL: neither part can hold a slash."""
+    return f"{name}/{profile}"
+
+
+def of(experiment: ExperimentRow) -> str:
+    """``experiment_id`` of a row."""
+    return experiment_id(experiment.name, experiment.profile)

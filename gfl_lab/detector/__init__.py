@@ -1,0 +1,12 @@
+"""The GFL family of detectors: losses, box distributions, head, assignment, operators.
+
+Importing this package makes ``mmdet.models`` importable without a compiled mmcv and registers our modules with mmdet.
+"""
+
+from __future__ import annotations
+
+from gfl_lab.detector import ops
+
+ops.install()
+
+from gfl_lab.detector import head as _head  # noqa: F401  (registers GFLFamilyHead)

@@ -1,0 +1,82 @@
+"""Adaptive training sample selection (ATSS, Zhang et al., arXiv 1912.02424) for a whole batch at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+UNASSIGNED = -1
+"""Index of a location that no box claims."""
+
+TOPK = 9
+"""Candidates per box and level."""
+
+
+def assign(priors: Tensor, num_level_priors: Sequence[int], gt_boxes: Tensor, gt_valid: Tensor, topk: int = TOPK) -> Tensor:
+    """Which box each location is trained on; the same answer as mmdet's ``ATSSAssigner(topk)`` image by image.
+
+    For each box and level the ``topk`` priors with the nearest centres are candidates. Those whose IoU with the box
+    reaches mean + standard deviation of all its candidates' IoU, and whose centre is inside the box (by 0.01 px), are
+    positive. A location claimed by several boxes goes to the one of highest IoU.
+
+    Args:
+        priors: (A, 4) anchor boxes, xyxy pixels, level after level.
+        num_level_priors: priors of each level; sums to A.
+        gt_boxes: (N, G, 4) xyxy pixels, padded to the largest number of boxes of an image.
+        gt_valid: (N, G) bool, False where padding.
+        topk: candidates per box and level, fewer where a level has fewer priors.
+
+    Returns:
+        (N, A) int64 index into G, ``UNASSIGNED`` (-1) for background.
+    """
+    images, boxes = gt_boxes.shape[:2]
+    if boxes == 0 or len(priors) == 0:
+        return gt_boxes.new_full((images, len(priors)), UNASSIGNED, dtype=torch.long)
+    centers = (priors[:, :2] + priors[:, 2:]) / 2.0
+    gt_centers = (gt_boxes[..., :2] + gt_boxes[..., 2:]) / 2.0
+
+    # The square root stays: it makes ties of distances that differ by rounding only, and ties decide who is a candidate.
+    distance = (
+        (centers[:, 0] - gt_centers[..., 0, None]).square_().add_((centers[:, 1] - gt_centers[..., 1, None]).square_()).sqrt_()
+    )  # (N, G, A)
+    nearest, start = [], 0
+    for level in distance.split(list(num_level_priors), dim=2):
+        nearest.append(level.topk(min(topk, level.shape[2]), dim=2, largest=False).indices + start)
+        start += level.shape[2]
+    candidates = torch.cat(nearest, dim=2)  # (N, G, K)
+
+    iou = _iou(priors[candidates], gt_boxes[:, :, None])
+    inside = _is_inside(centers[candidates], gt_boxes[:, :, None])
+    positive = (iou >= _threshold(iou, gt_valid)[..., None]) & inside & gt_valid[..., None]
+
+    claims = distance.fill_(-1).scatter_(2, candidates, torch.where(positive, iou, -1.0))
+    best, winner = claims.max(dim=1)
+    return torch.where(best >= 0, winner, UNASSIGNED)
+
+
+def _iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of boxes that broadcast, (..., 4) xyxy; the order of operations is that of mmdet's ``bbox_overlaps``."""
+    area_a = (a[..., 2] - a[..., 0]) * (a[..., 3] - a[..., 1])
+    area_b = (b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1])
+    size = (torch.min(a[..., 2:], b[..., 2:]) - torch.max(a[..., :2], b[..., :2])).clamp_(min=0)
+    overlap = size[..., 0] * size[..., 1]
+    return overlap / (area_a + area_b - overlap).clamp_(min=1e-6)
+
+
+def _is_inside(points: Tensor, boxes: Tensor) -> Tensor:
+    return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], dim=-1).amin(dim=-1) > 0.01
+
+
+def _threshold(iou: Tensor, gt_valid: Tensor) -> Tensor:
+    """Mean + standard deviation of each box's candidates: (N, G, K) to (N, G).
+
+    mmdet reduces a (K, boxes of the image) array over its first axis. With one box that is a contiguous axis, which torch
+    sums in another order; the last bit matters where all candidates have the same IoU.
+    """
+    columns = iou.flatten(0, 1).t().contiguous()  # (K, N * G)
+    mean = columns.mean(0).view(iou.shape[:2])
+    alone = iou.contiguous().mean(2)
+    mean = torch.where(gt_valid.sum(1, keepdim=True) == 1, alone, mean)
+    return mean + columns.std(0).view(iou.shape[:2])

@@ -1,0 +1,153 @@
+"""mmcv's compiled operators, answered by torchvision's kernels, so that nothing has to be compiled.
+
+mmcv-lite has all of mmcv's Python and none of its extension ``mmcv._ext``; ``import mmdet.models`` fails without it.
+``install()`` puts a module of that name in place. Operators this detector family needs are in ``OPERATORS``, each with
+the signature of mmcv's own; any other is an attribute that raises ``OperatorMissing`` with its name when it is called.
+A compiled ``mmcv._ext`` is left alone.
+
+To add an operator, decorate a function with ``@operator``: its name is the name that mmcv looks up.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.util
+import sys
+import types
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor
+
+from gfl_lab.errors import Problem, ResourceError
+
+EXTENSION = "mmcv._ext"
+
+OPERATORS: dict[str, Callable[..., Any]] = {}
+"""Operators served here, by the name mmcv asks for."""
+
+
+class OperatorMissing(ResourceError, NotImplementedError):
+    """A model asked for an mmcv operator that torchvision has no kernel for."""
+
+    def __init__(self, name: str) -> None:
+        self.operator = name
+        super().__init__(
+            Problem(
+                f"the mmcv operator '{name}' is not available: this environment has mmcv-lite, which has no compiled operators",
+                hint=f"gfl-lab serves {', '.join(sorted(OPERATORS))}; a compiled mmcv, where it is installed, is used instead.",
+            )
+        )
+
+
+def operator(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Serve ``function`` as the mmcv operator of the same name."""
+    OPERATORS[function.__name__] = function
+    return function
+
+
+@operator
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) -> Tensor:
+    """Greedy non-maximum suppression.
+
+    Args:
+        boxes: (N, 4) xyxy.
+        scores: (N,).
+        iou_threshold: a box goes when its IoU with a kept one is above this.
+        offset: 0, or 1 for the convention in which a box is ``x2 - x1 + 1`` wide.
+
+    Returns:
+        (K,) int64, indices of the boxes kept, best score first.
+    """
+    if offset:  # x2 - x1 + 1 is the width of a box whose far corner lies one further out
+        boxes = torch.cat([boxes[:, :2], boxes[:, 2:] + offset], dim=1)
+    return torchvision.ops.nms(boxes.float(), scores.float(), iou_threshold)
+
+
+def _focal_terms(logits: Tensor, target: Tensor, weight: Tensor, gamma: float, alpha: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    positive = F.one_hot(target, logits.size(1) + 1)[:, : logits.size(1)].bool()
+    signed = torch.where(positive, logits, -logits).float()  # logit of "this class's answer is right"
+    scale = torch.where(positive, alpha, 1 - alpha)
+    if weight.numel():
+        scale = scale * torch.cat([weight, weight.new_ones(1)])[target][:, None]
+    return positive, signed, scale, (-signed).sigmoid()
+
+
+@operator
+def sigmoid_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float) -> None:
+    """Focal loss of each logit (Lin et al., arXiv 1708.02002, eq. 5), written into ``output``.
+
+    Args:
+        input: (N, C) logits.
+        target: (N,) int64 class, C for background.
+        weight: (C,) weight of each target class, or empty.
+        output: (N, C), overwritten.
+    """
+    _, signed, scale, wrong = _focal_terms(input, target, weight, gamma, alpha)
+    output.copy_(-scale * wrong.pow(gamma) * F.logsigmoid(signed))
+
+
+@operator
+def sigmoid_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float) -> None:
+    """Derivative of ``sigmoid_focal_loss_forward`` by ``input``, written into ``grad_input``; arguments as there."""
+    positive, signed, scale, wrong = _focal_terms(input, target, weight, gamma, alpha)
+    # d/ds [-(1-p)^g log p] with p = sigmoid(s): (1-p)^g (g p log p - (1-p))
+    grad = scale * wrong.pow(gamma) * (gamma * (1 - wrong) * F.logsigmoid(signed) - wrong)
+    grad_input.copy_(torch.where(positive, grad, -grad))
+
+
+@operator
+def get_compiler_version() -> str:
+    """What mmcv's environment report shows in place of a compiler."""
+    return "none (gfl-lab serves torchvision's kernels)"
+
+
+@operator
+def get_compiling_cuda_version() -> str:
+    """What mmcv's environment report shows in place of the compiler's CUDA version."""
+    return f"none (torch {torch.version.cuda or 'without CUDA'})"
+
+
+class _Extension(types.ModuleType):
+    """The module ``mmcv._ext``: any name is there, the ones that are not served raise when called."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name in OPERATORS:
+            return OPERATORS[name]
+
+        def missing(*args: Any, **kwargs: Any) -> Any:
+            raise OperatorMissing(name)
+
+        missing.__name__ = missing.__qualname__ = name
+        return missing
+
+
+class _Loader(importlib.abc.Loader):
+    def create_module(self, spec: ModuleSpec) -> types.ModuleType:
+        return _Extension(spec.name, __doc__)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        pass
+
+
+def is_installed() -> bool:
+    """Whether ``mmcv._ext`` is the one of this module."""
+    return isinstance(sys.modules.get(EXTENSION), _Extension)
+
+
+def install() -> None:
+    """Make ``mmcv.ops`` and with it ``mmdet.models`` importable without a compiled mmcv. Does nothing the second time."""
+    if importlib.util.find_spec(EXTENSION) is not None:
+        return
+    spec = importlib.util.spec_from_loader(EXTENSION, _Loader(), origin=__name__)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[EXTENSION] = module
+    import mmcv
+
+    mmcv._ext = module

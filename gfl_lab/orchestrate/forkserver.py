@@ -1,0 +1,134 @@
+"""A process that has imported what a trial needs and forks one child per trial: a fresh process without its imports.
+
+Run as ``python -m gfl_lab.orchestrate.forkserver PRELOAD_MODULE``. It talks in JSON lines, never in pickles:
+
+    stdin   {"entry": "module:function", "kwargs": {...}, "log": "/path/log.txt"}     start a child (one at a time)
+            {"kill": true}                                                            kill it
+    stdout  {"ready": true}   {"pid": 123}   {"exit": 0}   {"exit": -9}                negative: killed by that signal
+
+When stdin ends, because whoever started it has died or is done, the child is killed and the server leaves. The child asks
+the kernel to die with the server. So nothing stays behind, whichever of the three is killed.
+
+Why not `multiprocessing`'s forkserver: see docs/decisions/0003-forkserver.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import json
+import os
+import select
+import signal
+import sys
+from typing import Any
+
+PR_SET_PDEATHSIG = 1
+EXIT_INTERRUPTED = 75
+"""Exit code of a child that stopped because it was asked to."""
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent dies; leave at once if ``parent`` already has."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def call(entry: str, kwargs: dict[str, Any]) -> int:
+    """Run ``module:function`` and give an exit code."""
+    from gfl_lab.errors import Interrupted
+
+    module, _, name = entry.partition(":")
+    try:
+        getattr(importlib.import_module(module), name)(**kwargs)
+    except Interrupted:
+        return EXIT_INTERRUPTED
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _child(request: dict[str, Any], server: int) -> None:
+    code = 1
+    try:
+        die_with_parent(server)
+        os.setsid()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w", buffering=1), open(2, "w", buffering=1)
+        code = call(request["entry"], request["kwargs"])
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _say(message: dict[str, Any]) -> None:
+    os.write(1, json.dumps(message).encode() + b"\n")
+
+
+def _kill(pid: int) -> None:
+    for kill in (os.killpg, os.kill):  # its session first: loader processes too
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            kill(pid, signal.SIGKILL)
+
+
+def main(preload: list[str]) -> None:
+    """Serve until stdin ends."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal group; the driver decides what it means
+    for module in preload:
+        importlib.import_module(module)
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    _say({"ready": True})
+    pid, buffer = 0, b""
+    while True:
+        readable, _, _ = select.select([0, wake_read], [], [])
+        if wake_read in readable:
+            os.read(wake_read, 4096)
+        if pid:
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                _kill(pid)  # what the child left in its session
+                pid = 0
+                _say({"exit": os.waitstatus_to_exitcode(status)})
+        if 0 not in readable:
+            continue
+        data = os.read(0, 65536)
+        if not data:
+            break
+        buffer += data
+        *lines, buffer = buffer.split(b"\n")
+        for line in lines:
+            request = json.loads(line)
+            if request.get("kill"):
+                if pid:
+                    _kill(pid)
+                continue
+            server = os.getpid()
+            pid = os.fork()
+            if pid == 0:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                _child(request, server)
+            _say({"pid": pid})
+    if pid:
+        _kill(pid)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

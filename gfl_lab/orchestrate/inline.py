@@ -1,0 +1,34 @@
+"""The executor without Ray and without processes: trials one after the other in this process, so that a debugger works."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+
+from gfl_lab.errors import Interrupted
+from gfl_lab.orchestrate.process import Job
+
+
+class InlineExecutor:
+    """Runs jobs in the calling thread."""
+
+    def __init__(self, should_stop: Callable[[], bool]) -> None:
+        self.should_stop = should_stop
+
+    def start(self) -> None:
+        """Nothing to start."""
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Run every job; stops between or within trials when asked to."""
+        for job in jobs:
+            if self.should_stop():
+                return
+            module, _, name = job.entry.partition(":")
+            function = getattr(importlib.import_module(module), name)
+            try:
+                function(path=job.path, **job.kwargs, should_stop=self.should_stop)
+            except Interrupted:
+                return
+
+    def close(self) -> None:
+        """Nothing to close."""

@@ -1,0 +1,151 @@
+"""The executor over Ray Tune. The only module that imports Ray, and only when it is used.
+
+Tune executes a list and keeps no state of ours: a new Tuner over the pending trials at every call, no Tune checkpoints, no
+work in callbacks, and whether a trial is done is read from its run directory (traps R1 to R24 of the design's notes).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gfl_lab.errors import ResourceError
+from gfl_lab.orchestrate.process import Job, TrialProcess
+
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else Ray ships the project and builds a second environment
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AUTH_MODE": "token",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # signals are ours
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TQDM_PATCH_PRINT": "0",
+    "PYTHONWARNINGS": "ignore",
+}
+OBJECT_STORE_BYTES = 100 * 2**20
+
+
+def scratch_dir() -> Path:
+    """Folder for Ray's sessions: short (socket paths end at 107 bytes), of this user alone."""
+    path = Path(tempfile.gettempdir()) / f"gfl-lab-{os.getuid()}"
+    path.mkdir(mode=0o700, exist_ok=True)
+    owner = path.stat()
+    if owner.st_uid != os.getuid() or owner.st_mode & 0o077:
+        raise ResourceError(f"{path} belongs to someone else or is open to others; remove it or set TMPDIR")
+    return path
+
+
+def prepare_environment() -> None:
+    """Set what Ray reads when it is imported. A user's own settings win."""
+    for key, value in _ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ and "RAY_AUTH_TOKEN" not in os.environ:
+        token = scratch_dir() / "ray-token"
+        if not token.exists():
+            handle = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            os.write(handle, secrets.token_hex(32).encode())
+            os.close(handle)
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+
+
+class RayTuneExecutor:
+    """Schedules jobs with Ray Tune, each on an actor with the stated share of the machine.
+
+    Args:
+        cpus, gpus: what one trial takes.
+        machine_cpus, machine_gpus: what Ray may use on this machine; ignored with ``address``.
+        address: of a running cluster; None starts Ray here, for this run alone.
+        should_stop: no further trial starts once it says yes.
+    """
+
+    def __init__(
+        self, *, cpus: int, gpus: float, machine_cpus: int, machine_gpus: int, address: str | None, should_stop: Callable[[], bool]
+    ) -> None:  # fmt: skip
+        self.cpus, self.gpus, self.machine_cpus, self.machine_gpus = cpus, gpus, machine_cpus, machine_gpus
+        self.address, self.should_stop = address, should_stop
+
+    def start(self) -> None:
+        """Connect to Ray, or start it.
+
+        Raises:
+            ResourceError: there is no cluster at the address, or no node that a trial fits on.
+        """
+        prepare_environment()
+        import ray
+
+        common = {"include_dashboard": False, "log_to_driver": False, "configure_logging": True, "logging_level": "ERROR"}
+        try:
+            if self.address:
+                ray.init(address=self.address, log_to_driver=False, logging_level="ERROR")
+            else:
+                ray.init(
+                    address="local", num_cpus=self.machine_cpus, num_gpus=self.machine_gpus, object_store_memory=OBJECT_STORE_BYTES,
+                    _temp_dir=str(scratch_dir()), **common,
+                )  # fmt: skip
+        except (ConnectionError, RuntimeError, OSError, ValueError) as error:
+            where = f"the cluster at {self.address}" if self.address else "Ray on this machine"
+            raise ResourceError(f"{where} could not be reached or started: {error}") from None
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if not any(node.get("CPU", 0) >= self.cpus and node.get("GPU", 0) >= self.gpus for node in nodes):
+            shown = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
+            raise ResourceError(f"a trial asks for {self.cpus} CPUs and {self.gpus:g} GPUs on one node, but the nodes have: {shown}")
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Run every job; returns when all ended. How each ended stands in its run directory."""
+        from ray import tune
+
+        should_stop = self.should_stop
+
+        class Stop(tune.Stopper):
+            def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+                return False
+
+            def stop_all(self) -> bool:
+                return should_stop()
+
+        tuner = tune.Tuner(
+            tune.with_resources(_trainable(), {"CPU": self.cpus, "GPU": self.gpus}),
+            param_space={"job": tune.grid_search([asdict(job) for job in jobs])},
+            tune_config=tune.TuneConfig(reuse_actors=True),
+            run_config=tune.RunConfig(
+                name="tune", storage_path=tempfile.mkdtemp(prefix="tune-", dir=scratch_dir()), stop=Stop(), verbose=0,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        )  # fmt: skip
+        tuner.fit()
+
+    def close(self) -> None:
+        """Leave Ray; what this process started ends with it."""
+        import ray
+
+        ray.shutdown()
+
+
+def _trainable() -> type:
+    from ray import tune
+
+    class TrialActor(tune.Trainable):
+        """One Tune trial: a supervisor of one trial process. Thin, so that Tune may reuse it for the next."""
+
+        def setup(self, config: dict[str, Any]) -> None:
+            self.job = Job(**config["job"])
+            self.process = TrialProcess(self.job.preload)
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            self.job = Job(**new_config["job"])
+            return True
+
+        def step(self) -> dict[str, Any]:
+            return {"state": str(self.process.run(self.job)), "done": True}
+
+        def cleanup(self) -> None:
+            self.process.close()
+
+    return TrialActor

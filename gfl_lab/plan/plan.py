@@ -1,0 +1,186 @@
+"""From an experiment to the list of its trials: expanded, named by content, compared with what is published. Pure."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from gfl_lab import naming
+from gfl_lab.errors import Problem, SpecError
+from gfl_lab.spec.files import ExperimentFile, Profile, PublishedTable, resolve_settings
+from gfl_lab.spec.settings import DETECTOR, INPUT, MODEL, SCHEDULE, TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec, group_of
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial in a plan: its id and what it computes."""
+
+    id: str
+    spec: TrialSpec
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One cell: its axes' values, resolved settings, and a trial for each seed."""
+
+    name: str
+    axes: dict[str, Any]
+    settings: Settings
+    baseline: bool
+    reference: dict[str, Any] | None
+    trials: tuple[Trial, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every trial of an experiment under a profile, before anything runs."""
+
+    experiment: ExperimentFile
+    profile: Profile
+    source: str
+    data: DataSpec
+    variants: tuple[Variant, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """Every trial once, in the plan's order."""
+        unique = {trial.id: trial for variant in self.variants for trial in variant.trials}
+        return tuple(unique.values())
+
+    def to_json(self, created: str) -> dict[str, Any]:
+        """The plan as plan.json holds it (rundir.py)."""
+        experiment = self.experiment
+        return {
+            "format": naming.FORMAT_VERSION,
+            "created": created,
+            "experiment": {
+                "name": experiment.name,
+                "question": experiment.question,
+                "kind": experiment.kind,
+                "source": self.source,
+                "axes": experiment.axes or {"arm": list(experiment.arms)},
+                "baseline": next((variant.axes for variant in self.variants if variant.baseline), None),
+                "table": {"metrics": list(experiment.table.metrics)},
+            },
+            "profile": {"name": self.profile.name, "title": self.profile.title},
+            "data": self.data.model_dump(mode="json"),
+            "variants": [
+                {
+                    "name": variant.name,
+                    "axes": variant.axes,
+                    "settings": variant.settings.model_dump(mode="json"),
+                    "baseline": variant.baseline,
+                    "reference": variant.reference,
+                    "trials": [{"id": trial.id, "seed": trial.spec.seed} for trial in variant.trials],
+                }
+                for variant in self.variants
+            ],
+        }
+
+
+def build_plan(
+    experiment: ExperimentFile,
+    profile: Profile,
+    data: DataSpec,
+    *,
+    source: str = "",
+    seeds: Sequence[int] | None = None,
+    published: PublishedTable | None = None,
+    weights_digest: Callable[[str], str] = lambda weights: "" if weights == "random" else weights,
+) -> Plan:
+    """Expand ``experiment`` under ``profile`` into trials.
+
+    Args:
+        data: what the trials will see.
+        seeds: instead of the experiment's own.
+        published: rows to stand beside ours.
+        weights_digest: content digest of the setting ``weights``.
+
+    Raises:
+        SpecError: a combination of settings breaks a rule.
+    """
+    variants, problems, seen = [], [], {}
+    for axes, overrides, baseline in _cells(experiment):
+        name = axes["arm"] if experiment.arms else naming.variant_name(axes)
+        try:
+            settings = resolve_settings(profile.settings, experiment.set, overrides)
+        except ValidationError as error:
+            problems += [Problem(f"variant {name} under profile {profile.name}: {item['msg'].removeprefix('Value error, ')}") for item in error.errors()]
+            continue
+        key = naming.canonical_json(settings.model_dump(mode="json"))
+        if key in seen and not experiment.arms:
+            continue
+        if key in seen:
+            problems.append(Problem(f"arms {seen[key]!r} and {name!r} are the same settings", hint="Drop one."))
+            continue
+        seen[key] = name
+        specs = [
+            TrialSpec(settings=settings, data=data, seed=seed, weights_digest=weights_digest(settings.weights), code=TRAINING_CODE_VERSION)
+            for seed in (experiment.seeds if seeds is None else seeds)
+        ]
+        reference = _reference(settings, experiment, profile, data, published) if published else None
+        variants.append(Variant(name, axes, settings, baseline, reference, tuple(Trial(spec.id, spec) for spec in specs)))
+    if problems:
+        raise SpecError(problems)
+    return Plan(experiment, profile, source, data, tuple(variants))
+
+
+def _cells(experiment: ExperimentFile) -> Iterable[tuple[dict[str, Any], dict[str, Any], bool]]:
+    """(axes, overriding settings, is it the baseline) of each cell, the baseline first where it is named."""
+    if experiment.arms:
+        cells = [({"arm": arm}, dict(settings), arm == experiment.baseline) for arm, settings in experiment.arms.items()]
+    else:
+        order = experiment.table.rows + [axis for axis in experiment.axes if axis not in experiment.table.rows]
+        cells = []
+        for values in itertools.product(*(experiment.axes[axis] for axis in order)):
+            cell = dict(zip(order, values, strict=True))
+            for axis, condition in experiment.when.items():
+                if any(cell.get(key) != value for key, value in condition.items()):
+                    cell.pop(axis, None)
+            is_baseline = isinstance(experiment.baseline, dict) and all(cell.get(k, v) == v for k, v in experiment.baseline.items())
+            if cell not in [known for known, _, _ in cells]:
+                cells.append((cell, dict(cell), is_baseline))
+    return sorted(cells, key=lambda cell: not cell[2])
+
+
+def _reference(settings: Settings, experiment: ExperimentFile, profile: Profile, data: DataSpec, published: PublishedTable) -> dict[str, Any] | None:
+    """The published row whose settings agree with the variant's, and whether ours may be compared with it."""
+    values = settings.model_dump(mode="json")
+    matches = [row for row in published.rows if all(values.get(key) == value for key, value in row.settings.items())]
+    if not matches:
+        return None
+    row = max(matches, key=lambda candidate: len(candidate.settings))
+    reasons = []
+    if not looks_like_coco(data):
+        reasons.append(f"other data ({data.name}, not COCO 2017)")
+    own = resolve_settings(profile.settings).model_dump(mode="json")
+    varied = set(experiment.axes) | {key for arm in experiment.arms.values() for key in arm}
+    changed = [key for key, value in values.items() if value != own[key] and key not in varied and group_of(key) in (MODEL, SCHEDULE, INPUT, DETECTOR)]
+    if profile.reproduces != published.training:
+        reasons.append(f"other model and schedule (profile {profile.name})")
+    elif changed:
+        reasons.append(f"{', '.join(changed)} differ from profile {profile.name}")
+    return {
+        "row": row.name,
+        "metrics": {key: value for key, value in row.metrics.items() if value is not None},
+        "source": published.source,
+        "split": published.split,
+        "comparable": not reasons,
+        "why_not": "; ".join(reasons),
+    }
+
+
+def looks_like_coco(data: DataSpec) -> bool:
+    """Whether the data are COCO 2017 by their counts: 80 classes, 5,000 validation and about 118,000 training images."""
+    return len(data.classes) == 80 and data.val_images == 5000 and 117_000 <= data.train_images <= 118_287
+
+
+def steps_of(settings: Mapping[str, Any] | Settings, train_images: int) -> int:
+    """Iterations of a trial: epochs times batches, the last batch of an epoch may be smaller."""
+    values = settings if isinstance(settings, Mapping) else settings.model_dump()
+    return values["epochs"] * -(-train_images // values["batch_size"])

@@ -1,0 +1,319 @@
+"""The AP table of an experiment, as numbers: mean and spread over seeds, paired differences, published rows, footnotes.
+
+Pure functions of ``results.rows``; ``report.export`` writes what they return. AP is 0 to 100.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gfl_lab import naming
+from gfl_lab.results.rows import ExperimentRow, Reference, TrialRow, VariantRow
+from gfl_lab.rundir import TrialState
+
+
+@dataclass(frozen=True)
+class Stat:
+    """Mean of ``n`` >= 1 values and their sample standard deviation (n-1 in the denominator); None for one value."""
+
+    mean: float
+    std: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Delta(Stat):
+    """Paired difference, variant minus baseline: ``n`` = number of ``seeds`` that both have finished."""
+
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One variant. ``delta`` is empty for the baseline and where no seed is shared with it."""
+
+    variant: str
+    axes: Mapping[str, Any]
+    baseline: bool
+    metrics: Mapping[str, Stat]
+    delta: Mapping[str, Delta]
+    reference: Reference | None
+    trials: tuple[TrialRow, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of trials by state, in the order of ``TrialState``; states that do not occur are left out."""
+        counted = {state.value: sum(trial.state is state for trial in self.trials) for state in TrialState}
+        return {state: n for state, n in counted.items() if n}
+
+
+@dataclass(frozen=True)
+class Table:
+    """The table of one experiment under one profile.
+
+    ``columns`` are the metrics that people are shown: those of the experiment's ``table:``, then the scores against known
+    edges where there are any. ``all_metrics`` are all that some row has; JSON and CSV hold them all. ``published`` are
+    the columns that some published row has a value for.
+    """
+
+    experiment: str
+    profile: str
+    question: str
+    data: str
+    columns: tuple[str, ...]
+    all_metrics: tuple[str, ...]
+    published: tuple[str, ...]
+    axes: tuple[str, ...]
+    rows: tuple[TableRow, ...]
+    footnotes: tuple[str, ...] = field(default=())
+
+    @property
+    def baseline(self) -> TableRow | None:
+        """The row that the others are compared with."""
+        return next((row for row in self.rows if row.baseline), None)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether every published row shown may be compared with ours."""
+        return all(row.reference.comparable for row in self.rows if row.reference)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of distinct trials by state, over all rows."""
+        states = {trial.id: trial.state for row in self.rows for trial in row.trials}
+        counted = {state.value: sum(found is state for found in states.values()) for state in TrialState}
+        return {state: n for state, n in counted.items() if n}
+
+
+def stat(values: Iterable[float]) -> Stat | None:
+    """Mean, sample standard deviation and number of the finite ``values``; None when there are none."""
+    finite = [float(value) for value in values if math.isfinite(value)]
+    if not finite:
+        return None
+    return Stat(statistics.fmean(finite), statistics.stdev(finite) if len(finite) > 1 else None, len(finite))
+
+
+def _by_seed(variant: VariantRow, metric: str) -> dict[int, float]:
+    """The finite values of ``metric`` over finished trials; of two trials with one seed the last counts."""
+    values = {trial.seed: trial.metrics.get(metric) for trial in variant.done}
+    return {seed: float(value) for seed, value in values.items() if value is not None and math.isfinite(value)}
+
+
+def paired_delta(variant: VariantRow, baseline: VariantRow, metric: str) -> Delta | None:
+    """Mean over the seeds that both have finished of (variant - baseline); None when they share none.
+
+    Pairing removes what a seed does to both alike (initial weights of shared layers, order of images).
+    """
+    ours, theirs = _by_seed(variant, metric), _by_seed(baseline, metric)
+    seeds = tuple(sorted(ours.keys() & theirs.keys()))
+    found = stat(ours[seed] - theirs[seed] for seed in seeds)
+    return None if found is None else Delta(found.mean, found.std, found.n, seeds)
+
+
+def _metric_order(keys: Iterable[str]) -> list[str]:
+    """Known metrics in the order of ``naming.METRICS``, then the others by name."""
+    found = set(keys)
+    return [key for key in naming.METRICS if key in found] + sorted(found - naming.METRICS.keys())
+
+
+def build_table(experiment: ExperimentRow) -> Table:
+    """The table of ``experiment`` as it stands now: works while trials run, and with none finished."""
+    existing = _metric_order(
+        key for trial in experiment.trials if trial.state is TrialState.DONE for key, value in trial.metrics.items() if math.isfinite(value)
+    )
+    columns = list(dict.fromkeys(experiment.metrics)) or ["AP"]
+    columns += [key for key in naming.TRUTH_METRICS if key in existing and key not in columns]
+    wanted = _metric_order({*columns, *(key for key in (*naming.AP_METRICS, "fps", "latency_ms", *naming.TRUTH_METRICS) if key in existing)})
+
+    baseline = experiment.baseline
+    rows = []
+    for variant in experiment.variants:
+        metrics = {key: found for key in wanted if (found := stat(_by_seed(variant, key).values()))}
+        delta = {}
+        if baseline is not None and not variant.baseline:
+            delta = {key: found for key in wanted if (found := paired_delta(variant, baseline, key))}
+        rows.append(TableRow(variant.name, dict(variant.axes), variant.baseline, metrics, delta, variant.reference, variant.trials))
+
+    references = [row.reference for row in rows if row.reference]
+    published = tuple(key for key in columns if any(key in reference.metrics for reference in references))
+    keys = [tuple(row.axes) for row in rows]
+    data = experiment.data
+    described = f"{data.name}: {data.train_images} training and {data.val_images} validation images, {_classes(len(data.classes))}"
+    return Table(
+        experiment=experiment.name,
+        profile=experiment.profile,
+        question=experiment.question,
+        data=described,
+        columns=tuple(columns),
+        all_metrics=tuple(wanted),
+        published=published,
+        axes=keys[0] if keys and all(set(found) == set(keys[0]) for found in keys) else (),
+        rows=tuple(rows),
+        footnotes=tuple(_footnotes(rows, published, baseline)),
+    )
+
+
+def _classes(n: int) -> str:
+    return "1 class" if n == 1 else f"{n} classes"
+
+
+def _join(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
+
+
+def _footnotes(rows: list[TableRow], published: tuple[str, ...], baseline: VariantRow | None) -> list[str]:
+    """What a reader must know to read the numbers: once each, plain text."""
+    notes = []
+    sizes = {found.n for row in rows for found in row.metrics.values()}
+    if any(n > 1 for n in sizes):
+        notes.append("± is the sample standard deviation over seeds.")
+    if 1 in sizes:
+        single = [row.variant for row in rows if any(found.n == 1 for found in row.metrics.values())]
+        where = "" if len(single) == len([row for row in rows if row.metrics]) else f" ({', '.join(single)})"
+        notes.append(f"One seed{where}: no spread can be given, so a difference may be chance.")
+    if baseline is not None and any(row.delta for row in rows):
+        notes.append(f"Signed numbers are differences to the baseline ({baseline.name}), paired over the seeds that both have finished.")
+    if baseline is not None:
+        unpaired = [row.variant for row in rows if not row.baseline and row.metrics and not row.delta]
+        if unpaired:
+            notes.append(f"No difference can be given for {_join(unpaired)}: no finished seed is shared with the baseline ({baseline.name}).")
+    for row in rows:
+        done = row.counts.get(TrialState.DONE.value, 0)
+        if done < len(row.trials):
+            rest = ", ".join(f"{n} {state}" for state, n in row.counts.items() if state != TrialState.DONE.value)
+            notes.append(f"Incomplete: {row.variant} has {done} of {len(row.trials)} trials done ({rest}).")
+    notes += _failures(rows)
+    notes += _published(rows, published)
+    devices = sorted({trial.device for row in rows for trial in row.trials if trial.device and trial.state is TrialState.DONE})
+    if len(devices) > 1:
+        notes.append(f"fps was measured on different devices ({', '.join(devices)}): do not compare it between rows.")
+    return notes
+
+
+def _failures(rows: list[TableRow]) -> list[str]:
+    notes = []
+    for row in rows:
+        for trial in row.trials:
+            if trial.state is TrialState.FAILED:
+                why = f"{trial.failure.kind}: {trial.failure.reason}" if trial.failure else "no reason recorded"
+                notes.append(f"Failed: {row.variant}, seed {trial.seed} (trial {trial.id}): {' '.join(why.split())}")
+    return notes
+
+
+def _published(rows: list[TableRow], published: tuple[str, ...]) -> list[str]:
+    """One sentence for each (source, split, reason), however many rows share it."""
+    if not published:
+        return []
+    grouped: dict[tuple[str, str, bool, str], list[str]] = {}
+    for row in rows:
+        if row.reference:
+            key = (row.reference.source, row.reference.split, row.reference.comparable, row.reference.why_not)
+            grouped.setdefault(key, []).append(row.variant)
+    notes = []
+    for (source, split, comparable, why_not), variants in grouped.items():
+        which = "" if len(grouped) == 1 else f" for {_join(variants)}"
+        verdict = "comparable" if comparable else "not comparable" + (f" ({why_not})" if why_not else "")
+        notes.append(f"Published values{which}: {source}{f', {split}' if split else ''}; {verdict}.")
+    return notes
+
+
+def _number(value: float | None) -> float | None:
+    """Rounded to 6 decimals: far below any noise, and 0.1 + 0.2 does not print as 0.30000000000000004."""
+    return round(value, 6) + 0.0 if value is not None and math.isfinite(value) else None
+
+
+def _plain(value: Any) -> Any:
+    """``value`` for JSON: tuples as lists, numbers that JSON does not know as null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value
+
+
+def table_json(table: Table) -> dict[str, Any]:
+    """The table as ``gfl-lab table --json`` prints it (docs/tables.md). Holds no NaN: what is unknown is null or absent."""
+    rows = []
+    for row in table.rows:
+        reference = row.reference
+        rows.append(
+            {
+                "variant": row.variant,
+                "settings": _plain(row.axes),
+                "baseline": row.baseline,
+                "metrics": {key: {"mean": _number(found.mean), "std": _number(found.std), "n": found.n} for key, found in row.metrics.items()},
+                "delta": {
+                    key: {"mean": _number(found.mean), "std": _number(found.std), "n": found.n, "seeds": list(found.seeds)}
+                    for key, found in row.delta.items()
+                },
+                "reference": None
+                if reference is None
+                else {
+                    "row": reference.row,
+                    "metrics": {key: _number(value) for key, value in reference.metrics.items()},
+                    "source": reference.source,
+                    "split": reference.split,
+                    "comparable": reference.comparable,
+                    "why_not": reference.why_not,
+                },
+                "trials": [_trial_json(trial) for trial in row.trials],
+                "counts": row.counts,
+            }
+        )
+    return {
+        "format": naming.FORMAT_VERSION,
+        "experiment": table.experiment,
+        "profile": table.profile,
+        "question": table.question,
+        "data": table.data,
+        "baseline": table.baseline.variant if table.baseline else None,
+        "columns": list(table.columns),
+        "counts": table.counts,
+        "rows": rows,
+        "footnotes": list(table.footnotes),
+    }
+
+
+def _trial_json(trial: TrialRow) -> dict[str, Any]:
+    found: dict[str, Any] = {"id": trial.id, "seed": trial.seed, "state": trial.state.value}
+    if trial.failure:
+        found["failure"] = {"kind": trial.failure.kind, "reason": trial.failure.reason, "step": trial.failure.step}
+    return found
+
+
+# --- fairness -------------------------------------------------------------------------------------
+
+
+def unfair(experiment: ExperimentRow) -> list[str]:
+    """Every way in which variants differ beyond the declared axes; empty when the comparison is fair.
+
+    All settings of all variants are compared, so data set, budget and evaluation protocol are covered. The declared
+    axes are the experiment's and, for named arms, the settings that the arms name.
+    """
+    variants = experiment.variants
+    declared = set(experiment.axes).union(*(variant.axes for variant in variants)) if variants else set()
+    problems = []
+    for key in sorted(set().union(*(variant.settings for variant in variants))) if variants else []:
+        if key in declared:
+            continue
+        groups: dict[str, list[str]] = {}
+        for variant in variants:
+            text = naming.canonical_json(_plain(variant.settings[key])) if key in variant.settings else "missing"
+            groups.setdefault(text, []).append(variant.name)
+        if len(groups) > 1:
+            values = "; ".join(f"{text} in {_join(names)}" for text, names in groups.items())
+            problems.append(f"{key} differs but is no declared axis: {values}")
+    for variant in variants:
+        for key, value in variant.axes.items():
+            if key in variant.settings and _plain(variant.settings[key]) != _plain(value):
+                problems.append(
+                    f"{variant.name}: the axis {key} says {naming.setting_text(value)}, "
+                    f"its settings say {naming.setting_text(variant.settings[key])}"
+                )
+    return problems

@@ -1,0 +1,1 @@
+"""The one way to read: experiments, trials, curves and distributions, from the run tree."""

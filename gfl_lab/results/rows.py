@@ -1,0 +1,132 @@
+"""What `results` hands out: frozen rows, no links back to files. `report` computes on these alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gfl_lab.rundir import TrialState
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a trial ended without a result. ``step`` counts iterations from 1; 0 when it failed before the first."""
+
+    kind: str
+    reason: str
+    step: int = 0
+    epoch: int = 0
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial as it stands now.
+
+    ``metrics`` holds final numbers only (AP 0 to 100), empty until it is done; ``latest`` those of the last evaluation
+    so far. ``seconds`` is wall time in all; ``timings`` its parts. ``updated`` is the unix time of the last sign of
+    life, 0 when there is none. ``step`` of ``steps`` and ``epoch`` of ``epochs`` count from 1.
+    """
+
+    id: str
+    seed: int
+    state: TrialState
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    failure: Failure | None = None
+    epoch: int = 0
+    epochs: int = 0
+    step: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    device: str = ""
+    latest: Mapping[str, float] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)
+    updated: float = 0.0
+    peak_memory_mib: float = 0.0
+
+    @property
+    def progress(self) -> float:
+        """Share of its training steps that are done, 0 to 1; 1 for a finished trial."""
+        if self.state is TrialState.DONE:
+            return 1.0
+        return min(1.0, self.step / self.steps) if self.steps else 0.0
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A published row beside ours. ``why_not`` says why it is not comparable; empty when it is."""
+
+    row: str
+    metrics: Mapping[str, float]
+    source: str
+    split: str
+    comparable: bool
+    why_not: str = ""
+
+
+@dataclass(frozen=True)
+class VariantRow:
+    """One cell of an experiment: its axes' values, all its settings, and its trials by seed."""
+
+    name: str
+    axes: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    baseline: bool
+    reference: Reference | None
+    trials: tuple[TrialRow, ...]
+
+    @property
+    def done(self) -> tuple[TrialRow, ...]:
+        """Its finished trials."""
+        return tuple(trial for trial in self.trials if trial.state is TrialState.DONE)
+
+
+@dataclass(frozen=True)
+class DataRow:
+    """The data set of an experiment."""
+
+    name: str
+    digest: str
+    classes: tuple[str, ...]
+    train_images: int
+    val_images: int
+    truth: bool
+
+
+@dataclass(frozen=True)
+class ExperimentRow:
+    """An experiment under a profile, with the state of every trial."""
+
+    name: str
+    profile: str
+    question: str
+    kind: str
+    source: str
+    created: str
+    axes: Mapping[str, tuple[Any, ...]]
+    metrics: tuple[str, ...]
+    data: DataRow
+    variants: tuple[VariantRow, ...]
+    profile_title: str = ""
+
+    @property
+    def baseline(self) -> VariantRow | None:
+        """The variant that the others are compared with, if the experiment names one."""
+        return next((variant for variant in self.variants if variant.baseline), None)
+
+    @property
+    def trials(self) -> tuple[TrialRow, ...]:
+        """All trials, variant by variant."""
+        return tuple(trial for variant in self.variants for trial in variant.trials)
+
+    @property
+    def counts(self) -> dict[TrialState, int]:
+        """How many trials are in each state, every state named."""
+        trials = self.trials
+        return {state: sum(trial.state is state for trial in trials) for state in TrialState}
+
+    @property
+    def progress(self) -> float:
+        """Mean progress of its trials, 0 to 1."""
+        trials = self.trials
+        return sum(trial.progress for trial in trials) / len(trials) if trials else 0.0

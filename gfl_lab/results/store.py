@@ -1,0 +1,429 @@
+"""The one way to read a run tree: experiments, trials, curves, distributions, images, logs.
+
+Reads while trials run; repeated reads are cheap, because what has not changed on disk is not read again. One damaged
+run directory never hides the others: its trial is shown as failed with kind ``unreadable`` and the reason. No message
+holds a path outside the tree.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, ImageOps
+
+from gfl_lab import naming, rundir
+from gfl_lab.errors import StoreError
+from gfl_lab.results.rows import DataRow, ExperimentRow, Failure, Reference, TrialRow, VariantRow
+from gfl_lab.rundir import RunTree, TrialDir, TrialState
+
+UNREADABLE = "unreadable"
+"""Failure kind of a trial whose files cannot be read."""
+
+CURVE_COLUMNS = ("variant", "seed", "trial", "kind", "step", "epoch", "time", "key", "value")
+
+_DAMAGE = (StoreError, OSError, KeyError, TypeError, ValueError, AttributeError)
+"""What a file of another shape than ours can raise while it is taken apart."""
+
+_TAIL_BYTES = 64 * 1024
+
+Stamp = tuple[int, int, int] | None
+"""Inode, size and modification time of a file; None when there is none. Another stamp means other content."""
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+@dataclass
+class _Curve:
+    """What has been read of one metrics file."""
+
+    inode: int
+    offset: int
+    frame: pd.DataFrame
+
+
+class Store:
+    """Reads the run tree ``tree``. Never writes. Safe to share between threads."""
+
+    def __init__(self, tree: RunTree) -> None:
+        self._tree = tree
+        self._lock = threading.RLock()
+        self._plans: dict[tuple[str, str], tuple[Stamp, dict[str, Any]]] = {}
+        self._results: dict[str, tuple[Stamp, dict[str, Any] | None]] = {}
+        self._tails: dict[str, tuple[Stamp, dict[str, Any], dict[str, Any]]] = {}
+        self._curves: dict[str, _Curve] = {}
+        self._file_names: dict[str, tuple[Stamp, dict[int, str]]] = {}
+
+    # --- experiments ---
+
+    def names(self) -> list[tuple[str, str]]:
+        """(experiment, profile) of every plan, sorted; reads no file."""
+        return self._tree.experiments()
+
+    def experiments(self) -> tuple[ExperimentRow, ...]:
+        """Every experiment that can be read, sorted by name and profile. ``problems`` says what cannot."""
+        return self._read_all()[0]
+
+    def problems(self) -> tuple[str, ...]:
+        """One sentence for each plan that cannot be read."""
+        return self._read_all()[1]
+
+    def _read_all(self) -> tuple[tuple[ExperimentRow, ...], tuple[str, ...]]:
+        rows, problems = [], []
+        for name, profile in self.names():
+            try:
+                rows.append(self.experiment(name, profile))
+            except StoreError as error:
+                problems.append(str(error))
+        return tuple(rows), tuple(problems)
+
+    def experiment(self, name: str, profile: str) -> ExperimentRow:
+        """One experiment under a profile, with the state of every trial now.
+
+        Raises:
+            StoreError: there is none of that name (the known ones are named), or its plan is damaged.
+        """
+        known = self.names()
+        if (name, profile) not in known:
+            listed = ", ".join(f"{n} ({p})" for n, p in known) or "none yet: `gfl-lab run EXPERIMENT.yaml` makes one"
+            raise StoreError(f"there is no experiment {name!r} with profile {profile!r}. Known: {listed}.")
+        try:
+            return self._experiment_row(name, profile, self._plan(name, profile))
+        except _DAMAGE as error:
+            raise StoreError(f"the plan of {name} ({profile}) cannot be read: {self._reason(error)}") from None
+
+    def _plan(self, name: str, profile: str) -> dict[str, Any]:
+        path = self._tree.experiment(name, profile) / naming.PLAN
+        stamp = _stamp(path)
+        with self._lock:
+            if (held := self._plans.get((name, profile))) and held[0] == stamp:
+                return held[1]
+        plan = rundir.read_json(path)
+        with self._lock:
+            self._plans[name, profile] = (stamp, plan)
+        return plan
+
+    def _experiment_row(self, name: str, profile: str, plan: dict[str, Any]) -> ExperimentRow:
+        experiment, data = plan["experiment"], plan["data"]
+        images = int(data["train_images"])
+        return ExperimentRow(
+            name=name,
+            profile=profile,
+            question=str(experiment.get("question") or ""),
+            kind=str(experiment.get("kind") or ""),
+            source=str(experiment.get("source") or ""),
+            created=str(plan.get("created") or ""),
+            axes={str(axis): tuple(values) for axis, values in (experiment.get("axes") or {}).items()},
+            metrics=tuple((experiment.get("table") or {}).get("metrics") or ("AP",)),
+            data=DataRow(
+                str(data["name"]), str(data["digest"]), tuple(map(str, data["classes"])), images, int(data["val_images"]), bool(data.get("truth"))
+            ),
+            variants=tuple(self._variant_row(variant, images) for variant in plan["variants"]),
+            profile_title=str((plan.get("profile") or {}).get("title") or ""),
+        )
+
+    def _variant_row(self, variant: dict[str, Any], train_images: int) -> VariantRow:
+        settings, reference = variant["settings"], variant.get("reference")
+        return VariantRow(
+            name=str(variant["name"]),
+            axes=dict(variant["axes"]),
+            settings=dict(settings),
+            baseline=bool(variant.get("baseline")),
+            reference=_reference(reference) if reference else None,
+            trials=tuple(self._trial_row(str(trial["id"]), int(trial["seed"]), settings, train_images) for trial in variant["trials"]),
+        )
+
+    # --- trials ---
+
+    def _trial_row(self, trial_id: str, seed: int, settings: Mapping[str, Any], train_images: int) -> TrialRow:
+        try:
+            epochs = int(settings["epochs"])
+            steps = epochs * math.ceil(train_images / int(settings["batch_size"]))
+        except (*_DAMAGE, ZeroDivisionError):
+            epochs = steps = 0
+        try:
+            return self._read_trial(self._tree.trial(trial_id), seed, epochs, steps)
+        except _DAMAGE as error:
+            return TrialRow(trial_id, seed, TrialState.FAILED, failure=Failure(UNREADABLE, self._reason(error)), epochs=epochs, steps=steps)
+
+    def _read_trial(self, trial: TrialDir, seed: int, epochs: int, steps: int) -> TrialRow:
+        result = self._result(trial)
+        last, last_val = self._tail(trial)
+        if trial.file(naming.LEASE).exists() and trial.lease_alive():
+            state = TrialState.RUNNING
+        elif result is not None:
+            state = TrialState(result["status"])
+        else:
+            state = trial.state()
+        ended = result if result is not None and state is not TrialState.RUNNING else {}
+        timings = _numbers(ended.get("seconds"))
+        failure = None
+        if state is TrialState.FAILED:
+            told = ended.get("failure") or {}
+            failure = Failure(str(told.get("kind") or "error"), str(told.get("reason") or "no reason was written"), int(told.get("step") or 0), int(told.get("epoch") or 0))
+        started = trial.lease().get("since") if state is TrialState.RUNNING else None
+        updated = float(last.get("time") or started or 0.0)
+        seconds = timings.get("total", sum(timings.values()))
+        if state is TrialState.RUNNING and started:
+            seconds = max(0.0, updated - float(started))
+        done = state is TrialState.DONE
+        return TrialRow(
+            id=trial.id,
+            seed=seed,
+            state=state,
+            metrics=_numbers(ended.get("metrics")) if done else {},
+            failure=failure,
+            epoch=int(ended.get("epochs") or epochs) if done else int(last.get("epoch") or 0),
+            epochs=int(ended.get("epochs") or epochs) if done else epochs,
+            step=int(ended.get("steps") or steps) if done else int(last.get("step") or 0),
+            steps=int(ended.get("steps") or steps) if done else steps,
+            seconds=float(seconds),
+            device=str(ended.get("device") or ""),
+            latest=_numbers(last_val.get("metrics")),
+            timings={key: value for key, value in timings.items() if key != "total"},
+            updated=updated,
+            peak_memory_mib=float(ended.get("peak_memory_mib") or 0.0),
+        )
+
+    def _result(self, trial: TrialDir) -> dict[str, Any] | None:
+        stamp = _stamp(trial.file(naming.RESULT))
+        with self._lock:
+            if (held := self._results.get(trial.id)) and held[0] == stamp:
+                return held[1]
+        result = trial.result()
+        with self._lock:
+            self._results[trial.id] = (stamp, result)
+        return result
+
+    def _tail(self, trial: TrialDir) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The last metric line and the last one of an evaluation, from the end of the file alone."""
+        path = trial.file(naming.METRICS_FILE)
+        stamp = _stamp(path)
+        if stamp is None:
+            return {}, {}
+        with self._lock:
+            if (held := self._tails.get(trial.id)) and held[0] == stamp:
+                return held[1], held[2]
+        last: dict[str, Any] = {}
+        last_val: dict[str, Any] = {}
+        for raw in reversed(_read_tail(path, _TAIL_BYTES).rpartition(b"\n")[0].splitlines()):
+            try:
+                line = json.loads(raw)
+            except ValueError:  # cut by the window, or torn
+                continue
+            if not isinstance(line, dict) or "metrics" not in line:
+                continue
+            last = last or line
+            if line.get("kind") == "val":
+                last_val = line
+                break
+        with self._lock:
+            self._tails[trial.id] = (stamp, last, last_val)
+        return last, last_val
+
+    # --- curves ---
+
+    def curves(self, experiment: ExperimentRow) -> pd.DataFrame:
+        """Every metric of every trial of an experiment, one row a value.
+
+        Returns:
+            Columns ``CURVE_COLUMNS``: variant, seed, trial (id), kind (``train`` each iteration, ``val`` each epoch),
+            step and epoch (from 1), time (unix seconds), key, value. Empty when nothing has been logged. Values may be
+            NaN or infinite where training wrote them so.
+        """
+        frames = []
+        for variant in experiment.variants:
+            for trial in variant.trials:
+                frame = self._curve(trial.id)
+                if len(frame):
+                    frames.append(frame.assign(variant=variant.name, seed=trial.seed, trial=trial.id))
+        if not frames:
+            return _empty_curve().assign(variant=[], seed=[], trial=[])[list(CURVE_COLUMNS)]
+        return pd.concat(frames, ignore_index=True)[list(CURVE_COLUMNS)]
+
+    def _curve(self, trial_id: str) -> pd.DataFrame:
+        try:
+            path = self._tree.trial(trial_id).file(naming.METRICS_FILE)
+        except StoreError:
+            return _empty_curve()
+        stamp = _stamp(path)
+        if stamp is None:
+            return _empty_curve()
+        with self._lock:
+            held = self._curves.get(trial_id)
+            # A resume cuts the file back by writing another one in its place: then the inode differs.
+            if held is None or held.inode != stamp[0] or stamp[1] < held.offset:
+                held = _Curve(stamp[0], 0, _empty_curve())
+            if stamp[1] > held.offset:
+                try:
+                    lines, held.offset = rundir.read_metric_lines(path, held.offset)
+                except OSError:
+                    return held.frame
+                new = _curve_frame(lines)
+                held.frame = pd.concat([held.frame, new], ignore_index=True) if len(held.frame) else new
+            self._curves[trial_id] = held
+            return held.frame
+
+    # --- distributions ---
+
+    def distributions_stamp(self, trial_id: str) -> Stamp:
+        """Changes when the trial's distributions do; None while there are none. For callers that cache."""
+        return _stamp(self._tree.trial(trial_id).file(naming.DISTRIBUTIONS))
+
+    def distributions(self, trial_id: str, columns: Sequence[str] | None = None, **where: int | str) -> pd.DataFrame | None:
+        """Learned box distributions of a trial, one row a ground-truth box or kept false positive.
+
+        Args:
+            trial_id: 12 hex digits.
+            columns: the only ones to read; all when None. Reading few is much cheaper: the probabilities are nearly
+                the whole file.
+            where: keep the rows where a column has this value, e.g. ``image_id=3``.
+
+        Returns:
+            None while the trial has none. List columns hold float32 arrays.
+
+        Raises:
+            StoreError: the file is damaged, or has no such column.
+        """
+        path = self._tree.trial(trial_id).file(naming.DISTRIBUTIONS)
+        if not path.exists():
+            return None
+        filters = [(column, "==", value) for column, value in where.items()] or None
+        try:
+            known = set(pq.read_schema(path).names)
+            missing = [c for c in (*(columns or ()), *where) if c not in known]
+            if missing:
+                raise StoreError(f"the distributions of trial {trial_id} have no column {', '.join(missing)}")
+            # partitioning=None: a folder called `a=b` above the file is no column
+            return pq.read_table(path, columns=list(columns) if columns else None, filters=filters, partitioning=None).to_pandas()
+        except (pa.ArrowException, OSError) as error:
+            raise StoreError(f"the distributions of trial {trial_id} cannot be read: {self._reason(error)}") from None
+
+    # --- images and logs ---
+
+    def image(self, trial_id: str, image_id: int) -> np.ndarray:
+        """A validation image as the trial saw it on disk: (height, width, 3), RGB, uint8, EXIF orientation applied.
+
+        Raises:
+            StoreError: the manifest or the image is missing or damaged, or the image's name leads out of its folder.
+        """
+        try:
+            manifest = self._tree.trial(trial_id).manifest()
+            folder = Path(manifest["paths"]["val_images"])
+        except _DAMAGE as error:
+            raise StoreError(f"trial {trial_id} does not say where its images are: {self._reason(error)}") from None
+        name = self._file_name(trial_id, image_id, manifest)
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise StoreError(f"image {image_id} is called {name!r}, which leads out of the image folder; it is not opened")
+        try:
+            with Image.open(path) as opened:
+                return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+        except FileNotFoundError:
+            raise StoreError(f"image {image_id} ({name}) is not in the data folder any more") from None
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise StoreError(f"image {image_id} ({name}) cannot be read: {type(error).__name__}") from None
+
+    def _file_name(self, trial_id: str, image_id: int, manifest: dict[str, Any]) -> str:
+        try:
+            frame = self.distributions(trial_id, ["file_name"], image_id=int(image_id))
+        except StoreError:
+            frame = None
+        if frame is not None and len(frame):
+            return str(frame["file_name"].iloc[0])
+        try:  # an image without boxes, or a trial without distributions yet
+            file = Path(manifest["paths"]["val_annotations"])
+            stamp = _stamp(file)
+            with self._lock:
+                held = self._file_names.get(str(file))
+            if held is None or held[0] != stamp:
+                held = (stamp, {int(i["id"]): str(i["file_name"]) for i in rundir.read_json(file)["images"]})
+                with self._lock:
+                    self._file_names[str(file)] = held
+            return held[1][int(image_id)]
+        except _DAMAGE:
+            raise StoreError(f"trial {trial_id} knows no image {image_id}") from None
+
+    def log_tail(self, trial_id: str, lines: int = 40) -> str:
+        """The last lines of a trial's log, oldest first; empty when there is none."""
+        path = self._tree.trial(trial_id).file(naming.LOG)
+        if _stamp(path) is None:
+            return ""
+        try:
+            text = _read_tail(path, max(_TAIL_BYTES, 400 * lines)).decode("utf-8", errors="replace")
+        except OSError:
+            return ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def _reason(self, error: BaseException) -> str:
+        """What went wrong, without the place of the tree on this machine."""
+        if isinstance(error, KeyError):
+            return f"{error.args[0]!r} is missing"
+        text = error.strerror or type(error).__name__ if isinstance(error, OSError) and error.strerror else str(error)
+        return text.replace(str(self._tree.root) + os.sep, "")
+
+
+def open_store(root: Path | None = None) -> Store:
+    """The store at ``root``, by default where ``GFL_LAB_HOME`` points or ``./runs``. The folder need not exist."""
+    return Store(RunTree(Path(root)) if root is not None else RunTree.default())
+
+
+def _reference(value: dict[str, Any]) -> Reference:
+    return Reference(
+        row=str(value.get("row") or ""),
+        metrics=_numbers(value.get("metrics")),
+        source=str(value.get("source") or ""),
+        split=str(value.get("split") or ""),
+        comparable=bool(value.get("comparable")),
+        why_not=str(value.get("why_not") or ""),
+    )
+
+
+def _numbers(value: Any) -> dict[str, float]:
+    """The finite numbers of a mapping."""
+    if not isinstance(value, Mapping):
+        return {}
+    pairs = ((str(k), v) for k, v in value.items() if isinstance(v, (int, float)) and not isinstance(v, bool))
+    return {key: float(number) for key, number in pairs if math.isfinite(number)}
+
+
+def _read_tail(path: Path, size: int) -> bytes:
+    with path.open("rb") as file:
+        end = os.fstat(file.fileno()).st_size
+        file.seek(max(0, end - size))
+        return file.read()
+
+
+def _curve_frame(lines: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    columns: dict[str, list[Any]] = {name: [] for name in ("kind", "step", "epoch", "time", "key", "value")}
+    for line in lines:
+        try:
+            place = str(line["kind"]), int(line["step"]), int(line["epoch"]), float(line["time"])
+            values = [(str(k), float(v)) for k, v in line["metrics"].items() if isinstance(v, (int, float))]
+        except _DAMAGE:
+            continue
+        for key, number in values:
+            for name, item in zip(columns, (*place, key, number), strict=True):
+                columns[name].append(item)
+    return pd.DataFrame(columns) if columns["step"] else _empty_curve()
+
+
+def _empty_curve() -> pd.DataFrame:
+    types = {"kind": "str", "step": "int64", "epoch": "int64", "time": "float64", "key": "str", "value": "float64"}
+    return pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in types.items()})

@@ -1,0 +1,156 @@
+"""The COCO-format data set as a trial sees it: every sample is a function of (seed, epoch, index) and nothing else.
+
+So augmentation does not depend on the number of loader processes, on the order of loading, or on an interruption: a
+resumed trial sees the very images that the undisturbed one would have seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from mmdet.datasets.base_det_dataset import BaseDetDataset
+from mmdet.datasets.samplers import AspectRatioBatchSampler
+from mmdet.registry import DATASETS, TRANSFORMS
+from mmengine.registry import DATA_SAMPLERS
+
+from gfl_lab.data.ambiguous_shapes import draw_box
+
+CACHE_BYTES = 512 * 2**20
+"""Decoded images are kept in memory while they fit in this much; the desk data set takes 47 MB."""
+
+
+@DATASETS.register_module()
+class TrialDataset(BaseDetDataset):
+    """A COCO-format split.
+
+    Args:
+        seed: of the trial; with the epoch and the index it seeds every random choice of a sample.
+        draw_annotators: draw, anew each epoch, which of the two annotators drew an ambiguous side (`ambiguous_shapes`).
+        classes: category names in the order of the labels.
+    """
+
+    def __init__(self, *args: Any, seed: int = 0, draw_annotators: bool = False, classes: Sequence[str] = (), **kwargs: Any) -> None:
+        self.seed = seed
+        self.draw_annotators = draw_annotators
+        self._shared_epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # loader processes must see it change
+        super().__init__(*args, metainfo={"classes": tuple(classes)}, **kwargs)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch (from 0) the next samples belong to."""
+        self._shared_epoch[0] = epoch
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """Images with their boxes (xyxy, px); a crowd region is marked to be ignored, a box under 1 px is left out."""
+        dataset = json.loads(Path(self.ann_file).read_text(encoding="utf-8"))
+        labels = {category["id"]: self.metainfo["classes"].index(category["name"]) for category in dataset["categories"]}
+        instances: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in dataset["images"]}
+        sizes = {image["id"]: (image["width"], image["height"]) for image in dataset["images"]}
+        for annotation in dataset["annotations"]:
+            x, y, w, h = annotation["bbox"]
+            width, height = sizes[annotation["image_id"]]
+            if min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0) or w < 1 or h < 1:
+                continue
+            instances[annotation["image_id"]].append(
+                {
+                    "bbox": [x, y, x + w, y + h],
+                    "bbox_label": labels[annotation["category_id"]],
+                    "ignore_flag": int(annotation.get("iscrowd", 0)),
+                    "annotation_id": annotation["id"],
+                    "annotation": annotation if annotation.get("ambiguity") else None,
+                }
+            )
+        return [
+            {
+                "img_path": str(Path(self.data_prefix["img"]) / image["file_name"]),
+                "img_id": image["id"],
+                "width": image["width"],
+                "height": image["height"],
+                "instances": instances[image["id"]],
+            }
+            for image in sorted(dataset["images"], key=lambda image: image["id"])
+        ]
+
+    def filter_data(self) -> list[dict[str, Any]]:
+        """In training: images with a box that counts and a side of at least 32 px, as every published GFL row does."""
+        if self.test_mode or self.filter_cfg is None:
+            return self.data_list
+        least = self.filter_cfg.get("min_size", 0)
+        return [
+            info
+            for info in self.data_list
+            if min(info["width"], info["height"]) >= least and any(not instance["ignore_flag"] for instance in info["instances"])
+        ]
+
+    def prepare_data(self, idx: int) -> Any:
+        """The sample ``idx`` through the pipeline, under its own seed."""
+        info = self.get_data_info(idx)
+        if self.test_mode:
+            return self.pipeline(info)
+        with seeded(self.seed, int(self._shared_epoch[0]), idx):
+            if self.draw_annotators:
+                for instance in info["instances"]:
+                    if instance["annotation"]:
+                        x, y, w, h = draw_box(instance["annotation"], np.random.random())
+                        instance["bbox"] = [x, y, x + w, y + h]
+            return self.pipeline(info)
+
+
+@contextlib.contextmanager
+def seeded(*entropy: int) -> Iterator[None]:
+    """Seed ``random`` and ``numpy.random`` from ``entropy`` for the block, then put the process' own state back."""
+    state, numpy_state = random.getstate(), np.random.get_state()
+    seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(numpy_state)
+
+
+@TRANSFORMS.register_module()
+class LoadImageCached:
+    """Decode an image (BGR, uint8, EXIF orientation ignored as COCO's boxes do); keep it while the cache has room.
+
+    The cached array is handed out itself: the transforms after it (Resize first) write to new arrays.
+    """
+
+    def __init__(self) -> None:
+        self._cache: dict[str, np.ndarray] = {}
+        self._bytes = 0
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        path = results["img_path"]
+        image = self._cache.get(path)
+        if image is None:
+            image = cv2.imread(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+            if image is None:
+                raise FileNotFoundError(f"image {path} cannot be read any more")
+            if self._bytes + image.nbytes <= CACHE_BYTES:
+                self._cache[path] = image
+                self._bytes += image.nbytes
+        results.update(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
+        return results
+
+
+@DATA_SAMPLERS.register_module()
+class ResumableBatchSampler(AspectRatioBatchSampler):
+    """mmdet's batches of like shape, which can leave out the first ``skip`` of an epoch: those an interrupted trial has done."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.skip = 0
+
+    def __iter__(self) -> Iterator[list[int]]:
+        skip, self.skip = self.skip, 0
+        return itertools.islice(super().__iter__(), skip, None)

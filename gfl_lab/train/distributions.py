@@ -1,0 +1,222 @@
+"""The learned box distributions of a split as a table: one row per ground-truth box, then one per kept false positive.
+
+Which cell speaks for a box: among the cells that ATSS assigns to it under every annotation it may get (both annotators
+on `ambiguous_shapes`; its one annotation elsewhere), the one that scores its class highest. Every variant is asked by the
+same rule, and on `ambiguous_shapes` what an ideal model would say at such a cell is known (docs/box-distributions.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from mmdet.structures.bbox import bbox_overlaps
+from torch import Tensor, nn
+
+from gfl_lab.boxdist import TruthScores, truth_scores
+from gfl_lab.data.ambiguous_shapes import annotator_boxes
+from gfl_lab.detector.assign import assign
+from gfl_lab.detector.head import DenseOutputs
+from gfl_lab.rundir import atomic_path
+from gfl_lab.spec.settings import Settings
+
+MATCH_IOU = 0.5
+"""A detection of the box's class with at least this IoU finds it; the best score first, each used once."""
+
+FALSE_POSITIVE_SCORE = 0.3
+"""Unmatched detections from this score on are kept as rows; below it nearly all are background noise."""
+
+_BOX = ("x1", "y1", "x2", "y2")
+_SCALARS = {
+    **dict.fromkeys(("image_id", "annotation_id", "category_id"), pa.int64()),
+    **dict.fromkeys(("file_name", "category", "ambiguity"), pa.string()),
+    **dict.fromkeys(("level", "stride", "bins", "ambiguous_side"), pa.int32()),
+    **dict.fromkeys((f"{box}_{part}" for box in ("gt", "cell", "det") for part in _BOX), pa.float32()),
+    **dict.fromkeys(("cell_x", "cell_y", "scale_x", "scale_y", "score", "cell_iou", "det_score", "det_iou"), pa.float32()),
+    **dict.fromkeys(("bin_width", "edge_a", "edge_b", "prob_a"), pa.float32()),
+    "scored": pa.bool_(),
+}
+_LISTS = ("probs", "expectation", "target")
+SCHEMA = pa.schema([*_SCALARS.items(), *((name, pa.list_(pa.float32())) for name in _LISTS)])
+
+
+class DistributionCollector:
+    """Gathers rows batch by batch.
+
+    Args:
+        truth: the split's annotation file as read by the evaluator (`COCO` object).
+        category_ids: category id of each label.
+        settings: of the trial.
+        ambiguous: whether annotations carry two annotators' edges.
+    """
+
+    def __init__(self, truth: Any, category_ids: np.ndarray, settings: Settings, ambiguous: bool) -> None:
+        self.truth, self.category_ids, self.settings, self.ambiguous = truth, category_ids, settings, ambiguous
+        self.names = [truth.cats[int(category)]["name"] for category in category_ids]
+        self.label_of = {int(category): label for label, category in enumerate(category_ids)}
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, dense: DenseOutputs, priors: Tensor, num_level_priors: list[int], samples: list[Any]) -> None:
+        """Rows of one batch.
+
+        Args:
+            dense: the head's outputs at every cell.
+            priors: (A, 4) anchors, network px. num_level_priors: cells of each level.
+            samples: predicted data samples, boxes in original px.
+        """
+        truths = [self._boxes(sample) for sample in samples]
+        most = max((len(annotations) for annotations, _ in truths), default=0)
+        views = 2 if self.ambiguous else 1
+        boxes = priors.new_zeros(views, len(samples), most, 4)
+        valid = torch.zeros(len(samples), most, dtype=torch.bool, device=priors.device)
+        for index, (annotations, variants) in enumerate(truths):
+            if annotations:
+                boxes[:, index, : len(annotations)] = variants.to(boxes)
+                valid[index, : len(annotations)] = True
+        assigned = [assign(priors, num_level_priors, view, valid) for view in boxes]
+        for index, (sample, (annotations, _)) in enumerate(zip(samples, truths, strict=True)):
+            self._image_rows(index, sample, annotations, [view[index] for view in assigned], dense)
+
+    def _boxes(self, sample: Any) -> tuple[list[dict[str, Any]], Tensor]:
+        """Annotations of an image that are no crowd, and their boxes (views, G, 4) in network px."""
+        annotations = [a for a in self.truth.imgToAnns.get(sample.img_id, []) if not a.get("iscrowd", 0)]
+        scale = np.tile(np.asarray(sample.scale_factor, np.float64), 2)
+        if self.ambiguous:
+            views = np.array([annotator_boxes(a) for a in annotations], np.float64).reshape(-1, 2, 4).transpose(1, 0, 2)
+        else:
+            xywh = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
+            views = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)[None]
+        return annotations, torch.from_numpy(views * scale).float()
+
+    def _image_rows(self, index: int, sample: Any, annotations: list[dict[str, Any]], assigned: list[Tensor], dense: DenseOutputs) -> None:
+        scores, boxes = dense.scores[index], dense.boxes[index]
+        scale = np.tile(np.asarray(sample.scale_factor, np.float64), 2)
+        found = sample.pred_instances
+        det_box, det_score, det_label = (t.cpu().numpy() for t in (found.bboxes, found.scores, found.labels))
+        gt = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
+        gt[:, 2:] += gt[:, :2]
+        labels = np.array([self.label_of[a["category_id"]] for a in annotations], np.int64)
+        match = _match(gt, labels, det_box, det_score, det_label)
+
+        for row, annotation in enumerate(annotations):
+            common = torch.stack([view == row for view in assigned]).all(0)
+            scored = bool(common.any())
+            # A box without a common cell still shows what its best cell under either annotation says; it is not scored.
+            candidates = (common if scored else torch.stack([view == row for view in assigned]).any(0)).nonzero().flatten()
+            cell = int(candidates[scores[candidates, labels[row]].argmax()]) if len(candidates) else -1
+            self._append(sample, dense, index, cell, scale, annotation, gt[row], int(labels[row]), scored, det=match.get(row), det_arrays=(det_box, det_score))
+
+        taken = {detection for detection, _ in match.values()}
+        for detection in np.flatnonzero(det_score >= FALSE_POSITIVE_SCORE):
+            if int(detection) in taken:
+                continue
+            label = int(det_label[detection])
+            gap = (boxes - torch.from_numpy(det_box[detection] * scale).to(boxes)).abs().sum(1)
+            cell = int(gap.argmin())
+            self._append(sample, dense, index, cell, scale, None, None, label, False, det=(int(detection), float("nan")), det_arrays=(det_box, det_score))
+
+    def _append(
+        self, sample: Any, dense: DenseOutputs, index: int, cell: int, scale: np.ndarray, annotation: dict[str, Any] | None,
+        gt: np.ndarray | None, label: int, scored: bool, det: tuple[int, float] | None, det_arrays: tuple[np.ndarray, np.ndarray],
+    ) -> None:  # fmt: skip
+        nan = float("nan")
+        ambiguity = (annotation or {}).get("ambiguity")
+        row: dict[str, Any] = {
+            "image_id": sample.img_id,
+            "file_name": self.truth.imgs[sample.img_id]["file_name"],
+            "annotation_id": annotation["id"] if annotation else -1,
+            "category_id": int(self.category_ids[label]),
+            "category": self.names[label],
+            "ambiguity": ambiguity["kind"] if ambiguity else "",
+            "ambiguous_side": ambiguity["side"] if ambiguity else -1,
+            "scale_x": scale[0], "scale_y": scale[1],
+            "bin_width": self.settings.bin_width,
+            "bins": self.settings.reg_max + 1 if dense.probs is not None else 0,
+            "scored": scored,
+            "edge_a": nan, "edge_b": nan, "prob_a": nan,
+            "probs": [], "expectation": [nan] * 4, "target": [nan] * 4,
+            "level": -1, "stride": 0, "cell_x": nan, "cell_y": nan, "score": nan, "cell_iou": nan,
+        }  # fmt: skip
+        row |= _parts("gt", gt) | _parts("cell", None) | _parts("det", None) | {"det_score": nan, "det_iou": nan}
+        if det is not None:
+            row |= _parts("det", det_arrays[0][det[0]]) | {"det_score": float(det_arrays[1][det[0]]), "det_iou": det[1]}
+        if cell >= 0:
+            stride = int(dense.strides[cell])
+            unit = stride * self.settings.bin_width
+            center = dense.centers[cell].cpu().numpy().astype(np.float64)
+            box = dense.boxes[index, cell].cpu().numpy() / scale
+            row |= _parts("cell", box) | {
+                "level": int(dense.levels[cell]), "stride": stride, "cell_x": center[0] / scale[0], "cell_y": center[1] / scale[1],
+                "score": float(dense.scores[index, cell, label]), "expectation": dense.distances[index, cell].tolist(),
+            }  # fmt: skip
+            if dense.probs is not None:
+                row["probs"] = dense.probs[index, cell].flatten().tolist()
+            if gt is not None:
+                row["target"] = (_distances(center, gt * scale) / unit).tolist()
+                row["cell_iou"] = float(bbox_overlaps(torch.tensor(box[None]), torch.tensor(gt[None]), is_aligned=True)[0])
+            if ambiguity:
+                side = ambiguity["side"]
+                edges = []
+                for view in annotator_boxes(annotation):
+                    edges.append(_distances(center, np.asarray(view, np.float64) * scale)[side] / unit)
+                row |= {"edge_a": edges[0], "edge_b": edges[1], "prob_a": ambiguity["probs"][0]}
+        self.rows.append(row)
+
+    def write(self, path: Path) -> None:
+        """Write distributions.parquet atomically."""
+        table = pa.Table.from_pylist(self.rows, schema=SCHEMA)
+        with atomic_path(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd", row_group_size=4096)
+
+    def truth_scores(self) -> TruthScores:
+        """The three scores against the known truth, and the counts behind them."""
+        rows = [row for row in self.rows if row["annotation_id"] >= 0]
+        columns = {key: [row[key] for row in rows] for key in ("expectation", "ambiguous_side", "edge_a", "edge_b", "prob_a", "scored")}
+        probs = [row["probs"] or [float("nan")] * 4 * row["bins"] for row in rows]
+        return truth_scores(probs=probs, reg_max=self.settings.reg_max, **columns)
+
+
+def _parts(prefix: str, box: np.ndarray | None) -> dict[str, float]:
+    values = [float("nan")] * 4 if box is None else [float(value) for value in box]
+    return {f"{prefix}_{part}": value for part, value in zip(_BOX, values, strict=True)}
+
+
+def _distances(center: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Distances (4,) from a point to the sides of an xyxy box: left, top, right, bottom."""
+    return np.array([center[0] - box[0], center[1] - box[1], box[2] - center[0], box[3] - center[1]])
+
+
+def _match(gt: np.ndarray, labels: np.ndarray, det_box: np.ndarray, det_score: np.ndarray, det_label: np.ndarray) -> dict[int, tuple[int, float]]:
+    """{ground truth: (detection, IoU)}: detections by falling score, each to the free box of its class with the best IoU."""
+    if not len(gt) or not len(det_box):
+        return {}
+    ious = bbox_overlaps(torch.from_numpy(det_box).double(), torch.from_numpy(gt)).numpy()
+    match: dict[int, tuple[int, float]] = {}
+    for detection in np.argsort(-det_score, kind="stable"):
+        free = [g for g in np.flatnonzero(labels == det_label[detection]) if int(g) not in match]
+        if free:
+            best = max(free, key=lambda g: ious[detection, g])
+            if ious[detection, best] >= MATCH_IOU:
+                match[int(best)] = (int(detection), float(ious[detection, best]))
+    return match
+
+
+@torch.inference_mode()
+def predict_and_collect(model: nn.Module, loader: Any, collector: DistributionCollector) -> Iterator[Any]:
+    """As `evaluate.predict`, one forward pass, while the collector sees the head's outputs at every cell."""
+    model.eval()
+    head = model.bbox_head
+    for batch in loader:
+        data = model.data_preprocessor(batch, False)
+        metas = [sample.metainfo for sample in data["data_samples"]]
+        outs = head(model.extract_feat(data["inputs"]))
+        results = head.predict_by_feat(*outs, batch_img_metas=metas, rescale=True)
+        samples = model.add_pred_to_datasample(data["data_samples"], results)
+        anchors = head.prior_generator.grid_priors([level.shape[-2:] for level in outs[0]], device=outs[0][0].device)
+        collector.add(head.dense_outputs(outs, metas), torch.cat(anchors), [len(level) for level in anchors], samples)
+        yield from samples

@@ -1,0 +1,56 @@
+"""How long one image takes: batch 1, from the prepared image to kept boxes, decoding and NMS included."""
+
+from __future__ import annotations
+
+import fcntl
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+WARMUP_IMAGES, MEASURED_IMAGES, MAX_SECONDS = 5, 50, 30.0
+
+
+@contextmanager
+def one_at_a_time(lock: Path) -> Iterator[None]:
+    """Only one trial of this machine measures at a time; others go on training, which the docs say."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@torch.inference_mode()
+def measure_latency(model: nn.Module, dataset: Any, lock: Path) -> dict[str, float]:
+    """Median latency over validation images, decoded and resized beforehand.
+
+    Returns:
+        ``latency_ms`` (milliseconds an image) and ``fps`` (its inverse, images a second).
+    """
+    model.eval()
+    count = min(len(dataset), MEASURED_IMAGES)
+    samples = [dataset[index] for index in range(count)]
+    batches = [{"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"]]} for sample in samples]
+    cuda = next(model.parameters()).is_cuda
+    times = []
+    with one_at_a_time(lock):
+        for batch in batches[:WARMUP_IMAGES]:
+            model.test_step(batch)
+        started = time.perf_counter()
+        for batch in batches:
+            if cuda:
+                torch.cuda.synchronize()
+            before = time.perf_counter()
+            model.test_step(batch)
+            if cuda:
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - before)
+            if time.perf_counter() - started > MAX_SECONDS and len(times) >= 5:
+                break
+    median = statistics.median(times)
+    return {"latency_ms": 1000 * median, "fps": 1 / median}
