@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
-from gfl_lab.errors import StoreError
 from gfl_lab.report import series
-from gfl_lab.results.rows import ExperimentRow, TrialRow, VariantRow
-from gfl_lab.results.store import Stamp, Store, open_store
-from gfl_lab.rundir import TrialState, home
-
-__all__ = ["StoreError", "TrialState", "box_rows", "boxes", "image", "is_live", "most_bimodal", "store", "variant_of", "with_distributions"]
+from gfl_lab.results.rows import ExperimentRow, TrialRow, TrialState, VariantRow
+from gfl_lab.results.store import Stamp, Store, StoreError, open_store, store_root
 
 INDEX_COLUMNS = ("image_id", "annotation_id", "category", "det_score")
 
 
 @st.cache_resource(show_spinner=False)
 def _store(root: str) -> Store:
-    return open_store(root)
+    return open_store(Path(root))
 
 
 def store() -> Store:
     """The store at GFL_LAB_HOME, shared by all sessions: it keeps what it has read and looks at the disk each time."""
-    return _store(str(home()))
+    return _store(str(store_root()))
 
 
 def is_live(*experiments: ExperimentRow) -> bool:
@@ -63,7 +60,7 @@ def _boxes(root: str, trial_id: str, stamp: Stamp) -> pd.DataFrame:
 
 def boxes(trial_id: str) -> pd.DataFrame:
     """Every box of a trial: ``INDEX_COLUMNS``. Raises StoreError."""
-    return _boxes(str(home()), trial_id, store().distributions_stamp(trial_id))
+    return _boxes(str(store_root()), trial_id, store().distributions_stamp(trial_id))
 
 
 @st.cache_data(show_spinner=False, max_entries=16)
@@ -73,7 +70,7 @@ def _most_bimodal(root: str, trial_id: str, stamp: Stamp, limit: int) -> pd.Data
 
 def most_bimodal(trial_id: str, limit: int = 40) -> pd.DataFrame:
     """``report.series.most_bimodal`` of a trial. Raises StoreError."""
-    return _most_bimodal(str(home()), trial_id, store().distributions_stamp(trial_id), limit)
+    return _most_bimodal(str(store_root()), trial_id, store().distributions_stamp(trial_id), limit)
 
 
 @st.cache_data(show_spinner=False, max_entries=64)
@@ -84,7 +81,7 @@ def _box_rows(root: str, trial_id: str, stamp: Stamp, image_id: int) -> list[dic
 
 def box_rows(trial_id: str, image_id: int) -> list[dict]:
     """The boxes of one image of a trial, all columns. Raises StoreError."""
-    return _box_rows(str(home()), trial_id, store().distributions_stamp(trial_id), image_id)
+    return _box_rows(str(store_root()), trial_id, store().distributions_stamp(trial_id), image_id)
 
 
 @st.cache_data(show_spinner=False, max_entries=32, ttl=300)
@@ -94,7 +91,7 @@ def _image(root: str, trial_id: str, image_id: int) -> np.ndarray:
 
 def image(trial_id: str, image_id: int) -> np.ndarray:
     """A validation image: (height, width, 3) RGB uint8. Raises StoreError."""
-    return _image(str(home()), trial_id, image_id)
+    return _image(str(store_root()), trial_id, image_id)
 
 
 def age(unix_time: float) -> str:

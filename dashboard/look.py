@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Sequence
 
 import streamlit as st
+from PIL import Image, ImageDraw
 
-from gfl_lab.results.rows import ExperimentRow, TrialRow
-from gfl_lab.rundir import TrialState
+from gfl_lab.results.rows import ExperimentRow, TrialRow, TrialState
 
 # Okabe and Ito's colours, told apart with any colour vision; lighter tones of the same hues on a dark page. Amber is
 # kept for the truth and grey for the baseline, so no variant has them.
@@ -32,7 +32,7 @@ STATE_TITLES = {
 }
 _STATE_SIGNS = {
     TrialState.DONE: "✓",
-    TrialState.RUNNING: "▸",
+    TrialState.RUNNING: "▶",
     TrialState.FAILED: "✕",
     TrialState.INTERRUPTED: "‖",
     TrialState.PLANNED: "○",
@@ -60,6 +60,15 @@ def colours(experiment: ExperimentRow) -> dict[str, str]:
     palette = _VARIANTS[scheme()]
     found = {name: palette[i % len(palette)] for i, name in enumerate(others)}
     return found | {variant.name: _BASELINE[scheme()] for variant in experiment.variants if variant.baseline}
+
+
+def icon() -> Image.Image:
+    """The page's icon, a distribution with two modes; drawn here, because Streamlit fetches named icons from the web."""
+    picture = Image.new("RGBA", (64, 64))
+    draw = ImageDraw.Draw(picture)
+    for index, height in enumerate((14, 46, 18, 10, 34, 22)):
+        draw.rectangle([4 + 10 * index, 58 - height, 4 + 10 * index + 6, 58], fill=_VARIANTS["light"][0] if index < 3 else _TRUTH["light"])
+    return picture
 
 
 # --- text -----------------------------------------------------------------------------------------
@@ -105,21 +114,26 @@ _STYLE = """
 .gfl .dim { opacity: .68; }
 .gfl .small { font-size: .87em; }
 .gfl .mono { font-family: ui-monospace, "Source Code Pro", monospace; font-size: .87em; }
-.gfl h1 { font-family: "Source Serif 4", "Source Serif Pro", Georgia, serif; font-weight: 600; font-size: 1.85rem; line-height: 1.22; margin: .1rem 0 .35rem; padding: 0;
+.gfl h1 { font-family: "Source Serif", "Source Serif 4", Georgia, serif; font-weight: 600; font-size: 1.85rem; line-height: 1.22; margin: .1rem 0 .35rem; padding: 0;
   overflow-wrap: anywhere; }
 .gfl .over { opacity: .68; overflow-wrap: anywhere; }
-.gfl h2 { font-family: "Source Serif 4", "Source Serif Pro", Georgia, serif; font-weight: 600; font-size: 1.2rem; margin: 1.1rem 0 .1rem; padding: 0; }
+.gfl h2 { font-family: "Source Serif", "Source Serif 4", Georgia, serif; font-weight: 600; font-size: 1.2rem; margin: 1.1rem 0 .1rem; padding: 0; }
 .gfl .wrap { overflow-x: auto; }
 .gfl table { border-collapse: collapse; width: 100%; border: 0; }
-.gfl th, .gfl td { border: 0; border-bottom: 1px solid color-mix(in srgb, currentColor 13%, transparent); padding: .5rem .7rem; vertical-align: top;
+.gfl th, .gfl td { border: 0; border-bottom: 1px solid color-mix(in srgb, currentColor 13%, transparent); padding: .5rem .6rem; vertical-align: top;
   text-align: left; }
 .gfl thead th { font-weight: 600; vertical-align: bottom; white-space: nowrap; }
 .gfl thead tr:last-child th { border-bottom: 1.5px solid color-mix(in srgb, currentColor 55%, transparent); }
 .gfl thead tr.groups th { border-bottom: 0; padding-bottom: 0; font-weight: 400; opacity: .68; font-size: .87em; }
 .gfl th.num, .gfl td.num { text-align: right; }
+.gfl thead th.truth { white-space: normal; min-width: 5.2rem; max-width: 6rem; line-height: 1.25; }
+.gfl .pm { opacity: .68; font-size: .87em; font-weight: 400; }
 .gfl tbody tr:last-child td, .gfl tbody tr:last-child th { border-bottom: 1.5px solid color-mix(in srgb, currentColor 55%, transparent); }
 .gfl tbody th { font-weight: 400; }
 .gfl .name { white-space: nowrap; }
+.gfl .wrap > table > tbody > tr > th:first-child, .gfl .wrap > table > thead > tr > th:first-child { position: sticky; left: 0; z-index: 1; background: var(--page); padding-left: .1rem; }
+.gfl.light { --page: #ffffff; } .gfl.dark { --page: #14171b; }
+.gfl td.remark { min-width: 11rem; }
 .gfl .first { border-left: 1px solid color-mix(in srgb, currentColor 13%, transparent); }
 .gfl .published { opacity: .68; font-style: italic; }
 .gfl .best { font-weight: 700; }
@@ -143,9 +157,17 @@ _STYLE = """
 .gfl .empty code { font-size: .92em; background: color-mix(in srgb, currentColor 8%, transparent); padding: .1em .4em; border-radius: 4px; color: inherit; }
 .gfl .alert { border-left: 3px solid #d55e00; padding: .35rem .9rem; margin: .5rem 0; overflow-wrap: anywhere; }
 .gfl .legend { display: flex; flex-wrap: wrap; gap: .15rem 1.3rem; font-size: .92em; }
-.gfl .legend svg { vertical-align: -.12em; margin-right: .4em; }
-.gfl dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; margin: 0; } .gfl dt { opacity: .68; } .gfl dd { margin: 0; overflow-wrap: anywhere; }
-div[data-testid="stMainBlockContainer"] { padding-top: 2.6rem; padding-bottom: 4rem; max-width: 1440px; }
+.gfl .key { display: inline-block; margin-right: .5em; vertical-align: -.1em; height: .95em; }
+.gfl .key.box { width: 1.5em; height: .85em; } .gfl .key.line { width: 0; margin-left: .3em; } .gfl .key.pin { width: 0; margin-left: .3em; position: relative; height: .8em; }
+.gfl .key.pin::before { content: ""; position: absolute; left: -4px; top: -4px; width: 8px; height: 8px; border-radius: 50%; background: var(--pin); margin-left: -1px; }
+div.gfl dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; margin: .3rem 0; padding: 0; } .gfl dt { opacity: .68; } div.gfl dd { margin: 0; padding: 0; overflow-wrap: anywhere; }
+.gfl .bars { display: flex; gap: 4px; min-width: 7rem; } .gfl .bars .bar { min-width: 1rem; flex: 1; align-self: center; margin-top: .5em; }
+.gfl td.half { width: 34%; }
+div[data-testid="stMainBlockContainer"] { padding: 4.6rem 2.4rem 4rem; max-width: 1360px; }
+@media (min-width: 781px) and (max-width: 1180px) { .st-key-image-0, .st-key-image-1 { zoom: .66; } }
+@media (max-width: 780px) { .st-key-two div[data-testid="stColumn"] { min-width: 100% !important; } }
+div[data-testid="stMarkdownContainer"] > p, div[data-testid="stMarkdownContainer"] > ul { max-width: 46rem; }
+a[data-testid="stPageLink-NavLink"] { padding-left: 0; text-decoration: underline; text-underline-offset: 3px; text-decoration-color: color-mix(in srgb, currentColor 35%, transparent); }
 </style>
 """
 

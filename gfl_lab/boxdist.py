@@ -118,7 +118,7 @@ def _saddles(p: Array) -> Array:
     Of equal bins the lower one counts as higher on the right's view, so that one bin of a plateau, and one of two equal
     peaks, keeps its prominence.
     """
-    count, bins = p.shape
+    bins = p.shape[1]
     result = np.zeros_like(p)
     for view, strict in ((p, False), (p[:, ::-1], True)):
         lowest = np.full_like(p, np.inf)

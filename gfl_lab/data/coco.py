@@ -1,6 +1,6 @@
 """Reading, checking and naming a detection data set in COCO format: any folder given with ``--data PATH``.
 
-Layouts (docs/ambiguous-shapes.md and the README name them, too):
+Layouts (docs/data.md):
 
     annotations/instances_train.json     annotations/instances_train2017.json
     annotations/instances_val.json       annotations/instances_val2017.json
@@ -17,6 +17,8 @@ import io
 import json
 import math
 import os
+import struct
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -267,6 +269,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _float(value: int | float) -> float:
+    """As a float; infinite where an integer is beyond floats."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
 def _show(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=True, default=str)
     return text if len(text) <= 80 else text[:77] + "..."
@@ -295,6 +305,10 @@ class _ImageFile:
     warnings: tuple[tuple[str, str], ...] = ()  # (kind, message)
 
 
+_BROKEN_IMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error, zlib.error, Image.DecompressionBombError)
+"""What Pillow's decoders raise on damaged files."""
+
+
 def _inspect(path: Path) -> _ImageFile:
     """Read and decode one image; every pixel, since a truncated file has an intact header."""
     try:
@@ -307,9 +321,12 @@ def _inspect(path: Path) -> _ImageFile:
         with Image.open(io.BytesIO(data)) as image:
             size, mode, kind = image.size, image.mode, image.format or ""
             frames = getattr(image, "n_frames", 1) if kind not in ("MPO", "JPEG") else 1
-            orientation = image.getexif().get(0x0112, 1)
             image.load()
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, DecompressionBombError, ...
+            try:
+                orientation = image.getexif().get(0x0112, 1)
+            except _BROKEN_IMAGE:  # broken EXIF harms no pixel
+                orientation = 1
+    except _BROKEN_IMAGE as error:
         text = str(error) if "cannot identify" not in str(error) else "it is no image format that can be read"
         return _ImageFile(sha256, error=f"cannot be decoded: {'it is empty' if not data else text}")
     if mode != "RGB":
@@ -375,7 +392,7 @@ def _check_images(coco: Mapping[str, Any], folder: Path, file: str, errors: _Fin
             errors.add("image ids used twice", f"image id {number} is used twice", file, place)
             continue
         width, height = entry.get("width"), entry.get("height")
-        sound = all(_is_number(v) and math.isfinite(v) and v >= 1 and v == int(v) for v in (width, height))
+        sound = all(_is_number(v) and math.isfinite(_float(v)) and v >= 1 and v == int(v) for v in (width, height))
         if not sound:
             errors.add("images without a size", f"width and height are {_show(width)} and {_show(height)}; they must be whole numbers of px", file, place)
         record: dict[str, Any] = {"id": number, "name": name, "size": (int(width), int(height)) if sound else None, "path": None}
@@ -430,7 +447,7 @@ def _check_annotations(
         if not isinstance(box, list) or len(box) != 4 or not all(_is_number(v) for v in box):
             errors.add("annotations without a box", f"bbox is {_show(box)}; it must be [x, y, width, height]", file, place)
             continue
-        x, y, width, height = box = tuple(float(v) for v in box)
+        x, y, width, height = box = tuple(_float(v) for v in box)
         if not all(math.isfinite(v) for v in box):
             errors.add("boxes that are not finite", f"bbox {_show(list(box))} is not finite", file, place)
             continue
@@ -441,7 +458,7 @@ def _check_annotations(
         if area is None:
             no_area += 1
             area = width * height
-        elif not _is_number(area) or not math.isfinite(area) or area <= 0:
+        elif not _is_number(area) or not math.isfinite(_float(area)) or area <= 0:
             errors.add("areas that are no areas", f"area is {_show(area)}; it must be a number above 0", file, place)
             continue
         crowd = entry.get("iscrowd", 0)

@@ -15,7 +15,7 @@ TOPK = 9
 
 
 def assign(priors: Tensor, num_level_priors: Sequence[int], gt_boxes: Tensor, gt_valid: Tensor, topk: int = TOPK) -> Tensor:
-    """Which box each location is trained on; the same answer as mmdet's ``ATSSAssigner(topk)`` image by image.
+    """Which box each location is trained on; image by image the answer of mmdet's ``ATSSAssigner(topk)`` (but see ``_threshold``).
 
     For each box and level the ``topk`` priors with the nearest centres are candidates. Those whose IoU with the box
     reaches mean + standard deviation of all its candidates' IoU, and whose centre is inside the box (by 0.01 px), are
@@ -49,7 +49,7 @@ def assign(priors: Tensor, num_level_priors: Sequence[int], gt_boxes: Tensor, gt
 
     iou = _iou(priors[candidates], gt_boxes[:, :, None])
     inside = _is_inside(centers[candidates], gt_boxes[:, :, None])
-    positive = (iou >= _threshold(iou, gt_valid)[..., None]) & inside & gt_valid[..., None]
+    positive = (iou >= _threshold(iou)[..., None]) & inside & gt_valid[..., None]
 
     claims = distance.fill_(-1).scatter_(2, candidates, torch.where(positive, iou, -1.0))
     best, winner = claims.max(dim=1)
@@ -69,14 +69,12 @@ def _is_inside(points: Tensor, boxes: Tensor) -> Tensor:
     return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], dim=-1).amin(dim=-1) > 0.01
 
 
-def _threshold(iou: Tensor, gt_valid: Tensor) -> Tensor:
-    """Mean + standard deviation of each box's candidates: (N, G, K) to (N, G).
+def _threshold(iou: Tensor) -> Tensor:
+    """Mean + standard deviation of each box's candidates: (N, G, K) to (N, G), float64.
 
-    mmdet reduces a (K, boxes of the image) array over its first axis. With one box that is a contiguous axis, which torch
-    sums in another order; the last bit matters where all candidates have the same IoU.
+    In float64 the mean of equal numbers is that number. mmdet's float32 mean may be a bit above it, depending on how many
+    boxes the image has and on the processor's vector width; where all candidates of a box have one IoU (a pyramid of one
+    level and a box inside all its candidates) it then finds no positive. Here all of them are, as the definition says.
     """
-    columns = iou.flatten(0, 1).t().contiguous()  # (K, N * G)
-    mean = columns.mean(0).view(iou.shape[:2])
-    alone = iou.contiguous().mean(2)
-    mean = torch.where(gt_valid.sum(1, keepdim=True) == 1, alone, mean)
-    return mean + columns.std(0).view(iou.shape[:2])
+    iou = iou.double()
+    return iou.mean(2) + iou.std(2)

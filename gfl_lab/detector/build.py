@@ -31,6 +31,8 @@ def model_config(settings: Settings, num_classes: int) -> ConfigDict:
     """
     depth = _DEPTHS[settings.backbone]
     expansion = 1 if depth < 50 else 4
+    first = BACKBONE_STRIDES.index(settings.strides[0])
+    stages = min(len(BACKBONE_STRIDES), first + len(settings.strides))  # no stage that no level uses
     init_cfg = {"type": "Pretrained", "checkpoint": f"torchvision://resnet{depth}"} if settings.weights == "torchvision" else None
     config = {
         "type": "GFL",
@@ -46,9 +48,11 @@ def model_config(settings: Settings, num_classes: int) -> ConfigDict:
             "type": "ResNet",
             "depth": depth,
             "base_channels": settings.base_channels,
-            "num_stages": 4,
-            "out_indices": (0, 1, 2, 3),
-            "frozen_stages": settings.frozen_stages,
+            "num_stages": stages,
+            "strides": (1, 2, 2, 2)[:stages],
+            "dilations": (1,) * stages,
+            "out_indices": tuple(range(stages)),
+            "frozen_stages": min(settings.frozen_stages, stages),
             "norm_cfg": {"type": "BN", "requires_grad": True},
             "norm_eval": settings.norm_eval,
             "style": "pytorch",
@@ -56,9 +60,9 @@ def model_config(settings: Settings, num_classes: int) -> ConfigDict:
         },
         "neck": {
             "type": "FPN",
-            "in_channels": [settings.base_channels * 2**stage * expansion for stage in range(4)],
+            "in_channels": [settings.base_channels * 2**stage * expansion for stage in range(stages)],
             "out_channels": settings.neck_channels,
-            "start_level": BACKBONE_STRIDES.index(settings.strides[0]),
+            "start_level": first,
             "add_extra_convs": "on_output",
             "num_outs": len(settings.strides),
         },

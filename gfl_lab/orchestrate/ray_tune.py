@@ -87,7 +87,7 @@ class RayTuneExecutor:
             else:
                 ray.init(
                     address="local", num_cpus=self.machine_cpus, num_gpus=self.machine_gpus, object_store_memory=OBJECT_STORE_BYTES,
-                    _temp_dir=str(scratch_dir()), **common,
+                    _temp_dir=str(scratch_dir() / "r"), **common,
                 )  # fmt: skip
         except (ConnectionError, RuntimeError, OSError, ValueError) as error:
             where = f"the cluster at {self.address}" if self.address else "Ray on this machine"

@@ -379,6 +379,11 @@ class Store:
         return text.replace(str(self._tree.root) + os.sep, "")
 
 
+def store_root() -> Path:
+    """Where ``open_store()`` reads: ``$GFL_LAB_HOME``, or ``runs`` in the current folder. Absolute."""
+    return rundir.home()
+
+
 def open_store(root: Path | None = None) -> Store:
     """The store at ``root``, by default where ``GFL_LAB_HOME`` points or ``./runs``. The folder need not exist."""
     return Store(RunTree(Path(root)) if root is not None else RunTree.default())

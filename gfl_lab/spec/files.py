@@ -49,6 +49,7 @@ class Profile(BaseModel):
     data: DeskData | Literal["required"] = Field(description="a generated data set, or `required`: give --data PATH")
     settings: dict[str, Any] = Field(default_factory=dict)
     resources: Resources = Resources()
+    cpu_seconds_per_image: float = Field(0, ge=0, description="training and evaluation of one image on one core, for a first estimate of time; 0 unknown")
     reproduces: str = Field("", description="id of the published training settings that this profile repeats, when the data are the same")
 
 

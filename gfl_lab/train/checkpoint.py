@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from pathlib import Path
 from typing import Any
@@ -78,23 +77,6 @@ def restore(runner: Any, content: dict[str, Any]) -> None:
     for scheduler, state in zip(runner.param_schedulers, content["param_schedulers"], strict=True):
         scheduler.load_state_dict(state)
     torch.set_rng_state(content["torch_rng"])
-
-
-def weights_digest(weights: str) -> str:
-    """What stands in a trial's id for its initial weights: empty, torchvision's name, or the file's SHA-256.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    if weights == "random":
-        return ""
-    if weights == "torchvision":
-        return "torchvision:IMAGENET1K_V1"
-    try:
-        with open(weights, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    except OSError as error:
-        raise InputError(f"weights file {weights} cannot be read: {error.strerror}") from None
 
 
 def load_backbone(backbone: nn.Module, weights: str, depth: str) -> None:

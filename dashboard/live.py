@@ -1,0 +1,61 @@
+"""Pages that follow running trials: a part of a page draws itself again every two seconds, only while a trial runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import streamlit as st
+
+from dashboard import data, look
+from gfl_lab.results.rows import ExperimentRow
+
+CURRENT = "current experiment"
+EVERY_S = 2.0
+
+
+def current() -> ExperimentRow:
+    """The experiment chosen above the page, read now. Says why and stops the page when there is none."""
+    chosen = st.session_state.get(CURRENT)
+    if chosen is None:
+        look.empty("No experiment yet", "Run one, and it appears here while it trains.", "gfl-lab run experiments/table3_qfl_dfl.yaml")
+        st.stop()
+    try:
+        return data.store().experiment(*chosen)
+    except data.StoreError as error:
+        look.alert(str(error))
+        st.stop()
+
+
+def follow(body: Callable[[ExperimentRow], None]) -> None:
+    """Draw ``body`` of the current experiment, again and again while a trial of it runs."""
+    running = data.is_live(current())
+
+    @st.fragment(run_every=EVERY_S if running else None)
+    def part() -> None:
+        experiment = current()
+        body(experiment)
+        if running and not data.is_live(experiment):
+            st.rerun()  # the last one ended: draw the whole page once more, and stop looking
+
+    part()
+
+
+def watch(experiment: ExperimentRow) -> None:
+    """Draw the whole page again when a trial changes its state; for pages that show finished trials only."""
+    if not data.is_live(experiment):
+        return
+    before = data.signature(experiment)
+
+    @st.fragment(run_every=3 * EVERY_S)
+    def part() -> None:
+        if data.signature(current()) != before:
+            st.rerun()
+
+    part()
+
+
+def data_line(experiment: ExperimentRow) -> str:
+    """The data of an experiment in a line."""
+    found = experiment.data
+    classes = "1 class" if len(found.classes) == 1 else f"{len(found.classes)} classes"
+    return f"{found.name}: {found.train_images} training and {found.val_images} validation images, {classes}"

@@ -1,0 +1,55 @@
+"""Training curves: AP by epoch and every loss term by step, one colour a variant, seeds as bands."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard import charts, data, live, look, state
+from gfl_lab.report import series
+from gfl_lab.results.rows import ExperimentRow
+
+WINDOWS = ("1", "5", "11", "25", "51")
+
+
+def _plot(figure, key: str, alt: str) -> None:
+    st.plotly_chart(figure, key=key, config=charts.CONFIG, alt=alt)
+
+
+def _body(experiment: ExperimentRow) -> None:
+    frame = data.store().curves(experiment)
+    palette = look.colours(experiment)
+    order = [variant.name for variant in experiment.variants]
+    if not len(frame):
+        look.empty("Nothing has been logged yet", "Curves appear with the first training step.")
+        return
+    look.variants_legend([name for name in order if (frame["variant"] == name).any()], palette)
+    several = any(len(variant.trials) > 1 for variant in experiment.variants)
+    how = "The line is the mean over seeds, drawn where every seed has got to; the band their range; hairlines are single seeds." if several else "One seed."
+
+    look.heading("On the validation images, after each epoch", how)
+    keys = series.curve_keys(frame, "val")
+    if keys:
+        shown = st.session_state["w:metric"] if st.session_state.get("w:metric") in keys else keys[0]
+        found = series.curves(frame, "val", shown, order)
+        _plot(charts.curves(found, shown, palette, order, epochs=True, height=340), f"val-{shown}", f"{shown} after each epoch, one line a variant")
+    else:
+        look.empty("No epoch has been evaluated yet", "The first evaluation comes at the end of the first epoch.")
+
+    window = int(st.session_state.get("w:smooth", WINDOWS[0]))
+    smoothed = f"Mean over {window} consecutive steps." if window > 1 else "Every step, as logged."
+    look.heading("On the training images, each step", smoothed + " A gap is a value that was not finite.")
+    columns = st.columns(2, gap="medium")
+    for index, key in enumerate(series.curve_keys(frame, "train")):
+        with columns[index % 2]:
+            look.show(f'<div><b>{look.text(key)}</b> <span class="dim">{look.text(charts.TERMS.get(key, ""))}</span></div>')
+            found = series.curves(frame, "train", key, order, window if key != "lr" else 1)
+            _plot(charts.curves(found, key, palette, order, epochs=False, height=240), f"train-{key}", f"{key} at each step, one line a variant")
+
+
+experiment = live.current()
+look.header("Training curves", under=live.data_line(experiment))
+keys = series.curve_keys(data.store().curves(experiment), "val") or ("AP",)
+with st.container(horizontal=True, gap="large"):
+    state.choose("Validation metric", "metric", keys, "AP", widget=st.segmented_control, required=True)
+    state.choose("Mean over steps", "smooth", WINDOWS, "11", names=lambda w: "off" if w == "1" else w, widget=st.segmented_control, required=True)
+live.follow(_body)

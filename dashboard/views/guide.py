@@ -1,0 +1,62 @@
+"""How to read this: what each number and mark means."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard import look
+from gfl_lab import naming
+
+look.header("How to read this")
+
+st.markdown(
+    """
+#### The AP table
+Each row is a **variant**: all settings, no seed. Numbers are means over its finished seeds; **±** is the sample standard
+deviation over seeds, and is missing where there is one seed: then a small difference may be chance. The signed number
+below is the **difference to the baseline**, paired over the seeds that both have finished.
+
+**Published** columns hold the numbers of the paper. They are marked *not comparable* when our data, backbone or schedule
+are others; the footnote says which. Then only the direction of a difference can be held against them, not its size.
+
+#### The curves
+AP is measured on the validation images after each epoch. Losses are those of single steps, smoothed where the page says
+so; compare a term between variants only if both have it with the same weight. With several seeds the line is their mean
+up to the step that all have reached.
+
+#### A box distribution
+With DFL the detector does not predict where a side of a box is, but how probable each of *n* + 1 distances from a cell
+is (the bins, in units of the cell's stride). The decoded edge is the **expectation** of that distribution; the
+**target** is the annotated edge.
+
+- *One narrow peak at the target*: the model is sure, and right.
+- *One wide peak*: it is unsure by about that width.
+- *Two peaks*: it sees two places where the edge may be: a shadow, a blurred or hidden side. The expectation then lies
+  between them, where neither annotator would draw it. That is how one sees that a box cannot be right with a single number.
+- *Mass on the last bin*: the object reaches further than the bins do.
+
+On generated data the two true edges and their probabilities are known: the amber marks, as high as each is probable.
+A distribution that matches them has learned the truth, not noise. Without DFL a box is a **Dirac** box, one distance a side.
+
+Both variants are shown at the cell, among those assigned to the box, that gives its class the highest score; this can be
+another cell in the other variant, so distances are compared on the image, not bin by bin.
+"""
+)
+
+look.heading("Numbers")
+_ROWS = [
+    [look.text(metric.title), look.text(metric.unit or "–"), "higher" if metric.higher_is_better else "lower", look.text(metric.help)]
+    for metric in naming.METRICS.values()
+]
+_ROWS.append(["bimodality", "–", "–", "twice the mass of the lighter of the two heaviest modes, times the depth of the valley between them: 0 one mode, 1 two equal ones"])
+look.show(look.table_html([("number", "name"), ("unit", "name"), ("better", "name"), ("meaning", "")], _ROWS))
+
+look.heading("States")
+_STATES = {
+    "done": "finished; its numbers are in the table",
+    "running": "a live process works on it; pages follow it by themselves",
+    "failed": "it ended without a result; the reason is on the page Trials and failures",
+    "interrupted": "it was stopped and left a checkpoint: the same command goes on from there",
+    "planned": "not started: the same command runs it",
+}
+look.show(look.table_html([("state", "name"), ("meaning", "")], [[look.state_html(s), _STATES[s.value]] for s in look.STATE_TITLES]))

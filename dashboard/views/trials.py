@@ -1,0 +1,97 @@
+"""Trials: state, time and place of each; failures with their reason and the end of their log."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard import data, live, look, state
+from gfl_lab.results.rows import ExperimentRow, TrialRow, TrialState
+
+KINDS = {
+    "non_finite_loss": "the loss became NaN or infinite",
+    "out_of_memory": "out of memory",
+    "bad_data": "data could not be read",
+    "lost_process": "the process died",
+    "error": "an error",
+    "unreadable": "its files cannot be read",
+}
+_PHASES = ("setup", "train", "eval", "latency", "distributions")
+_ORDER = (TrialState.FAILED, TrialState.RUNNING, TrialState.INTERRUPTED, TrialState.PLANNED, TrialState.DONE)
+
+
+def _why(trial: TrialRow) -> str:
+    if trial.failure is None:
+        return '<span class="dim">goes on from its checkpoint with the same command</span>' if trial.state is TrialState.INTERRUPTED else ""
+    at = f", step {trial.failure.step}" if trial.failure.step else ""
+    return look.text(KINDS.get(trial.failure.kind, trial.failure.kind) + at)
+
+
+def _list(experiment: ExperimentRow) -> None:
+    palette = look.colours(experiment)
+    look.show(look.counts_html(experiment.counts))
+    head = [("variant", "name"), ("seed", "num"), ("state", "name"), ("progress", ""), ("epoch", "num"), ("time", "num"), ("device", "name"), ("remark", "remark")]
+    rows = [
+        [
+            f"{look.swatch(palette[variant.name])}{look.text(variant.name)}",
+            str(trial.seed),
+            look.state_html(trial.state),
+            look.bar_html(trial),
+            f"{trial.epoch} of {trial.epochs}" if trial.epochs else "–",
+            look.duration(trial.seconds),
+            look.text(trial.device or "–"),
+            _why(trial),
+        ]
+        for variant in experiment.variants
+        for trial in variant.trials
+    ]
+    look.show(look.table_html(head, rows))
+
+
+def _detail(experiment: ExperimentRow, trial_id: str) -> None:
+    variant, trial = next((v, t) for v in experiment.variants for t in v.trials if t.id == trial_id)
+    if trial.failure:
+        failure = trial.failure
+        at = f" at step {failure.step}, epoch {failure.epoch}" if failure.step else ""
+        look.show(
+            f'<div class="alert"><b>{look.text(KINDS.get(failure.kind, failure.kind))}{at}</b><br>{look.text(look.redact(failure.reason))}</div>'
+        )
+    facts = [("state", look.state_html(trial.state)), ("trial", f'<span class="mono">{look.text(trial.id)}</span>')]
+    facts.append(("variant", f"{look.text(variant.name)}, seed {trial.seed}"))
+    if trial.steps:
+        facts.append(("steps", f"{trial.step} of {trial.steps} (epoch {trial.epoch} of {trial.epochs})"))
+    if trial.device:
+        facts.append(("device", look.text(trial.device)))
+    if trial.peak_memory_mib:
+        facts.append(("peak memory", f"{trial.peak_memory_mib:.0f} MiB"))
+    if trial.seconds:
+        known = [*(p for p in _PHASES if p in trial.timings), *sorted(set(trial.timings) - set(_PHASES))]
+        parts = ", ".join(f"{look.text(phase)} {look.duration(trial.timings[phase])}" for phase in known if trial.timings[phase] >= 0.5)
+        facts.append(("time", look.duration(trial.seconds) + (f' <span class="dim">({parts})</span>' if parts else "")))
+    if trial.updated and trial.state is not TrialState.DONE:
+        facts.append(("last sign of life", data.age(trial.updated)))
+    look.show("<dl>" + "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts) + "</dl>")
+    try:
+        log = data.store().log_tail(trial_id, 40)
+    except data.StoreError as error:
+        look.alert(str(error))
+        return
+    if log:
+        look.show('<div class="dim small" style="margin-top:.4rem">The last 40 lines of its log</div>')
+        st.code(look.redact(log), language=None, wrap_lines=True, height=340)
+    elif trial.state is TrialState.PLANNED:
+        look.empty("Not started", "The same command runs it.")
+    else:
+        look.empty("No log", "The trial has written no log.")
+
+
+experiment = live.current()
+look.header("Trials and failures", under=live.data_line(experiment))
+live.follow(_list)
+ordered = sorted(((v, t) for v in experiment.variants for t in v.trials), key=lambda pair: _ORDER.index(pair[1].state))
+if ordered:
+    look.heading("One trial")
+    titles = {t.id: f"{v.name}, seed {t.seed}, {look.STATE_TITLES[t.state]}" for v, t in ordered}
+    chosen = state.choose("Trial", "trial", list(titles), names=titles.get, label_visibility="collapsed", width=420)
+    live.follow(lambda row: _detail(row, chosen))
+else:
+    look.empty("No trials", "The plan of this experiment holds none.")

@@ -1,0 +1,29 @@
+"""`gfl-lab dashboard`: the Streamlit app."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from gfl_lab.cli.output import say
+from gfl_lab.cli.ports import free_port, port_option
+
+
+@click.command("dashboard")
+@port_option(8501)
+def command(port: int) -> None:
+    """Open the dashboard on 127.0.0.1: tables, curves, box distributions. Works while trials run. Ctrl-C ends it."""
+    from gfl_lab.rundir import home
+
+    port = free_port(port)
+    app = Path(importlib.util.find_spec("dashboard").origin).parent / "app.py"
+    arguments = [
+        sys.executable, "-m", "streamlit", "run", str(app), "--server.address=127.0.0.1", f"--server.port={port}", "--server.headless=true",
+        "--browser.gatherUsageStats=false", "--server.fileWatcherType=none", "--client.toolbarMode=minimal",
+    ]  # fmt: skip
+    say(f"dashboard: http://127.0.0.1:{port}  over {home()}  (Ctrl-C ends it)")
+    os.execvpe(sys.executable, arguments, os.environ | {"GFL_LAB_HOME": str(home())})

@@ -1,0 +1,95 @@
+"""`gfl-lab`: one file per verb, loaded when it is called, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from gfl_lab import __version__
+from gfl_lab.errors import ExitCode, GflLabError
+
+_VERBS = {
+    "run": "Train what is missing of an experiment and print its table.",
+    "plan": "Show the trials of an experiment and what is done; nothing is trained.",
+    "status": "Show where experiments and their trials stand.",
+    "table": "Print the AP table of an experiment.",
+    "dashboard": "Open the dashboard on 127.0.0.1: tables, curves, box distributions.",
+    "ui": "Open MLflow's own UI on 127.0.0.1.",
+    "sync": "Mirror all runs to MLflow again; nothing is doubled.",
+    "data": "Check a data set, or make the generated one.",
+    "doctor": "Check the environment and the run tree; --fix repairs what it can.",
+}
+
+
+class _Verbs(click.Group):
+    """Commands by name; each module is imported when it is called, not when help lists it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _VERBS:
+            return None
+        return importlib.import_module(f"gfl_lab.cli.{name}").command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _VERBS:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], _VERBS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else f" Verbs: {', '.join(_VERBS)}."
+            raise click.UsageError(f"there is no verb {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(_VERBS.items()))
+
+
+@click.group(
+    cls=_Verbs,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Example:  gfl-lab run experiments/table3_qfl_dfl.yaml\n\nExit codes: 0 done, 1 internal error, 2 wrong input, 3 some trials "
+    "failed, 4 unfair comparison, 6 machine unfit, 130 Ctrl-C, 143 terminated.",
+)
+@click.version_option(__version__, prog_name="gfl-lab")
+def cli() -> None:
+    """Find out whether a change to a detector really helps: from one YAML file to an AP table.
+
+    Runs are kept under ./runs, or where GFL_LAB_HOME points.
+    """
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one message and an exit code, never a traceback."""
+    try:
+        cli.main(prog_name="gfl-lab", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(int(ExitCode.USAGE))
+    except click.Abort:
+        sys.exit(int(ExitCode.SIGINT))
+    except KeyboardInterrupt:
+        sys.exit(int(ExitCode.SIGINT))
+    except GflLabError as error:
+        from gfl_lab.cli.output import print_problems
+
+        print_problems(error)
+        sys.exit(int(error.exit_code))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(int(ExitCode.INTERNAL))
+    except Exception as error:  # a bug of ours
+        if os.environ.get("GFL_LAB_DEBUG"):
+            raise
+        click.echo(f"internal error: {type(error).__name__}: {error}\nThis is a bug in gfl-lab. GFL_LAB_DEBUG=1 shows where.", err=True)
+        sys.exit(int(ExitCode.INTERNAL))
+
+
+if __name__ == "__main__":
+    main()

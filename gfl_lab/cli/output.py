@@ -1,0 +1,59 @@
+"""What the verbs share in printing: data on stdout, everything else on stderr, colour only where it belongs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+from gfl_lab.errors import GflLabError
+
+
+def consoles() -> tuple[Any, Any]:
+    """rich consoles for stdout and stderr; no colour without a terminal, with NO_COLOR or on a dumb terminal."""
+    from rich.console import Console
+
+    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+
+    def make(file: Any) -> Console:
+        width = None if file.isatty() else 160
+        return Console(file=file, no_color=plain or None, highlight=False, soft_wrap=False, width=width, markup=False, emoji=False)
+
+    return make(sys.stdout), make(sys.stderr)
+
+
+def say(text: str = "") -> None:
+    """A line of progress, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """JSON on stdout."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_problems(error: GflLabError) -> None:
+    """Every problem of an error, on stderr."""
+    count = len(error.problems)
+    if count > 1:
+        say(f"error: {count} problems")
+    for problem in error.problems:
+        say(f"  {problem}" if count > 1 else f"error: {problem}")
+
+
+def duration(seconds: float | None) -> str:
+    """``1 h 05 min``, ``3 min 20 s``, ``12 s``; ``unknown`` for None."""
+    if seconds is None:
+        return "unknown"
+    seconds = round(seconds)
+    if seconds >= 3600:
+        return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+    if seconds >= 60:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds} s"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 trial``, ``4 trials``."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")

@@ -1,0 +1,182 @@
+"""From what a user typed to a plan: files, profile, data, published rows. The one place that joins spec, data and plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gfl_lab.errors import InputError, Problem, SpecError
+from gfl_lab.rundir import RunTree, write_json
+
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+
+
+def experiment_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``EXPERIMENT``: an experiment file."""
+    return click.argument("experiment", type=click.Path(path_type=Path))(command)
+
+
+def profile_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--profile``."""
+    return click.option("--profile", metavar="NAME", help="Profile instead of the experiment's own, from experiments/profiles.")(command)
+
+
+def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What decides which trials there are."""
+    for option in (
+        click.option("--weights", metavar="FILE", help="Backbone weights to start from: a torch file, `torchvision`, or `random`."),
+        click.option("--seeds", metavar="LIST", callback=parse_seeds, help="Seeds instead of the experiment's own: 0,1,2 or 0..4."),
+        click.option("--data", metavar="PATH", type=click.Path(path_type=Path), help="Folder with a data set in COCO format."),
+    ):
+        command = option(command)
+    return profile_option(command)
+
+
+def parse_seeds(_ctx: click.Context, _param: click.Parameter, text: str | None) -> list[int] | None:
+    """``0,1,2`` or ``0..4`` (both ends included), or both mixed."""
+    if text is None:
+        return None
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dots, last = part.strip().partition("..")
+        if not first.isdigit() or (dots and not last.isdigit()):
+            raise click.BadParameter(f"{text!r}: write 0,1,2 or 0..4")
+        span = range(int(first), int(last if dots else first) + 1)
+        if not span or span[-1] >= 2**31 or len(span) > 10_000:
+            raise click.BadParameter(f"{part!r}: seeds go from 0 to {2**31 - 1}, the smaller first, at most 10,000 at once")
+        seeds += [seed for seed in span if seed not in seeds]
+    return seeds
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files behind a plan, read and checked; nothing has been written."""
+
+    experiment: Any
+    source: Any
+    profile: Any
+    published: Any
+
+
+def read_files(path: Path, profile_name: str | None) -> Files:
+    """Read the experiment, its profile and its published table.
+
+    Raises:
+        SpecError: every problem of the first file that has one.
+    """
+    from gfl_lab.spec.files import find_profile, load_experiment, load_profile, load_published
+
+    experiment, source = load_experiment(path)
+    beside = path.resolve().parent
+    problems: list[Problem] = []
+    profile = published = None
+    try:
+        profile = load_profile(find_profile(profile_name or experiment.profile, [beside / "profiles", EXPERIMENTS / "profiles"]))
+    except SpecError as error:
+        place = "" if profile_name else source.place("profile")
+        problems += [problem if problem.place else Problem(problem.message, place, problem.hint) for problem in error.problems]
+    if experiment.reference:
+        try:
+            published = load_published(experiment.reference, [beside / "published", EXPERIMENTS / "published"], source)
+        except SpecError as error:
+            problems += error.problems
+    if problems:
+        raise SpecError(problems)
+    return Files(experiment, source, profile, published)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan with what its trials read. ``generated_s`` is the time that making the data set took, 0 when it was there."""
+
+    plan: Any
+    paths: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def prepare_data(files: Files, tree: RunTree, data: Path | None, say: Callable[[str], None]) -> tuple[Any, dict[str, str]]:
+    """Make or check the data set; its content (DataSpec) and the absolute paths that trials read.
+
+    A data set of the user's is decoded completely once; its digest is remembered in the run tree, so that the next run
+    only looks whether files have changed.
+
+    Raises:
+        DataError: every problem found. InputError: there is no data.
+    """
+    from gfl_lab.data import ambiguous_shapes, coco
+
+    profile = files.profile
+    if data is None:
+        if profile.data == "required":
+            raise InputError(Problem(f"profile {profile.name} has no data set of its own", hint="Give --data PATH, a folder in COCO format (docs/data.md)."))
+        spec = ambiguous_shapes.AmbiguousShapesSpec(**profile.data.model_dump())
+        if ambiguous_shapes.describe(tree.data(spec.folder)) is None:
+            say(f"generating the data set ambiguous_shapes ({spec.train_images} + {spec.val_images} images)")
+        folder = ambiguous_shapes.generate(spec, tree.root / "data")
+        content = coco.dataspec(folder)
+    else:
+        folder = data.expanduser().resolve()
+        report = coco.require_valid(folder, decode=False)
+        cache = tree.root / "data" / ".checked"
+        content = coco.dataspec(folder, report, cache)
+        passed = cache / f"{content.digest}.json"
+        if not passed.exists():
+            say(f"checking {sum(split.images for split in report.splits.values())} images of {report.name}")
+            report = coco.require_valid(folder)
+            for warning in report.warnings:
+                say(f"warning: {warning}")
+            write_json(passed, {"format": 1, "name": report.name, "digest": content.digest})
+    found = coco.find_dataset(folder)
+    paths = {
+        "train_annotations": str(found.train_annotations), "val_annotations": str(found.val_annotations),
+        "train_images": str(found.train_images), "val_images": str(found.val_images),
+    }  # fmt: skip
+    return content, paths
+
+
+def prepare(files: Files, tree: RunTree, *, data: Path | None, seeds: list[int] | None, weights: str | None, say: Callable[[str], None]) -> Prepared:
+    """The plan. Raises SpecError, DataError, InputError; then nothing but a data set or its check has been written."""
+    from gfl_lab.plan.plan import build_plan
+    from gfl_lab.spec.settings import DataSpec
+
+    experiment = files.experiment
+    if weights is not None:
+        weights = weights if weights in ("random", "torchvision") else str(Path(weights).expanduser().resolve())
+        experiment = experiment.model_copy(update={"set": experiment.set | {"weights": weights}})
+
+    def plan_over(content: Any) -> Any:
+        return build_plan(experiment, files.profile, content, source=files.source.path.name, seeds=seeds, published=files.published, weights_digest=digest_weights)
+
+    plan_over(DataSpec(name="", digest="", classes=(), train_images=0, val_images=0))  # impossible settings, before any data is looked at
+    content, paths = prepare_data(files, tree, data, say)
+    return Prepared(plan_over(content), paths)
+
+
+def digest_weights(weights: str) -> str:
+    """What stands in a trial's id for its initial weights: empty, torchvision's name, or the file's SHA-256.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    import hashlib
+
+    if weights == "random":
+        return ""
+    if weights == "torchvision":
+        return "torchvision:IMAGENET1K_V1"
+    try:
+        with open(weights, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise InputError(f"weights file {weights} cannot be read: {error.strerror}") from None
+
+
+def known_trials_note(done: int, total: int) -> str:
+    """Why nothing, or not everything, is trained."""
+    if done == total:
+        return f"all {total} trials are done already; nothing to train"
+    return f"{done} of {total} trials are done already and are reused" if done else f"{total} trials to train"

@@ -1,0 +1,52 @@
+"""`gfl-lab table`: the table of an experiment from what is on disk."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from gfl_lab.cli.output import consoles, print_json, say
+from gfl_lab.cli.prepare import experiment_argument, profile_option, read_files
+from gfl_lab.errors import ExitCode, InputError, Problem, StoreError
+
+
+@click.command("table")
+@experiment_argument
+@profile_option
+@click.option("--json", "as_json", is_flag=True, help="JSON; the same as --format json.")
+@click.option("--format", "form", type=click.Choice(["text", "json", "md", "csv", "tex", "html"]), default="text", show_default=True, help="Form of the table.")
+def command(experiment: Path, profile: str | None, as_json: bool, form: str) -> None:
+    """Print the AP table of EXPERIMENT.
+
+    Exit code 4 when the arms differ in more than the declared axes.
+    """
+    from gfl_lab.report import export
+    from gfl_lab.report.table import build_table, table_json, unfair
+    from gfl_lab.results.store import Store
+    from gfl_lab.rundir import RunTree
+
+    files = read_files(experiment, profile)
+    name, profile_name = files.experiment.name, files.profile.name
+    tree = RunTree.default()
+    if (name, profile_name) not in tree.experiments():
+        known = [p for e, p in tree.experiments() if e == name]
+        hint = f"It has been run on: {', '.join(known)}." if known else f"Run it first:  gfl-lab run {experiment}" + (f" --profile {profile}" if profile else "")
+        raise InputError(Problem(f"experiment {name} has not been run on profile {profile_name} under {tree.root}", hint=hint))
+    try:
+        row = Store(tree).experiment(name, profile_name)
+    except StoreError as error:
+        raise InputError(error.problems) from None
+    table = build_table(row)
+    form = "json" if as_json else form
+    if form == "json":
+        print_json(table_json(table))
+    elif form == "text":
+        consoles()[0].print(export.render_terminal(table))
+    else:
+        sys.stdout.write({"md": export.to_markdown, "csv": export.to_csv, "tex": export.to_latex, "html": export.to_html}[form](table))
+    problems = unfair(row)
+    for problem in problems:
+        say(f"unfair: {problem}")
+    sys.exit(int(ExitCode.UNFAIR if problems else ExitCode.DONE))

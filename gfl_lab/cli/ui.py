@@ -1,0 +1,27 @@
+"""`gfl-lab ui`: MLflow's own UI over the mirror."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from gfl_lab.cli.output import say
+from gfl_lab.cli.ports import free_port, port_option
+
+
+@click.command("ui")
+@port_option(5000)
+def command(port: int) -> None:
+    """Open MLflow's own UI on 127.0.0.1 (one worker, no telemetry). Ctrl-C ends it."""
+    from gfl_lab.rundir import RunTree
+    from gfl_lab.tracking.mirror import Mirror, ui_command
+
+    tree = RunTree.default()
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        say("note: MLFLOW_TRACKING_URI is set; this shows the database beside the runs, not that server")
+    port = free_port(port)
+    Mirror(tree, tree.mlflow_uri).prepare()
+    arguments, environment = ui_command(tree, port)
+    say(f"MLflow UI: http://127.0.0.1:{port}  (takes some ten seconds to answer; Ctrl-C ends it)")
+    os.execvpe(arguments[0], arguments, environment)

@@ -1,0 +1,255 @@
+"""The driver: writes what pending trials compute, has an executor run them, and watches their run directories."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from gfl_lab import naming
+from gfl_lab.errors import InputError
+from gfl_lab.orchestrate.process import Job
+from gfl_lab.plan.plan import Plan, Trial, steps_of
+from gfl_lab.rundir import RunTree, TrialDir, TrialState, read_json, read_metric_lines, write_json
+
+WATCH_S = 0.5
+
+
+class Executor(Protocol):
+    """Runs jobs. ``run`` returns when all have ended or no more may start; outcomes stand in the run directories."""
+
+    def start(self) -> None: ...
+    def run(self, jobs: Sequence[Job]) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A trial as the display shows it. Epochs and steps count finished ones; ``eta_s`` is None until it can be told."""
+
+    trial: str
+    label: str
+    state: TrialState
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float | None = None
+    ap: float | None = None
+    eta_s: float | None = None
+    reason: str = ""
+
+
+class StopSwitch:
+    """First signal: trials write a checkpoint and stop. Second: everything stops now.
+
+    Only files are touched, so it works over a shared file system too.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self.folders: Sequence[TrialDir] = ()
+        self._previous: dict[int, Any] = {}
+
+    def __call__(self) -> bool:
+        """Whether a stop was asked for."""
+        return self.signal != 0
+
+    def install(self) -> None:
+        """Take SIGINT and SIGTERM over (main thread only)."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous = signal.signal(number, self._handle)
+            self._previous.setdefault(number, previous)
+
+    def restore(self) -> None:
+        """Give the signals back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame: Any) -> None:
+        if self.signal:
+            raise KeyboardInterrupt
+        self.signal = number
+        for trial in self.folders:
+            with contextlib.suppress(OSError):
+                trial.file(naming.STOP_REQUEST).touch()
+
+
+@contextlib.contextmanager
+def only_driver(folder: Path) -> Iterator[None]:
+    """Hold the experiment for this process.
+
+    Raises:
+        InputError: another driver holds it; says which and since when.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".driver.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise InputError(f"this experiment is being run already, by {holder}. Wait for it, or stop it with Ctrl-C.") from None
+        file.seek(0)
+        file.truncate()
+        since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {since}")
+        file.flush()
+        yield
+
+
+def save_plan(plan: Plan, folder: Path) -> list[str]:
+    """Write plan.json, keeping every finished seed that the former plan had for the same settings and data.
+
+    A plan over other data is moved to ``previous/<digest>/`` with its tables first.
+
+    Returns:
+        Notes for the user.
+    """
+    notes = []
+    new = plan.to_json(datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+    path = folder / naming.PLAN
+    if path.exists():
+        old = read_json(path)
+        if old["data"]["digest"] != new["data"]["digest"]:
+            archive = folder / "previous" / old["data"]["digest"]
+            archive.mkdir(parents=True, exist_ok=True)
+            for file in [path, *folder.glob(naming.TABLE_STEM + ".*")]:
+                file.replace(archive / file.name)
+            notes.append(f"the table so far was over other data ({old['data']['name']}, {old['data']['digest']}); it is kept in {archive}")
+        else:
+            new["created"] = old["created"]
+            former = {naming.canonical_json(variant["settings"]): variant["trials"] for variant in old["variants"]}
+            kept = 0
+            for variant in new["variants"]:
+                known = {trial["seed"] for trial in variant["trials"]}
+                more = [trial for trial in former.get(naming.canonical_json(variant["settings"]), []) if trial["seed"] not in known]
+                variant["trials"] = sorted(variant["trials"] + more, key=lambda trial: trial["seed"])
+                kept += len(more)
+            if kept:
+                notes.append(f"{kept} trials of other seeds stay in the table")
+            gone = sum(naming.canonical_json(variant["settings"]) not in {naming.canonical_json(v["settings"]) for v in new["variants"]} for variant in old["variants"])
+            if gone:
+                notes.append(f"{gone} variants of the former plan are no longer in the file; their trials are kept on disk")
+    write_json(path, new)
+    return notes
+
+
+def write_manifests(trials: Sequence[Trial], tree: RunTree, paths: Mapping[str, str]) -> None:
+    """Write the manifest of each trial; paths may have changed since a former one, what is computed cannot have."""
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    for trial in trials:
+        folder = tree.trial(trial.id)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.file(naming.STOP_REQUEST).unlink(missing_ok=True)
+        manifest = {
+            "format": naming.FORMAT_VERSION, "trial": trial.id, "spec": trial.spec.model_dump(mode="json"), "paths": dict(paths), "created": created,
+        }  # fmt: skip
+        write_json(folder.file(naming.MANIFEST), manifest)
+
+
+class Watcher(threading.Thread):
+    """Reads the run directories of a run's trials and tells a listener what moved.
+
+    Args:
+        trials: (trial id, label, epochs, steps) in the order of display.
+        listener: called with the progress of all trials, from this thread.
+    """
+
+    def __init__(self, tree: RunTree, plan: Plan, trials: Sequence[Trial], labels: Mapping[str, str], listener: Callable[[list[Progress]], None]) -> None:
+        super().__init__(name="watcher", daemon=True)
+        self.tree, self.listener = tree, listener
+        self.trials = [(t.id, labels[t.id], t.spec.settings.epochs, steps_of(t.spec.settings, plan.data.train_images)) for t in trials]
+        self._done = threading.Event()
+        self._offsets: dict[str, int] = {}
+        self._seen: dict[str, dict[str, Any]] = {t.id: {"times": []} for t in trials}
+
+    def run(self) -> None:
+        while not self._done.wait(WATCH_S):
+            self.look()
+
+    def finish(self) -> None:
+        """Look a last time and stop."""
+        self._done.set()
+        self.join()
+        self.look()
+
+    def look(self) -> None:
+        """Read what is new and tell the listener."""
+        self.listener([self._progress(*trial) for trial in self.trials])
+
+    def _progress(self, trial_id: str, label: str, epochs: int, steps: int) -> Progress:
+        folder = self.tree.trial(trial_id)
+        seen = self._seen[trial_id]
+        before = self._offsets.get(trial_id, 0)
+        lines, offset = read_metric_lines(folder.file(naming.METRICS_FILE), before)
+        if offset < before or (lines and lines[0]["step"] <= seen.get("step", 0) and lines[0]["kind"] == "train"):
+            seen["times"] = []  # a resume cut the file back
+        self._offsets[trial_id] = offset
+        for line in lines:
+            seen["step"], seen["epoch"] = line["step"], line["epoch"]
+            if line["kind"] == "train":
+                seen["loss"] = line["metrics"].get("loss")
+                seen["times"] = (seen["times"] + [(line["time"], line["step"])])[-200:]
+            else:
+                seen["ap"] = line["metrics"].get("AP", 0.0)
+        eta = None
+        if len(seen["times"]) >= 10:
+            (t0, s0), (t1, s1) = seen["times"][0], seen["times"][-1]
+            eta = (t1 - t0) / max(1, s1 - s0) * (steps - s1)
+        state = folder.state()
+        reason = ""
+        if state is TrialState.FAILED:
+            reason = (folder.result() or {}).get("failure", {}).get("reason", "")
+        return Progress(trial_id, label, state, seen.get("epoch", 0), epochs, seen.get("step", 0), steps, seen.get("loss"), seen.get("ap"), eta, reason)
+
+
+def jobs_for(trials: Sequence[Trial], tree: RunTree, entry: str, kwargs: dict[str, Any]) -> list[Job]:
+    """Jobs that run ``trials``. ``entry`` is ``module:function``; its module is what the fork server imports once."""
+    return [Job(str(tree.trial(trial.id).path), entry, entry.partition(":")[0], kwargs) for trial in trials]
+
+
+def states(trials: Sequence[Trial], tree: RunTree) -> dict[str, TrialState]:
+    """State of each trial by id."""
+    return {trial.id: tree.trial(trial.id).state() for trial in trials}
+
+
+def expected_seconds(trial: Trial, plan: Plan, tree: RunTree, share_cpus: int) -> float | None:
+    """Seconds a trial will take: from finished trials of the same model, data size and schedule, else the profile's hint."""
+    settings = trial.spec.settings.model_dump()
+    alike = []
+    for folder in tree.trials():
+        with contextlib.suppress(Exception):
+            result, spec = folder.result(), folder.manifest()["spec"]
+            theirs = spec["settings"]
+            same = all(json.dumps(theirs[key]) == json.dumps(settings[key]) for key in ("backbone", "base_channels", "image_size", "epochs", "batch_size"))
+            if result and result["status"] == "done" and same and spec["data"]["train_images"] == plan.data.train_images:
+                alike.append(result["seconds"]["total"])
+    if alike:
+        return sum(alike) / len(alike)
+    if plan.profile.cpu_seconds_per_image:
+        return plan.profile.cpu_seconds_per_image * plan.data.train_images * settings["epochs"] / max(1, share_cpus)
+    return None
+
+
+def wall_seconds(each: Sequence[float | None], slots: int) -> float | None:
+    """Wall time of trials run ``slots`` at a time, in order; None when one of them is unknown."""
+    if any(seconds is None for seconds in each):
+        return None
+    ends = [0.0] * max(1, slots)
+    for seconds in each:
+        ends.sort()
+        ends[0] += seconds or 0.0
+    return max(ends, default=0.0)
+
+
+__all__ = ["Executor", "Progress", "StopSwitch", "Watcher", "expected_seconds", "jobs_for", "only_driver", "save_plan", "states", "wall_seconds", "write_manifests"]

@@ -1,0 +1,169 @@
+"""From settings to a detector: sizes published for the models, and the operators that stand in for mmcv's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torchvision.ops import box_iou
+
+from gfl_lab.detector import ops
+from gfl_lab.detector.build import build_detector, model_config
+from gfl_lab.errors import ResourceError
+from gfl_lab.spec.settings import Settings
+from mmdet.registry import MODELS  # isort: skip
+from mmdet.structures import DetDataSample  # isort: skip
+from mmengine.structures import InstanceData  # isort: skip
+
+torch.set_num_threads(1)  # the model is small: threads cost more than they give, above all beside other processes
+
+DESK: dict[str, Any] = {
+    "backbone": "r18",
+    "base_channels": 24,
+    "neck_channels": 64,
+    "head_channels": 64,
+    "head_convs": 2,
+    "strides": (8, 16, 32),
+    "frozen_stages": -1,
+    "norm_eval": False,
+    "image_size": (128, 128),
+}
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _on_meta(**settings: Any) -> torch.nn.Module:
+    with torch.device("meta"):
+        return MODELS.build(model_config(Settings(**settings), 80))
+
+
+@pytest.mark.parametrize(
+    ("settings", "detector", "head"),
+    [
+        ({}, 32_440_537, 5_063_833),
+        ({"qfl": False, "dfl": False}, 32_295_322, 4_918_618),
+        ({"backbone": "r101"}, 51_432_665, 5_063_833),
+        ({"backbone": "r18"}, 19_420_889, 5_063_833),
+        ({"backbone": "r34"}, 29_529_049, 5_063_833),
+    ],
+    ids=["GFL R50", "ATSS R50", "GFL R101", "GFL R18", "GFL R34"],
+)
+def test_parameters_of_the_published_models(settings: dict[str, Any], detector: int, head: int) -> None:
+    model = _on_meta(**settings)
+    assert (_count(model), _count(model.bbox_head)) == (detector, head)
+
+
+def test_names_of_the_published_checkpoints() -> None:
+    shapes = {name: tuple(value.shape) for name, value in _on_meta().bbox_head.state_dict().items()}
+    towers = {f"{tower}_convs.{i}.{part}" for tower in ("cls", "reg") for i in range(4) for part in ("conv.weight", "gn.weight", "gn.bias")}
+    last = {"gfl_cls.weight", "gfl_cls.bias", "gfl_reg.weight", "gfl_reg.bias", "integral.project"}
+    assert shapes.keys() == towers | last | {f"scales.{i}.scale" for i in range(5)}
+    assert shapes["gfl_reg.weight"] == (68, 256, 3, 3) and shapes["integral.project"] == (17,) and shapes["scales.0.scale"] == ()
+
+
+def test_switches_reach_the_model() -> None:
+    config = model_config(Settings(qfl=False, reg_max=8, bin_width=0.5, dfl_weight=0.5, qfl_beta=1.0, nms_iou=0.5, pad_to=64, **DESK), 3)
+    head = config.bbox_head
+    assert (head.quality, head.box, head.reg_max, head.bin_width, head.dfl_weight, head.qfl_beta) == ("centerness", "general", 8, 0.5, 0.5, 1.0)
+    assert config.neck.in_channels == [24, 48, 96, 192] and config.neck.start_level == 1 and config.neck.num_outs == 3
+    assert config.test_cfg.nms.iou_threshold == 0.5 and config.data_preprocessor.pad_size_divisor == 64
+    assert model_config(Settings(weights="torchvision"), 3).backbone.init_cfg.checkpoint == "torchvision://resnet50"
+    assert model_config(Settings(weights="some/file.pth"), 3).backbone.init_cfg is None  # the trainer loads it, safely
+
+
+@pytest.mark.parametrize("strides", [(4, 8), (8, 16, 32), (16, 32, 64, 128), (32,)])
+def test_first_level_is_the_first_stride(strides: tuple[int, ...]) -> None:
+    model = build_detector(Settings(**{**DESK, "strides": strides}), 2).eval()
+    with torch.no_grad():
+        levels = model.extract_feat(torch.zeros(1, 3, 256, 128))
+    assert [tuple(level.shape[-2:]) for level in levels] == [(256 // s, 128 // s) for s in strides]
+
+
+@pytest.mark.parametrize("qfl", [False, True])
+@pytest.mark.parametrize("dfl", [False, True])
+def test_desk_model_trains_and_predicts(qfl: bool, dfl: bool) -> None:
+    torch.manual_seed(0)
+    model = build_detector(Settings(qfl=qfl, dfl=dfl, score_thr=0.0, **DESK), 3)
+    gt = torch.tensor([[20.0, 20, 80, 90], [70, 60, 120, 124]])
+    samples = []
+    for boxes in (gt, gt[:0]):
+        sample = DetDataSample(metainfo={"img_shape": (128, 128), "ori_shape": (128, 128), "scale_factor": (1.0, 1.0)})
+        sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.arange(len(boxes)))
+        samples.append(sample)
+    images = [torch.randint(0, 60, (3, 128, 128), dtype=torch.uint8) for _ in samples]
+    for (x1, y1, x2, y2), value in zip(gt.int().tolist(), (160, 250), strict=True):
+        images[0][:, y1:y2, x1:x2] = value
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
+    for _ in range(30):
+        losses = model(**model.data_preprocessor({"inputs": images, "data_samples": samples}, True), mode="loss")
+        assert all(torch.isfinite(term) for term in losses.values())
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = model.eval()(**model.data_preprocessor({"inputs": images, "data_samples": samples}), mode="predict")
+    full, empty = (sample.pred_instances for sample in found)
+    # the two boxes, learned by heart, come first; the empty image has nothing of the kind
+    assert sorted(full.labels[:2].tolist()) == [0, 1] and full.scores[1] > 0.3
+    assert (box_iou(full.bboxes[:2], gt)[[0, 1], full.labels[:2]] > 0.7).all()
+    assert empty.scores.max() < 0.3
+    assert len(full) <= 100 and (full.scores.diff() <= 0).all()
+
+
+@pytest.mark.skipif(not ops.is_installed(), reason="a compiled mmcv is installed")
+class TestOperators:
+    def test_nms(self) -> None:
+        from mmcv.ops import batched_nms, nms
+
+        boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 10, 10], [0, 0, 10, 10], [20, 20, 30, 30]])
+        scores = torch.tensor([0.5, 0.9, 0.4, 0.1])
+        dets, kept = nms(boxes, scores, iou_threshold=0.6)
+        assert kept.tolist() == [1, 3] and torch.equal(dets, torch.cat([boxes[kept], scores[kept, None]], 1))
+        _, kept = batched_nms(boxes, scores, torch.tensor([0, 0, 1, 1]), {"type": "nms", "iou_threshold": 0.6})
+        assert kept.tolist() == [1, 2, 3]
+        _, kept = nms(boxes, scores, iou_threshold=0.6, score_threshold=0.2, max_num=1)
+        assert kept.tolist() == [1]
+        # widths of x2 - x1 + 1: IoU of the pixels 0..9 and 5..14 is 5/15 with the offset, 4/14 without
+        pair = torch.tensor([[0.0, 0, 9, 9], [5, 0, 14, 9]])
+        assert len(nms(pair, torch.tensor([0.9, 0.8]), 0.31, offset=1)[1]) == 1
+        assert len(nms(pair, torch.tensor([0.9, 0.8]), 0.31, offset=0)[1]) == 2
+
+    def test_an_operator_that_is_not_served_says_its_name_when_called(self) -> None:
+        from mmcv.ops import RoIPool
+
+        layer = RoIPool(7)  # building a layer is fine
+        with pytest.raises(ResourceError, match="roi_pool_forward"):
+            layer(torch.zeros(1, 1, 8, 8), torch.zeros(1, 5))
+
+    def test_module_has_a_spec(self) -> None:
+        import importlib.util
+
+        assert importlib.util.find_spec("mmcv._ext").loader is not None
+        assert not hasattr(sys.modules["mmcv._ext"], "__wrapped__")
+
+    def test_installing_twice_changes_nothing(self) -> None:
+        before = sys.modules["mmcv._ext"]
+        ops.install()
+        assert sys.modules["mmcv._ext"] is before
+
+
+def test_steps_aside_for_a_compiled_mmcv_and_imports_quietly(tmp_path: Any) -> None:
+    """In a fresh process: a module mmcv._ext that is already there stays; importing the package says nothing."""
+    code = (
+        "import importlib.machinery, sys, types\n"
+        "compiled = types.ModuleType('mmcv._ext'); compiled.__spec__ = importlib.machinery.ModuleSpec('mmcv._ext', None)\n"
+        "import mmcv; sys.modules['mmcv._ext'] = compiled\n"
+        "import importlib.util; spec = importlib.util.spec_from_file_location('ops', sys.argv[1])\n"
+        "ops = importlib.util.module_from_spec(spec); spec.loader.exec_module(ops); ops.install()\n"
+        "assert sys.modules['mmcv._ext'] is compiled and not ops.is_installed()\n"
+        "del sys.modules['mmcv._ext']\n"
+        "import gfl_lab.detector\n"
+        "assert gfl_lab.detector.ops.is_installed()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, ops.__file__], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

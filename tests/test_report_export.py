@@ -1,0 +1,232 @@
+"""Exporters: all forms say the same, names stay data, signs are right, files are whole."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import html.parser
+import io
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from gfl_lab.report import export
+from gfl_lab.report.table import Delta, Stat, Table, build_table
+from gfl_lab.results.store import Store
+from tests.support.fake_runs import write_fake_tree
+from tests.test_report_table import experiment, published, trial, variant
+
+HOSTILE = r"<script>alert(1)</script> |*x*|_y_`z`$\alpha$ & 50% #1 {a} ~ ^ \ [l](http://m) ''--'' \end{table} 日本 é ±"
+
+
+@pytest.fixture(scope="module")
+def table() -> Table:
+    return build_table(
+        experiment(
+            variant("off", trial(0, AP=50.0, fps=41.26), trial(1, AP=51.0, fps=40.0), baseline=True, reference=published(AP=39.2, fps=19.4)),
+            variant("on", trial(0, AP=49.6, fps=30.0), trial(1, AP=50.4, fps=30.0), reference=published(AP=39.9)),
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def hostile() -> Table:
+    bad = dataclasses.replace(published(AP=39.2), row=HOSTILE, why_not=HOSTILE, source=HOSTILE)
+    rows = experiment(variant(HOSTILE, trial(0, AP=50.0), baseline=True, reference=bad), variant("line\nbreak", trial(0, AP=51.0)))
+    return build_table(dataclasses.replace(rows, question=HOSTILE, data=dataclasses.replace(rows.data, name=HOSTILE)))
+
+
+def terminal(table: Table, width: int = 100, tty: bool = False) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=width, force_terminal=tty, color_system="standard" if tty else None)
+    console.print(export.render_terminal(table))
+    return out.getvalue()
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "signed", "text"),
+    [
+        ("AP", 39.25, False, "39.2"), ("AP", 0.7, True, "+0.7"), ("AP", -0.34, True, "−0.3"), ("AP", -0.04, True, "0.0"),
+        ("AP", -3.0, False, "−3.0"), ("latency_ms", 24.305, False, "24.30"), ("wasserstein", 0.5, False, "0.500"), ("other", 1.0, True, "+1.000"),
+    ],
+)  # fmt: skip
+def test_number_format(key: str, value: float, signed: bool, text: str) -> None:
+    assert export.format_number(key, value, signed) == text
+
+
+def test_cells() -> None:
+    assert export.format_stat("AP", Stat(39.2, None, 1)) == "39.2"
+    assert export.format_stat("AP", Stat(39.2, 0.14, 3)) == "39.2 ± 0.1"
+    assert export.format_stat("AP", None) == "–"
+    assert export.format_delta("AP", Delta(-0.7, 0.2, 2, (0, 1))) == "−0.7 ± 0.2"
+
+
+def test_best_follows_the_metrics_direction_and_ties_share() -> None:
+    rows = experiment(
+        variant("a", trial(0, AP=50.02, latency_ms=9.0), baseline=True), variant("b", trial(0, AP=50.04, latency_ms=8.0)),
+        variant("c", trial(0, AP=40.0, latency_ms=7.0)), metrics=("AP", "latency_ms"),
+    )  # fmt: skip
+    cells = export.layout(build_table(rows)).rows
+    assert [row[0].best for row in cells] == [True, True, False]  # equal as printed
+    assert [row[1].best for row in cells] == [False, False, True]
+
+
+# --- the five agree -------------------------------------------------------------------------------
+
+
+def test_human_forms_show_the_same_cells(table: Table) -> None:
+    cells = [cell for row in export.layout(table).rows for cell in row]
+    texts = {cell.value for cell in cells} | {cell.delta for cell in cells if cell.delta}
+    assert "50.5 ± 0.7" in texts
+    assert "−0.5 ± 0.1" in texts
+    latex = export.to_latex(table)
+    for text in texts:
+        assert text in export.to_markdown(table)
+        assert text in export.to_html(table)
+        assert text in terminal(table)
+        assert (text.replace("±", r"\pm").replace("−", "-") if text != export.MISSING else "--") in latex
+    for note in table.footnotes:
+        assert note in " ".join(re.sub(r"\\(.)", r"\1", export.to_markdown(table)).split())
+
+
+def test_published_values_are_marked(table: Table) -> None:
+    mark = "published (not comparable)"
+    assert mark in terminal(table)
+    assert mark in export.to_html(table)
+    assert mark in export.to_latex(table)
+    assert "| published AP |" in export.to_markdown(table)
+    assert "*39.2*" in export.to_markdown(table)
+
+
+def test_csv_is_flat_and_exact(table: Table) -> None:
+    lines = list(csv.DictReader(io.StringIO(export.to_csv(table))))
+    assert [line["variant"] for line in lines] == ["off", "on"]
+    second = lines[1]
+    assert float(second["AP_mean"]) == 50.0
+    assert float(second["AP_delta"]) == -0.5
+    assert float(second["AP_delta_std"]) == pytest.approx(0.141421)
+    assert (second["AP_n"], second["qfl"], second["baseline"]) == ("2", "true", "false")
+    assert (second["published_AP"], second["published_fps"], second["published_comparable"]) == ("39.9", "", "false")
+    assert lines[0]["AP_delta"] == ""
+    assert "−" not in export.to_csv(table)
+
+
+# --- names are data -------------------------------------------------------------------------------
+
+
+class _Tags(html.parser.HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.data: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.data.append(data)
+
+
+def test_html_stands_alone_and_escapes(hostile: Table) -> None:
+    parser = _Tags()
+    parser.feed(export.to_html(hostile))
+    assert not {"script", "link", "img", "iframe", "a"} & set(parser.tags)
+    assert not {"src", "href", "onclick"} & {name for name, _ in parser.attributes}
+    assert HOSTILE in parser.data
+    assert "prefers-color-scheme: dark" in export.to_html(hostile)
+    assert "url(" not in export.to_html(hostile)
+
+
+def test_markdown_tables_keep_their_columns(hostile: Table) -> None:
+    lines = [line for line in export.to_markdown(hostile).splitlines() if line.startswith("|")]
+    assert len(lines) == 4
+    assert len({len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in lines}) == 1
+    assert not re.search(r"(?<!\\)[<*_`$]", lines[2].split("|")[1])
+
+
+def test_csv_survives(hostile: Table) -> None:
+    lines = list(csv.DictReader(io.StringIO(export.to_csv(hostile))))
+    assert [line["variant"] for line in lines] == [HOSTILE, "line break"]
+
+
+def test_terminal_takes_no_markup(hostile: Table) -> None:
+    bad = dataclasses.replace(hostile, question="[bold red]q[/] \x1b[31mred")
+    assert "[bold red]q[/]" in terminal(bad)
+    assert "\x1b" not in terminal(bad)
+
+
+@given(st.text(max_size=60))
+def test_latex_leaves_nothing_active(text: str) -> None:
+    found = export.latex_escape(text)
+    assert found.isascii()
+    bare = re.sub(r"\\[a-zA-Z]+|\\[{}$&%#_`'^\"~]|\$[^$]*\$", "", found)  # known commands, escaped characters, our maths
+    assert not re.search(r"[\\$&%#_^~|<>\"]", bare)
+    plain = re.sub(r"\\[{}]", "", found)
+    assert plain.count("{") == plain.count("}")
+
+
+@given(st.text(max_size=60))
+def test_markdown_escape_is_one_line_and_undone_by_a_reader(text: str) -> None:
+    found = export.markdown_escape(text)
+    assert "\n" not in found
+    assert re.sub(r"\\(.)", r"\1", found).replace("&amp;", "&") == export._one_line(text)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex here")
+def test_latex_compiles(tmp_path: Path, table: Table, hostile: Table) -> None:
+    tables = "\n".join(export.to_latex(found) for found in (table, hostile))
+    document = f"\\documentclass{{article}}\\usepackage{{booktabs,amssymb}}\\begin{{document}}{tables}\\end{{document}}"
+    (tmp_path / "a.tex").write_text(document, encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "a.tex"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=60, check=False)
+    assert ran.returncode == 0, ran.stdout[-2000:]
+
+
+# --- terminal -------------------------------------------------------------------------------------
+
+
+def test_colour_only_on_a_terminal(table: Table) -> None:
+    assert "\x1b[" not in terminal(table)
+    assert "\x1b[" in terminal(table, tty=True)
+    assert "−0.5 ± 0.1" in terminal(table)
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_terminal_shows_every_number_at_any_width(tmp_path: Path, seeds: tuple[int, ...], width: int) -> None:
+    found = build_table(Store(write_fake_tree(tmp_path, seeds=seeds, val_images=2)).experiment("table3_qfl_dfl", "desk"))
+    text = terminal(found, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    words = set(text.split())
+    for row in export.layout(found).rows:
+        for cell in row:
+            assert cell.value.split()[0] in words
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def test_write_all(tmp_path: Path, table: Table) -> None:
+    paths = export.write_all(table, tmp_path / "new")
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(f"table.{name}" for name in ("json", "md", "csv", "tex", "html"))
+    assert json.loads(paths["json"].read_text(encoding="utf-8"))["rows"][0]["variant"] == "off"
+
+
+def test_a_table_of_nothing_exports(tmp_path: Path) -> None:
+    for rows in (experiment(), experiment(variant("off", baseline=True))):
+        export.write_all(build_table(rows), tmp_path)
+        assert terminal(build_table(rows))

@@ -1,0 +1,156 @@
+"""gfl_lab.report.series: what is drawn, on hand-made numbers and on full, empty and half-finished experiments."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gfl_lab.report import series
+from gfl_lab.results.store import CURVE_COLUMNS, open_store
+from tests.support.fake_runs import write_fake_tree
+
+
+def frame_of(values: dict[tuple[str, int], list[float]], kind: str = "train", key: str = "loss") -> pd.DataFrame:
+    rows = [
+        (variant, seed, f"{variant}{seed}", kind, step, step, 0.0, key, value)
+        for (variant, seed), line in values.items()
+        for step, value in enumerate(line, 1)
+    ]
+    return pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
+
+
+def test_curve_mean_and_range_by_hand():
+    frame = frame_of({("a", 0): [4.0, 2.0, 1.0], ("a", 1): [2.0, 6.0], ("b", 0): [1.0]})
+    a, b = series.curves(frame, "train", "loss", ["a", "b"])
+    assert a.x.tolist() == [1, 2] and a.mean.tolist() == [3.0, 4.0] and a.low.tolist() == [2.0, 2.0] and a.high.tolist() == [4.0, 6.0]
+    assert [line.y.tolist() for line in a.lines] == [[4.0, 2.0, 1.0], [2.0, 6.0]]
+    assert b.mean.tolist() == b.low.tolist() == b.high.tolist() == [1.0]
+
+
+def test_curve_order_and_missing_variant():
+    frame = frame_of({("a", 0): [1.0], ("b", 0): [2.0]})
+    assert [c.variant for c in series.curves(frame, "train", "loss", ["b", "nope", "a"])] == ["b", "a"]
+
+
+def test_smoothing_is_a_centred_mean_and_keeps_gaps():
+    frame = frame_of({("a", 0): [1.0, 2.0, 6.0, math.nan, math.inf, 5.0]})
+    (curve,) = series.curves(frame, "train", "loss", ["a"], window=3)
+    assert curve.mean[:3].tolist() == [1.5, 3.0, 4.0] and np.isnan(curve.mean[3:5]).all() and curve.mean[5] == 5.0
+
+
+def test_thinning_keeps_the_ends():
+    frame = frame_of({("a", 0): list(map(float, range(10_000)))})
+    (curve,) = series.curves(frame, "train", "loss", ["a"], max_points=100)
+    assert len(curve.x) == 100 and curve.x[0] == 1 and curve.x[-1] == 10_000 and np.array_equal(curve.mean, curve.x - 1)
+
+
+def test_a_step_logged_twice_counts_once():
+    frame = pd.concat([frame_of({("a", 0): [1.0, 2.0]}), frame_of({("a", 0): [3.0]})])
+    (curve,) = series.curves(frame, "train", "loss", ["a"])
+    assert curve.mean.tolist() == [3.0, 2.0]
+
+
+@pytest.mark.parametrize("states", ["planned", "failed", "running", {0: "done", 1: "failed", 2: "running", 3: "planned"}])
+def test_partial_experiments(tmp_path, states):
+    store = open_store(write_fake_tree(tmp_path, states=states, epochs=3, seeds=(0, 1)).root)
+    (experiment,) = store.experiments()
+    frame = store.curves(experiment)
+    keys = series.curve_keys(frame, "train")
+    assert keys[:2] == ("loss", "loss_cls") if states != "planned" else keys == ()
+    for key in keys:
+        for curve in series.curves(frame, "train", key, [v.name for v in experiment.variants]):
+            assert len(curve.lines) == 2 and (curve.low <= curve.mean).all() and (curve.mean <= curve.high).all()
+    assert len(series.speed_accuracy(experiment)) == sum(bool(v.done) for v in experiment.variants)
+
+
+# --- boxes ---
+
+
+def row(**changes):
+    """A box whose left side has two equal modes at bins 2 and 6 of stride 8 on an image scaled by 0.5."""
+    p = np.zeros((4, 9))
+    p[0, [2, 6]] = 0.5
+    p[[1, 2, 3], [3, 4, 5]] = 1.0
+    found = {
+        "image_id": 7, "file_name": "a.png", "annotation_id": 3, "category": "<b>", "gt_x1": 68.0, "gt_y1": 52.0, "gt_x2": 164.0, "gt_y2": 180.0,
+        "level": 0, "stride": 8, "cell_x": 100.0, "cell_y": 100.0, "scale_x": 0.5, "scale_y": 0.5, "score": 0.9,
+        "cell_x1": 36.0, "cell_y1": 52.0, "cell_x2": 164.0, "cell_y2": 180.0, "cell_iou": 0.75,
+        "det_score": math.nan, "det_iou": math.nan, "det_x1": math.nan, "det_y1": math.nan, "det_x2": math.nan, "det_y2": math.nan,
+        "bins": 9, "bin_width": 1.0, "probs": p.reshape(-1).astype(np.float32), "expectation": np.array([4, 3, 4, 5], np.float32),
+        "target": np.array([2, 3, 4, 5], np.float32), "ambiguous_side": 0, "ambiguity": "blurred", "edge_a": 2.0, "edge_b": 6.0, "prob_a": 0.35, "scored": True,
+    }  # fmt: skip
+    return found | changes
+
+
+def test_box_view_by_hand():
+    view = series.box_view(row())
+    left, top, right, bottom = view.sides
+    # a bin is 8 px of the network's input, 16 px of the image; left and top count towards smaller coordinates
+    assert left.px_per_bin == 16 and left.pixel(left.target) == 68.0 and left.pixel(left.expectation) == 36.0
+    assert top.pixel(top.target) == 52.0 and right.pixel(right.target) == 164.0 and bottom.pixel(bottom.target) == 180.0
+    assert left.edges == (2.0, 6.0) and left.edge_probs == (0.35, 0.65) and left.ideal[[2, 6]] == pytest.approx([0.35, 0.65])
+    assert left.bimodality == pytest.approx(1.0) and left.mode_places == pytest.approx((2.0, 6.0))
+    assert top.edges is None and top.bimodality == 0 and left.horizontal and not top.horizontal
+    assert view.detection is None and view.prediction == view.cell_box == (36.0, 52.0, 164.0, 180.0)
+    assert view.detection_score is None and view.cell_iou == 0.75
+
+
+def test_box_view_of_a_dirac_box_a_false_positive_and_a_box_without_cell():
+    dirac = series.box_view(row(bins=0, probs=np.array([], np.float32)))
+    assert all(side.probability is None and side.ideal is None for side in dirac.sides) and dirac.sides[0].edges == (2.0, 6.0)
+    nan = math.nan
+    false = series.box_view(row(annotation_id=-1, gt_x1=nan, gt_y1=nan, gt_x2=nan, gt_y2=nan, target=np.full(4, nan), ambiguous_side=-1, edge_a=nan))
+    assert false.gt is None and false.sides[0].target is None and false.sides[0].edges is None
+    lost = series.box_view(row(level=-1, cell_x=nan, cell_y=nan, probs=np.array([]), expectation=np.full(4, nan)))
+    assert lost.sides == () and lost.cell is None and lost.gt is not None
+
+
+def test_box_view_refuses_probabilities_of_another_shape():
+    with pytest.raises(ValueError, match="not 4 x 9"):
+        series.box_view(row(probs=np.ones(7)))
+
+
+def test_most_bimodal_by_hand():
+    clear = np.zeros((4, 9), np.float32)
+    clear[:, 3] = 1
+    uneven = clear.copy()
+    uneven[2] = 0
+    uneven[2, [1, 7]] = [0.8, 0.2]
+    frame = pd.DataFrame([
+        row(annotation_id=1, probs=clear.reshape(-1), ambiguous_side=-1),
+        row(annotation_id=2, probs=uneven.reshape(-1), scale_x=1.0, ambiguous_side=-1),
+        row(annotation_id=3),
+        row(annotation_id=-1),
+    ])  # fmt: skip
+    found = series.most_bimodal(frame)
+    assert tuple(found.columns) == series.RANKING_COLUMNS
+    assert found["annotation_id"].tolist() == [3, 2] and found["side"].tolist() == ["left", "right"]
+    assert found["bimodality"].tolist() == pytest.approx([1.0, 0.4], abs=1e-6)
+    assert found["gap_px"].tolist() == pytest.approx([64.0, 48.0], abs=1e-4)
+    assert found["true_gap_px"][0] == 64.0 and np.isnan(found["true_gap_px"][1]) and found["ambiguity"].tolist() == ["blurred", ""]
+    assert len(series.most_bimodal(frame, limit=1)) == 1
+
+
+def test_most_bimodal_of_nothing():
+    for frame in (None, pd.DataFrame(), pd.DataFrame([row(bins=0, probs=np.array([]))]), pd.DataFrame([row(annotation_id=-1)])):
+        found = series.most_bimodal(frame)
+        assert len(found) == 0 and tuple(found.columns) == series.RANKING_COLUMNS
+
+
+def test_most_bimodal_finds_the_true_ambiguities(tmp_path):
+    store = open_store(write_fake_tree(tmp_path, val_images=20).root)
+    trial = store.experiments()[0].variants[3].trials[0]
+    found = series.most_bimodal(store.distributions(trial.id, series.RANKING_INPUT), 5)
+    assert found["true_gap_px"].notna().all()
+    assert np.abs(found["gap_px"] - found["true_gap_px"]).max() < 4
+
+
+def test_speed_accuracy_means(tmp_path):
+    store = open_store(write_fake_tree(tmp_path, seeds=(0, 1)).root)
+    (experiment,) = store.experiments()
+    point = series.speed_accuracy(experiment)[0]
+    trials = experiment.variants[0].trials
+    assert point.ap == pytest.approx(sum(t.metrics["AP"] for t in trials) / 2) and [s[0] for s in point.seeds] == [0, 1]

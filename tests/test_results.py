@@ -1,0 +1,279 @@
+"""gfl_lab.results: what is on disk is what is handed out, while trials run, and beside damaged ones."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gfl_lab import naming, rundir
+from gfl_lab.errors import StoreError
+from gfl_lab.results import store as store_module
+from gfl_lab.results.store import CURVE_COLUMNS, UNREADABLE, open_store
+from gfl_lab.rundir import MetricWriter, TrialState
+from tests.support.fake_runs import write_fake_tree
+
+MIXED = {0: "done", 1: "running", 2: "failed", 3: "interrupted"}
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    tree = write_fake_tree(tmp_path / "runs", states=MIXED, epochs=4, train_images=10, batch_size=4, val_images=4)
+    return tree, open_store(tree.root)
+
+
+def only(store):
+    (experiment,) = store.experiments()
+    return experiment
+
+
+def test_experiment_row(mixed):
+    _, store = mixed
+    row = only(store)
+    assert (row.name, row.profile, row.kind, row.metrics) == ("table3_qfl_dfl", "desk", "ablation", ("AP", "AP50", "AP75", "fps"))
+    assert row.axes == {"qfl": (False, True), "dfl": (False, True)}
+    assert row.data.truth and row.data.train_images == 10 and row.data.classes == ("disc", "block", "wedge")
+    assert row.baseline.name == "qfl=off dfl=off"
+    assert row.variants[3].reference.metrics["AP"] == 40.2 and not row.variants[3].reference.comparable
+    assert row.counts == {TrialState.PLANNED: 0, TrialState.RUNNING: 1, TrialState.INTERRUPTED: 1, TrialState.FAILED: 1, TrialState.DONE: 1}
+
+
+def test_states_and_progress(mixed):
+    _, store = mixed
+    done, running, failed, interrupted = only(store).trials
+    # 10 images in batches of 4 are 3 steps; 4 epochs are 12
+    assert [t.steps for t in (done, running, failed, interrupted)] == [12, 12, 12, 12]
+    assert (done.step, done.epoch, done.progress) == (12, 4, 1.0) and done.metrics["AP"] > 50 and done.device == "cpu"
+    assert (running.state, running.step, running.epoch, running.metrics) == (TrialState.RUNNING, 6, 2, {})
+    assert running.progress == 0.5 and "AP" in running.latest and running.seconds > 0
+    assert failed.failure.kind == "non_finite_loss" and failed.failure.step == 4
+    assert interrupted.state is TrialState.INTERRUPTED and interrupted.failure is None and interrupted.step == 8
+
+
+def test_planned_trials_have_no_folder(tmp_path):
+    store = open_store(write_fake_tree(tmp_path, states="planned").root)
+    row = only(store)
+    assert {t.state for t in row.trials} == {TrialState.PLANNED} and row.progress == 0
+    assert list(store.curves(row).columns) == list(CURVE_COLUMNS) and store.curves(row).empty
+    assert store.distributions(row.trials[0].id) is None and store.log_tail(row.trials[0].id) == ""
+
+
+def test_no_tree_at_all(tmp_path):
+    store = open_store(tmp_path / "nothing")
+    assert store.experiments() == () and store.problems() == () and store.names() == []
+    with pytest.raises(StoreError, match="none yet"):
+        store.experiment("a", "desk")
+
+
+def test_unknown_experiment_names_the_known(mixed):
+    with pytest.raises(StoreError, match=r"'nope'.*Known: table3_qfl_dfl \(desk\)"):
+        mixed[1].experiment("nope", "desk")
+
+
+def test_default_root_is_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("GFL_LAB_HOME", str(write_fake_tree(tmp_path).root))
+    assert len(open_store().experiments()) == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "{",
+        "[]",
+        '{"format": 99, "status": "done"}',
+        "{}",
+        '{"status": "great"}',
+        '{"status": "failed", "failure": 3}',
+        '{"status": "done", "metrics": {"AP": 1}, "epochs": [1]}',
+    ],
+)
+def test_a_damaged_result_shows_as_failed_and_hides_nothing(mixed, damage):
+    tree, store = mixed
+    before = only(store)
+    tree.trial(before.trials[0].id).file(naming.RESULT).write_text(damage)
+    for reader in (store, open_store(tree.root)):
+        after = only(reader)
+        assert after.trials[0].state is TrialState.FAILED and after.trials[0].failure.kind == UNREADABLE
+        assert after.trials[0].failure.reason and str(tree.root) not in after.trials[0].failure.reason
+        assert after.trials[1:] == before.trials[1:]
+
+
+def test_damaged_lease_and_metrics(mixed):
+    tree, store = mixed
+    running = tree.trial(only(store).trials[1].id)
+    running.file(naming.METRICS_FILE).write_bytes(b'\xff\xfe{"metrics"\n{"kind":"val","metrics":7}\n[1]\n')
+    assert only(store).trials[1].step == 0
+    assert (store.curves(only(store))["trial"] != running.id).all()
+    running.file(naming.LEASE).write_text("{}")
+    assert only(store).trials[1].state is TrialState.INTERRUPTED
+    running.file(naming.LEASE).write_text('{"host": "%s", "pid": "x"}' % os.uname().nodename)
+    assert only(store).trials[1].state is TrialState.FAILED
+
+
+@pytest.mark.parametrize("plan", ["{", "{}", '{"experiment": 1, "data": {}, "variants": []}', '{"format": 2}'])
+def test_a_damaged_plan_is_a_problem_not_the_end(mixed, plan):
+    tree, store = mixed
+    write_fake_tree(tree.root, name="other", states="done", epochs=2)
+    (tree.experiment("table3_qfl_dfl", "desk") / naming.PLAN).write_text(plan)
+    assert [e.name for e in store.experiments()] == ["other"]
+    (problem,) = store.problems()
+    assert "table3_qfl_dfl (desk)" in problem and str(tree.root) not in problem
+
+
+def test_a_plan_with_a_foreign_id_cannot_leave_the_tree(mixed):
+    tree, store = mixed
+    file = tree.experiment("table3_qfl_dfl", "desk") / naming.PLAN
+    plan = json.loads(file.read_text())
+    plan["variants"][0]["trials"][0]["id"] = "../../../etc"
+    rundir.write_json(file, plan)
+    trial = only(store).trials[0]
+    assert trial.state is TrialState.FAILED and "not a trial id" in trial.failure.reason
+    assert (store.curves(only(store))["variant"] != "qfl=off dfl=off").all()
+
+
+# --- curves ---
+
+
+def test_curves_hold_every_value(mixed):
+    tree, store = mixed
+    row = only(store)
+    frame = store.curves(row)
+    lines = [line for trial in row.trials for line in tree.trial(trial.id).metric_lines()]
+    assert len(frame) == sum(len(line["metrics"]) for line in lines)
+    first = frame[(frame.trial == row.trials[0].id) & (frame.key == "loss_cls") & (frame.step == 1)]
+    assert first["value"].item() == tree.trial(row.trials[0].id).metric_lines()[0]["metrics"]["loss_cls"]
+
+
+def test_curves_read_only_what_is_new(mixed, monkeypatch):
+    tree, store = mixed
+    row = only(store)
+    before = len(store.curves(row))
+    offsets = []
+    real = rundir.read_metric_lines
+    monkeypatch.setattr(store_module.rundir, "read_metric_lines", lambda path, offset=0: offsets.append(offset) or real(path, offset))
+    assert len(store.curves(row)) == before and offsets == []
+    path = tree.trial(row.trials[1].id).file(naming.METRICS_FILE)
+    size = path.stat().st_size
+    with path.open("ab") as file:
+        file.write(b'{"kind":"train","step":7,"epoch":3,"time":1.0,"metrics":{"loss":0.5}}\n{"kind":"train","st')
+    assert len(store.curves(row)) == before + 1 and offsets == [size]
+    assert only(store).trials[1].step == 7
+    with path.open("ab") as file:
+        file.write(b'ep":8,"epoch":3,"time":1.0,"metrics":{"loss":0.25}}\n')
+    frame = store.curves(row)
+    assert len(frame) == before + 2 and frame[(frame.step == 8) & (frame.key == "loss") & (frame["time"] == 1.0)]["value"].item() == 0.25
+
+
+def test_curves_after_a_resume_cut_the_file_back(mixed):
+    tree, store = mixed
+    row = only(store)
+    trial = row.trials[3]
+    store.curves(row)
+    writer = MetricWriter(tree.trial(trial.id).file(naming.METRICS_FILE))
+    writer.truncate_after(2)
+    for step in range(3, 30):  # longer than before: its size alone would not tell
+        writer.write("train", step, 1, {"loss": 9.0})
+    writer.close()
+    frame = store.curves(row)
+    own = frame[(frame.trial == trial.id) & (frame.key == "loss")]
+    assert list(own["step"]) == list(range(1, 30)) and (own["value"].iloc[2:] == 9.0).all()
+
+
+def test_progress_reads_the_end_of_a_long_file_only(mixed):
+    tree, store = mixed
+    trial = only(store).trials[1]
+    path = tree.trial(trial.id).file(naming.METRICS_FILE)
+    with path.open("ab") as file:
+        for step in range(7, 5000):
+            file.write(b'{"kind":"train","step":%d,"epoch":3,"time":1.0,"metrics":{"loss":0.5}}\n' % step)
+    assert len(store_module._read_tail(path, 1000)) == 1000
+    assert only(store).trials[1].step == 4999 and only(store).trials[1].progress == 1.0
+
+
+# --- distributions, images, logs ---
+
+
+def test_distributions_by_column_and_row(mixed):
+    _, store = mixed
+    trial = only(store).trials[0].id
+    whole = store.distributions(trial)
+    assert {"probs", "target", "edge_a", "scored"} <= set(whole.columns)
+    some = store.distributions(trial, ["image_id", "category"], annotation_id=2)
+    assert list(some.columns) == ["image_id", "category"] and len(some) == 1
+    with pytest.raises(StoreError, match="no column nope"):
+        store.distributions(trial, ["nope"])
+    stamp = store.distributions_stamp(trial)
+    assert stamp == store.distributions_stamp(trial) is not None
+
+
+def test_damaged_distributions(mixed):
+    tree, store = mixed
+    trial = only(store).trials[0].id
+    tree.trial(trial).file(naming.DISTRIBUTIONS).write_bytes(b"PAR1 not really")
+    with pytest.raises(StoreError, match="cannot be read") as error:
+        store.distributions(trial)
+    assert str(tree.root) not in str(error.value)
+
+
+def test_image(mixed):
+    tree, store = mixed
+    done, running, *_ = only(store).trials
+    folder = tree.trial(done.id).manifest()["paths"]["val_images"]
+    expected = np.asarray(Image.open(os.path.join(folder, "000002.png")).convert("RGB"))
+    for trial in (done.id, running.id):  # a running one has no distributions: the name comes from the annotations
+        image = store.image(trial, 2)
+        assert image.dtype == np.uint8 and np.array_equal(image, expected)
+    with pytest.raises(StoreError, match="knows no image 99"):
+        store.image(done.id, 99)
+    os.remove(os.path.join(folder, "000002.png"))
+    with pytest.raises(StoreError, match="not in the data folder any more") as error:
+        store.image(done.id, 2)
+    assert str(tree.root) not in str(error.value)
+    with open(os.path.join(folder, "000003.png"), "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n nothing")
+    with pytest.raises(StoreError, match="cannot be read"):
+        store.image(done.id, 3)
+
+
+@pytest.mark.parametrize("name", ["../../secret.png", "/etc/hostname", "link.png"])
+def test_an_image_never_leaves_its_folder(mixed, name):
+    tree, store = mixed
+    trial = only(store).trials[1].id
+    manifest = tree.trial(trial).manifest()
+    outside = tree.root / "secret.png"
+    Image.new("RGB", (4, 4)).save(outside)
+    (tree.root / "data" / "secret.png").symlink_to(outside)
+    os.symlink(outside, os.path.join(manifest["paths"]["val_images"], "link.png"))
+    file = manifest["paths"]["val_annotations"]
+    with open(file, encoding="utf-8") as opened:
+        annotations = json.load(opened)
+    annotations["images"][0]["file_name"] = name
+    with open(file, "w", encoding="utf-8") as opened:
+        json.dump(annotations, opened)
+    with pytest.raises(StoreError, match="leads out of the image folder"):
+        store.image(trial, 1)
+
+
+def test_manifest_without_paths(mixed):
+    tree, store = mixed
+    trial = only(store).trials[0].id
+    tree.trial(trial).file(naming.MANIFEST).write_text("{}")
+    with pytest.raises(StoreError, match="does not say where its images are"):
+        store.image(trial, 1)
+
+
+def test_log_tail(mixed):
+    tree, store = mixed
+    trial = only(store).trials[0].id
+    assert store.log_tail(trial, 2).splitlines()[-1].startswith("step 12/12")
+    tree.trial(trial).file(naming.LOG).write_bytes(b"x" * 300_000 + b"\nlast \xff\n")
+    assert store.log_tail(trial, 1) == "last \ufffd" and len(store.log_tail(trial, 5)) < 70_000
+
+
+def test_ids_are_checked(mixed):
+    for call in (mixed[1].distributions, mixed[1].log_tail, mixed[1].distributions_stamp):
+        with pytest.raises(StoreError, match="not a trial id"):
+            call("../../etc")

@@ -1,0 +1,442 @@
+"""The mirror against a real MLflow on sqlite: every point exactly once, whatever happened before."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gfl_lab import naming, rundir
+from gfl_lab.errors import ExitCode, StoreError
+from gfl_lab.rundir import RunTree, TrialDir
+from gfl_lab.tracking import mirror as module
+from gfl_lab.tracking.mirror import BackgroundMirror, Mirror, MirrorError, ui_command
+from tests.support.fake_runs import write_fake_tree
+
+NAME, PROFILE = "table3_qfl_dfl", "desk"
+
+
+@pytest.fixture(autouse=True)
+def _no_server_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh database, made once: MLflow takes seconds for it."""
+    tree = RunTree(tmp_path_factory.mktemp("template"))
+    Mirror(tree, tree.mlflow_uri).prepare()
+    return tree.root / naming.MLFLOW_DB
+
+
+@pytest.fixture
+def tree(tmp_path: Path, template: Path) -> RunTree:
+    shutil.copy(template, tmp_path / naming.MLFLOW_DB)
+    return write_fake_tree(tmp_path, epochs=3, train_images=8, val_images=2)
+
+
+def client(tree: RunTree) -> Any:
+    return module._quiet_import().tracking.MlflowClient(tree.mlflow_uri)
+
+
+def runs(tree: RunTree, name: str = NAME) -> list[Any]:
+    found = client(tree)
+    return list(found.search_runs([found.get_experiment_by_name(name).experiment_id], max_results=500))
+
+
+def parent_and_children(tree: RunTree) -> tuple[Any, dict[str, Any]]:
+    found = runs(tree)
+    (parent,) = [run for run in found if run.data.tags[naming.TAG_KIND] == "experiment"]
+    children = [run for run in found if run.data.tags[naming.TAG_KIND] == "trial"]
+    by_trial = {run.data.tags[naming.TAG_TRIAL]: run for run in children}
+    assert len(by_trial) == len(children)
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} <= {parent.info.run_id}
+    return parent, by_trial
+
+
+def points(tree: RunTree) -> Counter[tuple[str, str, int]]:
+    """(trial, key, step) of every stored metric value: read from the database, so that nothing hides a double."""
+    connection = sqlite3.connect(tree.root / naming.MLFLOW_DB)
+    try:
+        query = "SELECT t.value, m.key, m.step FROM metrics m JOIN tags t ON t.run_uuid = m.run_uuid AND t.key = ?"
+        return Counter(connection.execute(query, (naming.TAG_TRIAL,)).fetchall())
+    finally:
+        connection.close()
+
+
+def expected(tree: RunTree) -> set[tuple[str, str, int]]:
+    found = set()
+    for trial in tree.trials():
+        for line in trial.metric_lines():
+            step = line["step"] if line["kind"] == "train" else line["epoch"]
+            found |= {(trial.id, naming.mlflow_metric(line["kind"], key), step) for key in line["metrics"]}
+        result = trial.result() or {}
+        if result.get("status") == "done" and not trial.lease_alive():
+            found |= {(trial.id, f"final/{key}", 0) for key in (*result["metrics"], "seconds", "peak_memory_mib")}
+    return found
+
+
+def assert_exact(tree: RunTree) -> None:
+    found = points(tree)
+    assert set(found) == expected(tree)
+    assert set(found.values()) == {1}
+
+
+def trial_of(tree: RunTree, index: int) -> TrialDir:
+    plan = rundir.read_json(tree.experiment(NAME, PROFILE) / naming.PLAN)
+    return tree.trial(plan["variants"][index]["trials"][0]["id"])
+
+
+# --- what arrives ---------------------------------------------------------------------------------
+
+
+def test_a_finished_experiment_arrives_whole(tree: RunTree) -> None:
+    folder = tree.experiment(NAME, PROFILE)
+    for name in module.TABLE_FILES:
+        (folder / name).write_text("| a |" if name.endswith("md") else "x", encoding="utf-8")
+    for trial in tree.trials():
+        trial.file(naming.CONFIG).write_text("model = dict()\n", encoding="utf-8")
+        trial.file(naming.EVAL_RECORDS).write_bytes(b"npz")
+    report = Mirror(tree).sync(NAME, PROFILE, final=True)
+    assert (report.runs, report.points) == (5, len(expected(tree)))
+    assert_exact(tree)
+
+    parent, children = parent_and_children(tree)
+    assert parent.info.run_name == "table3_qfl_dfl · desk"
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["mlflow.note.content"] == "| a |"
+    assert parent.data.tags[naming.TAG_STATUS] == "4 done"
+    assert parent.data.params["qfl"] == "off, on"
+    assert parent.data.params["seeds"] == "0"
+    mlflow_client = client(tree)
+    assert [f.path for f in mlflow_client.list_artifacts(parent.info.run_id)] == ["plan.json", "table"]
+    assert {f.path for f in mlflow_client.list_artifacts(parent.info.run_id, "table")} == {f"table/{name}" for name in module.TABLE_FILES}
+
+    trial = trial_of(tree, 1)
+    child = children[trial.id]
+    assert child.info.run_name == "qfl=on dfl=off · seed 0"
+    assert child.data.params == {"qfl": "on", "dfl": "off", "seed": "0", "trial": trial.id}
+    assert child.info.status == "FINISHED"
+    assert child.data.tags.items() >= {
+        naming.TAG_EXPERIMENT: NAME, naming.TAG_PROFILE: PROFILE, naming.TAG_VARIANT: "qfl=on dfl=off", naming.TAG_SEED: "0",
+        naming.TAG_STATUS: "done", naming.TAG_QUESTION: "What do QFL and DFL each add to ATSS?",
+    }.items()  # fmt: skip
+    assert child.data.metrics["final/AP"] == pytest.approx(trial.result()["metrics"]["AP"])
+    history = mlflow_client.get_metric_history(child.info.run_id, "train/loss_cls")
+    lines = [line for line in trial.metric_lines() if line["kind"] == "train"]
+    assert [(p.step, p.value, p.timestamp) for p in history] == [
+        (line["step"], line["metrics"]["loss_cls"], round(line["time"] * 1000)) for line in lines
+    ]
+    assert [p.step for p in mlflow_client.get_metric_history(child.info.run_id, "val/AP")] == [1, 2, 3]
+    assert {f.path for f in mlflow_client.list_artifacts(child.info.run_id)} == set(module.TRIAL_ARTIFACTS)
+    (data,) = child.inputs.dataset_inputs
+    plan = rundir.read_json(folder / naming.PLAN)
+    assert (data.dataset.name, data.dataset.digest) == ("ambiguous_shapes", plan["data"]["digest"])
+    assert json.loads(data.dataset.profile)["train_images"] == 8
+    assert child.info.start_time < lines[0]["time"] * 1000 <= child.info.end_time
+
+
+def test_states(tmp_path: Path, template: Path) -> None:
+    shutil.copy(template, tmp_path / naming.MLFLOW_DB)
+    tree = write_fake_tree(tmp_path, epochs=3, train_images=8, val_images=2, states=["running", "failed", "interrupted", "planned"])
+    Mirror(tree).sync(NAME, PROFILE)
+    parent, children = parent_and_children(tree)
+    assert parent.info.status == "RUNNING"
+    assert len(children) == 3
+    assert [children[trial_of(tree, i).id].info.status for i in range(3)] == ["RUNNING", "FAILED", "KILLED"]
+    assert "non_finite_loss" in children[trial_of(tree, 1).id].data.tags[module.TAG_FAILURE]
+    assert not any(key.startswith("final/") for child in children.values() for key in child.data.metrics)
+
+    # The running one is done, the failed one runs again, the interrupted one has gone: the driver ends.
+    trial_of(tree, 0).drop_lease()
+    failed = trial_of(tree, 1)
+    failed.file(naming.RESULT).unlink()
+    failed.take_lease()
+    Mirror(tree).sync(NAME, PROFILE)
+    _, children = parent_and_children(tree)
+    again = children[failed.id]
+    assert (again.info.status, again.data.tags[naming.TAG_STATUS]) == ("RUNNING", "running")
+    assert again.data.tags.get(module.TAG_FAILURE, "") == ""
+    failed.drop_lease()
+    Mirror(tree).sync(NAME, PROFILE, final=True)
+    parent, children = parent_and_children(tree)
+    assert parent.info.status == "KILLED"
+    assert {child.info.status for child in children.values()} == {"KILLED"}
+    assert_exact(tree)
+
+
+def test_hostile_names_arrive_as_they_are(tmp_path: Path, template: Path) -> None:
+    shutil.copy(template, tmp_path / naming.MLFLOW_DB)
+    tree = write_fake_tree(tmp_path, epochs=2, train_images=4, val_images=2, hostile=True)
+    Mirror(tree).sync(NAME, PROFILE, final=True)
+    parent, _ = parent_and_children(tree)
+    assert "<script>" not in parent.data.tags["mlflow.note.content"].replace("\\<", "")
+    assert_exact(tree)
+
+
+def test_not_a_number_is_kept_and_infinity_becomes_it(tree: RunTree) -> None:
+    trial = trial_of(tree, 0)
+    with trial.file(naming.METRICS_FILE).open("a", encoding="utf-8") as file:
+        file.write('{"kind":"train","step":999,"epoch":9,"time":1e9,"metrics":{"loss":NaN,"loss_cls":Infinity,"text":"x","flag":true}}\n')
+    Mirror(tree).sync(NAME, PROFILE)
+    found = {key for (trial_id, key, step) in points(tree) if trial_id == trial.id and step == 999}
+    assert found == {"train/loss", "train/loss_cls"}
+    run = parent_and_children(tree)[1][trial.id]
+    (value,) = [p.value for p in client(tree).get_metric_history(run.info.run_id, "train/loss_cls") if p.step == 999]
+    assert math.isnan(value)
+
+
+# --- nothing is doubled ---------------------------------------------------------------------------
+
+
+def test_a_second_sync_sends_nothing(tree: RunTree) -> None:
+    first = Mirror(tree)
+    first.sync(NAME, PROFILE, final=True)
+    before = points(tree)
+    assert (first.sync(NAME, PROFILE, final=True).points, Mirror(tree).sync(NAME, PROFILE, final=True).points) == (0, 0)
+    for run in runs(tree):  # without the fingerprint the server is asked what it has
+        client(tree).set_tag(run.info.run_id, module.TAG_SYNCED, "")
+    assert Mirror(tree).sync(NAME, PROFILE).points == 0
+    assert points(tree) == before
+    assert len(runs(tree)) == 5
+
+
+@pytest.mark.parametrize("call", range(0, 12, 2))
+def test_an_error_in_mid_sync_is_made_good(tree: RunTree, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    """The server stores a batch, then the connection breaks: the worst moment."""
+    monkeypatch.setattr(module, "BATCH", 20)
+    mirror = Mirror(tree)
+    mirror.prepare()
+    real, calls = mirror._client.log_batch, iter(range(1000))
+
+    def breaking(*args: Any, **kwargs: Any) -> None:
+        real(*args, **kwargs)
+        if next(calls) == call:
+            raise ConnectionError("http://user:secret@host is gone")
+
+    monkeypatch.setattr(mirror._client, "log_batch", breaking)
+    with pytest.raises(MirrorError, match="cannot be used") as caught:
+        mirror.sync(NAME, PROFILE)
+    assert "secret" not in str(caught.value)
+    assert caught.value.exit_code == ExitCode.UNFIT
+    monkeypatch.setattr(mirror._client, "log_batch", real)
+    mirror.sync(NAME, PROFILE)
+    assert_exact(tree)
+    assert len(runs(tree)) == 5
+
+
+def test_a_file_that_grows_and_is_cut_back(tmp_path: Path, template: Path) -> None:
+    shutil.copy(template, tmp_path / naming.MLFLOW_DB)
+    tree = write_fake_tree(tmp_path, epochs=3, train_images=8, val_images=2, states=["running", "planned", "planned", "planned"])
+    trial, mirror = trial_of(tree, 0), Mirror(tree)
+    mirror.sync(NAME, PROFILE)
+    last = max(line["step"] for line in trial.metric_lines())
+    writer = rundir.MetricWriter(trial.file(naming.METRICS_FILE))
+    for resumed in (False, True):
+        if resumed:
+            writer.truncate_after(last - 2)  # two steps are done again, with other values, then more follow
+        for step in range(last - 1 if resumed else last + 1, last + 5):
+            writer.write("train", step, 2, {"loss": 100.0 + step, "lr": 0.1})
+            writer.write("val", step, 2, {"AP": 1.0 * step})
+            mirror.sync(NAME, PROFILE)
+    writer.close()
+    found = points(tree)
+    assert set(found.values()) == {1}
+    assert set(found) >= expected(tree)
+    fresh = Mirror(tree)
+    assert fresh.sync(NAME, PROFILE).points == 0
+    assert points(tree) == found
+
+
+def test_two_mirrors_take_turns(tmp_path: Path, template: Path) -> None:
+    """Each believes to know what the server has; the other has written since."""
+    shutil.copy(template, tmp_path / naming.MLFLOW_DB)
+    tree = write_fake_tree(tmp_path, epochs=3, train_images=8, val_images=2, states=["running", "planned", "planned", "planned"])
+    writer = rundir.MetricWriter(trial_of(tree, 0).file(naming.METRICS_FILE))
+    mirrors = [Mirror(tree), Mirror(tree)]
+    for i in range(6):
+        writer.write("train", 100 + i, 9, {"loss": float(i)})
+        mirrors[i % 3 % 2].sync(NAME, PROFILE)
+    writer.close()
+    mirrors[1].sync(NAME, PROFILE)
+    assert_exact(tree)
+    assert len(runs(tree)) == 2
+
+
+def test_a_trial_of_two_experiments_is_a_child_of_each(tmp_path: Path, template: Path) -> None:
+    shutil.copy(template, tmp_path / naming.MLFLOW_DB)
+    tree = write_fake_tree(tmp_path, epochs=2, train_images=4, val_images=2)
+    plan = rundir.read_json(tree.experiment(NAME, PROFILE) / naming.PLAN)
+    other = plan | {"experiment": plan["experiment"] | {"name": "other"}}
+    rundir.write_json(tree.experiment("other", PROFILE) / naming.PLAN, other)
+    for name in (NAME, "other", NAME, "other"):
+        Mirror(tree).sync(name, PROFILE)
+    assert len(runs(tree)) == len(runs(tree, "other")) == 5
+    assert set(points(tree).values()) == {2}  # once under each
+
+
+def test_seeds_added_later_join_the_same_parent(tree: RunTree) -> None:
+    mirror = Mirror(tree)
+    mirror.sync(NAME, PROFILE, final=True)
+    write_fake_tree(tree.root, epochs=3, train_images=8, val_images=2, seeds=(0, 1), states={(0, 1): "planned", (1, 1): "running"})
+    mirror.sync(NAME, PROFILE)
+    parent, children = parent_and_children(tree)
+    assert parent.info.status == "RUNNING"
+    assert len(children) == 7
+    assert parent.data.params["seeds"] == "0"
+    assert parent.data.tags["gfl.now.seeds"] == "0, 1"
+
+
+# --- server and database --------------------------------------------------------------------------
+
+
+def test_the_database_lies_beside_the_runs_whatever_the_folder(tree: RunTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    Mirror(tree).sync(NAME, PROFILE)
+    assert list(elsewhere.iterdir()) == []
+    assert (tree.root / naming.MLFLOW_ARTIFACTS / NAME).is_dir()
+    connection = sqlite3.connect(tree.root / naming.MLFLOW_DB)
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
+
+
+def test_uri_of_the_user_wins(tree: RunTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    assert Mirror(tree).uri == "http://127.0.0.1:1"
+    assert Mirror(tree, tree.mlflow_uri).uri == tree.mlflow_uri
+
+
+def test_a_server_that_is_not_there_is_one_error_soon(tree: RunTree) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = time.monotonic()
+    with pytest.raises(MirrorError, match="gfl-lab sync"):
+        Mirror(tree, f"http://127.0.0.1:{port}").sync(NAME, PROFILE)
+    assert time.monotonic() - started < 30
+
+
+def test_a_file_that_is_no_database_is_named_and_kept(tmp_path: Path) -> None:
+    (tmp_path / naming.MLFLOW_DB).write_bytes(b"not a database, but long enough to be read as one" * 50)
+    with pytest.raises(MirrorError, match="no MLflow database"):
+        Mirror(RunTree(tmp_path)).prepare()
+    assert (tmp_path / naming.MLFLOW_DB).read_bytes().startswith(b"not a database")
+
+
+def test_a_database_of_a_newer_mlflow_is_refused(tree: RunTree) -> None:
+    connection = sqlite3.connect(tree.root / naming.MLFLOW_DB)
+    connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+    connection.commit()
+    connection.close()
+    with pytest.raises(MirrorError, match="newer MLflow"):
+        Mirror(tree).prepare()
+
+
+def test_no_plan_is_a_store_error(tree: RunTree) -> None:
+    with pytest.raises(StoreError):
+        Mirror(tree).sync("none", PROFILE)
+
+
+def test_a_deleted_mlflow_experiment_is_said(tree: RunTree) -> None:
+    Mirror(tree).sync(NAME, PROFILE)
+    found = client(tree)
+    found.delete_experiment(found.get_experiment_by_name(NAME).experiment_id)
+    with pytest.raises(MirrorError, match="has been deleted"):
+        Mirror(tree).sync(NAME, PROFILE)
+
+
+def test_ui_command_is_small_local_and_silent(tree: RunTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
+    argv, env = ui_command(tree, 5001)
+    assert argv[argv.index("--host") + 1] == "127.0.0.1"
+    assert argv[argv.index("--workers") + 1] == "1"
+    assert argv[argv.index("--backend-store-uri") + 1] == tree.mlflow_uri
+    assert env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+    assert env["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert "MLFLOW_TRACKING_URI" not in env
+
+
+# --- in the background ----------------------------------------------------------------------------
+
+
+def test_background_mirror_follows_and_finishes(tmp_path: Path, template: Path) -> None:
+    shutil.copy(template, tmp_path / naming.MLFLOW_DB)
+    tree = write_fake_tree(tmp_path, epochs=3, train_images=8, val_images=2, states=["running", "done", "done", "done"])
+    thread = BackgroundMirror(Mirror(tree), NAME, PROFILE, every=0.05)
+    thread.start()
+    trial = trial_of(tree, 0)
+    writer = rundir.MetricWriter(trial.file(naming.METRICS_FILE))
+    for step in range(200, 220):
+        writer.write("train", step, 9, {"loss": 1.0})
+        time.sleep(0.02)
+    writer.close()
+    trial.drop_lease()
+    assert thread.finish(timeout=30)
+    assert thread.error is None
+    assert_exact(tree)
+    assert parent_and_children(tree)[0].info.status == "KILLED"
+
+
+def test_background_mirror_never_raises(tmp_path: Path) -> None:
+    (tmp_path / naming.MLFLOW_DB).write_bytes(b"x" * 5000)
+    tree = write_fake_tree(tmp_path, epochs=1, train_images=2, val_images=1)
+    thread = BackgroundMirror(Mirror(tree), NAME, PROFILE, every=0.05)
+    thread.start()
+    assert not thread.finish(timeout=30)
+    assert isinstance(thread.error, MirrorError)
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+SCRIPT = f"""
+import sys
+from pathlib import Path
+from gfl_lab.rundir import RunTree
+from gfl_lab.tracking import mirror
+mirror.BATCH = 10
+print(mirror.Mirror(RunTree(Path(sys.argv[1]))).sync({NAME!r}, {PROFILE!r}, final=True).points)
+"""
+
+
+def start(tree: RunTree) -> subprocess.Popen[str]:
+    env = os.environ | {"PYTHONPATH": str(Path(module.__file__).parents[2])}
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(tree.root)], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.mark.slow
+def test_two_processes_on_no_database(tmp_path: Path) -> None:
+    tree = write_fake_tree(tmp_path, epochs=3, train_images=8, val_images=2)
+    processes = [start(tree), start(tree)]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert sorted(int(out) for out, _ in outputs) == [0, len(expected(tree))]
+    assert_exact(tree)
+    assert len(runs(tree)) == 5
+
+
+@pytest.mark.slow
+def test_killed_at_any_point(tree: RunTree) -> None:
+    """SIGKILL after some points have been written; then a whole sync."""
+    for wanted in (1, 120):
+        process = start(tree)
+        while process.poll() is None and sum(points(tree).values()) < wanted:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    Mirror(tree).sync(NAME, PROFILE, final=True)
+    assert_exact(tree)
+    assert len(runs(tree)) == 5
