@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from mmengine.config import ConfigDict
-from mmengine.structures import InstanceData
 
 from gfl_lab.detector.head import GFLFamilyHead, group_norm
-from mmdet.models.dense_heads import ATSSHead, GFLHead  # isort: skip
-from mmdet.structures import DetDataSample  # isort: skip
+
+# isort: split
+# after ours: mmdet.models can be imported only once the operators are there
+from mmdet.models.dense_heads import ATSSHead, GFLHead
+from mmdet.structures import DetDataSample
+from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
 
 torch.set_num_threads(1)  # small maps: threads cost more than they give, above all beside other processes
 
@@ -27,7 +30,13 @@ def _common(strides: tuple[int, ...], **extra: Any) -> dict[str, Any]:
         "feat_channels": 64,
         "stacked_convs": 2,
         "norm_cfg": {"type": "GN", "num_groups": 8, "requires_grad": True},
-        "anchor_generator": {"type": "AnchorGenerator", "ratios": [1.0], "octave_base_scale": 8, "scales_per_octave": 1, "strides": list(strides)},
+        "anchor_generator": {
+            "type": "AnchorGenerator",
+            "ratios": [1.0],
+            "octave_base_scale": 8,
+            "scales_per_octave": 1,
+            "strides": list(strides),
+        },
         "train_cfg": ConfigDict(assigner={"type": "ATSSAssigner", "topk": 9}, allowed_border=-1, pos_weight=-1, debug=False),
         "test_cfg": ConfigDict(TEST_CFG),
         **extra,
@@ -74,7 +83,11 @@ def _batch(kind: str, size: tuple[int, int], generator: torch.Generator) -> list
     if kind == "crowded":
         return [boxes(25, 8, 60), boxes(3, 8, 100), boxes(0, 1, 1)]
     # beyond what n = 4 bins reach on any of three levels, and beyond the image
-    return [InstanceData(bboxes=torch.tensor([[-400.0, -300, 500, 600], [10, 10, 40, 50]]), labels=torch.tensor([0, 3])), boxes(2, 100, 400), boxes(1, 5, 6)]
+    return [
+        InstanceData(bboxes=torch.tensor([[-400.0, -300, 500, 600], [10, 10, 40, 50]]), labels=torch.tensor([0, 3])),
+        boxes(2, 100, 400),
+        boxes(1, 5, 6),
+    ]
 
 
 def _metas(count: int, size: tuple[int, int], padded: list[tuple[int, int]] | None = None) -> list[dict]:
@@ -106,7 +119,9 @@ def _pair(variant: str, strides: tuple[int, ...], **extra: Any) -> tuple[GFLFami
     return ours, stock
 
 
-def _check_losses(ours: GFLFamilyHead, stock: torch.nn.Module, strides: tuple[int, ...], kind: str, size: tuple[int, int], padded=None, seed: int = 0) -> dict[str, float]:
+def _check_losses(
+    ours: GFLFamilyHead, stock: torch.nn.Module, strides: tuple[int, ...], kind: str, size: tuple[int, int], padded=None, seed: int = 0
+) -> dict[str, float]:
     generator = torch.Generator().manual_seed(seed)
     feats, instances, metas = _feats(strides, size, generator), _batch(kind, size, generator), _metas(3, size, padded)
     grads, sums = [], []
@@ -135,7 +150,9 @@ def _check_losses(ours: GFLFamilyHead, stock: torch.nn.Module, strides: tuple[in
     assert grads[0][1].keys() == grads[1][1].keys()
     for name, a in grads[0][1].items():
         b = grads[1][1][name]
-        torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            a, torch.zeros_like(a) if b is None else b, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}"
+        )
     return {name: value.item() for name, value in sums[0].items()}
 
 
@@ -283,7 +300,9 @@ def test_dense_outputs_agree_with_predictions(quality: str, box: str, _terms: se
         # boxes are the distances from the centres, in units of stride * bin_width, clipped
         reach = dense.distances * (dense.strides * 0.5)[:, None]
         limits = torch.tensor([123.0, 93.0])
-        torch.testing.assert_close(dense.boxes[..., :2], (dense.centers - reach[..., :2]).clamp(min=0).minimum(limits), rtol=1e-5, atol=1e-3)
+        torch.testing.assert_close(
+            dense.boxes[..., :2], (dense.centers - reach[..., :2]).clamp(min=0).minimum(limits), rtol=1e-5, atol=1e-3
+        )
         # every detection is a location's score and box
         head.test_cfg.score_thr, head.test_cfg.nms_pre = 0.5, -1
         for image, result in enumerate(head.predict_by_feat(*outs, batch_img_metas=metas)):

@@ -30,7 +30,9 @@ HOSTILE = r"<script>alert(1)</script> |*x*|_y_`z`$\alpha$ & 50% #1 {a} ~ ^ \ [l]
 def table() -> Table:
     return build_table(
         experiment(
-            variant("off", trial(0, AP=50.0, fps=41.26), trial(1, AP=51.0, fps=40.0), baseline=True, reference=published(AP=39.2, fps=19.4)),
+            variant(
+                "off", trial(0, AP=50.0, fps=41.26), trial(1, AP=51.0, fps=40.0), baseline=True, reference=published(AP=39.2, fps=19.4)
+            ),
             variant("on", trial(0, AP=49.6, fps=30.0), trial(1, AP=50.4, fps=30.0), reference=published(AP=39.9)),
         )
     )
@@ -222,7 +224,9 @@ def test_terminal_shows_every_number_at_any_width(tmp_path: Path, seeds: tuple[i
 
 def test_write_all(tmp_path: Path, table: Table) -> None:
     paths = export.write_all(table, tmp_path / "new")
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(f"table.{name}" for name in ("json", "md", "csv", "tex", "html"))
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(
+        f"table.{name}" for name in ("json", "md", "csv", "tex", "html")
+    )
     assert json.loads(paths["json"].read_text(encoding="utf-8"))["rows"][0]["variant"] == "off"
 
 

@@ -414,7 +414,9 @@ print(mirror.Mirror(RunTree(Path(sys.argv[1]))).sync({NAME!r}, {PROFILE!r}, fina
 
 def start(tree: RunTree) -> subprocess.Popen[str]:
     env = os.environ | {"PYTHONPATH": str(Path(module.__file__).parents[2])}
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(tree.root)], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(tree.root)], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
 
 
 @pytest.mark.slow

@@ -269,7 +269,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _float(value: int | float) -> float:
+def _float(value: float) -> float:
     """As a float; infinite where an integer is beyond floats."""
     try:
         return float(value)

@@ -211,7 +211,9 @@ class GFLFamilyHead(AnchorHead):
             self._last_geometry = key, Geometry(priors, (priors[:, :2] + priors[:, 2:]) / 2, strides[level], level, counts)
         return self._last_geometry[1]
 
-    def _valid_groups(self, featmap_sizes: list[tuple[int, int]], metas: list[dict], device: torch.device) -> list[tuple[list[int], Tensor | None]]:
+    def _valid_groups(
+        self, featmap_sizes: list[tuple[int, int]], metas: list[dict], device: torch.device
+    ) -> list[tuple[list[int], Tensor | None]]:
         """Images by their padded size, each with the (A,) mask of locations inside it, None where that is all.
 
         Images of a batch are padded to the largest; locations beyond an image's own ``pad_shape`` take no part.
@@ -348,7 +350,9 @@ class GFLFamilyHead(AnchorHead):
     def predict_by_feat(self, cls_scores: list[Tensor], bbox_preds: list[Tensor], score_factors: list[Tensor] | None = None, **kwargs: Any):
         """Detections of each image, as mmdet's; in float32 outside of autocast, since bfloat16 has no exact pixels."""
         with torch.autocast(cls_scores[0].device.type, enabled=False):
-            outputs = [None if levels is None else [level.float() for level in levels] for levels in (cls_scores, bbox_preds, score_factors)]
+            outputs = [
+                None if levels is None else [level.float() for level in levels] for levels in (cls_scores, bbox_preds, score_factors)
+            ]
             return super().predict_by_feat(*outputs, **kwargs)
 
     def _predict_by_feat_single(
@@ -425,4 +429,6 @@ def _join(levels: list[Tensor]) -> Tensor:
 def _clip(boxes: Tensor, shape: Sequence[int]) -> Tensor:
     """Clip (M, 4) xyxy boxes to an image of (height, width)."""
     height, width = shape[:2]
-    return torch.stack([boxes[:, 0].clamp(0, width), boxes[:, 1].clamp(0, height), boxes[:, 2].clamp(0, width), boxes[:, 3].clamp(0, height)], dim=1)
+    return torch.stack(
+        [boxes[:, 0].clamp(0, width), boxes[:, 1].clamp(0, height), boxes[:, 2].clamp(0, width), boxes[:, 3].clamp(0, height)], dim=1
+    )

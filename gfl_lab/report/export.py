@@ -354,7 +354,8 @@ main { max-width: 84rem; margin: 0 auto; }
 h1 { font-size: 1.35rem; line-height: 1.3; margin: 0 0 .25rem; text-wrap: balance; overflow-wrap: anywhere; }
 .about { color: var(--soft); margin: 0 0 1.5rem; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; border-top: 2px solid var(--ink); border-bottom: 2px solid var(--ink); font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums;
+  border-top: 2px solid var(--ink); border-bottom: 2px solid var(--ink); }
 th, td { padding: .45rem .7rem; text-align: right; white-space: nowrap; vertical-align: top; }
 th { font-weight: 600; }
 thead tr:first-child th { padding-bottom: .15rem; color: var(--soft); font-weight: 500; font-size: .85rem; text-align: center; }
@@ -383,7 +384,8 @@ def to_html(table: Table) -> str:
     firsts = {found.group(group)[0] for _, _, group in _group_titles(table, found)}
 
     def classes(i: int, *more: str) -> str:
-        names = [*(["first"] if i in firsts else []), *(["published"] if found.columns[i].group == PUBLISHED else []), *(m for m in more if m)]
+        names = [name for name, wanted in (("first", i in firsts), ("published", found.columns[i].group == PUBLISHED)) if wanted]
+        names += [name for name in more if name]
         return f' class="{" ".join(names)}"' if names else ""
 
     heads = "".join(

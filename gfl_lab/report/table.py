@@ -127,7 +127,8 @@ def build_table(experiment: ExperimentRow) -> Table:
     )
     columns = list(dict.fromkeys(experiment.metrics)) or ["AP"]
     columns += [key for key in naming.TRUTH_METRICS if key in existing and key not in columns]
-    wanted = _metric_order({*columns, *(key for key in (*naming.AP_METRICS, "fps", "latency_ms", *naming.TRUTH_METRICS) if key in existing)})
+    kept = (*naming.AP_METRICS, "fps", "latency_ms", *naming.TRUTH_METRICS)
+    wanted = _metric_order({*columns, *(key for key in kept if key in existing)})
 
     baseline = experiment.baseline
     rows = []
@@ -180,7 +181,8 @@ def _footnotes(rows: list[TableRow], published: tuple[str, ...], baseline: Varia
     if baseline is not None:
         unpaired = [row.variant for row in rows if not row.baseline and row.metrics and not row.delta]
         if unpaired:
-            notes.append(f"No difference can be given for {_join(unpaired)}: no finished seed is shared with the baseline ({baseline.name}).")
+            shared = f"no finished seed is shared with the baseline ({baseline.name})"
+            notes.append(f"No difference can be given for {_join(unpaired)}: {shared}.")
     for row in rows:
         done = row.counts.get(TrialState.DONE.value, 0)
         if done < len(row.trials):
@@ -247,7 +249,9 @@ def table_json(table: Table) -> dict[str, Any]:
                 "variant": row.variant,
                 "settings": _plain(row.axes),
                 "baseline": row.baseline,
-                "metrics": {key: {"mean": _number(found.mean), "std": _number(found.std), "n": found.n} for key, found in row.metrics.items()},
+                "metrics": {
+                    key: {"mean": _number(found.mean), "std": _number(found.std), "n": found.n} for key, found in row.metrics.items()
+                },
                 "delta": {
                     key: {"mean": _number(found.mean), "std": _number(found.std), "n": found.n, "seeds": list(found.seeds)}
                     for key, found in row.delta.items()

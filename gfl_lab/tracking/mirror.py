@@ -273,7 +273,9 @@ class Mirror:
             with contextlib.suppress(sqlite3.OperationalError):  # in use by a reader just now: the next start sets it
                 connection.execute("PRAGMA journal_mode=WAL")
         except sqlite3.DatabaseError as error:
-            raise MirrorError(Problem(f"{path} is no MLflow database: {error}", hint="move it away; gfl-lab makes a new one and fills it")) from None
+            raise MirrorError(
+                Problem(f"{path} is no MLflow database: {error}", hint="move it away; gfl-lab makes a new one and fills it")
+            ) from None
         finally:
             connection.close()
         head = utils._get_latest_schema_revision()
@@ -447,7 +449,9 @@ class Mirror:
 
     # --- parent ---
 
-    def _parent(self, experiment: str, profile: str, mlflow_experiment: str, plan: Mapping[str, Any], trials: list[TrialDir], report: SyncReport) -> _Run:
+    def _parent(
+        self, experiment: str, profile: str, mlflow_experiment: str, plan: Mapping[str, Any], trials: list[TrialDir], report: SyncReport
+    ) -> _Run:
         key = (experiment, profile, "")
         if key in self._runs:
             return self._runs[key]
@@ -487,7 +491,8 @@ class Mirror:
 
         tags = {naming.TAG_KIND: "experiment", **common, naming.TAG_STATUS: ", ".join(f"{n} {state}" for state, n in counts.items())}
         tags["mlflow.note.content"] = self._note(folder, plan)
-        params = {axis: ", ".join(naming.setting_text(v) for v in values) for axis, values in (plan["experiment"].get("axes") or {}).items()}
+        axes = plan["experiment"].get("axes") or {}
+        params = {axis: ", ".join(naming.setting_text(value) for value in values) for axis, values in axes.items()}
         params["seeds"] = ", ".join(str(seed) for seed in sorted({t["seed"] for v in plan["variants"] for t in v["trials"]}))
         params |= {"profile": profile, "data": f"{plan['data']['name']} {plan['data']['digest']}"}
         # Seeds and axes can grow with the file, but MLflow's params cannot change: what has changed becomes a tag.
@@ -553,8 +558,13 @@ class Mirror:
         elif run is not None and run.tags.get(TAG_FAILURE):
             tags |= {TAG_FAILURE: "", "mlflow.note.content": ""}
         if run is None:
-            created = {**tags, "mlflow.source.name": f"gfl-lab run {plan['experiment'].get('source', '')}".strip(), "mlflow.source.type": "LOCAL"}
-            run = self._create_run(key, mlflow_experiment, self._start(trial_dir, result), created, f"{variant['name']} · seed {trial['seed']}", report)
+            name = f"{variant['name']} · seed {trial['seed']}"
+            created = {
+                **tags,
+                "mlflow.source.name": f"gfl-lab run {plan['experiment'].get('source', '')}".strip(),
+                "mlflow.source.type": "LOCAL",
+            }
+            run = self._create_run(key, mlflow_experiment, self._start(trial_dir, result), created, name, report)
         elif state is TrialState.RUNNING and run.status != "RUNNING":
             self._set_status(run, "RUNNING", None)
 
@@ -744,7 +754,7 @@ class BackgroundMirror(threading.Thread):
             self.mirror.prepare()
             self.mirror.sync(self.experiment, self.profile, final=final)
             self.error = None
-        except Exception as error:  # noqa: BLE001 - a mirror never stops the driver
+        except Exception as error:  # a mirror never stops the driver
             self.error = error
 
     def finish(self, timeout: float = 60.0) -> bool:

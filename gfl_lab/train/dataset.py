@@ -99,8 +99,7 @@ class TrialDataset(BaseDetDataset):
             if self.draw_annotators:
                 for instance in info["instances"]:
                     if instance["annotation"]:
-                        x, y, w, h = draw_box(instance["annotation"], np.random.random())
-                        instance["bbox"] = [x, y, x + w, y + h]
+                        instance["bbox"] = list(draw_box(instance["annotation"], np.random.random()))
             return self.pipeline(info)
 
 

@@ -1,0 +1,78 @@
+"""Trial functions that take milliseconds: what the executors' tests run in place of training."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from gfl_lab import naming
+from gfl_lab.errors import Interrupted
+from gfl_lab.rundir import MetricWriter, TrialDir, write_json
+
+
+def _result(trial: TrialDir, **content: object) -> None:
+    write_json(trial.file(naming.RESULT), {"format": 1, "trial": trial.id, **content})
+
+
+def succeed(path: str, threads: int = 1, loader_workers: int = 0, should_stop: Callable[[], bool] | None = None) -> None:
+    """Ten steps, one epoch, done."""
+    trial = TrialDir(Path(path))
+    trial.take_lease()
+    writer = MetricWriter(trial.file(naming.METRICS_FILE))
+    print("hello from the trial", flush=True)
+    for step in range(1, 11):
+        writer.write("train", step, 1, {"loss": 1 / step})
+    writer.write("val", 10, 1, {"AP": 50.0})
+    _result(trial, status="done", metrics={"AP": 50.0}, seconds={"total": 0.1}, pid=os.getpid())
+    trial.drop_lease()
+
+
+def fail(path: str, **_: object) -> None:
+    """A failed trial writes its result and returns."""
+    _result(TrialDir(Path(path)), status="failed", failure={"kind": "non_finite_loss", "reason": "NaN at step 3", "step": 3, "epoch": 1})
+
+
+def die_once(path: str, **kwargs: object) -> None:
+    """Killed by SIGKILL on the first attempt, done on the second."""
+    mark = Path(path) / "died"
+    if not mark.exists():
+        mark.write_text(json.dumps(os.getpid()))
+        os.kill(os.getpid(), signal.SIGKILL)
+    succeed(path)
+
+
+def die_always(path: str, **_: object) -> None:
+    """Killed by SIGKILL, each time."""
+    with (Path(path) / "attempts").open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wait_for_stop(path: str, should_stop: Callable[[], bool] | None = None, **_: object) -> None:
+    """Runs until it is asked to stop."""
+    trial = TrialDir(Path(path))
+    trial.take_lease()
+    writer = MetricWriter(trial.file(naming.METRICS_FILE))
+    writer.write("train", 1, 1, {"loss": 1.0})
+    try:
+        for _tick in range(1200):
+            if (should_stop or trial.file(naming.STOP_REQUEST).exists)():
+                _result(trial, status="interrupted", reason="stopped")
+                raise Interrupted("stopped")
+            time.sleep(0.05)
+    finally:
+        trial.drop_lease()
+
+
+def sleep_with_child(path: str, **_: object) -> None:
+    """Starts a process of its own and sleeps: what must not stay behind."""
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(120)
+        os._exit(0)
+    write_json(Path(path) / "pids.json", {"pids": [os.getpid(), pid]})
+    time.sleep(120)

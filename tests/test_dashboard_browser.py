@@ -1,0 +1,197 @@
+"""The dashboard in a real browser: every page is clicked through, on a full, a half-finished and an empty store.
+
+Needs Debian's ``chromium`` and ``chromium-driver``; skipped, with the reason, where they are missing. With
+``GFL_LAB_SHOTS=FOLDER`` each page is also saved as a picture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.fake_runs import HOSTILE_TEXT, write_fake_tree
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Debian's chromium and chromium-driver (apt-get install chromium chromium-driver)"),
+]
+ROOT = Path(__file__).resolve().parent.parent
+TITLES = ("AP table", "Curves", "Box distributions", "Trials and failures", "How to read this", "Overview")
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --disable-dev-shm-usage --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+
+
+@contextlib.contextmanager
+def served(root: Path) -> Iterator[str]:
+    """The dashboard over ``root``, as a user starts it; yields its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "dashboard" / "app.py"), "--server.port", str(port)]
+    log = (root / "server.log").open("wb")
+    server = subprocess.Popen(command, cwd=root, env=os.environ | {"GFL_LAB_HOME": str(root)}, stdout=log, stderr=subprocess.STDOUT)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(address + "/_stcore/health", timeout=2).close()
+                break
+            assert server.poll() is None, (root / "server.log").read_text()
+            time.sleep(0.25)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(20)
+        log.close()
+    text = (root / "server.log").read_text()
+    assert "Traceback" not in text, text
+
+
+@pytest.fixture
+def browser(tmp_path_factory):
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def size(browser, width: int, height: int, dark: bool = False) -> None:
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False})
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+
+
+def find(browser, selector: str) -> list:
+    return browser.find_elements("css selector", selector)
+
+
+def settle(browser, heading: str) -> None:
+    """Wait until the page of that heading has been drawn in full."""
+    deadline = time.monotonic() + 40
+    while time.monotonic() < deadline:
+        heads = browser.execute_script("return Array.from(document.querySelectorAll('.gfl h1')).map(e => e.textContent)")
+        busy = browser.execute_script("return document.querySelectorAll('[data-testid=stSkeleton], [data-stale=true]').length")
+        running = browser.execute_script("return document.querySelector('[data-testid=stApp]')?.dataset.testScriptState")
+        if any(heading in head for head in heads) and not busy and running == "notRunning":
+            time.sleep(0.4)
+            return
+        time.sleep(0.15)
+    raise AssertionError(f"{heading!r} was not drawn; the page says: {browser.find_element('css selector', 'body').text[:600]}")
+
+
+def check(browser) -> None:
+    """No exception box, no severe console error, nothing asked from another host, no script run from a name."""
+    assert [box.text for box in find(browser, '[data-testid="stException"]')] == []
+    severe = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    # On a deep link Streamlit's client first asks for its endpoints below the page's own address.
+    severe = [message for message in severe if not ("_stcore/" in message and "404" in message)]
+    assert severe == []
+    foreign = browser.execute_script(
+        "return performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith(location.origin) && /^(https?|wss?):/.test(n))"
+    )
+    assert foreign == []
+
+
+def shoot(browser, name: str) -> None:
+    if folder := os.environ.get("GFL_LAB_SHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        browser.save_screenshot(str(Path(folder) / f"{name}.png"))
+
+
+def click_through(browser, address: str, question: str, name: str, empty: bool = False) -> None:
+    headings = {
+        "Overview": "Experiments",
+        "AP table": question,
+        "Curves": "Training curves",
+        "Box distributions": "Learned box distributions",
+        "Trials and failures": "Trials and failures",
+        "How to read this": "How to read this",
+    }
+    browser.get(address)
+    settle(browser, "Experiments")
+    check(browser)
+    for title in TITLES:
+        links = [link for link in find(browser, '[data-testid="stTopNavLink"], [data-testid="stSidebarNavLink"]') if title in link.text]
+        assert links, f"no link to {title}"
+        links[0].click()
+        if empty and title not in ("Overview", "How to read this"):
+            time.sleep(1.5)
+            assert "No experiment yet" in browser.find_element("css selector", "body").text
+        else:
+            settle(browser, headings[title])
+        check(browser)
+        shoot(browser, f"{name}-{title.lower().replace(' ', '-')}")
+
+
+QUESTION = "What do QFL and DFL each add to ATSS?"
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (820, False)])
+def test_full_store(browser, tmp_path, width, dark):
+    write_fake_tree(tmp_path, seeds=(0, 1), epochs=6, val_images=8)
+    size(browser, width, 1500, dark)
+    with served(tmp_path) as address:
+        click_through(browser, address, QUESTION, f"full-{width}{'-dark' if dark else ''}")
+        overflow = browser.execute_script("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert overflow <= 0
+        # a view is its URL: opened afresh it shows the same box
+        browser.get(f"{address}/boxes?experiment=table3_qfl_dfl%2Fdesk&variant=qfl%3Doff+dfl%3Don&beside=none&seed=1&image=3&box=3&zoom=0")
+        settle(browser, "Learned box distributions")
+        assert "variant=qfl%3Doff+dfl%3Don" in browser.current_url and "seed=1" in browser.current_url and "image=3" in browser.current_url
+        assert len(find(browser, ".js-plotly-plot")) == 2
+        check(browser)
+
+
+def test_half_finished_store_follows_running_trials(browser, tmp_path):
+    tree = write_fake_tree(tmp_path, states={0: "done", 1: "running", 2: "failed", 3: "planned"}, epochs=6)
+    size(browser, 1280, 1400)
+    with served(tmp_path) as address:
+        click_through(browser, address, QUESTION, "partial")
+        assert "1 running" in browser.find_element("css selector", "body").text
+        running = next(trial for trial in tree.trials() if trial.lease_alive())
+        before = browser.execute_script("return document.querySelector('.gfl h1')")
+        with running.file("metrics.jsonl").open("a") as file:
+            file.write('{"kind":"val","step":60,"epoch":5,"time":%f,"metrics":{"AP":12.3}}\n' % time.time())
+        for _ in range(60):
+            if "12.3 so far" in browser.find_element("css selector", "body").text:
+                break
+            time.sleep(0.25)
+        assert "12.3 so far" in browser.find_element("css selector", "body").text
+        assert before.is_displayed()  # the rest of the page was not drawn again
+        check(browser)
+
+
+def test_empty_store(browser, tmp_path):
+    size(browser, 1280, 800)
+    with served(tmp_path) as address:
+        click_through(browser, address, QUESTION, "empty", empty=True)
+
+
+def test_hostile_names_run_nothing(browser, tmp_path):
+    write_fake_tree(tmp_path, hostile=True, states=["done", "done", "failed", "done"], epochs=3, val_images=4)
+    size(browser, 1280, 1400)
+    with served(tmp_path) as address:
+        click_through(browser, address, HOSTILE_TEXT, "hostile")  # the title shows exactly the text; an alert would stop selenium
+        body = browser.find_element("css selector", "body")
+        assert "**fake** <i>shapes</i>" in body.text
+        assert not find(browser, '[data-testid="stMain"] script, [data-testid="stMain"] img[src="x"]')

@@ -1,0 +1,105 @@
+"""Plans: which trials, with which ids, beside which published rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gfl_lab.errors import SpecError
+from gfl_lab.plan.plan import build_plan, looks_like_coco, steps_of
+from gfl_lab.spec.files import ExperimentFile, load_experiment, load_profile, load_published
+from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+DATA = DataSpec(name="shapes", digest="0" * 16, classes=("a", "b"), train_images=100, val_images=20, truth=True)
+COCO = DataSpec(name="coco", digest="1" * 16, classes=tuple(map(str, range(80))), train_images=117_266, val_images=5000)
+DESK = load_profile(EXPERIMENTS / "profiles" / "desk.yaml")
+COCO_1X = load_profile(EXPERIMENTS / "profiles" / "coco_1x.yaml")
+TABLE3 = load_experiment(EXPERIMENTS / "table3_qfl_dfl.yaml")[0]
+PUBLISHED = load_published("gfl_t3_qfl_dfl", [EXPERIMENTS / "published"])
+
+
+def test_table3_has_four_variants_with_the_published_rows() -> None:
+    plan = build_plan(TABLE3, DESK, DATA, published=PUBLISHED)
+    assert [variant.name for variant in plan.variants] == ["qfl=off dfl=off", "qfl=off dfl=on", "qfl=on dfl=off", "qfl=on dfl=on"]
+    assert [variant.reference["metrics"]["AP"] for variant in plan.variants] == [39.2, 39.5, 39.9, 40.2]
+    assert [variant.baseline for variant in plan.variants] == [True, False, False, False]
+    assert not any(variant.reference["comparable"] for variant in plan.variants)
+    assert "other data" in plan.variants[0].reference["why_not"] and "desk" in plan.variants[0].reference["why_not"]
+    assert len({trial.id for trial in plan.trials}) == 4
+
+
+def test_only_the_papers_own_setting_is_comparable() -> None:
+    assert all(v.reference["comparable"] for v in build_plan(TABLE3, COCO_1X, COCO, published=PUBLISHED).variants)
+    other = TABLE3.model_copy(update={"set": {"epochs": 24}})
+    changed = build_plan(other, COCO_1X, COCO, published=PUBLISHED).variants[0].reference
+    assert not changed["comparable"] and "epochs" in changed["why_not"]
+    assert not looks_like_coco(DATA)
+
+
+def test_an_id_is_what_is_computed_not_where() -> None:
+    spec = TrialSpec(settings=Settings(), data=DATA, seed=0, code=TRAINING_CODE_VERSION)
+    same = spec.model_copy(update={"data": DATA.model_copy(update={"name": "moved"}), "settings": Settings(weights="random")})
+    assert spec.id == same.id
+    others = [
+        spec.model_copy(update={"seed": 1}),
+        spec.model_copy(update={"code": TRAINING_CODE_VERSION + 1}),
+        spec.model_copy(update={"weights_digest": "ab"}),
+        spec.model_copy(update={"data": DATA.model_copy(update={"digest": "f" * 16})}),
+        spec.model_copy(update={"settings": Settings(lr=0.02)}),
+    ]
+    assert len({spec.id, *(other.id for other in others)}) == 6
+
+
+def test_the_id_of_a_trial_does_not_drift() -> None:
+    """A change here makes every finished trial of every user count as missing: raise TRAINING_CODE_VERSION knowingly instead."""
+    assert TrialSpec(settings=Settings(), data=DATA, seed=0, code=1).id == "bcb3764838ae"
+
+
+@given(st.integers(0, 2**31 - 1), st.floats(1e-6, 1), st.integers(1, 128))
+def test_a_spec_survives_its_manifest(seed: int, lr: float, reg_max: int) -> None:
+    spec = TrialSpec(settings=Settings(lr=lr, reg_max=reg_max), data=DATA, seed=seed, code=1)
+    again = TrialSpec.model_validate_json(spec.model_dump_json())
+    assert again == spec and again.id == spec.id
+
+
+def _experiment(**content: object) -> ExperimentFile:
+    return ExperimentFile.model_validate({"name": "x", "profile": "desk", **content})
+
+
+def test_when_makes_an_axis_conditional() -> None:
+    experiment = _experiment(axes={"dfl": [False, True], "reg_max": [8, 16]}, when={"reg_max": {"dfl": True}})
+    plan = build_plan(experiment, DESK, DATA)
+    assert [variant.axes for variant in plan.variants] == [{"dfl": False}, {"dfl": True, "reg_max": 8}, {"dfl": True, "reg_max": 16}]
+
+
+def test_arms_are_named_and_must_differ() -> None:
+    plan = build_plan(_experiment(arms={"small": {"reg_max": 8}, "large": {"reg_max": 24}}, baseline="large"), DESK, DATA)
+    assert [(variant.name, variant.baseline) for variant in plan.variants] == [("large", True), ("small", False)]
+    with pytest.raises(SpecError, match="same settings"):
+        build_plan(_experiment(arms={"a": {"reg_max": 16}, "b": {}}), DESK, DATA)
+
+
+def test_seeds_add_trials_and_keep_the_old_ids() -> None:
+    one = build_plan(TABLE3, DESK, DATA)
+    three = build_plan(TABLE3, DESK, DATA, seeds=[0, 1, 2])
+    assert len(three.trials) == 12
+    assert {trial.id for trial in one.trials} < {trial.id for trial in three.trials}
+
+
+def test_cells_shared_by_two_tables_are_one_trial() -> None:
+    other = build_plan(_experiment(axes={"qfl": [True], "dfl": [False, True]}), DESK, DATA)
+    ids = {trial.id for trial in build_plan(TABLE3, DESK, DATA).trials}
+    assert {trial.id for trial in other.trials} <= ids
+
+
+def test_a_combination_that_breaks_a_rule_is_told_with_its_variant() -> None:
+    with pytest.raises(SpecError, match="image_size"):
+        build_plan(_experiment(axes={"image_size": [[64, 128]]}), DESK, DATA)
+
+
+def test_steps_count_the_smaller_last_batch() -> None:
+    assert steps_of({"epochs": 3, "batch_size": 16}, 100) == 21

@@ -1,0 +1,140 @@
+"""Experiment and profile files: every problem at once, each with its line and the way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from gfl_lab.errors import SpecError
+from gfl_lab.spec.files import find_profile, load_experiment, load_profile, load_published, resolve_settings
+from gfl_lab.spec.settings import Settings
+from gfl_lab.spec.source import read_yaml
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+
+
+def problems(tmp_path: Path, text: str) -> list[str]:
+    path = tmp_path / "exp.yaml"
+    path.write_text(text)
+    with pytest.raises(SpecError) as caught:
+        load_experiment(path)
+    return [str(problem) for problem in caught.value.problems]
+
+
+GOOD = "name: x\nprofile: desk\naxes:\n  qfl: [false, true]\n"
+
+
+def test_every_shipped_file_loads() -> None:
+    for path in sorted(EXPERIMENTS.glob("*.yaml")):
+        experiment, _ = load_experiment(path)
+        find_profile(experiment.profile, [EXPERIMENTS / "profiles"])
+        if experiment.reference:
+            load_published(experiment.reference, [EXPERIMENTS / "published"])
+    for path in sorted((EXPERIMENTS / "profiles").glob("*.yaml")):
+        load_profile(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        (GOOD + "seedz: [0]\n", 5, ["unknown key 'seedz'", "'seeds'"]),
+        (GOOD.replace("qfl:", "qlf:"), 4, ["unknown key 'qlf'", "'qfl'"]),
+        (GOOD + "set: {epochs: twelve}\n", 5, ["epochs", "'twelve'", "integer"]),
+        (GOOD + "set: {qfl: 1}\n", 5, ["qfl", "boolean"]),
+        (GOOD + "set:\n  lr: .nan\n", 6, ["lr", "finite"]),
+        ("name: x\nprofile: desk\naxes:\n  reg_max: [16, 0]\n", 4, ["reg_max is 0", "greater than or equal to 1"]),
+        ("name: x\nprofile: desk\naxes:\n  qfl_beta:\n    - 2.0\n    - 0.5\n", 6, ["qfl_beta is 0.5", "0 or at least 1", "NaN"]),
+        ("name: x\nprofile: desk\naxes:\n  qfl: [true, true]\n", 4, ["twice"]),
+        ("name: x\nprofile: desk\naxes:\n  qfl: true\n", 4, ["qfl", "list"]),
+        ("name: x\nprofile: desk\n", 1, ["nothing varies"]),
+        ("name: ../x\nprofile: desk\naxes: {qfl: [true]}\n", 1, ["becomes a folder"]),
+        (GOOD + "baseline: {qfl: 3}\n", 5, ["not among the axis' values"]),
+        (GOOD + "baseline: {dfl: true}\n", 5, ["dfl"]),
+        (GOOD + "seeds: [1, 1]\n", 5, ["once"]),
+        (GOOD + "seeds: [-1]\n", 5, ["-1"]),
+        (GOOD + "table: {metrics: [AP, APx]}\n", 5, ["'APx' is not a metric", "'AP'"]),
+        (GOOD + "set: {qfl: true}\n", 5, ["an axis and also set"]),
+        (GOOD + "name: y\n", 5, ["given twice", "line 1"]),
+    ],
+)
+def test_a_problem_names_line_rule_and_way_out(tmp_path: Path, text: str, line: int, words: list[str]) -> None:
+    found = problems(tmp_path, text)
+    matching = [problem for problem in found if all(word in problem for word in words)]
+    assert matching, found
+    assert matching[0].startswith(f"exp.yaml:{line}:") or (line == 1 and matching[0].startswith("exp.yaml")), matching
+
+
+def test_two_problems_are_both_told_in_the_order_of_the_file(tmp_path: Path) -> None:
+    found = problems(tmp_path, "name: x\nprofil: desk\naxes:\n  reg_max: [0]\nset: {epocs: 1}\n")
+    text = "\n".join(found)
+    assert "'profil'" in text and "reg_max is 0" in text and "'epocs'" in text and "'profile' is missing" in text
+    lines = [int(problem.split(":")[1]) for problem in found]
+    assert lines == sorted(lines)
+
+
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "- a\n", "a: [1\nb: 2\n", "\x00", "!!python/object/apply:os.system [ls]\n", "just words\n", "? [a]\n: b\n"])
+def test_what_is_no_experiment_is_one_message(tmp_path: Path, text: str) -> None:
+    assert problems(tmp_path, text)
+
+
+def test_binary_and_missing_files(tmp_path: Path) -> None:
+    (tmp_path / "exp.yaml").write_bytes(b"\xff\xfe\x00")
+    for name in ("exp.yaml", "exp.yml", "."):
+        with pytest.raises(SpecError):
+            load_experiment(tmp_path / name)
+    with pytest.raises(SpecError, match="Did you mean"):
+        load_experiment(tmp_path / "exp.yml")
+
+
+@given(st.text(max_size=200))
+def test_no_text_gives_a_traceback(text: str) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "exp.yaml"
+        path.write_text(text, encoding="utf-8", errors="replace")
+        with pytest.raises(SpecError):
+            load_experiment(path)
+
+
+def test_unknown_profile_names_the_nearest() -> None:
+    with pytest.raises(SpecError, match="desk"):
+        find_profile("dsk", [EXPERIMENTS / "profiles"])
+
+
+def test_profile_settings_are_checked(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("name: p\ntitle: t\ndata: required\nsettings: {lrr: 1, epochs: 0}\n")
+    with pytest.raises(SpecError) as caught:
+        load_profile(tmp_path / "p.yaml")
+    assert len(caught.value.problems) == 2
+
+
+def test_lines_of_nested_keys(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("a:\n  b:\n    - x\n    - {c: 1}\n")
+    source = read_yaml(path)
+    assert source.lines[("a", "b", 1, "c")] == 4
+    assert source.place("a", "b", 9) == "a.yaml:2: a.b.9"
+
+
+def test_later_layers_win_and_defaults_are_the_papers() -> None:
+    settings = resolve_settings({"lr": 0.1, "strides": [8, 16]}, {"lr": 0.2})
+    assert settings.lr == 0.2 and settings.strides == (8, 16)
+    paper = Settings()
+    assert (paper.reg_max, paper.qfl_beta, paper.dfl_weight, paper.box_weight, paper.epochs, paper.lr) == (16, 2.0, 0.25, 2.0, 12, 0.01)
+
+
+@given(st.floats(0, 1, exclude_min=True, exclude_max=True))
+def test_beta_between_zero_and_one_is_refused(beta: float) -> None:
+    with pytest.raises(ValidationError):
+        Settings(qfl_beta=beta)
+
+
+@pytest.mark.parametrize("values", [{"strides": [8, 32]}, {"strides": [64]}, {"image_size": [100, 200]}, {"head_channels": 12}])
+def test_rules_between_settings(values: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        resolve_settings(values)
