@@ -33,7 +33,12 @@ if names and page.url_path != "guide":
     asked = st.query_params.get(state.EXPERIMENT)
     if page is not OVERVIEW:
         chosen = state.choose(
-            "Experiment", state.EXPERIMENT, options, names=lambda option: option.replace("/", " · "), label_visibility="collapsed", width=340
+            "Experiment",
+            state.EXPERIMENT,
+            options,
+            names=lambda option: option.replace("/", " · "),
+            label_visibility="collapsed",
+            width=340,
         )
         if asked is not None and asked not in options:
             look.alert(f"The link asks for the experiment {asked}, which is not in this store. This is {chosen}.")

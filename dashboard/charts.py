@@ -45,7 +45,9 @@ def _frame(figure: go.Figure, height: int, **margin: int) -> go.Figure:
         font={"size": 13},
         transition={"duration": 0},
     )
-    figure.update_xaxes(gridcolor=_GRID, zeroline=False, linecolor=_AXIS, ticks="outside", tickcolor=_AXIS, ticklen=4, title_standoff=6, automargin=True)
+    figure.update_xaxes(
+        gridcolor=_GRID, zeroline=False, linecolor=_AXIS, ticks="outside", tickcolor=_AXIS, ticklen=4, title_standoff=6, automargin=True
+    )
     figure.update_yaxes(gridcolor=_GRID, zeroline=False, showline=False, title_standoff=8, automargin=True)
     return figure
 
@@ -73,7 +75,14 @@ def curves(found: Sequence[Curve], key: str, palette: dict[str, str], order: Seq
         several = len(curve.lines) > 1
         if several and len(curve.x) > 1:
             x = np.concatenate([curve.x, curve.x[::-1]])
-            figure.add_scatter(x=x, y=np.concatenate([curve.high, curve.low[::-1]]), fill="toself", fillcolor=_rgba(colour, 0.16), line={"width": 0}, **_NO_HOVER)
+            figure.add_scatter(
+                x=x,
+                y=np.concatenate([curve.high, curve.low[::-1]]),
+                fill="toself",
+                fillcolor=_rgba(colour, 0.16),
+                line={"width": 0},
+                **_NO_HOVER,
+            )
         if several:
             for line in curve.lines:
                 figure.add_scatter(
@@ -165,15 +174,23 @@ def box_on_image(image: np.ndarray, view: BoxView, colour: str, truth: str, ink:
     """
     rows, columns = image.shape[:2]
     figure = make_subplots(
-        rows=2, cols=2, row_heights=[0.2, 0.8], column_widths=[0.82, 0.18], shared_xaxes=True, shared_yaxes=True,
-        horizontal_spacing=0.015, vertical_spacing=0.015,
-    )  # fmt: skip
+        rows=2,
+        cols=2,
+        row_heights=[0.2, 0.8],
+        column_widths=[0.82, 0.18],
+        shared_xaxes=True,
+        shared_yaxes=True,
+        horizontal_spacing=0.015,
+        vertical_spacing=0.015,
+    )
     figure.add_layout_image(
         source=_data_uri(image), xref="x3", yref="y3", x=0, y=0, sizex=columns, sizey=rows, sizing="stretch", layer="below", yanchor="top"
     )
 
     def draw(x: Sequence[float], y: Sequence[float], line: dict, hover: str) -> None:
-        figure.add_scatter(x=x, y=y, mode="lines", line={"width": line["width"] + 1.4, "color": "rgba(0,0,0,.5)"}, row=2, col=1, **_NO_HOVER)
+        figure.add_scatter(
+            x=x, y=y, mode="lines", line={"width": line["width"] + 1.4, "color": "rgba(0,0,0,.5)"}, row=2, col=1, **_NO_HOVER
+        )
         figure.add_scatter(x=x, y=y, mode="lines", line=line, hovertemplate=hover + "<extra></extra>", showlegend=False, row=2, col=1)
 
     if view.gt:
@@ -190,9 +207,15 @@ def box_on_image(image: np.ndarray, view: BoxView, colour: str, truth: str, ink:
                 draw(*line, {"width": 2.2, "color": truth, "dash": "5px,3px"}, f"true {view_side.side} edge: p = {probability:.2f}")
     if view.cell:
         figure.add_scatter(
-            x=[view.cell[0]], y=[view.cell[1]], mode="markers", marker={"symbol": "cross-thin", "size": 11, "line": {"width": 2, "color": colour}},
-            hovertemplate=f"cell centre, stride {view.stride} px<extra></extra>", showlegend=False, row=2, col=1,
-        )  # fmt: skip
+            x=[view.cell[0]],
+            y=[view.cell[1]],
+            mode="markers",
+            marker={"symbol": "cross-thin", "size": 11, "line": {"width": 2, "color": colour}},
+            hovertemplate=f"cell centre, stride {view.stride} px<extra></extra>",
+            showlegend=False,
+            row=2,
+            col=1,
+        )
     most = max([float(s.probability.max()) for s in view.sides if s.probability is not None] or [1.0])
     for view_side in view.sides:
         _margin(figure, view_side, colour, truth, ink, most)
@@ -204,7 +227,15 @@ def box_on_image(image: np.ndarray, view: BoxView, colour: str, truth: str, ink:
     figure.update_yaxes(showgrid=False, ticks="", showticklabels=False, automargin=False)
     figure.update_layout(
         xaxis3={"range": x_range, "title": {"text": "x [px]"}, "showticklabels": True, "constrain": "range", "nticks": 6},
-        yaxis3={"range": y_range[::-1], "scaleanchor": "x3", "scaleratio": 1, "title": {"text": "y [px]"}, "showticklabels": True, "constrain": "range", "nticks": 6},
+        yaxis3={
+            "range": y_range[::-1],
+            "scaleanchor": "x3",
+            "scaleratio": 1,
+            "title": {"text": "y [px]"},
+            "showticklabels": True,
+            "constrain": "range",
+            "nticks": 6,
+        },
         yaxis={"range": [0, most * 1.12]},
         xaxis4={"range": [0, most * 1.12]},
         barmode="overlay",
@@ -226,15 +257,25 @@ def _margin(figure: go.Figure, side: SideView, colour: str, truth: str, ink: str
         hover = [f"{side.side}, bin {b}: p = {p:.3f}" for b, p in zip(bins, side.probability, strict=True)]
         x, y = (place, side.probability) if side.horizontal else (side.probability, place)
         figure.add_bar(
-            x=x, y=y, orientation="v" if side.horizontal else "h", width=side.px_per_bin * 0.86, marker={"color": _rgba(colour, 0.8), "line": {"width": 0}},
-            hovertext=hover, hoverinfo="text", showlegend=False, row=row, col=col,
-        )  # fmt: skip
+            x=x,
+            y=y,
+            orientation="v" if side.horizontal else "h",
+            width=side.px_per_bin * 0.86,
+            marker={"color": _rgba(colour, 0.8), "line": {"width": 0}},
+            hovertext=hover,
+            hoverinfo="text",
+            showlegend=False,
+            row=row,
+            col=col,
+        )
     if side.edges:
         for place, probability in zip(side.edges, side.edge_probs, strict=True):
             line(place, {"color": truth, "width": 2.2}, probability)
             at = float(side.pixel(place))
             x, y = ([at], [probability]) if side.horizontal else ([probability], [at])
-            figure.add_scatter(x=x, y=y, mode="markers", marker={"size": 7, "color": truth}, row=row, col=col, cliponaxis=False, **_NO_HOVER)
+            figure.add_scatter(
+                x=x, y=y, mode="markers", marker={"size": 7, "color": truth}, row=row, col=col, cliponaxis=False, **_NO_HOVER
+            )
     if side.target is not None:
         line(side.target, {"color": ink, "width": 1.4})
     line(side.expectation, {"color": colour, "width": 1.8, "dash": "3px,3px"})
@@ -277,26 +318,50 @@ def sides(view: BoxView, colour: str, truth: str, ink: str, height: int = 380) -
         row, col = index // 2 + 1, index % 2 + 1
         if side.probability is not None:
             bins = np.arange(len(side.probability))
-            hover = [f"bin {b}, {b * side.px_per_bin:.0f} px from the cell<br>p = {p:.3f}" for b, p in zip(bins, side.probability, strict=True)]
+            hover = [
+                f"bin {b}, {b * side.px_per_bin:.0f} px from the cell<br>p = {p:.3f}" for b, p in zip(bins, side.probability, strict=True)
+            ]
             figure.add_bar(
-                x=bins, y=side.probability, width=0.86, marker={"color": _rgba(colour, 0.8), "line": {"width": 0}}, hovertext=hover, hoverinfo="text", row=row, col=col
+                x=bins,
+                y=side.probability,
+                width=0.86,
+                marker={"color": _rgba(colour, 0.8), "line": {"width": 0}},
+                hovertext=hover,
+                hoverinfo="text",
+                row=row,
+                col=col,
             )
         if side.edges:
             for place, probability in zip(side.edges, side.edge_probs, strict=True):
-                figure.add_scatter(x=[place, place], y=[0, probability], mode="lines", line={"color": truth, "width": 2.4}, row=row, col=col, **_NO_HOVER)
                 figure.add_scatter(
-                    x=[place], y=[probability], mode="markers", marker={"size": 9, "color": truth}, cliponaxis=False, showlegend=False,
-                    hovertemplate=f"true edge at {place:.1f} bins, p = {probability:.2f}<extra></extra>", row=row, col=col,
-                )  # fmt: skip
+                    x=[place, place], y=[0, probability], mode="lines", line={"color": truth, "width": 2.4}, row=row, col=col, **_NO_HOVER
+                )
+                figure.add_scatter(
+                    x=[place],
+                    y=[probability],
+                    mode="markers",
+                    marker={"size": 9, "color": truth},
+                    cliponaxis=False,
+                    showlegend=False,
+                    hovertemplate=f"true edge at {place:.1f} bins, p = {probability:.2f}<extra></extra>",
+                    row=row,
+                    col=col,
+                )
         for place, style, what in (
             (side.target, {"color": ink, "width": 1.5}, "target"),
             (side.expectation, {"color": colour, "width": 2, "dash": "4px,3px"}, "the one distance" if dirac else "expectation"),
         ):
             if place is not None:
                 figure.add_scatter(
-                    x=[place, place], y=[0, top], mode="lines", line=style, showlegend=False,
-                    hovertemplate=f"{what}: {place:.2f} bins, {place * side.px_per_bin:.1f} px<extra></extra>", row=row, col=col,
-                )  # fmt: skip
+                    x=[place, place],
+                    y=[0, top],
+                    mode="lines",
+                    line=style,
+                    showlegend=False,
+                    hovertemplate=f"{what}: {place:.2f} bins, {place * side.px_per_bin:.1f} px<extra></extra>",
+                    row=row,
+                    col=col,
+                )
     _frame(figure, height, t=26)
     unit = f"{view.sides[0].px_per_bin:.3g} px" if view.sides else ""
     figure.update_xaxes(range=[-0.6, last + 0.6], showgrid=False, showline=True, dtick=4 if last > 8 else 1)

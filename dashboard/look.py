@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import streamlit as st
 from PIL import Image, ImageDraw
@@ -107,74 +108,12 @@ def duration(seconds: float) -> str:
 
 # --- pieces ---------------------------------------------------------------------------------------
 
-_STYLE = """
-<style>
-.gfl { font-variant-numeric: tabular-nums; line-height: 1.5; }
-.gfl .num { text-align: right; white-space: nowrap; }
-.gfl .dim { opacity: .68; }
-.gfl .small { font-size: .87em; }
-.gfl .mono { font-family: ui-monospace, "Source Code Pro", monospace; font-size: .87em; }
-.gfl h1 { font-family: "Source Serif", "Source Serif 4", Georgia, serif; font-weight: 600; font-size: 1.85rem; line-height: 1.22; margin: .1rem 0 .35rem; padding: 0;
-  overflow-wrap: anywhere; }
-.gfl .over { opacity: .68; overflow-wrap: anywhere; }
-.gfl h2 { font-family: "Source Serif", "Source Serif 4", Georgia, serif; font-weight: 600; font-size: 1.2rem; margin: 1.1rem 0 .1rem; padding: 0; }
-.gfl .wrap { overflow-x: auto; }
-.gfl table { border-collapse: collapse; width: 100%; border: 0; }
-.gfl th, .gfl td { border: 0; border-bottom: 1px solid color-mix(in srgb, currentColor 13%, transparent); padding: .5rem .6rem; vertical-align: top;
-  text-align: left; }
-.gfl thead th { font-weight: 600; vertical-align: bottom; white-space: nowrap; }
-.gfl thead tr:last-child th { border-bottom: 1.5px solid color-mix(in srgb, currentColor 55%, transparent); }
-.gfl thead tr.groups th { border-bottom: 0; padding-bottom: 0; font-weight: 400; opacity: .68; font-size: .87em; }
-.gfl th.num, .gfl td.num { text-align: right; }
-.gfl thead th.truth { white-space: normal; min-width: 5.2rem; max-width: 6rem; line-height: 1.25; }
-.gfl .pm { opacity: .68; font-size: .87em; font-weight: 400; }
-.gfl tbody tr:last-child td, .gfl tbody tr:last-child th { border-bottom: 1.5px solid color-mix(in srgb, currentColor 55%, transparent); }
-.gfl tbody th { font-weight: 400; }
-.gfl .name { white-space: nowrap; }
-.gfl .wrap > table > tbody > tr > th:first-child, .gfl .wrap > table > thead > tr > th:first-child { position: sticky; left: 0; z-index: 1; background: var(--page); padding-left: .1rem; }
-.gfl.light { --page: #ffffff; } .gfl.dark { --page: #14171b; }
-.gfl td.remark { min-width: 11rem; }
-.gfl .first { border-left: 1px solid color-mix(in srgb, currentColor 13%, transparent); }
-.gfl .published { opacity: .68; font-style: italic; }
-.gfl .best { font-weight: 700; }
-.gfl .delta { display: block; font-size: .84em; font-weight: 400; opacity: .85; }
-.gfl .better { color: #00855f; opacity: 1; } .gfl .worse { color: #c2470a; opacity: 1; }
-.gfl.dark .better { color: #2fbf95; } .gfl.dark .worse { color: #f0803c; }
-.gfl .swatch { display: inline-block; width: .72em; height: .72em; border-radius: 2px; margin-right: .5em; vertical-align: -.02em; }
-.gfl ol.notes { padding-left: 1.15rem; margin: .3rem 0; } .gfl ol.notes li { margin: .1rem 0; overflow-wrap: anywhere; }
-.gfl .state { white-space: nowrap; }
-.gfl .state::before { display: inline-block; width: 1.25em; content: attr(data-sign); font-weight: 700; }
-.gfl .s-done::before { color: #009e73; } .gfl .s-running::before { color: #0072b2; } .gfl .s-failed::before { color: #d55e00; }
-.gfl .s-interrupted::before { color: #b4588f; } .gfl .s-planned::before { opacity: .55; }
-.gfl.dark .s-running::before { color: #4ba3e0; } .gfl.dark .s-failed::before { color: #f0803c; } .gfl.dark .s-done::before { color: #2fbf95; }
-.gfl .bar { display: inline-block; vertical-align: middle; width: 100%; min-width: 4rem; height: .5em; border-radius: 3px; overflow: hidden;
-  background: color-mix(in srgb, currentColor 12%, transparent); }
-.gfl .bar > i { display: block; height: 100%; background: #009e73; transition: width .6s linear; }
-.gfl .bar.b-running > i { background: #0072b2; } .gfl .bar.b-failed > i { background: #d55e00; } .gfl .bar.b-interrupted > i { background: #b4588f; }
-.gfl.dark .bar.b-running > i { background: #4ba3e0; }
-.gfl .empty { border: 1px dashed color-mix(in srgb, currentColor 30%, transparent); border-radius: 6px; padding: 1.4rem 1.6rem; margin: .6rem 0; max-width: 46rem; }
-.gfl .empty b { display: block; font-size: 1.05em; margin-bottom: .25rem; }
-.gfl .empty code { font-size: .92em; background: color-mix(in srgb, currentColor 8%, transparent); padding: .1em .4em; border-radius: 4px; color: inherit; }
-.gfl .alert { border-left: 3px solid #d55e00; padding: .35rem .9rem; margin: .5rem 0; overflow-wrap: anywhere; }
-.gfl .legend { display: flex; flex-wrap: wrap; gap: .15rem 1.3rem; font-size: .92em; }
-.gfl .key { display: inline-block; margin-right: .5em; vertical-align: -.1em; height: .95em; }
-.gfl .key.box { width: 1.5em; height: .85em; } .gfl .key.line { width: 0; margin-left: .3em; } .gfl .key.pin { width: 0; margin-left: .3em; position: relative; height: .8em; }
-.gfl .key.pin::before { content: ""; position: absolute; left: -4px; top: -4px; width: 8px; height: 8px; border-radius: 50%; background: var(--pin); margin-left: -1px; }
-div.gfl dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; margin: .3rem 0; padding: 0; } .gfl dt { opacity: .68; } div.gfl dd { margin: 0; padding: 0; overflow-wrap: anywhere; }
-.gfl .bars { display: flex; gap: 4px; min-width: 7rem; } .gfl .bars .bar { min-width: 1rem; flex: 1; align-self: center; margin-top: .5em; }
-.gfl td.half { width: 34%; }
-div[data-testid="stMainBlockContainer"] { padding: 4.6rem 2.4rem 4rem; max-width: 1360px; }
-@media (min-width: 781px) and (max-width: 1180px) { .st-key-image-0, .st-key-image-1 { zoom: .66; } }
-@media (max-width: 780px) { .st-key-two div[data-testid="stColumn"] { min-width: 100% !important; } }
-div[data-testid="stMarkdownContainer"] > p, div[data-testid="stMarkdownContainer"] > ul { max-width: 46rem; }
-a[data-testid="stPageLink-NavLink"] { padding-left: 0; text-decoration: underline; text-underline-offset: 3px; text-decoration-color: color-mix(in srgb, currentColor 35%, transparent); }
-</style>
-"""
+_STYLE = Path(__file__).with_name("style.css")
 
 
 def style() -> None:
     """The style sheet; once a page."""
-    st.html(_STYLE)
+    st.html(f"<style>{_STYLE.read_text(encoding='utf-8')}</style>")
 
 
 def show(body: str) -> None:
@@ -217,14 +156,19 @@ def state_html(state: TrialState) -> str:
 
 def counts_html(counts: dict[TrialState, int]) -> str:
     """How many trials are in each state that occurs, as HTML."""
-    parts = [f'<span class="state s-{s.value}" data-sign="{_STATE_SIGNS[s]}">{counts[s]} {STATE_TITLES[s]}</span>' for s in STATE_TITLES if counts[s]]
+    parts = [
+        f'<span class="state s-{s.value}" data-sign="{_STATE_SIGNS[s]}">{counts[s]} {STATE_TITLES[s]}</span>'
+        for s in STATE_TITLES
+        if counts[s]
+    ]
     return '<span class="legend">' + "".join(parts) + "</span>"
 
 
 def bar_html(trial: TrialRow) -> str:
     """A trial's progress, as HTML."""
     said = f"{trial.step} of {trial.steps} steps" if trial.steps else STATE_TITLES[trial.state]
-    return f'<span class="bar b-{trial.state.value}" role="img" aria-label="{said}" title="{said}"><i style="width:{100 * trial.progress:.1f}%"></i></span>'
+    width = f"{100 * trial.progress:.1f}%"
+    return f'<span class="bar b-{trial.state.value}" role="img" aria-label="{said}" title="{said}"><i style="width:{width}"></i></span>'
 
 
 def variants_legend(names: Iterable[str], palette: dict[str, str]) -> None:

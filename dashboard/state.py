@@ -62,10 +62,10 @@ def switch(label: str, key: str, default: bool = False) -> bool:
 
 
 def put(**values: str) -> None:
-    """Choose from a callback, before the widgets are drawn."""
+    """Choose from a callback, before the widgets are drawn; one step of the browser's history."""
     for key, value in values.items():
-        st.session_state[f"w:{key}"] = value
-        _remember(key, value)
+        st.session_state[f"w:{key}"] = st.session_state[f"last:{key}"] = st.session_state[f"url:{key}"] = value
+    st.query_params.update(values)
 
 
 EXPERIMENT = "experiment"

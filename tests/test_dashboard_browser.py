@@ -7,6 +7,7 @@ Needs Debian's ``chromium`` and ``chromium-driver``; skipped, with the reason, w
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -24,7 +25,9 @@ from tests.support.fake_runs import HOSTILE_TEXT, write_fake_tree
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Debian's chromium and chromium-driver (apt-get install chromium chromium-driver)"),
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER), reason="needs Debian's chromium and chromium-driver (apt-get install chromium chromium-driver)"
+    ),
 ]
 ROOT = Path(__file__).resolve().parent.parent
 TITLES = ("AP table", "Curves", "Box distributions", "Trials and failures", "How to read this", "Overview")
@@ -76,7 +79,9 @@ def browser(tmp_path_factory):
 
 
 def size(browser, width: int, height: int, dark: bool = False) -> None:
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False})
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    )
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
 
@@ -107,7 +112,8 @@ def check(browser) -> None:
     severe = [message for message in severe if not ("_stcore/" in message and "404" in message)]
     assert severe == []
     foreign = browser.execute_script(
-        "return performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith(location.origin) && /^(https?|wss?):/.test(n))"
+        "return performance.getEntriesByType('resource').map(e => e.name)"
+        ".filter(n => !n.startsWith(location.origin) && /^(https?|wss?):/.test(n))"
     )
     assert foreign == []
 
@@ -171,7 +177,8 @@ def test_half_finished_store_follows_running_trials(browser, tmp_path):
         running = next(trial for trial in tree.trials() if trial.lease_alive())
         before = browser.execute_script("return document.querySelector('.gfl h1')")
         with running.file("metrics.jsonl").open("a") as file:
-            file.write('{"kind":"val","step":60,"epoch":5,"time":%f,"metrics":{"AP":12.3}}\n' % time.time())
+            line = {"kind": "val", "step": 60, "epoch": 5, "time": time.time(), "metrics": {"AP": 12.3}}
+            file.write(json.dumps(line) + "\n")
         for _ in range(60):
             if "12.3 so far" in browser.find_element("css selector", "body").text:
                 break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import look
 from gfl_lab import naming
+from gfl_lab.results.store import open_store
 from tests.support.fake_runs import HOSTILE_CLASSES, HOSTILE_TEXT, write_fake_tree
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,8 +59,8 @@ def trees(tmp_path_factory) -> dict[str, Path]:
         "hostile": make("hostile", hostile=True, states=["done", "done", "failed", "done"]),
     }
     damaged = make("damaged", states="done")
-    write_fake_tree(damaged, name="broken_plan", **SMALL)
-    (damaged / "experiments" / "broken_plan" / "desk" / naming.PLAN).write_text("{")
+    write_fake_tree(damaged, name="zz_broken", **SMALL)
+    (damaged / "experiments" / "zz_broken" / "desk" / naming.PLAN).write_text("{")
     trials = sorted((damaged / "trials").iterdir())
     (trials[0] / naming.RESULT).write_text("{")
     (trials[1] / naming.MANIFEST).write_text("[]")
@@ -86,7 +88,7 @@ def test_overview_says_where_each_trial_is(trees, monkeypatch):
 
 def test_overview_names_a_damaged_plan(trees, monkeypatch):
     shown = html_of(open_page("overview", trees["damaged"], monkeypatch))
-    assert "the plan of broken_plan (desk) cannot be read" in shown and "What do QFL" in shown
+    assert "the plan of zz_broken (desk) cannot be read" in shown and "What do QFL" in shown
 
 
 def test_table_shows_the_numbers_on_disk(trees, monkeypatch):
@@ -116,9 +118,16 @@ def test_curves_page_draws_all_terms(trees, monkeypatch):
 
 
 def test_boxes_page_follows_its_url(trees, monkeypatch):
-    app = open_page("boxes", trees["full"], monkeypatch, variant="qfl=off dfl=on", beside="qfl=on dfl=on", seed="1", image="2", box="2", zoom="0")
+    app = open_page(
+        "boxes", trees["full"], monkeypatch, variant="qfl=off dfl=on", beside="qfl=on dfl=on", seed="1", image="2", box="2", zoom="0"
+    )
     chosen = {box.label: box.value for box in app.selectbox}
-    assert chosen["Variant"] == "qfl=off dfl=on" and chosen["Beside it"] == "qfl=on dfl=on" and chosen["Seed"] == "1" and chosen["Image"] == "2"
+    assert (
+        chosen["Variant"] == "qfl=off dfl=on"
+        and chosen["Beside it"] == "qfl=on dfl=on"
+        and chosen["Seed"] == "1"
+        and chosen["Image"] == "2"
+    )
     assert not app.toggle[0].value and len(app.get("plotly_chart")) == 4
     app.selectbox(key="w:image").select("3").run()
     assert app.query_params["image"] == "3" and app.query_params["variant"] == "qfl=off dfl=on"
@@ -198,8 +207,6 @@ def test_duration(seconds, said):
 
 
 def test_colours_are_fixed_by_the_plan(trees):
-    from gfl_lab.results.store import open_store
-
     (full,) = open_store(trees["full"]).experiments()
     (partial,) = open_store(trees["partial"]).experiments()
     assert look.colours(full) == look.colours(partial) and len(set(look.colours(full).values())) == 4
@@ -215,10 +222,19 @@ def test_the_dashboard_needs_no_torch_ray_or_mlflow(trees):
         "    assert not app.exception, app.exception\n"
         "print(sorted({'torch', 'torchvision', 'ray', 'mlflow', 'mmdet', 'mmengine', 'mmcv'} & set(sys.modules)))\n"
     )
-    import os
-
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"GFL_LAB_HOME": str(trees["full"])}, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"GFL_LAB_HOME": str(trees["full"])},
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("page", ["table", "curves", "boxes", "trials"])
+def test_a_damaged_plan_is_said_on_each_page(page, trees, monkeypatch):
+    shown = html_of(open_page(page, trees["damaged"], monkeypatch, experiment="zz_broken/desk"))
+    assert "the plan of zz_broken (desk) cannot be read" in shown

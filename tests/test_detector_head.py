@@ -150,9 +150,7 @@ def _check_losses(
     assert grads[0][1].keys() == grads[1][1].keys()
     for name, a in grads[0][1].items():
         b = grads[1][1][name]
-        torch.testing.assert_close(
-            a, torch.zeros_like(a) if b is None else b, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}"
-        )
+        torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
     return {name: value.item() for name, value in sums[0].items()}
 
 
@@ -300,9 +298,7 @@ def test_dense_outputs_agree_with_predictions(quality: str, box: str, _terms: se
         # boxes are the distances from the centres, in units of stride * bin_width, clipped
         reach = dense.distances * (dense.strides * 0.5)[:, None]
         limits = torch.tensor([123.0, 93.0])
-        torch.testing.assert_close(
-            dense.boxes[..., :2], (dense.centers - reach[..., :2]).clamp(min=0).minimum(limits), rtol=1e-5, atol=1e-3
-        )
+        torch.testing.assert_close(dense.boxes[..., :2], (dense.centers - reach[..., :2]).clamp(min=0).minimum(limits), rtol=1e-5, atol=1e-3)
         # every detection is a location's score and box
         head.test_cfg.score_thr, head.test_cfg.nms_pre = 0.5, -1
         for image, result in enumerate(head.predict_by_feat(*outs, batch_img_metas=metas)):
@@ -328,6 +324,17 @@ def test_autocast_keeps_losses_and_boxes_in_float32() -> None:
         assert value.dtype == torch.float32
         torch.testing.assert_close(value, exact[name], rtol=0.05, atol=1e-3)
     assert len(found[0]) and found[0].bboxes.dtype == found[0].scores.dtype == torch.float32
+
+
+@pytest.mark.parametrize("box", ["general", "dirac"])
+def test_trains_after_an_evaluation_in_inference_mode(box: str) -> None:
+    head = GFLFamilyHead(**_common(THREE, box=box))
+    generator = torch.Generator().manual_seed(0)
+    feats, metas = _feats(THREE, (96, 96), generator), _metas(3, (96, 96))
+    with torch.inference_mode():
+        head.dense_outputs(head(feats), metas)
+    sum(head.loss(feats, _samples(_batch("crowded", (96, 96), generator), metas)).values()).backward()
+    assert head.gfl_reg.weight.grad.any()
 
 
 def test_one_collective_whatever_the_batch_holds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,8 @@ def terminal(table: Table, width: int = 100, tty: bool = False) -> str:
     ("key", "value", "signed", "text"),
     [
         ("AP", 39.25, False, "39.2"), ("AP", 0.7, True, "+0.7"), ("AP", -0.34, True, "−0.3"), ("AP", -0.04, True, "0.0"),
-        ("AP", -3.0, False, "−3.0"), ("latency_ms", 24.305, False, "24.30"), ("wasserstein", 0.5, False, "0.500"), ("other", 1.0, True, "+1.000"),
+        ("AP", -3.0, False, "−3.0"), ("latency_ms", 24.305, False, "24.30"),
+        ("wasserstein", 0.5, False, "0.500"), ("other", 1.0, True, "+1.000"),
     ],
 )  # fmt: skip
 def test_number_format(key: str, value: float, signed: bool, text: str) -> None:

@@ -75,13 +75,44 @@ def row(**changes):
     p[0, [2, 6]] = 0.5
     p[[1, 2, 3], [3, 4, 5]] = 1.0
     found = {
-        "image_id": 7, "file_name": "a.png", "annotation_id": 3, "category": "<b>", "gt_x1": 68.0, "gt_y1": 52.0, "gt_x2": 164.0, "gt_y2": 180.0,
-        "level": 0, "stride": 8, "cell_x": 100.0, "cell_y": 100.0, "scale_x": 0.5, "scale_y": 0.5, "score": 0.9,
-        "cell_x1": 36.0, "cell_y1": 52.0, "cell_x2": 164.0, "cell_y2": 180.0, "cell_iou": 0.75,
-        "det_score": math.nan, "det_iou": math.nan, "det_x1": math.nan, "det_y1": math.nan, "det_x2": math.nan, "det_y2": math.nan,
-        "bins": 9, "bin_width": 1.0, "probs": p.reshape(-1).astype(np.float32), "expectation": np.array([4, 3, 4, 5], np.float32),
-        "target": np.array([2, 3, 4, 5], np.float32), "ambiguous_side": 0, "ambiguity": "blurred", "edge_a": 2.0, "edge_b": 6.0, "prob_a": 0.35, "scored": True,
-    }  # fmt: skip
+        "image_id": 7,
+        "file_name": "a.png",
+        "annotation_id": 3,
+        "category": "<b>",
+        "gt_x1": 68.0,
+        "gt_y1": 52.0,
+        "gt_x2": 164.0,
+        "gt_y2": 180.0,
+        "level": 0,
+        "stride": 8,
+        "cell_x": 100.0,
+        "cell_y": 100.0,
+        "scale_x": 0.5,
+        "scale_y": 0.5,
+        "score": 0.9,
+        "cell_x1": 36.0,
+        "cell_y1": 52.0,
+        "cell_x2": 164.0,
+        "cell_y2": 180.0,
+        "cell_iou": 0.75,
+        "det_score": math.nan,
+        "det_iou": math.nan,
+        "det_x1": math.nan,
+        "det_y1": math.nan,
+        "det_x2": math.nan,
+        "det_y2": math.nan,
+        "bins": 9,
+        "bin_width": 1.0,
+        "probs": p.reshape(-1).astype(np.float32),
+        "expectation": np.array([4, 3, 4, 5], np.float32),
+        "target": np.array([2, 3, 4, 5], np.float32),
+        "ambiguous_side": 0,
+        "ambiguity": "blurred",
+        "edge_a": 2.0,
+        "edge_b": 6.0,
+        "prob_a": 0.35,
+        "scored": True,
+    }
     return found | changes
 
 
@@ -102,7 +133,9 @@ def test_box_view_of_a_dirac_box_a_false_positive_and_a_box_without_cell():
     dirac = series.box_view(row(bins=0, probs=np.array([], np.float32)))
     assert all(side.probability is None and side.ideal is None for side in dirac.sides) and dirac.sides[0].edges == (2.0, 6.0)
     nan = math.nan
-    false = series.box_view(row(annotation_id=-1, gt_x1=nan, gt_y1=nan, gt_x2=nan, gt_y2=nan, target=np.full(4, nan), ambiguous_side=-1, edge_a=nan))
+    false = series.box_view(
+        row(annotation_id=-1, gt_x1=nan, gt_y1=nan, gt_x2=nan, gt_y2=nan, target=np.full(4, nan), ambiguous_side=-1, edge_a=nan)
+    )
     assert false.gt is None and false.sides[0].target is None and false.sides[0].edges is None
     lost = series.box_view(row(level=-1, cell_x=nan, cell_y=nan, probs=np.array([]), expectation=np.full(4, nan)))
     assert lost.sides == () and lost.cell is None and lost.gt is not None
@@ -119,12 +152,14 @@ def test_most_bimodal_by_hand():
     uneven = clear.copy()
     uneven[2] = 0
     uneven[2, [1, 7]] = [0.8, 0.2]
-    frame = pd.DataFrame([
-        row(annotation_id=1, probs=clear.reshape(-1), ambiguous_side=-1),
-        row(annotation_id=2, probs=uneven.reshape(-1), scale_x=1.0, ambiguous_side=-1),
-        row(annotation_id=3),
-        row(annotation_id=-1),
-    ])  # fmt: skip
+    frame = pd.DataFrame(
+        [
+            row(annotation_id=1, probs=clear.reshape(-1), ambiguous_side=-1),
+            row(annotation_id=2, probs=uneven.reshape(-1), scale_x=1.0, ambiguous_side=-1),
+            row(annotation_id=3),
+            row(annotation_id=-1),
+        ]
+    )
     found = series.most_bimodal(frame)
     assert tuple(found.columns) == series.RANKING_COLUMNS
     assert found["annotation_id"].tolist() == [3, 2] and found["side"].tolist() == ["left", "right"]

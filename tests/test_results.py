@@ -109,7 +109,7 @@ def test_damaged_lease_and_metrics(mixed):
     assert (store.curves(only(store))["trial"] != running.id).all()
     running.file(naming.LEASE).write_text("{}")
     assert only(store).trials[1].state is TrialState.INTERRUPTED
-    running.file(naming.LEASE).write_text('{"host": "%s", "pid": "x"}' % os.uname().nodename)
+    running.file(naming.LEASE).write_text(json.dumps({"host": os.uname().nodename, "pid": "x"}))
     assert only(store).trials[1].state is TrialState.FAILED
 
 

@@ -80,7 +80,13 @@ def _draw(variant: VariantRow, seed: str, image_id: int, box: str, colour: str, 
         return
     look.show(f'<div class="dim small">{look.text(_facts(view))}</div>')
     figure = charts.box_on_image(picture, view, colour, look.truth(), look.ink(), near)
-    st.plotly_chart(figure, width="content", key=f"image-{slot}", config=charts.CONFIG, alt=f"image {image_id} with its box and the distributions of its sides")
+    st.plotly_chart(
+        figure,
+        width="content",
+        key=f"image-{slot}",
+        config=charts.CONFIG,
+        alt=f"image {image_id} with its box and the distributions of its sides",
+    )
     if not view.sides:
         look.empty("No cell stands for this box", "The assigner gave it none, so there is no distribution to show.")
         return
@@ -130,9 +136,13 @@ def _ranking(trial: TrialRow, image_id: int, box: str, variant: str) -> None:
             "image_id": number("image", format="%d", width="small"),
             "category": st.column_config.TextColumn("class"),
             "side": st.column_config.TextColumn("side", width="small"),
-            "bimodality": st.column_config.ProgressColumn("bimodality", format="%.2f", min_value=0, max_value=1, help="0: one mode; 1: two equal modes, nothing between"),
+            "bimodality": st.column_config.ProgressColumn(
+                "bimodality", format="%.2f", min_value=0, max_value=1, help="0: one mode; 1: two equal modes, nothing between"
+            ),
             "gap_px": number("modes apart [px]", format="%.1f"),
-            "true_gap_px": number("true edges apart [px]", format="%.1f", help="empty: this side is not ambiguous, its bimodality is false"),
+            "true_gap_px": number(
+                "true edges apart [px]", format="%.1f", help="empty: this side is not ambiguous, its bimodality is false"
+            ),
             "ambiguity": st.column_config.TextColumn("true ambiguity"),
             "cell_iou": number("IoU at the cell", format="%.2f"),
         },
@@ -143,7 +153,11 @@ def _page(experiment: ExperimentRow) -> None:
     ready = [variant for variant in experiment.variants if data.with_distributions(variant)]
     if not ready:
         running = [trial for trial in experiment.trials if trial.state.value == "running"]
-        told = f"The furthest trial is at epoch {max(t.epoch for t in running)} of {running[0].epochs}." if running else "No trial of this experiment has finished."
+        told = (
+            f"The furthest trial is at epoch {max(t.epoch for t in running)} of {running[0].epochs}."
+            if running
+            else "No trial of this experiment has finished."
+        )
         look.empty("No distributions yet", f"A trial writes them when it has finished. {told}")
         return
     palette = look.colours(experiment)
@@ -170,10 +184,21 @@ def _page(experiment: ExperimentRow) -> None:
         boxes, false = {}, 0
         for row in rows:
             is_false = row["annotation_id"] < 0
-            boxes[_key(row, false)] = f"{row['category']} (false positive, score {row['det_score']:.2f})" if is_false else f"{row['category']} (box {row['annotation_id']})"
+            boxes[_key(row, false)] = (
+                f"{row['category']} (false positive, score {row['det_score']:.2f})"
+                if is_false
+                else f"{row['category']} (box {row['annotation_id']})"
+            )
             false += is_false
         in_ranking = ranking[ranking["image_id"] == int(image)] if len(ranking) else ranking
-        box = state.choose("Box", "box", list(boxes), str(int(in_ranking["annotation_id"].iloc[0])) if len(in_ranking) else None, names=boxes.get, width=200)
+        box = state.choose(
+            "Box",
+            "box",
+            list(boxes),
+            str(int(in_ranking["annotation_id"].iloc[0])) if len(in_ranking) else None,
+            names=boxes.get,
+            width=200,
+        )
         near = state.switch("Zoom to the box", "zoom", True)
 
     _legend(palette[first], look.truth(), look.ink(), experiment.data.truth)

@@ -24,14 +24,22 @@ def _body(experiment: ExperimentRow) -> None:
         return
     look.variants_legend([name for name in order if (frame["variant"] == name).any()], palette)
     several = any(len(variant.trials) > 1 for variant in experiment.variants)
-    how = "The line is the mean over seeds, drawn where every seed has got to; the band their range; hairlines are single seeds." if several else "One seed."
+    how = (
+        "The line is the mean over seeds, drawn where every seed has got to; the band their range; hairlines are single seeds."
+        if several
+        else "One seed."
+    )
 
     look.heading("On the validation images, after each epoch", how)
     keys = series.curve_keys(frame, "val")
     if keys:
         shown = st.session_state["w:metric"] if st.session_state.get("w:metric") in keys else keys[0]
         found = series.curves(frame, "val", shown, order)
-        _plot(charts.curves(found, shown, palette, order, epochs=True, height=340), f"val-{shown}", f"{shown} after each epoch, one line a variant")
+        _plot(
+            charts.curves(found, shown, palette, order, epochs=True, height=340),
+            f"val-{shown}",
+            f"{shown} after each epoch, one line a variant",
+        )
     else:
         look.empty("No epoch has been evaluated yet", "The first evaluation comes at the end of the first epoch.")
 
@@ -43,7 +51,11 @@ def _body(experiment: ExperimentRow) -> None:
         with columns[index % 2]:
             look.show(f'<div><b>{look.text(key)}</b> <span class="dim">{look.text(charts.TERMS.get(key, ""))}</span></div>')
             found = series.curves(frame, "train", key, order, window if key != "lr" else 1)
-            _plot(charts.curves(found, key, palette, order, epochs=False, height=240), f"train-{key}", f"{key} at each step, one line a variant")
+            _plot(
+                charts.curves(found, key, palette, order, epochs=False, height=240),
+                f"train-{key}",
+                f"{key} at each step, one line a variant",
+            )
 
 
 experiment = live.current()
@@ -51,5 +63,7 @@ look.header("Training curves", under=live.data_line(experiment))
 keys = series.curve_keys(data.store().curves(experiment), "val") or ("AP",)
 with st.container(horizontal=True, gap="large"):
     state.choose("Validation metric", "metric", keys, "AP", widget=st.segmented_control, required=True)
-    state.choose("Mean over steps", "smooth", WINDOWS, "11", names=lambda w: "off" if w == "1" else w, widget=st.segmented_control, required=True)
+    state.choose(
+        "Mean over steps", "smooth", WINDOWS, "11", names=lambda w: "off" if w == "1" else w, widget=st.segmented_control, required=True
+    )
 live.follow(_body)

@@ -48,7 +48,14 @@ _ROWS = [
     [look.text(metric.title), look.text(metric.unit or "–"), "higher" if metric.higher_is_better else "lower", look.text(metric.help)]
     for metric in naming.METRICS.values()
 ]
-_ROWS.append(["bimodality", "–", "–", "twice the mass of the lighter of the two heaviest modes, times the depth of the valley between them: 0 one mode, 1 two equal ones"])
+_ROWS.append(
+    [
+        "bimodality",
+        "–",
+        "–",
+        "twice the mass of the lighter of the two heaviest modes, times the depth of the valley between them: 0 one mode, 1 two equal ones",
+    ]
+)
 look.show(look.table_html([("number", "name"), ("unit", "name"), ("better", "name"), ("meaning", "")], _ROWS))
 
 look.heading("States")

@@ -8,6 +8,7 @@ from dashboard import data, live, look, state
 from gfl_lab.results.rows import ExperimentRow, TrialState, VariantRow
 
 MOST_VARIANTS = 12
+_GOING_ON = (TrialState.RUNNING, TrialState.INTERRUPTED)
 
 
 def _mean(values: list[float]) -> float:
@@ -18,7 +19,7 @@ def _ap(variant: VariantRow) -> str:
     final = [trial.metrics["AP"] for trial in variant.trials if "AP" in trial.metrics]
     if final:
         return f"{_mean(final):.1f}"
-    latest = [trial.latest["AP"] for trial in variant.trials if "AP" in trial.latest]
+    latest = [trial.latest["AP"] for trial in variant.trials if "AP" in trial.latest and trial.state in _GOING_ON]
     return f'<span class="dim">{_mean(latest):.1f} so far</span>' if latest else '<span class="dim">–</span>'
 
 
@@ -71,7 +72,8 @@ look.header("Experiments")
 if not data.store().names():
     look.empty(
         "Nothing has been run yet",
-        "An experiment appears here as soon as it is planned, and is followed while it trains. The first one takes a few minutes on two CPU cores:",
+        "An experiment appears here as soon as it is planned, and is followed while it trains. "
+        "The first one takes a few minutes on two CPU cores:",
         "gfl-lab run experiments/table3_qfl_dfl.yaml",
     )
 else:

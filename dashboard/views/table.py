@@ -43,7 +43,8 @@ def _table(table: Table, palette: dict[str, str]) -> str:
         title = _GROUPS.get(group, "measured here") if group != export.PUBLISHED or not table.comparable else "published"
         groups += f'<th colspan="{span}" class="num{"" if group == export.OURS else " first"}" scope="colgroup">{look.text(title)}</th>'
     head = "".join(
-        f'<th scope="col" class="num{" first" if i in starts else ""}{" truth" if c.group == export.TRUTH else ""}" title="{look.text(c.help)}">{look.text(c.title)}'
+        f'<th scope="col" class="num{" first" if i in starts else ""}{" truth" if c.group == export.TRUTH else ""}" '
+        f'title="{look.text(c.help)}">{look.text(c.title)}'
         + (f'<br><span class="dim small" style="font-weight:400">{look.text(unit)}</span>' if (unit := _units(c)) else "")
         + "</th>"
         for i, c in enumerate(found.columns)
@@ -51,7 +52,8 @@ def _table(table: Table, palette: dict[str, str]) -> str:
     body = ""
     for row, cells in zip(table.rows, found.rows, strict=True):
         note = ' <span class="dim small">baseline</span>' if row.baseline else ""
-        line = f'<th scope="row" class="name">{look.swatch(palette[row.variant])}{look.text(row.variant)}{note}</th><td class="num">{export.seeds_text(row)}</td>'
+        name = f"{look.swatch(palette[row.variant])}{look.text(row.variant)}{note}"
+        line = f'<th scope="row" class="name">{name}</th><td class="num">{export.seeds_text(row)}</td>'
         for i, (column, cell) in enumerate(zip(found.columns, cells, strict=True)):
             css = "num" + (" first" if i in starts else "") + (" published" if column.group == export.PUBLISHED else "")
             delta = ""
@@ -75,7 +77,9 @@ def _body(experiment: ExperimentRow) -> None:
         look.show(look.counts_html(counts))
     look.show(_table(table, palette))
     if not any(row.metrics for row in table.rows):
-        look.empty("No trial has finished", "The numbers appear here one by one as trials end. Until then, the curves show how far they are.")
+        look.empty(
+            "No trial has finished", "The numbers appear here one by one as trials end. Until then, the curves show how far they are."
+        )
     notes = [look.redact(note) for note in table.footnotes]
     if notes:
         look.show('<ol class="notes small dim">' + "".join(f"<li>{look.text(note)}</li>" for note in notes) + "</ol>")

@@ -29,7 +29,16 @@ def _why(trial: TrialRow) -> str:
 def _list(experiment: ExperimentRow) -> None:
     palette = look.colours(experiment)
     look.show(look.counts_html(experiment.counts))
-    head = [("variant", "name"), ("seed", "num"), ("state", "name"), ("progress", ""), ("epoch", "num"), ("time", "num"), ("device", "name"), ("remark", "remark")]
+    head = [
+        ("variant", "name"),
+        ("seed", "num"),
+        ("state", "name"),
+        ("progress", ""),
+        ("epoch", "num"),
+        ("time", "num"),
+        ("device", "name"),
+        ("remark", "remark"),
+    ]
     rows = [
         [
             f"{look.swatch(palette[variant.name])}{look.text(variant.name)}",
@@ -53,7 +62,8 @@ def _detail(experiment: ExperimentRow, trial_id: str) -> None:
         failure = trial.failure
         at = f" at step {failure.step}, epoch {failure.epoch}" if failure.step else ""
         look.show(
-            f'<div class="alert"><b>{look.text(KINDS.get(failure.kind, failure.kind))}{at}</b><br>{look.text(look.redact(failure.reason))}</div>'
+            f'<div class="alert"><b>{look.text(KINDS.get(failure.kind, failure.kind))}{at}</b>'
+            f"<br>{look.text(look.redact(failure.reason))}</div>"
         )
     facts = [("state", look.state_html(trial.state)), ("trial", f'<span class="mono">{look.text(trial.id)}</span>')]
     facts.append(("variant", f"{look.text(variant.name)}, seed {trial.seed}"))

@@ -761,7 +761,7 @@ def dataspec(root: Path | str, report: DatasetReport | None = None, cache: Path 
         name=report.name,
         digest=report.digest or dataset_digest(root, cache),
         classes=report.classes,
-        train_images=report.splits["train"].images,
+        train_images=report.splits["train"].images - report.splits["train"].images_without_boxes,  # training leaves the others out
         val_images=report.splits["val"].images,
         truth=False,
     )

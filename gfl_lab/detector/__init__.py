@@ -9,4 +9,4 @@ from gfl_lab.detector import ops
 
 ops.install()
 
-from gfl_lab.detector import head as _head  # noqa: F401  (registers GFLFamilyHead)
+from gfl_lab.detector import head as _head  # noqa: E402, F401  (after install(); registers GFLFamilyHead)

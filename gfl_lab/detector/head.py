@@ -203,17 +203,19 @@ class GFLFamilyHead(AnchorHead):
         """Locations of a pyramid with these (height, width) of its levels. The last one asked for is kept."""
         key = (tuple((int(h), int(w)) for h, w in featmap_sizes), torch.device(device))
         if self._last_geometry is None or self._last_geometry[0] != key:
-            levels = self.prior_generator.grid_priors(list(key[0]), dtype=torch.float32, device=key[1])
-            counts = tuple(len(level) for level in levels)
-            priors, repeats = torch.cat(levels), torch.tensor(counts, device=key[1])
-            strides = torch.tensor([float(s[0]) for s in self.prior_generator.strides], device=key[1])
-            level = torch.arange(len(counts), device=key[1]).repeat_interleave(repeats, output_size=len(priors))
-            self._last_geometry = key, Geometry(priors, (priors[:, :2] + priors[:, 2:]) / 2, strides[level], level, counts)
+            with torch.inference_mode(False):  # what an evaluation leaves here must do for training
+                self._last_geometry = key, self._make_geometry(*key)
         return self._last_geometry[1]
 
-    def _valid_groups(
-        self, featmap_sizes: list[tuple[int, int]], metas: list[dict], device: torch.device
-    ) -> list[tuple[list[int], Tensor | None]]:
+    def _make_geometry(self, featmap_sizes: Sequence[tuple[int, int]], device: torch.device) -> Geometry:
+        levels = self.prior_generator.grid_priors(list(featmap_sizes), dtype=torch.float32, device=device)
+        counts = tuple(len(level) for level in levels)
+        priors = torch.cat(levels)
+        strides = torch.tensor([float(stride[0]) for stride in self.prior_generator.strides], device=device)
+        level = torch.arange(len(counts), device=device).repeat_interleave(torch.tensor(counts, device=device), output_size=len(priors))
+        return Geometry(priors, (priors[:, :2] + priors[:, 2:]) / 2, strides[level], level, counts)
+
+    def _valid_groups(self, featmap_sizes: list[tuple[int, int]], metas: list[dict], device: torch.device) -> list[tuple[list[int], Tensor | None]]:
         """Images by their padded size, each with the (A,) mask of locations inside it, None where that is all.
 
         Images of a batch are padded to the largest; locations beyond an image's own ``pad_shape`` take no part.
@@ -330,9 +332,7 @@ class GFLFamilyHead(AnchorHead):
             assigned[images], valid[images] = found, flags
         return assigned, gt_boxes, gt_labels, valid
 
-    def _decode_positives(
-        self, predictions: Tensor, geometry: Geometry, location: Tensor, targets: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _decode_positives(self, predictions: Tensor, geometry: Geometry, location: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Decoded boxes (P, 4) and targets (P, 4) in one unit, bins or for Dirac px, and DFL (P,), mean over sides."""
         if self.box == "dirac":
             return self.bbox_coder.decode(geometry.priors[location], predictions), targets, None
@@ -350,9 +350,7 @@ class GFLFamilyHead(AnchorHead):
     def predict_by_feat(self, cls_scores: list[Tensor], bbox_preds: list[Tensor], score_factors: list[Tensor] | None = None, **kwargs: Any):
         """Detections of each image, as mmdet's; in float32 outside of autocast, since bfloat16 has no exact pixels."""
         with torch.autocast(cls_scores[0].device.type, enabled=False):
-            outputs = [
-                None if levels is None else [level.float() for level in levels] for levels in (cls_scores, bbox_preds, score_factors)
-            ]
+            outputs = [None if levels is None else [level.float() for level in levels] for levels in (cls_scores, bbox_preds, score_factors)]
             return super().predict_by_feat(*outputs, **kwargs)
 
     def _predict_by_feat_single(
@@ -429,6 +427,4 @@ def _join(levels: list[Tensor]) -> Tensor:
 def _clip(boxes: Tensor, shape: Sequence[int]) -> Tensor:
     """Clip (M, 4) xyxy boxes to an image of (height, width)."""
     height, width = shape[:2]
-    return torch.stack(
-        [boxes[:, 0].clamp(0, width), boxes[:, 1].clamp(0, height), boxes[:, 2].clamp(0, width), boxes[:, 3].clamp(0, height)], dim=1
-    )
+    return torch.stack([boxes[:, 0].clamp(0, width), boxes[:, 1].clamp(0, height), boxes[:, 2].clamp(0, width), boxes[:, 3].clamp(0, height)], dim=1)

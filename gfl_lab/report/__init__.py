@@ -1,0 +1,1 @@
+"""Statistics, tables, series for plots and exporters: pure functions of rows."""

@@ -59,7 +59,9 @@ def curve_keys(frame: pd.DataFrame, kind: str) -> tuple[str, ...]:
     return (*known, *sorted(found - set(known)))
 
 
-def curves(frame: pd.DataFrame, kind: str, key: str, variants: Sequence[str], window: int = 1, max_points: int = MAX_POINTS) -> tuple[Curve, ...]:
+def curves(
+    frame: pd.DataFrame, kind: str, key: str, variants: Sequence[str], window: int = 1, max_points: int = MAX_POINTS
+) -> tuple[Curve, ...]:
     """The curves of one metric, variant by variant.
 
     Args:
@@ -254,7 +256,9 @@ def most_bimodal(frame: pd.DataFrame | None, limit: int = 50) -> pd.DataFrame:
         true edges when this is the ambiguous side, else NaN; ``ambiguity`` why it is ambiguous, empty when it is not.
         Empty for a Dirac box, and for None.
     """
-    empty = pd.DataFrame({name: pd.Series(dtype="object" if name in ("category", "side", "ambiguity") else "float64") for name in RANKING_COLUMNS})
+    empty = pd.DataFrame(
+        {name: pd.Series(dtype="object" if name in ("category", "side", "ambiguity") else "float64") for name in RANKING_COLUMNS}
+    )
     if frame is None or not len(frame):
         return empty
     frame = frame[(frame["annotation_id"] >= 0) & (frame["bins"] > 1)].reset_index(drop=True)

@@ -132,7 +132,12 @@ class Store:
             axes={str(axis): tuple(values) for axis, values in (experiment.get("axes") or {}).items()},
             metrics=tuple((experiment.get("table") or {}).get("metrics") or ("AP",)),
             data=DataRow(
-                str(data["name"]), str(data["digest"]), tuple(map(str, data["classes"])), images, int(data["val_images"]), bool(data.get("truth"))
+                str(data["name"]),
+                str(data["digest"]),
+                tuple(map(str, data["classes"])),
+                images,
+                int(data["val_images"]),
+                bool(data.get("truth")),
             ),
             variants=tuple(self._variant_row(variant, images) for variant in plan["variants"]),
             profile_title=str((plan.get("profile") or {}).get("title") or ""),
@@ -176,7 +181,12 @@ class Store:
         failure = None
         if state is TrialState.FAILED:
             told = ended.get("failure") or {}
-            failure = Failure(str(told.get("kind") or "error"), str(told.get("reason") or "no reason was written"), int(told.get("step") or 0), int(told.get("epoch") or 0))
+            failure = Failure(
+                str(told.get("kind") or "error"),
+                str(told.get("reason") or "no reason was written"),
+                int(told.get("step") or 0),
+                int(told.get("epoch") or 0),
+            )
         started = trial.lease().get("since") if state is TrialState.RUNNING else None
         updated = float(last.get("time") or started or 0.0)
         seconds = timings.get("total", sum(timings.values()))

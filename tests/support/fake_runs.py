@@ -87,7 +87,14 @@ def write_fake_tree(
     digest = naming.digest([name, profile, list(classes), train_images, val_images, truth, rng_seed], 16)
     folder = tree.data(f"fake_shapes-{digest}")
     paths, val = _write_data(folder, rng, classes, train_images, val_images, truth, hostile)
-    data = DataSpec(name="**fake** <i>shapes</i>" if hostile else "ambiguous_shapes", digest=digest, classes=classes, train_images=train_images, val_images=val_images, truth=truth)
+    data = DataSpec(
+        name="**fake** <i>shapes</i>" if hostile else "ambiguous_shapes",
+        digest=digest,
+        classes=classes,
+        train_images=train_images,
+        val_images=val_images,
+        truth=truth,
+    )
 
     plan_variants = []
     for index, axes in enumerate(VARIANTS):
@@ -211,7 +218,11 @@ def _draw(rng: np.random.Generator, n_classes: int) -> tuple[Image.Image, list[_
     image = Image.fromarray(np.clip(shade + ramp, 0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(image, "RGBA")
     for _ in range(7):
-        draw.line([tuple(map(int, rng.integers(0, SIZE, 2))) for _ in range(2)], fill=(*map(int, rng.integers(80, 200, 3)), 110), width=int(rng.integers(1, 3)))
+        draw.line(
+            [tuple(map(int, rng.integers(0, SIZE, 2))) for _ in range(2)],
+            fill=(*map(int, rng.integers(80, 200, 3)), 110),
+            width=int(rng.integers(1, 3)),
+        )
     boxes = []
     columns = [(4, 124)] if rng.random() < 0.4 else [(3, 62), (66, 125)]
     for left, right in columns:
@@ -263,7 +274,13 @@ def _write_trial(
     hostile: bool,
 ) -> None:
     trial = tree.trial(spec.id)
-    manifest = {"format": naming.FORMAT_VERSION, "trial": spec.id, "spec": spec.model_dump(mode="json"), "paths": paths, "created": _iso(-300)}
+    manifest = {
+        "format": naming.FORMAT_VERSION,
+        "trial": spec.id,
+        "spec": spec.model_dump(mode="json"),
+        "paths": paths,
+        "created": _iso(-300),
+    }
     if state is TrialState.PLANNED:
         return
     rundir.write_json(trial.file(naming.MANIFEST), manifest)
@@ -285,7 +302,11 @@ def _write_trial(
             if not settings.qfl:
                 terms["loss_centerness"] = 0.55 + 0.1 * fall
             terms = {key: value * float(rng.lognormal(0, 0.09)) for key, value in terms.items()}
-            metrics = {"loss": sum(terms.values()), **terms, "lr": settings.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / total)))}
+            metrics = {
+                "loss": sum(terms.values()),
+                **terms,
+                "lr": settings.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / total))),
+            }
             file.write(_line("train", step, epoch, start + 0.4 * step, metrics))
             if step % per_epoch == 0:
                 ap = final * (1 - math.exp(-4.5 * step / total)) / (1 - math.exp(-4.5)) + float(rng.normal(0, 0.5)) * (step < total)
@@ -305,15 +326,30 @@ def _write_trial(
     if state is TrialState.INTERRUPTED:
         rundir.write_json(
             trial.file(naming.RESULT),
-            {"format": naming.FORMAT_VERSION, "trial": spec.id, "status": "interrupted", "seconds": seconds | {"total": sum(seconds.values())}, "finished": _iso()},
+            {
+                "format": naming.FORMAT_VERSION,
+                "trial": spec.id,
+                "status": "interrupted",
+                "seconds": seconds | {"total": sum(seconds.values())},
+                "finished": _iso(),
+            },
         )
         return
     if state is TrialState.FAILED:
-        reason = f"the loss became non-finite at step {last} (epoch {epoch}): loss_dfl=nan; training stopped before the weights were touched."
+        reason = (
+            f"the loss became non-finite at step {last} (epoch {epoch}): loss_dfl=nan; training stopped before the weights were touched."
+        )
         failure = {"kind": "non_finite_loss", "reason": HOSTILE_TEXT if hostile else reason, "step": last, "epoch": epoch}
         rundir.write_json(
             trial.file(naming.RESULT),
-            {"format": naming.FORMAT_VERSION, "trial": spec.id, "status": "failed", "failure": failure, "seconds": seconds | {"total": sum(seconds.values())}, "finished": _iso()},
+            {
+                "format": naming.FORMAT_VERSION,
+                "trial": spec.id,
+                "status": "failed",
+                "failure": failure,
+                "seconds": seconds | {"total": sum(seconds.values())},
+                "finished": _iso(),
+            },
         )
         return
     metrics = {"AP": final, "AP50": final * 1.42, "AP75": final * 1.06, "AP_M": final * 0.97, "AP_L": final * 1.1}
@@ -347,7 +383,9 @@ def _write_trial(
 
 
 def _line(kind: str, step: int, epoch: int, when: float, metrics: dict[str, float]) -> str:
-    return json.dumps({"kind": kind, "step": step, "epoch": epoch, "time": round(when, 3), "metrics": metrics}, separators=(",", ":")) + "\n"
+    return (
+        json.dumps({"kind": kind, "step": step, "epoch": epoch, "time": round(when, 3), "metrics": metrics}, separators=(",", ":")) + "\n"
+    )
 
 
 # --- distributions --------------------------------------------------------------------------------
@@ -453,7 +491,12 @@ def _false_positive(rng: np.random.Generator, spec: TrialSpec, image_id: int, fi
     fake = _Box(tuple(map(float, (*rng.integers(4, 40, 2), *rng.integers(70, 120, 2)))), int(rng.integers(len(spec.data.classes))))
     row = _box_row(rng, spec, image_id, file_name, -1, fake)
     cell_box = [row[f"cell_{c}"] for c in ("x1", "y1", "x2", "y2")]
-    row |= {f"gt_{c}": math.nan for c in ("x1", "y1", "x2", "y2")} | {"target": [math.nan] * 4, "cell_iou": math.nan, "det_iou": math.nan, "scored": False}
+    row |= {f"gt_{c}": math.nan for c in ("x1", "y1", "x2", "y2")} | {
+        "target": [math.nan] * 4,
+        "cell_iou": math.nan,
+        "det_iou": math.nan,
+        "scored": False,
+    }
     return row | dict(zip(("det_x1", "det_y1", "det_x2", "det_y2"), cell_box, strict=True)) | {"det_score": float(rng.uniform(0.05, 0.4))}
 
 

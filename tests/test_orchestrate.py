@@ -1,0 +1,213 @@
+"""Executors, supervision and the driver, over trials that take milliseconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gfl_lab import naming
+from gfl_lab.errors import InputError, ResourceError
+from gfl_lab.orchestrate import driver, resources
+from gfl_lab.orchestrate.inline import InlineExecutor
+from gfl_lab.orchestrate.process import MAX_LOST, Job, TrialProcess
+from gfl_lab.plan.plan import build_plan
+from gfl_lab.rundir import RunTree, TrialDir, TrialState, read_json
+from gfl_lab.spec.files import load_experiment, load_profile
+from gfl_lab.spec.settings import DataSpec
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+DATA = DataSpec(name="shapes", digest="0" * 16, classes=("a",), train_images=160, val_images=20)
+FAKES = "tests.support.fake_trial"
+
+
+@pytest.fixture
+def process(monkeypatch: pytest.MonkeyPatch) -> TrialProcess:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    server = TrialProcess(FAKES)
+    yield server
+    server.close()
+
+
+def job(folder: Path, function: str, number: int = 0) -> Job:
+    path = folder / f"{number:012x}"
+    path.mkdir(parents=True, exist_ok=True)
+    return Job(str(path), f"{FAKES}:{function}", FAKES, {})
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def gone(pids: list[int], seconds: float = 10.0) -> bool:
+    end = time.time() + seconds
+    while time.time() < end:
+        if not any(alive(pid) for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_each_trial_has_a_process_of_its_own_and_a_log(process: TrialProcess, tmp_path: Path) -> None:
+    jobs = [job(tmp_path, "succeed", n) for n in range(3)]
+    assert [process.run(j) for j in jobs] == [TrialState.DONE] * 3
+    pids = [TrialDir(Path(j.path)).result()["pid"] for j in jobs]
+    assert len({*pids, os.getpid()}) == 4
+    assert "hello from the trial" in (Path(jobs[0].path) / naming.LOG).read_text()
+
+
+def test_a_failed_trial_is_not_tried_again(process: TrialProcess, tmp_path: Path) -> None:
+    assert process.run(job(tmp_path, "fail")) is TrialState.FAILED
+    assert process.run(job(tmp_path, "succeed", 1)) is TrialState.DONE
+
+
+def test_a_lost_process_goes_on_by_itself(process: TrialProcess, tmp_path: Path) -> None:
+    lost = job(tmp_path, "die_once")
+    assert process.run(lost) is TrialState.DONE
+    assert "SIGKILL" in (Path(lost.path) / naming.LOG).read_text()
+
+
+def test_a_trial_that_always_dies_fails_with_a_reason(process: TrialProcess, tmp_path: Path) -> None:
+    lost = job(tmp_path, "die_always")
+    assert process.run(lost) is TrialState.FAILED
+    assert len((Path(lost.path) / "attempts").read_text().split()) == MAX_LOST + 1
+    failure = TrialDir(Path(lost.path)).result()["failure"]
+    assert failure["kind"] == "lost_process" and "SIGKILL" in failure["reason"]
+
+
+def test_a_stop_request_interrupts(process: TrialProcess, tmp_path: Path) -> None:
+    waiting = job(tmp_path, "wait_for_stop")
+    threading.Timer(0.5, (Path(waiting.path) / naming.STOP_REQUEST).touch).start()
+    assert process.run(waiting) is TrialState.INTERRUPTED
+
+
+@pytest.mark.parametrize("victim", ["supervisor", "server"])
+def test_nothing_stays_behind_whoever_is_killed(tmp_path: Path, victim: str) -> None:
+    trial = tmp_path / "0123456789ab"
+    trial.mkdir()
+    code = (
+        "from gfl_lab.orchestrate.process import *\n"
+        f"p = TrialProcess({FAKES!r})\n"
+        f"print(p._server.pid, flush=True)\np.run(Job({str(trial)!r}, {FAKES + ':sleep_with_child'!r}, {FAKES!r}, {{}}))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    supervisor = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
+    server = int(supervisor.stdout.readline())
+    end = time.time() + 30
+    while not (trial / "pids.json").exists() and time.time() < end:
+        time.sleep(0.05)
+    child, grandchild = read_json(trial / "pids.json")["pids"]
+    assert alive(child) and alive(grandchild)
+    if victim == "supervisor":
+        supervisor.kill()
+        assert gone([server, child, grandchild])
+    else:  # the kernel takes the child; what the child forked is the session's rest, which only the server could reap
+        os.kill(server, signal.SIGKILL)
+        assert gone([server, child])
+        os.kill(grandchild, signal.SIGKILL)
+    supervisor.kill()
+    supervisor.wait()
+
+
+def test_inline_runs_in_this_process_and_stops(tmp_path: Path) -> None:
+    jobs = [job(tmp_path, "succeed", 0), job(tmp_path, "succeed", 1)]
+    InlineExecutor(lambda: False).run(jobs)
+    assert TrialDir(Path(jobs[0].path)).result()["pid"] == os.getpid()
+    assert all(TrialDir(Path(j.path)).state() is TrialState.DONE for j in jobs)
+    later = job(tmp_path, "succeed", 2)
+    InlineExecutor(lambda: True).run([later])
+    assert TrialDir(Path(later.path)).state() is TrialState.PLANNED
+
+
+# --- driver ---
+
+
+def plan(**changes: object):
+    experiment = load_experiment(EXPERIMENTS / "table3_qfl_dfl.yaml")[0].model_copy(update=changes)
+    return build_plan(experiment, load_profile(EXPERIMENTS / "profiles" / "desk.yaml"), DATA, source="table3.yaml")
+
+
+def test_a_plan_keeps_other_seeds_of_the_same_cells(tmp_path: Path) -> None:
+    assert driver.save_plan(plan(seeds=[0, 1]), tmp_path) == []
+    notes = driver.save_plan(plan(seeds=[2]), tmp_path)
+    saved = read_json(tmp_path / naming.PLAN)
+    assert [[trial["seed"] for trial in variant["trials"]] for variant in saved["variants"]] == [[0, 1, 2]] * 4
+    assert "8 trials of other seeds stay" in notes[0]
+
+
+def test_a_plan_over_other_data_keeps_the_former_table(tmp_path: Path) -> None:
+    driver.save_plan(plan(), tmp_path)
+    (tmp_path / "table.md").write_text("old")
+    other = plan()
+    other = build_plan(other.experiment, other.profile, DATA.model_copy(update={"digest": "1" * 16}))
+    notes = driver.save_plan(other, tmp_path)
+    assert (tmp_path / "previous" / ("0" * 16) / "table.md").read_text() == "old"
+    assert "kept in" in notes[0] and not (tmp_path / "table.md").exists()
+
+
+def test_the_second_driver_is_told_who_holds_the_experiment(tmp_path: Path) -> None:
+    code = f"import time; from pathlib import Path; from gfl_lab.orchestrate.driver import only_driver\nwith only_driver(Path({str(tmp_path)!r})):\n  print('x', flush=True); time.sleep(60)"
+    first = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    first.stdout.readline()
+    with pytest.raises(InputError, match=f"process {first.pid} .* since"), driver.only_driver(tmp_path):
+        pass
+    first.kill()
+    first.wait()
+    with driver.only_driver(tmp_path):
+        pass
+
+
+def test_the_watcher_sees_progress_eta_and_failures(tmp_path: Path) -> None:
+    tree = RunTree(tmp_path)
+    made = plan(seeds=[0])
+    driver.write_manifests(made.trials, tree, {"train_images": "/x"})
+    seen: list[list[driver.Progress]] = []
+    watcher = driver.Watcher(tree, made, made.trials, {trial.id: trial.id for trial in made.trials}, seen.append)
+    folder = tree.trial(made.trials[0].id)
+    folder.file(naming.METRICS_FILE).write_text(
+        "".join(json.dumps({"kind": "train", "step": n, "epoch": 1, "time": 2.0 * n, "metrics": {"loss": 1.5}}) + "\n" for n in range(1, 11))
+    )
+    watcher.look()
+    first = seen[-1][0]
+    assert (first.step, first.steps, first.loss, first.state) == (10, 160, 1.5, TrialState.INTERRUPTED)
+    assert first.eta_s == pytest.approx(2.0 * 150)
+    assert seen[-1][1].state is TrialState.PLANNED
+
+
+def test_wall_time_fills_slots_in_order() -> None:
+    assert driver.wall_seconds([10, 10, 10, 10], 2) == 20
+    assert driver.wall_seconds([30, 10, 10], 2) == 30
+    assert driver.wall_seconds([1, None], 2) is None
+    assert driver.wall_seconds([], 2) == 0
+
+
+# --- resources ---
+
+
+def test_more_than_there_is_is_refused_at_once_and_wishes_give_way() -> None:
+    machine = resources.Machine(4, (), 8.0)
+    with pytest.raises(ResourceError) as caught:
+        resources.share(machine, cpus=1, gpus=0, gpu_required=False, asked_cpus=99, asked_gpus=2)
+    assert len(caught.value.problems) == 2 and "--gpus 2" in str(caught.value)
+    with pytest.raises(ResourceError, match="requires"):
+        resources.share(machine, cpus=1, gpus=1, gpu_required=True, asked_cpus=None, asked_gpus=None)
+    assert resources.share(machine, cpus=2, gpus=0.25, gpu_required=False, asked_cpus=None, asked_gpus=None) == resources.Share(2, 0, 2)
+    one_gpu = resources.Machine(16, ("H200",), 64.0)
+    assert resources.share(one_gpu, cpus=1, gpus=0.25, gpu_required=False, asked_cpus=None, asked_gpus=None) == resources.Share(1, 0.25, 4)
+    assert resources.share(one_gpu, cpus=8, gpus=0.25, gpu_required=False, asked_cpus=None, asked_gpus=None).slots == 2
+
+
+def test_hidden_gpus_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert resources.look().gpus == ()

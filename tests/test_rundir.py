@@ -1,0 +1,122 @@
+"""The run tree: atomic writes, states, leases, metric lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gfl_lab import naming, rundir
+from gfl_lab.errors import StoreError
+from gfl_lab.rundir import MetricWriter, RunTree, TrialDir, TrialState, atomic_path, read_json, read_metric_lines, write_json
+
+
+@pytest.fixture
+def trial(tmp_path: Path) -> TrialDir:
+    folder = RunTree(tmp_path).trial("0123456789ab")
+    folder.path.mkdir(parents=True)
+    return folder
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"x": 1})
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    with pytest.raises(ValueError):
+        write_json(path, {"x": float("nan")})
+    assert read_json(path) == {"x": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\udcff", '{"format": 99}', '{"format": "x"}'])
+def test_a_damaged_or_newer_file_is_refused_with_its_name(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "plan.json"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(StoreError, match="plan.json"):
+        read_json(path)
+
+
+def test_states_follow_from_files(trial: TrialDir) -> None:
+    assert trial.state() is TrialState.PLANNED
+    trial.take_lease()
+    assert trial.state() is TrialState.RUNNING
+    MetricWriter(trial.file(naming.METRICS_FILE)).write("train", 1, 1, {"loss": 1.0})
+    trial.drop_lease()
+    assert trial.state() is TrialState.INTERRUPTED
+    write_json(trial.file(naming.RESULT), {"format": 1, "status": "done"})
+    assert trial.state() is TrialState.DONE
+    trial.file(naming.RESULT).write_text("{torn")
+    assert trial.state() is TrialState.INTERRUPTED
+
+
+def test_the_lease_of_a_killed_process_is_dead_even_if_its_pid_lives_again(trial: TrialDir) -> None:
+    code = f"import time; from pathlib import Path; from gfl_lab.rundir import TrialDir; TrialDir(Path({str(trial.path)!r})).take_lease(); print('x', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    assert trial.state() is TrialState.RUNNING
+    with pytest.raises(StoreError, match=str(process.pid)):
+        trial.take_lease()
+    process.kill()
+    process.wait()
+    assert not trial.lease_alive()
+    lease = json.loads(trial.file(naming.LEASE).read_text())
+    write_json(trial.file(naming.LEASE), lease | {"pid": os.getpid()})  # the pid lives, the process is another
+    assert not trial.lease_alive()
+    trial.take_lease()
+    assert trial.lease_alive()
+
+
+def test_a_lease_of_another_host_goes_by_its_age(trial: TrialDir) -> None:
+    write_json(trial.file(naming.LEASE), {"format": 1, "pid": 1, "start": 1, "host": "elsewhere", "since": time.time()})
+    assert trial.lease_alive()
+    old = time.time() - rundir.LEASE_STALE_S - 1
+    os.utime(trial.file(naming.LEASE), (old, old))
+    assert not trial.lease_alive()
+    trial.touch_lease()
+    assert trial.lease_alive()
+
+
+def test_metric_lines_are_read_as_they_come_and_torn_ones_wait(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    writer = MetricWriter(path)
+    writer.write("train", 1, 1, {"loss": 2.0})
+    lines, offset = read_metric_lines(path)
+    assert [line["metrics"]["loss"] for line in lines] == [2.0]
+    with path.open("ab") as file:
+        file.write(b'{"kind":"train","step":2,')
+    assert read_metric_lines(path, offset) == ([], offset)
+    with path.open("ab") as file:
+        file.write(b'"epoch":1,"time":0,"metrics":{"loss":1.0}}\n')
+    lines, offset = read_metric_lines(path, offset)
+    assert [line["step"] for line in lines] == [2]
+    writer.truncate_after(1)
+    assert [line["step"] for line in read_metric_lines(path)[0]] == [1]
+    lines, _ = read_metric_lines(path, offset)
+    assert [line["step"] for line in lines] == [1], "a file cut back is read from its start"
+
+
+@pytest.mark.parametrize("text", ["../../etc", "0123456789AB", "0123456789ab/", "", "0123456789abc"])
+def test_only_an_id_is_a_trial(tmp_path: Path, text: str) -> None:
+    with pytest.raises(StoreError):
+        RunTree(tmp_path).trial(text)
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "", "-x", ".x", "a..b", "x" * 101])
+def test_only_a_name_is_an_experiment(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StoreError):
+        RunTree(tmp_path).experiment(name, "desk")
+
+
+def test_home_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GFL_LAB_HOME", str(tmp_path / "r"))
+    assert rundir.home() == tmp_path / "r"
+    monkeypatch.delenv("GFL_LAB_HOME")
+    monkeypatch.chdir(tmp_path)
+    assert rundir.home() == tmp_path / "runs"

@@ -1,0 +1,293 @@
+"""One trial on a tiny generated data set: what it writes, that it resumes bitwise, how it fails."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torchvision
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+import gfl_lab.train.trial as trial_module
+from gfl_lab import naming
+from gfl_lab.data import ambiguous_shapes, coco
+from gfl_lab.errors import InputError, Interrupted, StoreError
+from gfl_lab.rundir import RunTree, TrialDir, TrialState, write_json
+from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
+from gfl_lab.train.checkpoint import load_backbone, load_last, load_safely
+from gfl_lab.train.dataset import TrialDataset
+from gfl_lab.train.distributions import SCHEMA
+from gfl_lab.train.trial import run_trial
+
+SMALL = {
+    "backbone": "r18", "base_channels": 8, "frozen_stages": -1, "norm_eval": False, "neck_channels": 16, "head_channels": 16, "head_convs": 1,
+    "strides": (8, 16, 32), "image_size": (128, 128), "optimizer": "adamw", "lr": 0.002, "lr_schedule": "cosine", "warmup_iters": 3, "batch_size": 8, "epochs": 2,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ambiguous_shapes.generate(ambiguous_shapes.AmbiguousShapesSpec(train_images=20, val_images=8), tmp_path_factory.mktemp("data"))
+
+
+def make_trial(root: Path, folder: Path, seed: int = 0, data: DataSpec | None = None, **settings: object) -> TrialDir:
+    found = coco.find_dataset(folder)
+    spec = TrialSpec(settings=Settings(**SMALL | settings), data=data or coco.dataspec(folder), seed=seed, code=TRAINING_CODE_VERSION)
+    trial = RunTree(root).trial(spec.id)
+    trial.path.mkdir(parents=True)
+    paths = {key: str(getattr(found, key)) for key in ("train_annotations", "val_annotations", "train_images", "val_images")}
+    write_json(trial.file(naming.MANIFEST), {"format": 1, "trial": spec.id, "spec": spec.model_dump(mode="json"), "paths": paths, "created": ""})
+    return trial
+
+
+@pytest.fixture(scope="module")
+def done(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> TrialDir:
+    trial = make_trial(tmp_path_factory.mktemp("runs"), shapes)
+    run_trial(trial.path)
+    return trial
+
+
+def weights(trial: TrialDir) -> dict[str, torch.Tensor]:
+    return load_safely(trial.file(naming.LAST_CHECKPOINT))["state_dict"]
+
+
+def test_a_trial_writes_all_it_promises(done: TrialDir) -> None:
+    result = done.result()
+    assert done.state() is TrialState.DONE and result["epochs"] == 2 and result["steps"] == 6
+    assert {"AP", "AP50", "AP75", "fps", "latency_ms", "two_mode_recall", "false_bimodality", "wasserstein"} <= result["metrics"].keys()
+    for name in (naming.CONFIG, naming.EVAL_RECORDS, naming.DISTRIBUTIONS, naming.LAST_CHECKPOINT, naming.METRICS_FILE):
+        assert done.file(name).stat().st_size > 0, name
+    assert not done.file(naming.LEASE).exists() and not list(done.path.glob(".*.tmp"))
+    lines = done.metric_lines()
+    assert [line["step"] for line in lines if line["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+    assert [line["epoch"] for line in lines if line["kind"] == "val"] == [1, 2]
+    first = next(line for line in lines if line["kind"] == "train")["metrics"]
+    assert {"loss", "loss_cls", "loss_bbox", "loss_dfl", "lr"} == first.keys()
+    assert first["lr"] == pytest.approx(0.002 * 0.001), "the rate of the step, not of the next one"
+    assert lines[-1]["metrics"]["AP"] == pytest.approx(result["metrics"]["AP"], abs=1e-4)
+
+
+def test_ap_can_be_computed_again_from_the_records_by_pycocotools(done: TrialDir, shapes: Path) -> None:
+    records = np.load(done.file(naming.EVAL_RECORDS))
+    truth = COCO(str(shapes / "annotations/instances_val.json"))
+    ids = {category["name"]: category["id"] for category in truth.dataset["categories"]}
+    rows = [
+        {"image_id": int(i), "category_id": ids[str(records["classes"][c])], "bbox": [float(b[0]), float(b[1]), float(b[2] - b[0]), float(b[3] - b[1])], "score": float(s)}
+        for i, c, b, s in zip(records["det_image"], records["det_label"], records["det_box"], records["det_score"], strict=True)
+    ]
+    evaluation = COCOeval(truth, truth.loadRes(rows), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert 100 * evaluation.stats[0] == pytest.approx(done.result()["metrics"]["AP"], abs=1e-3)
+    assert records["gt_box"].shape == (len(truth.anns), 4) and set(records["image_ids"]) == set(truth.imgs)
+
+
+def test_distributions_have_a_row_for_each_box_and_add_up(done: TrialDir, shapes: Path) -> None:
+    table = pq.read_table(done.file(naming.DISTRIBUTIONS))
+    assert table.schema.equals(SCHEMA)
+    frame = table.to_pandas()
+    boxes = frame[frame.annotation_id >= 0]
+    truth = json.loads((shapes / "annotations/instances_val.json").read_text())
+    assert sorted(boxes.annotation_id) == sorted(annotation["id"] for annotation in truth["annotations"])
+    probs = np.stack(boxes.probs.tolist()).reshape(len(boxes), 4, 17)
+    assert np.allclose(probs.sum(-1), 1, atol=1e-5)
+    assert np.allclose(probs @ np.arange(17), np.stack(boxes.expectation.tolist()), atol=1e-4)
+    by_id = {annotation["id"]: annotation for annotation in truth["annotations"]}
+    for row in boxes.itertuples():
+        x, y, w, h = by_id[row.annotation_id]["bbox"]
+        sides = np.array([row.cell_x - x, row.cell_y - y, x + w - row.cell_x, y + h - row.cell_y]) / (row.stride * row.bin_width)
+        assert np.allclose(sides, row.target, atol=1e-4)
+        ambiguity = by_id[row.annotation_id]["ambiguity"]
+        if ambiguity:
+            center = row.cell_x if ambiguity["side"] in (0, 2) else row.cell_y
+            edges = [abs(edge - center) / row.stride for edge in ambiguity["edges"]]
+            assert np.allclose(edges, [row.edge_a, row.edge_b], atol=1e-4) and row.ambiguous_side == ambiguity["side"]
+
+
+def test_a_dirac_box_has_distances_and_no_distribution(shapes: Path, tmp_path: Path) -> None:
+    trial = make_trial(tmp_path, shapes, dfl=False, qfl=False, epochs=1)
+    run_trial(trial.path)
+    result = trial.result()
+    assert result["status"] == "done" and result["metrics"]["two_mode_recall"] == 0 and result["metrics"]["wasserstein"] > 0
+    frame = pq.read_table(trial.file(naming.DISTRIBUTIONS)).to_pandas()
+    assert (frame.bins == 0).all() and all(len(p) == 0 for p in frame.probs) and np.isfinite(np.stack(frame.expectation.tolist())).all()
+    assert "loss_centerness" in trial.metric_lines()[0]["metrics"]
+
+
+@pytest.mark.parametrize("stop_before", [1, 3, 4, 6])
+def test_a_trial_stopped_at_any_step_ends_bitwise_the_same(done: TrialDir, shapes: Path, tmp_path: Path, stop_before: int) -> None:
+    trial = make_trial(tmp_path, shapes)
+    assert trial.id == done.id
+    asked = iter(range(100))
+    with pytest.raises(Interrupted):
+        run_trial(trial.path, should_stop=lambda: next(asked) >= stop_before - 1)
+    assert trial.state() is TrialState.INTERRUPTED
+    run_trial(trial.path)
+    ours, theirs = weights(trial), weights(done)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    strip = [(line["kind"], line["step"], line["epoch"], line["metrics"]) for line in trial.metric_lines() if line["kind"] == "train"]
+    assert strip == [(line["kind"], line["step"], line["epoch"], line["metrics"]) for line in done.metric_lines() if line["kind"] == "train"]
+    val = [(line["epoch"], line["metrics"]) for line in trial.metric_lines() if line["kind"] == "val"]
+    assert val == [(line["epoch"], line["metrics"]) for line in done.metric_lines() if line["kind"] == "val"]
+    same = {key: value for key, value in done.result()["metrics"].items() if key not in ("fps", "latency_ms")}
+    assert same == {key: value for key, value in trial.result()["metrics"].items() if key in same}
+
+
+def test_loader_processes_do_not_change_the_numbers(done: TrialDir, shapes: Path, tmp_path: Path) -> None:
+    trial = make_trial(tmp_path, shapes)
+    run_trial(trial.path, loader_workers=2)
+    ours, theirs = weights(trial), weights(done)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_a_killed_checkpoint_write_is_noticed(done: TrialDir, shapes: Path, tmp_path: Path) -> None:
+    trial = make_trial(tmp_path, shapes)
+    data = done.file(naming.LAST_CHECKPOINT).read_bytes()
+    trial.file(naming.LAST_CHECKPOINT).write_bytes(data[: len(data) // 2])
+    assert load_last(trial.file(naming.LAST_CHECKPOINT), trial.id) is None
+    trial.file(naming.LAST_CHECKPOINT).write_bytes(data)
+    with pytest.raises(StoreError, match="belongs to trial"):
+        load_last(trial.file(naming.LAST_CHECKPOINT), "f" * 12)
+
+
+def test_a_non_finite_loss_stops_before_the_weights_are_touched(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = make_trial(tmp_path, shapes)
+    loss = trial_module.TrialDetector.loss
+    calls = Counter()
+    seen: list[torch.Tensor] = []
+
+    def poisoned(self, *args, **kwargs):
+        calls["n"] += 1
+        losses = loss(self, *args, **kwargs)
+        if calls["n"] == 5:
+            seen.extend([self, self.bbox_head.gfl_cls.weight.detach().clone()])
+            losses["loss_cls"] = losses["loss_cls"] * float("nan")
+        return losses
+
+    monkeypatch.setattr(trial_module.TrialDetector, "loss", poisoned)
+    run_trial(trial.path)
+    failure = trial.result()["failure"]
+    assert trial.state() is TrialState.FAILED
+    assert (failure["kind"], failure["step"], failure["epoch"]) == ("non_finite_loss", 5, 2)
+    assert "loss_cls=nan" in failure["reason"] and "step 5" in failure["reason"]
+    assert torch.equal(seen[0].bbox_head.gfl_cls.weight, seen[1])
+
+
+def test_a_failed_trial_is_tried_again_by_the_same_call(shapes: Path, tmp_path: Path) -> None:
+    trial = make_trial(tmp_path, shapes, epochs=1)
+    broken = trial.manifest()
+    good = broken["paths"]["train_images"]
+    write_json(trial.file(naming.MANIFEST), broken | {"paths": broken["paths"] | {"train_images": str(tmp_path / "gone")}})
+    run_trial(trial.path)
+    assert trial.result()["failure"]["kind"] == "bad_data"
+    write_json(trial.file(naming.MANIFEST), broken | {"paths": broken["paths"] | {"train_images": good}})
+    run_trial(trial.path)
+    assert trial.state() is TrialState.DONE
+
+
+def test_an_image_without_boxes_in_validation_and_empty_predictions(shapes: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(shapes, folder)
+    (folder / "dataset.json").unlink()
+    for split in ("train", "val"):
+        path = folder / f"annotations/instances_{split}.json"
+        content = json.loads(path.read_text())
+        first = content["images"][0]["id"]
+        content["annotations"] = [annotation for annotation in content["annotations"] if annotation["image_id"] != first]
+        path.write_text(json.dumps(content))
+    data = coco.dataspec(folder)
+    assert data.train_images == 19 and not data.truth
+    trial = make_trial(tmp_path, folder, epochs=1, score_thr=0.99, batch_size=19)
+    run_trial(trial.path)
+    result = trial.result()
+    assert result["status"] == "done" and result["metrics"]["AP"] == 0 and result["counts"]["detections"] == 0 and result["steps"] == 1
+    assert "two_mode_recall" not in result["metrics"]
+
+
+# --- data set ---
+
+
+def dataset(folder: Path, seed: int = 0) -> TrialDataset:
+    pipeline = [{"type": "LoadImageCached"}, {"type": "LoadAnnotations", "with_bbox": True}, {"type": "RandomFlip", "prob": 0.5}, {"type": "PackDetInputs", "meta_keys": ("img_id", "flip")}]
+    paths = coco.find_dataset(folder)
+    return TrialDataset(
+        ann_file=str(paths.train_annotations), data_prefix={"img": str(paths.train_images)}, pipeline=pipeline, classes=coco.dataspec(folder).classes, seed=seed,
+        draw_annotators=True, filter_cfg={"min_size": 32},
+    )  # fmt: skip
+
+
+def test_a_sample_is_a_function_of_seed_epoch_and_index(shapes: Path) -> None:
+    def look(data: TrialDataset, epoch: int, index: int) -> tuple[bool, list[float]]:
+        data.set_epoch(epoch)
+        sample = data[index]["data_samples"]
+        return sample.flip, sample.gt_instances.bboxes.tensor.flatten().tolist()
+
+    first, second = dataset(shapes), dataset(shapes)
+    forwards = [look(first, 0, index) for index in range(10)]
+    assert [look(second, 0, index) for index in reversed(range(10))] == forwards[::-1]
+    assert [look(first, 1, index) for index in range(10)] != forwards
+    assert [look(dataset(shapes, seed=1), 0, index) for index in range(10)] != forwards
+    state = np.random.get_state()[1].copy()
+    first[0]
+    assert (np.random.get_state()[1] == state).all(), "sampling must not move the process' own generator"
+
+
+def test_both_annotators_are_drawn_as_often_as_they_should_be(shapes: Path) -> None:
+    data = dataset(shapes)
+    annotations = json.loads((shapes / "annotations/instances_train.json").read_text())["annotations"]
+    wanted = {a["id"]: a for a in annotations if a["ambiguity"]}
+    drawn, expected, total = 0, 0.0, 0
+    for epoch in range(60):
+        data.set_epoch(epoch)
+        for index in range(len(data)):
+            sample = data[index]["data_samples"]
+            if sample.flip:
+                continue
+            info = data.get_data_info(index)["instances"]
+            for instance, box in zip(info, sample.gt_instances.bboxes.tensor.tolist(), strict=True):
+                if instance["annotation_id"] in wanted:
+                    a, b = ambiguous_shapes.annotator_boxes(wanted[instance["annotation_id"]])
+                    assert box == pytest.approx(list(a)) or box == pytest.approx(list(b))
+                    drawn += box == pytest.approx(list(a))
+                    expected += wanted[instance["annotation_id"]]["ambiguity"]["probs"][0]
+                    total += 1
+    assert abs(drawn - expected) < 4 * np.sqrt(total * 0.25)
+
+
+# --- weights ---
+
+
+def test_torchvision_names_start_a_backbone_and_what_does_not_fit_is_named(tmp_path: Path) -> None:
+    from gfl_lab.detector.build import build_detector
+
+    source = torchvision.models.resnet18(weights=None)
+    file = tmp_path / "r18.pth"
+    torch.save(source.state_dict(), file)
+    backbone = build_detector(Settings(backbone="r18"), 3).backbone
+    load_backbone(backbone, str(file), "r18")
+    assert all(torch.equal(value, source.state_dict()[key]) for key, value in backbone.state_dict().items())
+    torch.save({"state_dict": {f"backbone.{key}": value for key, value in source.state_dict().items()} | {"neck.x": torch.zeros(1)}}, file)
+    load_backbone(backbone, str(file), "r18")
+    with pytest.raises(InputError, match="missing"):
+        load_backbone(build_detector(Settings(backbone="r34"), 3).backbone, str(file), "r34")
+
+
+def test_a_file_with_objects_is_refused_without_running_them(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "pwned"), "w"))
+
+    torch.save({"state_dict": Evil()}, tmp_path / "evil.pth")
+    (tmp_path / "text.pth").write_text("hello")
+    for name, words in (("evil.pth", "Python objects"), ("text.pth", "torch file|Python objects"), ("none.pth", "does not exist")):
+        with pytest.raises(InputError, match=words):
+            load_safely(tmp_path / name)
+    assert not (tmp_path / "pwned").exists()
