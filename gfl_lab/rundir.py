@@ -140,14 +140,14 @@ class TrialDir:
 
     def state(self) -> TrialState:
         """Where the trial stands now. A damaged result counts as interrupted, so that `run` computes it again."""
-        try:
-            result = self.result()
-        except StoreError:
-            return TrialState.INTERRUPTED
         if self.lease_alive():
             return TrialState.RUNNING
-        if result is not None:
-            return TrialState(result["status"])
+        try:
+            result = self.result()
+            if result is not None:
+                return TrialState(result["status"])
+        except (StoreError, KeyError, ValueError):
+            return TrialState.INTERRUPTED
         if self.file(naming.LEASE).exists() or self.file(naming.METRICS_FILE).exists():
             return TrialState.INTERRUPTED
         return TrialState.PLANNED
@@ -196,7 +196,8 @@ class TrialDir:
         if not lease:
             return False
         if lease.get("host") == socket.gethostname():
-            start = _process_start(int(lease["pid"]))
+            pid = lease.get("pid")
+            start = _process_start(pid) if isinstance(pid, int) else None
             return start is not None and start == lease.get("start")
         try:
             return time.time() - self.file(naming.LEASE).stat().st_mtime < LEASE_STALE_S
