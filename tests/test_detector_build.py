@@ -82,8 +82,8 @@ def test_switches_reach_the_model() -> None:
     )
     assert config.neck.in_channels == [24, 48, 96, 192] and config.neck.start_level == 1 and config.neck.num_outs == 3
     assert config.test_cfg.nms.iou_threshold == 0.5 and config.data_preprocessor.pad_size_divisor == 64
-    assert model_config(Settings(weights="torchvision"), 3).backbone.init_cfg.checkpoint == "torchvision://resnet50"
-    assert model_config(Settings(weights="some/file.pth"), 3).backbone.init_cfg is None  # the trainer loads it, safely
+    assert "init_cfg" not in model_config(Settings(weights="torchvision"), 3).backbone  # the trainer loads weights, safely
+    assert config.train_cfg.assigner.topk == 9 and model_config(Settings(atss_topk=16), 3).train_cfg.assigner.topk == 16
 
 
 @pytest.mark.parametrize("strides", [(4, 8), (8, 16, 32), (16, 32, 64, 128), (32,)])

@@ -174,9 +174,3 @@ def digest_weights(weights: str) -> str:
     except OSError as error:
         raise InputError(f"weights file {weights} cannot be read: {error.strerror}") from None
 
-
-def known_trials_note(done: int, total: int) -> str:
-    """Why nothing, or not everything, is trained."""
-    if done == total:
-        return f"all {total} trials are done already; nothing to train"
-    return f"{done} of {total} trials are done already and are reused" if done else f"{total} trials to train"

@@ -130,7 +130,8 @@ def _say_plan(plan: Any, found: dict[str, Any], pending: list[Any], share: Any, 
     from gfl_lab.orchestrate.driver import expected_seconds, wall_seconds
 
     data = plan.data
-    say(f"data: {data.name} {data.digest}, {data.train_images} training and {data.val_images} validation images, {plural(len(data.classes), 'class') if len(data.classes) == 1 else f'{len(data.classes)} classes'}")
+    classes = "1 class" if len(data.classes) == 1 else f"{len(data.classes)} classes"
+    say(f"data: {data.name} {data.digest}, {data.train_images} training and {data.val_images} validation images, {classes}")
     say("plan:")
     width = max(len(variant.name) for variant in plan.variants)
     words = {"done": "done, reused", "planned": "to train", "interrupted": "goes on from its checkpoint", "failed": "failed before, tried again", "running": "run by another process"}

@@ -23,7 +23,7 @@ _DEPTHS = {"r18": 18, "r34": 34, "r50": 50, "r101": 101}
 def model_config(settings: Settings, num_classes: int) -> ConfigDict:
     """mmdet config of the detector.
 
-    ``weights`` that is a path is not in the config: the trainer loads it, safely, into ``model.backbone``.
+    ``weights`` is not in the config: the trainer loads it, safely, into ``model.backbone`` (train/checkpoint.py).
 
     Args:
         settings: groups detector, model, input and evaluation are used.
@@ -33,7 +33,6 @@ def model_config(settings: Settings, num_classes: int) -> ConfigDict:
     expansion = 1 if depth < 50 else 4
     first = BACKBONE_STRIDES.index(settings.strides[0])
     stages = min(len(BACKBONE_STRIDES), first + len(settings.strides))  # no stage that no level uses
-    init_cfg = {"type": "Pretrained", "checkpoint": f"torchvision://resnet{depth}"} if settings.weights == "torchvision" else None
     config = {
         "type": "GFL",
         "data_preprocessor": {
@@ -56,7 +55,6 @@ def model_config(settings: Settings, num_classes: int) -> ConfigDict:
             "norm_cfg": {"type": "BN", "requires_grad": True},
             "norm_eval": settings.norm_eval,
             "style": "pytorch",
-            "init_cfg": init_cfg,
         },
         "neck": {
             "type": "FPN",
@@ -87,7 +85,7 @@ def model_config(settings: Settings, num_classes: int) -> ConfigDict:
                 "strides": list(settings.strides),
             },
         },
-        "train_cfg": {"assigner": {"type": "ATSSAssigner", "topk": 9}, "allowed_border": -1, "pos_weight": -1, "debug": False},
+        "train_cfg": {"assigner": {"type": "ATSSAssigner", "topk": settings.atss_topk}, "allowed_border": -1, "pos_weight": -1, "debug": False},
         "test_cfg": {
             "nms_pre": settings.nms_pre,
             "min_bbox_size": 0,
@@ -100,7 +98,7 @@ def model_config(settings: Settings, num_classes: int) -> ConfigDict:
 
 
 def build_detector(settings: Settings, num_classes: int) -> nn.Module:
-    """The detector with initialised weights (downloads them if ``weights`` is ``torchvision``)."""
+    """The detector with randomly initialised weights, for notebooks and tests."""
     model = MODELS.build(model_config(settings, num_classes))
     logger = MMLogger.get_current_instance()
     level = logger.level

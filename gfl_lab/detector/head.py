@@ -32,7 +32,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from gfl_lab.detector import losses
-from gfl_lab.detector.assign import UNASSIGNED, assign
+from gfl_lab.detector.assign import TOPK, UNASSIGNED, assign
 
 DISTANCE_MARGIN = 0.1
 """DFL targets are clamped to n minus this, in bins, so that a right neighbour exists (as mmdet's coder)."""
@@ -156,6 +156,7 @@ class GFLFamilyHead(AnchorHead):
             init_cfg={"type": "Normal", "layer": "Conv2d", "std": 0.01, "override": override},
             **kwargs,
         )
+        self.topk = self.train_cfg["assigner"]["topk"] if self.train_cfg else TOPK
         del self.loss_cls, self.loss_bbox  # AnchorHead insists on building them; ours are in losses.py
         self._last_geometry: tuple[Any, Geometry] | None = None
 
@@ -318,17 +319,17 @@ class GFLFamilyHead(AnchorHead):
 
         groups = self._valid_groups(sizes, metas, device)
         if all(flags is None for _, flags in groups):
-            return assign(geometry.priors, geometry.num_level_priors, gt_boxes, gt_valid), gt_boxes, gt_labels, None
+            return assign(geometry.priors, geometry.num_level_priors, gt_boxes, gt_valid, self.topk), gt_boxes, gt_labels, None
         assigned = torch.full((len(counts), len(geometry.priors)), UNASSIGNED, dtype=torch.long, device=device)
         valid = torch.ones_like(assigned, dtype=torch.bool)
         for images, flags in groups:
             if flags is None:
-                assigned[images] = assign(geometry.priors, geometry.num_level_priors, gt_boxes[images], gt_valid[images])
+                assigned[images] = assign(geometry.priors, geometry.num_level_priors, gt_boxes[images], gt_valid[images], self.topk)
                 continue
             kept = flags.nonzero().squeeze(1)
             level_counts = torch.bincount(geometry.levels[kept], minlength=len(geometry.num_level_priors)).tolist()
             found = torch.full_like(assigned[images], UNASSIGNED)
-            found[:, kept] = assign(geometry.priors[kept], level_counts, gt_boxes[images], gt_valid[images])
+            found[:, kept] = assign(geometry.priors[kept], level_counts, gt_boxes[images], gt_valid[images], self.topk)
             assigned[images], valid[images] = found, flags
         return assigned, gt_boxes, gt_labels, valid
 

@@ -46,6 +46,8 @@ class Settings(BaseModel):
     strides: tuple[Literal[4, 8, 16, 32, 64, 128], ...] = _field(MODEL, (8, 16, 32, 64, 128), "strides of the pyramid levels, each twice the one before", min_length=1, max_length=6)
     anchor_scale: float = _field(MODEL, 8.0, "side of the square anchor, in strides", gt=0, le=64)
 
+    atss_topk: int = _field(MODEL, 9, "k of ATSS: cells nearest to a box's centre that are candidates, on each level", ge=1, le=100)
+
     # --- schedule: the training budget and how it is spent ---
     epochs: int = _field(SCHEDULE, 12, "passes over the training images", ge=1, le=1000)
     batch_size: int = _field(SCHEDULE, 16, "images a step, over all GPUs", ge=1, le=1024)

@@ -78,7 +78,7 @@ class DistributionCollector:
             if annotations:
                 boxes[:, index, : len(annotations)] = variants.to(boxes)
                 valid[index, : len(annotations)] = True
-        assigned = [assign(priors, num_level_priors, view, valid) for view in boxes]
+        assigned = [assign(priors, num_level_priors, view, valid, self.settings.atss_topk) for view in boxes]
         for index, (sample, (annotations, _)) in enumerate(zip(samples, truths, strict=True)):
             self._image_rows(index, sample, annotations, [view[index] for view in assigned], dense)
 

@@ -1,0 +1,24 @@
+# One image for every service of docker-compose.yml.
+FROM python:3.11-slim-bookworm
+
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+
+# The shared volume takes its owner from this folder when it is first mounted.
+RUN useradd --uid 1000 --create-home lab \
+    && install -d -o lab -g lab /srv/gfl-lab /srv/gfl-lab/runs /srv/gfl-lab/data /srv/gfl-lab/mlflow
+
+WORKDIR /app
+COPY requirements.txt ./
+RUN pip install --no-deps -r requirements.txt
+
+# The build tools are pinned too (pyproject.toml, build-system and build-constraint-dependencies), so no build isolation.
+# Editable, so that the profiles in /app/experiments are found.
+RUN pip install --no-deps hatchling==1.33.0 packaging==26.3 pathspec==1.1.1 pluggy==1.7.0 trove-classifiers==2026.9.21.13 editables==0.6
+COPY pyproject.toml README.md ./
+COPY gfl_lab ./gfl_lab
+COPY dashboard ./dashboard
+COPY experiments ./experiments
+RUN pip install --no-deps --no-build-isolation -e .
+
+USER 1000:1000
+CMD ["gfl-lab", "--help"]

@@ -1,0 +1,106 @@
+"""Who may import whom: the contracts of pyproject.toml, and what is really loaded in a fresh interpreter."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DETECTION = {"torch", "torchvision", "mmdet", "mmengine", "mmcv"}
+SERVICES = {"ray", "mlflow", "streamlit"}
+
+
+def loaded(*modules: str, code: str = "") -> set[str]:
+    """Top-level names in ``sys.modules`` after a fresh interpreter has imported ``modules`` and run ``code``."""
+    program = f"import importlib, json, sys\nfor name in {modules!r}: importlib.import_module(name)\n{code}\n"
+    program += "sys.__stdout__.write('\\n@' + json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    # A pytest plugin's start-up hook in a child would load modules that ours do not.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("COV_", "PYTEST_"))}
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.rpartition("@")[2]))
+
+
+def below(*packages: str) -> list[str]:
+    """The packages and every module in them, by their files."""
+    found = []
+    for package in packages:
+        path = ROOT / package.replace(".", "/")
+        files = [path.with_suffix(".py")] if path.with_suffix(".py").exists() else sorted(path.rglob("*.py"))
+        assert files, package
+        for file in files:
+            parts = file.relative_to(ROOT).with_suffix("").parts
+            found.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+    return found
+
+
+def test_the_helper_sees_what_is_loaded() -> None:
+    assert {"json", "gfl_lab"} <= loaded("gfl_lab") and "wave" not in loaded("gfl_lab") and "wave" in loaded("gfl_lab", "wave")
+
+
+def test_the_import_contracts_hold() -> None:
+    code = "from importlinter.cli import lint_imports; sys.exit(lint_imports())"
+    done = subprocess.run([sys.executable, "-c", f"import sys; {code}"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 kept, 0 broken" in done.stdout
+
+
+def test_a_broken_contract_would_be_seen(tmp_path: Path) -> None:
+    """The same contracts over a copy in which a lower layer imports an upper one."""
+    import shutil
+
+    for package in ("gfl_lab", "dashboard"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    with (tmp_path / "gfl_lab" / "spec" / "source.py").open("a") as file:
+        file.write("\nimport gfl_lab.plan.plan\nimport torch\n")
+    code = "import sys; sys.path.insert(0, '.'); from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "2 kept, 2 broken" in done.stdout, done.stdout + done.stderr
+
+
+def test_help_loads_nothing_that_takes_time() -> None:
+    code = "from gfl_lab.cli.main import main\nsys.argv = ['gfl-lab', '--help']\ntry:\n    main()\nexcept SystemExit as end:\n    assert not end.code"
+    names = loaded(code=code)
+    assert "click" in names and "gfl_lab" in names
+    assert not names & (DETECTION | SERVICES | {"pydantic", "pandas", "numpy", "yaml", "rich", "scipy", "pyarrow", "plotly"})
+
+
+def test_the_command_line_loads_the_heavy_parts_only_when_a_verb_needs_them() -> None:
+    """Importing every verb's module, as ``gfl-lab VERB --help`` does with its own."""
+    from gfl_lab.cli.main import _VERBS
+
+    assert not loaded(*(f"gfl_lab.cli.{verb}" for verb in _VERBS)) & (DETECTION | SERVICES | {"pydantic", "pandas", "scipy", "pyarrow"})
+
+
+def test_planning_and_scheduling_and_mirroring_load_no_torch_and_no_service() -> None:
+    names = loaded(*below("gfl_lab.errors", "gfl_lab.naming", "gfl_lab.rundir", "gfl_lab.spec", "gfl_lab.plan", "gfl_lab.orchestrate", "gfl_lab.tracking"))
+    assert not names & (DETECTION | SERVICES | {"pandas", "cv2"})
+
+
+def test_reading_and_reporting_and_checking_data_load_no_torch_and_no_service() -> None:
+    names = loaded(*below("gfl_lab.boxdist", "gfl_lab.results", "gfl_lab.report", "gfl_lab.data"))
+    assert "pandas" in names
+    assert not names & (DETECTION | SERVICES)
+
+
+@pytest.mark.slow
+def test_the_dashboard_loads_no_torch_ray_or_mlflow() -> None:
+    """Its modules; app.py and the views are scripts that draw when loaded, test_dashboard_pages.py asks the same of them."""
+    modules = [name for name in below("dashboard") if name != "dashboard.app" and not name.startswith("dashboard.views.")]
+    assert len(modules) >= 6
+    names = loaded(*modules)
+    assert "streamlit" in names
+    assert not names & (DETECTION | {"ray", "mlflow"})
+
+
+@pytest.mark.slow
+def test_the_detector_and_training_load_no_service() -> None:
+    names = loaded(*below("gfl_lab.detector", "gfl_lab.train"))
+    assert {"torch", "mmdet"} <= names
+    assert not names & SERVICES

@@ -1,0 +1,233 @@
+"""The command line as a user meets it: one clear message, the right exit code, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from gfl_lab.cli.main import main
+from gfl_lab.cli.output import duration
+from gfl_lab.data import ambiguous_shapes
+from gfl_lab.orchestrate import resources
+from tests.support.fake_runs import write_fake_tree
+
+ROOT = Path(__file__).parents[1]
+TABLE3 = ROOT / "experiments" / "table3_qfl_dfl.yaml"
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    monkeypatch.setenv("GFL_LAB_HOME", str(tmp_path / "runs"))
+    monkeypatch.setattr(resources, "_gpu_names", lambda: ())
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["gfl-lab", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as error:
+            code = error.code or 0
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ambiguous_shapes.generate(ambiguous_shapes.AmbiguousShapesSpec(train_images=8, val_images=8), tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def data(shapes: Path, tmp_path: Path) -> Path:
+    """A data set of the user's: a folder in COCO format without known truth."""
+    folder = tmp_path / "mine"
+    shutil.copytree(shapes, folder)
+    (folder / "dataset.json").unlink()
+    return folder
+
+
+def test_help_and_version(cli: Cli) -> None:
+    code, out, _ = cli("--help")
+    assert code == 0 and "run" in out and "table3_qfl_dfl.yaml" in out
+    assert cli("--version")[0] == 0
+    for verb in ("run", "plan", "status", "table", "dashboard", "ui", "sync", "data", "doctor"):
+        code, out, _ = cli(verb, "--help")
+        assert code == 0 and "Usage" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["rnu"], "Did you mean 'run'"),
+        (["run"], "Missing argument"),
+        (["run", "nowhere.yaml"], "does not exist"),
+        (["run", str(TABLE3.with_suffix(".yml"))], "Did you mean"),
+        (["run", str(TABLE3), "--seeds", "a"], "0,1,2"),
+        (["run", str(TABLE3), "--seeds", "3..1"], "seeds go from"),
+        (["run", str(TABLE3), "--profile", "dsk"], "Did you mean 'desk'"),
+        (["run", str(TABLE3), "--profile", "../desk"], "no profile"),
+        (["run", str(TABLE3), "--profile", "bccd"], "--data PATH"),
+        (["run", str(TABLE3), "--data", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["run", str(TABLE3), "--profile", "coco_1x", "--data", "/nowhere", "--weights", "/no/file.pth"], "/no/file.pth"),
+        (["run", str(TABLE3), "--executor", "slurm"], "slurm"),
+        (["table", str(TABLE3)], "has not been run"),
+        (["data", "check", "/nowhere/at/all"], "/nowhere/at/all"),
+    ],
+)
+def test_wrong_usage_is_one_message_and_exit_2_and_nothing_written(cli: Cli, tmp_path: Path, arguments: list[str], words: str) -> None:
+    code, out, err = cli(*arguments)
+    assert code == 2 and words in err + out
+    assert out == "" or arguments[0] == "data"
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [("axes: {reg_max: [0]}", "reg_max is 0"), ("axes: {qfl_beta: [0.5]}", "NaN"), ("axes: {qlf: [true]}", "'qfl'"), ("axis: {qfl: [true]}", "'axes'"), ("axes: {lr: [fast]}", "'fast'")],
+)
+def test_bad_experiments(cli: Cli, tmp_path: Path, line: str, words: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(f"name: bad\nprofile: desk\n{line}\nseeds: [0, 0]\n")
+    for verb in ("run", "plan", "table"):
+        code, out, err = cli(verb, path)
+        assert code == 2 and words in err and "bad.yaml:3" in err and "bad.yaml:4" in err and out == ""
+    assert not (tmp_path / "runs").exists()
+
+
+def _annotations(folder: Path, split: str = "train") -> tuple[Path, dict]:
+    path = folder / f"annotations/instances_{split}.json"
+    return path, json.loads(path.read_text())
+
+
+def _break(folder: Path, how: str) -> None:
+    path, content = _annotations(folder)
+    if how == "no annotations":
+        shutil.rmtree(folder / "annotations")
+        return
+    if how == "missing image":
+        (folder / "images" / content["images"][0]["file_name"]).unlink()
+    elif how == "outside":
+        content["annotations"][0]["bbox"] = [100, 100, 500, 20]
+    elif how == "no area":
+        content["annotations"][0]["bbox"][2] = 0
+    elif how == "categories":
+        content["categories"][0]["name"] = "other"
+    elif how == "truncated":
+        image = folder / "images" / content["images"][0]["file_name"]
+        jpeg = image.with_suffix(".jpg")
+        Image.open(image).convert("RGB").save(jpeg)
+        jpeg.write_bytes(jpeg.read_bytes()[:-600])
+        content["images"][0]["file_name"] = jpeg.name
+    elif how == "nan":
+        content["annotations"][0]["bbox"][0] = math.nan
+    elif how == "not json":
+        path.write_text("{")
+        return
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("no annotations", "annotations"), ("missing image", ".png"), ("outside", "leaves its image"), ("no area", "area"), ("categories", "differ"),
+        ("truncated", "truncated"), ("nan", "NaN"), ("not json", "JSON"),
+    ],
+)  # fmt: skip
+def test_bad_data_is_told_by_run_and_check(cli: Cli, data: Path, tmp_path: Path, how: str, words: str) -> None:
+    _break(data, how)
+    code, out, err = cli("data", "check", data)
+    assert code == 2 and words.lower() in out.lower(), out
+    code, out, err = cli("run", TABLE3, "--profile", "bccd", "--data", data)
+    assert code == 2 and words.lower() in err.lower() and out == "", err
+    runs = tmp_path / "runs"
+    assert not (runs / "trials").exists() and not (runs / "experiments").exists()
+
+
+def test_two_defects_are_both_told(cli: Cli, data: Path) -> None:
+    _break(data, "outside")
+    _break(data, "missing image")
+    code, _, err = cli("run", TABLE3, "--profile", "bccd", "--data", data)
+    assert code == 2 and "leaves its image" in err and ".png" in err and "2 problems" in err
+
+
+def test_more_gpus_than_there_are_is_exit_6_at_once(cli: Cli, tmp_path: Path) -> None:
+    code, out, err = cli("run", TABLE3, "--gpus", "2")
+    assert code == 6 and "--gpus 2" in err and "0" in err and out == ""
+    assert not (tmp_path / "runs").exists()
+
+
+def test_plan_of_any_coco_folder(cli: Cli, data: Path) -> None:
+    code, out, err = cli("plan", TABLE3, "--profile", "bccd", "--data", data, "--seeds", "0..1", "--json")
+    assert code == 0
+    plan = json.loads(out)
+    assert len(plan["rows"]) == 8 and {row["state"] for row in plan["rows"]} == {"planned"}
+    assert plan["data"]["name"] == "mine" and plan["data"]["truth"] is False and plan["data"]["train_images"] == 8
+    assert not (Path(os.environ["GFL_LAB_HOME"]) / "trials").exists(), "a plan writes no trials"
+
+
+def test_table_and_status_from_disk(cli: Cli, tmp_path: Path) -> None:
+    write_fake_tree(tmp_path / "runs", seeds=(0, 1))
+    code, out, err = cli("table", TABLE3, "--json")
+    assert code == 0 and err == ""
+    table = json.loads(out)
+    assert table["experiment"] == "table3_qfl_dfl" and table["profile"] == "desk" and len(table["rows"]) == 4
+    row = table["rows"][1]
+    assert {"variant", "settings", "metrics", "delta", "reference", "trials"} <= row.keys()
+    assert row["metrics"]["AP"]["n"] == 2 and 1 < row["metrics"]["AP"]["mean"] <= 100
+    for form, words in (("md", "|"), ("csv", "AP_mean"), ("tex", r"\toprule"), ("html", "<table"), ("text", "variant")):
+        code, out, err = cli("table", TABLE3, "--format", form)
+        assert code == 0 and words in out
+    code, out, _ = cli("status")
+    assert code == 0 and "8 done" in out
+    code, out, _ = cli("status", TABLE3, "--json")
+    assert len(json.loads(out)["rows"]) == 8
+
+
+def test_status_of_nothing_says_how_to_start(cli: Cli) -> None:
+    code, out, err = cli("status")
+    assert code == 0 and "gfl-lab run" in err
+
+
+def test_a_table_of_unequal_arms_is_exit_4(cli: Cli, tmp_path: Path) -> None:
+    write_fake_tree(tmp_path / "runs")
+    path = tmp_path / "runs/experiments/table3_qfl_dfl/desk/plan.json"
+    plan = json.loads(path.read_text())
+    plan["variants"][1]["settings"]["epochs"] += 1
+    path.write_text(json.dumps(plan))
+    code, _, err = cli("table", TABLE3)
+    assert code == 4 and "epochs" in err
+
+
+def test_doctor_finds_and_repairs(cli: Cli, tmp_path: Path) -> None:
+    write_fake_tree(tmp_path / "runs")
+    trial = next((tmp_path / "runs/trials").iterdir())
+    (trial / "stop").touch()
+    code, out, _ = cli("doctor", "--json")
+    assert code == 6 and any("forgotten stop request" in row["message"] for row in json.loads(out)["rows"])
+    assert cli("doctor", "--fix")[0] == 0
+    assert cli("doctor")[0] == 0 and not (trial / "stop").exists()
+
+
+def test_no_colour_and_no_bars_without_a_terminal(tmp_path: Path) -> None:
+    write_fake_tree(tmp_path / "runs")
+    environment = os.environ | {"GFL_LAB_HOME": str(tmp_path / "runs")}
+    done = subprocess.run([sys.executable, "-m", "gfl_lab.cli.main", "table", str(TABLE3)], capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0 and "\x1b" not in done.stdout and done.stderr == ""
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(None, "unknown"), (0, "0 s"), (59.6, "1 min 00 s"), (3599.9, "1 h 00 min"), (200, "3 min 20 s")])
+def test_durations(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text

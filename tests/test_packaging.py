@@ -1,0 +1,369 @@
+"""What is shipped beside the code: pins, docker-compose.yml, docs. ``python -m tests.test_packaging`` renews the settings table."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from gfl_lab.cli.main import _VERBS, cli
+from gfl_lab.spec.files import ExperimentFile, Profile, load_experiment, load_profile
+from gfl_lab.spec.settings import Settings, group_of, help_of
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+PIN = re.compile(r"([a-z0-9][a-z0-9-]*)==([0-9][0-9a-z.]*)")
+
+
+def pins(lines: list[str]) -> dict[str, str]:
+    """{package: version} of lines that must all be exact pins."""
+    found = [(PIN.fullmatch(line), line) for line in lines]
+    assert not [line for match, line in found if match is None], "only `name==version` is a pin"
+    names = [match[1] for match, _ in found if match]
+    assert len(names) == len(set(names)), "a package is pinned twice"
+    return {match[1]: match[2] for match, _ in found if match}
+
+
+def requirements() -> dict[str, str]:
+    """The pins of requirements.txt."""
+    return pins([line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")])
+
+
+# --- pins -----------------------------------------------------------------------------------------
+
+
+def test_the_two_lists_of_pins_are_the_same() -> None:
+    assert requirements() == pins(PYPROJECT["tool"]["uv"]["constraint-dependencies"])
+
+
+def test_every_direct_dependency_is_pinned() -> None:
+    direct = PYPROJECT["project"]["dependencies"] + PYPROJECT["dependency-groups"]["dev"]
+    names = {re.split(r"[\[=<>; ]", line)[0] for line in direct}
+    assert names <= requirements().keys()
+    for line in direct:  # a pin in the dependencies themselves says the same
+        if match := PIN.fullmatch(line):
+            assert requirements()[match[1]] == match[2]
+
+
+def test_what_is_installed_is_what_is_pinned() -> None:
+    wrong = {}
+    for name, version in requirements().items():
+        try:
+            installed = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # of the other Python version
+        if installed != version:
+            wrong[name] = (installed, version)
+    assert not wrong
+
+
+def test_everything_that_our_dependencies_want_is_pinned() -> None:
+    from packaging.requirements import Requirement
+
+    known = requirements()
+    missing = set()
+    for name in known:
+        try:
+            wanted = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        for requirement in map(Requirement, wanted):
+            needed = requirement.name.lower().replace("_", "-").replace(".", "-")
+            if (requirement.marker is None or requirement.marker.evaluate({"extra": ""})) and needed not in known:
+                missing.add(needed)
+    assert missing <= {"opencv-python"}  # replaced by the headless build, docs/decisions/0002
+
+
+def test_opencv_is_the_headless_build() -> None:
+    assert importlib.metadata.version("opencv-python-headless") == requirements()["opencv-python-headless"]
+    for other in ("opencv-python", "opencv-contrib-python"):
+        with pytest.raises(importlib.metadata.PackageNotFoundError):
+            importlib.metadata.version(other)
+
+
+# --- tracked files --------------------------------------------------------------------------------
+
+# Written in parts, so that this file does not name them either.
+HOSTS = tuple(
+    ".".join(parts)
+    for parts in (
+        ("pypi", "org"), ("pythonhosted", "org"), ("npmjs", "org"), ("npmjs", "com"), ("anaconda", "org"), ("download", "pytorch", "org"), ("docker", "io"), ("ghcr", "io"),
+    )
+)  # fmt: skip
+INDEXES = re.compile(r"--(extra-)?index-url|--find-links|^\s*index-url\s*=|^\[\[tool\.uv\.index\]\]", re.MULTILINE)
+MACHINE_PATHS = re.compile(r"(?<![\w.])/(work|root)/")
+
+
+def tracked() -> list[Path]:
+    """Files that git has or would take."""
+    try:
+        listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    return [path for name in listed.stdout.decode().split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def test_no_file_names_a_registry_or_a_folder_of_this_machine() -> None:
+    found = []
+    for path in tracked():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue  # a picture
+        name = path.relative_to(ROOT)
+        found += [f"{name}: {host}" for host in HOSTS if host in text]
+        found += [f"{name}: {match[0]}" for match in MACHINE_PATHS.finditer(text)]
+        if path != Path(__file__):
+            found += [f"{name}: {match[0]}" for match in INDEXES.finditer(text)]
+    assert not found
+
+
+def test_no_file_is_large_and_no_lock_file_is_kept() -> None:
+    files = tracked()
+    assert not [f"{path.relative_to(ROOT)}: {path.stat().st_size}" for path in files if path.stat().st_size > 1_000_000]
+    assert "uv.lock" not in {path.name for path in files}
+    assert ".env" not in {path.name for path in files}
+
+
+# --- docker-compose.yml and Dockerfile --------------------------------------------------------------
+
+
+def test_the_services() -> None:
+    assert set(SERVICES) == {"mlflow", "ray-head", "ray-worker", "dashboard"}
+    assert "container_name" not in SERVICES["ray-worker"] and "ports" not in SERVICES["ray-worker"], "else it cannot be scaled"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_closed_to_the_network_and_not_root(name: str) -> None:
+    service = SERVICES[name]
+    for port in service.get("ports", []):
+        assert isinstance(port, str) and re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port), port
+    assert service.get("network_mode") is None and not service.get("privileged")
+    user = str(service["user"])
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
+    assert service["cap_drop"] == ["ALL"] and "no-new-privileges:true" in service["security_opt"]
+    check = service["healthcheck"]
+    assert check["test"][0] == "CMD" and {"interval", "timeout", "retries"} <= check.keys()
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_health_check_is_valid_python(name: str) -> None:
+    program, flag, code = SERVICES[name]["healthcheck"]["test"][1:]
+    assert (program, flag) == ("python", "-c")
+    compile(code, name, "exec")
+
+
+def test_there_is_no_literal_secret() -> None:
+    secret = re.compile(r"token|password|passwd|secret|api_?key|credential", re.IGNORECASE)
+    for service in SERVICES.values():
+        for key, value in service.get("environment", {}).items():
+            if secret.search(key) and key != "RAY_AUTH_MODE":
+                assert re.fullmatch(r"\$\{[A-Z_]+:\?[^}]+\}", value), f"{key} must come from .env and have no default"
+    example = dict(line.split("=", 1) for line in (ROOT / ".env.example").read_text().splitlines() if "=" in line and not line.startswith("#"))
+    assert example["RAY_AUTH_TOKEN"] == ""
+    wanted = set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.yml").read_text()))
+    assert wanted == set(example), "what compose reads stands in .env.example"
+
+
+def test_ray_wants_a_token_and_nothing_phones_home() -> None:
+    for name in ("ray-head", "ray-worker"):
+        environment, command = SERVICES[name]["environment"], SERVICES[name]["command"]
+        assert environment["RAY_AUTH_MODE"] == "token" and environment["RAY_AUTH_TOKEN"].startswith("${RAY_AUTH_TOKEN:?")
+        assert environment["RAY_USAGE_STATS_ENABLED"] == "0" and "--disable-usage-stats" in command
+    assert "--include-dashboard=false" in SERVICES["ray-head"]["command"]
+    for name in ("mlflow", "ray-head", "ray-worker"):
+        assert SERVICES[name]["environment"]["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    mlflow = SERVICES["mlflow"]
+    assert "--workers=1" in mlflow["command"] and mlflow["environment"]["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+    allowed = next(part for part in mlflow["command"] if part.startswith("--allowed-hosts="))
+    assert "mlflow:5000" in allowed and "*" not in allowed and "--disable-security-middleware" not in mlflow["command"]
+    assert "gatherUsageStats = false" in (ROOT / "dashboard" / ".streamlit" / "config.toml").read_text()
+
+
+def test_all_services_see_the_runs_at_the_same_place() -> None:
+    mounts = {volume.split(":")[1] for service in SERVICES.values() for volume in service["volumes"] if volume.startswith("lab:")}
+    assert mounts == {"/srv/gfl-lab"} and all(any(v.startswith("lab:") for v in service["volumes"]) for service in SERVICES.values())
+    assert {service["environment"]["GFL_LAB_HOME"] for service in SERVICES.values()} == {"/srv/gfl-lab/runs"}
+    assert "lab:/srv/gfl-lab:ro" in SERVICES["dashboard"]["volumes"]
+
+
+@pytest.mark.slow
+def test_mlflows_command_is_one_that_mlflow_takes() -> None:
+    """Options, not effects: the server itself is not started."""
+    from mlflow.cli import server
+
+    command = SERVICES["mlflow"]["command"]
+    assert command[:2] == ["mlflow", "server"]
+    values = server.make_context("server", list(command[2:])).params
+    assert values["workers"] == 1 and values["serve_artifacts"] and values["artifacts_destination"] == "/srv/gfl-lab/mlflow/artifacts"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ray-head", "ray-worker"])
+def test_rays_command_is_one_that_ray_takes(name: str) -> None:
+    from ray.scripts.scripts import start
+
+    command = SERVICES[name]["command"]
+    assert command[:2] == ["ray", "start"]
+    arguments = [re.sub(r"\$\{[A-Z_]+:-([^}]*)\}", r"\1", part) for part in command[2:]]
+    values = start.make_context("start", arguments).params
+    assert values["block"] and values["disable_usage_stats"]
+    assert values["head"] == (name == "ray-head")
+
+
+def test_the_image_is_built_from_pins() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    assert re.search(r"^FROM python:3\.1[12][\w.-]*slim", text, re.MULTILINE)
+    users = re.findall(r"^USER (.+)$", text, re.MULTILINE)
+    assert users and users[-1] == "1000:1000" and text.index("USER 1000") > text.rindex("RUN ")
+    installs = re.findall(r"^RUN (pip install .+)$", text, re.MULTILINE)
+    assert len(installs) == 3 and all("--no-deps" in line for line in installs)
+    assert "-r requirements.txt" in installs[0] and "--no-build-isolation" in installs[2]
+    tools = pins([word for word in installs[1].split() if "=" in word])
+    build = pins(PYPROJECT["build-system"]["requires"]) | pins(PYPROJECT["tool"]["uv"]["build-constraint-dependencies"])
+    assert build.items() <= tools.items()
+    assert tools.keys() <= build.keys() | {"editables"}
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = {source for line in re.findall(r"^COPY (.+)$", text, re.MULTILINE) for source in line.split()[:-1]}
+    assert copied == kept and all((ROOT / name).exists() for name in kept)
+
+
+# --- docs -----------------------------------------------------------------------------------------
+
+
+def commands() -> list[tuple[str, click.Command]]:
+    """Every verb with its full name, and what stands under it."""
+    context = click.Context(cli)
+    found = []
+    for verb in cli.list_commands(context):
+        command = cli.get_command(context, verb)
+        assert command is not None
+        found.append((verb, command))
+        if isinstance(command, click.Group):
+            found += [(f"{verb} {name}", sub) for name, sub in command.commands.items()]
+    return found
+
+
+@pytest.mark.parametrize("name,command", commands(), ids=lambda value: value if isinstance(value, str) else "")
+def test_a_verb_has_help_and_stands_in_the_docs(name: str, command: click.Command) -> None:
+    text = (DOCS / "command-line.md").read_text()
+    assert (command.help or "").strip()
+    section = re.search(rf"^#+ `gfl-lab {name}\b[^\n]*\n(.*?)(?=^#+ |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert section, f"no section on gfl-lab {name}"
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert f"`{parameter.opts[0]}" in section[1], f"{parameter.opts[0]} of gfl-lab {name}"
+
+
+def test_no_section_speaks_of_a_verb_that_is_not_there() -> None:
+    known = {name for name, _ in commands()}
+    for path in [DOCS / "command-line.md", ROOT / "README.md", *DOCS.glob("*.md")]:
+        for verb in re.findall(r"`gfl-lab ([a-z]+)", path.read_text()):
+            assert verb in known, f"{path.name}: gfl-lab {verb}"
+    assert {name.split()[0] for name in known} == set(_VERBS)
+
+
+def anchors(path: Path) -> set[str]:
+    """GitHub's anchors of a Markdown file's headings."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+MARKDOWN = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md"])
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        linked = (path.parent / name).resolve() if name else path
+        assert linked.exists() and linked.is_relative_to(ROOT), target
+        if anchor:
+            assert anchor in anchors(linked), target
+
+
+def test_every_document_is_in_the_index() -> None:
+    index = (DOCS / "index.md").read_text()
+    for path in DOCS.rglob("*.md"):
+        assert path.name == "index.md" or f"({path.relative_to(DOCS)})" in index, path.name
+
+
+def examples() -> list[tuple[int, dict[str, Any], str]]:
+    """(line, value, text) of each ```yaml block of docs/experiment-files.md."""
+    text = (DOCS / "experiment-files.md").read_text()
+    return [(text[: m.start()].count("\n") + 1, yaml.safe_load(m[1]), m[1]) for m in re.finditer(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
+
+
+@pytest.mark.parametrize("line,value,text", examples(), ids=lambda value: str(value) if isinstance(value, int) else "")
+def test_an_example_in_the_docs_is_valid(line: int, value: dict[str, Any], text: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{value.get('name', 'part')}.yaml"
+    if "data" in value and "name" in value:
+        path.write_text(text)
+        load_profile(path)
+        return
+    if "name" not in value:  # a part of an experiment: it is completed with what every experiment needs
+        text = "name: part\nprofile: desk\n" + ("" if {"axes", "arms"} & value.keys() else "axes: {dfl: [false, true]}\n") + text
+    path.write_text(text)
+    load_experiment(path)
+
+
+def test_the_examples_are_there_and_every_key_is_told() -> None:
+    values = [value for _, value, _ in examples()]
+    assert sum("name" in value and ("axes" in value or "arms" in value) for value in values) >= 2
+    assert any("data" in value for value in values)
+    text = (DOCS / "experiment-files.md").read_text()
+    for model in (ExperimentFile, Profile):
+        for key in model.model_fields:
+            assert f"| `{key}` |" in text, f"{model.__name__}.{key}"
+
+
+def settings_table() -> str:
+    """The table of all settings, as docs/experiment-files.md holds it."""
+    schema = Settings.model_json_schema()["properties"]
+    lines = ["| setting | group | default | rule | meaning |", "| --- | --- | --- | --- | --- |"]
+    for key in Settings.model_fields:
+        default = json.dumps(schema[key].get("default"))
+        lines.append(f"| `{key}` | {group_of(key)} | `{default}` | {_rule(schema[key])} | {help_of(key)} |")
+    return "\n".join(line.replace("|y - p|", "abs(y - p)") for line in lines)
+
+
+def _rule(schema: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    if schema["type"] == "array":
+        if "prefixItems" in schema:
+            return f"{len(schema['prefixItems'])} values, each {_rule(schema['prefixItems'][0])}"
+        return f"{schema['minItems']} to {schema['maxItems']} of {_rule(schema['items'])}"
+    if schema["type"] in ("boolean", "string"):
+        return {"boolean": "`true`, `false`", "string": "text"}[schema["type"]]
+    low = f"> {schema['exclusiveMinimum']:g}" if "exclusiveMinimum" in schema else f"≥ {schema['minimum']:g}" if "minimum" in schema else ""
+    high = f"< {schema['exclusiveMaximum']:g}" if "exclusiveMaximum" in schema else f"≤ {schema['maximum']:g}" if "maximum" in schema else ""
+    multiple = f"multiple of {schema['multipleOf']:g}" if "multipleOf" in schema else ""
+    return ", ".join(part for part in ("whole number" if schema["type"] == "integer" else "number", low, high, multiple) if part)
+
+
+SETTINGS_BLOCK = re.compile(r"(<!-- settings: [^\n]*-->\n)(.*?)(\n<!-- /settings -->)", re.DOTALL)
+
+
+def test_the_table_of_settings_is_up_to_date() -> None:
+    block = SETTINGS_BLOCK.search((DOCS / "experiment-files.md").read_text())
+    assert block and block[2] == settings_table(), "renew it with: uv run python -m tests.test_packaging"
+
+
+if __name__ == "__main__":
+    document = DOCS / "experiment-files.md"
+    document.write_text(SETTINGS_BLOCK.sub(lambda block: block[1] + settings_table() + block[3], document.read_text()))

@@ -1,0 +1,176 @@
+"""`gfl-lab run` with everything real: Ray Tune, mmdet, MLflow on sqlite, on a data set of 24 images."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gfl_lab.naming import TAG_KIND, TAG_SEED, TAG_STATUS, TAG_TRIAL, TAG_VARIANT
+from gfl_lab.rundir import RunTree, TrialState
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+
+pytestmark = pytest.mark.slow
+
+PROFILE = """
+name: tiny
+title: a smoke profile
+data: {train_images: 16, val_images: 8, size: 128, seed: 0}
+settings: {backbone: r18, base_channels: 8, frozen_stages: -1, norm_eval: false, neck_channels: 16, head_channels: 16, head_convs: 1, strides: [8, 16, 32],
+  epochs: EPOCHS, batch_size: 8, optimizer: adamw, lr: 0.002, lr_schedule: cosine, warmup_iters: 2, image_size: [128, 128]}
+"""
+EXPERIMENT = """
+name: smoke
+question: Does it run?
+profile: tiny
+axes: {qfl: [false, true], dfl: [false, true]}
+baseline: {qfl: false, dfl: false}
+reference: gfl_t3_qfl_dfl
+table: {metrics: [AP, AP50, AP75, fps, two_mode_recall, false_bimodality, wasserstein]}
+"""
+
+
+class Lab:
+    """A folder with an experiment, and gfl-lab run in it as a process of its own."""
+
+    def __init__(self, folder: Path, epochs: int = 2, experiment: str = EXPERIMENT, profile: str = PROFILE) -> None:
+        self.folder, self.tree = folder, RunTree(folder / "runs")
+        (folder / "profiles").mkdir(parents=True)
+        (folder / "profiles/tiny.yaml").write_text(profile.replace("EPOCHS", str(epochs)))
+        self.file = folder / "smoke.yaml"
+        self.file.write_text(experiment)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        environment = os.environ | {"GFL_LAB_HOME": str(self.tree.root), "PYTHONPATH": str(ROOT)}
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        command = [sys.executable, "-m", "gfl_lab.cli.main", *arguments]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=self.folder, start_new_session=True)
+
+    def run(self, *arguments: str, code: int = 0) -> tuple[str, str]:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=400)
+        assert process.returncode == code, err + out
+        assert "Traceback" not in out + err
+        return out, err
+
+    def table(self) -> dict:
+        return json.loads(self.run("table", str(self.file), "--json")[0])
+
+    def mlflow_runs(self) -> list:
+        from mlflow.tracking import MlflowClient
+
+        client = MlflowClient(self.tree.mlflow_uri)
+        return client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+
+    def wait_for(self, condition, seconds: float = 120.0) -> None:
+        end = time.time() + seconds
+        while not condition():
+            assert time.time() < end, "waited too long"
+            time.sleep(0.1)
+
+    def steps(self) -> list[int]:
+        return [max((line["step"] for line in trial.metric_lines()), default=0) for trial in self.tree.trials()]
+
+
+def numbers(table: dict) -> dict:
+    """What must not depend on how often a run was disturbed."""
+    return {row["variant"]: {key: value for key, value in row["metrics"].items() if key not in ("fps", "latency_ms")} for row in table["rows"]}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    lab = Lab(tmp_path_factory.mktemp("lab"))
+    out, err = lab.run("run", str(lab.file))
+    assert "published (not comparable)" in out and "trials to train" in err
+    return lab
+
+
+def test_four_trials_on_ray_a_table_and_a_mirror(undisturbed: Lab) -> None:
+    table = undisturbed.table()
+    assert [row["variant"] for row in table["rows"]] == ["qfl=off dfl=off", "qfl=off dfl=on", "qfl=on dfl=off", "qfl=on dfl=on"]
+    for row in table["rows"]:
+        assert row["metrics"]["AP"]["n"] == 1 and row["trials"][0]["state"] == "done" and not row["reference"]["comparable"]
+    folder = undisturbed.tree.experiment("smoke", "tiny")
+    assert {path.suffix for path in folder.glob("table.*")} == {".json", ".md", ".csv", ".tex", ".html"}
+
+    runs = undisturbed.mlflow_runs()
+    parents = [run for run in runs if run.data.tags[TAG_KIND] == "experiment"]
+    children = [run for run in runs if run.data.tags[TAG_KIND] == "trial"]
+    assert len(parents) == 1 and len(children) == 4
+    for child in children:
+        assert child.info.status == "FINISHED" and child.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
+        assert {TAG_VARIANT, TAG_SEED, TAG_TRIAL, TAG_STATUS} <= child.data.tags.keys()
+        assert {"qfl", "dfl", "seed"} <= child.data.params.keys() and "val/AP" in child.data.metrics and "train/loss_cls" in child.data.metrics
+        assert child.inputs.dataset_inputs[0].dataset.name == "ambiguous_shapes"
+
+
+def test_the_same_command_again_trains_nothing_and_says_why(undisturbed: Lab) -> None:
+    before = {trial.id: trial.file("result.json").stat().st_mtime_ns for trial in undisturbed.tree.trials()}
+    out, err = undisturbed.run("run", str(undisturbed.file), "--json")
+    assert "nothing to train" in err and len(json.loads(out)["rows"]) == 4
+    assert before == {trial.id: trial.file("result.json").stat().st_mtime_ns for trial in undisturbed.tree.trials()}
+    assert len(undisturbed.mlflow_runs()) == 5
+
+
+def test_inline_gives_the_same_numbers_without_ray(undisturbed: Lab, tmp_path: Path) -> None:
+    lab = Lab(tmp_path / "lab")
+    lab.run("run", str(lab.file), "--executor", "inline")
+    assert numbers(lab.table()) == numbers(undisturbed.table())
+
+
+def test_a_killed_driver_leaves_nothing_behind_and_the_same_command_goes_on(undisturbed: Lab, tmp_path: Path) -> None:
+    lab = Lab(tmp_path / "lab")
+    process = lab.start("run", str(lab.file))
+    lab.wait_for(lambda: any(step >= 1 for step in lab.steps()))
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    _, left = psutil.wait_procs(family, timeout=20)
+    assert not [p for p in left if p.status() != psutil.STATUS_ZOMBIE]
+    assert not any(trial.state() is TrialState.RUNNING for trial in lab.tree.trials())
+    lab.run("run", str(lab.file))
+    assert numbers(lab.table()) == numbers(undisturbed.table())
+    assert {run.info.status for run in lab.mlflow_runs()} == {"FINISHED"}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_with_a_checkpoint_and_says_how_to_go_on(undisturbed: Lab, tmp_path: Path, number: int, code: int) -> None:
+    lab = Lab(tmp_path / "lab", epochs=200)
+    process = lab.start("run", str(lab.file))
+    lab.wait_for(lambda: any(step >= 3 for step in lab.steps()))
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code and "go on with:  gfl-lab run" in err and "Traceback" not in err
+    interrupted = [trial for trial in lab.tree.trials() if trial.state() is TrialState.INTERRUPTED]
+    assert interrupted and all(trial.file("last.pth").exists() for trial in interrupted)
+    assert not [run for run in lab.mlflow_runs() if run.info.status == "RUNNING"]
+
+
+def test_a_trial_that_diverges_fails_with_its_step_and_the_others_go_on(tmp_path: Path) -> None:
+    experiment = "name: smoke\nprofile: tiny\naxes: {lr: [0.01, 10.0]}\nset: {optimizer: sgd, warmup_iters: 0, epochs: 6}\n"
+    lab = Lab(tmp_path / "lab", experiment=experiment)
+    out, err = lab.run("run", str(lab.file), "--seeds", "3", code=3)
+    assert "non_finite_loss" in err and "step" in err and "log" in err
+    states = {row["variant"]: row["trials"][0]["state"] for row in lab.table()["rows"]}
+    assert states == {"lr=0.01": "done", "lr=10": "failed"}
+
+
+@pytest.mark.parametrize("name", ["bccd", "coco_slice"])
+def test_real_photographs(tmp_path: Path, name: str) -> None:
+    if not (SHARED / name).is_dir():
+        pytest.skip(f"the data set {name} is not beside the repository (../shared/data)")
+    profile = PROFILE.replace("data: {train_images: 16, val_images: 8, size: 128, seed: 0}", "data: required").replace("[128, 128]", "[160, 120]")
+    experiment = "name: smoke\nprofile: tiny\naxes: {dfl: [true]}\n"
+    lab = Lab(tmp_path / "lab", epochs=1, experiment=experiment, profile=profile)
+    lab.run("run", str(lab.file), "--data", str(SHARED / name), "--executor", "inline")
+    row = lab.table()["rows"][0]
+    assert row["trials"][0]["state"] == "done" and row["metrics"]["AP"]["mean"] >= 0 and "two_mode_recall" not in row["metrics"]
