@@ -57,7 +57,9 @@ def timed(arguments: list[str], home: Path) -> tuple[float, PeakMemory, str]:
     """Run gfl-lab; seconds, memory, its stderr."""
     command = [str(Path(sys.executable).with_name("gfl-lab")), *arguments]
     started = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"GFL_LAB_HOME": str(home)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | {"GFL_LAB_HOME": str(home)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     memory = PeakMemory(process.pid)
     memory.start()
     output, errors = process.communicate()
@@ -107,11 +109,32 @@ def main() -> None:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in table["rows"]:
-        cells = [f"{row['metrics'][key]['mean']:.{digits}f}" for key, digits in (("AP", 1), ("AP50", 1), ("AP75", 1), ("fps", 1), ("two_mode_recall", 3), ("false_bimodality", 3), ("wasserstein", 3))]
+        cells = [
+            f"{row['metrics'][key]['mean']:.{digits}f}"
+            for key, digits in (
+                ("AP", 1),
+                ("AP50", 1),
+                ("AP75", 1),
+                ("fps", 1),
+                ("two_mode_recall", 3),
+                ("false_bimodality", 3),
+                ("wasserstein", 3),
+            )
+        ]
         lines.append(f"| {row['variant']} | {' | '.join(cells)} |")
-    lines += ["", "Seconds of each trial:", "", "| trial | setup | train | eval | distributions | latency | total |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    lines += [
+        "",
+        "Seconds of each trial:",
+        "",
+        "| trial | setup | train | eval | distributions | latency | total |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for result in results:
-        lines.append(f"| {result['trial']} | " + " | ".join(f"{result['seconds'][part]:.1f}" for part in ("setup", "train", "eval", "distributions", "latency", "total")) + " |")
+        lines.append(
+            f"| {result['trial']} | "
+            + " | ".join(f"{result['seconds'][part]:.1f}" for part in ("setup", "train", "eval", "distributions", "latency", "total"))
+            + " |"
+        )
     report = "\n".join(lines) + "\n"
     print(report)
     if asked.write:

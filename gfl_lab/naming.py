@@ -40,9 +40,13 @@ METRICS: dict[str, Metric] = {
         Metric("AP_L", "AP_L", "", True, 1, "COCO AP of boxes above 96x96 px, 0 to 100"),
         Metric("fps", "fps", "img/s", True, 1, "images per second, batch 1, decoding and NMS included, on this machine"),
         Metric("latency_ms", "latency", "ms", False, 2, "median time of one image, batch 1, decoding and NMS included"),
-        Metric("two_mode_recall", "two-mode recall", "", True, 3, "share of ambiguous sides whose distribution has a mode at both true edges"),
+        Metric(
+            "two_mode_recall", "two-mode recall", "", True, 3, "share of ambiguous sides whose distribution has a mode at both true edges"
+        ),
         Metric("false_bimodality", "false bimodality", "", False, 3, "share of clear sides whose distribution has two modes"),
-        Metric("wasserstein", "W1 to truth", "bins", False, 3, "mean Wasserstein-1 distance to the true edge distribution on ambiguous sides"),
+        Metric(
+            "wasserstein", "W1 to truth", "bins", False, 3, "mean Wasserstein-1 distance to the true edge distribution on ambiguous sides"
+        ),
     )
 }
 """Metrics of a finished trial, in the order tables show them."""
@@ -104,7 +108,7 @@ MLFLOW_DB, MLFLOW_ARTIFACTS = "mlflow.db", "mlartifacts"
 
 MANIFEST, CONFIG, METRICS_FILE, RESULT, LOG = "manifest.json", "config.py", "metrics.jsonl", "result.json", "log.txt"
 EVAL_RECORDS, DISTRIBUTIONS = "eval.npz", "distributions.parquet"
-LAST_CHECKPOINT, BEST_CHECKPOINT = "last.pth", "best.pth"
+LAST_CHECKPOINT = "last.pth"
 LEASE, STOP_REQUEST = "lease.json", "stop"
 PLAN, TABLE_STEM = "plan.json", "table"
 

@@ -8,7 +8,7 @@
         metrics.jsonl                   one line a step or evaluation, appended while it runs
         lease.json                      who runs it now: pid, process start time, host; gone when it ends
         result.json                     how it ended; a trial is done only when this says so
-        log.txt  eval.npz  distributions.parquet  last.pth  best.pth
+        log.txt  eval.npz  distributions.parquet  last.pth
       experiments/<name>/<profile>/     plan.json, table.{json,md,csv,tex,html}
       mlflow.db  mlartifacts/           the mirror
 

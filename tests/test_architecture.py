@@ -79,7 +79,11 @@ def test_the_command_line_loads_the_heavy_parts_only_when_a_verb_needs_them() ->
 
 
 def test_planning_and_scheduling_and_mirroring_load_no_torch_and_no_service() -> None:
-    names = loaded(*below("gfl_lab.errors", "gfl_lab.naming", "gfl_lab.rundir", "gfl_lab.spec", "gfl_lab.plan", "gfl_lab.orchestrate", "gfl_lab.tracking"))
+    names = loaded(
+        *below(
+            "gfl_lab.errors", "gfl_lab.naming", "gfl_lab.rundir", "gfl_lab.spec", "gfl_lab.plan", "gfl_lab.orchestrate", "gfl_lab.tracking"
+        )
+    )
     assert not names & (DETECTION | SERVICES | {"pandas", "cv2"})
 
 

@@ -359,9 +359,7 @@ def test_scores_without_a_side_are_left_undefined():
     columns = _columns([IDEAL], scored=np.zeros(1, bool))
     assert boxdist.truth_scores(**columns).metrics() == {}
     assert boxdist.truth_scores(**_columns([IDEAL][:1], ambiguous_side=np.array([-1]))).two_mode_recall is None
-    empty = boxdist.truth_scores(
-        probs=[], expectation=[], ambiguous_side=[], edge_a=[], edge_b=[], prob_a=[], scored=[], reg_max=N
-    )
+    empty = boxdist.truth_scores(probs=[], expectation=[], ambiguous_side=[], edge_a=[], edge_b=[], prob_a=[], scored=[], reg_max=N)
     assert empty.metrics() == {} and empty.boxes == 0
 
 

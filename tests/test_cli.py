@@ -96,7 +96,13 @@ def test_wrong_usage_is_one_message_and_exit_2_and_nothing_written(cli: Cli, tmp
 
 @pytest.mark.parametrize(
     ("line", "words"),
-    [("axes: {reg_max: [0]}", "reg_max is 0"), ("axes: {qfl_beta: [0.5]}", "NaN"), ("axes: {qlf: [true]}", "'qfl'"), ("axis: {qfl: [true]}", "'axes'"), ("axes: {lr: [fast]}", "'fast'")],
+    [
+        ("axes: {reg_max: [0]}", "reg_max is 0"),
+        ("axes: {qfl_beta: [0.5]}", "NaN"),
+        ("axes: {qlf: [true]}", "'qfl'"),
+        ("axis: {qfl: [true]}", "'axes'"),
+        ("axes: {lr: [fast]}", "'fast'"),
+    ],
 )
 def test_bad_experiments(cli: Cli, tmp_path: Path, line: str, words: str) -> None:
     path = tmp_path / "bad.yaml"
@@ -224,10 +230,14 @@ def test_doctor_finds_and_repairs(cli: Cli, tmp_path: Path) -> None:
 def test_no_colour_and_no_bars_without_a_terminal(tmp_path: Path) -> None:
     write_fake_tree(tmp_path / "runs")
     environment = os.environ | {"GFL_LAB_HOME": str(tmp_path / "runs")}
-    done = subprocess.run([sys.executable, "-m", "gfl_lab.cli.main", "table", str(TABLE3)], capture_output=True, text=True, env=environment, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-m", "gfl_lab.cli.main", "table", str(TABLE3)], capture_output=True, text=True, env=environment, cwd=ROOT
+    )
     assert done.returncode == 0 and "\x1b" not in done.stdout and done.stderr == ""
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(None, "unknown"), (0, "0 s"), (59.6, "1 min 00 s"), (3599.9, "1 h 00 min"), (200, "3 min 20 s")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, "unknown"), (0, "0 s"), (59.6, "1 min 00 s"), (3599.9, "1 h 00 min"), (200, "3 min 20 s")]
+)
 def test_durations(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text

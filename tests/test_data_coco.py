@@ -41,7 +41,14 @@ class Dataset:
                 data["images"].append({"id": image_id, "file_name": name, "width": 64, "height": 48})
                 for j in range(2):
                     data["annotations"].append(
-                        {"id": 100 * number + 10 * k + j, "image_id": image_id, "category_id": j + 1, "bbox": [5 + 20 * j, 6, 18, 20.5], "area": 369.0, "iscrowd": 0}
+                        {
+                            "id": 100 * number + 10 * k + j,
+                            "image_id": image_id,
+                            "category_id": j + 1,
+                            "bbox": [5 + 20 * j, 6, 18, 20.5],
+                            "area": 369.0,
+                            "iscrowd": 0,
+                        }
                     )
             (root / f"annotations/instances_{split}.json").write_text(json.dumps(data))
 
@@ -147,8 +154,14 @@ def change(key: str, index: int, **values) -> Callable[[dict], object]:
 BAD_CONTENT = {
     "missing image id": (change("annotations", 1, image_id=77), "instances_train.json: annotation 1: image_id 77 is not among the images"),
     "image id as text": (change("annotations", 1, image_id="0"), 'annotation 1: image_id "0" is not among'),
-    "unknown category": (change("annotations", 0, category_id=3), "instances_train.json: annotation 0: category_id 3 is not among the categories"),
-    "box outside": (change("annotations", 0, bbox=[50, 6, 18, 20]), "annotation 0: bbox [50.0, 6.0, 18.0, 20.0] leaves its image of 64x48 px by 4 px"),
+    "unknown category": (
+        change("annotations", 0, category_id=3),
+        "instances_train.json: annotation 0: category_id 3 is not among the categories",
+    ),
+    "box outside": (
+        change("annotations", 0, bbox=[50, 6, 18, 20]),
+        "annotation 0: bbox [50.0, 6.0, 18.0, 20.0] leaves its image of 64x48 px by 4 px",
+    ),
     "box far left": (change("annotations", 0, bbox=[-5, 6, 18, 20]), "leaves its image of 64x48 px by 5 px"),
     "corners for a size": (change("annotations", 0, bbox=[40, 30, 60, 44]), "not two corners"),
     "box without width": (change("annotations", 0, bbox=[5, 6, 0, 20]), "has no area"),
@@ -174,7 +187,10 @@ BAD_CONTENT = {
     "category without name": (change("categories", 1, name=None), "name of category 2 is null"),
     "category id twice": (change("categories", 1, id=1), "category id 1 is used twice"),
     "category name twice": (change("categories", 1, name="cat"), 'two categories are named "cat"'),
-    "other categories": (change("categories", 1, name="cow"), 'category 2 differs between train and val: instances_train.json says "cow", instances_val.json says "dog"'),
+    "other categories": (
+        change("categories", 1, name="cow"),
+        'category 2 differs between train and val: instances_train.json says "cow", instances_val.json says "dog"',
+    ),
     "one category more": (lambda d: d["categories"].append({"id": 3, "name": "cow"}), "instances_val.json has none"),
     "no categories": (lambda d: d["categories"].clear(), "has no categories"),
     "no boxes": (lambda d: d["annotations"].clear(), "instances_train.json: has no boxes"),

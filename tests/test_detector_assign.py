@@ -42,7 +42,9 @@ def _check(priors: torch.Tensor, counts: list[int], images: list[torch.Tensor]) 
     return ours
 
 
-def _boxes(count: int, size: float, generator: torch.Generator, grid: float = 0.0, smallest: float = 2.0, largest: float = 1.0) -> torch.Tensor:
+def _boxes(
+    count: int, size: float, generator: torch.Generator, grid: float = 0.0, smallest: float = 2.0, largest: float = 1.0
+) -> torch.Tensor:
     corner = torch.rand(count, 2, generator=generator) * size * 0.9
     boxes = torch.cat([corner, corner + smallest + torch.rand(count, 2, generator=generator) * size * largest], dim=1)
     return (boxes / grid).round() * grid if grid else boxes
@@ -98,7 +100,9 @@ def test_levels_with_fewer_priors_than_candidates(size: tuple[int, int]) -> None
 def test_boxes_beyond_the_image() -> None:
     generator = torch.Generator().manual_seed(9)
     priors, counts = _priors(96, 96, (8, 16, 32, 64, 128))
-    huge = torch.tensor([[-200.0, -150.0, 400.0, 380.0], [-20.0, 10.0, 300.0, 40.0], [90.0, 90.0, 500.0, 500.0], [500.0, 500.0, 600.0, 600.0]])
+    huge = torch.tensor(
+        [[-200.0, -150.0, 400.0, 380.0], [-20.0, 10.0, 300.0, 40.0], [90.0, 90.0, 500.0, 500.0], [500.0, 500.0, 600.0, 600.0]]
+    )
     _check(priors, counts, [huge, huge[:1], _boxes(5, 96, generator, largest=4), huge[3:]])
 
 

@@ -150,7 +150,9 @@ def _check_losses(
     assert grads[0][1].keys() == grads[1][1].keys()
     for name, a in grads[0][1].items():
         b = grads[1][1][name]
-        torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            a, torch.zeros_like(a) if b is None else b, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}"
+        )
     return {name: value.item() for name, value in sums[0].items()}
 
 
@@ -298,7 +300,9 @@ def test_dense_outputs_agree_with_predictions(quality: str, box: str, _terms: se
         # boxes are the distances from the centres, in units of stride * bin_width, clipped
         reach = dense.distances * (dense.strides * 0.5)[:, None]
         limits = torch.tensor([123.0, 93.0])
-        torch.testing.assert_close(dense.boxes[..., :2], (dense.centers - reach[..., :2]).clamp(min=0).minimum(limits), rtol=1e-5, atol=1e-3)
+        torch.testing.assert_close(
+            dense.boxes[..., :2], (dense.centers - reach[..., :2]).clamp(min=0).minimum(limits), rtol=1e-5, atol=1e-3
+        )
         # every detection is a location's score and box
         head.test_cfg.score_thr, head.test_cfg.nms_pre = 0.5, -1
         for image, result in enumerate(head.predict_by_feat(*outs, batch_img_metas=metas)):

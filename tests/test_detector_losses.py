@@ -105,7 +105,9 @@ class TestFocalLoss:
 
 class TestDistributionFocalLoss:
     def test_worked_numbers(self) -> None:
-        assert losses.distribution_focal_loss(torch.zeros(4, 17), torch.tensor([0.0, 3.5, 9.99, 15.9])).tolist() == pytest.approx([math.log(17)] * 4, abs=1e-6)
+        assert losses.distribution_focal_loss(torch.zeros(4, 17), torch.tensor([0.0, 3.5, 9.99, 15.9])).tolist() == pytest.approx(
+            [math.log(17)] * 4, abs=1e-6
+        )
         assert losses.distribution_focal_loss(_two_peaks(), torch.tensor([3.25])).item() == pytest.approx(0.6345468, abs=1e-6)
 
     def test_target_on_the_last_bin_is_an_error(self) -> None:

@@ -176,7 +176,9 @@ def test_the_watcher_sees_progress_eta_and_failures(tmp_path: Path) -> None:
     watcher = driver.Watcher(tree, made, made.trials, {trial.id: trial.id for trial in made.trials}, seen.append)
     folder = tree.trial(made.trials[0].id)
     folder.file(naming.METRICS_FILE).write_text(
-        "".join(json.dumps({"kind": "train", "step": n, "epoch": 1, "time": 2.0 * n, "metrics": {"loss": 1.5}}) + "\n" for n in range(1, 11))
+        "".join(
+            json.dumps({"kind": "train", "step": n, "epoch": 1, "time": 2.0 * n, "metrics": {"loss": 1.5}}) + "\n" for n in range(1, 11)
+        )
     )
     watcher.look()
     first = seen[-1][0]

@@ -53,7 +53,9 @@ class Lab:
         environment = os.environ | {"GFL_LAB_HOME": str(self.tree.root), "PYTHONPATH": str(ROOT)}
         environment.pop("MLFLOW_TRACKING_URI", None)
         command = [sys.executable, "-m", "gfl_lab.cli.main", *arguments]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=self.folder, start_new_session=True)
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=self.folder, start_new_session=True
+        )
 
     def run(self, *arguments: str, code: int = 0) -> tuple[str, str]:
         process = self.start(*arguments)
@@ -83,7 +85,9 @@ class Lab:
 
 def numbers(table: dict) -> dict:
     """What must not depend on how often a run was disturbed."""
-    return {row["variant"]: {key: value for key, value in row["metrics"].items() if key not in ("fps", "latency_ms")} for row in table["rows"]}
+    return {
+        row["variant"]: {key: value for key, value in row["metrics"].items() if key not in ("fps", "latency_ms")} for row in table["rows"]
+    }
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +113,9 @@ def test_four_trials_on_ray_a_table_and_a_mirror(undisturbed: Lab) -> None:
     for child in children:
         assert child.info.status == "FINISHED" and child.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
         assert {TAG_VARIANT, TAG_SEED, TAG_TRIAL, TAG_STATUS} <= child.data.tags.keys()
-        assert {"qfl", "dfl", "seed"} <= child.data.params.keys() and "val/AP" in child.data.metrics and "train/loss_cls" in child.data.metrics
+        assert (
+            {"qfl", "dfl", "seed"} <= child.data.params.keys() and "val/AP" in child.data.metrics and "train/loss_cls" in child.data.metrics
+        )
         assert child.inputs.dataset_inputs[0].dataset.name == "ambiguous_shapes"
 
 
@@ -168,9 +174,54 @@ def test_a_trial_that_diverges_fails_with_its_step_and_the_others_go_on(tmp_path
 def test_real_photographs(tmp_path: Path, name: str) -> None:
     if not (SHARED / name).is_dir():
         pytest.skip(f"the data set {name} is not beside the repository (../shared/data)")
-    profile = PROFILE.replace("data: {train_images: 16, val_images: 8, size: 128, seed: 0}", "data: required").replace("[128, 128]", "[160, 120]")
+    profile = PROFILE.replace("data: {train_images: 16, val_images: 8, size: 128, seed: 0}", "data: required").replace(
+        "[128, 128]", "[160, 120]"
+    )
     experiment = "name: smoke\nprofile: tiny\naxes: {dfl: [true]}\n"
     lab = Lab(tmp_path / "lab", epochs=1, experiment=experiment, profile=profile)
     lab.run("run", str(lab.file), "--data", str(SHARED / name), "--executor", "inline")
     row = lab.table()["rows"][0]
     assert row["trials"][0]["state"] == "done" and row["metrics"]["AP"]["mean"] >= 0 and "two_mode_recall" not in row["metrics"]
+
+
+def test_the_papers_setting_on_a_few_coco_images(tmp_path: Path) -> None:
+    """Profile coco_1x as it is (R50, 800x1333, SGD, weights from a file), but for one epoch of two images on the CPU."""
+    source = SHARED / "coco_slice"
+    if not source.is_dir():
+        pytest.skip("the data set coco_slice is not beside the repository (../shared/data)")
+    import torch
+    import torchvision
+
+    data = tmp_path / "coco"
+    (data / "annotations").mkdir(parents=True)
+    (data / "images").symlink_to(source / "images")
+    for split in ("train", "val"):
+        content = json.loads((source / f"annotations/instances_{split}.json").read_text())
+        kept = [
+            image for image in content["images"] if any(a["image_id"] == image["id"] and not a["iscrowd"] for a in content["annotations"])
+        ][:2]
+        ids = {image["id"] for image in kept}
+        content |= {"images": kept, "annotations": [a for a in content["annotations"] if a["image_id"] in ids]}
+        (data / f"annotations/instances_{split}.json").write_text(json.dumps(content))
+    weights = tmp_path / "r50.pth"
+    torch.save(torchvision.models.resnet50(weights=None).state_dict(), weights)
+
+    experiment = "name: smoke\nprofile: coco_1x\naxes: {qfl: [true]}\nset: {epochs: 1, batch_size: 2}\nreference: gfl_t3_qfl_dfl\n"
+    lab = Lab(tmp_path / "lab", experiment=experiment)
+    lab.run("run", str(lab.file), "--data", str(data), "--weights", str(weights), "--executor", "inline")
+    trial = lab.tree.trials()[0]
+    spec = trial.manifest()["spec"]
+    settings = spec["settings"]
+    assert (settings["backbone"], settings["image_size"], settings["lr"], settings["optimizer"], settings["strides"]) == (
+        "r50",
+        [1333, 800],
+        0.01,
+        "sgd",
+        [8, 16, 32, 64, 128],
+    )
+    assert len(spec["weights_digest"]) == 16 and len(spec["data"]["classes"]) == 80
+    assert trial.result()["steps"] == 1 and trial.state() is TrialState.DONE
+    assert not lab.table()["rows"][0]["reference"]["comparable"]
+    config = trial.file("config.py").read_text()
+    for words in ("num_classes=80", "frozen_stages=1", "norm_eval=True", "momentum=0.9", "start_factor=0.001", "milestones="):
+        assert words in config, words

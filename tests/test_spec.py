@@ -76,7 +76,10 @@ def test_two_problems_are_both_told_in_the_order_of_the_file(tmp_path: Path) -> 
     assert lines == sorted(lines)
 
 
-@pytest.mark.parametrize("text", ["", "# only a comment\n", "- a\n", "a: [1\nb: 2\n", "\x00", "!!python/object/apply:os.system [ls]\n", "just words\n", "? [a]\n: b\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "# only a comment\n", "- a\n", "a: [1\nb: 2\n", "\x00", "!!python/object/apply:os.system [ls]\n", "just words\n", "? [a]\n: b\n"],
+)
 def test_what_is_no_experiment_is_one_message(tmp_path: Path, text: str) -> None:
     assert problems(tmp_path, text)
 
@@ -138,3 +141,11 @@ def test_beta_between_zero_and_one_is_refused(beta: float) -> None:
 def test_rules_between_settings(values: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         resolve_settings(values)
+
+
+def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "exp.yaml"
+    path.write_text("name: x\nprofile: desk\naxes: {lr: [1e-4, 2.5E-3, 1.0e-2, -1e3]}\n")
+    assert read_yaml(path).value["axes"]["lr"] == [1e-4, 2.5e-3, 1e-2, -1e3]
+    path.write_text("name: 1e5x\nquestion: e5\nprofile: desk\n")
+    assert read_yaml(path).value == {"name": "1e5x", "question": "e5", "profile": "desk"}

@@ -43,7 +43,9 @@ def make_trial(root: Path, folder: Path, seed: int = 0, data: DataSpec | None = 
     trial = RunTree(root).trial(spec.id)
     trial.path.mkdir(parents=True)
     paths = {key: str(getattr(found, key)) for key in ("train_annotations", "val_annotations", "train_images", "val_images")}
-    write_json(trial.file(naming.MANIFEST), {"format": 1, "trial": spec.id, "spec": spec.model_dump(mode="json"), "paths": paths, "created": ""})
+    write_json(
+        trial.file(naming.MANIFEST), {"format": 1, "trial": spec.id, "spec": spec.model_dump(mode="json"), "paths": paths, "created": ""}
+    )
     return trial
 
 
@@ -79,7 +81,12 @@ def test_ap_can_be_computed_again_from_the_records_by_pycocotools(done: TrialDir
     truth = COCO(str(shapes / "annotations/instances_val.json"))
     ids = {category["name"]: category["id"] for category in truth.dataset["categories"]}
     rows = [
-        {"image_id": int(i), "category_id": ids[str(records["classes"][c])], "bbox": [float(b[0]), float(b[1]), float(b[2] - b[0]), float(b[3] - b[1])], "score": float(s)}
+        {
+            "image_id": int(i),
+            "category_id": ids[str(records["classes"][c])],
+            "bbox": [float(b[0]), float(b[1]), float(b[2] - b[0]), float(b[3] - b[1])],
+            "score": float(s),
+        }
         for i, c, b, s in zip(records["det_image"], records["det_label"], records["det_box"], records["det_score"], strict=True)
     ]
     evaluation = COCOeval(truth, truth.loadRes(rows), "bbox")
@@ -134,7 +141,9 @@ def test_a_trial_stopped_at_any_step_ends_bitwise_the_same(done: TrialDir, shape
     ours, theirs = weights(trial), weights(done)
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     strip = [(line["kind"], line["step"], line["epoch"], line["metrics"]) for line in trial.metric_lines() if line["kind"] == "train"]
-    assert strip == [(line["kind"], line["step"], line["epoch"], line["metrics"]) for line in done.metric_lines() if line["kind"] == "train"]
+    assert strip == [
+        (line["kind"], line["step"], line["epoch"], line["metrics"]) for line in done.metric_lines() if line["kind"] == "train"
+    ]
     val = [(line["epoch"], line["metrics"]) for line in trial.metric_lines() if line["kind"] == "val"]
     assert val == [(line["epoch"], line["metrics"]) for line in done.metric_lines() if line["kind"] == "val"]
     same = {key: value for key, value in done.result()["metrics"].items() if key not in ("fps", "latency_ms")}
@@ -216,7 +225,12 @@ def test_an_image_without_boxes_in_validation_and_empty_predictions(shapes: Path
 
 
 def dataset(folder: Path, seed: int = 0) -> TrialDataset:
-    pipeline = [{"type": "LoadImageCached"}, {"type": "LoadAnnotations", "with_bbox": True}, {"type": "RandomFlip", "prob": 0.5}, {"type": "PackDetInputs", "meta_keys": ("img_id", "flip")}]
+    pipeline = [
+        {"type": "LoadImageCached"},
+        {"type": "LoadAnnotations", "with_bbox": True},
+        {"type": "RandomFlip", "prob": 0.5},
+        {"type": "PackDetInputs", "meta_keys": ("img_id", "flip")},
+    ]
     paths = coco.find_dataset(folder)
     return TrialDataset(
         ann_file=str(paths.train_annotations), data_prefix={"img": str(paths.train_images)}, pipeline=pipeline, classes=coco.dataspec(folder).classes, seed=seed,

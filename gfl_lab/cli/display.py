@@ -39,7 +39,9 @@ def _bars(trials: list[Progress]) -> Any:
     for trial in trials:
         style = {TrialState.DONE: "green", TrialState.FAILED: "red", TrialState.RUNNING: ""}.get(trial.state, "dim")
         bar = ProgressBar(total=max(1, trial.steps), completed=trial.step, width=24, complete_style=style or "cyan", finished_style="green")
-        left = _WORDS[trial.state] if trial.state is not TrialState.RUNNING else ("evaluates" if trial.step >= trial.steps else _left(trial))
+        left = (
+            _WORDS[trial.state] if trial.state is not TrialState.RUNNING else ("evaluates" if trial.step >= trial.steps else _left(trial))
+        )
         grid.add_row(
             Text(trial.label, style=style), bar, f"epoch {trial.epoch}/{trial.epochs}", f"loss {_number(trial.loss, 3)}",
             f"AP {_number(trial.ap, 1)}", Text(left, style=style),

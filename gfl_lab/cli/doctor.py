@@ -24,7 +24,14 @@ MIN_FREE_GIB = 2.0
 def command(fix: bool, as_json: bool) -> None:
     """Check the environment and the run tree; --fix repairs what it can. Exit code 6 when something is wrong."""
     found = []
-    for name, check in (("packages", _packages), ("detector", _detector), ("machine", _machine), ("disk", _disk), ("ray", _ray), ("runs", lambda: _runs(fix))):
+    for name, check in (
+        ("packages", _packages),
+        ("detector", _detector),
+        ("machine", _machine),
+        ("disk", _disk),
+        ("ray", _ray),
+        ("runs", lambda: _runs(fix)),
+    ):
         try:
             found += [{"check": name, "ok": ok, "message": text} for ok, text in check()]
         except (GflLabError, ImportError, OSError, RuntimeError) as error:

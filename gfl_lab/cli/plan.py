@@ -30,9 +30,18 @@ def command(experiment: Path, profile: str | None, data: Path | None, seeds: lis
     plan = prepare(files, tree, data=data, seeds=seeds, weights=weights, say=say).plan
     found = driver.states(plan.trials, tree)
     pending = [trial for trial in plan.trials if found[trial.id] != "done"]
-    expected = driver.wall_seconds([driver.expected_seconds(trial, plan, tree, share.cpus) for trial in pending], min(share.slots, max(1, len(pending))))
+    expected = driver.wall_seconds(
+        [driver.expected_seconds(trial, plan, tree, share.cpus) for trial in pending], min(share.slots, max(1, len(pending)))
+    )
     rows = [
-        {"variant": variant.name, "settings": variant.axes, "seed": trial.spec.seed, "trial": trial.id, "state": str(found[trial.id]), "baseline": variant.baseline}
+        {
+            "variant": variant.name,
+            "settings": variant.axes,
+            "seed": trial.spec.seed,
+            "trial": trial.id,
+            "state": str(found[trial.id]),
+            "baseline": variant.baseline,
+        }
         for variant in plan.variants
         for trial in variant.trials
     ]
@@ -49,4 +58,6 @@ def command(experiment: Path, profile: str | None, data: Path | None, seeds: lis
     for row in rows:
         print(f"{row['variant']:{width}}  seed {row['seed']}  {row['trial']}  {row['state']}{'  (baseline)' if row['baseline'] else ''}")
     say(f"machine: {machine}")
-    say(f"{len(pending)} of {len(rows)} trials to train, {min(share.slots, max(1, len(pending)))} at once; expected time {'about ' if expected else ''}{duration(expected if pending else 0)}")
+    say(
+        f"{len(pending)} of {len(rows)} trials to train, {min(share.slots, max(1, len(pending)))} at once; expected time {'about ' if expected else ''}{duration(expected if pending else 0)}"
+    )

@@ -14,7 +14,9 @@ from gfl_lab.errors import ResourceError
 
 def port_option(default: int) -> Callable[..., Any]:
     """``--port``."""
-    return click.option("--port", type=click.IntRange(1, 65535), default=default, show_default=True, help="Port on 127.0.0.1; the next free one when taken.")
+    return click.option(
+        "--port", type=click.IntRange(1, 65535), default=default, show_default=True, help="Port on 127.0.0.1; the next free one when taken."
+    )
 
 
 def free_port(first: int) -> int:

@@ -112,7 +112,11 @@ def prepare_data(files: Files, tree: RunTree, data: Path | None, say: Callable[[
     profile = files.profile
     if data is None:
         if profile.data == "required":
-            raise InputError(Problem(f"profile {profile.name} has no data set of its own", hint="Give --data PATH, a folder in COCO format (docs/data.md)."))
+            raise InputError(
+                Problem(
+                    f"profile {profile.name} has no data set of its own", hint="Give --data PATH, a folder in COCO format (docs/data.md)."
+                )
+            )
         spec = ambiguous_shapes.AmbiguousShapesSpec(**profile.data.model_dump())
         if ambiguous_shapes.describe(tree.data(spec.folder)) is None:
             say(f"generating the data set ambiguous_shapes ({spec.train_images} + {spec.val_images} images)")
@@ -138,7 +142,9 @@ def prepare_data(files: Files, tree: RunTree, data: Path | None, say: Callable[[
     return content, paths
 
 
-def prepare(files: Files, tree: RunTree, *, data: Path | None, seeds: list[int] | None, weights: str | None, say: Callable[[str], None]) -> Prepared:
+def prepare(
+    files: Files, tree: RunTree, *, data: Path | None, seeds: list[int] | None, weights: str | None, say: Callable[[str], None]
+) -> Prepared:
     """The plan. Raises SpecError, DataError, InputError; then nothing but a data set or its check has been written."""
     from gfl_lab.plan.plan import build_plan
     from gfl_lab.spec.settings import DataSpec
@@ -149,7 +155,15 @@ def prepare(files: Files, tree: RunTree, *, data: Path | None, seeds: list[int] 
         experiment = experiment.model_copy(update={"set": experiment.set | {"weights": weights}})
 
     def plan_over(content: Any) -> Any:
-        return build_plan(experiment, files.profile, content, source=files.source.path.name, seeds=seeds, published=files.published, weights_digest=digest_weights)
+        return build_plan(
+            experiment,
+            files.profile,
+            content,
+            source=files.source.path.name,
+            seeds=seeds,
+            published=files.published,
+            weights_digest=digest_weights,
+        )
 
     plan_over(DataSpec(name="", digest="", classes=(), train_images=0, val_images=0))  # impossible settings, before any data is looked at
     content, paths = prepare_data(files, tree, data, say)
@@ -173,4 +187,3 @@ def digest_weights(weights: str) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     except OSError as error:
         raise InputError(f"weights file {weights} cannot be read: {error.strerror}") from None
-

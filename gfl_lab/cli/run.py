@@ -21,7 +21,13 @@ TRIAL_ENTRY = "gfl_lab.train.trial:run_trial"
 @click.command("run")
 @experiment_argument
 @plan_options
-@click.option("--executor", type=click.Choice(["ray", "inline"]), default="ray", show_default=True, help="Ray Tune, or one after the other in this process.")
+@click.option(
+    "--executor",
+    type=click.Choice(["ray", "inline"]),
+    default="ray",
+    show_default=True,
+    help="Ray Tune, or one after the other in this process.",
+)
 @click.option("--address", metavar="ADDRESS", help="Ray cluster to use instead of this machine.")
 @click.option("--cpus", type=click.IntRange(1), help="CPU cores for each trial, instead of the profile's.")
 @click.option("--gpus", type=click.FloatRange(0), help="GPUs, or a share of one, for each trial, instead of the profile's.")
@@ -48,11 +54,14 @@ def command(
         share = resources.Share(cpus or wish.cpus, wish.gpus if gpus is None else gpus, 1)
     else:
         share = resources.share(machine, cpus=wish.cpus, gpus=wish.gpus, gpu_required=wish.gpu_required, asked_cpus=cpus, asked_gpus=gpus)
-    say(f"gfl-lab: {files.experiment.name} on profile {files.profile.name}" + (f" ({files.experiment.question})" if files.experiment.question else ""))
+    say(
+        f"gfl-lab: {files.experiment.name} on profile {files.profile.name}"
+        + (f" ({files.experiment.question})" if files.experiment.question else "")
+    )
     say(f"machine: {machine}" + (f"; Ray cluster at {address}" if address else ""))
 
     stop = driver.StopSwitch()
-    engine = _executor(executor, share, machine, address, stop)
+    engine = _executor(executor, share, machine, address, stop, gpu_optional=gpus is None and not wish.gpu_required)
     starting = _Engine(engine) if executor == "ray" else None  # Ray takes seconds to start: meanwhile the data
     try:
         prepared = prepare(files, tree, data=data, seeds=seeds, weights=weights, say=say)
@@ -65,6 +74,10 @@ def command(
             for note in driver.save_plan(plan, folder):
                 say(f"note: {note}")
             mirror = _start_mirror(tree, plan)
+            for depth in sorted({t.spec.settings.backbone for t in pending if t.spec.settings.weights == "torchvision"}):
+                from gfl_lab.train.checkpoint import fetch_torchvision
+
+                fetch_torchvision(depth)  # once, before trials would each do it
             if pending:
                 driver.write_manifests(pending, tree, prepared.paths)
                 if starting:
@@ -116,14 +129,16 @@ class _Engine(threading.Thread):
         self.join()
 
 
-def _executor(name: str, share: Any, machine: Any, address: str | None, stop: Any) -> Any:
+def _executor(name: str, share: Any, machine: Any, address: str | None, stop: Any, gpu_optional: bool) -> Any:
     if name == "inline":
         from gfl_lab.orchestrate.inline import InlineExecutor
 
         return InlineExecutor(stop)
     from gfl_lab.orchestrate.ray_tune import RayTuneExecutor
 
-    return RayTuneExecutor(cpus=share.cpus, gpus=share.gpus, machine_cpus=machine.cpus, machine_gpus=len(machine.gpus), address=address, should_stop=stop)
+    return RayTuneExecutor(
+        cpus=share.cpus, gpus=share.gpus, gpu_optional=gpu_optional, machine_cpus=machine.cpus, machine_gpus=len(machine.gpus), address=address, should_stop=stop,
+    )  # fmt: skip
 
 
 def _say_plan(plan: Any, found: dict[str, Any], pending: list[Any], share: Any, tree: Any) -> None:
@@ -134,7 +149,13 @@ def _say_plan(plan: Any, found: dict[str, Any], pending: list[Any], share: Any, 
     say(f"data: {data.name} {data.digest}, {data.train_images} training and {data.val_images} validation images, {classes}")
     say("plan:")
     width = max(len(variant.name) for variant in plan.variants)
-    words = {"done": "done, reused", "planned": "to train", "interrupted": "goes on from its checkpoint", "failed": "failed before, tried again", "running": "run by another process"}
+    words = {
+        "done": "done, reused",
+        "planned": "to train",
+        "interrupted": "goes on from its checkpoint",
+        "failed": "failed before, tried again",
+        "running": "run by another process",
+    }
     for variant in plan.variants:
         for trial in variant.trials:
             baseline = "  (baseline)" if variant.baseline else ""
@@ -147,7 +168,9 @@ def _say_plan(plan: Any, found: dict[str, Any], pending: list[Any], share: Any, 
     takes = f"{plural(share.cpus, 'core')}" + (f" and {share.gpus:g} GPU" if share.gpus else "")
     each = [expected_seconds(trial, plan, tree, share.cpus) for trial in pending]
     expected = wall_seconds(each, at_once)
-    say(f"{plural(len(pending), 'trial')} to train, {done} reused; {at_once} at once, each on {takes}; expected time {'about ' if expected else ''}{duration(expected)}")
+    say(
+        f"{plural(len(pending), 'trial')} to train, {done} reused; {at_once} at once, each on {takes}; expected time {'about ' if expected else ''}{duration(expected)}"
+    )
 
 
 def _start_mirror(tree: Any, plan: Any) -> Any:
@@ -195,7 +218,9 @@ def _finish(plan: Any, tree: Any, folder: Path, mirror: Any, as_json: bool) -> E
     failed = [(variant, trial) for variant in row.variants for trial in variant.trials if trial.state is TrialState.FAILED]
     for variant, trial in failed:
         failure = trial.failure
-        say(f"failed: {variant.name} seed {trial.seed} ({trial.id}): {failure.kind if failure else 'error'}: {failure.reason if failure else ''}")
+        say(
+            f"failed: {variant.name} seed {trial.seed} ({trial.id}): {failure.kind if failure else 'error'}: {failure.reason if failure else ''}"
+        )
         say(f"        log: {tree.trial(trial.id).file('log.txt')}")
     problems = unfair(row)
     for problem in problems:
@@ -207,5 +232,3 @@ def _finish(plan: Any, tree: Any, folder: Path, mirror: Any, as_json: bool) -> E
     if failed:
         return ExitCode.TRIALS_FAILED
     return ExitCode.UNFAIR if problems else ExitCode.DONE
-
-

@@ -50,7 +50,11 @@ def command(experiment: Path | None, profile: str | None, as_json: bool) -> None
     for problem in store.problems():
         say(f"warning: {problem}")
     if not rows:
-        say(f"no runs under {tree.root}" + (f" of {experiment}" if experiment else "") + ". Start with:  gfl-lab run experiments/table3_qfl_dfl.yaml")
+        say(
+            f"no runs under {tree.root}"
+            + (f" of {experiment}" if experiment else "")
+            + ". Start with:  gfl-lab run experiments/table3_qfl_dfl.yaml"
+        )
         return
     for row in rows:
         counts = {}
@@ -63,4 +67,6 @@ def command(experiment: Path | None, profile: str | None, as_json: bool) -> None
                 tail = f"AP {trial.metrics['AP']:.1f}" if "AP" in trial.metrics else ""
                 if trial.failure:
                     tail = f"{trial.failure.kind}: {trial.failure.reason}"
-                print(f"  {variant.name:{width}}  seed {trial.seed}  {trial.id}  {trial.state:11}  epoch {trial.epoch}/{trial.epochs}  {tail}".rstrip())
+                print(
+                    f"  {variant.name:{width}}  seed {trial.seed}  {trial.id}  {trial.state:11}  epoch {trial.epoch}/{trial.epochs}  {tail}".rstrip()
+                )

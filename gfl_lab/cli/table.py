@@ -16,7 +16,14 @@ from gfl_lab.errors import ExitCode, InputError, Problem, StoreError
 @experiment_argument
 @profile_option
 @click.option("--json", "as_json", is_flag=True, help="JSON; the same as --format json.")
-@click.option("--format", "form", type=click.Choice(["text", "json", "md", "csv", "tex", "html"]), default="text", show_default=True, help="Form of the table.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "md", "csv", "tex", "html"]),
+    default="text",
+    show_default=True,
+    help="Form of the table.",
+)
 def command(experiment: Path, profile: str | None, as_json: bool, form: str) -> None:
     """Print the AP table of EXPERIMENT.
 
@@ -32,7 +39,11 @@ def command(experiment: Path, profile: str | None, as_json: bool, form: str) -> 
     tree = RunTree.default()
     if (name, profile_name) not in tree.experiments():
         known = [p for e, p in tree.experiments() if e == name]
-        hint = f"It has been run on: {', '.join(known)}." if known else f"Run it first:  gfl-lab run {experiment}" + (f" --profile {profile}" if profile else "")
+        hint = (
+            f"It has been run on: {', '.join(known)}."
+            if known
+            else f"Run it first:  gfl-lab run {experiment}" + (f" --profile {profile}" if profile else "")
+        )
         raise InputError(Problem(f"experiment {name} has not been run on profile {profile_name} under {tree.root}", hint=hint))
     try:
         row = Store(tree).experiment(name, profile_name)

@@ -236,8 +236,10 @@ def _image(rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], list
         for _ in range(40):
             x, y = (int(rng.integers(BORDER, max(size - extent - BORDER, BORDER) + 1)) for extent in (wide, high))
             spot = (x - GAP, y - GAP, x + wide + GAP, y + high + GAP)
-            if x + wide <= size - BORDER and y + high <= size - BORDER and not any(
-                spot[0] < b[2] and b[0] < spot[2] and spot[1] < b[3] and b[1] < spot[3] for b in taken
+            if (
+                x + wide <= size - BORDER
+                and y + high <= size - BORDER
+                and not any(spot[0] < b[2] and b[0] < spot[2] and spot[1] < b[3] and b[1] < spot[3] for b in taken)
             ):
                 break
         else:

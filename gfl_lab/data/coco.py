@@ -248,11 +248,15 @@ def _read(path: Path, findings: _Findings) -> dict[str, Any] | None:
         else:
             for index, entry in enumerate(value[key]):
                 if not isinstance(entry, dict):
-                    findings.add(f"entries of {key!r} that are no objects", f"is {_kind(entry)}; it must be an object", file, f"{key}[{index}]")
+                    findings.add(
+                        f"entries of {key!r} that are no objects", f"is {_kind(entry)}; it must be an object", file, f"{key}[{index}]"
+                    )
                     bad = True
     if constants:
         listed = ", ".join(f"{name} {count}x" for name, count in constants.items())
-        findings.add("NaN", f"holds numbers that JSON does not have: {listed}", file, "", "remove these annotations or repair their coordinates")
+        findings.add(
+            "NaN", f"holds numbers that JSON does not have: {listed}", file, "", "remove these annotations or repair their coordinates"
+        )
     return None if bad else value
 
 
@@ -305,7 +309,17 @@ class _ImageFile:
     warnings: tuple[tuple[str, str], ...] = ()  # (kind, message)
 
 
-_BROKEN_IMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error, zlib.error, Image.DecompressionBombError)
+_BROKEN_IMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 """What Pillow's decoders raise on damaged files."""
 
 
@@ -368,7 +382,9 @@ def _check_categories(coco: Mapping[str, Any], file: str, errors: _Findings) -> 
         elif not isinstance(name, str) or not name.strip():
             errors.add("categories without a name", f"name of category {number} is {_show(name)}; it must be text", file, place)
         elif number in names:
-            errors.add("category ids used twice", f"category id {number} is used twice ({_show(names[number])}, {_show(name)})", file, place)
+            errors.add(
+                "category ids used twice", f"category id {number} is used twice ({_show(names[number])}, {_show(name)})", file, place
+            )
         else:
             if name in names.values():
                 errors.add("category names used twice", f"two categories are named {_show(name)}", file, place)
@@ -394,7 +410,12 @@ def _check_images(coco: Mapping[str, Any], folder: Path, file: str, errors: _Fin
         width, height = entry.get("width"), entry.get("height")
         sound = all(_is_number(v) and math.isfinite(_float(v)) and v >= 1 and v == int(v) for v in (width, height))
         if not sound:
-            errors.add("images without a size", f"width and height are {_show(width)} and {_show(height)}; they must be whole numbers of px", file, place)
+            errors.add(
+                "images without a size",
+                f"width and height are {_show(width)} and {_show(height)}; they must be whole numbers of px",
+                file,
+                place,
+            )
         record: dict[str, Any] = {"id": number, "name": name, "size": (int(width), int(height)) if sound else None, "path": None}
         images[number] = record
         if not isinstance(name, str) or not name:
@@ -415,14 +436,21 @@ def _check_images(coco: Mapping[str, Any], folder: Path, file: str, errors: _Fin
             if path.is_file():
                 record["path"] = path
             else:
-                errors.add("image files that are missing", f"the image file {_show(name)} is missing", file, place, f"looked for in {folder}")
+                errors.add(
+                    "image files that are missing", f"the image file {_show(name)} is missing", file, place, f"looked for in {folder}"
+                )
     if not coco["images"]:
         errors.add("no images", "has no images", file)
     return images
 
 
 def _check_annotations(
-    coco: Mapping[str, Any], images: Mapping[int, dict[str, Any]], names: Mapping[int, str], file: str, errors: _Findings, warnings: _Findings
+    coco: Mapping[str, Any],
+    images: Mapping[int, dict[str, Any]],
+    names: Mapping[int, str],
+    file: str,
+    errors: _Findings,
+    warnings: _Findings,
 ) -> list[tuple[int, int, tuple[float, ...], float, bool]]:
     """Sound annotations as (image id, category id, (x, y, w, h), area, crowd)."""
     sound = []
@@ -475,7 +503,12 @@ def _check_annotations(
                 errors.add("boxes outside their image", message, file, place, "bbox is [x, y, width, height], not two corners")
                 continue
             if out > EXACT_PX:
-                warnings.add("boxes slightly outside their image", f"bbox {_show(list(box))} leaves its image of {size[0]}x{size[1]} px by {out:g} px", file, place)
+                warnings.add(
+                    "boxes slightly outside their image",
+                    f"bbox {_show(list(box))} leaves its image of {size[0]}x{size[1]} px by {out:g} px",
+                    file,
+                    place,
+                )
             if width * height >= WHOLE_IMAGE * size[0] * size[1]:
                 warnings.add("boxes over the whole image", "the box covers the whole image; it may be right", file, place)
         if min(width, height) < 1:
@@ -503,11 +536,15 @@ def _warn_same_boxes(sound: list[tuple[int, int, tuple[float, ...], float, bool]
         area = b[:, 2] * b[:, 3]
         iou = inter / (area[:, None] + area[None] - inter)
         for i, j in zip(*np.nonzero(np.triu(iou >= SAME_BOX_IOU, 1)), strict=True):
-            message = f"two boxes of one class are nearly the same (IoU {iou[i, j]:.3f}): {_show(list(boxes[i]))} and {_show(list(boxes[j]))}"
+            message = (
+                f"two boxes of one class are nearly the same (IoU {iou[i, j]:.3f}): {_show(list(boxes[i]))} and {_show(list(boxes[j]))}"
+            )
             warnings.add("nearly identical boxes", message, file, f"image {image_id}")
 
 
-def _split_report(images: Mapping[int, dict[str, Any]], sound: list[tuple[int, int, tuple[float, ...], float, bool]], names: Mapping[int, str]) -> SplitReport:
+def _split_report(
+    images: Mapping[int, dict[str, Any]], sound: list[tuple[int, int, tuple[float, ...], float, bool]], names: Mapping[int, str]
+) -> SplitReport:
     boxes = [entry for entry in sound if not entry[4]]
     per_image = Counter(entry[0] for entry in boxes)
     by_class = Counter(entry[1] for entry in boxes)
@@ -530,7 +567,9 @@ def _split_report(images: Mapping[int, dict[str, Any]], sound: list[tuple[int, i
     )
 
 
-def _check_pixels(images: Mapping[str, Mapping[int, dict[str, Any]]], files: Mapping[str, str], errors: _Findings, warnings: _Findings) -> dict[Path, str]:
+def _check_pixels(
+    images: Mapping[str, Mapping[int, dict[str, Any]]], files: Mapping[str, str], errors: _Findings, warnings: _Findings
+) -> dict[Path, str]:
     """Decode every image; returns SHA-256 by path."""
     found = _each(_inspect, (record["path"] for split in images.values() for record in split.values() if record["path"]))
     owners: dict[str, dict[Path, tuple[str, str]]] = defaultdict(dict)
@@ -546,7 +585,11 @@ def _check_pixels(images: Mapping[str, Mapping[int, dict[str, Any]]], files: Map
             if record["size"] and result.size != record["size"]:
                 turned = result.size[::-1] == record["size"]
                 message = f"is {result.size[0]}x{result.size[1]} px, the annotations say {record['size'][0]}x{record['size'][1]}"
-                hint = "width and height are swapped, or the size is that after turning by EXIF orientation" if turned else "boxes would not fit"
+                hint = (
+                    "width and height are swapped, or the size is that after turning by EXIF orientation"
+                    if turned
+                    else "boxes would not fit"
+                )
                 errors.add("sizes that differ", message, files[split], place, hint)
             for kind, text in result.warnings:
                 warnings.add(kind, text, files[split], place)
@@ -563,7 +606,11 @@ def _check_pixels(images: Mapping[str, Mapping[int, dict[str, Any]]], files: Map
                 warnings.add("images with the same content", f"has the same content as {place}", files[other_split], other_place)
     shared = {record["path"] for record in images.get("train", {}).values()} & {record["path"] for record in images.get("val", {}).values()}
     for path in sorted(path for path in shared if path):
-        warnings.add("images in train and val", f"the file {_show(path.name)} is in train and in val, so val is not independent of train", files["val"])
+        warnings.add(
+            "images in train and val",
+            f"the file {_show(path.name)} is in train and in val, so val is not independent of train",
+            files["val"],
+        )
     return {path: result.sha256 for path, result in found.items()}
 
 
@@ -600,7 +647,12 @@ def check_dataset(root: Path | str, decode: bool = True) -> DatasetReport:
         annotated = {entry.get("image_id") for entry in coco["annotations"] if _is_id(entry.get("image_id"))}
         for number, record in images[split].items():
             if number not in annotated:
-                warnings.add("images without annotations", f"has no annotations ({_show(record['name'])}): empty, or forgotten", path.name, f"image {number}")
+                warnings.add(
+                    "images without annotations",
+                    f"has no annotations ({_show(record['name'])}): empty, or forgotten",
+                    path.name,
+                    f"image {number}",
+                )
         absent = [name for name, count in splits[split].boxes_by_class.items() if not count]
         if absent and splits[split].boxes:
             listed = ", ".join(absent[:EXAMPLES]) + (", ..." if len(absent) > EXAMPLES else "")
@@ -609,8 +661,13 @@ def check_dataset(root: Path | str, decode: bool = True) -> DatasetReport:
         for number in sorted(names["train"].keys() | names["val"].keys()):
             ours, theirs = names["train"].get(number), names["val"].get(number)
             if ours != theirs:
-                said = [f"{files[split]} {'has none' if value is None else 'says ' + _show(value)}" for split, value in (("train", ours), ("val", theirs))]
-                errors.add("categories that differ between train and val", f"category {number} differs between train and val: {', '.join(said)}")
+                said = [
+                    f"{files[split]} {'has none' if value is None else 'says ' + _show(value)}"
+                    for split, value in (("train", ours), ("val", theirs))
+                ]
+                errors.add(
+                    "categories that differ between train and val", f"category {number} differs between train and val: {', '.join(said)}"
+                )
     generated = ambiguous_shapes.describe(root)
     digest = ""
     if decode:

@@ -38,7 +38,9 @@ def assign(priors: Tensor, num_level_priors: Sequence[int], gt_boxes: Tensor, gt
     gt_centers = (gt_boxes[..., :2] + gt_boxes[..., 2:]) / 2.0
 
     # The square root stays: it makes ties of distances that differ by rounding only, and ties decide who is a candidate.
-    distance = (centers[:, 0] - gt_centers[..., 0, None]).square_().add_((centers[:, 1] - gt_centers[..., 1, None]).square_()).sqrt_()  # (N, G, A)
+    distance = (
+        (centers[:, 0] - gt_centers[..., 0, None]).square_().add_((centers[:, 1] - gt_centers[..., 1, None]).square_()).sqrt_()
+    )  # (N, G, A)
     nearest, start = [], 0
     for level in distance.split(list(num_level_priors), dim=2):
         nearest.append(level.topk(min(topk, level.shape[2]), dim=2, largest=False).indices + start)

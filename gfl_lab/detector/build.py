@@ -85,7 +85,12 @@ def model_config(settings: Settings, num_classes: int) -> ConfigDict:
                 "strides": list(settings.strides),
             },
         },
-        "train_cfg": {"assigner": {"type": "ATSSAssigner", "topk": settings.atss_topk}, "allowed_border": -1, "pos_weight": -1, "debug": False},
+        "train_cfg": {
+            "assigner": {"type": "ATSSAssigner", "topk": settings.atss_topk},
+            "allowed_border": -1,
+            "pos_weight": -1,
+            "debug": False,
+        },
         "test_cfg": {
             "nms_pre": settings.nms_pre,
             "min_bbox_size": 0,

@@ -216,7 +216,9 @@ class GFLFamilyHead(AnchorHead):
         level = torch.arange(len(counts), device=device).repeat_interleave(torch.tensor(counts, device=device), output_size=len(priors))
         return Geometry(priors, (priors[:, :2] + priors[:, 2:]) / 2, strides[level], level, counts)
 
-    def _valid_groups(self, featmap_sizes: list[tuple[int, int]], metas: list[dict], device: torch.device) -> list[tuple[list[int], Tensor | None]]:
+    def _valid_groups(
+        self, featmap_sizes: list[tuple[int, int]], metas: list[dict], device: torch.device
+    ) -> list[tuple[list[int], Tensor | None]]:
         """Images by their padded size, each with the (A,) mask of locations inside it, None where that is all.
 
         Images of a batch are padded to the largest; locations beyond an image's own ``pad_shape`` take no part.
@@ -333,7 +335,9 @@ class GFLFamilyHead(AnchorHead):
             assigned[images], valid[images] = found, flags
         return assigned, gt_boxes, gt_labels, valid
 
-    def _decode_positives(self, predictions: Tensor, geometry: Geometry, location: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _decode_positives(
+        self, predictions: Tensor, geometry: Geometry, location: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Decoded boxes (P, 4) and targets (P, 4) in one unit, bins or for Dirac px, and DFL (P,), mean over sides."""
         if self.box == "dirac":
             return self.bbox_coder.decode(geometry.priors[location], predictions), targets, None
@@ -351,7 +355,9 @@ class GFLFamilyHead(AnchorHead):
     def predict_by_feat(self, cls_scores: list[Tensor], bbox_preds: list[Tensor], score_factors: list[Tensor] | None = None, **kwargs: Any):
         """Detections of each image, as mmdet's; in float32 outside of autocast, since bfloat16 has no exact pixels."""
         with torch.autocast(cls_scores[0].device.type, enabled=False):
-            outputs = [None if levels is None else [level.float() for level in levels] for levels in (cls_scores, bbox_preds, score_factors)]
+            outputs = [
+                None if levels is None else [level.float() for level in levels] for levels in (cls_scores, bbox_preds, score_factors)
+            ]
             return super().predict_by_feat(*outputs, **kwargs)
 
     def _predict_by_feat_single(
@@ -428,4 +434,6 @@ def _join(levels: list[Tensor]) -> Tensor:
 def _clip(boxes: Tensor, shape: Sequence[int]) -> Tensor:
     """Clip (M, 4) xyxy boxes to an image of (height, width)."""
     height, width = shape[:2]
-    return torch.stack([boxes[:, 0].clamp(0, width), boxes[:, 1].clamp(0, height), boxes[:, 2].clamp(0, width), boxes[:, 3].clamp(0, height)], dim=1)
+    return torch.stack(
+        [boxes[:, 0].clamp(0, width), boxes[:, 1].clamp(0, height), boxes[:, 2].clamp(0, width), boxes[:, 3].clamp(0, height)], dim=1
+    )

@@ -137,7 +137,10 @@ def save_plan(plan: Plan, folder: Path) -> list[str]:
                 kept += len(more)
             if kept:
                 notes.append(f"{kept} trials of other seeds stay in the table")
-            gone = sum(naming.canonical_json(variant["settings"]) not in {naming.canonical_json(v["settings"]) for v in new["variants"]} for variant in old["variants"])
+            gone = sum(
+                naming.canonical_json(variant["settings"]) not in {naming.canonical_json(v["settings"]) for v in new["variants"]}
+                for variant in old["variants"]
+            )
             if gone:
                 notes.append(f"{gone} variants of the former plan are no longer in the file; their trials are kept on disk")
     write_json(path, new)
@@ -165,7 +168,9 @@ class Watcher(threading.Thread):
         listener: called with the progress of all trials, from this thread.
     """
 
-    def __init__(self, tree: RunTree, plan: Plan, trials: Sequence[Trial], labels: Mapping[str, str], listener: Callable[[list[Progress]], None]) -> None:
+    def __init__(
+        self, tree: RunTree, plan: Plan, trials: Sequence[Trial], labels: Mapping[str, str], listener: Callable[[list[Progress]], None]
+    ) -> None:
         super().__init__(name="watcher", daemon=True)
         self.tree, self.listener = tree, listener
         self.trials = [(t.id, labels[t.id], t.spec.settings.epochs, steps_of(t.spec.settings, plan.data.train_images)) for t in trials]
@@ -210,7 +215,9 @@ class Watcher(threading.Thread):
         reason = ""
         if state is TrialState.FAILED:
             reason = (folder.result() or {}).get("failure", {}).get("reason", "")
-        return Progress(trial_id, label, state, seen.get("epoch", 0), epochs, seen.get("step", 0), steps, seen.get("loss"), seen.get("ap"), eta, reason)
+        return Progress(
+            trial_id, label, state, seen.get("epoch", 0), epochs, seen.get("step", 0), steps, seen.get("loss"), seen.get("ap"), eta, reason
+        )
 
 
 def jobs_for(trials: Sequence[Trial], tree: RunTree, entry: str, kwargs: dict[str, Any]) -> list[Job]:
@@ -231,7 +238,10 @@ def expected_seconds(trial: Trial, plan: Plan, tree: RunTree, share_cpus: int) -
         with contextlib.suppress(Exception):
             result, spec = folder.result(), folder.manifest()["spec"]
             theirs = spec["settings"]
-            same = all(json.dumps(theirs[key]) == json.dumps(settings[key]) for key in ("backbone", "base_channels", "image_size", "epochs", "batch_size"))
+            same = all(
+                json.dumps(theirs[key]) == json.dumps(settings[key])
+                for key in ("backbone", "base_channels", "image_size", "epochs", "batch_size")
+            )
             if result and result["status"] == "done" and same and spec["data"]["train_images"] == plan.data.train_images:
                 alike.append(result["seconds"]["total"])
     if alike:
@@ -252,4 +262,16 @@ def wall_seconds(each: Sequence[float | None], slots: int) -> float | None:
     return max(ends, default=0.0)
 
 
-__all__ = ["Executor", "Progress", "StopSwitch", "Watcher", "expected_seconds", "jobs_for", "only_driver", "save_plan", "states", "wall_seconds", "write_manifests"]
+__all__ = [
+    "Executor",
+    "Progress",
+    "StopSwitch",
+    "Watcher",
+    "expected_seconds",
+    "jobs_for",
+    "only_driver",
+    "save_plan",
+    "states",
+    "wall_seconds",
+    "write_manifests",
+]

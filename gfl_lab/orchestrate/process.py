@@ -63,9 +63,17 @@ class TrialProcess:
             lost = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             with trial.file(naming.LOG).open("a") as log:
                 log.write(f"gfl-lab: the trial's process was {lost} (attempt {attempt + 1} of {MAX_LOST + 1})\n")
-        failure = {"kind": FailureKind.LOST_PROCESS, "reason": f"the trial's process was {lost}, {MAX_LOST + 1} times; often the machine ran out of memory", "step": 0, "epoch": 0}
+        failure = {
+            "kind": FailureKind.LOST_PROCESS,
+            "reason": f"the trial's process was {lost}, {MAX_LOST + 1} times; often the machine ran out of memory",
+            "step": 0,
+            "epoch": 0,
+        }
         finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        write_json(trial.file(naming.RESULT), {"format": naming.FORMAT_VERSION, "trial": trial.id, "status": "failed", "failure": failure, "finished": finished})
+        write_json(
+            trial.file(naming.RESULT),
+            {"format": naming.FORMAT_VERSION, "trial": trial.id, "status": "failed", "failure": failure, "finished": finished},
+        )
         trial.drop_lease()
         return TrialState.FAILED
 

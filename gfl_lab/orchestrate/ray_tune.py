@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gfl_lab.errors import ResourceError
+from gfl_lab.errors import Problem, ResourceError
 from gfl_lab.orchestrate.process import Job, TrialProcess
 
 _ENVIRONMENT = {
@@ -60,16 +60,17 @@ class RayTuneExecutor:
 
     Args:
         cpus, gpus: what one trial takes.
+        gpu_optional: take no GPU where no node has one.
         machine_cpus, machine_gpus: what Ray may use on this machine; ignored with ``address``.
         address: of a running cluster; None starts Ray here, for this run alone.
         should_stop: no further trial starts once it says yes.
     """
 
     def __init__(
-        self, *, cpus: int, gpus: float, machine_cpus: int, machine_gpus: int, address: str | None, should_stop: Callable[[], bool]
+        self, *, cpus: int, gpus: float, gpu_optional: bool, machine_cpus: int, machine_gpus: int, address: str | None, should_stop: Callable[[], bool]
     ) -> None:  # fmt: skip
         self.cpus, self.gpus, self.machine_cpus, self.machine_gpus = cpus, gpus, machine_cpus, machine_gpus
-        self.address, self.should_stop = address, should_stop
+        self.gpu_optional, self.address, self.should_stop = gpu_optional, address, should_stop
 
     def start(self) -> None:
         """Connect to Ray, or start it.
@@ -77,6 +78,13 @@ class RayTuneExecutor:
         Raises:
             ResourceError: there is no cluster at the address, or no node that a trial fits on.
         """
+        if self.address and not os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"}:
+            raise ResourceError(
+                Problem(
+                    f"no token for the Ray cluster at {self.address}",
+                    hint="Set RAY_AUTH_TOKEN to the cluster's token, or RAY_AUTH_MODE=disabled for a cluster without tokens.",
+                )
+            )
         prepare_environment()
         import ray
 
@@ -93,6 +101,8 @@ class RayTuneExecutor:
             where = f"the cluster at {self.address}" if self.address else "Ray on this machine"
             raise ResourceError(f"{where} could not be reached or started: {error}") from None
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if self.gpu_optional and not any(node.get("GPU", 0) for node in nodes):
+            self.gpus = 0
         if not any(node.get("CPU", 0) >= self.cpus and node.get("GPU", 0) >= self.gpus for node in nodes):
             shown = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
             raise ResourceError(f"a trial asks for {self.cpus} CPUs and {self.gpus:g} GPUs on one node, but the nodes have: {shown}")

@@ -63,9 +63,16 @@ def share(machine: Machine, *, cpus: int, gpus: float, gpu_required: bool, asked
     """
     problems = []
     if asked_gpus is not None and asked_gpus > len(machine.gpus):
-        problems.append(Problem(f"--gpus {asked_gpus:g} was asked for each trial, but this machine has {len(machine.gpus)}", hint="Ask for fewer, or give --address of a cluster."))
+        problems.append(
+            Problem(
+                f"--gpus {asked_gpus:g} was asked for each trial, but this machine has {len(machine.gpus)}",
+                hint="Ask for fewer, or give --address of a cluster.",
+            )
+        )
     if asked_cpus is not None and asked_cpus > machine.cpus:
-        problems.append(Problem(f"--cpus {asked_cpus} was asked for each trial, but this machine has {machine.cpus}", hint="Ask for fewer."))
+        problems.append(
+            Problem(f"--cpus {asked_cpus} was asked for each trial, but this machine has {machine.cpus}", hint="Ask for fewer.")
+        )
     if gpu_required and asked_gpus is None and len(machine.gpus) < max(gpus, 1):
         problems.append(Problem(f"the profile requires {max(gpus, 1):g} GPU, but this machine has {len(machine.gpus)}"))
     if problems:

@@ -110,7 +110,10 @@ def build_plan(
         try:
             settings = resolve_settings(profile.settings, experiment.set, overrides)
         except ValidationError as error:
-            problems += [Problem(f"variant {name} under profile {profile.name}: {item['msg'].removeprefix('Value error, ')}") for item in error.errors()]
+            problems += [
+                Problem(f"variant {name} under profile {profile.name}: {item['msg'].removeprefix('Value error, ')}")
+                for item in error.errors()
+            ]
             continue
         key = naming.canonical_json(settings.model_dump(mode="json"))
         if key in seen and not experiment.arms:
@@ -148,7 +151,9 @@ def _cells(experiment: ExperimentFile) -> Iterable[tuple[dict[str, Any], dict[st
     return sorted(cells, key=lambda cell: not cell[2])
 
 
-def _reference(settings: Settings, experiment: ExperimentFile, profile: Profile, data: DataSpec, published: PublishedTable) -> dict[str, Any] | None:
+def _reference(
+    settings: Settings, experiment: ExperimentFile, profile: Profile, data: DataSpec, published: PublishedTable
+) -> dict[str, Any] | None:
     """The published row whose settings agree with the variant's, and whether ours may be compared with it."""
     values = settings.model_dump(mode="json")
     matches = [row for row in published.rows if all(values.get(key) == value for key, value in row.settings.items())]
@@ -160,7 +165,11 @@ def _reference(settings: Settings, experiment: ExperimentFile, profile: Profile,
         reasons.append(f"other data ({data.name}, not COCO 2017)")
     own = resolve_settings(profile.settings).model_dump(mode="json")
     varied = set(experiment.axes) | {key for arm in experiment.arms.values() for key in arm}
-    changed = [key for key, value in values.items() if value != own[key] and key not in varied and group_of(key) in (MODEL, SCHEDULE, INPUT, DETECTOR)]
+    changed = [
+        key
+        for key, value in values.items()
+        if value != own[key] and key not in varied and group_of(key) in (MODEL, SCHEDULE, INPUT, DETECTOR)
+    ]
     if profile.reproduces != published.training:
         reasons.append(f"other model and schedule (profile {profile.name})")
     elif changed:

@@ -49,7 +49,9 @@ class Profile(BaseModel):
     data: DeskData | Literal["required"] = Field(description="a generated data set, or `required`: give --data PATH")
     settings: dict[str, Any] = Field(default_factory=dict)
     resources: Resources = Resources()
-    cpu_seconds_per_image: float = Field(0, ge=0, description="training and evaluation of one image on one core, for a first estimate of time; 0 unknown")
+    cpu_seconds_per_image: float = Field(
+        0, ge=0, description="training and evaluation of one image on one core, for a first estimate of time; 0 unknown"
+    )
     reproduces: str = Field("", description="id of the published training settings that this profile repeats, when the data are the same")
 
 
@@ -139,7 +141,11 @@ def find_profile(name: str, folders: list[Path]) -> Path:
             known.setdefault(path.stem, path)
     if name in known:
         return known[name]
-    raise SpecError(Problem(f"there is no profile {name!r}", hint=nearest(name, known) if known else f"No profile files in {', '.join(map(str, folders))}."))
+    raise SpecError(
+        Problem(
+            f"there is no profile {name!r}", hint=nearest(name, known) if known else f"No profile files in {', '.join(map(str, folders))}."
+        )
+    )
 
 
 def load_profile(path: Path) -> Profile:
@@ -183,7 +189,12 @@ def load_experiment(path: Path) -> tuple[ExperimentFile, Source]:
         return value if isinstance(value, kind) else kind()
 
     if isinstance(raw.get("name"), str) and not naming.is_valid_name(raw["name"]):
-        problems.append(Problem(f"name is {raw['name']!r}: it becomes a folder, so letters, digits, _ . - only, not starting with a sign", source.place("name")))
+        problems.append(
+            Problem(
+                f"name is {raw['name']!r}: it becomes a folder, so letters, digits, _ . - only, not starting with a sign",
+                source.place("name"),
+            )
+        )
     problems += settings_problems({str(k): v for k, v in part("set", dict).items()}, source, ("set",))
     problems += _axes_problems(part("axes", dict), source)
     for arm, settings in part("arms", dict).items():
@@ -191,10 +202,16 @@ def load_experiment(path: Path) -> tuple[ExperimentFile, Source]:
             problems += settings_problems(settings, source, ("arms", arm))
     axes, arms = part("axes", dict), part("arms", dict)
     if axes and arms:
-        problems.append(Problem("an experiment has axes or arms, not both", source.place("arms"), "Write the grid's cells as arms too, or split the file in two."))
+        problems.append(
+            Problem(
+                "an experiment has axes or arms, not both",
+                source.place("arms"),
+                "Write the grid's cells as arms too, or split the file in two.",
+            )
+        )
     if not axes and not arms and "axes" not in raw and "arms" not in raw:
         problems.append(Problem("nothing varies: there are neither axes nor arms", source.place()))
-    for key in sorted((set(axes) & set(part("set", dict)))):
+    for key in sorted(set(axes) & set(part("set", dict))):
         problems.append(Problem(f"{key!r} is an axis and also set", source.place("set", key), "Keep one."))
     problems += _baseline_problems(raw.get("baseline"), axes, arms, source)
     problems += _when_problems(part("when", dict), axes, source)
@@ -209,7 +226,9 @@ def load_experiment(path: Path) -> tuple[ExperimentFile, Source]:
     if isinstance(table.get("metrics"), list):
         for index, key in enumerate(table["metrics"]):
             if key not in naming.METRICS:
-                problems.append(Problem(f"{key!r} is not a metric", source.place("table", "metrics", index), nearest(str(key), naming.METRICS)))
+                problems.append(
+                    Problem(f"{key!r} is not a metric", source.place("table", "metrics", index), nearest(str(key), naming.METRICS))
+                )
     if problems or experiment is None:
         raise SpecError(sorted(problems, key=lambda problem: source.line_of(problem.place)))
     return experiment, source
@@ -250,7 +269,9 @@ def _baseline_problems(baseline: Any, axes: dict[str, Any], arms: dict[str, Any]
         if key not in baseline:
             problems.append(Problem(f"baseline gives no value for axis {key!r}", source.place("baseline")))
         elif isinstance(values, list) and baseline[key] not in values:
-            problems.append(Problem(f"baseline.{key} is {baseline[key]!r}, which is not among the axis' values {values}", source.place("baseline", key)))
+            problems.append(
+                Problem(f"baseline.{key} is {baseline[key]!r}, which is not among the axis' values {values}", source.place("baseline", key))
+            )
     return problems
 
 
@@ -263,7 +284,11 @@ def _when_problems(when: dict[str, Any], axes: dict[str, Any], source: Source) -
             if key not in axes or key == axis:
                 problems.append(Problem(f"when.{axis}.{key}: the condition must name another axis", source.place("when", axis, key)))
             elif isinstance(axes[key], list) and value not in axes[key]:
-                problems.append(Problem(f"when.{axis}.{key} is {value!r}, which is not among the axis' values {axes[key]}", source.place("when", axis, key)))
+                problems.append(
+                    Problem(
+                        f"when.{axis}.{key} is {value!r}, which is not among the axis' values {axes[key]}", source.place("when", axis, key)
+                    )
+                )
     return problems
 
 

@@ -28,7 +28,9 @@ class Settings(BaseModel):
     # --- detector: what GFL's ablations vary ---
     qfl: bool = _field(DETECTOR, True, "quality focal loss: one joint score of class and IoU; off: focal loss and a centerness branch")
     dfl: bool = _field(DETECTOR, True, "general box distribution with distribution focal loss; off: a Dirac box (delta-xywh)")
-    qfl_beta: float = _field(DETECTOR, 2.0, "beta of QFL: 0 or at least 1; between them the gradient is NaN where the score equals the IoU", ge=0, le=16)
+    qfl_beta: float = _field(
+        DETECTOR, 2.0, "beta of QFL: 0 or at least 1; between them the gradient is NaN where the score equals the IoU", ge=0, le=16
+    )
     reg_max: int = _field(DETECTOR, 16, "n: index of the last bin, so n+1 bins a side", ge=1, le=128)
     bin_width: float = _field(DETECTOR, 1.0, "Delta: distance between bins, in strides", gt=0, le=64)
     dfl_weight: float = _field(DETECTOR, 0.25, "weight of DFL", ge=0)
@@ -38,12 +40,16 @@ class Settings(BaseModel):
     backbone: Literal["r18", "r34", "r50", "r101"] = _field(MODEL, "r50", "ResNet depth")
     base_channels: int = _field(MODEL, 64, "channels of the first ResNet stage; 64 is the published width", ge=4, le=256)
     weights: str = _field(MODEL, "random", "backbone start: random, torchvision (downloads), or the path of a weights file")
-    frozen_stages: int = _field(MODEL, 1, "backbone stages that do not train: -1 none, 0 the stem, 1 stem and first stage, ...", ge=-1, le=4)
+    frozen_stages: int = _field(
+        MODEL, 1, "backbone stages that do not train: -1 none, 0 the stem, 1 stem and first stage, ...", ge=-1, le=4
+    )
     norm_eval: bool = _field(MODEL, True, "keep the backbone's batch-norm statistics fixed")
     neck_channels: int = _field(MODEL, 256, "channels of the FPN", ge=8, le=1024)
     head_channels: int = _field(MODEL, 256, "channels of the head's towers, a multiple of 8", ge=8, le=1024, multiple_of=8)
     head_convs: int = _field(MODEL, 4, "3x3 convolutions in each tower", ge=1, le=8)
-    strides: tuple[Literal[4, 8, 16, 32, 64, 128], ...] = _field(MODEL, (8, 16, 32, 64, 128), "strides of the pyramid levels, each twice the one before", min_length=1, max_length=6)
+    strides: tuple[Literal[4, 8, 16, 32, 64, 128], ...] = _field(
+        MODEL, (8, 16, 32, 64, 128), "strides of the pyramid levels, each twice the one before", min_length=1, max_length=6
+    )
     anchor_scale: float = _field(MODEL, 8.0, "side of the square anchor, in strides", gt=0, le=64)
 
     atss_topk: int = _field(MODEL, 9, "k of ATSS: cells nearest to a box's centre that are candidates, on each level", ge=1, le=100)
@@ -54,7 +60,9 @@ class Settings(BaseModel):
     optimizer: Literal["sgd", "adamw"] = _field(SCHEDULE, "sgd", "SGD with momentum 0.9, or AdamW")
     lr: float = _field(SCHEDULE, 0.01, "peak learning rate, for this batch size", gt=0, le=10)
     weight_decay: float = _field(SCHEDULE, 1e-4, "weight decay", ge=0, le=1)
-    lr_schedule: Literal["step", "cosine"] = _field(SCHEDULE, "step", "steps of 0.1 at 2/3 and 11/12 of the epochs (8 and 11 of 12), or cosine to 1% of lr")
+    lr_schedule: Literal["step", "cosine"] = _field(
+        SCHEDULE, "step", "steps of 0.1 at 2/3 and 11/12 of the epochs (8 and 11 of 12), or cosine to 1% of lr"
+    )
     warmup_iters: int = _field(SCHEDULE, 500, "iterations of linear warm-up from 0.001 of lr", ge=0)
     clip_grad_norm: float = _field(SCHEDULE, 0.0, "clip gradients to this norm; 0 does not", ge=0)
     flip: float = _field(SCHEDULE, 0.5, "probability of a horizontal flip in training", ge=0, le=1)
@@ -89,7 +97,9 @@ class Settings(BaseModel):
         if any(b != 2 * a for a, b in zip(self.strides, self.strides[1:], strict=False)):
             problems.append(("strides", f"strides are {list(self.strides)}: each must be twice the one before"))
         if self.strides[0] > 32:
-            problems.append(("strides", f"strides start at {self.strides[0]}: the backbone has 4, 8, 16 and 32, so the first must be at most 32"))
+            problems.append(
+                ("strides", f"strides start at {self.strides[0]}: the backbone has 4, 8, 16 and 32, so the first must be at most 32")
+            )
         if self.image_size[0] < self.image_size[1]:
             problems.append(("image_size", f"image_size is {list(self.image_size)}: the longest side comes first"))
         if problems:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,13 @@ MAX_FILE_BYTES = 1_000_000
 Path_ = tuple[str | int, ...]
 
 
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which also reads ``1e-4`` as a number, as YAML 1.2 does."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
+
+
 @dataclass
 class Source:
     """A YAML mapping and the line (from 1) of every key in it."""
@@ -33,7 +41,6 @@ class Source:
         line = next((self.lines[keys[:n]] for n in range(len(keys), -1, -1) if keys[:n] in self.lines), 1)
         dotted = ".".join(str(key) for key in keys)
         return f"{self.path.name}:{line}" + (f": {dotted}" if dotted else "")
-
 
     @staticmethod
     def line_of(place: str) -> int:
@@ -65,12 +72,14 @@ def read_yaml(path: Path) -> Source:
 
     loader = None
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             raise SpecError(Problem("the file is empty", path.name, "An experiment needs at least: name, profile, and axes or arms."))
         if not isinstance(node, yaml.MappingNode):
-            raise SpecError(Problem("the file does not hold `key: value` lines at its top level", f"{path.name}:{node.start_mark.line + 1}"))
+            raise SpecError(
+                Problem("the file does not hold `key: value` lines at its top level", f"{path.name}:{node.start_mark.line + 1}")
+            )
         source = Source(path, {})
         problems: list[Problem] = []
         _index(node, (), source, problems)

@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from gfl_lab import naming
-from gfl_lab.errors import InputError, StoreError
+from gfl_lab.errors import InputError, Problem, ResourceError, StoreError
 from gfl_lab.rundir import atomic_path
 
-_HINT = "Only files of tensors and plain values are loaded, never code. Save it again as torch.save({'state_dict': model.state_dict()}, path)."
+_HINT = (
+    "Only files of tensors and plain values are loaded, never code. Save it again as torch.save({'state_dict': model.state_dict()}, path)."
+)
 
 
 def save_checkpoint(path: Path, runner: Any, *, epoch: int, step: int, trial: str) -> None:
@@ -23,7 +25,13 @@ def save_checkpoint(path: Path, runner: Any, *, epoch: int, step: int, trial: st
         epoch: finished epochs. step: finished iterations. trial: its id.
     """
     content = {
-        "meta": {"epoch": epoch, "iter": step, "trial": trial, "format": naming.FORMAT_VERSION, "classes": list(runner.train_dataloader.dataset.metainfo["classes"])},
+        "meta": {
+            "epoch": epoch,
+            "iter": step,
+            "trial": trial,
+            "format": naming.FORMAT_VERSION,
+            "classes": list(runner.train_dataloader.dataset.metainfo["classes"]),
+        },
         "state_dict": {key: value.detach().cpu() for key, value in runner.model.state_dict().items()},
         "optimizer": runner.optim_wrapper.state_dict(),
         "param_schedulers": [scheduler.state_dict() for scheduler in runner.param_schedulers],
@@ -79,6 +87,28 @@ def restore(runner: Any, content: dict[str, Any]) -> None:
     torch.set_rng_state(content["torch_rng"])
 
 
+def fetch_torchvision(depth: str) -> dict[str, Any]:
+    """torchvision's ImageNet weights of a ResNet, from torch's hub folder, else downloaded into it.
+
+    Raises:
+        ResourceError: they are not there and cannot be downloaded; says where to put the file.
+    """
+    import torchvision.models
+
+    name = {"r18": "ResNet18", "r34": "ResNet34", "r50": "ResNet50", "r101": "ResNet101"}[depth]
+    url = getattr(torchvision.models, f"{name}_Weights").IMAGENET1K_V1.url
+    try:
+        return torch.hub.load_state_dict_from_url(url, progress=False, check_hash=True, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError) as error:
+        file = url.rpartition("/")[2]
+        raise ResourceError(
+            Problem(
+                f"torchvision's weights {file} are not in {torch.hub.get_dir()}/checkpoints and could not be downloaded ({error})",
+                hint="Put the file there, or give --weights FILE, or --weights random to start from nothing.",
+            )
+        ) from None
+
+
 def load_backbone(backbone: nn.Module, weights: str, depth: str) -> None:
     """Start a ResNet from ImageNet weights: a file, or torchvision's (looked up in torch's hub folder, else downloaded).
 
@@ -89,17 +119,7 @@ def load_backbone(backbone: nn.Module, weights: str, depth: str) -> None:
         InputError: the weights cannot be had or do not fit.
     """
     if weights == "torchvision":
-        import torchvision.models
-
-        name = {"r18": "ResNet18", "r34": "ResNet34", "r50": "ResNet50", "r101": "ResNet101"}[depth]
-        chosen = getattr(torchvision.models, f"{name}_Weights").IMAGENET1K_V1
-        try:
-            state = torch.hub.load_state_dict_from_url(chosen.url, progress=False, check_hash=True, map_location="cpu", weights_only=True)
-        except OSError as error:
-            file = chosen.url.rpartition("/")[2]
-            raise InputError(
-                f"torchvision's weights {file} could not be downloaded ({error}); put the file into {torch.hub.get_dir()}/checkpoints, or give --weights FILE"
-            ) from None
+        state = fetch_torchvision(depth)
     else:
         content = load_safely(Path(weights))
         state = content.get("state_dict", content.get("model", content))
@@ -111,6 +131,10 @@ def load_backbone(backbone: nn.Module, weights: str, depth: str) -> None:
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     wrong = sorted(key for key in own.keys() & state.keys() if own[key].shape != state[key].shape)
     if missing or extra or wrong:
-        parts = [f"{len(keys)} {what} (first: {keys[0]})" for keys, what in ((missing, "missing"), (extra, "left over"), (wrong, "of another shape")) if keys]
+        parts = [
+            f"{len(keys)} {what} (first: {keys[0]})"
+            for keys, what in ((missing, "missing"), (extra, "left over"), (wrong, "of another shape"))
+            if keys
+        ]
         raise InputError(f"weights {weights} do not fit backbone {depth}: {', '.join(parts)}")
     backbone.load_state_dict(state, strict=False)

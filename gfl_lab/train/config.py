@@ -98,10 +98,19 @@ def _schedulers(settings: Settings) -> list[dict[str, Any]]:
         schedulers.append({"type": "LinearLR", "start_factor": 0.001, "by_epoch": False, "begin": 0, "end": settings.warmup_iters})
     if settings.lr_schedule == "step":
         milestones = sorted({max(1, round(settings.epochs * part)) for part in STEP_MILESTONES})
-        schedulers.append({"type": "MultiStepLR", "by_epoch": True, "begin": 0, "end": settings.epochs, "milestones": milestones, "gamma": 0.1})
+        schedulers.append(
+            {"type": "MultiStepLR", "by_epoch": True, "begin": 0, "end": settings.epochs, "milestones": milestones, "gamma": 0.1}
+        )
     else:
         schedulers.append(
-            {"type": "CosineAnnealingLR", "by_epoch": True, "begin": 0, "end": settings.epochs, "T_max": settings.epochs,
-             "eta_min_ratio": 0.01, "convert_to_iter_based": True}
+            {
+                "type": "CosineAnnealingLR",
+                "by_epoch": True,
+                "begin": 0,
+                "end": settings.epochs,
+                "T_max": settings.epochs,
+                "eta_min_ratio": 0.01,
+                "convert_to_iter_based": True,
+            }
         )
     return schedulers

@@ -74,13 +74,13 @@ class DistributionCollector:
         views = 2 if self.ambiguous else 1
         boxes = priors.new_zeros(views, len(samples), most, 4)
         valid = torch.zeros(len(samples), most, dtype=torch.bool, device=priors.device)
-        for index, (annotations, variants) in enumerate(truths):
-            if annotations:
-                boxes[:, index, : len(annotations)] = variants.to(boxes)
-                valid[index, : len(annotations)] = True
+        for index, (present, variants) in enumerate(truths):
+            if present:
+                boxes[:, index, : len(present)] = variants.to(boxes)
+                valid[index, : len(present)] = True
         assigned = [assign(priors, num_level_priors, view, valid, self.settings.atss_topk) for view in boxes]
-        for index, (sample, (annotations, _)) in enumerate(zip(samples, truths, strict=True)):
-            self._image_rows(index, sample, annotations, [view[index] for view in assigned], dense)
+        for index, (sample, (present, _)) in enumerate(zip(samples, truths, strict=True)):
+            self._image_rows(index, sample, present, [view[index] for view in assigned], dense)
 
     def _boxes(self, sample: Any) -> tuple[list[dict[str, Any]], Tensor]:
         """Annotations of an image that are no crowd, and their boxes (views, G, 4) in network px."""
@@ -109,7 +109,19 @@ class DistributionCollector:
             # A box without a common cell still shows what its best cell under either annotation says; it is not scored.
             candidates = (common if scored else torch.stack([view == row for view in assigned]).any(0)).nonzero().flatten()
             cell = int(candidates[scores[candidates, labels[row]].argmax()]) if len(candidates) else -1
-            self._append(sample, dense, index, cell, scale, annotation, gt[row], int(labels[row]), scored, det=match.get(row), det_arrays=(det_box, det_score))
+            self._append(
+                sample,
+                dense,
+                index,
+                cell,
+                scale,
+                annotation,
+                gt[row],
+                int(labels[row]),
+                scored,
+                det=match.get(row),
+                det_arrays=(det_box, det_score),
+            )
 
         taken = {detection for detection, _ in match.values()}
         for detection in np.flatnonzero(det_score >= FALSE_POSITIVE_SCORE):
@@ -118,7 +130,19 @@ class DistributionCollector:
             label = int(det_label[detection])
             gap = (boxes - torch.from_numpy(det_box[detection] * scale).to(boxes)).abs().sum(1)
             cell = int(gap.argmin())
-            self._append(sample, dense, index, cell, scale, None, None, label, False, det=(int(detection), float("nan")), det_arrays=(det_box, det_score))
+            self._append(
+                sample,
+                dense,
+                index,
+                cell,
+                scale,
+                None,
+                None,
+                label,
+                False,
+                det=(int(detection), float("nan")),
+                det_arrays=(det_box, det_score),
+            )
 
     def _append(
         self, sample: Any, dense: DenseOutputs, index: int, cell: int, scale: np.ndarray, annotation: dict[str, Any] | None,
@@ -191,7 +215,9 @@ def _distances(center: np.ndarray, box: np.ndarray) -> np.ndarray:
     return np.array([center[0] - box[0], center[1] - box[1], box[2] - center[0], box[3] - center[1]])
 
 
-def _match(gt: np.ndarray, labels: np.ndarray, det_box: np.ndarray, det_score: np.ndarray, det_label: np.ndarray) -> dict[int, tuple[int, float]]:
+def _match(
+    gt: np.ndarray, labels: np.ndarray, det_box: np.ndarray, det_score: np.ndarray, det_label: np.ndarray
+) -> dict[int, tuple[int, float]]:
     """{ground truth: (detection, IoU)}: detections by falling score, each to the free box of its class with the best IoU."""
     if not len(gt) or not len(det_box):
         return {}

@@ -42,10 +42,23 @@ def collect(samples: Iterator[Any]) -> Detections:
     for sample in samples:
         found = sample.pred_instances
         ids.append(sample.img_id)
-        parts.append((np.full(len(found), sample.img_id, np.int64), found.labels.cpu().numpy(), found.scores.cpu().numpy(), found.bboxes.cpu().numpy()))
+        parts.append(
+            (
+                np.full(len(found), sample.img_id, np.int64),
+                found.labels.cpu().numpy(),
+                found.scores.cpu().numpy(),
+                found.bboxes.cpu().numpy(),
+            )
+        )
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)] if parts else [np.zeros(0)] * 3 + [np.zeros((0, 4))]
     image_id, label, score, box = columns
-    return Detections(np.array(ids, np.int64), image_id.astype(np.int64), label.astype(np.int64), score.astype(np.float64), box.astype(np.float64).reshape(-1, 4))
+    return Detections(
+        np.array(ids, np.int64),
+        image_id.astype(np.int64),
+        label.astype(np.int64),
+        score.astype(np.float64),
+        box.astype(np.float64).reshape(-1, 4),
+    )
 
 
 class CocoEvaluator:

@@ -23,12 +23,12 @@ from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
+import gfl_lab.train.dataset  # noqa: F401  (registers the data set)
 from gfl_lab import naming
 from gfl_lab.errors import FailureKind, Interrupted, NonFiniteLoss, TrialError
 from gfl_lab.rundir import MetricWriter, TrialDir, write_json
 from gfl_lab.spec.settings import TrialSpec
 from gfl_lab.train.checkpoint import load_backbone, load_last, restore, save_checkpoint
-import gfl_lab.train.dataset  # noqa: F401  (registers the data set)
 from gfl_lab.train.config import trial_config
 from gfl_lab.train.distributions import DistributionCollector, predict_and_collect
 from gfl_lab.train.evaluate import CocoEvaluator, collect, predict
@@ -102,7 +102,9 @@ class TrialHook(Hook):
 
     priority = "VERY_LOW"
 
-    def __init__(self, trial: TrialDir, evaluate: Callable[[], dict[str, float]], should_stop: Callable[[], bool], resumed: dict[str, Any] | None) -> None:
+    def __init__(
+        self, trial: TrialDir, evaluate: Callable[[], dict[str, float]], should_stop: Callable[[], bool], resumed: dict[str, Any] | None
+    ) -> None:
         self.trial, self.evaluate, self.should_stop, self.resumed = trial, evaluate, should_stop, resumed
         self.writer = MetricWriter(trial.file(naming.METRICS_FILE))
         self.eval_seconds = 0.0
