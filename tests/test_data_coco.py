@@ -486,3 +486,38 @@ def test_load_fills_in_what_coco_files_always_have(data):
     data.file().write_text("{")
     with pytest.raises(DataError, match="is not JSON"):
         coco.load_coco(data.file())
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "train_images", "val_images", "prefix"),
+    [
+        ("train/_annotations.coco.json", "valid/_annotations.coco.json", "train", "valid", ""),
+        ("annotations/my_train_v2.json", "annotations/my_val_v2.json", "images", "images", ""),
+        ("train.json", "val.json", "images/train", "images/val", ""),
+        ("annotations/train.json", "annotations/val.json", "images", "images", "train/"),
+    ],
+)
+def test_layouts_that_exports_have(tmp_path: Path, train: str, val: str, train_images: str, val_images: str, prefix: str) -> None:
+    for number, (file, folder) in enumerate(((train, train_images), (val, val_images))):
+        name = f"{prefix}{number}.png"
+        (tmp_path / folder / prefix).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 24), (number, 0, 0)).save(tmp_path / folder / name)
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        content = {
+            "images": [{"id": 1, "file_name": name, "width": 32, "height": 24}],
+            "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 8, 9]}],
+            "categories": [{"id": 1, "name": "a"}],
+        }
+        (tmp_path / file).write_text(json.dumps(content))
+    found = coco.find_dataset(tmp_path)
+    assert (found.train_annotations, found.val_annotations) == (tmp_path / train, tmp_path / val)
+    assert (found.train_images, found.val_images) == (tmp_path / train_images, tmp_path / val_images)
+    assert coco.check_dataset(tmp_path).ok
+
+
+def test_two_files_that_may_be_meant_are_not_guessed(tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    for name in ("a_train.json", "b_train.json", "a_val.json"):
+        (tmp_path / "annotations" / name).write_text("{}")
+    with pytest.raises(DataError, match="several annotation files"):
+        coco.find_dataset(tmp_path)

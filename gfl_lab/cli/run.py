@@ -82,8 +82,11 @@ def command(
                 driver.write_manifests(pending, tree, prepared.paths)
                 if starting:
                     starting.ready()
-                _train(plan, pending, tree, engine, stop, wish, share)
+                for sentence in _train(plan, pending, tree, engine, stop, wish, share):
+                    say(f"error: Ray: {sentence}")
             code = _finish(plan, tree, folder, mirror, as_json)
+            if not stop.signal and any(state != TrialState.DONE for state in driver.states(pending, tree).values()):
+                code = ExitCode.TRIALS_FAILED
     finally:
         stop.restore()
         if starting:
@@ -181,7 +184,7 @@ def _start_mirror(tree: Any, plan: Any) -> Any:
     return mirror
 
 
-def _train(plan: Any, pending: list[Any], tree: Any, engine: Any, stop: Any, wish: Any, share: Any) -> None:
+def _train(plan: Any, pending: list[Any], tree: Any, engine: Any, stop: Any, wish: Any, share: Any) -> list[str]:
     from gfl_lab.cli.display import display
     from gfl_lab.orchestrate import driver
 
@@ -193,7 +196,7 @@ def _train(plan: Any, pending: list[Any], tree: Any, engine: Any, stop: Any, wis
         watcher = driver.Watcher(tree, plan, pending, labels, listener)
         watcher.start()
         try:
-            engine.run(jobs)
+            return engine.run(jobs)
         finally:
             watcher.finish()
             for trial in pending:

@@ -165,30 +165,52 @@ class _Findings:
 
 
 def find_dataset(root: Path | str) -> CocoPaths:
-    """The files of the data set under ``root``.
+    """The files of the data set under ``root``, in any of the layouts of docs/data.md.
 
     Raises:
         DataError: there is no such folder, or an annotation file or image folder is missing; all of them at once.
     """
     root = Path(root).expanduser().resolve()
-    hint = "expected annotations/instances_train.json, annotations/instances_val.json and images/, or COCO's own layout with 2017"
+    hint = "expected annotations/instances_train.json, annotations/instances_val.json and images/, or another layout of docs/data.md"
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise DataError(Problem(f"the data set folder {what}", str(root), hint))
     problems, found = [], {}
     for split in SPLITS:
-        names = [f"annotations/instances_{split}.json", f"annotations/instances_{split}2017.json"]
-        file = next((root / name for name in names if (root / name).is_file()), None)
+        names = (split, "valid", "validation") if split == "val" else (split,)
+        exact = [f"annotations/instances_{split}.json", f"annotations/instances_{split}2017.json"]
+        exact += [f"{name}/_annotations.coco.json" for name in names] + [f"{folder}{name}.json" for folder in ("annotations/", "") for name in names]
+        file = next((root / name for name in exact if (root / name).is_file()), None)
         if file is None:
-            problems.append(Problem(f"no annotations for {split}: neither {names[0]} nor {names[1]} is there", str(root), hint))
-        folders = [f"{split}2017", f"images/{split}2017", f"images/{split}", split, "images"]
-        folder = next((root / name for name in folders if (root / name).is_dir()), None)
+            loose = sorted((root / "annotations").glob(f"*{split}*.json"))
+            file = loose[0] if len(loose) == 1 else None
+            if len(loose) > 1:
+                listed = ", ".join(path.name for path in loose[:EXAMPLES])
+                problems.append(Problem(f"several annotation files may be meant for {split}: {listed}", str(root), f"name the right one {exact[0]}"))
+                continue
+        if file is None:
+            problems.append(Problem(f"no annotations for {split}: neither {exact[0]} nor {exact[1]} is there", str(root), hint))
+        folders = [folder for name in names for folder in (f"{name}2017", f"images/{name}2017", f"images/{name}", name)] + ["images"]
+        present = [root / name for name in folders if (root / name).is_dir()]
+        folder = _folder_of_images(file, present)
         if folder is None:
             problems.append(Problem(f"no folder with the images of {split}: none of {', '.join(folders)} is there", str(root), hint))
         found[split] = (file, folder)
     if problems:
         raise DataError(problems)
     return CocoPaths(found["train"][0], found["val"][0], found["train"][1], found["val"][1])
+
+
+def _folder_of_images(annotations: Path | None, folders: list[Path]) -> Path | None:
+    """Where the first listed image lies, if several folders come into question; else the first of them."""
+    if len(folders) > 1 and annotations is not None:
+        try:
+            images = json.loads(annotations.read_text(encoding="utf-8"))["images"]
+            name = next(image["file_name"] for image in images if not _escapes(image["file_name"]))
+            return next((folder for folder in folders if (folder / name).is_file()), folders[0])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration):
+            pass  # the check tells what is wrong with the file
+    return folders[0] if folders else None
 
 
 def load_coco(path: Path | str) -> dict[str, Any]:

@@ -25,10 +25,13 @@ WATCH_S = 0.5
 
 
 class Executor(Protocol):
-    """Runs jobs. ``run`` returns when all have ended or no more may start; outcomes stand in the run directories."""
+    """Runs jobs. ``run`` returns when all have ended or no more may start; outcomes stand in the run directories.
+
+    What it returns went wrong outside the trials, one sentence each.
+    """
 
     def start(self) -> None: ...
-    def run(self, jobs: Sequence[Job]) -> None: ...
+    def run(self, jobs: Sequence[Job]) -> list[str]: ...
     def close(self) -> None: ...
 
 

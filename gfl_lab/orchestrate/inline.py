@@ -18,17 +18,18 @@ class InlineExecutor:
     def start(self) -> None:
         """Nothing to start."""
 
-    def run(self, jobs: Sequence[Job]) -> None:
+    def run(self, jobs: Sequence[Job]) -> list[str]:
         """Run every job; stops between or within trials when asked to."""
         for job in jobs:
             if self.should_stop():
-                return
+                break
             module, _, name = job.entry.partition(":")
             function = getattr(importlib.import_module(module), name)
             try:
                 function(path=job.path, **job.kwargs, should_stop=self.should_stop)
             except Interrupted:
-                return
+                break
+        return []
 
     def close(self) -> None:
         """Nothing to close."""

@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ from gfl_lab.rundir import TrialDir, TrialState, write_json
 
 MAX_LOST = 2
 """A trial whose process vanishes (kill -9, out of host memory) goes on from its checkpoint this many times."""
+
+
+LEASE_WAIT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,12 @@ class TrialProcess:
     """A fork server and, while a trial runs, its child."""
 
     def __init__(self, preload: str) -> None:
+        self._errors = tempfile.TemporaryFile()
         self._server = subprocess.Popen(
             [sys.executable, "-m", "gfl_lab.orchestrate.forkserver", preload],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._errors,
             bufsize=0,
             start_new_session=True,
         )
@@ -53,6 +59,7 @@ class TrialProcess:
     def run(self, job: Job) -> TrialState:
         """Run a trial to its end: done, failed or interrupted. A lost process is started again, at most ``MAX_LOST`` times."""
         trial = TrialDir(Path(job.path))
+        self._wait_for_lease(trial)
         for attempt in range(MAX_LOST + 1):
             code = self._once(job)
             state = trial.state()
@@ -77,14 +84,22 @@ class TrialProcess:
         trial.drop_lease()
         return TrialState.FAILED
 
+    @staticmethod
+    def _wait_for_lease(trial: TrialDir) -> None:
+        """The process of a killed actor takes a moment to die; starting before would meet its lease."""
+        end = time.monotonic() + LEASE_WAIT_S
+        while trial.lease_alive() and time.monotonic() < end:
+            time.sleep(0.1)
+
     def _once(self, job: Job) -> int:
         request = {"entry": job.entry, "kwargs": {"path": job.path, **job.kwargs}, "log": str(Path(job.path) / naming.LOG)}
         self._server.stdin.write(json.dumps(request).encode() + b"\n")
         while True:
             line = self._server.stdout.readline()
             if not line:
-                stderr = self._server.stderr.read().decode(errors="replace").strip()
-                raise RuntimeError(f"the process that starts trials ended: {stderr or 'no message'}")
+                self._errors.seek(0)
+                words = self._errors.read().decode(errors="replace").strip().splitlines()
+                raise RuntimeError(f"the process that starts trials ended: {words[-1] if words else 'no message'}")
             message = json.loads(line)
             if "exit" in message:
                 return message["exit"]
@@ -96,6 +111,7 @@ class TrialProcess:
     def close(self) -> None:
         """End the server and whatever it runs."""
         self._server.stdin.close()
+        self._errors.close()
         try:
             self._server.wait(5)
         except subprocess.TimeoutExpired:

@@ -29,6 +29,9 @@ _ENVIRONMENT = {
     "RAY_TQDM_PATCH_PRINT": "0",
     "PYTHONWARNINGS": "ignore",
 }
+MAX_LOST_ACTORS = 2
+"""A trial whose Ray actor dies moves to another one, and goes on from its checkpoint, this many times."""
+
 OBJECT_STORE_BYTES = 100 * 2**20
 
 
@@ -107,8 +110,12 @@ class RayTuneExecutor:
             shown = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
             raise ResourceError(f"a trial asks for {self.cpus} CPUs and {self.gpus:g} GPUs on one node, but the nodes have: {shown}")
 
-    def run(self, jobs: Sequence[Job]) -> None:
-        """Run every job; returns when all ended. How each ended stands in its run directory."""
+    def run(self, jobs: Sequence[Job]) -> list[str]:
+        """Run every job; returns when all ended. How each ended stands in its run directory.
+
+        Returns:
+            What went wrong outside the trials (an actor that could not start), one sentence each.
+        """
         from ray import tune
 
         should_stop = self.should_stop
@@ -127,9 +134,11 @@ class RayTuneExecutor:
             run_config=tune.RunConfig(
                 name="tune", storage_path=tempfile.mkdtemp(prefix="tune-", dir=scratch_dir()), stop=Stop(), verbose=0,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                failure_config=tune.FailureConfig(max_failures=MAX_LOST_ACTORS),
             ),
         )  # fmt: skip
-        tuner.fit()
+        results = tuner.fit()
+        return sorted({str(error).strip().splitlines()[-1] for error in results.errors})
 
     def close(self) -> None:
         """Leave Ray; what this process started ends with it."""

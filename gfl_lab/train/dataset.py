@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from mmdet.registry import DATASETS, TRANSFORMS
 from mmengine.registry import DATA_SAMPLERS
 
 from gfl_lab.data.ambiguous_shapes import draw_box
+from gfl_lab.data.coco import load_coco
 
 CACHE_BYTES = 512 * 2**20
 """Decoded images are kept in memory while they fit in this much; the desk data set takes 47 MB."""
@@ -50,7 +50,7 @@ class TrialDataset(BaseDetDataset):
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """Images with their boxes (xyxy, px); a crowd region is marked to be ignored, a box under 1 px is left out."""
-        dataset = json.loads(Path(self.ann_file).read_text(encoding="utf-8"))
+        dataset = load_coco(self.ann_file)
         labels = {category["id"]: self.metainfo["classes"].index(category["name"]) for category in dataset["categories"]}
         instances: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in dataset["images"]}
         sizes = {image["id"]: (image["width"], image["height"]) for image in dataset["images"]}
@@ -63,7 +63,7 @@ class TrialDataset(BaseDetDataset):
                 {
                     "bbox": [x, y, x + w, y + h],
                     "bbox_label": labels[annotation["category_id"]],
-                    "ignore_flag": int(annotation.get("iscrowd", 0)),
+                    "ignore_flag": int(annotation["iscrowd"]),
                     "annotation_id": annotation["id"],
                     "annotation": annotation if annotation.get("ambiguity") else None,
                 }

@@ -14,6 +14,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from torch import nn
 
 from gfl_lab import naming
+from gfl_lab.data.coco import load_coco
 from gfl_lab.rundir import atomic_path
 
 logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
@@ -71,7 +72,7 @@ class CocoEvaluator:
     """
 
     def __init__(self, annotations: str | Path, classes: tuple[str, ...], max_dets: int = 100) -> None:
-        self.truth = COCO(str(annotations), print_function=lambda *_: None)
+        self.truth = COCO(load_coco(annotations), print_function=lambda *_: None)
         by_name = {category["name"]: category["id"] for category in self.truth.dataset["categories"]}
         self.category_ids = np.array([by_name[name] for name in classes])
         self.classes = classes
