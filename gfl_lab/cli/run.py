@@ -43,6 +43,7 @@ def command(
 
     Example:  gfl-lab run experiments/table3_qfl_dfl.yaml --seeds 0,1,2
     """
+    from gfl_lab import naming
     from gfl_lab.orchestrate import driver, resources
     from gfl_lab.rundir import RunTree, TrialState
 
@@ -62,11 +63,12 @@ def command(
 
     stop = driver.StopSwitch()
     engine = _executor(executor, share, machine, address, stop, gpu_optional=gpus is None and not wish.gpu_required)
-    starting = _Engine(engine) if executor == "ray" else None  # Ray takes seconds to start: meanwhile the data
+    folder = tree.experiment(files.experiment.name, files.profile.name)
+    # Ray takes seconds to start: on a first run, which will need it, meanwhile the data.
+    starting = _Engine(engine) if executor == "ray" and not (folder / naming.PLAN).exists() else None
     try:
         prepared = prepare(files, tree, data=data, seeds=seeds, weights=weights, say=say)
         plan = prepared.plan
-        folder = tree.experiment(plan.experiment.name, plan.profile.name)
         with driver.only_driver(folder):
             found = driver.states(plan.trials, tree)
             pending = [trial for trial in plan.trials if found[trial.id] not in (TrialState.DONE, TrialState.RUNNING)]
@@ -80,7 +82,8 @@ def command(
                 fetch_torchvision(depth)  # once, before trials would each do it
             if pending:
                 driver.write_manifests(pending, tree, prepared.paths)
-                if starting:
+                if executor == "ray":
+                    starting = starting or _Engine(engine)
                     starting.ready()
                 for sentence in _train(plan, pending, tree, engine, stop, wish, share):
                     say(f"error: Ray: {sentence}")
