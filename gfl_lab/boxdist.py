@@ -178,7 +178,8 @@ def modes(p: ArrayLike) -> Modes:
     flat = np.where(np.isfinite(array), array, 0.0).reshape(-1, bins)
     rows = len(flat)
     cumulative = np.concatenate([np.zeros((rows, 1)), flat.cumsum(1)], axis=1)
-    is_peak = (_saddles(flat) <= MAX_VALLEY_RATIO * flat + _EPS) & (flat > _EPS)
+    # Relative, so that rounding noise in empty bins makes no peak; a peak below 1e-6 could not gather MIN_MODE_MASS anyway.
+    is_peak = (_saddles(flat) <= MAX_VALLEY_RATIO * flat * (1 + _EPS)) & (flat > 1e-6)
     none = ~is_peak.any(1)
     is_peak[none, flat[none].argmax(1)] = True
 

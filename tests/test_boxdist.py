@@ -190,6 +190,15 @@ def test_two_edges_three_bins_apart_are_two_modes_at_their_places(low, gap, prob
     assert 0 < boxdist.bimodality(p) <= 1
 
 
+def test_noise_in_empty_bins_is_no_mode():
+    p = np.zeros(17)
+    p[[0, 2, 3, 5]] = 1.4e-9
+    p[1], p[4] = 0.25, 0.75 - 4 * 1.4e-9
+    found = boxdist.modes(p)
+    assert found.count == 2 and found.height == pytest.approx([0.25, 0.75]) and found.mass == pytest.approx([0.25, 0.75])
+    assert boxdist.bimodality(p) == pytest.approx(0.5)
+
+
 @given(st.lists(st.integers(0, 1000), min_size=2, max_size=33))
 @settings(max_examples=300, deadline=None)
 def test_invariants(weights):

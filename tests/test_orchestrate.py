@@ -182,8 +182,8 @@ def test_the_watcher_sees_progress_eta_and_failures(tmp_path: Path) -> None:
     )
     watcher.look()
     first = seen[-1][0]
-    assert (first.step, first.steps, first.loss, first.state) == (10, 160, 1.5, TrialState.INTERRUPTED)
-    assert first.eta_s == pytest.approx(2.0 * 150)
+    assert (first.step, first.steps, first.loss, first.state) == (10, 320, 1.5, TrialState.INTERRUPTED)
+    assert first.eta_s == pytest.approx(2.0 * 310)
     assert seen[-1][1].state is TrialState.PLANNED
 
 

@@ -28,7 +28,7 @@ from gfl_lab.train.trial import run_trial
 
 SMALL = {
     "backbone": "r18", "base_channels": 8, "frozen_stages": -1, "norm_eval": False, "neck_channels": 16, "head_channels": 16, "head_convs": 1,
-    "strides": (8, 16, 32), "image_size": (128, 128), "optimizer": "adamw", "lr": 0.002, "lr_schedule": "cosine", "warmup_iters": 3, "batch_size": 8, "epochs": 2,
+    "strides": (8, 16, 32), "image_size": (128, 128), "optimizer": "adamw", "lr": 0.002, "lr_schedule": "cosine", "warmup_iters": 3, "batch_size": 8, "epochs": 2, "score_thr": 0.001,
 }  # fmt: skip
 
 

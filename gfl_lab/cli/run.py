@@ -64,8 +64,9 @@ def command(
     stop = driver.StopSwitch()
     engine = _executor(executor, share, machine, address, stop, gpu_optional=gpus is None and not wish.gpu_required)
     folder = tree.experiment(files.experiment.name, files.profile.name)
-    # Ray takes seconds to start: on a first run, which will need it, meanwhile the data.
-    starting = _Engine(engine) if executor == "ray" and not (folder / naming.PLAN).exists() else None
+    # Ray takes seconds to start: meanwhile the data set is generated, on a first run, where nothing can be wrong any more.
+    first = data is None and weights is None and files.profile.data != "required" and not (folder / naming.PLAN).exists()
+    starting = _Engine(engine) if executor == "ray" and first else None
     try:
         prepared = prepare(files, tree, data=data, seeds=seeds, weights=weights, say=say)
         plan = prepared.plan

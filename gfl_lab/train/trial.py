@@ -231,7 +231,12 @@ def _train(trial: TrialDir, threads: int, loader_workers: int, should_stop: Call
     val_loader = Runner.build_dataloader(config.val_loader, seed=spec.seed)
 
     def evaluate() -> dict[str, float]:
-        return evaluator(collect(predict(runner.model, val_loader)))[0]
+        if not spec.data.truth:
+            return evaluator(collect(predict(runner.model, val_loader)))[0]
+        # Where the true edges are known, the scores against them are followed from epoch to epoch, as AP is.
+        seen = DistributionCollector(evaluator.truth, evaluator.category_ids, settings, ambiguous=True)
+        metrics = evaluator(collect(predict_and_collect(runner.model, val_loader, seen)))[0]
+        return metrics | seen.truth_scores().metrics()
 
     resumed = load_last(trial.file(naming.LAST_CHECKPOINT), trial.id)
     hook = TrialHook(trial, evaluate, should_stop, resumed)
