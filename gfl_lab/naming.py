@@ -62,12 +62,12 @@ def mlflow_metric(kind: str, key: str) -> str:
 
 # --- ids ------------------------------------------------------------------------------------------
 
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 def is_valid_name(name: str) -> bool:
     """Whether ``name`` may name an experiment or profile: it becomes a folder, so no separators, no leading dot."""
-    return bool(_NAME.match(name)) and ".." not in name
+    return bool(_NAME.fullmatch(name)) and ".." not in name
 
 
 def canonical_json(value: Any) -> str:

@@ -19,6 +19,7 @@ running; else a dead lease says interrupted; else it is planned.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import socket
@@ -160,19 +161,16 @@ class TrialDir:
         Raises:
             StoreError: a live process holds it.
         """
-        if self.lease_alive() and self.lease().get("pid") != os.getpid():
+        mine = {"pid": os.getpid(), "start": _process_start(os.getpid()), "host": socket.gethostname()}
+        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)  # of two that look at once, the second must see the first's lease
             lease = self.lease()
-            raise StoreError(f"trial {self.id} is being run by process {lease.get('pid')} on {lease.get('host')}")
-        write_json(
-            self.file(naming.LEASE),
-            {
-                "format": naming.FORMAT_VERSION,
-                "pid": os.getpid(),
-                "start": _process_start(os.getpid()),
-                "host": socket.gethostname(),
-                "since": time.time(),
-            },
-        )
+            if self.lease_alive() and any(lease.get(key) != value for key, value in mine.items()):
+                raise StoreError(f"trial {self.id} is being run by process {lease.get('pid')} on {lease.get('host')}")
+            write_json(self.file(naming.LEASE), {"format": naming.FORMAT_VERSION, **mine, "since": time.time()})
+        finally:
+            os.close(folder)
 
     def touch_lease(self) -> None:
         """Renew the lease; readers on other hosts go by its age."""

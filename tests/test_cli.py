@@ -227,6 +227,15 @@ def test_doctor_finds_and_repairs(cli: Cli, tmp_path: Path) -> None:
     assert cli("doctor")[0] == 0 and not (trial / "stop").exists()
 
 
+def test_a_home_that_cannot_be_written_is_exit_6(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GFL_LAB_HOME", str(tmp_path / "file"))
+    code, _, err = cli("plan", TABLE3)
+    assert code == 6 and "file" in err and "bug" not in err
+    code, out, _ = cli("doctor")
+    assert code == 6 and "is not a folder that can be written" in out
+
+
 def test_no_colour_and_no_bars_without_a_terminal(tmp_path: Path) -> None:
     write_fake_tree(tmp_path / "runs")
     environment = os.environ | {"GFL_LAB_HOME": str(tmp_path / "runs")}

@@ -408,6 +408,28 @@ def test_image_warnings(data, case):
     assert any(expected in warning for warning in warnings), warnings
 
 
+@pytest.mark.parametrize("number", [-1, 2**53, 10**30])
+def test_ids_are_what_the_evaluation_can_hold(data, number):
+    data.edit(change("annotations", 0, id=number))
+    assert any("whole number from 0" in str(problem) for problem in coco.check_dataset(data.root).errors)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000 + ".jpg", "a\udcff.jpg"])
+def test_a_name_that_no_file_can_have_is_a_missing_image(data, name):
+    data.edit(change("images", 0, file_name=name))
+    assert any("is missing" in str(problem) for problem in coco.check_dataset(data.root).errors)
+
+
+def test_training_images_are_counted_as_training_uses_them(data):
+    assert coco.dataspec(data.root).train_images == 3
+    for number in (0, 1):
+        data.edit(change("annotations", number, bbox=[5, 6, 0.5, 20], area=10))
+    assert coco.dataspec(data.root).train_images == 2
+    for number in range(2, 6):
+        data.edit(change("annotations", number, bbox=[5, 6, 0.5, 20], area=10))
+    assert any("no image can be trained on" in str(problem) for problem in coco.check_dataset(data.root).errors)
+
+
 # --- digest and reading ---------------------------------------------------------------------------
 
 
@@ -501,10 +523,10 @@ def test_layouts_that_exports_have(tmp_path: Path, train: str, val: str, train_i
     for number, (file, folder) in enumerate(((train, train_images), (val, val_images))):
         name = f"{prefix}{number}.png"
         (tmp_path / folder / prefix).mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (32, 24), (number, 0, 0)).save(tmp_path / folder / name)
+        Image.new("RGB", (48, 40), (number, 0, 0)).save(tmp_path / folder / name)
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         content = {
-            "images": [{"id": 1, "file_name": name, "width": 32, "height": 24}],
+            "images": [{"id": 1, "file_name": name, "width": 48, "height": 40}],
             "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 8, 9]}],
             "categories": [{"id": 1, "name": "a"}],
         }

@@ -20,7 +20,7 @@ from gfl_lab.orchestrate import driver, resources
 from gfl_lab.orchestrate.inline import InlineExecutor
 from gfl_lab.orchestrate.process import MAX_LOST, Job, TrialProcess
 from gfl_lab.plan.plan import build_plan
-from gfl_lab.rundir import RunTree, TrialDir, TrialState, read_json
+from gfl_lab.rundir import RunTree, TrialDir, TrialState, read_json, write_json
 from gfl_lab.spec.files import load_experiment, load_profile
 from gfl_lab.spec.settings import DataSpec
 
@@ -84,6 +84,17 @@ def test_a_trial_that_always_dies_fails_with_a_reason(process: TrialProcess, tmp
     assert len((Path(lost.path) / "attempts").read_text().split()) == MAX_LOST + 1
     failure = TrialDir(Path(lost.path)).result()["failure"]
     assert failure["kind"] == "lost_process" and "SIGKILL" in failure["reason"]
+
+
+def test_a_trial_of_another_driver_is_left_to_it(process: TrialProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gfl_lab.orchestrate.process.LEASE_WAIT_S", 0.2)
+    shared = job(tmp_path, "succeed")
+    trial = TrialDir(Path(shared.path))
+    write_json(trial.file(naming.LEASE), {"format": 1, "pid": 1, "start": 1, "host": "elsewhere", "since": time.time()})
+    assert process.run(shared) is TrialState.RUNNING
+    assert InlineExecutor(lambda: False).run([shared, job(tmp_path, "succeed", 1)]) == []
+    assert trial.lease_alive() and trial.result() is None
+    assert TrialDir(tmp_path / f"{1:012x}").state() is TrialState.DONE
 
 
 def test_a_stop_request_interrupts(process: TrialProcess, tmp_path: Path) -> None:

@@ -228,6 +228,10 @@ def test_image(mixed):
         assert image.dtype == np.uint8 and np.array_equal(image, expected)
     with pytest.raises(StoreError, match="knows no image 99"):
         store.image(done.id, 99)
+    turned = Image.fromarray(expected[:, : expected.shape[1] // 2])
+    turned.getexif()[0x0112] = 6
+    turned.save(os.path.join(folder, "000002.png"), exif=turned.getexif())
+    assert store.image(done.id, 2).shape[:2] == turned.size[::-1], "as stored, as training reads it: boxes fit the stored pixels"
     os.remove(os.path.join(folder, "000002.png"))
     with pytest.raises(StoreError, match="not in the data folder any more") as error:
         store.image(done.id, 2)

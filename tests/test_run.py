@@ -138,9 +138,13 @@ def test_a_killed_driver_leaves_nothing_behind_and_the_same_command_goes_on(undi
     process = lab.start("run", str(lab.file))
     lab.wait_for(lambda: any(step >= 1 for step in lab.steps()))
     family = psutil.Process(process.pid).children(recursive=True)
+    ours = [p for p in family if not p.name().startswith("ray::") and "gfl_lab.orchestrate" in " ".join(p.cmdline())]
+    assert len(ours) >= 2, "fork servers and trials are in the family"
     process.kill()
     process.wait()
-    _, left = psutil.wait_procs(family, timeout=20)
+    _, left = psutil.wait_procs(ours, timeout=15)
+    assert not [p for p in left if p.status() != psutil.STATUS_ZOMBIE], "trials must die with the driver at once"
+    _, left = psutil.wait_procs(family, timeout=120)  # Ray's own agents look for their raylet now and then
     assert not [p for p in left if p.status() != psutil.STATUS_ZOMBIE]
     assert not any(trial.state() is TrialState.RUNNING for trial in lab.tree.trials())
     lab.run("run", str(lab.file))

@@ -83,6 +83,13 @@ def test_a_lease_of_another_host_goes_by_its_age(trial: TrialDir) -> None:
     assert trial.lease_alive()
 
 
+def test_the_lease_of_another_host_with_our_pid_is_not_ours(trial: TrialDir) -> None:
+    trial.take_lease()
+    write_json(trial.file(naming.LEASE), trial.lease() | {"host": "elsewhere"})
+    with pytest.raises(StoreError, match="elsewhere"):
+        trial.take_lease()
+
+
 def test_metric_lines_are_read_as_they_come_and_torn_ones_wait(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     writer = MetricWriter(path)
@@ -108,7 +115,7 @@ def test_only_an_id_is_a_trial(tmp_path: Path, text: str) -> None:
         RunTree(tmp_path).trial(text)
 
 
-@pytest.mark.parametrize("name", ["..", ".", "a/b", "", "-x", ".x", "a..b", "x" * 101])
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "", "-x", ".x", "a..b", "a\n", "x" * 101])
 def test_only_a_name_is_an_experiment(tmp_path: Path, name: str) -> None:
     with pytest.raises(StoreError):
         RunTree(tmp_path).experiment(name, "desk")

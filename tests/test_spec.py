@@ -76,6 +76,29 @@ def test_two_problems_are_both_told_in_the_order_of_the_file(tmp_path: Path) -> 
     assert lines == sorted(lines)
 
 
+HEAD = "name: a\nprofile: desk\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        HEAD + "axes: {lr: [2020-01-01]}",
+        HEAD + "axes: {lr: [!!set {a, b}]}",
+        HEAD + "axes: {image_size: [[2020-01-01, 3]]}",
+        HEAD + "axes: {dfl: [true]}\nwhen: {1: {dfl: true}}",
+        HEAD + "axes: {dfl: [true]}\ntable: {rows: [[1]], metrics: [{a: 1}]}",
+        HEAD + "arms: {a: {dfl: true}}\nbaseline: {a: 1}",
+        HEAD + "arms: {a: {dfl: true}}\nbaseline: [a]",
+        HEAD + 'arms: {"x\\ny": {dfl: true}}',
+        HEAD + 'arms: {"": {dfl: true}}',
+        'name: "a\\n"\nprofile: desk\naxes: {dfl: [true]}',
+        "a0: &a0 [1]\n" + "".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 10)}]\n" for n in range(8)),
+    ],
+)
+def test_odd_values_are_problems_and_no_traceback(tmp_path: Path, text: str) -> None:
+    assert problems(tmp_path, text)
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "# only a comment\n", "- a\n", "a: [1\nb: 2\n", "\x00", "!!python/object/apply:os.system [ls]\n", "just words\n", "? [a]\n: b\n"],

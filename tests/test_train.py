@@ -24,6 +24,7 @@ from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, Tri
 from gfl_lab.train.checkpoint import load_backbone, load_last, load_safely
 from gfl_lab.train.dataset import TrialDataset
 from gfl_lab.train.distributions import SCHEMA
+from gfl_lab.train.evaluate import CocoEvaluator, Detections
 from gfl_lab.train.trial import run_trial
 
 SMALL = {
@@ -200,6 +201,25 @@ def test_a_failed_trial_is_tried_again_by_the_same_call(shapes: Path, tmp_path: 
     write_json(trial.file(naming.MANIFEST), broken | {"paths": broken["paths"] | {"train_images": good}})
     run_trial(trial.path)
     assert trial.state() is TrialState.DONE
+
+
+def test_a_finished_trial_is_not_run_again(done: TrialDir) -> None:
+    before = done.file(naming.RESULT).read_bytes()
+    run_trial(done.path)
+    assert done.file(naming.RESULT).read_bytes() == before and done.state() is TrialState.DONE
+
+
+@pytest.mark.parametrize("first", [0, 1, 1000])
+def test_ap_does_not_depend_on_annotation_ids(tmp_path: Path, first: int) -> None:
+    """COCOeval takes a match with annotation 0 for none: sets numbered from 0 would lose AP."""
+    images = [{"id": n, "file_name": "x", "width": 100, "height": 100} for n in range(5)]
+    boxes = [{"id": first + n, "image_id": n, "category_id": 3, "bbox": [10, 10, 40, 40], "area": 1600} for n in range(5)]
+    content = {"images": images, "annotations": boxes, "categories": [{"id": 3, "name": "a"}]}
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    evaluator = CocoEvaluator(tmp_path / "val.json", ("a",))
+    found = Detections(np.arange(5), np.arange(5), np.zeros(5, int), np.linspace(0.9, 0.5, 5), np.tile([10.0, 10, 50, 50], (5, 1)))
+    assert evaluator(found)[0]["AP"] == pytest.approx(100)
+    assert sorted(evaluator.truth.anns) == [first + n for n in range(5)]
 
 
 def test_images_without_boxes_annotations_without_area_and_empty_predictions(shapes: Path, tmp_path: Path) -> None:

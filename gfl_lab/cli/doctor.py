@@ -90,7 +90,8 @@ def _disk() -> Lines:
     existing = next(folder for folder in (root, *root.parents) if folder.exists())
     free = shutil.disk_usage(existing).free / 2**30
     yield free >= MIN_FREE_GIB, f"{free:.1f} GiB free at {root} ({MIN_FREE_GIB:g} at least)"
-    yield os.access(existing, os.W_OK), f"{existing} can be written"
+    writable = existing.is_dir() and os.access(existing, os.W_OK)
+    yield writable, f"{existing} can be written" if writable else f"{existing} is not a folder that can be written"
     shared = shutil.disk_usage("/dev/shm").free / 2**20 if os.path.isdir("/dev/shm") else 0
     yield shared >= 150, f"{shared:.0f} MiB free in /dev/shm (Ray wants 150)"
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
+import signal
 import sys
 
 import click
@@ -22,6 +24,13 @@ _VERBS = {
     "data": "Check a data set, or make the generated one.",
     "doctor": "Check the environment and the run tree; --fix repairs what it can.",
 }
+
+
+_UNFIT = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+    errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG,
+}  # fmt: skip
+"""System errors that say something about the machine, not about our code."""
 
 
 class _Verbs(click.Group):
@@ -81,12 +90,18 @@ def main() -> None:
 
         print_problems(error)
         sys.exit(int(error.exit_code))
-    except BrokenPipeError:
+    except BrokenPipeError:  # `| head -1`: whoever read has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(int(ExitCode.INTERNAL))
-    except Exception as error:  # a bug of ours
+        sys.exit(128 + signal.SIGPIPE)
+    except Exception as error:
         if os.environ.get("GFL_LAB_DEBUG"):
             raise
+        if isinstance(error, OSError) and error.errno in _UNFIT:
+            where = f"{error.filename}: " if error.filename else ""
+            click.echo(f"error: {where}{error.strerror}", err=True)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                click.echo("    What is done is kept; make room and give the same command again.", err=True)
+            sys.exit(int(ExitCode.UNFIT))
         click.echo(f"internal error: {type(error).__name__}: {error}\nThis is a bug in gfl-lab. GFL_LAB_DEBUG=1 shows where.", err=True)
         sys.exit(int(ExitCode.INTERNAL))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,6 +171,7 @@ def prepare(
     return Prepared(plan_over(content), paths)
 
 
+@functools.cache
 def digest_weights(weights: str) -> str:
     """What stands in a trial's id for its initial weights: empty, torchvision's name, or the file's SHA-256.
 
@@ -185,5 +187,5 @@ def digest_weights(weights: str) -> str:
     try:
         with open(weights, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    except OSError as error:
-        raise InputError(f"weights file {weights} cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise InputError(f"weights file {weights!r} cannot be read: {getattr(error, 'strerror', None) or error}") from None

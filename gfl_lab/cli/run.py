@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import sys
 import threading
@@ -55,6 +56,8 @@ def command(
         share = resources.Share(cpus or wish.cpus, wish.gpus if gpus is None else gpus, 1)
     else:
         share = resources.share(machine, cpus=wish.cpus, gpus=wish.gpus, gpu_required=wish.gpu_required, asked_cpus=cpus, asked_gpus=gpus)
+    if executor == "inline":
+        share = dataclasses.replace(share, slots=1)
     say(
         f"gfl-lab: {files.experiment.name} on profile {files.profile.name}"
         + (f" ({files.experiment.question})" if files.experiment.question else "")
@@ -89,8 +92,11 @@ def command(
                 for sentence in _train(plan, pending, tree, engine, stop, wish, share):
                     say(f"error: Ray: {sentence}")
             code = _finish(plan, tree, folder, mirror, as_json)
-            if not stop.signal and any(state != TrialState.DONE for state in driver.states(pending, tree).values()):
+            missing = [state for state in driver.states(plan.trials, tree).values() if state != TrialState.DONE]
+            if not stop.signal and missing:
                 code = ExitCode.TRIALS_FAILED
+            if elsewhere := missing.count(TrialState.RUNNING):
+                say(f"note: {plural(elsewhere, 'trial')} run by another process: the same command completes the table when it has ended")
     finally:
         stop.restore()
         if starting:

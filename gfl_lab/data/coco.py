@@ -46,6 +46,8 @@ SAME_BOX_IOU = 0.9
 """Two boxes of one class in one image at this IoU or more are probably one object annotated twice."""
 WHOLE_IMAGE = 0.99
 """A box over this share of its image or more is reported as one over the whole image."""
+MIN_SIDE_PX, MIN_BOX_PX = 32, 1
+"""Training leaves out smaller images, as every published GFL row does, and boxes with a shorter side."""
 SMALL_AREA, MEDIUM_AREA = 32.0**2, 96.0**2
 """COCO's size classes: small below 32 x 32 px, large from 96 x 96 px, by the annotation's ``area``."""
 
@@ -75,6 +77,7 @@ class SplitReport:
     medium: int = 0
     large: int = 0
     images_without_boxes: int = 0
+    trainable: int = 0  # images that training uses: sides of MIN_SIDE_PX at least, and a box of MIN_BOX_PX that is no crowd
     most_boxes: int = 0
     mean_boxes: float = 0.0
     min_size: tuple[int, int] = (0, 0)  # smallest width and smallest height, px
@@ -179,14 +182,18 @@ def find_dataset(root: Path | str) -> CocoPaths:
     for split in SPLITS:
         names = (split, "valid", "validation") if split == "val" else (split,)
         exact = [f"annotations/instances_{split}.json", f"annotations/instances_{split}2017.json"]
-        exact += [f"{name}/_annotations.coco.json" for name in names] + [f"{folder}{name}.json" for folder in ("annotations/", "") for name in names]
+        exact += [f"{name}/_annotations.coco.json" for name in names] + [
+            f"{folder}{name}.json" for folder in ("annotations/", "") for name in names
+        ]
         file = next((root / name for name in exact if (root / name).is_file()), None)
         if file is None:
             loose = sorted((root / "annotations").glob(f"*{split}*.json"))
             file = loose[0] if len(loose) == 1 else None
             if len(loose) > 1:
                 listed = ", ".join(path.name for path in loose[:EXAMPLES])
-                problems.append(Problem(f"several annotation files may be meant for {split}: {listed}", str(root), f"name the right one {exact[0]}"))
+                problems.append(
+                    Problem(f"several annotation files may be meant for {split}: {listed}", str(root), f"name the right one {exact[0]}")
+                )
                 continue
         if file is None:
             problems.append(Problem(f"no annotations for {split}: neither {exact[0]} nor {exact[1]} is there", str(root), hint))
@@ -288,7 +295,8 @@ def _kind(value: Any) -> str:
 
 
 def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Whether ``value`` may be an id: a whole number that a float64 holds exactly, as COCO's evaluation keeps them."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
 def _is_number(value: Any) -> bool:
@@ -306,6 +314,14 @@ def _float(value: float) -> float:
 def _show(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=True, default=str)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _is_file(path: Path) -> bool:
+    """``path.is_file()``, and False for a name that no file can have (too long, not encodable)."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _escapes(name: str) -> bool:
@@ -400,7 +416,7 @@ def _check_categories(coco: Mapping[str, Any], file: str, errors: _Findings) -> 
         number, name = category.get("id"), category.get("name")
         place = f"categories[{index}]"
         if not _is_id(number):
-            errors.add("categories without an id", f"id is {_show(number)}; it must be a whole number", file, place)
+            errors.add("categories without an id", f"id is {_show(number)}; it must be a whole number from 0 to 2^53 - 1", file, place)
         elif not isinstance(name, str) or not name.strip():
             errors.add("categories without a name", f"name of category {number} is {_show(name)}; it must be text", file, place)
         elif number in names:
@@ -423,7 +439,9 @@ def _check_images(coco: Mapping[str, Any], folder: Path, file: str, errors: _Fin
     for index, entry in enumerate(coco["images"]):
         number, name = entry.get("id"), entry.get("file_name")
         if not _is_id(number):
-            errors.add("images without an id", f"id is {_show(number)}; it must be a whole number", file, f"images[{index}]")
+            errors.add(
+                "images without an id", f"id is {_show(number)}; it must be a whole number from 0 to 2^53 - 1", file, f"images[{index}]"
+            )
             continue
         place = f"image {number}"
         if number in images:
@@ -455,7 +473,7 @@ def _check_images(coco: Mapping[str, Any], folder: Path, file: str, errors: _Fin
                 warnings.add("files listed twice", f"file {_show(name)} is also image {names[name]}", file, place)
             names[name] = number
             path = folder / name
-            if path.is_file():
+            if _is_file(path):
                 record["path"] = path
             else:
                 errors.add(
@@ -482,7 +500,7 @@ def _check_annotations(
         number = entry.get("id")
         place = f"annotation {number}" if _is_id(number) else f"annotations[{index}]"
         if not _is_id(number):
-            errors.add("annotations without an id", f"id is {_show(number)}; it must be a whole number", file, place)
+            errors.add("annotations without an id", f"id is {_show(number)}; it must be a whole number from 0 to 2^53 - 1", file, place)
         elif number in ids:
             errors.add("annotation ids used twice", f"annotation id {number} is used twice", file, place)
         else:
@@ -581,6 +599,13 @@ def _split_report(
         medium=len(boxes) - small - large,
         large=large,
         images_without_boxes=len(images) - len(per_image),
+        trainable=len(
+            {
+                number
+                for number, _, box, _, _ in boxes
+                if min(box[2:]) >= MIN_BOX_PX and min(images[number]["size"] or (0, 0)) >= MIN_SIDE_PX
+            }
+        ),
         most_boxes=max(per_image.values(), default=0),
         mean_boxes=len(boxes) / len(images) if images else 0.0,
         min_size=(min((s[0] for s in sizes), default=0), min((s[1] for s in sizes), default=0)),
@@ -666,6 +691,9 @@ def check_dataset(root: Path | str, decode: bool = True) -> DatasetReport:
         errors.extend(of_boxes)
         _warn_same_boxes(sound, path.name, warnings)
         splits[split] = _split_report(images[split], sound, names[split])
+        if split == "train" and splits[split].boxes and not splits[split].trainable and not errors:
+            message = f"no image can be trained on: each has a side under {MIN_SIDE_PX} px, or no box of {MIN_BOX_PX} px at least"
+            errors.add("no trainable images", message, path.name)
         annotated = {entry.get("image_id") for entry in coco["annotations"] if _is_id(entry.get("image_id"))}
         for number, record in images[split].items():
             if number not in annotated:
@@ -840,7 +868,7 @@ def dataspec(root: Path | str, report: DatasetReport | None = None, cache: Path 
         name=report.name,
         digest=report.digest or dataset_digest(root, cache),
         classes=report.classes,
-        train_images=report.splits["train"].images - report.splits["train"].images_without_boxes,  # training leaves the others out
+        train_images=report.splits["train"].trainable,  # training leaves the others out
         val_images=report.splits["val"].images,
         truth=False,
     )

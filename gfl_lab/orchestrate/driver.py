@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gfl_lab import naming
-from gfl_lab.errors import InputError
+from gfl_lab.errors import InputError, Problem, StoreError
 from gfl_lab.orchestrate.process import Job
 from gfl_lab.plan.plan import Plan, Trial, steps_of
 from gfl_lab.rundir import RunTree, TrialDir, TrialState, read_json, read_metric_lines, write_json
@@ -122,7 +122,7 @@ def save_plan(plan: Plan, folder: Path) -> list[str]:
     new = plan.to_json(datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
     path = folder / naming.PLAN
     if path.exists():
-        old = read_json(path)
+        old = _former_plan(path)
         if old["data"]["digest"] != new["data"]["digest"]:
             archive = folder / "previous" / old["data"]["digest"]
             archive.mkdir(parents=True, exist_ok=True)
@@ -148,6 +148,19 @@ def save_plan(plan: Plan, folder: Path) -> list[str]:
                 notes.append(f"{gone} variants of the former plan are no longer in the file; their trials are kept on disk")
     write_json(path, new)
     return notes
+
+
+def _former_plan(path: Path) -> dict[str, Any]:
+    try:
+        old = read_json(path)
+        if isinstance(old["created"], str) and old["data"]["digest"] and all(v["settings"] and v["trials"] for v in old["variants"]):
+            return old
+        reason = f"{path} is no plan"
+    except (KeyError, TypeError):
+        reason = f"{path} is no plan"
+    except StoreError as error:
+        reason = error.problems[0].message
+    raise StoreError(Problem(reason, hint="Move it away and give the same command again: finished trials are found by their ids."))
 
 
 def write_manifests(trials: Sequence[Trial], tree: RunTree, paths: Mapping[str, str]) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from gfl_lab.errors import Interrupted
+from gfl_lab.errors import Interrupted, StoreError
 from gfl_lab.orchestrate.process import Job
+from gfl_lab.rundir import TrialDir
 
 
 class InlineExecutor:
@@ -29,6 +31,10 @@ class InlineExecutor:
                 function(path=job.path, **job.kwargs, should_stop=self.should_stop)
             except Interrupted:
                 break
+            except StoreError:
+                if not TrialDir(Path(job.path)).lease_alive():
+                    raise
+                # another driver runs it (two experiments may share a trial): it is left to that one
         return []
 
     def close(self) -> None:

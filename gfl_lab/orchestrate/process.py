@@ -57,13 +57,16 @@ class TrialProcess:
         )
 
     def run(self, job: Job) -> TrialState:
-        """Run a trial to its end: done, failed or interrupted. A lost process is started again, at most ``MAX_LOST`` times."""
+        """Run a trial to its end: done, failed or interrupted. A lost process is started again, at most ``MAX_LOST`` times.
+
+        A trial that another driver runs (two experiments may share it) is left to it, and nothing of it is touched: running.
+        """
         trial = TrialDir(Path(job.path))
         self._wait_for_lease(trial)
         for attempt in range(MAX_LOST + 1):
             code = self._once(job)
             state = trial.state()
-            if code == EXIT_INTERRUPTED or state in (TrialState.DONE, TrialState.FAILED):
+            if code == EXIT_INTERRUPTED or state in (TrialState.DONE, TrialState.FAILED, TrialState.RUNNING):
                 return state
             if trial.file(naming.STOP_REQUEST).exists():
                 return TrialState.INTERRUPTED

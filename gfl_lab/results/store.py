@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
+from PIL import Image
 
 from gfl_lab import naming, rundir
 from gfl_lab.errors import StoreError
@@ -328,7 +328,7 @@ class Store:
     # --- images and logs ---
 
     def image(self, trial_id: str, image_id: int) -> np.ndarray:
-        """A validation image as the trial saw it on disk: (height, width, 3), RGB, uint8, EXIF orientation applied.
+        """A validation image as the trial saw it: (height, width, 3), RGB, uint8, as stored (EXIF orientation is ignored, as in training).
 
         Raises:
             StoreError: the manifest or the image is missing or damaged, or the image's name leads out of its folder.
@@ -344,7 +344,7 @@ class Store:
             raise StoreError(f"image {image_id} is called {name!r}, which leads out of the image folder; it is not opened")
         try:
             with Image.open(path) as opened:
-                return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+                return np.asarray(opened.convert("RGB"))
         except FileNotFoundError:
             raise StoreError(f"image {image_id} ({name}) is not in the data folder any more") from None
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

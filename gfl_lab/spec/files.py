@@ -14,6 +14,7 @@ from gfl_lab.spec.source import Source, check_keys, nearest, problems_of, read_y
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 Model = TypeVar("Model", bound=BaseModel)
+MAX_ARM_CHARACTERS = 100
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
@@ -198,6 +199,9 @@ def load_experiment(path: Path) -> tuple[ExperimentFile, Source]:
     problems += settings_problems({str(k): v for k, v in part("set", dict).items()}, source, ("set",))
     problems += _axes_problems(part("axes", dict), source)
     for arm, settings in part("arms", dict).items():
+        if isinstance(arm, str) and not (arm.strip() and arm.isprintable() and len(arm) <= MAX_ARM_CHARACTERS):
+            rule = f"it is shown in tables, so 1 to {MAX_ARM_CHARACTERS} printable characters"
+            problems.append(Problem(f"an arm is named {arm!r}: {rule}", source.place("arms", arm)))
         if isinstance(settings, dict):
             problems += settings_problems(settings, source, ("arms", arm))
     axes, arms = part("axes", dict), part("arms", dict)
@@ -221,14 +225,12 @@ def load_experiment(path: Path) -> tuple[ExperimentFile, Source]:
     table = part("table", dict)
     if isinstance(table.get("rows"), list):
         for index, key in enumerate(table["rows"]):
-            if axes and key not in axes:
-                problems.append(Problem(f"{key!r} is not an axis", source.place("table", "rows", index), nearest(str(key), axes)))
+            if axes and isinstance(key, str) and key not in axes:
+                problems.append(Problem(f"{key!r} is not an axis", source.place("table", "rows", index), nearest(key, map(str, axes))))
     if isinstance(table.get("metrics"), list):
         for index, key in enumerate(table["metrics"]):
-            if key not in naming.METRICS:
-                problems.append(
-                    Problem(f"{key!r} is not a metric", source.place("table", "metrics", index), nearest(str(key), naming.METRICS))
-                )
+            if isinstance(key, str) and key not in naming.METRICS:
+                problems.append(Problem(f"{key!r} is not a metric", source.place("table", "metrics", index), nearest(key, naming.METRICS)))
     if problems or experiment is None:
         raise SpecError(sorted(problems, key=lambda problem: source.line_of(problem.place)))
     return experiment, source
@@ -243,7 +245,7 @@ def _axes_problems(axes: dict[Any, Any], source: Source) -> list[Problem]:
             continue  # told by the file's own model
         if not values:
             problems.append(Problem(f"axes.{key} is empty: it must list the values to try", source.place("axes", key)))
-        shown = [naming.canonical_json(value) if not isinstance(value, float) else repr(value) for value in values]
+        shown = [repr(value) for value in values]  # true and 1, 1 and 1.0 are different values
         for index, value in enumerate(values):
             if shown[index] in shown[:index]:
                 problems.append(Problem(f"{key} lists {value!r} twice", source.place("axes", key, index)))
@@ -259,8 +261,10 @@ def _baseline_problems(baseline: Any, axes: dict[str, Any], arms: dict[str, Any]
     if baseline is None:
         return []
     if arms:
-        if baseline not in arms:
-            return [Problem(f"baseline is {baseline!r}, which is not an arm", source.place("baseline"), nearest(str(baseline), arms))]
+        if not isinstance(baseline, str) or baseline not in arms:
+            return [
+                Problem(f"baseline is {baseline!r}, which is not an arm", source.place("baseline"), nearest(str(baseline), map(str, arms)))
+            ]
         return []
     if not isinstance(baseline, dict):
         return [Problem(f"baseline is {baseline!r}: it must give a value for each axis", source.place("baseline"))]
@@ -279,7 +283,9 @@ def _when_problems(when: dict[str, Any], axes: dict[str, Any], source: Source) -
     problems = []
     for axis, condition in when.items():
         if axis not in axes:
-            problems.append(Problem(f"when.{axis}: {axis!r} is not an axis", source.place("when", axis), nearest(axis, axes)))
+            problems.append(
+                Problem(f"when.{axis}: {axis!r} is not an axis", source.place("when", axis), nearest(str(axis), map(str, axes)))
+            )
         for key, value in condition.items() if isinstance(condition, dict) else ():
             if key not in axes or key == axis:
                 problems.append(Problem(f"when.{axis}.{key}: the condition must name another axis", source.place("when", axis, key)))

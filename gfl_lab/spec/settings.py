@@ -133,7 +133,7 @@ class DataSpec(BaseModel):
     name: str
     digest: str = Field(description="SHA-256 over annotations and images, first 16 hex digits")
     classes: tuple[str, ...]
-    train_images: int = Field(description="training images with at least one box; the others are left out")
+    train_images: int = Field(description="training images that are used; those without a box, or too small, are left out")
     val_images: int
     truth: bool = Field(False, description="whether annotations carry the true edge distributions (ambiguous_shapes)")
 

@@ -17,6 +17,7 @@ from gfl_lab.errors import Problem, SpecError
 from gfl_lab.spec.settings import SettingsRuleError
 
 MAX_FILE_BYTES = 1_000_000
+MAX_NODES = 100_000
 
 Path_ = tuple[str | int, ...]
 
@@ -100,6 +101,8 @@ def read_yaml(path: Path) -> Source:
 
 
 def _index(node: yaml.Node, at: Path_, source: Source, problems: list[Problem]) -> None:
+    if len(source.lines) > MAX_NODES:  # aliases of aliases: a few lines that stand for millions
+        raise SpecError(Problem(f"the file holds more than {MAX_NODES:,} values", source.path.name))
     source.lines.setdefault(at, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}

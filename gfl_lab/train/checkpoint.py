@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,12 @@ def save_checkpoint(path: Path, runner: Any, *, epoch: int, step: int, trial: st
         "torch_rng": torch.get_rng_state(),
     }
     with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # torch's writer hides the system's error
+            if "inline_container" not in str(error):
+                raise
+            raise OSError(errno.ENOSPC, "the checkpoint could not be written, no space left on device", str(path)) from None
 
 
 def load_safely(path: Path) -> dict[str, Any]:
@@ -54,7 +60,7 @@ def load_safely(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError:
         raise InputError(f"{path} holds Python objects. {_HINT}") from None
     except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is not a whole torch file: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{path} is not a whole torch file: {(str(error).splitlines() or ['it is empty'])[0]}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds {type(content).__name__}, not a dictionary of weights")
     return content

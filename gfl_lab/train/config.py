@@ -6,6 +6,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from gfl_lab.data.coco import MIN_SIDE_PX
 from gfl_lab.detector.build import model_config
 from gfl_lab.spec.settings import Settings, TrialSpec
 
@@ -79,7 +80,7 @@ def _loader(spec: TrialSpec, paths: dict[str, str], split: str, workers: int) ->
             "classes": tuple(spec.data.classes),
             "seed": spec.seed,
             "draw_annotators": training and spec.data.truth,
-            "filter_cfg": {"filter_empty_gt": True, "min_size": 32} if training else None,
+            "filter_cfg": {"filter_empty_gt": True, "min_size": MIN_SIDE_PX} if training else None,
             "test_mode": not training,
             "pipeline": pipeline,
         },

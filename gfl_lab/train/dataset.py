@@ -22,7 +22,7 @@ from mmdet.registry import DATASETS, TRANSFORMS
 from mmengine.registry import DATA_SAMPLERS
 
 from gfl_lab.data.ambiguous_shapes import draw_box
-from gfl_lab.data.coco import load_coco
+from gfl_lab.data.coco import MIN_BOX_PX, load_coco
 
 CACHE_BYTES = 512 * 2**20
 """Decoded images are kept in memory while they fit in this much; the desk data set takes 47 MB."""
@@ -57,7 +57,7 @@ class TrialDataset(BaseDetDataset):
         for annotation in dataset["annotations"]:
             x, y, w, h = annotation["bbox"]
             width, height = sizes[annotation["image_id"]]
-            if min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0) or w < 1 or h < 1:
+            if min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0) or min(w, h) < MIN_BOX_PX:
                 continue
             instances[annotation["image_id"]].append(
                 {

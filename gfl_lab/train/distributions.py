@@ -149,7 +149,7 @@ class DistributionCollector:
         gt: np.ndarray | None, label: int, scored: bool, det: tuple[int, float] | None, det_arrays: tuple[np.ndarray, np.ndarray],
     ) -> None:  # fmt: skip
         nan = float("nan")
-        ambiguity = (annotation or {}).get("ambiguity")
+        ambiguity = (annotation or {}).get("ambiguity") if self.ambiguous else None
         row: dict[str, Any] = {
             "image_id": sample.img_id,
             "file_name": self.truth.imgs[sample.img_id]["file_name"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,13 @@ class CocoEvaluator:
     """
 
     def __init__(self, annotations: str | Path, classes: tuple[str, ...], max_dets: int = 100) -> None:
-        self.truth = COCO(load_coco(annotations), print_function=lambda *_: None)
+        dataset = load_coco(annotations)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found annotation id 0")
+            self.truth = COCO(dataset, print_function=lambda *_: None)
+        # COCOeval marks a matched detection with the annotation's id, and 0 means unmatched: it gets ids from 1.
+        numbered = [annotation | {"id": number} for number, annotation in enumerate(dataset["annotations"], 1)]
+        self._numbered = COCO(dataset | {"annotations": numbered}, print_function=lambda *_: None)
         by_name = {category["name"]: category["id"] for category in self.truth.dataset["categories"]}
         self.category_ids = np.array([by_name[name] for name in classes])
         self.classes = classes
@@ -86,8 +93,8 @@ class CocoEvaluator:
             rows = np.column_stack([detections.image_id, boxes, detections.score, self.category_ids[detections.label]])
         else:
             rows = []
-        found = self.truth.loadRes(rows)
-        evaluation = COCOeval_faster(self.truth, found, "bbox", print_function=lambda *_: None)
+        found = self._numbered.loadRes(rows)
+        evaluation = COCOeval_faster(self._numbered, found, "bbox", print_function=lambda *_: None)
         evaluation.params.imgIds = detections.image_ids.tolist()
         evaluation.params.maxDets = [1, 10, self.max_dets]
         evaluation.evaluate()

@@ -25,7 +25,7 @@ from mmengine.runner import Runner
 
 import gfl_lab.train.dataset  # noqa: F401  (registers the data set)
 from gfl_lab import naming
-from gfl_lab.errors import FailureKind, Interrupted, NonFiniteLoss, TrialError
+from gfl_lab.errors import FailureKind, Interrupted, NonFiniteLoss, StoreError, TrialError
 from gfl_lab.rundir import MetricWriter, TrialDir, write_json
 from gfl_lab.spec.settings import TrialSpec
 from gfl_lab.train.checkpoint import load_backbone, load_last, restore, save_checkpoint
@@ -166,6 +166,9 @@ def run_trial(path: str | Path, *, threads: int = 1, loader_workers: int = 0, sh
     """
     trial = TrialDir(Path(path))
     trial.take_lease()
+    if _is_done(trial):  # by another driver, after this one had planned
+        trial.drop_lease()
+        return
     stop_file = trial.file(naming.STOP_REQUEST)
     started = time.time()
     trial.file(naming.RESULT).unlink(missing_ok=True)
@@ -191,6 +194,12 @@ def run_trial(path: str | Path, *, threads: int = 1, loader_workers: int = 0, sh
         write_json(trial.file(naming.RESULT), {"format": naming.FORMAT_VERSION, "trial": trial.id, **outcome, "finished": finished})
         stop_file.unlink(missing_ok=True)
         trial.drop_lease()
+
+
+def _is_done(trial: TrialDir) -> bool:
+    with contextlib.suppress(StoreError):
+        return (trial.result() or {}).get("status") == "done"
+    return False
 
 
 def _heartbeat(trial: TrialDir, done: threading.Event) -> None:
