@@ -2,7 +2,7 @@
 
     uv run python benchmarks/main_job.py            prints a report; --write also puts it under benchmarks/results/
 
-Everything happens in a temporary run tree. Memory is the sum of PSS over all processes that the command started, sampled
+Everything happens in a run tree of its own. Memory is the sum of PSS over all processes that the command started, sampled
 five times a second, so shared pages count once.
 """
 
@@ -74,8 +74,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="write the report under benchmarks/results/")
     parser.add_argument("--executor", default="ray")
+    parser.add_argument("--home", type=Path, help="an empty folder for the runs, which is kept; default: a temporary one")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = str(asked.home or temporary)
         home = Path(folder)
         first, memory, _ = timed(["run", str(EXPERIMENT), "--executor", asked.executor], home)
         again, _, words = timed(["run", str(EXPERIMENT)], home)

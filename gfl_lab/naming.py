@@ -109,7 +109,8 @@ MLFLOW_DB, MLFLOW_ARTIFACTS = "mlflow.db", "mlartifacts"
 MANIFEST, CONFIG, METRICS_FILE, RESULT, LOG = "manifest.json", "config.py", "metrics.jsonl", "result.json", "log.txt"
 EVAL_RECORDS, DISTRIBUTIONS = "eval.npz", "distributions.parquet"
 LAST_CHECKPOINT = "last.pth"
-LEASE, STOP_REQUEST = "lease.json", "stop"
+LEASE = "lease.json"
+STOP_REQUEST = ".stop"  # in an experiment's folder: its driver was asked to stop
 PLAN, TABLE_STEM = "plan.json", "table"
 
 # --- MLflow tags ----------------------------------------------------------------------------------

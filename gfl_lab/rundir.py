@@ -146,7 +146,8 @@ class TrialDir:
         try:
             result = self.result()
             if result is not None:
-                return TrialState(result["status"])
+                done = result["status"] == TrialState.DONE
+                return TrialState(result["status"]) if not done or isinstance(result["metrics"], dict) else TrialState.INTERRUPTED
         except (StoreError, KeyError, ValueError):
             return TrialState.INTERRUPTED
         if self.file(naming.LEASE).exists() or self.file(naming.METRICS_FILE).exists():

@@ -220,11 +220,11 @@ def test_a_table_of_unequal_arms_is_exit_4(cli: Cli, tmp_path: Path) -> None:
 def test_doctor_finds_and_repairs(cli: Cli, tmp_path: Path) -> None:
     write_fake_tree(tmp_path / "runs")
     trial = next((tmp_path / "runs/trials").iterdir())
-    (trial / "stop").touch()
+    (trial / ".result.json.x.tmp").touch()
     code, out, _ = cli("doctor", "--json")
-    assert code == 6 and any("forgotten stop request" in row["message"] for row in json.loads(out)["rows"])
+    assert code == 6 and any("half-written" in row["message"] for row in json.loads(out)["rows"])
     assert cli("doctor", "--fix")[0] == 0
-    assert cli("doctor")[0] == 0 and not (trial / "stop").exists()
+    assert cli("doctor")[0] == 0 and not (trial / ".result.json.x.tmp").exists()
 
 
 def test_a_home_that_cannot_be_written_is_exit_6(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,3 +250,13 @@ def test_no_colour_and_no_bars_without_a_terminal(tmp_path: Path) -> None:
 )
 def test_durations(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_weights_in_a_file_are_relative_to_it(cli: Cli, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(b"weights")
+    path = tmp_path / "exp.yaml"
+    path.write_text("name: x\nprofile: bccd\naxes: {qfl: [true]}\nset: {weights: w.pth}\n")
+    assert cli("plan", path, "--data", data)[0] == 0
+    path.write_text("name: x\nprofile: bccd\naxes: {qfl: [true]}\nset: {weights: v.pth}\n")
+    code, _, err = cli("plan", path, "--data", data)
+    assert code == 2 and str(tmp_path / "v.pth") in err

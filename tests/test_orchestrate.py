@@ -98,9 +98,16 @@ def test_a_trial_of_another_driver_is_left_to_it(process: TrialProcess, tmp_path
 
 
 def test_a_stop_request_interrupts(process: TrialProcess, tmp_path: Path) -> None:
+    stop = driver.StopSwitch(tmp_path / naming.STOP_REQUEST)
     waiting = job(tmp_path, "wait_for_stop")
-    threading.Timer(0.5, (Path(waiting.path) / naming.STOP_REQUEST).touch).start()
+    waiting = Job(waiting.path, waiting.entry, waiting.preload, {"stop_file": str(stop.file)})
+    threading.Timer(0.5, lambda: stop._handle(signal.SIGINT, None)).start()
     assert process.run(waiting) is TrialState.INTERRUPTED
+    assert stop() and stop.signal == signal.SIGINT
+    with pytest.raises(KeyboardInterrupt):  # the second signal
+        stop._handle(signal.SIGINT, None)
+    stop.restore()
+    assert not stop.file.exists()
 
 
 @pytest.mark.parametrize("victim", ["supervisor", "server"])

@@ -50,8 +50,11 @@ def test_states_follow_from_files(trial: TrialDir) -> None:
     MetricWriter(trial.file(naming.METRICS_FILE)).write("train", 1, 1, {"loss": 1.0})
     trial.drop_lease()
     assert trial.state() is TrialState.INTERRUPTED
-    write_json(trial.file(naming.RESULT), {"format": 1, "status": "done"})
+    write_json(trial.file(naming.RESULT), {"format": 1, "status": "done", "metrics": {"AP": 1.0}})
     assert trial.state() is TrialState.DONE
+    for damaged in ({"status": "done"}, {"status": "finished"}, {}):
+        write_json(trial.file(naming.RESULT), {"format": 1, **damaged})
+        assert trial.state() is TrialState.INTERRUPTED, damaged
     trial.file(naming.RESULT).write_text("{torn")
     assert trial.state() is TrialState.INTERRUPTED
 

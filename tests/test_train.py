@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,12 +19,13 @@ from pycocotools.cocoeval import COCOeval
 import gfl_lab.train.trial as trial_module
 from gfl_lab import naming
 from gfl_lab.data import ambiguous_shapes, coco
+from gfl_lab.detector.build import build_detector
 from gfl_lab.errors import InputError, Interrupted, StoreError
 from gfl_lab.rundir import RunTree, TrialDir, TrialState, write_json
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
 from gfl_lab.train.checkpoint import load_backbone, load_last, load_safely
 from gfl_lab.train.dataset import TrialDataset
-from gfl_lab.train.distributions import SCHEMA
+from gfl_lab.train.distributions import SCHEMA, DistributionCollector
 from gfl_lab.train.evaluate import CocoEvaluator, Detections
 from gfl_lab.train.trial import run_trial
 
@@ -243,6 +245,32 @@ def test_images_without_boxes_annotations_without_area_and_empty_predictions(sha
     assert "two_mode_recall" not in result["metrics"]
 
 
+def test_the_cells_of_an_image_do_not_depend_on_its_batch() -> None:
+    """A small image beside a large one is padded; cells that only the padding has take no part in the assignment."""
+    settings = Settings(**SMALL)
+    head = build_detector(settings, 3).bbox_head
+    collector = DistributionCollector(SimpleNamespace(cats={}), np.array([], int), settings, ambiguous=False)
+
+    def assigned(extents: list[tuple[int, int]], boxes: list[list[float]]) -> torch.Tensor:
+        height, width = (max(extent[axis] for extent in extents) for axis in (0, 1))
+        geometry = head.geometry([(-(-height // s), -(-width // s)) for s in settings.strides], torch.device("cpu"))
+        samples = [SimpleNamespace(pad_shape=extent) for extent in extents]
+        found = collector._assign(
+            geometry,
+            geometry.priors,
+            list(geometry.num_level_priors),
+            torch.tensor(boxes)[:, None],
+            torch.ones(len(boxes), 1, dtype=torch.bool),
+            samples,
+        )
+        return torch.stack([torch.cat([geometry.centers, geometry.strides[:, None]], 1)[row >= 0] for row in found[:1]])[0]
+
+    small = [10.0, 12.0, 60.0, 58.0]
+    alone = assigned([(64, 64)], [small])
+    beside = assigned([(64, 64), (128, 160)], [small, [20.0, 20.0, 90.0, 100.0]])
+    assert len(alone) and torch.equal(alone, beside)
+
+
 # --- data set ---
 
 
@@ -302,8 +330,6 @@ def test_both_annotators_are_drawn_as_often_as_they_should_be(shapes: Path) -> N
 
 
 def test_torchvision_names_start_a_backbone_and_what_does_not_fit_is_named(tmp_path: Path) -> None:
-    from gfl_lab.detector.build import build_detector
-
     source = torchvision.models.resnet18(weights=None)
     file = tmp_path / "r18.pth"
     torch.save(source.state_dict(), file)

@@ -19,7 +19,7 @@ MIN_FREE_GIB = 2.0
 
 
 @click.command("doctor")
-@click.option("--fix", is_flag=True, help="Repair what can be repaired: dead leases, forgotten stop requests, half-written files.")
+@click.option("--fix", is_flag=True, help="Repair what can be repaired: dead leases, half-written files.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(fix: bool, as_json: bool) -> None:
     """Check the environment and the run tree; --fix repairs what it can. Exit code 6 when something is wrong."""
@@ -116,10 +116,6 @@ def _runs(fix: bool) -> Lines:
             if fix:
                 trial.drop_lease()
             yield fix, f"trial {trial.id} has the lease of a dead process" + (", removed" if fix else "; --fix removes it")
-        if trial.file("stop").exists() and trial.state() is not TrialState.RUNNING:
-            if fix:
-                trial.file("stop").unlink()
-            yield fix, f"trial {trial.id} has a forgotten stop request" + (", removed" if fix else "; --fix removes it")
         for torn in trial.path.glob(".*.tmp"):
             if trial.state() is not TrialState.RUNNING:
                 if fix:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,6 +144,15 @@ def prepare_data(files: Files, tree: RunTree, data: Path | None, say: Callable[[
     return content, paths
 
 
+def _weights_path(weights: str, beside: Path) -> str:
+    """The setting ``weights`` with a path made absolute."""
+    return weights if weights in ("random", "torchvision") else os.path.abspath(beside / Path(weights).expanduser())
+
+
+def _with_weights(settings: dict[str, Any], beside: Path) -> dict[str, Any]:
+    return settings | {"weights": _weights_path(settings["weights"], beside)} if "weights" in settings else settings
+
+
 def prepare(
     files: Files, tree: RunTree, *, data: Path | None, seeds: list[int] | None, weights: str | None, say: Callable[[str], None]
 ) -> Prepared:
@@ -151,9 +161,16 @@ def prepare(
     from gfl_lab.spec.settings import DataSpec
 
     experiment = files.experiment
+    beside = files.source.path.resolve().parent  # a path in the file is relative to it, one on the command line to the current folder
+    own = {
+        "set": _with_weights(experiment.set, beside),
+        "arms": {arm: _with_weights(values, beside) for arm, values in experiment.arms.items()},
+    }
+    if "weights" in experiment.axes:
+        own["axes"] = experiment.axes | {"weights": [_weights_path(value, beside) for value in experiment.axes["weights"]]}
     if weights is not None:
-        weights = weights if weights in ("random", "torchvision") else str(Path(weights).expanduser().resolve())
-        experiment = experiment.model_copy(update={"set": experiment.set | {"weights": weights}})
+        own["set"] = experiment.set | {"weights": _weights_path(weights, Path.cwd())}
+    experiment = experiment.model_copy(update=own)
 
     def plan_over(content: Any) -> Any:
         return build_plan(

@@ -64,9 +64,9 @@ def command(
     )
     say(f"machine: {machine}" + (f"; Ray cluster at {address}" if address else ""))
 
-    stop = driver.StopSwitch()
-    engine = _executor(executor, share, machine, address, stop, gpu_optional=gpus is None and not wish.gpu_required)
     folder = tree.experiment(files.experiment.name, files.profile.name)
+    stop = driver.StopSwitch(folder / naming.STOP_REQUEST)
+    engine = _executor(executor, share, machine, address, stop, gpu_optional=gpus is None and not wish.gpu_required)
     # Ray takes seconds to start: meanwhile the data set is generated, on a first run, where nothing can be wrong any more.
     first = data is None and weights is None and files.profile.data != "required" and not (folder / naming.PLAN).exists()
     starting = _Engine(engine) if executor == "ray" and first else None
@@ -199,9 +199,9 @@ def _train(plan: Any, pending: list[Any], tree: Any, engine: Any, stop: Any, wis
     from gfl_lab.orchestrate import driver
 
     labels = {trial.id: f"{variant.name} seed {trial.spec.seed}" for variant in plan.variants for trial in variant.trials}
-    stop.folders = [tree.trial(trial.id) for trial in pending]
     stop.install()
-    jobs = driver.jobs_for(pending, tree, TRIAL_ENTRY, {"threads": share.cpus, "loader_workers": wish.loader_workers})
+    how = {"threads": share.cpus, "loader_workers": wish.loader_workers, "stop_file": str(stop.file)}
+    jobs = driver.jobs_for(pending, tree, TRIAL_ENTRY, how)
     with display(consoles()[1]) as listener:
         watcher = driver.Watcher(tree, plan, pending, labels, listener)
         watcher.start()
@@ -209,8 +209,6 @@ def _train(plan: Any, pending: list[Any], tree: Any, engine: Any, stop: Any, wis
             return engine.run(jobs)
         finally:
             watcher.finish()
-            for trial in pending:
-                tree.trial(trial.id).file("stop").unlink(missing_ok=True)
 
 
 def _finish(plan: Any, tree: Any, folder: Path, mirror: Any, as_json: bool) -> ExitCode:

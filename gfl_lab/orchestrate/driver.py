@@ -19,7 +19,7 @@ from gfl_lab import naming
 from gfl_lab.errors import InputError, Problem, StoreError
 from gfl_lab.orchestrate.process import Job
 from gfl_lab.plan.plan import Plan, Trial, steps_of
-from gfl_lab.rundir import RunTree, TrialDir, TrialState, read_json, read_metric_lines, write_json
+from gfl_lab.rundir import RunTree, TrialState, read_json, read_metric_lines, write_json
 
 WATCH_S = 0.5
 
@@ -55,12 +55,12 @@ class Progress:
 class StopSwitch:
     """First signal: trials write a checkpoint and stop. Second: everything stops now.
 
-    Only files are touched, so it works over a shared file system too.
+    The trials of this driver look for ``file``, so it works over a shared file system, and asks no other driver's trials.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, file: Path) -> None:
         self.signal = 0
-        self.folders: Sequence[TrialDir] = ()
+        self.file = file
         self._previous: dict[int, Any] = {}
 
     def __call__(self) -> bool:
@@ -68,13 +68,15 @@ class StopSwitch:
         return self.signal != 0
 
     def install(self) -> None:
-        """Take SIGINT and SIGTERM over (main thread only)."""
+        """Take SIGINT and SIGTERM over (main thread only), and forget what a driver before was asked."""
+        self.file.unlink(missing_ok=True)
         for number in (signal.SIGINT, signal.SIGTERM):
             previous = signal.signal(number, self._handle)
             self._previous.setdefault(number, previous)
 
     def restore(self) -> None:
-        """Give the signals back."""
+        """Give the signals back; no trial is left to ask."""
+        self.file.unlink(missing_ok=True)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
@@ -82,9 +84,8 @@ class StopSwitch:
         if self.signal:
             raise KeyboardInterrupt
         self.signal = number
-        for trial in self.folders:
-            with contextlib.suppress(OSError):
-                trial.file(naming.STOP_REQUEST).touch()
+        with contextlib.suppress(OSError):
+            self.file.touch()
 
 
 @contextlib.contextmanager
@@ -169,7 +170,6 @@ def write_manifests(trials: Sequence[Trial], tree: RunTree, paths: Mapping[str, 
     for trial in trials:
         folder = tree.trial(trial.id)
         folder.path.mkdir(parents=True, exist_ok=True)
-        folder.file(naming.STOP_REQUEST).unlink(missing_ok=True)
         manifest = {
             "format": naming.FORMAT_VERSION, "trial": trial.id, "spec": trial.spec.model_dump(mode="json"), "paths": dict(paths), "created": created,
         }  # fmt: skip

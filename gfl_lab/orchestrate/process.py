@@ -68,7 +68,7 @@ class TrialProcess:
             state = trial.state()
             if code == EXIT_INTERRUPTED or state in (TrialState.DONE, TrialState.FAILED, TrialState.RUNNING):
                 return state
-            if trial.file(naming.STOP_REQUEST).exists():
+            if os.path.exists(job.kwargs.get("stop_file", "")):
                 return TrialState.INTERRUPTED
             lost = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             with trial.file(naming.LOG).open("a") as log:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from gfl_lab.boxdist import TruthScores, truth_scores
 from gfl_lab.data.ambiguous_shapes import annotator_boxes
-from gfl_lab.detector.assign import assign
+from gfl_lab.detector.assign import UNASSIGNED, assign
 from gfl_lab.detector.head import DenseOutputs
 from gfl_lab.rundir import atomic_path
 from gfl_lab.spec.settings import Settings
@@ -78,9 +78,22 @@ class DistributionCollector:
             if present:
                 boxes[:, index, : len(present)] = variants.to(boxes)
                 valid[index, : len(present)] = True
-        assigned = [assign(priors, num_level_priors, view, valid, self.settings.atss_topk) for view in boxes]
+        assigned = [self._assign(dense, priors, num_level_priors, view, valid, samples) for view in boxes]
         for index, (sample, (present, _)) in enumerate(zip(samples, truths, strict=True)):
             self._image_rows(index, sample, present, [view[index] for view in assigned], dense)
+
+    def _assign(self, dense: DenseOutputs, priors: Tensor, counts: list[int], boxes: Tensor, valid: Tensor, samples: list[Any]) -> Tensor:
+        """(N, A) box index of each cell, as in training: cells that only the batch's padding has take no part."""
+        extents = {tuple(sample.pad_shape[:2]) for sample in samples}
+        if len(extents) == 1:
+            return assign(priors, counts, boxes, valid, self.settings.atss_topk)
+        result = torch.full((len(samples), len(priors)), UNASSIGNED, dtype=torch.int64, device=priors.device)
+        for index, sample in enumerate(samples):
+            height, width = sample.pad_shape[:2]
+            kept = (dense.centers[:, 0] < width) & (dense.centers[:, 1] < height)
+            own = torch.bincount(dense.levels[kept], minlength=len(counts)).tolist()
+            result[index, kept] = assign(priors[kept], own, boxes[index : index + 1], valid[index : index + 1], self.settings.atss_topk)[0]
+        return result
 
     def _boxes(self, sample: Any) -> tuple[list[dict[str, Any]], Tensor]:
         """Annotations of an image that are no crowd, and their boxes (views, G, 4) in network px."""

@@ -150,7 +150,14 @@ class TrialHook(Hook):
         save_checkpoint(self.trial.file(naming.LAST_CHECKPOINT), runner, epoch=epoch, step=step, trial=self.trial.id)
 
 
-def run_trial(path: str | Path, *, threads: int = 1, loader_workers: int = 0, should_stop: Callable[[], bool] | None = None) -> None:
+def run_trial(
+    path: str | Path,
+    *,
+    threads: int = 1,
+    loader_workers: int = 0,
+    stop_file: str = "",
+    should_stop: Callable[[], bool] | None = None,
+) -> None:
     """Train and evaluate the trial in folder ``path``, going on from its last checkpoint; write its result.
 
     Whatever happens, the outcome is in result.json when this returns or raises; nothing is raised for a failed trial.
@@ -159,7 +166,8 @@ def run_trial(path: str | Path, *, threads: int = 1, loader_workers: int = 0, sh
         path: run directory with a manifest.
         threads: CPU threads.
         loader_workers: processes that load images.
-        should_stop: asked before each step; default: whether the file ``stop`` is in the run directory.
+        stop_file: a file whose appearance asks the trial to stop; its driver's.
+        should_stop: asked before each step, instead of looking for the file.
 
     Raises:
         Interrupted: asked to stop; a checkpoint holds the progress.
@@ -169,14 +177,13 @@ def run_trial(path: str | Path, *, threads: int = 1, loader_workers: int = 0, sh
     if _is_done(trial):  # by another driver, after this one had planned
         trial.drop_lease()
         return
-    stop_file = trial.file(naming.STOP_REQUEST)
     started = time.time()
     trial.file(naming.RESULT).unlink(missing_ok=True)
     beating = threading.Event()
     threading.Thread(target=_heartbeat, args=(trial, beating), daemon=True).start()
     outcome: dict[str, Any]
     try:
-        outcome = _train(trial, threads, loader_workers, should_stop or stop_file.exists)
+        outcome = _train(trial, threads, loader_workers, should_stop or (lambda: bool(stop_file) and os.path.exists(stop_file)))
     except Interrupted as error:
         outcome = {"status": "interrupted", "reason": str(error)}
         raise
@@ -192,7 +199,6 @@ def run_trial(path: str | Path, *, threads: int = 1, loader_workers: int = 0, sh
         seconds["total"] = round(time.time() - started, 3)
         finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         write_json(trial.file(naming.RESULT), {"format": naming.FORMAT_VERSION, "trial": trial.id, **outcome, "finished": finished})
-        stop_file.unlink(missing_ok=True)
         trial.drop_lease()
 
 

@@ -18,7 +18,7 @@ def _result(trial: TrialDir, **content: object) -> None:
     write_json(trial.file(naming.RESULT), {"format": 1, "trial": trial.id, **content})
 
 
-def succeed(path: str, threads: int = 1, loader_workers: int = 0, should_stop: Callable[[], bool] | None = None) -> None:
+def succeed(path: str, should_stop: Callable[[], bool] | None = None, **_: object) -> None:
     """Ten steps, one epoch, done."""
     trial = TrialDir(Path(path))
     trial.take_lease()
@@ -52,7 +52,7 @@ def die_always(path: str, **_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def wait_for_stop(path: str, should_stop: Callable[[], bool] | None = None, **_: object) -> None:
+def wait_for_stop(path: str, stop_file: str = "", should_stop: Callable[[], bool] | None = None, **_: object) -> None:
     """Runs until it is asked to stop."""
     trial = TrialDir(Path(path))
     trial.take_lease()
@@ -60,7 +60,7 @@ def wait_for_stop(path: str, should_stop: Callable[[], bool] | None = None, **_:
     writer.write("train", 1, 1, {"loss": 1.0})
     try:
         for _tick in range(1200):
-            if (should_stop or trial.file(naming.STOP_REQUEST).exists)():
+            if (should_stop or Path(stop_file).exists)():
                 _result(trial, status="interrupted", reason="stopped")
                 raise Interrupted("stopped")
             time.sleep(0.05)
