@@ -189,6 +189,8 @@ def test_a_non_finite_loss_stops_before_the_weights_are_touched(shapes: Path, tm
     failure = trial.result()["failure"]
     assert trial.state() is TrialState.FAILED
     assert (failure["kind"], failure["step"], failure["epoch"]) == ("non_finite_loss", 5, 2)
+    log = trial.file(naming.LOG).read_text()
+    assert "starts: seed 0" in log and "epoch 1, step 3: AP" in log and "Traceback" in log and "NonFiniteLoss" in log
     assert "loss_cls=nan" in failure["reason"] and "step 5" in failure["reason"]
     assert torch.equal(seen[0].bbox_head.gfl_cls.weight, seen[1])
 

@@ -143,7 +143,9 @@ class TrialHook(Hook):
 
     def _validate(self, step: int, epoch: int) -> None:
         started = time.perf_counter()
-        self.writer.write("val", step, epoch, {key: round(value, 4) for key, value in self.evaluate().items()})
+        metrics = self.evaluate()
+        self.writer.write("val", step, epoch, {key: round(value, 4) for key, value in metrics.items()})
+        _log(self.trial, f"epoch {epoch}, step {step}: AP {metrics.get('AP', 0):.1f}")
         self.eval_seconds += time.perf_counter() - started
 
     def _save(self, runner: TrialRunner, epoch: int, step: int) -> None:
@@ -188,7 +190,7 @@ def run_trial(
         outcome = {"status": "interrupted", "reason": str(error)}
         raise
     except Exception as error:
-        traceback.print_exc()
+        _log(trial, traceback.format_exc())
         outcome = {"status": "failed", "failure": _failure(error)}
     except BaseException as error:  # Ctrl-C in the inline executor: the last checkpoint stands
         outcome = {"status": "interrupted", "reason": type(error).__name__}
@@ -206,6 +208,12 @@ def _is_done(trial: TrialDir) -> bool:
     with contextlib.suppress(StoreError):
         return (trial.result() or {}).get("status") == "done"
     return False
+
+
+def _log(trial: TrialDir, text: str) -> None:
+    """A line in the trial's log.txt, whichever executor runs it."""
+    with trial.file(naming.LOG).open("a", encoding="utf-8") as log:
+        log.write(f"{datetime.datetime.now().astimezone().isoformat(timespec='seconds')} {text.rstrip()}\n")
 
 
 def _heartbeat(trial: TrialDir, done: threading.Event) -> None:
@@ -258,6 +266,11 @@ def _train(trial: TrialDir, threads: int, loader_workers: int, should_stop: Call
     runner.register_hook(hook)
     runner.load_or_resume = lambda: _start(runner, spec, resumed)
     clock.lap("setup")
+    start = f"goes on after step {resumed['meta']['iter']}" if resumed else "starts"
+    _log(
+        trial,
+        f"trial {trial.id} {start}: seed {spec.seed}, data {spec.data.name} {spec.data.digest}, {_device_name(runner.model)}, {threads} threads",
+    )
     try:
         runner.train()
     except NonFiniteLoss as error:
@@ -281,6 +294,7 @@ def _train(trial: TrialDir, threads: int, loader_workers: int, should_stop: Call
     clock.lap("distributions")
     metrics |= measure_latency(runner.model, val_loader.dataset, trial.path.parent / ".latency.lock")
     clock.lap("latency")
+    _log(trial, f"done: AP {metrics.get('AP', 0):.1f}, {metrics['fps']:.1f} images a second")
     return {
         "status": "done",
         "metrics": {key: round(value, 6) for key, value in metrics.items()},
