@@ -107,6 +107,11 @@ def test_a_stop_request_interrupts(process: TrialProcess, tmp_path: Path) -> Non
     with pytest.raises(KeyboardInterrupt):  # the second signal
         stop._handle(signal.SIGINT, None)
     stop.restore()
+    assert stop.file.exists(), "a driver that never took the signals leaves the file to the one that did"
+    stop.install()
+    assert not stop.file.exists()
+    stop.file.touch()
+    stop.restore()
     assert not stop.file.exists()
 
 

@@ -77,13 +77,13 @@ def command(
             found = driver.states(plan.trials, tree)
             pending = [trial for trial in plan.trials if found[trial.id] not in (TrialState.DONE, TrialState.RUNNING)]
             _say_plan(plan, found, pending, share, tree)
-            for note in driver.save_plan(plan, folder):
-                say(f"note: {note}")
-            mirror = _start_mirror(tree, plan)
             for depth in sorted({t.spec.settings.backbone for t in pending if t.spec.settings.weights == "torchvision"}):
                 from gfl_lab.train.checkpoint import fetch_torchvision
 
-                fetch_torchvision(depth)  # once, before trials would each do it
+                fetch_torchvision(depth)  # once, before anything is written and before trials would each do it
+            for note in driver.save_plan(plan, folder):
+                say(f"note: {note}")
+            mirror = _start_mirror(tree, plan)
             if pending:
                 driver.write_manifests(pending, tree, prepared.paths)
                 if executor == "ray":

@@ -75,8 +75,9 @@ class StopSwitch:
             self._previous.setdefault(number, previous)
 
     def restore(self) -> None:
-        """Give the signals back; no trial is left to ask."""
-        self.file.unlink(missing_ok=True)
+        """Give the signals back; no trial is left to ask. Does nothing when they were never taken."""
+        if self._previous:
+            self.file.unlink(missing_ok=True)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
