@@ -8,6 +8,7 @@ same rule, and on `ambiguous_shapes` what an ideal model would say at such a cel
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,29 @@ _SCALARS = {
 }
 _LISTS = ("probs", "expectation", "target")
 SCHEMA = pa.schema([*_SCALARS.items(), *((name, pa.list_(pa.float32())) for name in _LISTS)])
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image of a batch: its sample, place in the batch, network px per original px (4,), and kept detections in original px."""
+
+    sample: Any
+    index: int
+    scale: np.ndarray
+    det_box: np.ndarray
+    det_score: np.ndarray
+
+
+def _scale(sample: Any) -> np.ndarray:
+    """Network px per original px, (4,): x, y, x, y."""
+    return np.tile(np.asarray(sample.scale_factor, np.float64), 2)
+
+
+def _xyxy(annotations: list[dict[str, Any]]) -> np.ndarray:
+    """Boxes of COCO annotations, (G, 4) xyxy in original px."""
+    boxes = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
 
 
 class DistributionCollector:
@@ -98,69 +122,41 @@ class DistributionCollector:
     def _boxes(self, sample: Any) -> tuple[list[dict[str, Any]], Tensor]:
         """Annotations of an image that are no crowd, and their boxes (views, G, 4) in network px."""
         annotations = [a for a in self.truth.imgToAnns.get(sample.img_id, []) if not a.get("iscrowd", 0)]
-        scale = np.tile(np.asarray(sample.scale_factor, np.float64), 2)
         if self.ambiguous:
             views = np.array([annotator_boxes(a) for a in annotations], np.float64).reshape(-1, 2, 4).transpose(1, 0, 2)
         else:
-            xywh = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
-            views = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)[None]
-        return annotations, torch.from_numpy(views * scale).float()
+            views = _xyxy(annotations)[None]
+        return annotations, torch.from_numpy(views * _scale(sample)).float()
 
     def _image_rows(self, index: int, sample: Any, annotations: list[dict[str, Any]], assigned: list[Tensor], dense: DenseOutputs) -> None:
-        scores, boxes = dense.scores[index], dense.boxes[index]
-        scale = np.tile(np.asarray(sample.scale_factor, np.float64), 2)
         found = sample.pred_instances
         det_box, det_score, det_label = (t.cpu().numpy() for t in (found.bboxes, found.scores, found.labels))
-        gt = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
-        gt[:, 2:] += gt[:, :2]
+        image = _Image(sample, index, _scale(sample), det_box, det_score)
+        gt = _xyxy(annotations)
         labels = np.array([self.label_of[a["category_id"]] for a in annotations], np.int64)
         match = _match(gt, labels, det_box, det_score, det_label)
+        scores, boxes = dense.scores[index], dense.boxes[index]
 
         for row, annotation in enumerate(annotations):
-            common = torch.stack([view == row for view in assigned]).all(0)
-            scored = bool(common.any())
+            views = torch.stack([view == row for view in assigned])
+            scored = bool(views.all(0).any())
             # A box without a common cell still shows what its best cell under either annotation says; it is not scored.
-            candidates = (common if scored else torch.stack([view == row for view in assigned]).any(0)).nonzero().flatten()
-            cell = int(candidates[scores[candidates, labels[row]].argmax()]) if len(candidates) else -1
-            self._append(
-                sample,
-                dense,
-                index,
-                cell,
-                scale,
-                annotation,
-                gt[row],
-                int(labels[row]),
-                scored,
-                det=match.get(row),
-                det_arrays=(det_box, det_score),
-            )
+            candidates = (views.all(0) if scored else views.any(0)).nonzero().flatten()
+            label = int(labels[row])
+            cell = int(candidates[scores[candidates, label].argmax()]) if len(candidates) else -1
+            self._append(image, dense, cell, label, annotation, gt[row], scored, match.get(row))
 
         taken = {detection for detection, _ in match.values()}
         for detection in np.flatnonzero(det_score >= FALSE_POSITIVE_SCORE):
-            if int(detection) in taken:
-                continue
-            label = int(det_label[detection])
-            gap = (boxes - torch.from_numpy(det_box[detection] * scale).to(boxes)).abs().sum(1)
-            cell = int(gap.argmin())
-            self._append(
-                sample,
-                dense,
-                index,
-                cell,
-                scale,
-                None,
-                None,
-                label,
-                False,
-                det=(int(detection), float("nan")),
-                det_arrays=(det_box, det_score),
-            )
+            if int(detection) not in taken:
+                gap = (boxes - torch.from_numpy(det_box[detection] * image.scale).to(boxes)).abs().sum(1)
+                self._append(image, dense, int(gap.argmin()), int(det_label[detection]), det=(int(detection), float("nan")))
 
     def _append(
-        self, sample: Any, dense: DenseOutputs, index: int, cell: int, scale: np.ndarray, annotation: dict[str, Any] | None,
-        gt: np.ndarray | None, label: int, scored: bool, det: tuple[int, float] | None, det_arrays: tuple[np.ndarray, np.ndarray],
+        self, image: _Image, dense: DenseOutputs, cell: int, label: int, annotation: dict[str, Any] | None = None,
+        gt: np.ndarray | None = None, scored: bool = False, det: tuple[int, float] | None = None,
     ) -> None:  # fmt: skip
+        sample, index, scale = image.sample, image.index, image.scale
         nan = float("nan")
         ambiguity = (annotation or {}).get("ambiguity") if self.ambiguous else None
         row: dict[str, Any] = {
@@ -181,7 +177,7 @@ class DistributionCollector:
         }  # fmt: skip
         row |= _parts("gt", gt) | _parts("cell", None) | _parts("det", None) | {"det_score": nan, "det_iou": nan}
         if det is not None:
-            row |= _parts("det", det_arrays[0][det[0]]) | {"det_score": float(det_arrays[1][det[0]]), "det_iou": det[1]}
+            row |= _parts("det", image.det_box[det[0]]) | {"det_score": float(image.det_score[det[0]]), "det_iou": det[1]}
         if cell >= 0:
             stride = int(dense.strides[cell])
             unit = stride * self.settings.bin_width
