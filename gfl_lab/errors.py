@@ -4,7 +4,6 @@ GflLabError
 ├── InputError          wrong usage or input                      exit 2
 │   ├── SpecError       an experiment or profile file
 │   └── DataError       a data set
-├── UnfairError         arms differ in more than the declared axes  exit 4
 ├── ResourceError       the machine cannot do what was asked       exit 6
 ├── StoreError          a run directory that cannot be read        exit 2
 └── TrialError          a trial that ended badly; carries a kind    exit 3
@@ -89,12 +88,6 @@ class DataError(InputError):
 
 class StoreError(InputError):
     """A run directory, or a file in it, is damaged or of a format this version cannot read."""
-
-
-class UnfairError(GflLabError):
-    """Two arms differ in more than the declared axes."""
-
-    exit_code = ExitCode.UNFAIR
 
 
 class ResourceError(GflLabError):

@@ -30,9 +30,7 @@ def command(experiment: Path, profile: str | None, data: Path | None, seeds: lis
     plan = prepare(files, tree, data=data, seeds=seeds, weights=weights, say=say).plan
     found = driver.states(plan.trials, tree)
     pending = [trial for trial in plan.trials if found[trial.id] != "done"]
-    expected = driver.wall_seconds(
-        [driver.expected_seconds(trial, plan, tree, share.cpus) for trial in pending], min(share.slots, max(1, len(pending)))
-    )
+    expected = driver.wall_seconds(driver.expected_seconds(pending, plan, tree, share.cpus), min(share.slots, max(1, len(pending))))
     rows = [
         {
             "variant": variant.name,

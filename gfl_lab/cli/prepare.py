@@ -93,11 +93,10 @@ def read_files(path: Path, profile_name: str | None) -> Files:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A plan with what its trials read. ``generated_s`` is the time that making the data set took, 0 when it was there."""
+    """A plan with what its trials read."""
 
     plan: Any
     paths: dict[str, str]
-    notes: tuple[str, ...] = ()
 
 
 def prepare_data(files: Files, tree: RunTree, data: Path | None, say: Callable[[str], None]) -> tuple[Any, dict[str, str]]:

@@ -179,7 +179,7 @@ def _say_plan(plan: Any, found: dict[str, Any], pending: list[Any], share: Any, 
         return
     at_once = min(share.slots, len(pending))
     takes = f"{plural(share.cpus, 'core')}" + (f" and {share.gpus:g} GPU" if share.gpus else "")
-    each = [expected_seconds(trial, plan, tree, share.cpus) for trial in pending]
+    each = expected_seconds(pending, plan, tree, share.cpus)
     expected = wall_seconds(each, at_once)
     say(
         f"{plural(len(pending), 'trial')} to train, {done} reused; {at_once} at once, each on {takes}; expected time {'about ' if expected else ''}{duration(expected)}"

@@ -113,7 +113,7 @@ def only_driver(folder: Path) -> Iterator[None]:
 
 
 def save_plan(plan: Plan, folder: Path) -> list[str]:
-    """Write plan.json, keeping every finished seed that the former plan had for the same settings and data.
+    """Write plan.json, keeping every trial of another seed that the former plan had for the same cell.
 
     A plan over other data is moved to ``previous/<digest>/`` with its tables first.
 
@@ -133,19 +133,21 @@ def save_plan(plan: Plan, folder: Path) -> list[str]:
             notes.append(f"the table so far was over other data ({old['data']['name']}, {old['data']['digest']}); it is kept in {archive}")
         else:
             new["created"] = old["created"]
-            former = {naming.canonical_json(variant["settings"]): variant["trials"] for variant in old["variants"]}
+            former = {trial["id"]: trial["seed"] for variant in old["variants"] for trial in variant["trials"]}
             kept = 0
-            for variant in new["variants"]:
-                known = {trial["seed"] for trial in variant["trials"]}
-                more = [trial for trial in former.get(naming.canonical_json(variant["settings"]), []) if trial["seed"] not in known]
-                variant["trials"] = sorted(variant["trials"] + more, key=lambda trial: trial["seed"])
-                kept += len(more)
+            for variant, entry in zip(plan.variants, new["variants"], strict=True):
+                spec = variant.trials[0].spec
+                for seed in set(former.values()) - {trial["seed"] for trial in entry["trials"]}:
+                    # By id, so that neither other weights nor another version of the training code gets into a row.
+                    trial_id = spec.model_copy(update={"seed": seed}).id
+                    if trial_id in former:
+                        entry["trials"].append({"id": trial_id, "seed": seed})
+                        kept += 1
+                entry["trials"].sort(key=lambda trial: trial["seed"])
             if kept:
                 notes.append(f"{kept} trials of other seeds stay in the table")
-            gone = sum(
-                naming.canonical_json(variant["settings"]) not in {naming.canonical_json(v["settings"]) for v in new["variants"]}
-                for variant in old["variants"]
-            )
+            cells = {naming.canonical_json(variant["settings"]) for variant in new["variants"]}
+            gone = sum(naming.canonical_json(variant["settings"]) not in cells for variant in old["variants"])
             if gone:
                 notes.append(f"{gone} variants of the former plan are no longer in the file; their trials are kept on disk")
     write_json(path, new)
@@ -181,7 +183,7 @@ class Watcher(threading.Thread):
     """Reads the run directories of a run's trials and tells a listener what moved.
 
     Args:
-        trials: (trial id, label, epochs, steps) in the order of display.
+        trials: in the order of display. labels: what each is called there, by id.
         listener: called with the progress of all trials, from this thread.
     """
 
@@ -247,25 +249,30 @@ def states(trials: Sequence[Trial], tree: RunTree) -> dict[str, TrialState]:
     return {trial.id: tree.trial(trial.id).state() for trial in trials}
 
 
-def expected_seconds(trial: Trial, plan: Plan, tree: RunTree, share_cpus: int) -> float | None:
-    """Seconds a trial will take: from finished trials of the same model, data size and schedule, else the profile's hint."""
-    settings = trial.spec.settings.model_dump()
-    alike = []
+def expected_seconds(trials: Sequence[Trial], plan: Plan, tree: RunTree, share_cpus: int) -> list[float | None]:
+    """Seconds each trial will take: from finished trials of the same model, data size and schedule, else the profile's hint."""
+
+    def likeness(settings: Mapping[str, Any], train_images: int) -> str:
+        keys = ("backbone", "base_channels", "image_size", "epochs", "batch_size")
+        return json.dumps([train_images, *(settings[key] for key in keys)])
+
+    history: dict[str, list[float]] = {}
     for folder in tree.trials():
         with contextlib.suppress(Exception):
             result, spec = folder.result(), folder.manifest()["spec"]
-            theirs = spec["settings"]
-            same = all(
-                json.dumps(theirs[key]) == json.dumps(settings[key])
-                for key in ("backbone", "base_channels", "image_size", "epochs", "batch_size")
-            )
-            if result and result["status"] == "done" and same and spec["data"]["train_images"] == plan.data.train_images:
-                alike.append(result["seconds"]["total"])
-    if alike:
-        return sum(alike) / len(alike)
-    if plan.profile.cpu_seconds_per_image:
-        return plan.profile.cpu_seconds_per_image * plan.data.train_images * settings["epochs"] / max(1, share_cpus)
-    return None
+            if result and result["status"] == "done":
+                history.setdefault(likeness(spec["settings"], spec["data"]["train_images"]), []).append(result["seconds"]["total"])
+
+    def of(trial: Trial) -> float | None:
+        settings = trial.spec.settings.model_dump()
+        alike = history.get(likeness(settings, plan.data.train_images))
+        if alike:
+            return sum(alike) / len(alike)
+        if plan.profile.cpu_seconds_per_image:
+            return plan.profile.cpu_seconds_per_image * plan.data.train_images * settings["epochs"] / max(1, share_cpus)
+        return None
+
+    return [of(trial) for trial in trials]
 
 
 def wall_seconds(each: Sequence[float | None], slots: int) -> float | None:

@@ -3,7 +3,6 @@
 Run as ``python -m gfl_lab.orchestrate.forkserver PRELOAD_MODULE``. It talks in JSON lines, never in pickles:
 
     stdin   {"entry": "module:function", "kwargs": {...}, "log": "/path/log.txt"}     start a child (one at a time)
-            {"kill": true}                                                            kill it
     stdout  {"ready": true}   {"pid": 123}   {"exit": 0}   {"exit": -9}                negative: killed by that signal
 
 When stdin ends, because whoever started it has died or is done, the child is killed and the server leaves. The child asks
@@ -115,10 +114,6 @@ def main(preload: list[str]) -> None:
         *lines, buffer = buffer.split(b"\n")
         for line in lines:
             request = json.loads(line)
-            if request.get("kill"):
-                if pid:
-                    _kill(pid)
-                continue
             server = os.getpid()
             pid = os.fork()
             if pid == 0:

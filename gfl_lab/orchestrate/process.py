@@ -107,10 +107,6 @@ class TrialProcess:
             if "exit" in message:
                 return message["exit"]
 
-    def kill(self) -> None:
-        """Kill the running child."""
-        self._server.stdin.write(b'{"kill": true}\n')
-
     def close(self) -> None:
         """End the server and whatever it runs."""
         self._server.stdin.close()

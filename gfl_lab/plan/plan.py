@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -44,7 +44,6 @@ class Plan:
     source: str
     data: DataSpec
     variants: tuple[Variant, ...]
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def trials(self) -> tuple[Trial, ...]:
