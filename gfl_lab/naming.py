@@ -86,13 +86,15 @@ def is_trial_id(text: str) -> bool:
 
 
 def setting_text(value: Any) -> str:
-    """A setting's value as people write it in a table: on, off, 16, 0.5, r18."""
+    """A setting's value as people write it in a table: on, off, 16, 0.5, r18, {head: {temperature: 2}}."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(setting_text(v) for v in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {setting_text(v)}" for key, v in value.items()) + "}"
     return str(value)
 
 
@@ -109,6 +111,7 @@ MLFLOW_DB, MLFLOW_ARTIFACTS = "mlflow.db", "mlartifacts"
 MANIFEST, CONFIG, METRICS_FILE, RESULT, LOG = "manifest.json", "config.py", "metrics.jsonl", "result.json", "log.txt"
 EVAL_RECORDS, DISTRIBUTIONS = "eval.npz", "distributions.parquet"
 LAST_CHECKPOINT = "last.pth"
+COMPONENTS_DIR = "components"  # in a trial's folder: the user's code that it uses
 LEASE = "lease.json"
 STOP_REQUEST = ".stop"  # in an experiment's folder: its driver was asked to stop
 PLAN, TABLE_STEM = "plan.json", "table"

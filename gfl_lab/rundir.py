@@ -4,6 +4,7 @@
       data/<name>-<digest>/             generated data sets
       trials/<id>/                      one trial: the truth about it
         manifest.json                   what it computes (TrialSpec), paths, provenance; written before it starts
+        components/<name>.py            the user's code that it uses, as it was then
         config.py                       the resolved mmengine configuration
         metrics.jsonl                   one line a step or evaluation, appended while it runs
         lease.json                      who runs it now: pid, process start time, host; gone when it ends
@@ -81,6 +82,12 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def read_json(path: Path) -> dict[str, Any]:

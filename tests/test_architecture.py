@@ -75,7 +75,9 @@ def test_the_command_line_loads_the_heavy_parts_only_when_a_verb_needs_them() ->
     """Importing every verb's module, as ``gfl-lab VERB --help`` does with its own."""
     from gfl_lab.cli.main import _VERBS
 
-    assert not loaded(*(f"gfl_lab.cli.{verb}" for verb in _VERBS)) & (DETECTION | SERVICES | {"pydantic", "pandas", "scipy", "pyarrow"})
+    assert not loaded(*(f"gfl_lab.cli.{verb.replace('-', '_')}" for verb in _VERBS)) & (
+        DETECTION | SERVICES | {"pydantic", "pandas", "scipy", "pyarrow"}
+    )
 
 
 def test_planning_and_scheduling_and_mirroring_load_no_torch_and_no_service() -> None:

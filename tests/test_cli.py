@@ -63,7 +63,7 @@ def test_help_and_version(cli: Cli) -> None:
     code, out, _ = cli("--help")
     assert code == 0 and "run" in out and "table3_qfl_dfl.yaml" in out
     assert cli("--version")[0] == 0
-    for verb in ("run", "plan", "status", "table", "dashboard", "ui", "sync", "data", "doctor"):
+    for verb in ("run", "plan", "status", "table", "dashboard", "ui", "sync", "data", "doctor", "models", "import-checkpoint", "evaluate"):
         code, out, _ = cli(verb, "--help")
         assert code == 0 and "Usage" in out
 

@@ -53,8 +53,12 @@ def _on_meta(**settings: Any) -> torch.nn.Module:
         ({"backbone": "r101"}, 51_432_665, 5_063_833),
         ({"backbone": "r18"}, 19_420_889, 5_063_833),
         ({"backbone": "r34"}, 29_529_049, 5_063_833),
+        ({"backbone": "r101", "dcn": "v1"}, 52_718_837, 5_063_833),
+        ({"backbone": "x101-32x4d", "dcn": "v1", "dcn_stages": "c4-c5"}, 53_467_053, 5_063_833),
+        ({"quality": "dgqp"}, 32_440_537 + 1409, 5_065_242),
+        ({"backbone": "vit-adapter-s"}, 35_813_801, 5_063_833),
     ],
-    ids=["GFL R50", "ATSS R50", "GFL R101", "GFL R18", "GFL R34"],
+    ids=["GFL R50", "ATSS R50", "GFL R101", "GFL R18", "GFL R34", "GFL R101-DCN", "GFL X101-DCN", "GFLv2 R50", "GFL ViT-Adapter-S"],
 )
 def test_parameters_of_the_published_models(settings: dict[str, Any], detector: int, head: int) -> None:
     model = _on_meta(**settings)
@@ -67,6 +71,30 @@ def test_names_of_the_published_checkpoints() -> None:
     last = {"gfl_cls.weight", "gfl_cls.bias", "gfl_reg.weight", "gfl_reg.bias", "integral.project"}
     assert shapes.keys() == towers | last | {f"scales.{i}.scale" for i in range(5)}
     assert shapes["gfl_reg.weight"] == (68, 256, 3, 3) and shapes["integral.project"] == (17,) and shapes["scales.0.scale"] == ()
+
+
+def test_every_switch_of_the_head_reaches_it() -> None:
+    settings = Settings(
+        quality="iou_guided", box="gaussian", gaussian_weight=0.5, gaussian_box_loss=True, guided_eta=1.5, guided_renormalise=True,
+        box_loss="ciou", box_weighting="iou", tower_bias=True, decode="local_peak",
+    )  # fmt: skip
+    with torch.device("meta"):
+        head = MODELS.build(model_config(settings, 3)).bbox_head
+    assert (head.quality, head.box, head.gaussian_weight, head.gaussian_box_loss) == ("iou_guided", "gaussian", 0.5, True)
+    assert (head.guided_eta, head.guided_renormalise, head.box_loss, head.box_weighting) == (1.5, True, "ciou", "iou")
+    assert head.decode == "local_peak" and head.cls_convs[0].conv.bias is not None
+    settings = Settings(
+        quality="dgqp", dgqp_topk=2, dgqp_mean=False, dgqp_variance=True, dgqp_channels=8, dgqp_detach=True, dgqp_form="composed"
+    )
+    with torch.device("meta"):
+        head = MODELS.build(model_config(settings, 3)).bbox_head
+    assert head.dgqp_statistics == {"topk": 2, "mean": False, "variance": True} and head.dgqp_detach
+    assert head.reg_conf[0].weight.shape == (8, 12, 1, 1) and head.gfl_cls.in_channels == 256 + 8
+    with torch.device("meta"):
+        head = MODELS.build(model_config(Settings(box="general", dfl=False, quality="none", dirac_coder="distance"), 3)).bbox_head
+    assert head.dfl_weight == 0 and head.box == "general"
+    assert MODELS.build(model_config(Settings(**DESK, box="dirac", dirac_coder="distance"), 3)).bbox_head.dirac_coder == "distance"
+    assert model_config(Settings(neck_relu=True), 3).neck.relu_before_extra_convs
 
 
 def test_switches_reach_the_model() -> None:
@@ -82,7 +110,7 @@ def test_switches_reach_the_model() -> None:
     )
     assert config.neck.in_channels == [24, 48, 96, 192] and config.neck.start_level == 1 and config.neck.num_outs == 3
     assert config.test_cfg.nms.iou_threshold == 0.5 and config.data_preprocessor.pad_size_divisor == 64
-    assert "init_cfg" not in model_config(Settings(weights="torchvision"), 3).backbone  # the trainer loads weights, safely
+    assert "init_cfg" not in model_config(Settings(weights="pretrained"), 3).backbone  # the trainer loads weights, safely
     assert config.train_cfg.assigner.topk == 9 and model_config(Settings(atss_topk=16), 3).train_cfg.assigner.topk == 16
 
 

@@ -12,35 +12,16 @@ from gfl_lab.detector.head import GFLFamilyHead, group_norm
 # isort: split
 # after ours: mmdet.models can be imported only once the operators are there
 from mmdet.models.dense_heads import ATSSHead, GFLHead
-from mmdet.structures import DetDataSample
-from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 
+from tests.support.heads import CLASSES, FIVE, THREE
+from tests.support.heads import batch as _batch
+from tests.support.heads import common as _common
+from tests.support.heads import feats as _feats
+from tests.support.heads import metas as _metas
+from tests.support.heads import samples as _samples
+
 torch.set_num_threads(1)  # small maps: threads cost more than they give, above all beside other processes
-
-CLASSES = 4
-THREE, FIVE = (8, 16, 32), (8, 16, 32, 64, 128)
-TEST_CFG = {"nms_pre": 50, "min_bbox_size": 0, "score_thr": 0.05, "nms": {"type": "nms", "iou_threshold": 0.6}, "max_per_img": 100}
-
-
-def _common(strides: tuple[int, ...], **extra: Any) -> dict[str, Any]:
-    return {
-        "num_classes": CLASSES,
-        "in_channels": 32,
-        "feat_channels": 64,
-        "stacked_convs": 2,
-        "norm_cfg": {"type": "GN", "num_groups": 8, "requires_grad": True},
-        "anchor_generator": {
-            "type": "AnchorGenerator",
-            "ratios": [1.0],
-            "octave_base_scale": 8,
-            "scales_per_octave": 1,
-            "strides": list(strides),
-        },
-        "train_cfg": ConfigDict(assigner={"type": "ATSSAssigner", "topk": 9}, allowed_border=-1, pos_weight=-1, debug=False),
-        "test_cfg": ConfigDict(TEST_CFG),
-        **extra,
-    }
 
 
 def _stock_gfl(strides: tuple[int, ...], **extra: Any) -> GFLHead:
@@ -68,44 +49,6 @@ def _copy(ours: GFLFamilyHead, stock: torch.nn.Module) -> None:
     names = {"gfl_cls": "atss_cls", "gfl_reg": "atss_reg", "gfl_quality": "atss_centerness"} if isinstance(stock, ATSSHead) else {}
     state = {".".join([names.get(k.split(".")[0], k.split(".")[0]), *k.split(".")[1:]]): v for k, v in ours.state_dict().items()}
     stock.load_state_dict(state)  # strict: every name and shape is the stock's
-
-
-def _batch(kind: str, size: tuple[int, int], generator: torch.Generator) -> list[InstanceData]:
-    def boxes(count: int, smallest: float, largest: float) -> InstanceData:
-        corner = torch.rand(count, 2, generator=generator) * torch.tensor([size[1] * 0.8, size[0] * 0.8])
-        wh = smallest + torch.rand(count, 2, generator=generator) * (largest - smallest)
-        return InstanceData(bboxes=torch.cat([corner, corner + wh], 1), labels=torch.randint(0, CLASSES, (count,), generator=generator))
-
-    if kind == "none":
-        return [boxes(0, 1, 1) for _ in range(3)]
-    if kind == "one":
-        return [boxes(1, 20, 60), boxes(0, 1, 1), boxes(0, 1, 1)]
-    if kind == "crowded":
-        return [boxes(25, 8, 60), boxes(3, 8, 100), boxes(0, 1, 1)]
-    # beyond what n = 4 bins reach on any of three levels, and beyond the image
-    return [
-        InstanceData(bboxes=torch.tensor([[-400.0, -300, 500, 600], [10, 10, 40, 50]]), labels=torch.tensor([0, 3])),
-        boxes(2, 100, 400),
-        boxes(1, 5, 6),
-    ]
-
-
-def _metas(count: int, size: tuple[int, int], padded: list[tuple[int, int]] | None = None) -> list[dict]:
-    shapes = padded or [size] * count
-    return [{"img_shape": (h - 3, w - 5), "pad_shape": (h, w), "ori_shape": (h - 3, w - 5), "scale_factor": (1.0, 1.0)} for h, w in shapes]
-
-
-def _feats(strides: tuple[int, ...], size: tuple[int, int], generator: torch.Generator, images: int = 3) -> tuple[torch.Tensor, ...]:
-    return tuple(torch.randn(images, 32, -(-size[0] // s), -(-size[1] // s), generator=generator) for s in strides)
-
-
-def _samples(instances: list[InstanceData], metas: list[dict]) -> list[DetDataSample]:
-    out = []
-    for instance, meta in zip(instances, metas, strict=True):
-        sample = DetDataSample(metainfo=meta)
-        sample.gt_instances, sample.ignored_instances = instance, InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0))
-        out.append(sample)
-    return out
 
 
 def _pair(variant: str, strides: tuple[int, ...], **extra: Any) -> tuple[GFLFamilyHead, torch.nn.Module]:
@@ -254,7 +197,7 @@ def test_bin_width_is_a_unit() -> None:
     reach = geometry.strides[location, None] * torch.rand(7, 4, generator=generator) * 8
     near = torch.cat([centers - reach[:, :2], centers + reach[:, 2:]], 1)
     far = torch.cat([centers - 2 * reach[:, :2], centers + 2 * reach[:, 2:]], 1)
-    dfl_one, dfl_two = one._decode_positives(logits, geometry, location, near)[2], two._decode_positives(logits, geometry, location, far)[2]
+    dfl_one, dfl_two = one._fit_positives(logits, geometry, location, near)[2], two._fit_positives(logits, geometry, location, far)[2]
     torch.testing.assert_close(dfl_one, dfl_two, rtol=1e-5, atol=1e-5)
     feats = _feats(THREE, (128, 128), generator)
     dense = [head.dense_outputs(head(feats), _metas(3, (10**6, 10**6))) for head in (one, two)]

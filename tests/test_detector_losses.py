@@ -13,7 +13,7 @@ from gfl_lab.detector import losses, ops
 
 # isort: split
 # after ours: mmdet.models can be imported only once the operators are there
-from mmdet.models.losses import DistributionFocalLoss, FocalLoss, GIoULoss, QualityFocalLoss
+from mmdet.models.losses import CIoULoss, DIoULoss, DistributionFocalLoss, FocalLoss, GIoULoss, IoULoss, QualityFocalLoss
 
 
 def _two_peaks() -> torch.Tensor:
@@ -140,6 +140,100 @@ class TestDistributionFocalLoss:
         assert losses.distribution_focal_loss(shifted, target).item() >= lowest - 1e-5
 
 
+class TestGeneralizedFocalLoss:
+    """The general form has focal loss, QFL and DFL as special cases, in value and gradient."""
+
+    @staticmethod
+    def _binary(logit: torch.Tensor, target: torch.Tensor, beta: float) -> torch.Tensor:
+        log_p = torch.stack([torch.nn.functional.logsigmoid(-logit), torch.nn.functional.logsigmoid(logit)], -1)
+        return losses.generalized_focal_loss(log_p, target, torch.tensor([0.0, 1.0]), beta)
+
+    def test_worked_number(self) -> None:
+        assert self._binary(torch.zeros(1), torch.tensor([0.8]), 2.0).item() == pytest.approx(0.0623832, abs=1e-6)
+
+    @given(st.lists(st.tuples(st.floats(-9, 9), st.floats(0, 1)), min_size=1, max_size=8), st.sampled_from([0.0, 1.0, 2.0, 2.5, 4.0]))
+    @settings(max_examples=80, deadline=None)
+    def test_qfl(self, pairs: list[tuple[float, float]], beta: float) -> None:
+        logits, target = torch.tensor(pairs, dtype=torch.float32).T
+        ours, special = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+        a, b = self._binary(ours, target, beta), losses.quality_focal_loss(special, target, beta)
+        a.sum().backward(), b.sum().backward()
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(ours.grad, special.grad, rtol=1e-3, atol=1e-5)
+
+    @given(st.lists(st.tuples(st.floats(-9, 9), st.sampled_from([0.0, 1.0])), min_size=1, max_size=8), st.sampled_from([1.0, 2.0, 3.0]))
+    @settings(max_examples=60, deadline=None)
+    def test_focal_loss(self, pairs: list[tuple[float, float]], gamma: float) -> None:
+        logits, target = torch.tensor(pairs, dtype=torch.float32).T
+        ours, special = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+        a, b = self._binary(ours, target, gamma), 2 * losses.focal_loss(special, target, gamma, alpha=0.5)
+        a.sum().backward(), b.sum().backward()
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(ours.grad, special.grad, rtol=1e-3, atol=1e-5)
+
+    @given(st.lists(st.floats(0, 15.9), min_size=1, max_size=8), st.integers(0, 99))
+    @settings(max_examples=60, deadline=None)
+    def test_dfl(self, distances: list[float], seed: int) -> None:
+        target = torch.tensor(distances, dtype=torch.float32)
+        logits = torch.randn(len(target), 17, generator=torch.Generator().manual_seed(seed)) * 3
+        ours, special = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+        left = target.floor().long()
+        log_p = ours.log_softmax(1).gather(1, torch.stack([left, left + 1], 1))
+        a = losses.generalized_focal_loss(log_p, target, torch.stack([left, left + 1], 1), 0.0)
+        b = losses.distribution_focal_loss(special, target)
+        a.sum().backward(), b.sum().backward()
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours.grad, special.grad, rtol=1e-3, atol=1e-5)
+
+    @given(st.floats(-3, 3), st.floats(0.2, 4), st.floats(0, 1), st.sampled_from([0.0, 1.0, 2.0]))
+    @settings(max_examples=60, deadline=None)
+    def test_least_where_the_expectation_is_the_target(self, low: float, width: float, part: float, beta: float) -> None:
+        """p_l = (y_r - y) / (y_r - y_l), whatever the bounds."""
+        bounds = torch.tensor([low, low + width])
+        target = torch.tensor(low + part * width)
+        grid = torch.linspace(0.001, 0.999, 999)
+        values = losses.generalized_focal_loss(torch.stack([grid.log(), (1 - grid).log()], -1), target, bounds, beta)
+        best = torch.tensor(min(max(1 - part, 1e-6), 1 - 1e-6))
+        lowest = losses.generalized_focal_loss(torch.stack([best.log(), (1 - best).log()]), target, bounds, beta)
+        assert lowest.item() <= values.min().item() + 1e-4
+
+
+class TestProductQFL:
+    @given(
+        st.lists(st.tuples(st.floats(-6, 6), st.floats(-6, 6), st.floats(0, 1)), min_size=1, max_size=8), st.sampled_from([0.0, 2.0, 4.0])
+    )
+    @settings(max_examples=60, deadline=None)
+    def test_is_mmdets_qfl_on_probabilities(self, triples: list[tuple[float, float, float]], beta: float) -> None:
+        logits, quality, target = torch.tensor(triples, dtype=torch.float32).T
+        joint = (logits.sigmoid() * quality.sigmoid())[:, None]
+        loss = QualityFocalLoss(beta=beta, activated=True)
+        expected = loss(joint, (torch.zeros(len(target), dtype=torch.long), target), reduction_override="none")
+        torch.testing.assert_close(losses.quality_focal_loss_of_product(logits, quality, target, beta), expected, rtol=1e-4, atol=1e-6)
+
+    def test_is_qfl_for_a_sure_quality(self) -> None:
+        logits, target = torch.linspace(-5, 5, 11), torch.linspace(0, 1, 11)
+        ours = losses.quality_focal_loss_of_product(logits, torch.tensor(40.0), target)
+        torch.testing.assert_close(ours, losses.quality_focal_loss(logits, target), rtol=1e-4, atol=1e-6)
+
+    def test_extreme_scores_have_finite_gradients(self) -> None:
+        logits = torch.tensor([60.0, -60, 60, -60]).requires_grad_()
+        quality = torch.tensor([60.0, -60, -60, 60]).requires_grad_()
+        losses.quality_focal_loss_of_product(logits, quality, torch.tensor([0.0, 1.0, 0.5, 0.5])).sum().backward()
+        assert torch.isfinite(logits.grad).all() and torch.isfinite(quality.grad).all()
+
+
+def test_gaussian_nll() -> None:
+    """At log variance 0 it is half the squared error; the best log variance is the log of the squared error."""
+    mean, target = torch.tensor([0.0, 2, 5]), torch.tensor([1.0, 2, 2])
+    assert losses.gaussian_nll(mean, torch.zeros(3), target).tolist() == [0.5, 0.0, 4.5]
+    at_best = torch.tensor([9.0]).log().requires_grad_()
+    loss = losses.gaussian_nll(torch.tensor([5.0]), at_best, torch.tensor([2.0]))
+    loss.backward()
+    assert loss.item() == pytest.approx(0.5 + 0.5 * math.log(9)) and at_best.grad.item() == pytest.approx(0, abs=1e-6)
+    stock = torch.nn.GaussianNLLLoss(reduction="none")(mean, target, torch.tensor([2.0, 1, 0.5]))
+    torch.testing.assert_close(losses.gaussian_nll(mean, torch.tensor([2.0, 1, 0.5]).log(), target), stock)
+
+
 class TestBoxes:
     def test_worked_numbers(self) -> None:
         boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 4, 4], [0, 0, 1, 1]])
@@ -163,6 +257,39 @@ class TestBoxes:
         a.backward(), b.backward()
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(ours.grad, stock.grad, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("kind", "stock"), [("giou", GIoULoss), ("diou", DIoULoss), ("ciou", CIoULoss), ("iou", IoULoss)], ids=lambda v: str(v)
+    )
+    def test_every_box_loss_of_mmdet(self, kind: str, stock: type) -> None:
+        torch.manual_seed(0)
+        ours = torch.rand(200, 4) * 20
+        ours[:, 2:] += ours[:, :2] + 0.5
+        target = ours + torch.randn(200, 4) * 2  # most overlap, some only just
+        target[:, 2:] = torch.max(target[:, 2:], target[:, :2] + 0.5)
+        ours.requires_grad_()
+        theirs = ours.detach().clone().requires_grad_()
+        iou, loss = losses.iou_and_box_loss(ours, target, kind)
+        expected = stock()(theirs, target, reduction_override="none")
+        loss.sum().backward(), expected.sum().backward()
+        torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(iou, losses.iou_and_giou(ours, target)[0])
+
+    def test_box_losses_by_hand(self) -> None:
+        """A 10 x 10 box against its left half: IoU 1/2, hull the box itself, centres 2.5 apart, aspect 1 against 1/2."""
+        box, half = torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[0.0, 0, 5, 10]])
+        found = {kind: losses.iou_and_box_loss(box, half, kind)[1].item() for kind in losses.BOX_LOSSES}
+        assert found["giou"] == pytest.approx(0.5) and found["iou"] == pytest.approx(math.log(2))
+        assert found["diou"] == pytest.approx(0.5 + 6.25 / 200)
+        assert found["ciou"] == pytest.approx(found["diou"], abs=1e-5)  # the aspect term begins above IoU 1/2
+        wider = torch.tensor([[0.0, 0, 8, 10]])
+        aspect = 4 / math.pi**2 * (math.atan(1) - math.atan(0.8)) ** 2
+        share = aspect / (1 - 0.8 + aspect)
+        assert losses.iou_and_box_loss(box, wider, "ciou")[1].item() == pytest.approx(0.2 + 1 / 200 + share * aspect, abs=1e-6)
+
+    def test_centerness_outside_of_the_box_is_0(self) -> None:
+        assert losses.centerness_target(torch.tensor([[-1.0, 5], [0, 5]]), torch.tensor([[0.0, 0, 10, 10]] * 2)).tolist() == [0, 0]
 
     def test_centerness(self) -> None:
         centers = torch.tensor([[5.0, 5.0], [2.0, 5.0], [1.0, 9.0]])

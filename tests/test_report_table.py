@@ -30,7 +30,9 @@ def variant(name: str, *trials: TrialRow, baseline: bool = False, reference: Ref
 
 def experiment(*variants: VariantRow, metrics: tuple[str, ...] = ("AP", "fps")) -> ExperimentRow:
     data = DataRow("shapes", "0" * 16, ("a", "b"), 10, 5, True)
-    return ExperimentRow("t3", "desk", "What?", "ablation", "t3.yaml", "", {"qfl": (False, True)}, metrics, data, variants)
+    return ExperimentRow(
+        "t3", "desk", "What?", "ablation", "t3.yaml", "", {"qfl": (False, True)}, metrics, data, variants, declared=frozenset({"qfl"})
+    )
 
 
 def published(**metrics: float) -> Reference:

@@ -34,6 +34,9 @@ SMALL = {
     "strides": (8, 16, 32), "image_size": (128, 128), "optimizer": "adamw", "lr": 0.002, "lr_schedule": "cosine", "warmup_iters": 3, "batch_size": 8, "epochs": 2, "score_thr": 0.001,
 }  # fmt: skip
 
+TINY = {"image_size": (64, 64), "strides": (8, 16), "batch_size": 10, "score_thr": 0.05}
+"""Over SMALL: four steps that a CPU without half-precision arithmetic does in a second."""
+
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -151,6 +154,101 @@ def test_a_trial_stopped_at_any_step_ends_bitwise_the_same(done: TrialDir, shape
     assert val == [(line["epoch"], line["metrics"]) for line in done.metric_lines() if line["kind"] == "val"]
     same = {key: value for key, value in done.result()["metrics"].items() if key not in ("fps", "latency_ms")}
     assert same == {key: value for key, value in trial.result()["metrics"].items() if key in same}
+
+
+def test_a_2x_schedule_is_twice_the_epochs(done: TrialDir, shapes: Path, tmp_path: Path) -> None:
+    trial = make_trial(tmp_path, shapes, epochs=1, schedule="2x")
+    run_trial(trial.path)
+    assert (trial.result()["epochs"], trial.result()["steps"]) == (2, 6)
+    ours, theirs = weights(trial), weights(done)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_average_precision_crops_and_groups_resume_bitwise(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """All that a schedule can ask for at once, with a model that draws random numbers in training, stopped within an epoch."""
+    settings = TINY | {
+        "precision": precision, "ema": 0.4, "no_decay": ["norm", "bias"], "bias_lr": 2.0, "clip_grad_norm": 10.0,
+        "crop": "vit_adapter", "scale_range": [0.6, 1.0], "scale_step": 0.1,
+    }  # fmt: skip
+    extract = trial_module.TrialDetector.extract_feat
+    dtypes = set()
+
+    def noisy(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        maps = extract(self, images)
+        dtypes.add((self.training, maps[0].dtype))
+        return tuple(torch.nn.functional.dropout(level, 0.2, self.training) for level in maps)
+
+    update, latency = trial_module.MovingAverage.update, trial_module.measure_latency
+    states: list[dict[str, torch.Tensor]] = []
+    judged: list[dict[str, torch.Tensor]] = []
+
+    def copy(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+        return {key: value.detach().clone() for key, value in model.state_dict().items()}
+
+    def seen(self, model: torch.nn.Module) -> None:
+        if not states:
+            states.append({key: value.clone() for key, value in self.weights.items()})
+        states.append(copy(model))
+        update(self, model)
+
+    def timed(model: torch.nn.Module, *args: object) -> dict[str, float]:
+        judged.append(copy(model))
+        return latency(model, *args)
+
+    monkeypatch.setattr(trial_module.TrialDetector, "extract_feat", noisy)
+    monkeypatch.setattr(trial_module.MovingAverage, "update", seen)
+    monkeypatch.setattr(trial_module, "measure_latency", timed)
+    whole = make_trial(tmp_path / "whole", shapes, **settings)
+    run_trial(whole.path)
+    assert whole.state() is TrialState.DONE, whole.file(naming.LOG).read_text()
+    assert dtypes == {(True, getattr(torch, precision)), (False, torch.float32)}, "autocast in training, float32 in evaluation"
+    assert all(np.isfinite(line["metrics"]["loss"]) for line in whole.metric_lines() if line["kind"] == "train")
+
+    start, *trained = states
+    assert len(trained) == 4
+    expected = {key: value.double() for key, value in start.items()}
+    for t, state in enumerate(trained):
+        decay = min(0.4, (1 + t) / (10 + t))
+        expected = {key: decay * value + (1 - decay) * state[key].double() for key, value in expected.items()}
+    file = load_safely(whole.file(naming.LAST_CHECKPOINT))
+    floats = [key for key, value in start.items() if value.is_floating_point()]
+    assert all(torch.allclose(file["state_dict"][key].double(), expected[key], atol=1e-5, rtol=1e-5) for key in floats)
+    assert all(torch.equal(file["trained"][key], trained[-1][key]) for key in start)
+    assert all(torch.equal(file["state_dict"][key], judged[-1][key]) for key in start), "what is saved is what is judged"
+    assert any(not torch.equal(file["state_dict"][key], file["trained"][key]) for key in floats)
+
+    stopped = make_trial(tmp_path / "stopped", shapes, **settings)
+    asked = iter(range(100))
+    with pytest.raises(Interrupted):
+        run_trial(stopped.path, should_stop=lambda: next(asked) >= 3)
+    run_trial(stopped.path)
+    again = load_safely(stopped.file(naming.LAST_CHECKPOINT))
+    for part in ("state_dict", "trained"):
+        assert all(torch.equal(again[part][key], file[part][key]) for key in start), part
+    assert again["average_updates"] == file["average_updates"] == 4
+    assert again["optimizer"]["loss_scaler"] == file["optimizer"]["loss_scaler"]
+    for kind in ("train", "val"):
+        ours, theirs = ([line["metrics"] for line in t.metric_lines() if line["kind"] == kind] for t in (stopped, whole))
+        assert ours == theirs
+
+
+def test_a_float16_step_that_overflows_is_no_failure(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = make_trial(tmp_path, shapes, **TINY, precision="float16")
+    loss = trial_module.TrialDetector.loss
+    calls = Counter()
+
+    def huge(self, *args, **kwargs):
+        calls["n"] += 1
+        losses = loss(self, *args, **kwargs)
+        return losses | {"loss_cls": losses["loss_cls"] * 1e25} if calls["n"] == 2 else losses
+
+    monkeypatch.setattr(trial_module.TrialDetector, "loss", huge)
+    run_trial(trial.path)
+    assert trial.state() is TrialState.DONE and trial.result()["steps"] == 4
+    assert load_safely(trial.file(naming.LAST_CHECKPOINT))["optimizer"]["loss_scaler"]["scale"] == 256
 
 
 def test_loader_processes_do_not_change_the_numbers(done: TrialDir, shapes: Path, tmp_path: Path) -> None:

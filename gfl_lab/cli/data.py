@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from gfl_lab.cli.output import print_json, say
-from gfl_lab.errors import ExitCode
+from gfl_lab.cli.output import consoles, print_json, say
+from gfl_lab.cli.prepare import EXPERIMENTS
+from gfl_lab.errors import ExitCode, InputError, Problem
+
+if TYPE_CHECKING:
+    from gfl_lab.train.side_distances import SideDistances
 
 
 @click.group("data")
@@ -17,23 +23,123 @@ def command() -> None:
 
 
 @command.command("check")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.option("--profile", "profile_name", metavar="NAME", help="Show how far box sides are from their cells, with a profile's settings.")
+@click.option("--reg-max", type=click.IntRange(1, 128), help="n, instead of the profile's.")
+@click.option(
+    "--bin-width", type=click.FloatRange(0, 64, min_open=True), help="Distance between bins in strides, instead of the profile's."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(path: Path, as_json: bool) -> None:
+def check(path: Path | None, profile_name: str | None, reg_max: int | None, bin_width: float | None, as_json: bool) -> None:
     """Check the data set in folder PATH completely, every image decoded; exit code 2 when it cannot be trained on.
 
-    Example:  gfl-lab data check ~/data/coco
+    With --profile also assign every training box to cells, as training would, and show on each level how far the sides
+    are from the cells, in bins, and the share that reg_max and bin_width clip. PATH may then be left out where the
+    profile generates its data.
+
+    Example:  gfl-lab data check ~/data/coco --profile coco_1x
     """
     from gfl_lab.data.coco import check_dataset
 
+    if profile_name is None and (reg_max is not None or bin_width is not None):
+        raise click.UsageError("--reg-max and --bin-width need --profile: strides, image size and the rest come from it")
+    if profile_name is None and path is None:
+        raise click.UsageError("give PATH, a folder in COCO format, or a --profile that generates its data")
+    profile, settings = (None, None) if profile_name is None else _profile(profile_name)
+    if path is None:
+        path = _generated(profile)
     report = check_dataset(path)
+    sides = None
+    if settings is not None and report.ok:
+        sides = _measure(path, report.classes, settings, reg_max, bin_width)
     if as_json:
-        print_json(report.to_dict())
+        print_json(report.to_dict() | ({} if profile is None else {"profile": profile.name, "sides": sides and sides.to_dict()}))
     else:
         print(report.to_text())
+        if sides:
+            print_sides(sides, f"profile {profile.name}", consoles()[0])
     if report.errors:
         say(f"error: {path} cannot be trained on")
     sys.exit(int(ExitCode.USAGE if report.errors else ExitCode.DONE))
+
+
+def _profile(name: str) -> tuple[Any, Any]:
+    """A profile of ./experiments/profiles or gfl-lab's own, and its settings. Raises SpecError."""
+    from gfl_lab.spec.files import find_profile, load_profile, resolve_settings
+
+    profile = load_profile(find_profile(name, [Path("experiments/profiles").resolve(), EXPERIMENTS / "profiles"]))
+    return profile, resolve_settings(profile.settings)
+
+
+def _generated(profile: Any) -> Path:
+    """The folder of the data that a profile generates, made when it is not there yet."""
+    from gfl_lab.data.ambiguous_shapes import AmbiguousShapesSpec
+    from gfl_lab.data.ambiguous_shapes import generate as make
+    from gfl_lab.rundir import RunTree
+
+    if profile.data == "required":
+        message = f"profile {profile.name} has no data set of its own"
+        raise InputError(Problem(message, hint="Give PATH, a folder in COCO format (docs/data.md)."))
+    return make(AmbiguousShapesSpec(**profile.data.model_dump()), RunTree.default().root / "data")
+
+
+def _measure(path: Path, classes: tuple[str, ...], settings: Any, reg_max: int | None, bin_width: float | None) -> SideDistances:
+    import torch
+    from rich.progress import Progress
+
+    from gfl_lab.data.coco import find_dataset
+    from gfl_lab.train.side_distances import side_distances
+
+    console = consoles()[1]
+    if not console.is_terminal:
+        say("assigning the training boxes to cells")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the pieces are too small for several: on busy cores they wait for each other
+    try:
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task("assigning boxes to cells")
+            paths = find_dataset(path)
+            return side_distances(paths, classes, settings, reg_max, bin_width, lambda done, of: bar.update(task, completed=done, total=of))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def print_sides(sides: SideDistances, title: str, console: Any) -> None:
+    """The table of levels, on a terminal with a histogram of each, and the advice."""
+    from rich.table import Table
+
+    width, height = sides.image_size
+    console.print(
+        f"\nbox sides, {title}: reg_max {sides.reg_max}, bin_width {sides.bin_width:g}, image_size {width}x{height}; "
+        f"{sides.boxes} boxes of {sides.images} training images"
+    )
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("stride", "boxes", "of all", "cells", "50%", "90%", "99%", "max", "clipped\nsides", "clipped\nboxes"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for level in (*sides.levels, sides.all):
+        numbers = ["-"] * 6
+        if level.cells:
+            numbers = [f"{distance:.1f}" for distance in (*(level.quantiles[q] for q in ("0.5", "0.9", "0.99")), level.max)]
+            numbers += [f"{share:.2%}" for share in (level.clipped_share, level.clipped_boxes_share)]
+        table.add_row(str(level.stride or "all"), str(level.boxes), f"{level.boxes_share:.1%}", str(level.cells), *numbers)
+    console.print(table)
+    if console.is_terminal:
+        console.print(f"sides in bins 0 to {sides.reg_max}, and beyond:")
+        for level in sides.levels:
+            console.print(f"{level.stride:6}  {histogram(level.counts, sides.reg_max)}")
+    console.print(f"boxes without a cell: {sides.boxes_without_cells}; distances are in bins; a box may have cells on several levels")
+    for note in sides.notes:
+        console.print(f"note: {note}")
+    console.print(sides.advice, soft_wrap=True)
+
+
+def histogram(counts: Sequence[int], reg_max: int, width: int = 32) -> str:
+    """Bars of the sides in each bin, at most ``width`` of them, and after a `|` one of those beyond n; a count is never no bar."""
+    together = -(-reg_max // width)
+    bars = [sum(counts[start : min(start + together, reg_max)]) for start in range(0, reg_max, together)] + [sum(counts[reg_max:])]
+    top = max(bars)
+    drawn = ["\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"[-(-8 * bar // top) - 1] if bar else " " for bar in bars]
+    return f"{''.join(drawn[:-1])}|{drawn[-1]}"
 
 
 @command.command("generate")

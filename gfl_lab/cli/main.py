@@ -18,10 +18,13 @@ _VERBS = {
     "plan": "Show the trials of an experiment and what is done; nothing is trained.",
     "status": "Show where experiments and their trials stand.",
     "table": "Print the AP table of an experiment.",
+    "evaluate": "Evaluate a trial's weights under other test settings, or converted weights on a data set.",
+    "models": "List every published row: which experiment and variant runs it, or why none does.",
     "dashboard": "Open the dashboard on 127.0.0.1: tables, curves, box distributions.",
     "ui": "Open MLflow's own UI on 127.0.0.1.",
     "sync": "Mirror all runs to MLflow again; nothing is doubled.",
     "data": "Check a data set, or make the generated one.",
+    "import-checkpoint": "Convert weights of mmdet, GFocal, ViT-Adapter, DeiT, torchvision or PaddleDetection.",
     "doctor": "Check the environment and the run tree; --fix repairs what it can.",
 }
 
@@ -42,7 +45,7 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in _VERBS:
             return None
-        return importlib.import_module(f"gfl_lab.cli.{name}").command
+        return importlib.import_module(f"gfl_lab.cli.{name.replace('-', '_')}").command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in _VERBS:

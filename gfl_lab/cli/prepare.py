@@ -30,7 +30,7 @@ def profile_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """What decides which trials there are."""
     for option in (
-        click.option("--weights", metavar="FILE", help="Backbone weights to start from: a torch file, `torchvision`, or `random`."),
+        click.option("--weights", metavar="FILE", help="Backbone weights to start from: a torch file, `pretrained`, or `random`."),
         click.option("--seeds", metavar="LIST", callback=parse_seeds, help="Seeds instead of the experiment's own: 0,1,2 or 0..4."),
         click.option("--data", metavar="PATH", type=click.Path(path_type=Path), help="Folder with a data set in COCO format."),
     ):
@@ -56,12 +56,13 @@ def parse_seeds(_ctx: click.Context, _param: click.Parameter, text: str | None) 
 
 @dataclass(frozen=True)
 class Files:
-    """The files behind a plan, read and checked; nothing has been written."""
+    """The files behind a plan, read and checked; nothing has been written, and none of ``code`` has been run."""
 
     experiment: Any
     source: Any
     profile: Any
     published: Any
+    code: tuple[Any, ...] = ()
 
 
 def read_files(path: Path, profile_name: str | None) -> Files:
@@ -70,11 +71,12 @@ def read_files(path: Path, profile_name: str | None) -> Files:
     Raises:
         SpecError: every problem of the first file that has one.
     """
+    from gfl_lab.spec.code import read_code
     from gfl_lab.spec.files import find_profile, load_experiment, load_profile, load_published
 
     experiment, source = load_experiment(path)
     beside = path.resolve().parent
-    problems: list[Problem] = []
+    code, problems = read_code(experiment.code, source)
     profile = published = None
     try:
         profile = load_profile(find_profile(profile_name or experiment.profile, [beside / "profiles", EXPERIMENTS / "profiles"]))
@@ -88,15 +90,16 @@ def read_files(path: Path, profile_name: str | None) -> Files:
             problems += error.problems
     if problems:
         raise SpecError(problems)
-    return Files(experiment, source, profile, published)
+    return Files(experiment, source, profile, published, code)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A plan with what its trials read."""
+    """A plan with what its trials read, and the code that they use."""
 
     plan: Any
     paths: dict[str, str]
+    code: tuple[Any, ...] = ()
 
 
 def prepare_data(files: Files, tree: RunTree, data: Path | None, say: Callable[[str], None]) -> tuple[Any, dict[str, str]]:
@@ -145,7 +148,7 @@ def prepare_data(files: Files, tree: RunTree, data: Path | None, say: Callable[[
 
 def _weights_path(weights: str, beside: Path) -> str:
     """The setting ``weights`` with a path made absolute."""
-    return weights if weights in ("random", "torchvision") else os.path.abspath(beside / Path(weights).expanduser())
+    return weights if weights in ("random", "pretrained") else os.path.abspath(beside / Path(weights).expanduser())
 
 
 def _with_weights(settings: dict[str, Any], beside: Path) -> dict[str, Any]:
@@ -157,6 +160,7 @@ def prepare(
 ) -> Prepared:
     """The plan. Raises SpecError, DataError, InputError; then nothing but a data set or its check has been written."""
     from gfl_lab.plan.plan import build_plan
+    from gfl_lab.spec.code import class_names
     from gfl_lab.spec.settings import DataSpec
 
     experiment = files.experiment
@@ -171,6 +175,12 @@ def prepare(
         own["set"] = experiment.set | {"weights": _weights_path(weights, Path.cwd())}
     experiment = experiment.model_copy(update=own)
 
+    registered: frozenset[str] = frozenset()
+
+    def components(settings: Any) -> tuple[Any, ...]:
+        # All files, not only the one that has the class: it may use what another one registers.
+        return tuple(file.component for file in files.code) if registered & class_names(settings) else ()
+
     def plan_over(content: Any) -> Any:
         return build_plan(
             experiment,
@@ -180,16 +190,67 @@ def prepare(
             seeds=seeds,
             published=files.published,
             weights_digest=digest_weights,
+            components=components,
         )
 
-    plan_over(DataSpec(name="", digest="", classes=(), train_images=0, val_images=0))  # impossible settings, before any data is looked at
+    # impossible settings and components, before any data is looked at
+    draft = plan_over(DataSpec(name="", digest="", classes=(), train_images=0, val_images=0))
+    registered = _check_components(files, [variant.settings for variant in draft.variants])
     content, paths = prepare_data(files, tree, data, say)
-    return Prepared(plan_over(content), paths)
+    return Prepared(plan_over(content), paths, files.code)
+
+
+def _check_components(files: Files, variants: list[Any]) -> frozenset[str]:
+    """Import the experiment's code and check every component that a variant names; the names that the code registers.
+
+    An experiment without any is left alone: it has no need of torch yet.
+
+    Raises:
+        InputError: the code cannot be imported. SpecError: every problem of the components.
+    """
+    from gfl_lab.spec.code import class_names
+    from gfl_lab.spec.settings import BUILT_IN
+
+    ours = [settings for settings in variants if settings.arguments or class_names(settings)]
+    if not files.code and not ours:
+        return frozenset()
+    from gfl_lab.train.component_check import check
+    from gfl_lab.train.components import load
+
+    own = load(files.code)
+    found: dict[str, Problem] = {}
+    for settings in ours:
+        for finding in check(settings, files.code, own):
+            place = _place_of(files, finding.key, getattr(settings, finding.key))
+            found.setdefault(finding.problem.message, Problem(finding.problem.message, place, finding.problem.hint))
+    for kind in sorted({kind for settings in ours for kind in settings.arguments} - {"head"}):
+        having = [settings for settings in ours if kind in settings.arguments]
+        if all(getattr(settings, kind) in BUILT_IN[kind] for settings in having):
+            place = _place_of(files, "arguments", having[0].arguments)
+            found[kind] = Problem(f"arguments.{kind} is given, but no variant that has it names a {kind} of yours", place)
+    if not found and files.code and not any(own & class_names(settings) for settings in ours):
+        names = f"it registers {', '.join(sorted(own))}" if own else "it registers nothing"
+        hint = "Make a registered class the value of an axis, an arm or `set`, or drop `code`."
+        found[""] = Problem(f"no variant uses the code: {names}", files.source.place("code"), hint)
+    if found:
+        raise SpecError(list(found.values()))
+    return own
+
+
+def _place_of(files: Files, key: str, value: Any) -> str:
+    """Where the experiment, or else the profile, gives a setting this value."""
+    experiment, source = files.experiment, files.source
+    if value in experiment.axes.get(key, ()):
+        return source.place("axes", key, experiment.axes[key].index(value))
+    for arm, settings in experiment.arms.items():
+        if settings.get(key) == value:
+            return source.place("arms", arm, key)
+    return source.place("set", key) if key in experiment.set else f"profile {files.profile.name}: {key}"
 
 
 @functools.cache
 def digest_weights(weights: str) -> str:
-    """What stands in a trial's id for its initial weights: empty, torchvision's name, or the file's SHA-256.
+    """What stands in a trial's id for its initial weights: empty, `pretrained` (which they are follows from the backbone), or the file's SHA-256.
 
     Raises:
         InputError: the file cannot be read.
@@ -198,8 +259,8 @@ def digest_weights(weights: str) -> str:
 
     if weights == "random":
         return ""
-    if weights == "torchvision":
-        return "torchvision:IMAGENET1K_V1"
+    if weights == "pretrained":
+        return weights
     try:
         with open(weights, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -68,7 +68,8 @@ def command(
     stop = driver.StopSwitch(folder / naming.STOP_REQUEST)
     engine = _executor(executor, share, machine, address, stop, gpu_optional=gpus is None and not wish.gpu_required)
     # Ray takes seconds to start: meanwhile the data set is generated, on a first run, where nothing can be wrong any more.
-    first = data is None and weights is None and files.profile.data != "required" and not (folder / naming.PLAN).exists()
+    sure = data is None and weights is None and files.profile.data != "required" and not files.code
+    first = sure and not (folder / naming.PLAN).exists()
     starting = _Engine(engine) if executor == "ray" and first else None
     try:
         prepared = prepare(files, tree, data=data, seeds=seeds, weights=weights, say=say)
@@ -77,15 +78,15 @@ def command(
             found = driver.states(plan.trials, tree)
             pending = [trial for trial in plan.trials if found[trial.id] not in (TrialState.DONE, TrialState.RUNNING)]
             _say_plan(plan, found, pending, share, tree)
-            for depth in sorted({t.spec.settings.backbone for t in pending if t.spec.settings.weights == "torchvision"}):
-                from gfl_lab.train.checkpoint import fetch_torchvision
+            for backbone in sorted({t.spec.settings.backbone for t in pending if t.spec.settings.weights == "pretrained"}):
+                from gfl_lab.train.checkpoint import fetch_pretrained
 
-                fetch_torchvision(depth)  # once, before anything is written and before trials would each do it
+                fetch_pretrained(backbone)  # once, before anything is written and before trials would each do it
             for note in driver.save_plan(plan, folder):
                 say(f"note: {note}")
             mirror = _start_mirror(tree, plan)
             if pending:
-                driver.write_manifests(pending, tree, prepared.paths)
+                driver.write_manifests(pending, tree, prepared.paths, prepared.code)
                 if executor == "ray":
                     starting = starting or _Engine(engine)
                     starting.ready()

@@ -1,23 +1,34 @@
-"""From ``Settings`` to a detector: ResNet, FPN and ``GFLFamilyHead`` in mmdet's ``GFL``."""
+"""From ``Settings`` to a detector: a backbone, FPN and ``GFLFamilyHead`` in mmdet's ``GFL``."""
 
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from mmengine.logging import MMLogger
 from torch import nn
 
-from gfl_lab.spec.settings import Settings
+from gfl_lab.detector.backbones import backbone_config
+from gfl_lab.spec.settings import BUILT_IN, Settings
 
 PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 """ImageNet statistics, RGB, of pixels 0..255."""
 
 BACKBONE_STRIDES = (4, 8, 16, 32)
-"""Strides of the four ResNet stages."""
+"""Strides of a backbone's four maps."""
 
-_DEPTHS = {"r18": 18, "r34": 34, "r50": 50, "r101": 101}
+_HEAD_SWITCHES = (
+    "gaussian_weight", "gaussian_box_loss", "quality_weight", "guided_eta", "guided_renormalise",
+    "dgqp_topk", "dgqp_mean", "dgqp_variance", "dgqp_channels", "dgqp_form", "dgqp_detach",
+)  # fmt: skip
+"""Settings that the head takes under the same name."""
+
+
+def component(settings: Settings, kind: str) -> dict[str, Any]:
+    """Config of a registered component of the user's: its class and ``arguments``."""
+    return {"type": getattr(settings, kind), **settings.arguments.get(kind, {})}
 
 
 def model_config(settings: Settings, num_classes: int) -> ConfigDict:
@@ -29,10 +40,9 @@ def model_config(settings: Settings, num_classes: int) -> ConfigDict:
         settings: groups detector, model, input and evaluation are used.
         num_classes: C.
     """
-    depth = _DEPTHS[settings.backbone]
-    expansion = 1 if depth < 50 else 4
     first = BACKBONE_STRIDES.index(settings.strides[0])
     stages = min(len(BACKBONE_STRIDES), first + len(settings.strides))  # no stage that no level uses
+    backbone, channels = backbone_config(settings, stages)
     config = {
         "type": "GFL",
         "data_preprocessor": {
@@ -43,40 +53,38 @@ def model_config(settings: Settings, num_classes: int) -> ConfigDict:
             "bgr_to_rgb": True,
             "pad_size_divisor": settings.pad_to,
         },
-        "backbone": {
-            "type": "ResNet",
-            "depth": depth,
-            "base_channels": settings.base_channels,
-            "num_stages": stages,
-            "strides": (1, 2, 2, 2)[:stages],
-            "dilations": (1,) * stages,
-            "out_indices": tuple(range(stages)),
-            "frozen_stages": min(settings.frozen_stages, stages),
-            "norm_cfg": {"type": "BN", "requires_grad": True},
-            "norm_eval": settings.norm_eval,
-            "style": "pytorch",
-        },
+        "backbone": backbone,
         "neck": {
             "type": "FPN",
-            "in_channels": [settings.base_channels * 2**stage * expansion for stage in range(stages)],
+            "in_channels": channels,
             "out_channels": settings.neck_channels,
             "start_level": first,
+            **({"end_level": stages - 1} if len(channels) > stages else {}),  # a backbone that always has all its maps
             "add_extra_convs": "on_output",
             "num_outs": len(settings.strides),
+            "relu_before_extra_convs": settings.neck_relu,
         },
         "bbox_head": {
-            "type": "GFLFamilyHead",
+            "type": settings.head,
             "num_classes": num_classes,
             "in_channels": settings.neck_channels,
             "feat_channels": settings.head_channels,
             "stacked_convs": settings.head_convs,
-            "quality": "joint" if settings.qfl else "centerness",
-            "box": "general" if settings.dfl else "dirac",
+            "quality": settings.quality,
+            "box": settings.box,
+            "dirac_coder": settings.dirac_coder,
             "reg_max": settings.reg_max,
             "bin_width": settings.bin_width,
+            "decode": settings.decode,
             "qfl_beta": settings.qfl_beta,
+            "cls_loss": None if settings.cls_loss == "auto" else component(settings, "cls_loss"),
+            "box_loss": settings.box_loss if settings.box_loss in BUILT_IN["box_loss"] else component(settings, "box_loss"),
             "box_weight": settings.box_weight,
-            "dfl_weight": settings.dfl_weight,
+            "box_weighting": settings.box_weighting,
+            "dfl_weight": settings.dfl_weight if settings.dfl else 0.0,
+            **{name: getattr(settings, name) for name in _HEAD_SWITCHES},
+            "tower_bias": settings.tower_bias,
+            **settings.arguments.get("head", {}),
             "anchor_generator": {
                 "type": "AnchorGenerator",
                 "ratios": [1.0],
@@ -86,7 +94,9 @@ def model_config(settings: Settings, num_classes: int) -> ConfigDict:
             },
         },
         "train_cfg": {
-            "assigner": {"type": "ATSSAssigner", "topk": settings.atss_topk},
+            "assigner": {"type": "ATSSAssigner", "topk": settings.atss_topk}
+            if settings.assigner == "ATSSAssigner"
+            else component(settings, "assigner"),
             "allowed_border": -1,
             "pos_weight": -1,
             "debug": False,

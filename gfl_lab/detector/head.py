@@ -1,20 +1,26 @@
-"""One head for the rows of GFL's Table 3: its two ideas are independent switches.
+"""One dense head for the GFL family: the quality estimate, the box form, its loss and its decoding are independent switches.
 
-===================  =======================  =========================================  =====================
-paper's row          ``quality``              ``box``                                    weight of box losses
-===================  =======================  =========================================  =====================
-ATSS                 centerness, focal loss   dirac (delta-xywh of the anchor)           centerness target
-QFL only             joint, QFL               dirac                                      best predicted score
-DFL only             centerness, focal loss   general (bins), DFL                        centerness target
-GFL                  joint, QFL               general, DFL                               best predicted score
-===================  =======================  =========================================  =====================
+==================  ==========================================================  ===========================  ==============
+``quality``         classification loss                                         score at test                default weight
+                                                                                                             of box losses
+==================  ==========================================================  ===========================  ==============
+none                focal loss                                                  class                        uniform
+centerness          focal loss; a branch learns the centerness                  class * branch               centerness
+iou                 focal loss; a branch learns the IoU                         class * branch               uniform
+centerness_guided   focal loss, positives weighted by their centerness          class                        uniform
+iou_guided          focal loss, positives weighted by their IoU                 class                        uniform
+joint               QFL: the class score is the IoU                             class                        best score
+dgqp                QFL on class * quality, read off the box distribution       class * quality              best score
+==================  ==========================================================  ===========================  ==============
 
-With the weights copied, GFL equals mmdet's ``GFLHead`` and ATSS its ``ATSSHead``, in losses, gradients and predictions.
-Targets and losses of all images and levels are computed at once.
+Box forms are in ``boxform.py``. With the weights copied, ``joint`` with ``general`` equals mmdet's ``GFLHead`` and
+``centerness`` with ``dirac`` its ``ATSSHead``, in losses, gradients and predictions. Targets and losses of all images and
+levels are computed at once.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,18 +30,23 @@ import torch.nn.functional as F
 from mmcv.cnn import ConvModule, Scale
 from mmdet.models.dense_heads.anchor_head import AnchorHead
 from mmdet.models.dense_heads.gfl_head import Integral
+from mmdet.models.task_modules.assigners import ATSSAssigner
+from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder, DistancePointBBoxCoder
 from mmdet.models.utils import filter_scores_and_topk, multi_apply, unpack_gt_instances
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import get_box_tensor
 from mmdet.utils import reduce_mean
+from mmengine.dist import get_world_size
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from gfl_lab.detector import losses
+from gfl_lab.detector import dgqp, losses
 from gfl_lab.detector.assign import TOPK, UNASSIGNED, assign
+from gfl_lab.detector.boxform import BoxForm, DiracDelta, DiracDistance, Gaussian, General
 
-DISTANCE_MARGIN = 0.1
-"""DFL targets are clamped to n minus this, in bins, so that a right neighbour exists (as mmdet's coder)."""
+QUALITIES = ("none", "centerness", "iou", "centerness_guided", "iou_guided", "joint", "dgqp")
+BOXES = ("general", "gaussian", "dirac")
+WEIGHTINGS = ("score", "centerness", "iou", "uniform")
 
 
 def group_norm(channels: int) -> dict[str, Any]:
@@ -71,10 +82,10 @@ class DenseOutputs:
     """What the head says at every location, before any threshold or NMS, as float32 on the head's device.
 
     Attributes:
-        scores: (N, A, C) final scores, centerness included where there is such a branch.
+        scores: (N, A, C) final scores, with the quality where it is estimated apart from the class.
         boxes: (N, A, 4) xyxy, px of the network input, clipped to the image as at test.
         probs: (N, A, 4, n+1) distribution of each side (left, top, right, bottom) over the bins; None for a Dirac box.
-        distances: (N, A, 4) expected distance from the centre to each side, in bins (stride * bin_width); not clipped.
+        distances: (N, A, 4) decoded distance from the centre to each side, in bins (stride * bin_width); not clipped.
         centers: (A, 2) px of the network input.
         strides: (A,) px.
         levels: (A,) int64.
@@ -91,24 +102,39 @@ class DenseOutputs:
 
 @MODELS.register_module()
 class GFLFamilyHead(AnchorHead):
-    """Dense head with switches for the quality branch and the box representation (see the module's table).
+    """Dense head with switches for quality estimate, box form, losses and decoding (see the module's table).
 
     Parameters have the names of mmdet's ``GFLHead`` (``cls_convs``, ``reg_convs``, ``gfl_cls``, ``gfl_reg``, ``scales``,
-    ``integral.project``), so its checkpoints load; the centerness branch is ``gfl_quality``.
+    ``integral.project``), so its checkpoints load; a branch is ``gfl_quality``, the DGQP ``reg_conf`` as in its authors'
+    code. Subclass it for a head of your own (docs/extending.md).
 
     Args:
         num_classes: C.
         in_channels: channels of the neck.
         feat_channels: channels of the towers, a multiple of 8.
         stacked_convs: convolutions of each tower.
-        quality: "joint" (QFL) or "centerness" (focal loss and a centerness branch).
-        box: "general" (distribution over bins) or "dirac" (delta-xywh).
-        reg_max: n; a side has n+1 bins 0..n. Unused for Dirac.
-        bin_width: Delta, distance between bins in strides; also the unit of ``DenseOutputs.distances`` for Dirac.
+        quality: see the module's table.
+        box: "general", "gaussian" or "dirac".
+        dirac_coder: "delta" (ATSS) or "distance" (FCOS).
+        reg_max: n; a side has n+1 bins 0..n.
+        bin_width: Delta, distance between bins in strides; the unit of every distance.
+        decode: "expectation", or "local_peak": only the bins of the highest peak count (general box, at test).
         qfl_beta: exponent of QFL.
         focal_gamma, focal_alpha: focal loss.
-        box_weight: weight of the GIoU loss.
+        cls_loss: None, or the config of a registered loss called as mmdet's: ``(logits (M, C), target, weight=(M,),
+            avg_factor=positives)``, with the target (labels (M,), IoU (M,)) for joint and labels, C for background, else.
+        box_loss: one of ``losses.BOX_LOSSES``, or the config of a registered loss called as mmdet's:
+            ``(boxes (P, 4), targets (P, 4), weight=(P,), avg_factor=sum of weights)``.
+        box_weight: weight of the loss of the whole box; a registered loss has it too.
+        box_weighting: what weighs the box losses of a positive; None is the module's table.
         dfl_weight: weight of DFL; 0 leaves the term out.
+        gaussian_weight: weight of the Gaussian's likelihood.
+        gaussian_box_loss: add the loss of the whole box to it.
+        quality_weight: weight of the branch's loss.
+        guided_eta: exponent of the quality that weighs a positive; guided_renormalise: keep their summed loss.
+        dgqp_topk, dgqp_mean, dgqp_variance, dgqp_channels, dgqp_detach: see ``dgqp.py``.
+        dgqp_form: "decomposed" (class * quality) or "composed" (the predictor's features join the class tower's).
+        tower_bias: biases in the towers' convolutions.
         norm_cfg: norm of the towers; None is ``group_norm(feat_channels)``.
         **kwargs: of ``AnchorHead``: anchor_generator, train_cfg, test_cfg.
     """
@@ -119,62 +145,102 @@ class GFLFamilyHead(AnchorHead):
         in_channels: int,
         feat_channels: int = 256,
         stacked_convs: int = 4,
-        quality: Literal["joint", "centerness"] = "joint",
-        box: Literal["general", "dirac"] = "general",
+        quality: str = "joint",
+        box: Literal["general", "gaussian", "dirac"] = "general",
+        dirac_coder: Literal["delta", "distance"] = "delta",
         reg_max: int = 16,
         bin_width: float = 1.0,
+        decode: Literal["expectation", "local_peak"] = "expectation",
         qfl_beta: float = 2.0,
         focal_gamma: float = 2.0,
         focal_alpha: float = 0.25,
+        cls_loss: dict[str, Any] | None = None,
+        box_loss: str | dict[str, Any] = "giou",
         box_weight: float = 2.0,
+        box_weighting: str | None = None,
         dfl_weight: float = 0.25,
+        gaussian_weight: float = 1.0,
+        gaussian_box_loss: bool = False,
+        quality_weight: float = 1.0,
+        guided_eta: float = 1.0,
+        guided_renormalise: bool = False,
+        dgqp_topk: int = 4,
+        dgqp_mean: bool = True,
+        dgqp_variance: bool = False,
+        dgqp_channels: int = 64,
+        dgqp_form: Literal["decomposed", "composed"] = "decomposed",
+        dgqp_detach: bool = False,
+        tower_bias: bool = False,
         norm_cfg: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if quality not in ("joint", "centerness"):
-            raise ValueError(f"quality is '{quality}': it must be 'joint' or 'centerness'")
-        if box not in ("general", "dirac"):
-            raise ValueError(f"box is '{box}': it must be 'general' or 'dirac'")
+        defaults = {"joint": "score", "dgqp": "score", "centerness": "centerness"}
+        box_weighting = box_weighting or defaults.get(quality, "uniform")
+        for name, value, known in (("quality", quality, QUALITIES), ("box", box, BOXES), ("box_weighting", box_weighting, WEIGHTINGS)):
+            if value not in known:
+                raise ValueError(f"{name} is '{value}': it must be one of {', '.join(known)}")
+        if quality == "dgqp" and box != "general":
+            raise ValueError(f"quality 'dgqp' reads the distribution of a general box, and box is '{box}'")
         # AnchorHead's constructor calls _init_layers, which needs these
-        self.quality, self.box = quality, box
-        self.stacked_convs, self.reg_max, self.bin_width = stacked_convs, reg_max, bin_width
+        self.quality, self.box, self.dirac_coder, self.box_weighting = quality, box, dirac_coder, box_weighting
+        self.stacked_convs, self.reg_max, self.bin_width, self.decode = stacked_convs, reg_max, bin_width, decode
         self.qfl_beta, self.focal_gamma, self.focal_alpha = qfl_beta, focal_gamma, focal_alpha
-        self.box_weight, self.dfl_weight = box_weight, dfl_weight
+        self.box_weight, self.dfl_weight, self.quality_weight = box_weight, dfl_weight, quality_weight
+        self.gaussian_weight, self.gaussian_box_loss = gaussian_weight, gaussian_box_loss
+        self.guided_eta, self.guided_renormalise = guided_eta, guided_renormalise
+        self.dgqp_statistics = {"topk": dgqp_topk, "mean": dgqp_mean, "variance": dgqp_variance}
+        self.dgqp_channels, self.dgqp_form, self.dgqp_detach = dgqp_channels, dgqp_form, dgqp_detach
+        self.tower_bias = tower_bias
         self.norm_cfg = norm_cfg or group_norm(feat_channels)
-        if box == "general":
-            coder = {"type": "DistancePointBBoxCoder"}
-        else:
-            coder = {"type": "DeltaXYWHBBoxCoder", "target_means": [0.0] * 4, "target_stds": [0.1, 0.1, 0.2, 0.2]}
         override = {"type": "Normal", "name": "gfl_cls", "std": 0.01, "bias_prob": 0.01}
         super().__init__(
             num_classes=num_classes,
             in_channels=in_channels,
             feat_channels=feat_channels,
-            bbox_coder=coder,
+            bbox_coder={"type": "DistancePointBBoxCoder"},
             loss_cls={"type": "FocalLoss", "use_sigmoid": True},
             loss_bbox={"type": "GIoULoss"},
             init_cfg={"type": "Normal", "layer": "Conv2d", "std": 0.01, "override": override},
             **kwargs,
         )
-        self.topk = self.train_cfg["assigner"]["topk"] if self.train_cfg else TOPK
         del self.loss_cls, self.loss_bbox  # AnchorHead insists on building them; ours are in losses.py
+        self.cls_loss = MODELS.build(cls_loss) if cls_loss else None
+        self.box_loss = box_loss if isinstance(box_loss, str) else MODELS.build(box_loss)
+        self.topk = self.train_cfg["assigner"].get("topk", TOPK) if self.train_cfg else TOPK
         self._last_geometry: tuple[Any, Geometry] | None = None
+
+    @property
+    def box_form(self) -> BoxForm:
+        """The box form with the switches as they stand; ``decode`` may be changed on a trained head."""
+        if self.box == "general":
+            return General(self.integral, DistancePointBBoxCoder(), bool(self.dfl_weight), self.decode == "local_peak")
+        if self.box == "gaussian":
+            return Gaussian(self.reg_max)
+        if self.dirac_coder == "distance":
+            return DiracDistance()
+        return DiracDelta(DeltaXYWHBBoxCoder(target_means=(0.0,) * 4, target_stds=(0.1, 0.1, 0.2, 0.2)))
 
     # --- network ------------------------------------------------------------------------------------
 
     def _init_layers(self) -> None:
         def tower() -> nn.ModuleList:
             inputs = [self.in_channels] + [self.feat_channels] * (self.stacked_convs - 1)
-            return nn.ModuleList(ConvModule(c, self.feat_channels, 3, padding=1, norm_cfg=self.norm_cfg) for c in inputs)
+            bias = True if self.tower_bias else "auto"
+            return nn.ModuleList(ConvModule(c, self.feat_channels, 3, padding=1, norm_cfg=self.norm_cfg, bias=bias) for c in inputs)
 
-        self.cls_convs, self.reg_convs = tower(), tower()
-        self.gfl_cls = nn.Conv2d(self.feat_channels, self.cls_out_channels, 3, padding=1)
-        self.gfl_reg = nn.Conv2d(self.feat_channels, 4 * (self.reg_max + 1) if self.box == "general" else 4, 3, padding=1)
-        if self.quality == "centerness":
-            self.gfl_quality = nn.Conv2d(self.feat_channels, 1, 3, padding=1)
-        self.scales = nn.ModuleList(Scale(1.0) for _ in self.prior_generator.strides)
         if self.box == "general":
             self.integral = Integral(self.reg_max)
+        self.cls_convs, self.reg_convs = tower(), tower()
+        composed = self.quality == "dgqp" and self.dgqp_form == "composed"
+        class_channels = self.feat_channels + (self.dgqp_channels if composed else 0)
+        self.gfl_cls = nn.Conv2d(class_channels, self.cls_out_channels, 3, padding=1)
+        self.gfl_reg = nn.Conv2d(self.feat_channels, self.box_form.channels, 3, padding=1)
+        if self.quality in ("centerness", "iou"):
+            self.gfl_quality = nn.Conv2d(self.feat_channels, 1, 3, padding=1)
+        elif self.quality == "dgqp":
+            seen = self.dgqp_statistics["topk"] + self.dgqp_statistics["mean"] + self.dgqp_statistics["variance"]
+            self.reg_conf = dgqp.predictor(4 * seen, self.dgqp_channels, composed=composed)
+        self.scales = nn.ModuleList(Scale(1.0) for _ in self.prior_generator.strides)
 
     def forward(self, x: tuple[Tensor, ...]) -> tuple[list[Tensor], ...]:
         """Predict at every location of every level.
@@ -183,20 +249,29 @@ class GFLFamilyHead(AnchorHead):
             x: a (N, in_channels, H, W) feature map for each level.
 
         Returns:
-            Lists over levels: class logits (N, C, H, W); box predictions (N, 4(n+1), H, W), side-major distribution
-            logits, or (N, 4, H, W) deltas for Dirac; and with centerness its logits (N, 1, H, W).
+            Lists over levels: class logits (N, C, H, W); box predictions (N, channels of the box form, H, W), for the
+            general box side-major distribution logits; and where quality is estimated apart from the class (centerness,
+            iou, decomposed dgqp) its logits (N, 1, H, W).
         """
         return multi_apply(self.forward_single, x, self.scales)
 
     def forward_single(self, x: Tensor, scale: Scale) -> tuple[Tensor, ...]:
-        """The same for one level. ``scale`` multiplies logits (general) or deltas (Dirac), as in mmdet's heads."""
+        """The same for one level. ``scale`` multiplies all box predictions, as in mmdet's heads."""
         cls_feat = reg_feat = x
         for conv in self.cls_convs:
             cls_feat = conv(cls_feat)
         for conv in self.reg_convs:
             reg_feat = conv(reg_feat)
-        outputs = self.gfl_cls(cls_feat), scale(self.gfl_reg(reg_feat)).float()
-        return (*outputs, self.gfl_quality(reg_feat)) if self.quality == "centerness" else outputs
+        boxes = scale(self.gfl_reg(reg_feat)).float()
+        if self.quality in ("centerness", "iou"):
+            return self.gfl_cls(cls_feat), boxes, self.gfl_quality(reg_feat)
+        if self.quality != "dgqp":
+            return self.gfl_cls(cls_feat), boxes
+        logits = boxes.detach() if self.dgqp_detach else boxes
+        found = self.reg_conf(dgqp.distribution_statistics(logits, self.reg_max, **self.dgqp_statistics))
+        if self.dgqp_form == "composed":
+            return self.gfl_cls(torch.cat([cls_feat, found.to(cls_feat.dtype)], dim=1)), boxes
+        return self.gfl_cls(cls_feat), boxes, found
 
     # --- geometry -----------------------------------------------------------------------------------
 
@@ -263,47 +338,108 @@ class GFLFamilyHead(AnchorHead):
             batch_img_metas: with ``pad_shape`` (height, width).
 
         Returns:
-            ``loss_cls``, ``loss_bbox``; ``loss_dfl`` for the general box unless its weight is 0; ``loss_centerness``.
+            ``loss_cls``; ``loss_bbox``, ``loss_dfl``, ``loss_gaussian`` as the box form has them; ``loss_centerness`` or
+            ``loss_iou`` of a branch.
         """
         device = cls_scores[0].device
         sizes = [tuple(level.shape[-2:]) for level in cls_scores]
         with torch.autocast(device.type, enabled=False):
             logits, box_preds = _join(cls_scores), _join(bbox_preds)
+            quality_logits = None if qualities is None else _join(qualities)
             geometry = self.geometry(sizes, device)
             assigned, gt_boxes, gt_labels, valid = self._targets(geometry, sizes, batch_gt_instances, batch_img_metas)
 
             image, location = (assigned != UNASSIGNED).nonzero(as_tuple=True)
             index = assigned[image, location]
             targets, labels = gt_boxes[image, index], gt_labels[image, index]
-            centers = geometry.centers[location]
             # mmdet counts at least one positive for each image
             positives = (assigned != UNASSIGNED).sum(1).clamp(min=1).sum().float()
 
-            boxes, targets_in_unit, dfl = self._decode_positives(box_preds[image, :, location], geometry, location, targets)
-            iou, giou = losses.iou_and_giou(boxes, targets_in_unit)
-            if self.quality == "joint":
-                weight = logits.detach()[image, :, location].amax(1).sigmoid()
-                class_target = torch.zeros_like(logits).index_put_((image, labels, location), iou.detach())
-                loss_cls = losses.quality_focal_loss(logits, class_target, self.qfl_beta)
+            boxes, targets_in_unit, own_loss = self._fit_positives(box_preds[image, :, location], geometry, location, targets)
+            iou, box_loss = losses.iou_and_box_loss(boxes, targets_in_unit, self.box_loss if isinstance(self.box_loss, str) else "giou")
+            target_quality = {"iou": iou.detach(), "centerness": losses.centerness_target(geometry.centers[location], targets)}
+            if self.box_weighting == "score":
+                score = logits.detach()[image, :, location].amax(1).sigmoid()
+                weight = (
+                    score
+                    if self.quality != "dgqp" or quality_logits is None
+                    else score * quality_logits.detach()[image, 0, location].sigmoid()
+                )
             else:
-                weight = losses.centerness_target(centers, targets)
-                class_target = torch.zeros_like(logits).index_put_((image, labels, location), torch.ones_like(iou))
-                loss_cls = losses.focal_loss(logits, class_target, self.focal_gamma, self.focal_alpha)
-            if valid is not None:
-                loss_cls = loss_cls * valid[:, None]
+                weight = target_quality.get(self.box_weighting, torch.ones_like(iou))
 
-            positives, weight_sum = reduce_mean(torch.stack([positives, weight.sum()]))
-            weight_sum = weight_sum.clamp(min=1)
-            terms = {
-                "loss_cls": loss_cls.sum() / positives,
-                "loss_bbox": self.box_weight * ((1 - giou) * weight).sum() / weight_sum,
-            }
-            if dfl is not None:
-                terms["loss_dfl"] = self.dfl_weight * (dfl * weight).sum() / weight_sum
-            if qualities is not None:
-                centerness = _join(qualities)[image, 0, location]
-                terms["loss_centerness"] = F.binary_cross_entropy_with_logits(centerness, weight, reduction="sum") / positives
+            class_loss, renormalise = self._class_loss(logits, quality_logits, image, location, labels, target_quality, valid)
+            shared = reduce_mean(torch.stack([positives, weight.sum(), *renormalise]))  # the one collective
+            positives, weight_sum = shared[0], shared[1].clamp(min=1 / get_world_size())
+            if renormalise:
+                class_loss[1] = class_loss[1] * (shared[2] / shared[3].clamp(min=1e-12))
+            if self.cls_loss is not None:
+                terms = {"loss_cls": self._own_class_loss(logits, image, location, labels, iou.detach(), valid, positives)}
+            else:
+                terms = {"loss_cls": sum(class_loss) / positives}
+
+            if self.box != "gaussian" or self.gaussian_box_loss:
+                if isinstance(self.box_loss, str):
+                    whole = (box_loss * weight).sum() / weight_sum
+                elif len(boxes):
+                    whole = self.box_loss(boxes, targets_in_unit, weight=weight, avg_factor=weight_sum)
+                else:
+                    whole = boxes.sum() * 0  # mmdet's losses differ in what they make of no box
+                terms["loss_bbox"] = self.box_weight * whole
+            if own_loss is not None:
+                name, factor = ("loss_dfl", self.dfl_weight) if self.box == "general" else ("loss_gaussian", self.gaussian_weight)
+                terms[name] = factor * (own_loss * weight).sum() / weight_sum
+            if self.quality in ("centerness", "iou"):
+                assert quality_logits is not None
+                branch = F.binary_cross_entropy_with_logits(
+                    quality_logits[image, 0, location], target_quality[self.quality], reduction="sum"
+                )
+                terms[f"loss_{self.quality}"] = self.quality_weight * branch / positives
         return terms
+
+    def _class_loss(
+        self,
+        logits: Tensor,
+        quality_logits: Tensor | None,
+        image: Tensor,
+        location: Tensor,
+        labels: Tensor,
+        target_quality: dict[str, Tensor],
+        valid: Tensor | None,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Summed classification loss in parts; and for renormalised guidance the summed loss of positives without and with it."""
+        iou = target_quality["iou"]
+        joint = self.quality in ("joint", "dgqp")
+        target = torch.zeros_like(logits).index_put_((image, labels, location), iou if joint else torch.ones_like(iou))
+        if self.quality == "dgqp" and quality_logits is not None:
+            loss = losses.quality_focal_loss_of_product(logits, quality_logits, target, self.qfl_beta)
+        elif joint:
+            loss = losses.quality_focal_loss(logits, target, self.qfl_beta)
+        else:
+            loss = losses.focal_loss(logits, target, self.focal_gamma, self.focal_alpha)
+        if valid is not None:
+            loss = loss * valid[:, None]
+        if not self.quality.endswith("_guided"):
+            return [loss.sum()], []
+        of_positives = loss[image, :, location].sum(1)
+        guided = (of_positives * target_quality[self.quality.removesuffix("_guided")] ** self.guided_eta).sum()
+        parts = [loss.sum() - of_positives.sum(), guided]
+        return parts, [of_positives.detach().sum(), guided.detach()] if self.guided_renormalise else []
+
+    def _own_class_loss(
+        self, logits: Tensor, image: Tensor, location: Tensor, labels: Tensor, iou: Tensor, valid: Tensor | None, positives: Tensor
+    ) -> Tensor:
+        """The user's classification loss, called as mmdet's heads call theirs."""
+        count, classes, locations = logits.shape
+        flat_labels = labels.new_full((count, locations), classes)
+        flat_labels[image, location] = labels
+        target: Any = flat_labels.flatten()
+        if self.quality in ("joint", "dgqp"):
+            scores = logits.new_zeros(count, locations)
+            scores[image, location] = iou
+            target = (target, scores.flatten())
+        weight = logits.new_ones(count, locations) if valid is None else valid.float()
+        return self.cls_loss(logits.transpose(1, 2).reshape(-1, classes), target, weight=weight.flatten(), avg_factor=positives)
 
     def _targets(
         self, geometry: Geometry, sizes: list[tuple[int, int]], instances: list[InstanceData], metas: list[dict]
@@ -320,6 +456,9 @@ class GFLFamilyHead(AnchorHead):
         gt_valid = torch.arange(max(counts), device=device) < torch.tensor(counts, device=device)[:, None]
 
         groups = self._valid_groups(sizes, metas, device)
+        if self.train_cfg and type(self.assigner) is not ATSSAssigner:
+            assigned, valid = self._assign_by_image(geometry, gt_boxes, gt_labels, counts, groups)
+            return assigned, gt_boxes, gt_labels, valid
         if all(flags is None for _, flags in groups):
             return assign(geometry.priors, geometry.num_level_priors, gt_boxes, gt_valid, self.topk), gt_boxes, gt_labels, None
         assigned = torch.full((len(counts), len(geometry.priors)), UNASSIGNED, dtype=torch.long, device=device)
@@ -335,20 +474,37 @@ class GFLFamilyHead(AnchorHead):
             assigned[images], valid[images] = found, flags
         return assigned, gt_boxes, gt_labels, valid
 
-    def _decode_positives(
+    def _assign_by_image(
+        self, geometry: Geometry, gt_boxes: Tensor, gt_labels: Tensor, counts: list[int], groups: list[tuple[list[int], Tensor | None]]
+    ) -> tuple[Tensor, Tensor]:
+        """(N, A) assigned box or -1 and (N, A) bool of locations that count, by a registered assigner of the user's.
+
+        It is called as mmdet calls its assigners, image by image; a location that it ignores (-1) does not count.
+        """
+        assigned = torch.full((len(counts), len(geometry.priors)), UNASSIGNED, dtype=torch.long, device=geometry.priors.device)
+        valid = torch.ones_like(assigned, dtype=torch.bool)
+        wants_levels = "num_level_priors" in inspect.signature(self.assigner.assign).parameters
+        for images, flags in groups:
+            kept = torch.arange(len(geometry.priors), device=assigned.device) if flags is None else flags.nonzero().squeeze(1)
+            levels = torch.bincount(geometry.levels[kept], minlength=len(geometry.num_level_priors)).tolist()
+            for row in images:
+                truth = InstanceData(bboxes=gt_boxes[row, : counts[row]], labels=gt_labels[row, : counts[row]])
+                extra = {"num_level_priors": levels} if wants_levels else {}
+                found = self.assigner.assign(pred_instances=InstanceData(priors=geometry.priors[kept]), gt_instances=truth, **extra).gt_inds
+                assigned[row, kept] = (found - 1).clamp(min=UNASSIGNED)
+                valid[row] = False
+                valid[row, kept] = found >= 0
+        return assigned, valid
+
+    def _unit(self, strides: Tensor) -> Tensor:
+        """Px of a bin, (M, 1), at locations of these strides (M,)."""
+        return (strides * self.bin_width)[:, None]
+
+    def _fit_positives(
         self, predictions: Tensor, geometry: Geometry, location: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Decoded boxes (P, 4) and targets (P, 4) in one unit, bins or for Dirac px, and DFL (P,), mean over sides."""
-        if self.box == "dirac":
-            return self.bbox_coder.decode(geometry.priors[location], predictions), targets, None
-        unit = (geometry.strides[location] * self.bin_width)[:, None]
-        centers, targets = geometry.centers[location] / unit, targets / unit
-        boxes = self.bbox_coder.decode(centers, self.integral(predictions))
-        if not self.dfl_weight:
-            return boxes, targets, None
-        distances = self.bbox_coder.encode(centers, targets, self.reg_max, DISTANCE_MARGIN)
-        dfl = losses.distribution_focal_loss(predictions.reshape(-1, self.reg_max + 1), distances.reshape(-1))
-        return boxes, targets, dfl.view(-1, 4).mean(1)
+        """``BoxForm.fit`` of predictions (P, channels) at locations (P,) with targets (P, 4) px."""
+        return self.box_form.fit(predictions, geometry.priors[location], self._unit(geometry.strides[location]), targets)
 
     # --- prediction ---------------------------------------------------------------------------------
 
@@ -371,12 +527,18 @@ class GFLFamilyHead(AnchorHead):
         rescale: bool = False,
         with_nms: bool = True,
     ) -> InstanceData:
-        """Detections of one image. Threshold and top-k act on the class score alone; centerness comes in afterwards."""
+        """Detections of one image.
+
+        Threshold and top-k act on the class score alone and a branch comes in afterwards, as in mmdet's ATSS; the DGQP's
+        product is the score from the start, as in its authors' code.
+        """
         cfg = self.test_cfg if cfg is None else cfg
         kept: dict[str, list[Tensor]] = {"scores": [], "labels": [], "preds": [], "priors": [], "strides": [], "factors": []}
         outputs = zip(cls_score_list, bbox_pred_list, score_factor_list, mlvl_priors, self.prior_generator.strides, strict=True)
         for cls_score, bbox_pred, factor, priors, stride in outputs:
             scores = cls_score.flatten(1).t().sigmoid()
+            if factor is not None and self.quality == "dgqp":
+                scores, factor = scores * factor.flatten().sigmoid()[:, None], None
             scores, labels, keep, _ = filter_scores_and_topk(scores, cfg.score_thr, cfg.get("nms_pre", -1))
             kept["scores"].append(scores)
             kept["labels"].append(labels)
@@ -386,22 +548,11 @@ class GFLFamilyHead(AnchorHead):
             if factor is not None:
                 kept["factors"].append(factor.flatten()[keep].sigmoid())
         found = {name: torch.cat(levels) for name, levels in kept.items() if levels}
-        boxes, _, _ = self._decode(found["preds"], found["priors"], found["strides"])
+        boxes = self.box_form.decode(found["preds"], found["priors"], self._unit(found["strides"])).boxes
         results = InstanceData(bboxes=_clip(boxes, img_meta["img_shape"]), scores=found["scores"], labels=found["labels"])
         if "factors" in found:
             results.score_factors = found["factors"]
         return self._bbox_post_process(results=results, cfg=cfg, rescale=rescale, with_nms=with_nms, img_meta=img_meta)
-
-    def _decode(self, predictions: Tensor, priors: Tensor, strides: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Boxes (M, 4) px, not clipped; distances (M, 4) in bins; probabilities (M, 4, n+1) or None. Of (M, channels) predictions."""
-        centers = (priors[:, :2] + priors[:, 2:]) / 2
-        unit = (strides * self.bin_width)[:, None]
-        if self.box == "dirac":
-            boxes = self.bbox_coder.decode(priors, predictions)
-            return boxes, torch.cat([centers - boxes[:, :2], boxes[:, 2:] - centers], dim=1) / unit, None
-        probs = predictions.reshape(-1, 4, self.reg_max + 1).softmax(2)
-        distances = probs @ self.integral.project.float()
-        return self.bbox_coder.decode(centers, distances * unit), distances, probs
 
     @torch.no_grad()
     def dense_outputs(self, head_outs: tuple[list[Tensor], ...], img_metas: list[dict]) -> DenseOutputs:
@@ -420,7 +571,8 @@ class GFLFamilyHead(AnchorHead):
                 scores = scores * _join(qualities[0]).transpose(1, 2).sigmoid()
             predictions = _join(bbox_preds).transpose(1, 2)
             images = len(predictions)
-            flat = self._decode(predictions.flatten(0, 1), geometry.priors.repeat(images, 1), geometry.strides.repeat(images))
+            unit = self._unit(geometry.strides.repeat(images))
+            flat = self.box_form.decode(predictions.flatten(0, 1), geometry.priors.repeat(images, 1), unit)
             boxes, distances, probs = (None if part is None else part.unflatten(0, (images, -1)) for part in flat)
             boxes = torch.stack([_clip(own, meta["img_shape"]) for own, meta in zip(boxes, img_metas, strict=True)])
         return DenseOutputs(scores, boxes, probs, distances, geometry.centers, geometry.strides, geometry.levels)

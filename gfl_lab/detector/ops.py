@@ -6,10 +6,16 @@ the signature of mmcv's own; any other is an attribute that raises ``OperatorMis
 A compiled ``mmcv._ext`` is left alone.
 
 To add an operator, decorate a function with ``@operator``: its name is the name that mmcv looks up.
+
+Deformable convolution is replaced one level higher, in the functions that mmcv's modules call (``FUNCTIONS``):
+torchvision has its gradient in one kernel, where mmcv asks for it in two halves, and mmcv's own function refuses batches
+that its chunk of 32 images does not divide. ``DCN`` (v1), ``DCNv2`` and every module built on these functions stay
+mmcv's, with its parameter names.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.abc
 import importlib.util
 import sys
@@ -100,6 +106,75 @@ def sigmoid_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor, g
     grad_input.copy_(torch.where(positive, grad, -grad))
 
 
+def _deform(
+    input: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any
+) -> Tensor:
+    # no kernel in bfloat16 on CPU; and positions are sums of offsets and indices, which half types round to whole pixels
+    dtype = torch.promote_types(offset.dtype, torch.float32)
+    input, offset, mask, weight, bias = (None if x is None else x.to(dtype) for x in (input, offset, mask, weight, bias))
+    return torchvision.ops.deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
+
+
+def deform_conv2d(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+    deform_groups: int = 1,
+    bias: bool = False,
+    im2col_step: int = 32,
+) -> Tensor:
+    """Deformable convolution v1 (Dai et al., arXiv 1703.06211, eq. 2), with the signature of mmcv's ``deform_conv2d``.
+
+    Each tap of the kernel reads the input at its own place plus an offset, bilinearly, zero outside. Computed in
+    float32 at least, returned in the type of ``offset``, as mmcv does. Any batch size, any map size.
+
+    Args:
+        input: (N, C, H, W).
+        offset: (N, deform_groups * 2 * kh * kw, H', W') px; (dy, dx) of each tap, row by row.
+        weight: (C', C / groups, kh, kw).
+        groups, deform_groups: follow from the shapes.
+        bias: False; v1 has none.
+        im2col_step: not used; the chunk is the largest divisor of N up to 32.
+
+    Returns:
+        (N, C', H', W').
+    """
+    if bias:
+        raise ValueError("deform_conv2d has no bias")
+    return _deform(input, offset, None, weight, None, stride, padding, dilation).to(offset.dtype)
+
+
+def modulated_deform_conv2d(
+    input: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+    deform_groups: int = 1,
+) -> Tensor:
+    """Deformable convolution v2 (Zhu et al., arXiv 1811.11168, eq. 1): v1 with each tap's sample times ``mask``.
+
+    Args:
+        mask: (N, deform_groups * kh * kw, H', W'), 0..1.
+        bias: (C',) or None.
+
+    Other arguments, types and the result as in ``deform_conv2d``.
+    """
+    return _deform(input, offset, mask, weight, bias, stride, padding, dilation).to(offset.dtype)
+
+
+FUNCTIONS = {"deform_conv": deform_conv2d, "modulated_deform_conv": modulated_deform_conv2d}
+"""Functions that stand in for mmcv's of the same name, by the module of ``mmcv.ops`` that defines them."""
+
+
 @operator
 def get_compiler_version() -> str:
     """What mmcv's environment report shows in place of a compiler."""
@@ -151,3 +226,7 @@ def install() -> None:
     import mmcv
 
     mmcv._ext = module
+    mmcv_ops = importlib.import_module("mmcv.ops")
+    for name, function in FUNCTIONS.items():
+        for place in (mmcv_ops, importlib.import_module(f"mmcv.ops.{name}")):
+            setattr(place, function.__name__, function)

@@ -19,7 +19,9 @@ from gfl_lab import naming
 from gfl_lab.errors import InputError, Problem, StoreError
 from gfl_lab.orchestrate.process import Job
 from gfl_lab.plan.plan import Plan, Trial, steps_of
-from gfl_lab.rundir import RunTree, TrialState, read_json, read_metric_lines, write_json
+from gfl_lab.rundir import RunTree, TrialState, read_json, read_metric_lines, write_bytes, write_json
+from gfl_lab.spec.code import CodeFile
+from gfl_lab.spec.schedule import total_epochs
 
 WATCH_S = 0.5
 
@@ -167,12 +169,19 @@ def _former_plan(path: Path) -> dict[str, Any]:
     raise StoreError(Problem(reason, hint="Move it away and give the same command again: finished trials are found by their ids."))
 
 
-def write_manifests(trials: Sequence[Trial], tree: RunTree, paths: Mapping[str, str]) -> None:
-    """Write the manifest of each trial; paths may have changed since a former one, what is computed cannot have."""
+def write_manifests(trials: Sequence[Trial], tree: RunTree, paths: Mapping[str, str], code: Sequence[CodeFile] = ()) -> None:
+    """Write the manifest of each trial; paths may have changed since a former one, what is computed cannot have.
+
+    Args:
+        code: the files that trials name as their components; each trial gets copies of its own.
+    """
+    contents = {file.digest: file.content for file in code}
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     for trial in trials:
         folder = tree.trial(trial.id)
         folder.path.mkdir(parents=True, exist_ok=True)
+        for component in trial.spec.components:
+            write_bytes(folder.file(naming.COMPONENTS_DIR) / component.name, contents[component.digest])
         manifest = {
             "format": naming.FORMAT_VERSION, "trial": trial.id, "spec": trial.spec.model_dump(mode="json"), "paths": dict(paths), "created": created,
         }  # fmt: skip
@@ -192,7 +201,9 @@ class Watcher(threading.Thread):
     ) -> None:
         super().__init__(name="watcher", daemon=True)
         self.tree, self.listener = tree, listener
-        self.trials = [(t.id, labels[t.id], t.spec.settings.epochs, steps_of(t.spec.settings, plan.data.train_images)) for t in trials]
+        self.trials = [
+            (t.id, labels[t.id], total_epochs(t.spec.settings), steps_of(t.spec.settings, plan.data.train_images)) for t in trials
+        ]
         self._done = threading.Event()
         self._offsets: dict[str, int] = {}
         self._seen: dict[str, dict[str, Any]] = {t.id: {"times": []} for t in trials}
@@ -253,8 +264,8 @@ def expected_seconds(trials: Sequence[Trial], plan: Plan, tree: RunTree, share_c
     """Seconds each trial will take: from finished trials of the same model, data size and schedule, else the profile's hint."""
 
     def likeness(settings: Mapping[str, Any], train_images: int) -> str:
-        keys = ("backbone", "base_channels", "image_size", "epochs", "batch_size")
-        return json.dumps([train_images, *(settings[key] for key in keys)])
+        keys = ("backbone", "base_channels", "image_size", "batch_size")
+        return json.dumps([train_images, total_epochs(settings), *(settings[key] for key in keys)])
 
     history: dict[str, list[float]] = {}
     for folder in tree.trials():
@@ -269,7 +280,7 @@ def expected_seconds(trials: Sequence[Trial], plan: Plan, tree: RunTree, share_c
         if alike:
             return sum(alike) / len(alike)
         if plan.profile.cpu_seconds_per_image:
-            return plan.profile.cpu_seconds_per_image * plan.data.train_images * settings["epochs"] / max(1, share_cpus)
+            return plan.profile.cpu_seconds_per_image * plan.data.train_images * total_epochs(settings) / max(1, share_cpus)
         return None
 
     return [of(trial) for trial in trials]

@@ -11,8 +11,13 @@ from pydantic import ValidationError
 
 from gfl_lab import naming
 from gfl_lab.errors import Problem, SpecError
+from gfl_lab.plan import published as published_rows
 from gfl_lab.spec.files import ExperimentFile, Profile, PublishedTable, resolve_settings
-from gfl_lab.spec.settings import DETECTOR, INPUT, MODEL, SCHEDULE, TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec, group_of
+from gfl_lab.spec.schedule import total_epochs
+from gfl_lab.spec.settings import TRAINING_CODE_VERSION, ComponentFile, DataSpec, Settings, TrialSpec, implied
+
+COCO_VALIDATION = "coco_minival"
+"""Published split that is COCO 2017's validation images, the ones that trials on COCO are evaluated on."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class Plan:
                 "kind": experiment.kind,
                 "source": self.source,
                 "axes": experiment.axes or {"arm": list(experiment.arms)},
+                "declared": sorted(implied(itertools.chain(experiment.axes, *experiment.arms.values()))),
                 "baseline": next((variant.axes for variant in self.variants if variant.baseline), None),
                 "table": {"metrics": list(experiment.table.metrics)},
             },
@@ -91,6 +97,7 @@ def build_plan(
     seeds: Sequence[int] | None = None,
     published: PublishedTable | None = None,
     weights_digest: Callable[[str], str] = lambda weights: "" if weights == "random" else weights,
+    components: Callable[[Settings], tuple[ComponentFile, ...]] = lambda settings: (),
 ) -> Plan:
     """Expand ``experiment`` under ``profile`` into trials.
 
@@ -99,6 +106,7 @@ def build_plan(
         seeds: instead of the experiment's own.
         published: rows to stand beside ours.
         weights_digest: content digest of the setting ``weights``.
+        components: the user's code that a variant uses.
 
     Raises:
         SpecError: a combination of settings breaks a rule.
@@ -122,10 +130,17 @@ def build_plan(
             continue
         seen[key] = name
         specs = [
-            TrialSpec(settings=settings, data=data, seed=seed, weights_digest=weights_digest(settings.weights), code=TRAINING_CODE_VERSION)
+            TrialSpec(
+                settings=settings,
+                data=data,
+                seed=seed,
+                weights_digest=weights_digest(settings.weights),
+                code=TRAINING_CODE_VERSION,
+                components=components(settings),
+            )
             for seed in (experiment.seeds if seeds is None else seeds)
         ]
-        reference = _reference(settings, experiment, profile, data, published) if published else None
+        reference = _reference(settings, profile, data, published) if published else None
         variants.append(Variant(name, axes, settings, baseline, reference, tuple(Trial(spec.id, spec) for spec in specs)))
     if problems:
         raise SpecError(problems)
@@ -150,29 +165,25 @@ def _cells(experiment: ExperimentFile) -> Iterable[tuple[dict[str, Any], dict[st
     return sorted(cells, key=lambda cell: not cell[2])
 
 
-def _reference(
-    settings: Settings, experiment: ExperimentFile, profile: Profile, data: DataSpec, published: PublishedTable
-) -> dict[str, Any] | None:
-    """The published row whose settings agree with the variant's, and whether ours may be compared with it."""
-    values = settings.model_dump(mode="json")
-    matches = [row for row in published.rows if all(values.get(key) == value for key, value in row.settings.items())]
-    if not matches:
+def _reference(settings: Settings, profile: Profile, data: DataSpec, published: PublishedTable) -> dict[str, Any] | None:
+    """The published row whose settings agree with the variant's, and whether ours may be compared with it.
+
+    It may when the data have COCO's counts, the row is of COCO's validation images, and no setting differs from those that
+    the row was made with.
+    """
+    row = published_rows.matching_row(settings, published)
+    if row is None:
         return None
-    row = max(matches, key=lambda candidate: len(candidate.settings))
     reasons = []
     if not looks_like_coco(data):
         reasons.append(f"other data ({data.name}, not COCO 2017)")
-    own = resolve_settings(profile.settings).model_dump(mode="json")
-    varied = set(experiment.axes) | {key for arm in experiment.arms.values() for key in arm}
-    changed = [
-        key
-        for key, value in values.items()
-        if value != own[key] and key not in varied and group_of(key) in (MODEL, SCHEDULE, INPUT, DETECTOR)
-    ]
-    if profile.reproduces != published.training:
-        reasons.append(f"other model and schedule (profile {profile.name})")
-    elif changed:
-        reasons.append(f"{', '.join(changed)} differ from profile {profile.name}")
+    if published.split != COCO_VALIDATION:
+        reasons.append(f"other images ({published.split}, ours are COCO's validation images)")
+    if different := published_rows.differences(settings, published, row):
+        shown = ", ".join(different[:4]) + (f" and {len(different) - 4} more" if len(different) > 4 else "")
+        reasons.append(f"other settings than published (profile {profile.name}): {shown}")
+    if published.differs:
+        reasons.append(published.differs)
     return {
         "row": row.name,
         "metrics": {key: value for key, value in row.metrics.items() if value is not None},
@@ -190,5 +201,5 @@ def looks_like_coco(data: DataSpec) -> bool:
 
 def steps_of(settings: Mapping[str, Any] | Settings, train_images: int) -> int:
     """Iterations of a trial: epochs times batches, the last batch of an epoch may be smaller."""
-    values = settings if isinstance(settings, Mapping) else settings.model_dump()
-    return values["epochs"] * -(-train_images // values["batch_size"])
+    batch_size = settings["batch_size"] if isinstance(settings, Mapping) else settings.batch_size
+    return total_epochs(settings) * -(-train_images // batch_size)

@@ -298,13 +298,13 @@ def unfair(experiment: ExperimentRow) -> list[str]:
     """Every way in which variants differ beyond the declared axes; empty when the comparison is fair.
 
     All settings of all variants are compared, so data set, budget and evaluation protocol are covered. The declared
-    axes are the experiment's and, for named arms, the settings that the arms name.
+    settings are the axes or, for named arms, the settings that the arms name, and what follows from them (``qfl`` from
+    ``quality``).
     """
     variants = experiment.variants
-    declared = set(experiment.axes).union(*(variant.axes for variant in variants)) if variants else set()
     problems = []
     for key in sorted(set().union(*(variant.settings for variant in variants))) if variants else []:
-        if key in declared:
+        if key in experiment.declared:
             continue
         groups: dict[str, list[str]] = {}
         for variant in variants:

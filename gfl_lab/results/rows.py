@@ -108,6 +108,8 @@ class ExperimentRow:
     data: DataRow
     variants: tuple[VariantRow, ...]
     profile_title: str = ""
+    declared: frozenset[str] = frozenset()
+    """Settings that the axes or arms vary, with those that follow from them."""
 
     @property
     def baseline(self) -> VariantRow | None:

@@ -26,6 +26,7 @@ from gfl_lab import naming, rundir
 from gfl_lab.errors import StoreError
 from gfl_lab.results.rows import DataRow, ExperimentRow, Failure, Reference, TrialRow, VariantRow
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
+from gfl_lab.spec.schedule import total_epochs
 
 UNREADABLE = "unreadable"
 """Failure kind of a trial whose files cannot be read."""
@@ -141,6 +142,7 @@ class Store:
             ),
             variants=tuple(self._variant_row(variant, images) for variant in plan["variants"]),
             profile_title=str((plan.get("profile") or {}).get("title") or ""),
+            declared=frozenset(experiment.get("declared") or experiment.get("axes") or ()),
         )
 
     def _variant_row(self, variant: dict[str, Any], train_images: int) -> VariantRow:
@@ -158,7 +160,7 @@ class Store:
 
     def _trial_row(self, trial_id: str, seed: int, settings: Mapping[str, Any], train_images: int) -> TrialRow:
         try:
-            epochs = int(settings["epochs"])
+            epochs = total_epochs(settings)
             steps = epochs * math.ceil(train_images / int(settings["batch_size"]))
         except (*_DAMAGE, ZeroDivisionError):
             epochs = steps = 0

@@ -9,12 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gfl_lab import naming
 from gfl_lab.errors import Problem, SpecError
-from gfl_lab.spec.settings import Settings, SettingsRuleError
+from gfl_lab.spec.code import is_plain, read_code
+from gfl_lab.spec.settings import Settings, SettingsRuleError, lay_over
 from gfl_lab.spec.source import Source, check_keys, nearest, problems_of, read_yaml
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 Model = TypeVar("Model", bound=BaseModel)
 MAX_ARM_CHARACTERS = 100
+NOT_PLAIN = "arguments hold what a trial's manifest cannot: only text, finite numbers, true, false, null, lists and mappings with text keys"
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
@@ -25,7 +27,7 @@ class DeskData(BaseModel):
 
     train_images: int = Field(800, ge=8, le=100_000)
     val_images: int = Field(200, ge=8, le=100_000)
-    size: int = Field(128, ge=96, le=1024, description="side of the square images, px")
+    size: int = Field(128, ge=128, le=1024, description="side of the square images, px")
     seed: Seed = 0
 
 
@@ -74,6 +76,7 @@ class ExperimentFile(BaseModel):
     question: str = ""
     kind: Literal["ablation"] = "ablation"
     profile: str
+    code: list[str] = Field(default_factory=list, description="Python files that register components, relative to this file")
     axes: dict[str, list[Any]] = Field(default_factory=dict)
     arms: dict[str, dict[str, Any]] = Field(default_factory=dict)
     set: dict[str, Any] = Field(default_factory=dict)
@@ -90,8 +93,12 @@ class PublishedRow(BaseModel):
     model_config = _STRICT
 
     name: str
-    settings: dict[str, Any]
+    settings: dict[str, Any] = Field(
+        description="what a variant must have to stand beside the row; with `why_not` the source's own words, which nothing reads"
+    )
     metrics: dict[str, float | None]
+    evidence: str = Field("", description="where the numbers were read, if not as the table's")
+    why_not: str = Field("", description="why no variant of this family can produce the row; empty where one can")
 
 
 class PublishedTable(BaseModel):
@@ -102,8 +109,11 @@ class PublishedTable(BaseModel):
     id: str
     title: str
     source: str
-    split: str
-    training: str
+    split: str = Field(description="images that were evaluated: coco_minival, or another one that we cannot compare with")
+    evidence: str = Field("", description="where the numbers were read: paper_text, official_repo, reading_note, ...")
+    training: str = Field("", description="id of the published training settings; empty: the source states none")
+    settings: dict[str, Any] = Field(default_factory=dict, description="settings that every row was made with, beyond the defaults")
+    differs: str = Field("", description="what the source did otherwise that no setting says; then no row is called comparable")
     rows: list[PublishedRow]
 
 
@@ -111,6 +121,8 @@ def settings_problems(given: dict[str, Any], source: Source, prefix: tuple[str |
     """Problems of a partial set of settings: unknown keys, wrong types, values out of range."""
     problems = check_keys(given, Settings.model_fields, source, prefix)
     known = {key: value for key, value in given.items() if key in Settings.model_fields}
+    if not is_plain(known.get("arguments")):
+        problems.append(Problem(NOT_PLAIN, source.place(*prefix, "arguments")))
     try:
         resolve_settings(known)
     except ValidationError as error:
@@ -126,7 +138,7 @@ def resolve_settings(*layers: dict[str, Any]) -> Settings:
     """
     merged: dict[str, Any] = {}
     for layer in layers:
-        merged.update(layer)
+        merged = lay_over(merged, layer)
     return Settings(**merged)
 
 
@@ -162,12 +174,22 @@ def load_profile(path: Path) -> Profile:
 
 
 def load_published(table_id: str, folders: list[Path], source: Source | None = None) -> PublishedTable:
-    """The published table ``table_id``. Raises SpecError when there is none, naming those that exist."""
+    """The published table ``table_id``. Raises SpecError with every problem; when there is none, naming those that exist."""
     known = {path.stem: path for folder in reversed(folders) if folder.is_dir() for path in sorted(folder.glob("*.yaml"))}
     if table_id not in known:
         place = source.place("reference") if source else ""
         raise SpecError(Problem(f"there is no published table {table_id!r}", place, nearest(table_id, known)))
-    return _validate(PublishedTable, read_yaml(known[table_id]))
+    content = read_yaml(known[table_id])
+    table = _validate(PublishedTable, content)
+    problems = settings_problems(table.settings, content, ("settings",))
+    if table.id != table_id:
+        problems.append(Problem(f"id is {table.id!r} but the file is {content.path.name}", content.place("id"), "The two must agree."))
+    for index, row in enumerate([] if problems else table.rows):
+        if not row.why_not:
+            problems += settings_problems(lay_over(table.settings, row.settings), content, ("rows", index, "settings"))
+    if problems:
+        raise SpecError(problems)
+    return table
 
 
 def load_experiment(path: Path) -> tuple[ExperimentFile, Source]:
@@ -196,6 +218,7 @@ def load_experiment(path: Path) -> tuple[ExperimentFile, Source]:
                 source.place("name"),
             )
         )
+    problems += read_code(part("code", list), source)[1]
     problems += settings_problems({str(k): v for k, v in part("set", dict).items()}, source, ("set",))
     problems += _axes_problems(part("axes", dict), source)
     for arm, settings in part("arms", dict).items():
@@ -247,6 +270,8 @@ def _axes_problems(axes: dict[Any, Any], source: Source) -> list[Problem]:
             problems.append(Problem(f"axes.{key} is empty: it must list the values to try", source.place("axes", key)))
         shown = [repr(value) for value in values]  # true and 1, 1 and 1.0 are different values
         for index, value in enumerate(values):
+            if key == "arguments" and not is_plain(value):
+                problems.append(Problem(NOT_PLAIN, source.place("axes", key, index)))
             if shown[index] in shown[:index]:
                 problems.append(Problem(f"{key} lists {value!r} twice", source.place("axes", key, index)))
             try:

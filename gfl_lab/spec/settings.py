@@ -7,6 +7,7 @@ Defaults are the paper's (Li et al., arXiv 2006.04388; mmdet 3.3 ``configs/gfl``
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -14,6 +15,25 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from gfl_lab import naming
 
 DETECTOR, MODEL, SCHEDULE, INPUT, EVALUATION = "detector", "model", "schedule", "input", "evaluation"
+
+
+JOINT, NOT_JOINT = ("joint", "dgqp"), ("centerness", "none", "iou", "centerness_guided", "iou_guided")
+"""Forms of ``quality`` with and without quality focal loss; the first is what ``qfl`` alone means."""
+
+_SHORT = (("qfl", "quality", JOINT, NOT_JOINT), ("dfl", "box", ("general",), ("dirac", "gaussian", "general")))
+"""A switch, the setting it is short for, and that setting's values when it is on and off."""
+
+BACKBONES = ("r18", "r34", "r50", "r101", "r18vd", "r34vd", "r50vd", "r101vd", "x101-32x4d", "x101-32x8d", "r2-101", "vit-adapter-s")
+DCN_BACKBONES = ("r50", "r101", "x101-32x4d", "x101-32x8d", "r2-101")
+
+BUILT_IN: dict[str, tuple[str, ...]] = {
+    "head": ("GFLFamilyHead",),
+    "cls_loss": ("auto",),
+    "box_loss": ("giou", "diou", "ciou", "iou"),
+    "assigner": ("ATSSAssigner",),
+    "backbone": BACKBONES,
+}
+"""Settings that may also name a registered class of the user's, and what they may be without one."""
 
 
 def _field(group: str, default: Any, help: str, **rules: Any) -> Any:
@@ -26,46 +46,122 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     # --- detector: what GFL's ablations vary ---
-    qfl: bool = _field(DETECTOR, True, "quality focal loss: one joint score of class and IoU; off: focal loss and a centerness branch")
-    dfl: bool = _field(DETECTOR, True, "general box distribution with distribution focal loss; off: a Dirac box (delta-xywh)")
+    qfl: bool = _field(DETECTOR, True, "quality focal loss (`quality: joint`); off: focal loss (`quality: centerness`)")
+    quality: Literal["none", "centerness", "iou", "centerness_guided", "iou_guided", "joint", "dgqp"] = _field(
+        DETECTOR,
+        "joint",
+        "what scores localisation: nothing, a centerness or IoU branch, focal loss weighted by centerness or IoU (the "
+        "paper's implicit forms), the joint score of QFL, or GFLv2's distribution-guided predictor",
+    )
+    dfl: bool = _field(DETECTOR, True, "distribution focal loss on a general box (`box: general`); off: no DFL")
+    box: Literal["dirac", "gaussian", "general"] = _field(
+        DETECTOR, "general", "box representation; `dfl: false` alone means dirac, `box: general` with `dfl: false` is general without DFL"
+    )
     qfl_beta: float = _field(
         DETECTOR, 2.0, "beta of QFL: 0 or at least 1; between them the gradient is NaN where the score equals the IoU", ge=0, le=16
     )
     reg_max: int = _field(DETECTOR, 16, "n: index of the last bin, so n+1 bins a side", ge=1, le=128)
     bin_width: float = _field(DETECTOR, 1.0, "Delta: distance between bins, in strides", gt=0, le=64)
     dfl_weight: float = _field(DETECTOR, 0.25, "weight of DFL", ge=0)
-    box_weight: float = _field(DETECTOR, 2.0, "weight of the GIoU loss", ge=0)
+    box_loss: str = _field(DETECTOR, "giou", "loss of the whole box: giou, diou, ciou, iou, or a registered loss of yours")
+    box_weight: float = _field(DETECTOR, 2.0, "weight of the loss of the whole box", ge=0)
+    box_weighting: Literal["auto", "score", "centerness", "iou", "uniform"] = _field(
+        DETECTOR,
+        "auto",
+        "what weighs the box losses of a positive; auto: score for joint and dgqp, centerness for centerness, else uniform",
+    )
+    dirac_coder: Literal["delta", "distance"] = _field(
+        DETECTOR, "delta", "Dirac box: delta-xywh of the anchor (ATSS), or exp of the side distances in strides (FCOS)"
+    )
+    gaussian_weight: float = _field(DETECTOR, 1.0, "weight of the Gaussian box's likelihood, mean over the four sides", ge=0)
+    gaussian_box_loss: bool = _field(DETECTOR, False, "Gaussian box: add the loss of the whole box, on the means; the paper has none")
+    quality_weight: float = _field(DETECTOR, 1.0, "weight of the centerness or IoU branch's loss", ge=0)
+    guided_eta: float = _field(DETECTOR, 1.0, "guided classification: exponent of the quality that weighs a positive", ge=0, le=8)
+    guided_renormalise: bool = _field(DETECTOR, False, "guided classification: keep the summed loss of the positives unchanged")
+    dgqp_topk: int = _field(DETECTOR, 4, "DGQP: highest probabilities of each side that it sees; 0 none", ge=0, le=129)
+    dgqp_mean: bool = _field(DETECTOR, True, "DGQP: also sees their mean (of all bins when dgqp_topk is 0)")
+    dgqp_variance: bool = _field(DETECTOR, False, "DGQP: also sees the variance of each side's distribution")
+    dgqp_channels: int = _field(DETECTOR, 64, "DGQP: hidden width", ge=1, le=1024)
+    dgqp_form: Literal["decomposed", "composed"] = _field(
+        DETECTOR, "decomposed", "DGQP: score = class x quality, or the predictor's features joined to the class tower's"
+    )
+    dgqp_detach: bool = _field(DETECTOR, False, "DGQP: stop its gradient at the distribution")
+    head: str = _field(DETECTOR, "GFLFamilyHead", "the dense head, or a registered one of yours")
+    cls_loss: str = _field(
+        DETECTOR, "auto", "classification loss; auto: QFL for joint and dgqp, else focal loss; or a registered loss of yours"
+    )
+    assigner: str = _field(DETECTOR, "ATSSAssigner", "which cells learn which box: ATSS, or a registered assigner of yours")
+    atss_topk: int = _field(DETECTOR, 9, "k of ATSS: cells nearest to a box's centre that are candidates, on each level", ge=1, le=100)
 
     # --- model: what carries the head ---
-    backbone: Literal["r18", "r34", "r50", "r101"] = _field(MODEL, "r50", "ResNet depth")
-    base_channels: int = _field(MODEL, 64, "channels of the first ResNet stage; 64 is the published width", ge=4, le=256)
-    weights: str = _field(MODEL, "random", "backbone start: random, torchvision (downloads), or the path of a weights file")
-    frozen_stages: int = _field(
-        MODEL, 1, "backbone stages that do not train: -1 none, 0 the stem, 1 stem and first stage, ...", ge=-1, le=4
+    backbone: str = _field(
+        MODEL,
+        "r50",
+        "r18, r34, r50, r101, their `vd` forms (r50vd), x101-32x4d, x101-32x8d, r2-101 (Res2Net), vit-adapter-s, or a registered one of yours",
     )
-    norm_eval: bool = _field(MODEL, True, "keep the backbone's batch-norm statistics fixed")
+    dcn: Literal["none", "v1", "v2"] = _field(
+        MODEL, "none", "deformable 3x3 convolutions in the backbone (not r18, r34, vd, vit-adapter-s)"
+    )
+    dcn_stages: Literal["c3-c5", "c4-c5"] = _field(MODEL, "c3-c5", "stages with deformable convolutions")
+    base_channels: int = _field(
+        MODEL, 64, "channels of the first stage; 64 is the published width of every backbone (ViT: 6 heads of this many)", ge=4, le=256
+    )
+    weights: str = _field(
+        MODEL, "random", "backbone start: random, pretrained (downloads what is published), or the path of a weights file"
+    )
+    frozen_stages: int = _field(MODEL, 1, "ResNet stages that do not train: -1 none, 0 the stem, 1 stem and first stage, ...", ge=-1, le=4)
+    norm_eval: bool = _field(MODEL, True, "keep the ResNet's batch-norm statistics fixed")
+    norm_train: bool = _field(MODEL, True, "train scale and shift of the ResNet's batch norms in stages that train")
+    drop_path: float = _field(MODEL, 0.2, "ViT-Adapter: drop-path rate of the last block", ge=0, lt=1)
     neck_channels: int = _field(MODEL, 256, "channels of the FPN", ge=8, le=1024)
+    neck_relu: bool = _field(MODEL, False, "ReLU before the FPN's second extra level (PaddleDetection)")
     head_channels: int = _field(MODEL, 256, "channels of the head's towers, a multiple of 8", ge=8, le=1024, multiple_of=8)
     head_convs: int = _field(MODEL, 4, "3x3 convolutions in each tower", ge=1, le=8)
+    tower_bias: bool = _field(MODEL, False, "biases in the towers' convolutions (PaddleDetection)")
     strides: tuple[Literal[4, 8, 16, 32, 64, 128], ...] = _field(
         MODEL, (8, 16, 32, 64, 128), "strides of the pyramid levels, each twice the one before", min_length=1, max_length=6
     )
     anchor_scale: float = _field(MODEL, 8.0, "side of the square anchor, in strides", gt=0, le=64)
-
-    atss_topk: int = _field(MODEL, 9, "k of ATSS: cells nearest to a box's centre that are candidates, on each level", ge=1, le=100)
+    arguments: dict[Literal["head", "cls_loss", "box_loss", "assigner", "backbone"], dict[str, Any]] = _field(
+        MODEL, {}, "constructor arguments for registered components, e.g. {head: {temperature: 2.0}}"
+    )
 
     # --- schedule: the training budget and how it is spent ---
-    epochs: int = _field(SCHEDULE, 12, "passes over the training images", ge=1, le=1000)
+    epochs: int = _field(SCHEDULE, 12, "passes over the training images in a 1x schedule", ge=1, le=1000)
+    schedule: Literal["1x", "2x", "3x"] = _field(SCHEDULE, "1x", "multiplies epochs")
     batch_size: int = _field(SCHEDULE, 16, "images a step, over all GPUs", ge=1, le=1024)
     optimizer: Literal["sgd", "adamw"] = _field(SCHEDULE, "sgd", "SGD with momentum 0.9, or AdamW")
-    lr: float = _field(SCHEDULE, 0.01, "peak learning rate, for this batch size", gt=0, le=10)
-    weight_decay: float = _field(SCHEDULE, 1e-4, "weight decay", ge=0, le=1)
-    lr_schedule: Literal["step", "cosine"] = _field(
-        SCHEDULE, "step", "steps of 0.1 at 2/3 and 11/12 of the epochs (8 and 11 of 12), or cosine to 1% of lr"
+    lr: float = _field(SCHEDULE, 0.01, "peak learning rate, for lr_batch images", gt=0, le=10)
+    lr_batch: int = _field(
+        SCHEDULE,
+        0,
+        "batch size that lr is meant for: lr is scaled to batch_size, linearly (SGD) or by the root (AdamW); 0 is not",
+        ge=0,
+        le=65536,
     )
-    warmup_iters: int = _field(SCHEDULE, 500, "iterations of linear warm-up from 0.001 of lr", ge=0)
+    weight_decay: float = _field(SCHEDULE, 1e-4, "weight decay", ge=0, le=1)
+    no_decay: tuple[str, ...] = _field(SCHEDULE, (), "parameters whose name contains one of these have no weight decay")
+    bias_lr: float = _field(SCHEDULE, 1.0, "learning rate of biases, as a factor", gt=0, le=10)
+    lr_schedule: Literal["step", "cosine"] = _field(SCHEDULE, "step", "drops of 0.1 at lr_steps, or cosine to 1% of lr")
+    lr_steps: tuple[Annotated[float, Field(gt=0, le=1)], ...] = _field(
+        SCHEDULE, (0.6667, 0.9167), "where the step schedule drops, in parts of all epochs: 8 and 11 of 12"
+    )
+    warmup_iters: int = _field(SCHEDULE, 500, "iterations of linear warm-up", ge=0)
+    warmup_factor: float = _field(SCHEDULE, 0.001, "where the warm-up starts, as a part of lr", gt=0, le=1)
     clip_grad_norm: float = _field(SCHEDULE, 0.0, "clip gradients to this norm; 0 does not", ge=0)
+    ema: float = _field(SCHEDULE, 0.0, "decay of the moving average of weights that is evaluated, e.g. 0.9998; 0 has none", ge=0, lt=1)
+    precision: Literal["float32", "bfloat16", "float16"] = _field(SCHEDULE, "float32", "float32, or autocast of the forward pass")
     flip: float = _field(SCHEDULE, 0.5, "probability of a horizontal flip in training", ge=0, le=1)
+    scale_range: tuple[Annotated[float, Field(ge=0.1, le=4)], Annotated[float, Field(ge=0.1, le=4)]] = _field(
+        SCHEDULE, (1.0, 1.0), "multi-scale training: range of the shortest side, in parts of image_size's; [0.6, 1.0] is 480 to 800 px"
+    )
+    scale_step: float = _field(
+        SCHEDULE, 0.0, "multi-scale training: step between the scales (0.04 is 32 of 800 px); 0 any scale", ge=0, le=1
+    )
+    interpolation: Literal["bilinear", "bicubic"] = _field(SCHEDULE, "bilinear", "how training images are scaled; at test it is bilinear")
+    crop: Literal["none", "vit_adapter"] = _field(
+        SCHEDULE, "none", "random crops in training: none, or ViT-Adapter's choice of resize or resize, crop and resize, then a crop"
+    )
 
     # --- input ---
     image_size: tuple[Annotated[int, Field(ge=32, le=8192)], Annotated[int, Field(ge=32, le=8192)]] = _field(
@@ -74,12 +170,20 @@ class Settings(BaseModel):
     pad_to: int = _field(INPUT, 32, "pad images to a multiple of this, px", ge=1, le=256)
 
     # --- evaluation protocol ---
+    decode: Literal["expectation", "local_peak"] = _field(
+        EVALUATION, "expectation", "side of a general box: mean of its distribution, or mean over the bins of its highest peak alone"
+    )
     score_thr: float = _field(EVALUATION, 0.05, "class scores below this are no detections", ge=0, lt=1)
     nms_iou: float = _field(EVALUATION, 0.6, "IoU of non-maximum suppression, class by class", gt=0, le=1)
     nms_pre: int = _field(EVALUATION, 1000, "(location, class) pairs kept per level before NMS", ge=1)
     max_dets: int = _field(EVALUATION, 100, "detections kept per image", ge=1, le=1000)
 
-    @field_validator("strides", "image_size", mode="before")
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        return complete(values) if isinstance(values, dict) else values
+
+    @field_validator("strides", "image_size", "scale_range", "lr_steps", "no_decay", mode="before")
     @classmethod
     def _list_to_tuple(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value  # YAML and JSON have no tuples
@@ -102,9 +206,67 @@ class Settings(BaseModel):
             )
         if self.image_size[0] < self.image_size[1]:
             problems.append(("image_size", f"image_size is {list(self.image_size)}: the longest side comes first"))
+        if self.scale_range[0] > self.scale_range[1]:
+            problems.append(("scale_range", f"scale_range is {list(self.scale_range)}: the smaller end comes first"))
+        if self.qfl != (self.quality in JOINT):
+            problems.append(("quality", f"qfl: {str(self.qfl).lower()} contradicts quality: {self.quality}; give one of the two"))
+        if self.dfl and self.box != "general":
+            problems.append(("box", f"dfl: true contradicts box: {self.box}, which has no bins; give box: general or dfl: false"))
+        if self.quality == "dgqp":
+            if self.box != "general":
+                problems.append(("quality", f"quality: dgqp reads the distribution of a general box, and box is {self.box}"))
+            if self.cls_loss != "auto":
+                problems.append(("cls_loss", f"cls_loss: {self.cls_loss} would not see the quality of quality: dgqp; its loss is built in"))
+            if self.dgqp_topk > self.reg_max + 1:
+                problems.append(("dgqp_topk", f"dgqp_topk is {self.dgqp_topk}, but a side has {self.reg_max + 1} bins (reg_max + 1)"))
+            if not (self.dgqp_topk or self.dgqp_mean or self.dgqp_variance):
+                problems.append(("dgqp_topk", "dgqp_topk is 0 and dgqp_mean and dgqp_variance are off: the predictor would see nothing"))
+        if self.dcn != "none" and self.backbone not in DCN_BACKBONES:
+            problems.append(("dcn", f"backbone {self.backbone} has no deformable form; {', '.join(DCN_BACKBONES)} have"))
+        for key, built_in in BUILT_IN.items():
+            value = getattr(self, key)
+            if value not in built_in and not _is_class_name(value):
+                hint = f"it must be one of {', '.join(built_in)}, or the name of a registered class (docs/extending.md)"
+                problems.append((key, f"{key} is {value!r}: {hint}"))
         if problems:
             raise SettingsRuleError(problems)
         return self
+
+
+def lay_over(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Settings ``over`` laid on ``under``: the later layer's word wins, also where ``qfl`` contradicts ``quality`` or ``dfl`` ``box``."""
+    kept = dict(under)
+    for short, long, on, off in _SHORT:
+        if short in over and long not in over and kept.get(long) not in (on if over[short] is True else off):
+            kept.pop(long, None)
+        if long in over and short not in over and over[long] not in (on if kept.get(short) is True else off):
+            kept.pop(short, None)
+    return kept | over
+
+
+def complete(values: dict[str, Any]) -> dict[str, Any]:
+    """``values`` with the words filled in that others imply: ``qfl`` is short for a form of ``quality``, ``dfl`` for one of ``box``."""
+    filled = dict(values)
+    for short, long, on, off in _SHORT:
+        if short in filled and long not in filled:
+            filled[long] = off[0] if filled[short] is False else on[0]
+        elif long in filled and short not in filled:
+            filled[short] = filled[long] in on
+    if filled.get("box_weighting", "auto") == "auto":
+        quality = filled.get("quality", "joint")
+        filled["box_weighting"] = "score" if quality in JOINT else "centerness" if quality == "centerness" else "uniform"
+    return filled
+
+
+def implied(keys: Iterable[str]) -> set[str]:
+    """``keys`` and the settings that follow from them: whoever varies ``qfl`` varies ``quality`` and the weight of the box losses."""
+    quality, box = {"qfl", "quality", "box_weighting"}, {"dfl", "box"}
+    found = set(keys)
+    return found | (quality if found & {"qfl", "quality"} else set()) | (box if found & box else set())
+
+
+def _is_class_name(name: str) -> bool:
+    return name.isidentifier() and name[0].isupper()
 
 
 class SettingsRuleError(ValueError):
@@ -138,11 +300,20 @@ class DataSpec(BaseModel):
     truth: bool = Field(False, description="whether annotations carry the true edge distributions (ambiguous_shapes)")
 
 
+class ComponentFile(BaseModel):
+    """A file of the user's code that a trial uses; its copy lies in the trial's folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    digest: str = Field(description="SHA-256 of the file, first 16 hex digits")
+
+
 class TrialSpec(BaseModel):
     """One trial, fully resolved: everything that its numbers depend on, and nothing else (no paths, no machine).
 
     ``weights_digest`` stands for the content of the initial weights. ``code`` is ``TRAINING_CODE_VERSION`` of the code
-    that runs it.
+    that runs it, ``components`` the user's own (docs/extending.md).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -152,14 +323,31 @@ class TrialSpec(BaseModel):
     seed: int = Field(ge=0, le=2**31 - 1)
     weights_digest: str = ""
     code: int
+    components: tuple[ComponentFile, ...] = ()
 
     @property
     def id(self) -> str:
-        """Content hash: 12 hex digits."""
+        """Content hash: 12 hex digits.
+
+        Settings at their defaults are left out, so that a setting that is added later changes no id. A default may
+        therefore never change without raising ``TRAINING_CODE_VERSION``.
+        """
         content = self.model_dump(mode="json")
-        content["settings"].pop("weights")  # its content counts (weights_digest), not where it lies
+        content["settings"]["arguments"] = self._used_arguments()
+        defaults = Settings().model_dump(mode="json")
+        content["settings"] = {key: value for key, value in content["settings"].items() if value != defaults[key]}
+        content["settings"].pop("weights", None)  # its content counts (weights_digest), not where it lies
         content["data"].pop("name")
+        components = content.pop("components")
+        if components:
+            content["components"] = sorted(file["digest"] for file in components)
         return naming.digest(content)
+
+    def _used_arguments(self) -> dict[str, dict[str, Any]]:
+        """``arguments`` without those of components that are gfl-lab's own here and take none."""
+        given = self.model_dump(mode="json")["settings"]["arguments"]
+        own = {kind for kind, known in BUILT_IN.items() if getattr(self.settings, kind) not in known}
+        return {kind: values for kind, values in given.items() if values and kind in own | {"head"}}
 
 
 TRAINING_CODE_VERSION = 1

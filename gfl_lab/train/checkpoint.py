@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import pickle
+import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +15,41 @@ from torch import nn
 from gfl_lab import naming
 from gfl_lab.errors import InputError, Problem, ResourceError, StoreError
 from gfl_lab.rundir import atomic_path
+from gfl_lab.train.ema import MovingAverage
 
 _HINT = (
     "Only files of tensors and plain values are loaded, never code. Save it again as torch.save({'state_dict': model.state_dict()}, path)."
 )
 
+_TORCHVISION = {
+    "r18": "ResNet18", "r34": "ResNet34", "r50": "ResNet50", "r101": "ResNet101", "x101-32x8d": "ResNeXt101_32X8D",
+}  # fmt: skip
+_OPENMMLAB = {"x101-32x4d": "resnext101_32x4d", "r2-101": "res2net101_v1d_26w_4s"}
+"""Names in mmengine's table of weights, as mmdet's configurations have them behind ``open-mmlab://``."""
+DEIT_SMALL = "https://dl.fbaipublicfiles.com/deit/deit_small_patch16_224-cd65a155.pth"
 
-def save_checkpoint(path: Path, runner: Any, *, epoch: int, step: int, trial: str) -> None:
+
+DAMAGE = (
+    EOFError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, MemoryError, RecursionError, AssertionError, OSError,
+    RuntimeError, struct.error,
+)  # fmt: skip
+"""What readers of pickles raise on bytes that are no pickle, or half of one."""
+
+
+def save_checkpoint(path: Path, runner: Any, *, epoch: int, step: int, trial: str, average: MovingAverage | None = None) -> None:
     """Write weights, optimizer, schedules and position atomically.
 
+    ``state_dict`` holds the trial's weights, which are the moving average where there is one; ``trained`` then holds those
+    that training goes on with.
+
     Args:
-        epoch: finished epochs. step: finished iterations. trial: its id.
+        epoch: finished epochs. step: finished iterations. trial: its id. average: the moving average of the weights.
     """
+
+    def on_cpu(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {key: value.detach().cpu() for key, value in state.items()}
+
+    weights = on_cpu(runner.model.state_dict())
     content = {
         "meta": {
             "epoch": epoch,
@@ -33,11 +58,12 @@ def save_checkpoint(path: Path, runner: Any, *, epoch: int, step: int, trial: st
             "format": naming.FORMAT_VERSION,
             "classes": list(runner.train_dataloader.dataset.metainfo["classes"]),
         },
-        "state_dict": {key: value.detach().cpu() for key, value in runner.model.state_dict().items()},
+        "state_dict": on_cpu(average.weights) if average else weights,
         "optimizer": runner.optim_wrapper.state_dict(),
         "param_schedulers": [scheduler.state_dict() for scheduler in runner.param_schedulers],
-        "torch_rng": torch.get_rng_state(),
     }
+    if average:
+        content |= {"trained": weights, "average_updates": average.updates}
     with atomic_path(path) as temporary:
         try:
             torch.save(content, temporary)
@@ -59,7 +85,7 @@ def load_safely(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} does not exist") from None
     except pickle.UnpicklingError:
         raise InputError(f"{path} holds Python objects. {_HINT}") from None
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
+    except DAMAGE as error:
         raise InputError(f"{path} is not a whole torch file: {(str(error).splitlines() or ['it is empty'])[0]}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds {type(content).__name__}, not a dictionary of weights")
@@ -84,57 +110,92 @@ def load_last(path: Path, trial: str) -> dict[str, Any] | None:
     return content
 
 
-def restore(runner: Any, content: dict[str, Any]) -> None:
-    """Put weights, optimizer and schedules of a checkpoint into a built runner. The loop's position is the caller's."""
-    runner.model.load_state_dict(content["state_dict"])
+def restore(runner: Any, content: dict[str, Any], average: MovingAverage | None = None) -> None:
+    """Put weights, their average, optimizer and schedules of a checkpoint into a built runner. The loop's position is the caller's."""
+    runner.model.load_state_dict(content.get("trained", content["state_dict"]))
+    if average:
+        average.load(content["state_dict"], content["average_updates"])
     runner.optim_wrapper.load_state_dict(content["optimizer"])
     for scheduler, state in zip(runner.param_schedulers, content["param_schedulers"], strict=True):
         scheduler.load_state_dict(state)
-    torch.set_rng_state(content["torch_rng"])
 
 
-def fetch_torchvision(depth: str) -> dict[str, Any]:
-    """torchvision's ImageNet weights of a ResNet, from torch's hub folder, else downloaded into it.
+def published_url(backbone: str) -> str:
+    """Where the ImageNet weights of a backbone are published: torchvision, mmengine's model zoo, or DeiT's authors.
 
     Raises:
-        ResourceError: they are not there and cannot be downloaded; says where to put the file.
+        ResourceError: nothing that we load is published for it.
     """
-    import torchvision.models
+    if backbone in _TORCHVISION:
+        import torchvision.models
 
-    name = {"r18": "ResNet18", "r34": "ResNet34", "r50": "ResNet50", "r101": "ResNet101"}[depth]
-    url = getattr(torchvision.models, f"{name}_Weights").IMAGENET1K_V1.url
+        return getattr(torchvision.models, f"{_TORCHVISION[backbone]}_Weights").IMAGENET1K_V1.url
+    if backbone in _OPENMMLAB:
+        from mmengine.runner.checkpoint import get_external_models
+
+        return get_external_models()[_OPENMMLAB[backbone]]
+    if backbone == "vit-adapter-s":
+        return DEIT_SMALL
+    hint = "Give the path of a weights file (--weights FILE), or --weights random to start from nothing."
+    if backbone.endswith("vd"):
+        hint = (
+            "Convert PaddleDetection's file with `gfl-lab import-checkpoint FILE` and give the path of the result (--weights FILE), "
+            "or --weights random to start from nothing."
+        )
+    raise ResourceError(Problem(f"weights: pretrained: no weights for backbone {backbone} are published that can be downloaded", hint=hint))
+
+
+def fetch_pretrained(backbone: str) -> dict[str, Any]:
+    """A backbone's published ImageNet weights, from torch's hub folder, else downloaded into it.
+
+    Raises:
+        ResourceError: none are published, or they are not there and cannot be downloaded; says where to put the file.
+    """
+    url = published_url(backbone)
+    file = url.rpartition("/")[2]
     try:
         return torch.hub.load_state_dict_from_url(url, progress=False, check_hash=True, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ResourceError(f"the published weights {file} hold Python objects, and only tensors and plain values are loaded") from None
     except (OSError, RuntimeError) as error:
-        file = url.rpartition("/")[2]
         raise ResourceError(
             Problem(
-                f"torchvision's weights {file} are not in {torch.hub.get_dir()}/checkpoints and could not be downloaded ({error})",
+                f"the published weights {file} of backbone {backbone} are not in {torch.hub.get_dir()}/checkpoints and could not be "
+                f"downloaded from {url} ({error})",
                 hint="Put the file there, or give --weights FILE, or --weights random to start from nothing.",
             )
         ) from None
 
 
-def load_backbone(backbone: nn.Module, weights: str, depth: str) -> None:
-    """Start a ResNet from ImageNet weights: a file, or torchvision's (looked up in torch's hub folder, else downloaded).
+def load_backbone(backbone: nn.Module, weights: str, name: str) -> None:
+    """Start a backbone from ImageNet weights.
 
-    The file may hold torchvision's own names or a detector's (``backbone.`` in front). Everything in the backbone must be
-    found, and nothing but the classifier ``fc`` may be left over.
+    A file may hold the backbone's own names, torchvision's, DeiT's, or a detector's (``backbone.`` in front, of which only the
+    backbone is taken). Everything in the backbone must be found, but for offsets of deformable convolutions, which start
+    at 0, and for the adapter where the file holds a ViT alone, as DeiT's does; nothing but the classifier may be left over.
+
+    Args:
+        weights: a file, or ``pretrained``: what is published (looked up in torch's hub folder, else downloaded).
+        name: the setting ``backbone``.
 
     Raises:
-        InputError: the weights cannot be had or do not fit.
+        InputError: the file does not fit. ResourceError: the published weights cannot be had.
     """
-    if weights == "torchvision":
-        state = fetch_torchvision(depth)
-    else:
-        content = load_safely(Path(weights))
-        state = content.get("state_dict", content.get("model", content))
+    content = fetch_pretrained(name) if weights == "pretrained" else load_safely(Path(weights))
+    state = content.get("state_dict", content.get("model", content))
     own = backbone.state_dict()
     if any(key.startswith("backbone.") for key in state):
         state = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
+    vit_only = name == "vit-adapter-s" and not any(key.startswith("interactions.") for key in state)
+    if vit_only and "cls_token" in state:
+        from gfl_lab.detector.vit_adapter import from_deit
+
+        state = from_deit(state)
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    missing = [key for key in missing if not key.endswith("num_batches_tracked") and ".conv_offset." not in key]
+    if vit_only:
+        missing = [key for key in missing if key.startswith(("pos_embed", "patch_embed.", "blocks.")) and ".gamma" not in key]
     wrong = sorted(key for key in own.keys() & state.keys() if own[key].shape != state[key].shape)
     if missing or extra or wrong:
         parts = [
@@ -142,5 +203,5 @@ def load_backbone(backbone: nn.Module, weights: str, depth: str) -> None:
             for keys, what in ((missing, "missing"), (extra, "left over"), (wrong, "of another shape"))
             if keys
         ]
-        raise InputError(f"weights {weights} do not fit backbone {depth}: {', '.join(parts)}")
+        raise InputError(f"weights {weights} do not fit backbone {name}: {', '.join(parts)}")
     backbone.load_state_dict(state, strict=False)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 from mmengine.config import Config
 
 from gfl_lab.data.coco import MIN_SIDE_PX
 from gfl_lab.detector.build import model_config
+from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.settings import Settings, TrialSpec
 
-STEP_MILESTONES = (2 / 3, 11 / 12)
-"""Where the step schedule drops the rate, in epochs of the whole: 8 and 11 of 12, 16 and 22 of 24."""
+VIT_ADAPTER_SHORT_SIDES = (0.5, 0.625, 0.75)
+VIT_ADAPTER_CROP = (0.48, 0.75)
+VIT_ADAPTER_LAST_CROP = 1.28
+"""ViT-Adapter's crops in parts of the shortest side: 400, 500, 600; 384 to 600; and 1024 of 800 px
+(czczup/ViT-Adapter, ``configs/gfl/gfl_deit_adapter_small_fpn_3x_coco.py``)."""
 
 
 def trial_config(spec: TrialSpec, paths: dict[str, str], work_dir: str, loader_workers: int = 0) -> Config:
@@ -32,12 +39,8 @@ def trial_config(spec: TrialSpec, paths: dict[str, str], work_dir: str, loader_w
         "model": model,
         "train_dataloader": _loader(spec, paths, "train", loader_workers),
         "val_loader": _loader(spec, paths, "val", loader_workers),
-        "train_cfg": {"type": "EpochBasedTrainLoop", "max_epochs": settings.epochs},
-        "optim_wrapper": {
-            "type": "OptimWrapper",
-            "optimizer": _optimizer(settings),
-            "clip_grad": {"max_norm": settings.clip_grad_norm} if settings.clip_grad_norm else None,
-        },
+        "train_cfg": {"type": "EpochBasedTrainLoop", "max_epochs": total_epochs(settings)},
+        "optim_wrapper": _optim_wrapper(settings),
         "param_scheduler": _schedulers(settings),
         "randomness": {"seed": spec.seed},
         "default_hooks": {
@@ -55,13 +58,12 @@ def trial_config(spec: TrialSpec, paths: dict[str, str], work_dir: str, loader_w
 
 def _loader(spec: TrialSpec, paths: dict[str, str], split: str, workers: int) -> dict[str, Any]:
     settings, training = spec.settings, split == "train"
-    resize = {"type": "Resize", "scale": tuple(settings.image_size), "keep_ratio": True}
     meta = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction")
     pipeline: list[dict[str, Any]] = [{"type": "LoadImageCached"}]
     if training:
-        pipeline += [{"type": "LoadAnnotations", "with_bbox": True}, resize, {"type": "RandomFlip", "prob": settings.flip}]
+        pipeline += [{"type": "LoadAnnotations", "with_bbox": True}, *_augmentation(settings)]
     else:
-        pipeline += [resize]
+        pipeline += [{"type": "mmdet.Resize", "scale": tuple(settings.image_size), "keep_ratio": True}]
     pipeline += [{"type": "PackDetInputs", "meta_keys": meta}]
     # Batches of like shape save padding; images of one size need no sorting.
     batches = {"batch_sampler": {"type": "ResumableBatchSampler"}} if training else {}
@@ -87,20 +89,95 @@ def _loader(spec: TrialSpec, paths: dict[str, str], split: str, workers: int) ->
     }
 
 
-def _optimizer(settings: Settings) -> dict[str, Any]:
+def _augmentation(settings: Settings) -> list[dict[str, Any]]:
+    """Scaling, flips and crops in training, drawn from ``numpy.random``, which the data set seeds for each sample."""
+    scale, flip = _multi_scale(settings), {"type": "RandomFlip", "prob": settings.flip}
+    if settings.crop == "none":
+        return [scale, flip]
+    short = settings.image_size[1]
+
+    def crop(least: float, most: float) -> dict[str, Any]:
+        size = (round(least * short), round(most * short))
+        return {"type": "mmdet.RandomCrop", "crop_type": "absolute_range", "crop_size": size, "allow_negative_crop": True}
+
+    cropped = [_resize(settings, VIT_ADAPTER_SHORT_SIDES), crop(*VIT_ADAPTER_CROP), scale]
+    return [flip, {"type": "RandomChoice", "transforms": [[scale], cropped]}, crop(VIT_ADAPTER_LAST_CROP, VIT_ADAPTER_LAST_CROP)]
+
+
+def _multi_scale(settings: Settings) -> dict[str, Any]:
+    """Scaling with a factor in ``scale_range``: any, or one of a grid of ``scale_step`` that starts at the range's lower end."""
+    low, high = settings.scale_range
+    if low == high or not settings.scale_step:
+        return _resize(settings, [low, high], between=True)
+    count = math.floor((high - low) / settings.scale_step + 1e-6)
+    return _resize(settings, [low + index * settings.scale_step for index in range(count + 1)])
+
+
+def _resize(settings: Settings, factors: Sequence[float], between: bool = False) -> dict[str, Any]:
+    """Scale an image, ratio kept, into ``image_size`` with the shortest side times a factor, and the longest side as it is.
+
+    One factor draws no random number. Several are drawn from with equal probability; ``between`` two of them it is any whole
+    number of pixels.
+    """
+    cap, short = settings.image_size
+    sizes = [(cap, min(cap, round(factor * short))) for factor in factors]  # the larger of the two caps the longest side
+    how = {"keep_ratio": True, "interpolation": settings.interpolation}
+    if len(set(factors)) == 1:
+        return {"type": "mmdet.Resize", "scale": sizes[0], **how}
+    if between:
+        return {"type": "RandomResize", "scale": sizes, "resize_type": "mmdet.Resize", **how}
+    return {"type": "RandomChoiceResize", "scales": sizes, "resize_type": "mmdet.Resize", **how}
+
+
+def learning_rate(settings: Settings) -> float:
+    """Peak rate: ``lr``, or for a ``lr_batch`` scaled to ``batch_size``, linearly for SGD and by the square root for AdamW.
+
+    Sources: Goyal et al., arXiv 1706.02677, section 2.1 (linear); Malladi et al., arXiv 2205.10287 (square root for
+    adaptive methods).
+    """
+    if not settings.lr_batch:
+        return settings.lr
+    ratio = settings.batch_size / settings.lr_batch
+    return settings.lr * (ratio if settings.optimizer == "sgd" else math.sqrt(ratio))
+
+
+def _optim_wrapper(settings: Settings) -> dict[str, Any]:
     if settings.optimizer == "sgd":
-        return {"type": "SGD", "lr": settings.lr, "momentum": 0.9, "weight_decay": settings.weight_decay}
-    return {"type": "AdamW", "lr": settings.lr, "weight_decay": settings.weight_decay, "fused": True}
+        optimizer = {"type": "SGD", "momentum": 0.9}
+    else:
+        optimizer = {"type": "AdamW", "fused": True}
+    wrapper = {
+        "type": "OptimWrapper",
+        "optimizer": optimizer | {"lr": learning_rate(settings), "weight_decay": settings.weight_decay},
+        "clip_grad": {"max_norm": settings.clip_grad_norm} if settings.clip_grad_norm else None,
+    }
+    if settings.precision != "float32":
+        wrapper |= {"type": "AutocastOptimWrapper", "precision": settings.precision}
+    if settings.no_decay or settings.bias_lr != 1:
+        groups = {"no_decay": settings.no_decay, "bias_lr": settings.bias_lr}
+        wrapper |= {"constructor": "SettingsOptimConstructor", "paramwise_cfg": groups}
+    return wrapper
+
+
+def milestones(settings: Settings) -> list[int]:
+    """Epochs after which the step schedule drops the rate, e.g. [8, 11] of 12, [16, 22] of 24, [27, 33] of 36.
+
+    ``lr_steps`` are rounded fractions (0.6667 is 2/3), so they are taken for the nearest one of a denominator up to 100.
+    """
+    epochs = total_epochs(settings)
+    return sorted({max(1, round(epochs * Fraction(part).limit_denominator(100))) for part in settings.lr_steps})
 
 
 def _schedulers(settings: Settings) -> list[dict[str, Any]]:
+    epochs = total_epochs(settings)
     schedulers: list[dict[str, Any]] = []
     if settings.warmup_iters:
-        schedulers.append({"type": "LinearLR", "start_factor": 0.001, "by_epoch": False, "begin": 0, "end": settings.warmup_iters})
-    if settings.lr_schedule == "step":
-        milestones = sorted({max(1, round(settings.epochs * part)) for part in STEP_MILESTONES})
         schedulers.append(
-            {"type": "MultiStepLR", "by_epoch": True, "begin": 0, "end": settings.epochs, "milestones": milestones, "gamma": 0.1}
+            {"type": "LinearLR", "start_factor": settings.warmup_factor, "by_epoch": False, "begin": 0, "end": settings.warmup_iters}
+        )
+    if settings.lr_schedule == "step":
+        schedulers.append(
+            {"type": "MultiStepLR", "by_epoch": True, "begin": 0, "end": epochs, "milestones": milestones(settings), "gamma": 0.1}
         )
     else:
         schedulers.append(
@@ -108,8 +185,8 @@ def _schedulers(settings: Settings) -> list[dict[str, Any]]:
                 "type": "CosineAnnealingLR",
                 "by_epoch": True,
                 "begin": 0,
-                "end": settings.epochs,
-                "T_max": settings.epochs,
+                "end": epochs,
+                "T_max": epochs,
                 "eta_min_ratio": 0.01,
                 "convert_to_iter_based": True,
             }

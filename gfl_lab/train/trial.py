@@ -23,14 +23,17 @@ from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
-import gfl_lab.train.dataset  # noqa: F401  (registers the data set)
+import gfl_lab.train.dataset
+import gfl_lab.train.optim  # noqa: F401  (both register what trial_config names)
 from gfl_lab import naming
 from gfl_lab.errors import FailureKind, Interrupted, NonFiniteLoss, StoreError, TrialError
 from gfl_lab.rundir import MetricWriter, TrialDir, write_json
 from gfl_lab.spec.settings import TrialSpec
 from gfl_lab.train.checkpoint import load_backbone, load_last, restore, save_checkpoint
+from gfl_lab.train.components import load_of_trial
 from gfl_lab.train.config import trial_config
 from gfl_lab.train.distributions import DistributionCollector, predict_and_collect
+from gfl_lab.train.ema import MovingAverage
 from gfl_lab.train.evaluate import CocoEvaluator, collect, predict
 from gfl_lab.train.latency import measure_latency
 
@@ -98,14 +101,22 @@ class TrialHook(Hook):
         evaluate: evaluates the model and returns AP metrics.
         should_stop: asked before each step.
         resumed: the checkpoint to go on from, or None.
+        seed: of the trial; with the step it seeds what the model draws in training (drop path).
     """
 
     priority = "VERY_LOW"
 
     def __init__(
-        self, trial: TrialDir, evaluate: Callable[[], dict[str, float]], should_stop: Callable[[], bool], resumed: dict[str, Any] | None
+        self,
+        trial: TrialDir,
+        evaluate: Callable[[], dict[str, float]],
+        should_stop: Callable[[], bool],
+        resumed: dict[str, Any] | None,
+        seed: int,
     ) -> None:
         self.trial, self.evaluate, self.should_stop, self.resumed = trial, evaluate, should_stop, resumed
+        self.seed = seed
+        self.average: MovingAverage | None = None
         self.writer = MetricWriter(trial.file(naming.METRICS_FILE))
         self.eval_seconds = 0.0
         self.lr = 0.0
@@ -120,7 +131,7 @@ class TrialHook(Hook):
         self.writer.truncate_after(step)
         evaluated = {line["epoch"] for line in self.trial.metric_lines() if line["kind"] == "val"}
         if 0 < epoch < runner.max_epochs and epoch not in evaluated and step == epoch * len(runner.train_dataloader):
-            self._validate(step, epoch)
+            self._validate(runner, step, epoch)
 
     def before_train_epoch(self, runner: TrialRunner) -> None:
         runner.train_dataloader.dataset.set_epoch(runner.epoch)
@@ -130,8 +141,12 @@ class TrialHook(Hook):
             self._save(runner, runner.epoch, runner.iter)
             raise Interrupted(f"stopped as asked after step {runner.iter}; the checkpoint holds it")
         self.lr = runner.optim_wrapper.get_lr()["lr"][0]
+        # Drop path must not depend on what was drawn before the step: an interruption would change it.
+        torch.manual_seed(int(np.random.SeedSequence((self.seed, runner.iter)).generate_state(1)[0]))
 
     def after_train_iter(self, runner: TrialRunner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None) -> None:
+        if self.average:
+            self.average.update(runner.model)
         terms = {name: round(float(value.detach()), 6) for name, value in (outputs or {}).items()}
         self.writer.write("train", runner.iter + 1, runner.epoch + 1, terms | {"lr": self.lr})
 
@@ -139,17 +154,19 @@ class TrialHook(Hook):
         epoch, step = runner.epoch + 1, runner.iter
         self._save(runner, epoch, step)
         if epoch < runner.max_epochs:  # the last epoch is evaluated with its distributions, after training
-            self._validate(step, epoch)
+            self._validate(runner, step, epoch)
 
-    def _validate(self, step: int, epoch: int) -> None:
+    def _validate(self, runner: TrialRunner, step: int, epoch: int) -> None:
         started = time.perf_counter()
-        metrics = self.evaluate()
+        with self.average.in_place_of(runner.model) if self.average else contextlib.nullcontext():
+            metrics = self.evaluate()
         self.writer.write("val", step, epoch, {key: round(value, 4) for key, value in metrics.items()})
         _log(self.trial, f"epoch {epoch}, step {step}: AP {metrics.get('AP', 0):.1f}")
         self.eval_seconds += time.perf_counter() - started
 
     def _save(self, runner: TrialRunner, epoch: int, step: int) -> None:
-        save_checkpoint(self.trial.file(naming.LAST_CHECKPOINT), runner, epoch=epoch, step=step, trial=self.trial.id)
+        path = self.trial.file(naming.LAST_CHECKPOINT)
+        save_checkpoint(path, runner, epoch=epoch, step=step, trial=self.trial.id, average=self.average)
 
 
 def run_trial(
@@ -240,6 +257,7 @@ def _failure(error: Exception) -> dict[str, Any]:
 def _train(trial: TrialDir, threads: int, loader_workers: int, should_stop: Callable[[], bool]) -> dict[str, Any]:
     manifest = trial.manifest()
     spec = TrialSpec.model_validate(manifest["spec"])
+    load_of_trial(trial, spec)
     settings = spec.settings
     clock = _Clock()
     torch.set_num_threads(threads)
@@ -262,9 +280,9 @@ def _train(trial: TrialDir, threads: int, loader_workers: int, should_stop: Call
         return metrics | seen.truth_scores().metrics()
 
     resumed = load_last(trial.file(naming.LAST_CHECKPOINT), trial.id)
-    hook = TrialHook(trial, evaluate, should_stop, resumed)
+    hook = TrialHook(trial, evaluate, should_stop, resumed, spec.seed)
     runner.register_hook(hook)
-    runner.load_or_resume = lambda: _start(runner, spec, resumed)
+    runner.load_or_resume = lambda: _start(runner, spec, hook)
     clock.lap("setup")
     start = f"goes on after step {resumed['meta']['iter']}" if resumed else "starts"
     _log(
@@ -275,6 +293,8 @@ def _train(trial: TrialDir, threads: int, loader_workers: int, should_stop: Call
         runner.train()
     except NonFiniteLoss as error:
         raise NonFiniteLoss(runner.iter + 1, runner.epoch + 1, error.losses) from None
+    if hook.average:
+        hook.average.copy_to(runner.model)  # from here on it is the trial's model
     clock.lap("train", minus=hook.eval_seconds)
 
     collector = DistributionCollector(evaluator.truth, evaluator.category_ids, settings, spec.data.truth)
@@ -308,12 +328,15 @@ def _train(trial: TrialDir, threads: int, loader_workers: int, should_stop: Call
     }
 
 
-def _start(runner: TrialRunner, spec: TrialSpec, resumed: dict[str, Any] | None) -> None:
+def _start(runner: TrialRunner, spec: TrialSpec, hook: TrialHook) -> None:
     """After mmengine has initialised the weights: put in those that the trial starts or goes on with."""
-    if resumed is not None:
-        restore(runner, resumed)
-    elif spec.settings.weights != "random":
-        load_backbone(runner.model.backbone, spec.settings.weights, spec.settings.backbone)
+    settings = spec.settings
+    if hook.resumed is None and settings.weights != "random":
+        load_backbone(runner.model.backbone, settings.weights, settings.backbone)
+    if settings.ema:
+        hook.average = MovingAverage(runner.model, settings.ema)
+    if hook.resumed is not None:
+        restore(runner, hook.resumed, hook.average)
 
 
 def _peak_memory_mib() -> float:

@@ -1,0 +1,23 @@
+"""How long a trial trains, from its settings: what planning, training and reading of results must agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gfl_lab.spec.settings import Settings
+
+
+def total_epochs(values: Settings | Mapping[str, Any]) -> int:
+    """Passes over the training images: ``epochs`` times the factor of ``schedule``.
+
+    Args:
+        values: settings, or what plan.json or a manifest holds of them; without ``schedule``, as older runs are, it is 1x.
+
+    Raises:
+        KeyError, TypeError, ValueError: a damaged mapping.
+    """
+    if not isinstance(values, Mapping):
+        values = {"epochs": values.epochs, "schedule": values.schedule}
+    return int(values["epochs"]) * int(str(values.get("schedule", "1x")).removesuffix("x"))
