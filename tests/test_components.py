@@ -97,7 +97,7 @@ def write(folder: Path, text: str = AXES, **files: str) -> Path:
 
 
 def planned(path: Path, tree: RunTree) -> Prepared:
-    return prepare(read_files(path, None), tree, data=None, seeds=None, weights=None, say=lambda _: None)
+    return prepare(read_files(path, None), tree, data=None, seeds=None, weights={}, say=lambda _: None)
 
 
 def ids(path: Path, tree: RunTree) -> dict[str, str]:

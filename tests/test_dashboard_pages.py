@@ -59,9 +59,9 @@ def trees(tmp_path_factory) -> dict[str, Path]:
         "hostile": make("hostile", hostile=True, states=["done", "done", "failed", "done"]),
     }
     damaged = make("damaged", states="done")
+    trials = sorted((damaged / "trials").iterdir())
     write_fake_tree(damaged, name="zz_broken", **SMALL)
     (damaged / "experiments" / "zz_broken" / "desk" / naming.PLAN).write_text("{")
-    trials = sorted((damaged / "trials").iterdir())
     (trials[0] / naming.RESULT).write_text("{")
     (trials[1] / naming.MANIFEST).write_text("[]")
     (trials[2] / naming.DISTRIBUTIONS).write_bytes(b"nothing")

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gfl_lab.detector.boxform import LOG_VARIANCE_RANGE, DiracDistance, Gaussian, General, normal_bins, peak_mean
+from gfl_lab.detector.boxform import LOG_VARIANCE_BOUND, DiracDistance, Gaussian, General, normal_bins, peak_mean
 
 # isort: split
 # after ours: mmdet.models can be imported only once the operators are there
@@ -91,11 +91,13 @@ class TestForms:
         torch.testing.assert_close(fitted.boxes * UNIT, decoded.boxes)
         torch.testing.assert_close(fitted.targets * UNIT, PRIORS + 3.0)
 
-    def test_variance_is_clamped(self) -> None:
+    def test_variance_is_bounded_and_a_gradient_leads_back(self) -> None:
         predictions = torch.zeros(1, 8)
-        predictions[:, 4:] = torch.tensor([100.0, -100, 0, 0])
-        loss = Gaussian(16).fit(predictions.requires_grad_(), PRIORS[:1], UNIT[:1], PRIORS[:1]).loss
-        assert loss.item() == pytest.approx(sum(LOG_VARIANCE_RANGE) / 2 / 4) and torch.isfinite(loss)
+        predictions[:, 4:] = torch.tensor([100.0, -100, -8, 0])
+        loss = Gaussian(16).fit(predictions.requires_grad_(), PRIORS[:1], UNIT[:1], PRIORS[:1] + 40.0).loss
+        assert torch.isfinite(loss) and loss.item() < 25 / 4 * math.exp(LOG_VARIANCE_BOUND)
+        loss.backward()
+        assert predictions.grad[0, 6] < 0  # far off and too sure: the variance widens
 
     def test_a_target_beyond_the_last_bin_is_clamped(self) -> None:
         form = General(Integral(4), DistancePointBBoxCoder())

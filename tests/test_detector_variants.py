@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import pytest
@@ -315,7 +316,7 @@ def test_gaussian_loss_by_hand() -> None:
     location = torch.tensor([4 * 16 + 4])
     assert geometry.centers[location].tolist() == [[32.0, 32.0]]
     targets = torch.tensor([[0.0, 8, 64, 48]])  # distances 4, 3, 4, 2 bins
-    prediction = torch.tensor([[1.0, 0, 0, -2, 0, 0, torch.log(torch.tensor(4.0)), 0]])  # means 5, 4, 4, 2
+    prediction = torch.tensor([[1.0, 0, 0, -2, 0, 0, 7 * math.atanh(math.log(4) / 7), 0]])  # means 5, 4, 4, 2
     boxes, in_unit, loss = head._fit_positives(prediction, geometry, location, targets)
     assert loss.item() == pytest.approx((0.5 + 0.5 + 0.5 * 1.3862944 + 0) / 4, abs=1e-6)
     assert boxes.tolist() == [[-1.0, 0.0, 8.0, 6.0]] and in_unit.tolist() == [[0.0, 1.0, 8.0, 6.0]]

@@ -151,8 +151,8 @@ def test_local_peak_changes_a_general_box_alone(cli: Cli, general: TrialDir, dir
     assert report["differences"]["AP50"] == pytest.approx(new["AP50"] - old["AP50"], abs=1e-6)
     assert new["wasserstein"] == old["wasserstein"], "scored on the distribution, whatever is read from it"
 
-    code, out, _ = cli(dirac.id, "--set", "decode=local_peak", "--json")
-    assert code == 0 and json.loads(out)["rows"][1]["metrics"] == recorded(dirac)
+    code, out, err = cli(dirac.id, "--set", "decode=local_peak", "--json")
+    assert code == 2 and out == "" and "decode has no effect" in err and "box: dirac" in err
 
 
 def test_the_table_shows_both_and_the_difference(cli: Cli, general: TrialDir) -> None:

@@ -103,3 +103,23 @@ def test_a_combination_that_breaks_a_rule_is_told_with_its_variant() -> None:
 
 def test_steps_count_the_smaller_last_batch() -> None:
     assert steps_of({"epochs": 3, "batch_size": 16}, 100) == 21
+
+
+def test_a_setting_that_nothing_reads_is_not_in_the_id() -> None:
+    def of(**settings: object) -> str:
+        return TrialSpec(settings=Settings(**settings), data=DATA, seed=0, code=1).id
+
+    assert of(box="dirac") == of(box="dirac", decode="local_peak", dfl_weight=1.0, gaussian_weight=3.0)
+    assert of(quality="none") == of(quality="none", qfl_beta=1.0, dgqp_topk=2, guided_eta=2.0, quality_weight=2.0)
+    assert of() == of(drop_path=0.5, dcn_stages="c4-c5", scale_step=0.1, dirac_coder="distance")
+    # what is read counts: distances are measured in bins also where the box has none
+    assert len({of(box="dirac"), of(box="dirac", reg_max=8), of(box="dirac", bin_width=2.0), of(box="dirac", box_loss="iou")}) == 4
+    assert of(decode="local_peak") != of() and of(quality="iou", quality_weight=2.0) != of(quality="iou")
+    assert of(head="MyHead", quality="none", qfl_beta=1.0) != of(head="MyHead", quality="none")
+
+
+def test_an_axis_that_acts_nowhere_is_an_error_and_one_that_acts_somewhere_gives_each_variant_once() -> None:
+    with pytest.raises(SpecError, match="axis 'decode' has no effect"):
+        build_plan(_experiment(axes={"decode": ["expectation", "local_peak"]}, set={"box": "dirac"}), DESK, DATA)
+    plan = build_plan(_experiment(axes={"dfl": [False, True], "decode": ["expectation", "local_peak"]}), DESK, DATA)
+    assert len(plan.variants) == 3

@@ -36,7 +36,10 @@ def command(table_id: str | None, runnable: bool, as_json: bool) -> None:
         print_json({"rows": [_row(entry) for entry in shown]})
         return
     _print(shown)
-    print(f"{sum(entry.runnable for entry in entries)} of {len(entries)} published rows can be run")
+    running = [entry for entry in entries if entry.runnable]
+    hidden = sum("test-dev" in entry.table.split for entry in running)
+    print(f"{hidden} of the rows that can be run were published on test-dev, whose annotations are not public")
+    print(f"{len(running)} of {len(entries)} published rows can be run")
 
 
 def survey_folders(folders: list[Path]) -> list[Any]:
@@ -111,7 +114,9 @@ def _print(entries: list[Any]) -> None:
         for entry in rows:
             ap = entry.row.metrics.get("AP")
             gain = entry.row.metrics.get("AP_gain")
+            # where a row's number was read in another place than its table's, e.g. off a figure
+            note = f" ({entry.row.evidence.replace('_', ' ')})" if entry.row.evidence else ""
             text = f"{ap:.1f}" if ap is not None else f"{gain:+.1f}" if gain is not None else "-"
-            grid.add_row(entry.row.name, text, f"{entry.experiment}: {entry.variant}" if entry.runnable else entry.why_not)
+            grid.add_row(entry.row.name + note, text, f"{entry.experiment}: {entry.variant}" if entry.runnable else entry.why_not)
         out.print(grid)
         out.print()

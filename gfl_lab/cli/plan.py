@@ -14,7 +14,9 @@ from gfl_lab.cli.prepare import experiment_argument, plan_options, prepare, read
 @experiment_argument
 @plan_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(experiment: Path, profile: str | None, data: Path | None, seeds: list[int] | None, weights: str | None, as_json: bool) -> None:
+def command(
+    experiment: Path, profile: str | None, data: Path | None, seeds: list[int] | None, weights: dict[str, str], as_json: bool
+) -> None:
     """Show the trials of EXPERIMENT and what is done; nothing is trained.
 
     A trial's id depends on the data, so a generated data set is made when it is not there yet.

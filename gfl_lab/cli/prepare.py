@@ -30,12 +30,32 @@ def profile_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """What decides which trials there are."""
     for option in (
-        click.option("--weights", metavar="FILE", help="Backbone weights to start from: a torch file, `pretrained`, or `random`."),
+        click.option(
+            "--weights",
+            metavar="[BACKBONE=]FILE",
+            multiple=True,
+            callback=parse_weights,
+            help="Backbone weights to start from: a torch file, `pretrained`, or `random`; r101vd=FILE is for that backbone alone.",
+        ),
         click.option("--seeds", metavar="LIST", callback=parse_seeds, help="Seeds instead of the experiment's own: 0,1,2 or 0..4."),
         click.option("--data", metavar="PATH", type=click.Path(path_type=Path), help="Folder with a data set in COCO format."),
     ):
         command = option(command)
     return profile_option(command)
+
+
+def parse_weights(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    """{backbone, or "" for all: weights}, paths absolute; ``r50=FILE`` is for one backbone."""
+    from gfl_lab.spec.settings import BACKBONES
+
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, file = text.partition("=")
+        backbone, file = (name, file) if equals and name in BACKBONES else ("", text)
+        if backbone in found:
+            raise click.BadParameter(f"given twice{f' for {backbone}' if backbone else ''}")
+        found[backbone] = _weights_path(file, Path.cwd())
+    return found
 
 
 def parse_seeds(_ctx: click.Context, _param: click.Parameter, text: str | None) -> list[int] | None:
@@ -156,7 +176,7 @@ def _with_weights(settings: dict[str, Any], beside: Path) -> dict[str, Any]:
 
 
 def prepare(
-    files: Files, tree: RunTree, *, data: Path | None, seeds: list[int] | None, weights: str | None, say: Callable[[str], None]
+    files: Files, tree: RunTree, *, data: Path | None, seeds: list[int] | None, weights: dict[str, str], say: Callable[[str], None]
 ) -> Prepared:
     """The plan. Raises SpecError, DataError, InputError; then nothing but a data set or its check has been written."""
     from gfl_lab.plan.plan import build_plan
@@ -171,8 +191,6 @@ def prepare(
     }
     if "weights" in experiment.axes:
         own["axes"] = experiment.axes | {"weights": [_weights_path(value, beside) for value in experiment.axes["weights"]]}
-    if weights is not None:
-        own["set"] = experiment.set | {"weights": _weights_path(weights, Path.cwd())}
     experiment = experiment.model_copy(update=own)
 
     registered: frozenset[str] = frozenset()
@@ -191,11 +209,13 @@ def prepare(
             published=files.published,
             weights_digest=digest_weights,
             components=components,
+            weights_of=lambda settings: weights.get(settings.backbone) or weights.get("") or settings.weights,
         )
 
     # impossible settings and components, before any data is looked at
     draft = plan_over(DataSpec(name="", digest="", classes=(), train_images=0, val_images=0))
     registered = _check_components(files, [variant.settings for variant in draft.variants])
+    _check_weights([variant.settings for variant in draft.variants], say)
     content, paths = prepare_data(files, tree, data, say)
     return Prepared(plan_over(content), paths, files.code)
 
@@ -235,6 +255,26 @@ def _check_components(files: Files, variants: list[Any]) -> frozenset[str]:
     if found:
         raise SpecError(list(found.values()))
     return own
+
+
+def _check_weights(variants: list[Any], say: Callable[[str], None]) -> None:
+    """Refuse files of initial weights that fit no backbone that asks for them; warn of weights that nobody publishes."""
+    from gfl_lab.spec.settings import PRETRAINED_BACKBONES
+
+    files: dict[str, list[Any]] = {}
+    for settings in variants:
+        if settings.weights not in ("random", "pretrained"):
+            files.setdefault(settings.weights, []).append(settings)
+    for backbone in sorted({s.backbone for s in variants if s.weights == "pretrained"} - {*PRETRAINED_BACKBONES}):
+        say(
+            f"warning: weights: pretrained, but none are published for backbone {backbone} that can be downloaded: give --weights {backbone}=FILE"
+        )
+    if files:
+        from gfl_lab.train.checkpoint import check_fit
+
+        for file, having in files.items():
+            digest_weights(file)  # says what is wrong with a file that cannot be read
+            check_fit(file, having)
 
 
 def _place_of(files: Files, key: str, value: Any) -> str:

@@ -34,7 +34,7 @@ TRIAL_ENTRY = "gfl_lab.train.trial:run_trial"
 @click.option("--gpus", type=click.FloatRange(0), help="GPUs, or a share of one, for each trial, instead of the profile's.")
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON on stdout.")
 def command(
-    experiment: Path, profile: str | None, data: Path | None, seeds: list[int] | None, weights: str | None,
+    experiment: Path, profile: str | None, data: Path | None, seeds: list[int] | None, weights: dict[str, str],
     executor: str, address: str | None, cpus: int | None, gpus: float | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Train what is missing of EXPERIMENT and print its table.
@@ -68,7 +68,7 @@ def command(
     stop = driver.StopSwitch(folder / naming.STOP_REQUEST)
     engine = _executor(executor, share, machine, address, stop, gpu_optional=gpus is None and not wish.gpu_required)
     # Ray takes seconds to start: meanwhile the data set is generated, on a first run, where nothing can be wrong any more.
-    sure = data is None and weights is None and files.profile.data != "required" and not files.code
+    sure = data is None and not weights and files.profile.data != "required" and not files.code
     first = sure and not (folder / naming.PLAN).exists()
     starting = _Engine(engine) if executor == "ray" and first else None
     try:

@@ -33,8 +33,8 @@ DISTANCE_MARGIN = 0.1
 MAX_LOG_RATIO = math.log(1000 / 16)
 """Bound of a log distance, as mmdet's delta coder has for widths: a box of 62 anchors."""
 
-LOG_VARIANCE_RANGE = (-7.0, 7.0)
-"""Clamp of the Gaussian's log variance: a standard deviation of 0.03 to 33 bins."""
+LOG_VARIANCE_BOUND = 7.0
+"""Bound of the Gaussian's log variance, a standard deviation of 0.03 to 33 bins; reached smoothly, so a gradient leads back."""
 
 
 class Decoded(NamedTuple):
@@ -129,7 +129,7 @@ class Gaussian:
     @staticmethod
     def _parameters(predictions: Tensor, priors: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_variance = predictions.chunk(2, dim=1)
-        return mean + _half_anchor(priors, unit), log_variance.clamp(*LOG_VARIANCE_RANGE)
+        return mean + _half_anchor(priors, unit), LOG_VARIANCE_BOUND * torch.tanh(log_variance / LOG_VARIANCE_BOUND)
 
 
 @dataclass(frozen=True)

@@ -165,12 +165,15 @@ def convert(state: Mapping[str, Tensor]) -> Converted:
     else:
         raise _unknown(state)
 
-    if any(key.startswith("bbox_head.") for key in work.state):
-        settings, num_classes = _detector_settings(work.state, work.warnings)
-        settings["neck_relu"] = source.startswith("paddle")
-    else:
-        bare = {f"backbone.{key}": value for key, value in work.state.items()}
-        settings, num_classes = _backbone_settings(bare, work.warnings), None
+    try:
+        if any(key.startswith("bbox_head.") for key in work.state):
+            settings, num_classes = _detector_settings(work.state, work.warnings)
+            settings["neck_relu"] = source.startswith("paddle")
+        else:
+            bare = {f"backbone.{key}": value for key, value in work.state.items()}
+            settings, num_classes = _backbone_settings(bare, work.warnings), None
+    except (IndexError, ValueError):  # a weight with fewer dimensions than its layer has
+        raise InputError(f"the file has the keys of {SOURCES[source]}, but shapes that no such model has") from None
     kind = "backbone" if num_classes is None else "detector"
     wanted = _expected_shapes(settings, num_classes)
     if source == "deit":

@@ -179,6 +179,8 @@ class GFLFamilyHead(AnchorHead):
         for name, value, known in (("quality", quality, QUALITIES), ("box", box, BOXES), ("box_weighting", box_weighting, WEIGHTINGS)):
             if value not in known:
                 raise ValueError(f"{name} is '{value}': it must be one of {', '.join(known)}")
+        if cls_loss and (quality == "dgqp" or quality.endswith("_guided")):
+            raise ValueError(f"a cls_loss would not see the quality that quality '{quality}' brings into the loss")
         if quality == "dgqp" and box != "general":
             raise ValueError(f"quality 'dgqp' reads the distribution of a general box, and box is '{box}'")
         # AnchorHead's constructor calls _init_layers, which needs these
@@ -368,7 +370,10 @@ class GFLFamilyHead(AnchorHead):
             else:
                 weight = target_quality.get(self.box_weighting, torch.ones_like(iou))
 
-            class_loss, renormalise = self._class_loss(logits, quality_logits, image, location, labels, target_quality, valid)
+            class_loss: list[Tensor] = []
+            renormalise: list[Tensor] = []
+            if self.cls_loss is None:
+                class_loss, renormalise = self._class_loss(logits, quality_logits, image, location, labels, target_quality, valid)
             shared = reduce_mean(torch.stack([positives, weight.sum(), *renormalise]))  # the one collective
             positives, weight_sum = shared[0], shared[1].clamp(min=1 / get_world_size())
             if renormalise:
@@ -434,7 +439,7 @@ class GFLFamilyHead(AnchorHead):
         flat_labels = labels.new_full((count, locations), classes)
         flat_labels[image, location] = labels
         target: Any = flat_labels.flatten()
-        if self.quality in ("joint", "dgqp"):
+        if self.quality == "joint":
             scores = logits.new_zeros(count, locations)
             scores[image, location] = iou
             target = (target, scores.flatten())

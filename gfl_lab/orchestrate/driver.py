@@ -21,6 +21,7 @@ from gfl_lab.orchestrate.process import Job
 from gfl_lab.plan.plan import Plan, Trial, steps_of
 from gfl_lab.rundir import RunTree, TrialState, read_json, read_metric_lines, write_bytes, write_json
 from gfl_lab.spec.code import CodeFile
+from gfl_lab.spec.files import resolve_settings
 from gfl_lab.spec.schedule import total_epochs
 
 WATCH_S = 0.5
@@ -264,9 +265,21 @@ def expected_seconds(trials: Sequence[Trial], plan: Plan, tree: RunTree, share_c
     """Seconds each trial will take: from finished trials of the same model, data size and schedule, else the profile's hint."""
 
     def likeness(settings: Mapping[str, Any], train_images: int) -> str:
-        keys = ("backbone", "base_channels", "image_size", "batch_size")
-        return json.dumps([train_images, total_epochs(settings), *(settings[key] for key in keys)])
+        keys = (
+            "backbone",
+            "dcn",
+            "base_channels",
+            "strides",
+            "head_channels",
+            "head_convs",
+            "image_size",
+            "batch_size",
+            "precision",
+            "crop",
+        )
+        return json.dumps([train_images, total_epochs(settings), *(settings.get(key) for key in keys)])
 
+    own = resolve_settings(plan.profile.settings).model_dump()  # the hint is measured with the profile's own model
     history: dict[str, list[float]] = {}
     for folder in tree.trials():
         with contextlib.suppress(Exception):
@@ -279,7 +292,7 @@ def expected_seconds(trials: Sequence[Trial], plan: Plan, tree: RunTree, share_c
         alike = history.get(likeness(settings, plan.data.train_images))
         if alike:
             return sum(alike) / len(alike)
-        if plan.profile.cpu_seconds_per_image:
+        if plan.profile.cpu_seconds_per_image and all(settings[key] == own[key] for key in ("backbone", "dcn", "precision")):
             return plan.profile.cpu_seconds_per_image * plan.data.train_images * total_epochs(settings) / max(1, share_cpus)
         return None
 

@@ -14,7 +14,7 @@ from gfl_lab.errors import Problem, SpecError
 from gfl_lab.plan import published as published_rows
 from gfl_lab.spec.files import ExperimentFile, Profile, PublishedTable, resolve_settings
 from gfl_lab.spec.schedule import total_epochs
-from gfl_lab.spec.settings import TRAINING_CODE_VERSION, ComponentFile, DataSpec, Settings, TrialSpec, implied
+from gfl_lab.spec.settings import TRAINING_CODE_VERSION, ComponentFile, DataSpec, Settings, TrialSpec, effective, inert
 
 COCO_VALIDATION = "coco_minival"
 """Published split that is COCO 2017's validation images, the ones that trials on COCO are evaluated on."""
@@ -68,7 +68,7 @@ class Plan:
                 "kind": experiment.kind,
                 "source": self.source,
                 "axes": experiment.axes or {"arm": list(experiment.arms)},
-                "declared": sorted(implied(itertools.chain(experiment.axes, *experiment.arms.values()))),
+                "declared": sorted({*experiment.axes, *itertools.chain(*experiment.arms.values())}),
                 "baseline": next((variant.axes for variant in self.variants if variant.baseline), None),
                 "table": {"metrics": list(experiment.table.metrics)},
             },
@@ -98,6 +98,7 @@ def build_plan(
     published: PublishedTable | None = None,
     weights_digest: Callable[[str], str] = lambda weights: "" if weights == "random" else weights,
     components: Callable[[Settings], tuple[ComponentFile, ...]] = lambda settings: (),
+    weights_of: Callable[[Settings], str] = lambda settings: settings.weights,
 ) -> Plan:
     """Expand ``experiment`` under ``profile`` into trials.
 
@@ -107,26 +108,36 @@ def build_plan(
         published: rows to stand beside ours.
         weights_digest: content digest of the setting ``weights``.
         components: the user's code that a variant uses.
+        weights_of: the initial weights of a variant, where they follow from its backbone.
 
     Raises:
         SpecError: a combination of settings breaks a rule.
     """
     variants, problems, seen = [], [], {}
+    idle: frozenset[str] | None = None
     for axes, overrides, baseline in _cells(experiment):
         name = axes["arm"] if experiment.arms else naming.variant_name(axes)
         try:
             settings = resolve_settings(profile.settings, experiment.set, overrides)
         except ValidationError as error:
             problems += [
-                Problem(f"variant {name} under profile {profile.name}: {item['msg'].removeprefix('Value error, ')}")
+                Problem(
+                    f"variant {name} under profile {profile.name}: {item['msg'].removeprefix('Value error, ')}",
+                    source,
+                    ""
+                    if experiment.arms
+                    else "Vary an axis only where it applies (`when: {quality: {box: general}}`), or name the combinations as arms.",
+                )
                 for item in error.errors()
             ]
             continue
-        key = naming.canonical_json(settings.model_dump(mode="json"))
+        settings = settings.model_copy(update={"weights": weights_of(settings)})
+        idle = inert(settings) if idle is None else idle & inert(settings)
+        key = naming.canonical_json(effective(settings))
         if key in seen and not experiment.arms:
             continue
         if key in seen:
-            problems.append(Problem(f"arms {seen[key]!r} and {name!r} are the same settings", hint="Drop one."))
+            problems.append(Problem(f"arms {seen[key]!r} and {name!r} are the same settings, or compute the same", hint="Drop one."))
             continue
         seen[key] = name
         specs = [
@@ -142,6 +153,10 @@ def build_plan(
         ]
         reference = _reference(settings, profile, data, published) if published else None
         variants.append(Variant(name, axes, settings, baseline, reference, tuple(Trial(spec.id, spec) for spec in specs)))
+    for axis in sorted((idle or frozenset()) & set(experiment.axes)):
+        problems.append(
+            Problem(f"axis {axis!r} has no effect in any variant", "axes", "Beside the other settings nothing reads it; docs/variants.md.")
+        )
     if problems:
         raise SpecError(problems)
     return Plan(experiment, profile, source, data, tuple(variants))

@@ -27,6 +27,7 @@ from gfl_lab.errors import StoreError
 from gfl_lab.results.rows import DataRow, ExperimentRow, Failure, Reference, TrialRow, VariantRow
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec.schedule import total_epochs
+from gfl_lab.spec.settings import implied
 
 UNREADABLE = "unreadable"
 """Failure kind of a trial whose files cannot be read."""
@@ -142,7 +143,7 @@ class Store:
             ),
             variants=tuple(self._variant_row(variant, images) for variant in plan["variants"]),
             profile_title=str((plan.get("profile") or {}).get("title") or ""),
-            declared=frozenset(experiment.get("declared") or experiment.get("axes") or ()),
+            declared=frozenset(implied(experiment.get("declared") or experiment.get("axes") or ())),
         )
 
     def _variant_row(self, variant: dict[str, Any], train_images: int) -> VariantRow:

@@ -24,6 +24,8 @@ _SHORT = (("qfl", "quality", JOINT, NOT_JOINT), ("dfl", "box", ("general",), ("d
 """A switch, the setting it is short for, and that setting's values when it is on and off."""
 
 BACKBONES = ("r18", "r34", "r50", "r101", "r18vd", "r34vd", "r50vd", "r101vd", "x101-32x4d", "x101-32x8d", "r2-101", "vit-adapter-s")
+PRETRAINED_BACKBONES = ("r18", "r34", "r50", "r101", "x101-32x4d", "x101-32x8d", "r2-101", "vit-adapter-s")
+"""Backbones with published weights that ``weights: pretrained`` can download (train/checkpoint.py)."""
 DCN_BACKBONES = ("r50", "r101", "x101-32x4d", "x101-32x8d", "r2-101")
 
 BUILT_IN: dict[str, tuple[str, ...]] = {
@@ -71,7 +73,9 @@ class Settings(BaseModel):
         "what weighs the box losses of a positive; auto: score for joint and dgqp, centerness for centerness, else uniform",
     )
     dirac_coder: Literal["delta", "distance"] = _field(
-        DETECTOR, "delta", "Dirac box: delta-xywh of the anchor (ATSS), or exp of the side distances in strides (FCOS)"
+        DETECTOR,
+        "delta",
+        "Dirac box: delta-xywh of the anchor (ATSS), or the exponential of the side distances in halves of the anchor (FCOS)",
     )
     gaussian_weight: float = _field(DETECTOR, 1.0, "weight of the Gaussian box's likelihood, mean over the four sides", ge=0)
     gaussian_box_loss: bool = _field(DETECTOR, False, "Gaussian box: add the loss of the whole box, on the means; the paper has none")
@@ -129,7 +133,7 @@ class Settings(BaseModel):
     # --- schedule: the training budget and how it is spent ---
     epochs: int = _field(SCHEDULE, 12, "passes over the training images in a 1x schedule", ge=1, le=1000)
     schedule: Literal["1x", "2x", "3x"] = _field(SCHEDULE, "1x", "multiplies epochs")
-    batch_size: int = _field(SCHEDULE, 16, "images a step, over all GPUs", ge=1, le=1024)
+    batch_size: int = _field(SCHEDULE, 16, "images a step", ge=1, le=1024)
     optimizer: Literal["sgd", "adamw"] = _field(SCHEDULE, "sgd", "SGD with momentum 0.9, or AdamW")
     lr: float = _field(SCHEDULE, 0.01, "peak learning rate, for lr_batch images", gt=0, le=10)
     lr_batch: int = _field(
@@ -215,12 +219,16 @@ class Settings(BaseModel):
         if self.quality == "dgqp":
             if self.box != "general":
                 problems.append(("quality", f"quality: dgqp reads the distribution of a general box, and box is {self.box}"))
-            if self.cls_loss != "auto":
-                problems.append(("cls_loss", f"cls_loss: {self.cls_loss} would not see the quality of quality: dgqp; its loss is built in"))
             if self.dgqp_topk > self.reg_max + 1:
                 problems.append(("dgqp_topk", f"dgqp_topk is {self.dgqp_topk}, but a side has {self.reg_max + 1} bins (reg_max + 1)"))
             if not (self.dgqp_topk or self.dgqp_mean or self.dgqp_variance):
                 problems.append(("dgqp_topk", "dgqp_topk is 0 and dgqp_mean and dgqp_variance are off: the predictor would see nothing"))
+        if self.cls_loss != "auto" and self.quality in ("dgqp", "centerness_guided", "iou_guided"):
+            problems.append(
+                ("cls_loss", f"cls_loss: {self.cls_loss} would not see the quality that quality: {self.quality} brings into the loss")
+            )
+        if self.backbone == "vit-adapter-s" and self.pad_to % 32:
+            problems.append(("pad_to", f"pad_to is {self.pad_to}: backbone vit-adapter-s takes images padded to a multiple of 32"))
         if self.dcn != "none" and self.backbone not in DCN_BACKBONES:
             problems.append(("dcn", f"backbone {self.backbone} has no deformable form; {', '.join(DCN_BACKBONES)} have"))
         for key, built_in in BUILT_IN.items():
@@ -263,6 +271,45 @@ def implied(keys: Iterable[str]) -> set[str]:
     quality, box = {"qfl", "quality", "box_weighting"}, {"dfl", "box"}
     found = set(keys)
     return found | (quality if found & {"qfl", "quality"} else set()) | (box if found & box else set())
+
+
+def inert(settings: Settings) -> frozenset[str]:
+    """Settings that nothing reads beside the others of ``settings``, so that they change no number.
+
+    ``reg_max`` and ``bin_width`` are never among them: distances of every box form are measured in bins. With a head of the
+    user's nothing of the detector is, because it may read anything.
+    """
+    found = set()
+
+    def unless(acts: bool, *names: str) -> None:
+        if not acts:
+            found.update(names)
+
+    if settings.head in BUILT_IN["head"]:
+        unless(settings.quality in JOINT and settings.cls_loss == "auto", "qfl_beta")
+        unless(settings.quality in ("centerness", "iou"), "quality_weight")
+        unless(settings.quality.endswith("_guided"), "guided_eta", "guided_renormalise")
+        unless(settings.quality == "dgqp", *(name for name in Settings.model_fields if name.startswith("dgqp_")))
+        unless(settings.box == "general", "decode")
+        unless(settings.box == "dirac", "dirac_coder")
+        unless(settings.box == "gaussian", "gaussian_weight", "gaussian_box_loss")
+        unless(settings.box != "gaussian" or settings.gaussian_box_loss, "box_loss", "box_weight")
+        unless(settings.dfl, "dfl_weight")
+    unless(settings.dcn != "none", "dcn_stages")
+    unless(settings.backbone == "vit-adapter-s", "drop_path")
+    unless(settings.backbone != "vit-adapter-s", "frozen_stages", "norm_eval", "norm_train")
+    unless(settings.lr_schedule == "step", "lr_steps")
+    unless(settings.scale_range[0] != settings.scale_range[1], "scale_step")
+    return frozenset(found)
+
+
+def effective(settings: Settings) -> dict[str, Any]:
+    """What ``settings`` compute, as JSON values: without those at their defaults, the inert ones and arguments nobody takes."""
+    values = settings.model_dump(mode="json")
+    own = {kind for kind, known in BUILT_IN.items() if getattr(settings, kind) not in known} | {"head"}
+    values["arguments"] = {kind: given for kind, given in values["arguments"].items() if given and kind in own}
+    defaults, idle = Settings().model_dump(mode="json"), inert(settings)
+    return {key: value for key, value in values.items() if value != defaults[key] and key not in idle}
 
 
 def _is_class_name(name: str) -> bool:
@@ -329,25 +376,17 @@ class TrialSpec(BaseModel):
     def id(self) -> str:
         """Content hash: 12 hex digits.
 
-        Settings at their defaults are left out, so that a setting that is added later changes no id. A default may
-        therefore never change without raising ``TRAINING_CODE_VERSION``.
+        Only settings that act and are not at their defaults count (``effective``), so that a setting that is added later
+        changes no id. A default may therefore never change without raising ``TRAINING_CODE_VERSION``.
         """
         content = self.model_dump(mode="json")
-        content["settings"]["arguments"] = self._used_arguments()
-        defaults = Settings().model_dump(mode="json")
-        content["settings"] = {key: value for key, value in content["settings"].items() if value != defaults[key]}
+        content["settings"] = effective(self.settings)
         content["settings"].pop("weights", None)  # its content counts (weights_digest), not where it lies
         content["data"].pop("name")
         components = content.pop("components")
         if components:
             content["components"] = sorted(file["digest"] for file in components)
         return naming.digest(content)
-
-    def _used_arguments(self) -> dict[str, dict[str, Any]]:
-        """``arguments`` without those of components that are gfl-lab's own here and take none."""
-        given = self.model_dump(mode="json")["settings"]["arguments"]
-        own = {kind for kind, known in BUILT_IN.items() if getattr(self.settings, kind) not in known}
-        return {kind: values for kind, values in given.items() if values and kind in own | {"head"}}
 
 
 TRAINING_CODE_VERSION = 1

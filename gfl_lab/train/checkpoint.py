@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import errno
+import json
 import pickle
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from mmdet.registry import MODELS
 from torch import nn
 
 from gfl_lab import naming
+from gfl_lab.detector.build import model_config
 from gfl_lab.errors import InputError, Problem, ResourceError, StoreError
 from gfl_lab.rundir import atomic_path
+from gfl_lab.spec.settings import Settings
 from gfl_lab.train.ema import MovingAverage
 
 _HINT = (
@@ -139,8 +143,8 @@ def published_url(backbone: str) -> str:
     hint = "Give the path of a weights file (--weights FILE), or --weights random to start from nothing."
     if backbone.endswith("vd"):
         hint = (
-            "Convert PaddleDetection's file with `gfl-lab import-checkpoint FILE` and give the path of the result (--weights FILE), "
-            "or --weights random to start from nothing."
+            "Convert PaddleDetection's file with `gfl-lab import-checkpoint FILE` and give the path of the result "
+            f"(--weights {backbone}=FILE), or --weights random to start from nothing."
         )
     raise ResourceError(Problem(f"weights: pretrained: no weights for backbone {backbone} are published that can be downloaded", hint=hint))
 
@@ -182,8 +186,40 @@ def load_backbone(backbone: nn.Module, weights: str, name: str) -> None:
         InputError: the file does not fit. ResourceError: the published weights cannot be had.
     """
     content = fetch_pretrained(name) if weights == "pretrained" else load_safely(Path(weights))
+    backbone.load_state_dict(_fitting(backbone.state_dict(), content, weights, name), strict=False)
+
+
+def check_fit(weights: str, variants: Iterable[Settings]) -> None:
+    """Refuse a file of initial weights that does not fit the backbones of these variants, before anything is trained.
+
+    Raises:
+        InputError: the file cannot be read, or every backbone that it does not fit.
+    """
+    content = load_safely(Path(weights))
+    problems = []
+    configs = {json.dumps(config := model_config(settings, 1).backbone, sort_keys=True): (config, settings) for settings in variants}
+    for config, settings in configs.values():
+        with torch.device("meta"):
+            backbone = MODELS.build(config)
+        try:
+            _fitting(backbone.state_dict(), content, weights, settings.backbone)
+        except InputError as error:
+            problems += [
+                Problem(
+                    problem.message,
+                    "--weights",
+                    f"The backbone has base_channels {settings.base_channels} here (published files have 64). For several backbones give "
+                    f"--weights {settings.backbone}=FILE for each; --weights random starts from nothing.",
+                )
+                for problem in error.problems
+            ]
+    if problems:
+        raise InputError(problems)
+
+
+def _fitting(own: Mapping[str, Any], content: dict[str, Any], weights: str, name: str) -> dict[str, Any]:
+    """The part of a file's content that goes into a backbone of state ``own``. Raises InputError when it does not fit."""
     state = content.get("state_dict", content.get("model", content))
-    own = backbone.state_dict()
     if any(key.startswith("backbone.") for key in state):
         state = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
     vit_only = name == "vit-adapter-s" and not any(key.startswith("interactions.") for key in state)
@@ -204,4 +240,4 @@ def load_backbone(backbone: nn.Module, weights: str, name: str) -> None:
             if keys
         ]
         raise InputError(f"weights {weights} do not fit backbone {name}: {', '.join(parts)}")
-    backbone.load_state_dict(state, strict=False)
+    return state

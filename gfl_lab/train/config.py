@@ -65,15 +65,14 @@ def _loader(spec: TrialSpec, paths: dict[str, str], split: str, workers: int) ->
     else:
         pipeline += [{"type": "mmdet.Resize", "scale": tuple(settings.image_size), "keep_ratio": True}]
     pipeline += [{"type": "PackDetInputs", "meta_keys": meta}]
-    # Batches of like shape save padding; images of one size need no sorting.
-    batches = {"batch_sampler": {"type": "ResumableBatchSampler"}} if training else {}
+    one_shape = {"type": "OneShapeBatchSampler", "image_size": tuple(settings.image_size), "pad_to": settings.pad_to}
     return {
         "batch_size": settings.batch_size if training else min(settings.batch_size, 16),
         "num_workers": workers,
         "persistent_workers": workers > 0,
         "drop_last": False,
         "sampler": {"type": "DefaultSampler", "shuffle": training, "seed": spec.seed},
-        **batches,
+        "batch_sampler": {"type": "ResumableBatchSampler"} if training else one_shape,
         "collate_fn": {"type": "pseudo_collate"},
         "dataset": {
             "type": "TrialDataset",
@@ -162,10 +161,12 @@ def _optim_wrapper(settings: Settings) -> dict[str, Any]:
 def milestones(settings: Settings) -> list[int]:
     """Epochs after which the step schedule drops the rate, e.g. [8, 11] of 12, [16, 22] of 24, [27, 33] of 36.
 
+    A drop comes before the last epoch at the latest, so that in a short schedule it still has an effect.
+
     ``lr_steps`` are rounded fractions (0.6667 is 2/3), so they are taken for the nearest one of a denominator up to 100.
     """
     epochs = total_epochs(settings)
-    return sorted({max(1, round(epochs * Fraction(part).limit_denominator(100))) for part in settings.lr_steps})
+    return sorted({max(1, min(epochs - 1, round(epochs * Fraction(part).limit_denominator(100)))) for part in settings.lr_steps})
 
 
 def _schedulers(settings: Settings) -> list[dict[str, Any]]:

@@ -16,10 +16,12 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from mmcv.image import rescale_size
 from mmdet.datasets.base_det_dataset import BaseDetDataset
 from mmdet.datasets.samplers import AspectRatioBatchSampler
 from mmdet.registry import DATASETS, TRANSFORMS
 from mmengine.registry import DATA_SAMPLERS
+from torch.utils.data import BatchSampler
 
 from gfl_lab.data.ambiguous_shapes import draw_box
 from gfl_lab.data.coco import MIN_BOX_PX, load_coco
@@ -140,6 +142,36 @@ class LoadImageCached:
                 self._bytes += image.nbytes
         results.update(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
         return results
+
+
+@DATA_SAMPLERS.register_module()
+class OneShapeBatchSampler(BatchSampler):
+    """Batches for evaluation whose images have one padded shape, so that no image sees padding that it would not have alone.
+
+    Group norms and attention look at padding: mixed shapes would make AP depend on the batch. Published evaluations take
+    one image at a time. Images keep their order within a shape; shapes follow each other as they first occur.
+
+    Args:
+        sampler: of a ``TrialDataset``.
+        batch_size: largest batch.
+        image_size: longest and shortest side that images are scaled into, px.
+        pad_to: padded sides are multiples of this, px.
+    """
+
+    def __init__(self, sampler: Any, batch_size: int, image_size: Sequence[int], pad_to: int, drop_last: bool = False) -> None:
+        super().__init__(sampler, batch_size, drop_last)
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index in sampler:
+            info = sampler.dataset.get_data_info(index)
+            width, height = rescale_size((info["width"], info["height"]), tuple(image_size))
+            groups.setdefault((-(-width // pad_to), -(-height // pad_to)), []).append(index)
+        self.batches = [group[start : start + batch_size] for group in groups.values() for start in range(0, len(group), batch_size)]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
 
 
 @DATA_SAMPLERS.register_module()
