@@ -8,41 +8,26 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from gfl_lab.cli.main import main
 from gfl_lab.cli.output import duration
 from gfl_lab.data import ambiguous_shapes
 from gfl_lab.orchestrate import resources
+from tests.support.cli import Cli, runner
 from tests.support.fake_runs import write_fake_tree
 
 ROOT = Path(__file__).parents[1]
 TABLE3 = ROOT / "experiments" / "table3_qfl_dfl.yaml"
-
-Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     monkeypatch.setenv("GFL_LAB_HOME", str(tmp_path / "runs"))
     monkeypatch.setattr(resources, "_gpu_names", lambda: ())
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gfl-lab", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as error:
-            code = error.code or 0
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return code, out, err
-
-    return run
+    return runner(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="module")

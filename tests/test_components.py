@@ -6,7 +6,7 @@ import itertools
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,6 @@ from mmdet.registry import MODELS, TASK_UTILS
 from mmengine.structures import InstanceData
 
 from gfl_lab import naming
-from gfl_lab.cli.main import main
 from gfl_lab.cli.prepare import Prepared, prepare, read_files
 from gfl_lab.detector.build import build_detector
 from gfl_lab.errors import InputError, Interrupted, SpecError, StoreError
@@ -28,6 +27,7 @@ from gfl_lab.spec.settings import Settings, TrialSpec
 from gfl_lab.train import components
 from gfl_lab.train.checkpoint import load_safely
 from gfl_lab.train.trial import run_trial
+from tests.support.cli import Cli, runner
 from tests.support.heads import THREE, batch, feats, make_head, metas, samples
 
 ROOT = Path(__file__).parents[1]
@@ -56,8 +56,6 @@ class OwnLoss(nn.Module):
 """
 AXES = "axes: {box_loss: [giou, OwnLoss]}\nbaseline: {box_loss: giou}\n"
 
-Cli = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture(autouse=True)
 def _no_component_stays() -> Iterator[None]:
@@ -69,19 +67,7 @@ def _no_component_stays() -> Iterator[None]:
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     monkeypatch.setenv("GFL_LAB_HOME", str(tmp_path / "runs"))
     monkeypatch.setattr(resources, "_gpu_names", lambda: ())
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gfl-lab", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as error:
-            code = error.code or 0
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return code, out, err
-
-    return run
+    return runner(monkeypatch, capsys)
 
 
 def write(folder: Path, text: str = AXES, **files: str) -> Path:

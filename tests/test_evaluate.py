@@ -6,8 +6,6 @@ import hashlib
 import json
 import re
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ import torch
 
 from gfl_lab import naming
 from gfl_lab.cli.evaluate import find_trial
-from gfl_lab.cli.main import main
 from gfl_lab.data import ambiguous_shapes, coco
 from gfl_lab.errors import InputError
 from gfl_lab.rundir import RunTree, TrialDir, write_json
@@ -27,12 +24,11 @@ from gfl_lab.train.components import load
 from gfl_lab.train.import_checkpoint import import_checkpoint
 from gfl_lab.train.reevaluate import COMPARED, SETTABLE
 from gfl_lab.train.trial import run_trial
+from tests.support.cli import Cli, runner
 
 # isort: split
 # after ours: mmdet.models can be imported only once the operators are there
 from mmdet.registry import MODELS
-
-Cli = Callable[..., tuple[int, str, str]]
 
 SMALL = {
     "backbone": "r18", "base_channels": 8, "frozen_stages": -1, "norm_eval": False, "neck_channels": 16, "head_channels": 16, "head_convs": 1,
@@ -92,19 +88,7 @@ def imported(general: TrialDir, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture
 def cli(tree: RunTree, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     monkeypatch.setenv("GFL_LAB_HOME", str(tree.root))
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gfl-lab", "evaluate", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as error:
-            code = error.code or 0
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return code, out, err
-
-    return run
+    return runner(monkeypatch, capsys, "evaluate")
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -7,20 +7,19 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from gfl_lab.cli.main import main
 from gfl_lab.cli.models import survey_folders
 from gfl_lab.errors import SpecError
 from gfl_lab.plan.plan import build_plan
 from gfl_lab.plan.published import NO_EXPERIMENT, Candidate, Entry, differences, matching_row, survey
 from gfl_lab.spec.files import PublishedRow, PublishedTable, load_experiment, load_profile, load_published, resolve_settings
 from gfl_lab.spec.settings import DataSpec, Settings
+from tests.support.cli import Cli, runner
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
@@ -270,24 +269,12 @@ def test_a_published_file_of_the_users_is_checked(tmp_path: Path) -> None:
 
 # --- the verb -------------------------------------------------------------------------------------
 
-Cli = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gfl-lab", "models", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as error:
-            code = error.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+    return runner(monkeypatch, capsys, "models")
 
 
 def test_json_has_every_row(cli: Cli, entries: list[Entry]) -> None:

@@ -7,8 +7,6 @@ import json
 import os
 import re
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +19,13 @@ from rich.console import Console
 
 import gfl_lab.train  # noqa: F401  (makes mmdet importable)
 from gfl_lab.cli.data import histogram, print_sides
-from gfl_lab.cli.main import main
 from gfl_lab.data import ambiguous_shapes, coco
 from gfl_lab.errors import SpecError
 from gfl_lab.spec.files import load_profile, resolve_settings
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
 from gfl_lab.train.config import trial_config
 from gfl_lab.train.side_distances import _describe, scale_boxes, side_distances
+from tests.support.cli import Cli, runner
 
 # isort: split
 # after ours: mmdet.models can be imported only once the operators are there
@@ -40,8 +38,6 @@ from mmengine.structures import InstanceData
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
-
-Cli = Callable[..., tuple[int, str, str]]
 
 
 def write_set(root: Path, images: list[tuple[int, int]], boxes: list[list[dict]], pixels: bool = False) -> coco.CocoPaths:
@@ -258,19 +254,7 @@ def test_real_data(name: str, profile: str) -> None:
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     monkeypatch.setenv("GFL_LAB_HOME", str(tmp_path / "runs"))
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gfl-lab", "data", "check", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as error:
-            code = error.code or 0
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return code, out, err
-
-    return run
+    return runner(monkeypatch, capsys, "data", "check")
 
 
 @pytest.fixture(scope="module")

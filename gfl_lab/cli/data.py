@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gfl_lab.cli.output import consoles, print_json, say
-from gfl_lab.cli.prepare import EXPERIMENTS
+from gfl_lab.cli.prepare import named_profile
 from gfl_lab.errors import ExitCode, InputError, Problem
 
 if TYPE_CHECKING:
@@ -65,9 +65,9 @@ def check(path: Path | None, profile_name: str | None, reg_max: int | None, bin_
 
 def _profile(name: str) -> tuple[Any, Any]:
     """A profile of ./experiments/profiles or gfl-lab's own, and its settings. Raises SpecError."""
-    from gfl_lab.spec.files import find_profile, load_profile, resolve_settings
+    from gfl_lab.spec.files import resolve_settings
 
-    profile = load_profile(find_profile(name, [Path("experiments/profiles").resolve(), EXPERIMENTS / "profiles"]))
+    profile = named_profile(name)
     return profile, resolve_settings(profile.settings)
 
 

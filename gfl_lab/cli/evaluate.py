@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gfl_lab.cli.output import consoles, plural, print_json, say
-from gfl_lab.cli.prepare import EXPERIMENTS
+from gfl_lab.cli.prepare import named_profile
 from gfl_lab.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -71,14 +71,12 @@ def command(what: str, changes: dict[str, Any], data: Path | None, profile: str 
     if trial is not None:
         _require_done(trial)
 
-    from gfl_lab.spec.files import find_profile, load_profile
     from gfl_lab.train import reevaluate
 
     if trial is not None:
         subject = reevaluate.read_trial(trial)
     else:
-        folders = [Path("experiments/profiles"), EXPERIMENTS / "profiles"]
-        subject = reevaluate.read_weights(Path(what), data.expanduser(), load_profile(find_profile(profile or DEFAULT_PROFILE, folders)))
+        subject = reevaluate.read_weights(Path(what), data.expanduser(), named_profile(profile or DEFAULT_PROFILE))
     changed = subject.under(changes)
     for note in subject.notes:
         say(f"note: {note}")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from gfl_lab.cli.output import consoles, print_json, say
-from gfl_lab.cli.prepare import EXPERIMENTS
+from gfl_lab.cli.prepare import experiment_folders
 from gfl_lab.errors import InputError, Problem, SpecError
 
 
@@ -27,7 +27,7 @@ def command(table_id: str | None, runnable: bool, as_json: bool) -> None:
     """
     from gfl_lab.spec.source import nearest
 
-    entries = survey_folders(list(dict.fromkeys((Path("experiments").resolve(), EXPERIMENTS))))
+    entries = survey_folders(experiment_folders())
     tables = {entry.table.id for entry in entries}
     if table_id is not None and table_id not in tables:
         raise InputError(Problem(f"there is no published table {table_id!r}", "--table", nearest(table_id, tables)))

@@ -113,6 +113,18 @@ def read_files(path: Path, profile_name: str | None) -> Files:
     return Files(experiment, source, profile, published, code)
 
 
+def experiment_folders() -> list[Path]:
+    """Where experiments, profiles and published tables are looked for without an experiment file: ./experiments, then gfl-lab's own."""
+    return list(dict.fromkeys((Path("experiments").resolve(), EXPERIMENTS)))
+
+
+def named_profile(name: str) -> Any:
+    """A profile of ``experiment_folders``. Raises SpecError."""
+    from gfl_lab.spec.files import find_profile, load_profile
+
+    return load_profile(find_profile(name, [folder / "profiles" for folder in experiment_folders()]))
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A plan with what its trials read, and the code that they use."""
@@ -273,7 +285,6 @@ def _check_weights(variants: list[Any], say: Callable[[str], None]) -> None:
         from gfl_lab.train.checkpoint import check_fit
 
         for file, having in files.items():
-            digest_weights(file)  # says what is wrong with a file that cannot be read
             check_fit(file, having)
 
 

@@ -43,6 +43,7 @@ from torch import Tensor, nn
 from gfl_lab.detector import dgqp, losses
 from gfl_lab.detector.assign import TOPK, UNASSIGNED, assign
 from gfl_lab.detector.boxform import BoxForm, DiracDelta, DiracDistance, Gaussian, General
+from gfl_lab.spec.settings import default_box_weighting
 
 QUALITIES = ("none", "centerness", "iou", "centerness_guided", "iou_guided", "joint", "dgqp")
 BOXES = ("general", "gaussian", "dirac")
@@ -174,8 +175,7 @@ class GFLFamilyHead(AnchorHead):
         norm_cfg: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        defaults = {"joint": "score", "dgqp": "score", "centerness": "centerness"}
-        box_weighting = box_weighting or defaults.get(quality, "uniform")
+        box_weighting = box_weighting or default_box_weighting(quality)
         for name, value, known in (("quality", quality, QUALITIES), ("box", box, BOXES), ("box_weighting", box_weighting, WEIGHTINGS)):
             if value not in known:
                 raise ValueError(f"{name} is '{value}': it must be one of {', '.join(known)}")

@@ -261,9 +261,13 @@ def complete(values: dict[str, Any]) -> dict[str, Any]:
         elif long in filled and short not in filled:
             filled[short] = filled[long] in on
     if filled.get("box_weighting", "auto") == "auto":
-        quality = filled.get("quality", "joint")
-        filled["box_weighting"] = "score" if quality in JOINT else "centerness" if quality == "centerness" else "uniform"
+        filled["box_weighting"] = default_box_weighting(filled.get("quality", "joint"))
     return filled
+
+
+def default_box_weighting(quality: str) -> str:
+    """What ``box_weighting: auto`` means beside a ``quality``."""
+    return "score" if quality in JOINT else "centerness" if quality == "centerness" else "uniform"
 
 
 def implied(keys: Iterable[str]) -> set[str]:
