@@ -14,7 +14,6 @@ Why not `multiprocessing`'s forkserver: see docs/decisions/0003-forkserver.md.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import json
 import os
@@ -23,16 +22,10 @@ import signal
 import sys
 from typing import Any
 
-PR_SET_PDEATHSIG = 1
+from gfl_lab.processes import die_with_parent
+
 EXIT_INTERRUPTED = 75
 """Exit code of a child that stopped because it was asked to."""
-
-
-def die_with_parent(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent dies; leave at once if ``parent`` already has."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def call(entry: str, kwargs: dict[str, Any]) -> int:
