@@ -1,11 +1,12 @@
-# One image for every service of docker-compose.yml.
+# The image of gfl-lab, MLflow, Ray and the dashboard in docker-compose.yml. requirements.txt holds what a shared MLflow server
+# needs besides (boto3, psycopg2-binary).
 FROM python:3.11-slim-bookworm
 
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 
-# The shared volume takes its owner from this folder when it is first mounted.
+# An empty volume takes its owner, and its first folders, from these when it is first mounted.
 RUN useradd --uid 1000 --create-home lab \
-    && install -d -o lab -g lab /srv/gfl-lab /srv/gfl-lab/runs /srv/gfl-lab/data /srv/gfl-lab/mlflow
+    && install -d -o lab -g lab /srv/gfl-lab /srv/gfl-lab/runs /srv/gfl-lab/data /srv/s3 /srv/s3/mlflow
 
 WORKDIR /app
 COPY requirements.txt ./

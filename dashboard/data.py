@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
+from gfl_lab import naming
+from gfl_lab.report import search as report
 from gfl_lab.report import series
 from gfl_lab.results.rows import ExperimentRow, TrialRow, TrialState, VariantRow
+from gfl_lab.results.search import INVALID, REPEAT, STOPPED, read_search
 from gfl_lab.results.store import Stamp, Store, StoreError, open_store, store_root
+from gfl_lab.rundir import RunTree
+from gfl_lab.spec.search import dimensions_of
+
+SEARCH = "search"
+BETWEEN_TRIALS_S = 60.0
+"""For so long after its last event a search is looked at although no trial runs: the next one may be starting."""
 
 INDEX_COLUMNS = ("image_id", "annotation_id", "category", "det_score")
 
@@ -28,12 +38,70 @@ def store() -> Store:
 
 def is_live(*experiments: ExperimentRow) -> bool:
     """Whether a trial is running, so that a page has a reason to look again by itself."""
-    return any(trial.state is TrialState.RUNNING for experiment in experiments for trial in experiment.trials)
+    return any(
+        any(trial.state is TrialState.RUNNING for trial in experiment.trials) or _between_trials(experiment) for experiment in experiments
+    )
 
 
 def signature(experiment: ExperimentRow) -> tuple[tuple[str, str], ...]:
     """Changes when a trial changes its state."""
     return tuple((trial.id, trial.state.value) for trial in experiment.trials)
+
+
+# --- searches -------------------------------------------------------------------------------------
+
+
+def _ledger_stamp(experiment: ExperimentRow) -> Stamp:
+    try:
+        stat = (RunTree(store_root()).experiment(experiment.name, experiment.profile) / naming.SEARCH).stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _between_trials(experiment: ExperimentRow) -> bool:
+    stamp = _ledger_stamp(experiment) if experiment.kind == SEARCH else None
+    return stamp is not None and 0 <= time.time() - stamp[2] / 1e9 < BETWEEN_TRIALS_S
+
+
+@st.cache_data(show_spinner=False, max_entries=16)
+def _ranking(root: str, name: str, profile: str, stamp: str) -> report.Ranking:
+    try:
+        found = report.rank(read_search(RunTree(Path(root)), name, profile))
+        dimensions_of(found.search.space)
+        for _, row in found.rows:
+            for key in found.keys:
+                naming.setting_text(row.settings[key])
+    except StoreError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, IndexError) as error:
+        raise StoreError(f"{naming.SEARCH} of {name} ({profile}) is damaged: {type(error).__name__} {error}") from None
+    return found
+
+
+def ranking(experiment: ExperimentRow) -> report.Ranking:
+    """A search ranked; anew only when its ledger, or the state of a trial of it, has changed. Raises StoreError."""
+    trials = [(trial.id, trial.state.value, trial.epochs, sorted(trial.metrics.items())) for trial in experiment.trials]
+    stamp = repr((_ledger_stamp(experiment), experiment.question, trials))
+    return _ranking(str(store_root()), experiment.name, experiment.profile, stamp)
+
+
+def ledger_counts(found: report.Ranking) -> tuple[dict[str, int], str]:
+    """How many suggestions that became a trial are in each state, in the ledger's words; and of how many."""
+    counts = Counter(row.state for row in found.search.suggestions if row.state not in (INVALID, REPEAT))
+    return dict(counts), f"of {found.search.trials} trials" if counts else f"none of {found.search.trials} trials has begun"
+
+
+def states(experiment: ExperimentRow) -> dict[str, str]:
+    """State by trial. What a search has stopped early is not called interrupted: nothing of it is left to do. Raises StoreError."""
+    found = {trial.id: trial.state.value for trial in experiment.trials}
+    if experiment.kind == SEARCH:
+        ended = {row.trial for row in ranking(experiment).search.suggestions if row.state == STOPPED}
+        found |= {key: STOPPED for key, state in found.items() if key in ended and state == TrialState.INTERRUPTED}
+    return found
+
+
+# --- variants and boxes ---------------------------------------------------------------------------
 
 
 def variant_of(experiment: ExperimentRow, name: str) -> VariantRow | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import streamlit as st
 from PIL import Image, ImageDraw
 
 from gfl_lab.results.rows import ExperimentRow, TrialRow, TrialState
+from gfl_lab.results.search import DONE, STOPPED
 
 # Okabe and Ito's colours, told apart with any colour vision; lighter tones of the same hues on a dark page. Amber is
 # kept for the truth and grey for the baseline, so no variant has them.
@@ -31,8 +32,10 @@ STATE_TITLES = {
     TrialState.INTERRUPTED: "interrupted",
     TrialState.PLANNED: "planned",
 }
-_STATE_SIGNS = {
+_TITLES: dict[str, str] = {TrialState.DONE: STATE_TITLES[TrialState.DONE], STOPPED: "stopped early"} | STATE_TITLES
+_STATE_SIGNS: dict[str, str] = {
     TrialState.DONE: "✓",
+    STOPPED: "■",
     TrialState.RUNNING: "▶",
     TrialState.FAILED: "✕",
     TrialState.INTERRUPTED: "‖",
@@ -61,6 +64,12 @@ def colours(experiment: ExperimentRow) -> dict[str, str]:
     palette = _VARIANTS[scheme()]
     found = {name: palette[i % len(palette)] for i, name in enumerate(others)}
     return found | {variant.name: _BASELINE[scheme()] for variant in experiment.variants if variant.baseline}
+
+
+def search_marks() -> dict[str, tuple[str, str, str]]:
+    """Colour, Plotly's symbol and a sign for what a search has finished and what it has stopped early."""
+    blue, orange = _VARIANTS[scheme()][:2]
+    return {DONE: (blue, "circle", "●"), STOPPED: (orange, "diamond-open", "◇")}
 
 
 def icon() -> Image.Image:
@@ -149,26 +158,31 @@ def swatch(colour: str) -> str:
     return f'<span class="swatch" style="background:{colour}"></span>'
 
 
-def state_html(state: TrialState) -> str:
-    """A state by sign, colour and word, as HTML."""
-    return f'<span class="state s-{state.value}" data-sign="{_STATE_SIGNS[state]}">{STATE_TITLES[state]}</span>'
+def state_title(state: str) -> str:
+    """A state of a trial, or of a suggestion of a search, in words."""
+    return _TITLES.get(state, state)
 
 
-def counts_html(counts: dict[TrialState, int]) -> str:
-    """How many trials are in each state that occurs, as HTML."""
-    parts = [
-        f'<span class="state s-{s.value}" data-sign="{_STATE_SIGNS[s]}">{counts[s]} {STATE_TITLES[s]}</span>'
-        for s in STATE_TITLES
-        if counts[s]
-    ]
-    return '<span class="legend">' + "".join(parts) + "</span>"
+def state_html(state: str, count: int | None = None) -> str:
+    """A state by sign, colour and word, as HTML; with how many are in it."""
+    said = state_title(state) if count is None else f"{count} {state_title(state)}"
+    return f'<span class="state s-{text(state)}" data-sign="{_STATE_SIGNS.get(state, "")}">{text(said)}</span>'
 
 
-def bar_html(trial: TrialRow) -> str:
-    """A trial's progress, as HTML."""
-    said = f"{trial.step} of {trial.steps} steps" if trial.steps else STATE_TITLES[trial.state]
+def counts_html(counts: Mapping[str, int], of: str = "") -> str:
+    """How many trials are in each state that occurs, and of what, as HTML."""
+    parts = [state_html(state, counts[state]) for state in _TITLES if counts.get(state)]
+    return '<span class="legend">' + "".join(parts) + (f'<span class="dim">{text(of)}</span>' if of else "") + "</span>"
+
+
+def bar_html(trial: TrialRow, state: str | None = None) -> str:
+    """A trial's progress, as HTML; in the colour of ``state``, its own when None."""
+    state = trial.state.value if state is None else state
+    said = f"{trial.step} of {trial.steps} steps" if trial.steps else state_title(state)
     width = f"{100 * trial.progress:.1f}%"
-    return f'<span class="bar b-{trial.state.value}" role="img" aria-label="{said}" title="{said}"><i style="width:{width}"></i></span>'
+    return (
+        f'<span class="bar b-{text(state)}" role="img" aria-label="{text(said)}" title="{text(said)}"><i style="width:{width}"></i></span>'
+    )
 
 
 def variants_legend(names: Iterable[str], palette: dict[str, str]) -> None:

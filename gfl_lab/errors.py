@@ -5,9 +5,12 @@ GflLabError
 │   ├── SpecError       an experiment or profile file
 │   └── DataError       a data set
 ├── ResourceError       the machine cannot do what was asked       exit 6
+├── BudgetError         it would cost more than --budget           exit 5
 ├── StoreError          a run directory that cannot be read        exit 2
+│   └── FormatError     whole, but of another format
 └── TrialError          a trial that ended badly; carries a kind    exit 3
     ├── NonFiniteLoss
+    ├── DiskFull
     └── Interrupted
 
 A problem has a place where one is known ("file.yaml:12: axes.reg_max"). An error holds all problems found, not the
@@ -42,7 +45,27 @@ class FailureKind(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     BAD_DATA = "bad_data"
     LOST_PROCESS = "lost_process"
+    DISK_FULL = "disk_full"
     ERROR = "error"
+
+
+class Retry(StrEnum):
+    """What gfl-lab does by itself, within the same run, after a failure. The same command tries every failed trial again."""
+
+    NO = "no"
+    GO_ON = "from the last checkpoint, as long as the trial gets further"
+    IN_PARTS = "from the last checkpoint, with each batch in twice as many parts"
+
+
+RETRY: dict[FailureKind, Retry] = {
+    FailureKind.NON_FINITE_LOSS: Retry.NO,
+    FailureKind.OUT_OF_MEMORY: Retry.IN_PARTS,
+    FailureKind.BAD_DATA: Retry.NO,
+    FailureKind.LOST_PROCESS: Retry.GO_ON,
+    FailureKind.DISK_FULL: Retry.NO,
+    FailureKind.ERROR: Retry.NO,
+}
+"""The retry policy; docs/failures.md holds the same table for people."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +113,20 @@ class StoreError(InputError):
     """A run directory, or a file in it, is damaged or of a format this version cannot read."""
 
 
+class FormatError(StoreError):
+    """A file is of a format that this version does not read. It may well be whole: nothing writes over it."""
+
+
 class ResourceError(GflLabError):
     """The machine or the environment cannot do what was asked."""
 
     exit_code = ExitCode.UNFIT
+
+
+class BudgetError(GflLabError):
+    """What is to be done is expected to cost more than its budget; nothing has been started."""
+
+    exit_code = ExitCode.OVER_BUDGET
 
 
 class TrialError(GflLabError):
@@ -115,6 +148,12 @@ class NonFiniteLoss(TrialError):
             f"the loss became non-finite at step {step} (epoch {epoch}): {terms}; training stopped before the weights were touched. "
             "A lower lr or a longer warm-up is the usual cure."
         )
+
+
+class DiskFull(TrialError):
+    """The outcome of a trial could not be written down, for want of space; so it is raised."""
+
+    kind = FailureKind.DISK_FULL
 
 
 class Interrupted(TrialError):

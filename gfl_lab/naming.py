@@ -106,15 +106,26 @@ def variant_name(settings: dict[str, Any]) -> str:
 # --- files of a run tree --------------------------------------------------------------------------
 
 TRIALS_DIR, EXPERIMENTS_DIR, DATA_DIR = "trials", "experiments", "data"
+MEASURED_DIR = "measured"  # what warm-ups have measured
 MLFLOW_DB, MLFLOW_ARTIFACTS = "mlflow.db", "mlartifacts"
 
 MANIFEST, CONFIG, METRICS_FILE, RESULT, LOG = "manifest.json", "config.py", "metrics.jsonl", "result.json", "log.txt"
 EVAL_RECORDS, DISTRIBUTIONS = "eval.npz", "distributions.parquet"
-LAST_CHECKPOINT = "last.pth"
+LAST_CHECKPOINT, PREVIOUS_CHECKPOINT = "last.pth", "previous.pth"
+ACCUMULATION = "accumulation.json"  # in a trial's folder: it ran out of memory, each batch is done in parts
+RESERVE = ".reserve"  # in a trial's folder: space given back when the disk is full, so that the outcome can be written
 COMPONENTS_DIR = "components"  # in a trial's folder: the user's code that it uses
 LEASE = "lease.json"
 STOP_REQUEST = ".stop"  # in an experiment's folder: its driver was asked to stop
 PLAN, TABLE_STEM = "plan.json", "table"
+SEARCH = "search.json"  # in an experiment's folder: what a search has suggested, and how each ended
+COST = "cost.json"  # in an experiment's folder: what its commands have spent
+
+
+def stop_request(trial_id: str) -> str:
+    """In an experiment's folder: one trial of its driver was asked to stop."""
+    return f"{STOP_REQUEST}.{trial_id}"
+
 
 # --- MLflow tags ----------------------------------------------------------------------------------
 

@@ -8,8 +8,9 @@
         config.py                       the resolved mmengine configuration
         metrics.jsonl                   one line a step or evaluation, appended while it runs
         lease.json                      who runs it now: pid, process start time, host; gone when it ends
+        accumulation.json               it ran out of memory: into how many parts each batch is split
         result.json                     how it ended; a trial is done only when this says so
-        log.txt  eval.npz  distributions.parquet  last.pth
+        log.txt  eval.npz  distributions.parquet  last.pth  previous.pth
       experiments/<name>/<profile>/     plan.json, table.{json,md,csv,tex,html}
       mlflow.db  mlartifacts/           the mirror
 
@@ -20,6 +21,8 @@ running; else a dead lease says interrupted; else it is planned.
 from __future__ import annotations
 
 import contextlib
+import datetime
+import errno
 import fcntl
 import json
 import os
@@ -33,10 +36,18 @@ from pathlib import Path
 from typing import Any
 
 from gfl_lab import naming
-from gfl_lab.errors import StoreError
+from gfl_lab.errors import FormatError, Problem, StoreError
 
 LEASE_STALE_S = 60.0
 """A lease from another host is taken for dead when its file was not touched for this long."""
+
+RESERVE_BYTES = 64 * 1024
+"""Space that a running trial holds back for its last words, the result and a traceback, should the disk be full."""
+
+TEMPORARY_OF = (
+    naming.LAST_CHECKPOINT, naming.METRICS_FILE, naming.RESULT, naming.CONFIG, naming.EVAL_RECORDS, naming.DISTRIBUTIONS, naming.ACCUMULATION,
+)  # fmt: skip
+"""What only the process that holds the lease writes: temporary files of these are litter once it is dead."""
 
 
 class TrialState(StrEnum):
@@ -93,8 +104,10 @@ def write_bytes(path: Path, content: bytes) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object written by this package.
 
+    A file without a format is taken for one of the present format, and is judged by what it holds.
+
     Raises:
-        StoreError: the file is missing, damaged, or of a newer format than this version reads.
+        StoreError: the file is missing or damaged. FormatError: it is of a format that this version does not read.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -104,12 +117,23 @@ def read_json(path: Path) -> dict[str, Any]:
         raise StoreError(f"{path} cannot be read: {error}") from None
     if not isinstance(value, dict):
         raise StoreError(f"{path} holds {type(value).__name__}, not an object")
-    version = value.get("format", naming.FORMAT_VERSION)
-    if not isinstance(version, int) or version > naming.FORMAT_VERSION:
-        raise StoreError(
-            f"{path} has format {version}; this gfl-lab reads up to {naming.FORMAT_VERSION}. Use the newer gfl-lab that wrote it."
-        )
+    check_format(path, value.get("format", naming.FORMAT_VERSION))
     return value
+
+
+def check_format(path: Path, version: Any) -> None:
+    """Refuse a file of a format that this version does not read.
+
+    Raises:
+        FormatError: an older or a newer one; says what to do.
+    """
+    if version == naming.FORMAT_VERSION and not isinstance(version, bool):
+        return
+    newer = isinstance(version, int) and version > naming.FORMAT_VERSION
+    hint = (
+        "Use the newer gfl-lab that wrote it." if newer else "Use the gfl-lab that wrote it, or move the folder away and compute it again."
+    )
+    raise FormatError(Problem(f"{path} has format {version!r}; this gfl-lab reads format {naming.FORMAT_VERSION}", hint=hint))
 
 
 def _process_start(pid: int) -> int | None:
@@ -147,7 +171,11 @@ class TrialDir:
         return read_json(path) if path.exists() else None
 
     def state(self) -> TrialState:
-        """Where the trial stands now. A damaged result counts as interrupted, so that `run` computes it again."""
+        """Where the trial stands now. A damaged result counts as interrupted, so that `run` computes it again.
+
+        Raises:
+            FormatError: the result is another gfl-lab's, which may be whole.
+        """
         if self.lease_alive():
             return TrialState.RUNNING
         try:
@@ -155,6 +183,8 @@ class TrialDir:
             if result is not None:
                 done = result["status"] == TrialState.DONE
                 return TrialState(result["status"]) if not done or isinstance(result["metrics"], dict) else TrialState.INTERRUPTED
+        except FormatError:
+            raise
         except (StoreError, KeyError, ValueError):
             return TrialState.INTERRUPTED
         if self.file(naming.LEASE).exists() or self.file(naming.METRICS_FILE).exists():
@@ -189,6 +219,17 @@ class TrialDir:
         """Give the trial up."""
         self.file(naming.LEASE).unlink(missing_ok=True)
 
+    def prepare(self) -> None:
+        """What the holder of the lease does first: clear away what a killed process left half-written, hold space back."""
+        for name in TEMPORARY_OF:
+            for litter in self.path.glob(f".{name}.*.tmp"):
+                litter.unlink(missing_ok=True)
+        self.file(naming.RESERVE).write_bytes(os.urandom(RESERVE_BYTES))  # random: a file system may store zeros as nothing
+
+    def release_reserve(self) -> None:
+        """Give the space back that ``prepare`` holds."""
+        self.file(naming.RESERVE).unlink(missing_ok=True)
+
     def lease(self) -> dict[str, Any]:
         """The lease as written, or an empty dict."""
         try:
@@ -199,8 +240,6 @@ class TrialDir:
     def lease_alive(self) -> bool:
         """Whether a living process holds the trial."""
         lease = self.lease()
-        if not lease:
-            return False
         if lease.get("host") == socket.gethostname():
             pid = lease.get("pid")
             start = _process_start(pid) if isinstance(pid, int) else None
@@ -209,6 +248,32 @@ class TrialDir:
             return time.time() - self.file(naming.LEASE).stat().st_mtime < LEASE_STALE_S
         except OSError:
             return False
+
+    # --- what happens to it ---
+
+    def log(self, text: str) -> None:
+        """Add a line, with the time, to log.txt; a full disk swallows it."""
+        with contextlib.suppress(OSError), self.file(naming.LOG).open("a", encoding="utf-8") as log:
+            log.write(f"{datetime.datetime.now().astimezone().isoformat(timespec='seconds')} {text.rstrip()}\n")
+
+    def accumulation(self) -> dict[str, Any] | None:
+        """``{"parts", "since_step"}`` of a trial that ran out of memory, else None.
+
+        Each batch is done in ``parts`` parts whose gradients are added up, from the step after ``since_step`` on; that is None
+        until the trial has gone on with it. Raises StoreError when the file is damaged: how steps were done must not be guessed.
+        """
+        path = self.file(naming.ACCUMULATION)
+        if not path.exists():
+            return None
+        value = read_json(path)
+        parts, since = value.get("parts"), value.get("since_step")
+        if not isinstance(parts, int) or parts < 2 or not (since is None or isinstance(since, int)):
+            raise StoreError(f"{path} is damaged")
+        return {"parts": parts, "since_step": since}
+
+    def write_accumulation(self, parts: int, since_step: int | None) -> None:
+        """Record that each batch is done in ``parts`` parts from the step after ``since_step`` on."""
+        write_json(self.file(naming.ACCUMULATION), {"format": naming.FORMAT_VERSION, "parts": parts, "since_step": since_step})
 
     # --- metrics ---
 
@@ -240,7 +305,7 @@ def read_metric_lines(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]]
             line = json.loads(raw)
         except ValueError:
             continue
-        if isinstance(line, dict) and "metrics" in line:
+        if isinstance(line, dict) and isinstance(line.get("metrics"), dict) and type(line.get("step")) is type(line.get("epoch")) is int:
             lines.append(line)
     return lines, offset + end
 
@@ -253,18 +318,31 @@ class MetricWriter:
         self._file = None
 
     def write(self, kind: str, step: int, epoch: int, metrics: dict[str, float]) -> None:
-        """Append one line and hand it to the operating system."""
+        """Append one line and hand it to the operating system. Raises OSError, of a full disk, without leaving half a line."""
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("ab", buffering=0)
         line = {"kind": kind, "step": step, "epoch": epoch, "time": round(time.time(), 3), "metrics": metrics}
-        self._file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+        data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        written = self._file.write(data)
+        if written < len(data):
+            os.ftruncate(self._file.fileno(), self._file.seek(0, os.SEEK_END) - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
-    def truncate_after(self, step: int) -> None:
-        """Drop every line after ``step``: the steps that a resumed trial does again."""
+    def sync(self) -> None:
+        """Have the lines on the disk, so that no checkpoint is ahead of them after a power cut."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+
+    def truncate_after(self, step: int, *, unevaluated_from: int | None = None) -> None:
+        """Drop every line after ``step``, and evaluations of the epochs from ``unevaluated_from`` on: what a resumed trial does again."""
         self.close()
         lines, _ = read_metric_lines(self._path)
-        kept = [line for line in lines if line["step"] <= step]
+        kept = [
+            line
+            for line in lines
+            if line["step"] <= step and not (unevaluated_from and line.get("kind") == "val" and line["epoch"] >= unevaluated_from)
+        ]
         if self._path.exists():
             with atomic_path(self._path) as temporary:
                 temporary.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in kept))

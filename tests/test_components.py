@@ -66,7 +66,7 @@ def _no_component_stays() -> Iterator[None]:
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     monkeypatch.setenv("GFL_LAB_HOME", str(tmp_path / "runs"))
-    monkeypatch.setattr(resources, "_gpu_names", lambda: ())
+    monkeypatch.setattr(resources, "_gpus", lambda: ())
     return runner(monkeypatch, capsys)
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.fake_runs import HOSTILE_TEXT, write_fake_tree
+from tests.support.fake_search_tree import MIXED, write_fake_search
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [
@@ -202,3 +203,36 @@ def test_hostile_names_run_nothing(browser, tmp_path):
         body = browser.find_element("css selector", "body")
         assert "**fake** <i>shapes</i>" in body.text
         assert not find(browser, '[data-testid="stMain"] script, [data-testid="stMain"] img[src="x"]')
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_search_is_ranked_downloaded_and_followed(browser, tmp_path, dark):
+    home, downloads = tmp_path / "home", tmp_path / "downloads"
+    tree = write_fake_search(home, states=(*MIXED, "running"))
+    size(browser, 1280, 3000, dark)
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)})
+    with served(home) as address:
+        name = f"search{'-dark' if dark else ''}"
+        click_through(browser, address, "Which settings", name)
+        browser.get(f"{address}/table?experiment=search_desk%2Fdesk")
+        settle(browser, "Which settings")
+        assert len(find(browser, ".js-plotly-plot")) == 1 + 4
+        assert browser.execute_script("return document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+        for button in find(browser, '[data-testid="stDownloadButton"] button'):
+            button.click()
+            time.sleep(0.3)
+        expected = {f"search_desk-desk.{form}" for form in ("json", "md", "csv", "html")}
+        for _ in range(100):
+            if expected <= {path.name for path in downloads.glob("*")}:
+                break
+            time.sleep(0.2)
+        assert expected == {path.name for path in downloads.glob("*")}
+        assert json.loads((downloads / "search_desk-desk.json").read_text())["kind"] == "search"
+        ledger = tree.experiment("search_desk", "desk") / "search.json"
+        ledger.write_text(ledger.read_text().replace('"trials": 40', '"trials": 41'))
+        for _ in range(60):
+            if "of 41 trials" in browser.find_element("css selector", "body").text:
+                break
+            time.sleep(0.25)
+        assert "of 41 trials" in browser.find_element("css selector", "body").text
+        check(browser)

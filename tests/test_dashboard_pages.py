@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard import look
+from dashboard import data, look
 from gfl_lab import naming
 from gfl_lab.results.store import open_store
 from tests.support.fake_runs import HOSTILE_CLASSES, HOSTILE_TEXT, write_fake_tree
+from tests.support.fake_search_tree import MIXED, write_fake_search
 
 ROOT = Path(__file__).resolve().parent.parent
 APP = str(ROOT / "dashboard" / "app.py")
@@ -66,11 +67,21 @@ def trees(tmp_path_factory) -> dict[str, Path]:
     (trials[1] / naming.MANIFEST).write_text("[]")
     (trials[2] / naming.DISTRIBUTIONS).write_bytes(b"nothing")
     (trials[3] / naming.METRICS_FILE).write_bytes(b"\xff\n")
+    for name, options in {
+        "search": {"states": (*MIXED, "running", "interrupted")},
+        "search_begun": {"states": ()},
+        "search_few": {"states": ("done", "stopped", "failed", "invalid", "running"), "hostile": True},
+    }.items():
+        found[name] = make(name)
+        write_fake_search(found[name], **options)
     return found | {"damaged": damaged}
 
 
 @pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize("tree", ["empty", "full", "partial", "planned", "running", "failed", "no_truth", "hostile", "damaged"])
+@pytest.mark.parametrize(
+    "tree",
+    ["empty", "full", "partial", "planned", "running", "failed", "no_truth", "hostile", "damaged", "search", "search_begun", "search_few"],
+)
 def test_every_page_opens(page, tree, trees, monkeypatch):
     app = open_page(page, trees[tree], monkeypatch)
     shown = html_of(app) + "".join(code.value for code in app.code)
@@ -179,6 +190,156 @@ def test_hostile_names_show_themselves(page, trees, monkeypatch):
         assert not any(name in json.loads(chart.proto.spec).__str__() for name in HOSTILE_CLASSES if "<" in name)
 
 
+# --- searches ---
+
+
+def test_the_table_page_ranks_a_search(trees, monkeypatch):
+    app = open_page("table", trees["search"], monkeypatch)
+    shown = html_of(app)
+    for words in (
+        "18 done",
+        "8 stopped early",
+        "1 running",
+        "2 failed",
+        "1 interrupted",
+        "of 40 trials",
+        "A search for high AP",
+        "0.1 to 2",
+    ):
+        assert words in shown, words
+    table = next(element.proto.body for element in app.get("html") if "<table>" in element.proto.body)
+    assert [part.split("</th>")[0].split(">")[-1] for part in table.split('scope="col"')[1:]] == [
+        "rank", "no.", "qfl_beta", "dfl_weight", "reg_max", "lr", "AP (0 to 100)", "state", "trial",
+    ]  # fmt: skip
+    rows = table.split("<tbody>")[1].split("</tr>")[:-1]
+    assert len(rows) == 18 + 8 + 2 + 2 and all("done" in row for row in rows[:18]) and all("stopped early" in row for row in rows[18:26])
+    assert 'class="best"' in rows[0] and "* stopped early: the value is that of its last epoch" in shown
+    assert "by the final AP of 18 finished trials" in shown and "variant" not in table
+    assert "were combinations that the settings refuse" in shown
+    assert app.code[0].value == "gfl-lab confirm EXPERIMENT.yaml --profile desk"
+    assert [button.proto.label for button in app.get("download_button")] == ["JSON", "Markdown", "CSV", "HTML"]
+    charts = [json.loads(chart.proto.spec) for chart in app.get("plotly_chart")]
+    assert [trace["type"] for trace in charts[0]["data"]] == ["bar"] and len(charts) == 1 + 4
+    scatter = {chart["layout"]["xaxis"]["title"]["text"]: chart for chart in charts[1:]}
+    assert set(scatter) == {"qfl_beta", "dfl_weight (logarithmic)", "reg_max", "lr (logarithmic)"}
+    assert scatter["lr (logarithmic)"]["layout"]["xaxis"]["type"] == "log" and "type" not in scatter["qfl_beta"]["layout"]["xaxis"]
+    for chart in scatter.values():
+        done, stopped = (trace["marker"] for trace in chart["data"])
+        assert done["color"] != stopped["color"] and done["symbol"] != stopped["symbol"]
+
+
+def test_a_search_with_few_finished_trials_says_why_there_is_no_importance(trees, monkeypatch):
+    app = open_page("table", trees["search_few"], monkeypatch)
+    assert "Importance of the settings needs 12 finished trials, and there are 1." in html_of(app)
+    assert len(app.get("plotly_chart")) == 5
+
+
+def test_a_search_of_which_nothing_has_ended(trees, monkeypatch, tmp_path):
+    app = open_page("table", trees["search_begun"], monkeypatch)
+    shown = html_of(app)
+    assert "none of 40 trials has begun" in shown and "Nothing to rank yet" in shown and "0.1 to 2, logarithmic" in shown
+    assert not app.get("plotly_chart") and not app.get("download_button") and not app.code
+    write_fake_search(tmp_path, states=("running", "failed"))
+    shown = html_of(open_page("table", tmp_path, monkeypatch))
+    assert "so far" in shown and "Nothing to rank yet" in shown and "the loss became non-finite at step 8" in shown
+
+
+def _without_setting(ledger):
+    del ledger["suggestions"][0]["settings"]["lr"]
+
+
+def _odd_space(ledger):
+    ledger["definition"]["space"]["lr"] = 3
+
+
+def _odd_metric(ledger):
+    ledger["definition"]["metric"] = "loveliness"
+
+
+def _newer(ledger):
+    ledger["format"] = 99
+
+
+@pytest.mark.parametrize("damage", [None, "{", "[]", '{"format": 1}', _without_setting, _odd_space, _odd_metric, _newer])
+def test_a_damaged_ledger_is_said_and_hides_nothing_else(damage, tmp_path, monkeypatch):
+    tree = write_fake_search(tmp_path, states=("done", "stopped"))
+    write_fake_tree(tmp_path, **SMALL)
+    path = tree.experiment("search_desk", "desk") / naming.SEARCH
+    if damage is None:
+        path.unlink()
+    elif isinstance(damage, str):
+        path.write_text(damage)
+    else:
+        ledger = json.loads(path.read_text())
+        damage(ledger)
+        path.write_text(json.dumps(ledger))
+    for page in ("table", "trials", "overview"):
+        shown = html_of(open_page(page, tmp_path, monkeypatch, **({} if page == "overview" else {"experiment": "search_desk/desk"})))
+        alert = shown.split('<div class="alert">')[1].split("</div>")[0]
+        assert "search.json" in alert and str(tmp_path) not in shown
+        assert "What do QFL" in shown or page != "overview"
+        if page == "table":
+            assert ("The ranked table cannot be shown" in shown) is (damage is not _newer)
+
+
+@pytest.mark.parametrize("page", ["overview", "table", "trials", "curves"])
+def test_hostile_settings_of_a_search_show_themselves(page, trees, monkeypatch):
+    app = open_page(page, trees["search_few"], monkeypatch)
+    body = html_of(app)
+    assert "<script" not in body and (look.text("<script>alert(5)</script>: **x** $a$ %{x}") in body)
+    assert not app.markdown
+    for chart in app.get("plotly_chart"):
+        assert "<script" not in chart.proto.spec and "%{x}" not in chart.proto.spec.replace("%{x:d}", "")
+
+
+def test_overview_lists_the_best_of_a_search(trees, monkeypatch):
+    app = open_page("overview", trees["search"], monkeypatch)
+    shown = html_of(app)
+    assert "8 stopped early" in shown and "of 40 trials" in shown and "and 25 more in the ranked table" in shown
+    assert shown.split("<tbody>")[1].count("</tr>") == 5
+    few = html_of(open_page("overview", trees["search_few"], monkeypatch))
+    assert "1 stopped early" in few and ">interrupted<" not in few and "epoch 3 of 9" in few and "then" in few
+    labels = [link.proto.label for link in app.get("page_link")]
+    assert "Ranked table" in labels and "AP table" not in labels
+
+
+def test_trials_page_tells_stopped_early_from_interrupted(trees, monkeypatch):
+    app = open_page("trials", trees["search"], monkeypatch)
+    shown = html_of(app)
+    assert shown.count("ended by the search: it lagged behind") == 8 and shown.count("goes on from its checkpoint") == 1
+    choice = app.selectbox(key="w:trial")
+    assert sum("stopped early" in option for option in choice.options) == 8
+    ledger = json.loads(next(trees["search"].glob("experiments/*/*/search.json")).read_text())
+    stopped = next(entry["trial"] for entry in ledger["suggestions"] if entry["state"] == "stopped")
+    assert ">stopped early<" in html_of(choice.set_value(stopped).run()).split("<dl>")[1]
+
+
+def test_a_ranking_is_made_anew_only_when_its_files_have_changed(tmp_path, monkeypatch):
+    tree = write_fake_search(tmp_path, states=("done", "stopped", "running"))
+    made = []
+    rank = data.report.rank
+    monkeypatch.setattr(data.report, "rank", lambda search: made.append(search) or rank(search))
+    app = open_page("table", tmp_path, monkeypatch)
+    app.run()
+    assert len(made) == 1 and "1 running" in html_of(app)
+    path = tree.experiment("search_desk", "desk") / naming.SEARCH
+    path.write_text(path.read_text().replace('"trials": 40', '"trials": 41'))
+    assert "of 41 trials" in html_of(app.run()) and len(made) == 2
+    running = next(trial for trial in tree.trials() if trial.lease_alive())
+    running.drop_lease()
+    app.run()
+    assert len(made) == 3 and "1 interrupted" in html_of(app)
+
+
+def test_a_search_is_followed_between_two_trials(tmp_path, monkeypatch):
+    tree = write_fake_search(tmp_path, states=("done", "stopped"))
+    monkeypatch.setenv("GFL_LAB_HOME", str(tmp_path))
+    (experiment,) = open_store(tmp_path).experiments()
+    assert data.is_live(experiment)
+    os.utime(tree.experiment("search_desk", "desk") / naming.SEARCH, (1e9, 1e9))
+    assert not data.is_live(experiment)
+
+
 # --- pieces ---
 
 
@@ -212,7 +373,8 @@ def test_colours_are_fixed_by_the_plan(trees):
     assert look.colours(full) == look.colours(partial) and len(set(look.colours(full).values())) == 4
 
 
-def test_the_dashboard_needs_no_torch_ray_or_mlflow(trees):
+@pytest.mark.parametrize("tree", ["full", "search"])
+def test_the_dashboard_needs_no_torch_ray_or_mlflow(tree, trees):
     code = (
         "import sys\n"
         "from streamlit.testing.v1 import AppTest\n"
@@ -225,7 +387,7 @@ def test_the_dashboard_needs_no_torch_ray_or_mlflow(trees):
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
-        env=os.environ | {"GFL_LAB_HOME": str(trees["full"])},
+        env=os.environ | {"GFL_LAB_HOME": str(trees[tree])},
         capture_output=True,
         text=True,
         timeout=120,

@@ -14,7 +14,7 @@ from gfl_lab.spec.files import load_experiment, load_profile, load_published, re
 from gfl_lab.spec.settings import DataSpec, Settings
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-FILES = sorted(EXPERIMENTS.glob("*.yaml"))
+FILES = [path for path in sorted(EXPERIMENTS.glob("*.yaml")) if load_experiment(path)[0].kind == "ablation"]
 PROFILES = {path.stem: load_profile(path) for path in sorted((EXPERIMENTS / "profiles").glob("*.yaml"))}
 TABLES = [path.stem for path in sorted((EXPERIMENTS / "published").glob("*.yaml"))]
 COCO = DataSpec(name="coco", digest="1" * 16, classes=tuple(map(str, range(80))), train_images=117_266, val_images=5000)

@@ -15,12 +15,12 @@ import psutil
 import pytest
 
 from gfl_lab import naming
-from gfl_lab.errors import InputError, ResourceError
+from gfl_lab.errors import FailureKind, InputError, ResourceError
 from gfl_lab.orchestrate import driver, resources
 from gfl_lab.orchestrate.inline import InlineExecutor
-from gfl_lab.orchestrate.process import MAX_LOST, Job, TrialProcess
+from gfl_lab.orchestrate.process import MAX_LOST, Attempts, Job, TrialProcess
 from gfl_lab.plan.plan import build_plan
-from gfl_lab.rundir import RunTree, TrialDir, TrialState, read_json, write_json
+from gfl_lab.rundir import MetricWriter, RunTree, TrialDir, TrialState, read_json, write_json
 from gfl_lab.spec.files import load_experiment, load_profile
 from gfl_lab.spec.settings import DataSpec
 
@@ -84,6 +84,32 @@ def test_a_trial_that_always_dies_fails_with_a_reason(process: TrialProcess, tmp
     assert len((Path(lost.path) / "attempts").read_text().split()) == MAX_LOST + 1
     failure = TrialDir(Path(lost.path)).result()["failure"]
     assert failure["kind"] == "lost_process" and "SIGKILL" in failure["reason"]
+
+
+def test_losses_count_only_while_a_trial_gets_no_further(tmp_path: Path) -> None:
+    trial = TrialDir(tmp_path)
+    attempts, writer = Attempts(trial), MetricWriter(trial.file(naming.METRICS_FILE))
+    for step in range(1, 8):
+        writer.write("train", step, 1, {"loss": 1.0})
+        assert attempts.another(FailureKind.LOST_PROCESS), "it has got further each time"
+    writer.truncate_after(4)
+    writer.write("train", 5, 1, {"loss": 1.0})  # going over old ground is no progress
+    assert [attempts.another(FailureKind.LOST_PROCESS) for _ in range(MAX_LOST)] == [True] * (MAX_LOST - 1) + [False]
+
+
+def test_only_some_kinds_are_tried_again(tmp_path: Path) -> None:
+    trial = TrialDir(tmp_path)
+    write_json(trial.file(naming.MANIFEST), {"format": 1, "spec": {"settings": {"batch_size": 6}}})
+    attempts = Attempts(trial)
+    for kind in FailureKind:
+        if kind not in (FailureKind.OUT_OF_MEMORY, FailureKind.LOST_PROCESS):
+            assert not attempts.another(kind), kind
+    parts = []
+    while attempts.another(FailureKind.OUT_OF_MEMORY):
+        parts.append(trial.accumulation()["parts"])
+    assert parts == [2, 4, 6], "up to single images"
+    write_json(trial.file(naming.RESULT), {"format": 1, "status": "failed", "failure": {"kind": "of the future", "reason": "", "step": 0}})
+    assert not attempts.another_after(TrialState.FAILED)
 
 
 def test_a_trial_of_another_driver_is_left_to_it(process: TrialProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,13 +242,6 @@ def test_the_watcher_sees_progress_eta_and_failures(tmp_path: Path) -> None:
     assert (first.step, first.steps, first.loss, first.state) == (10, 320, 1.5, TrialState.INTERRUPTED)
     assert first.eta_s == pytest.approx(2.0 * 310)
     assert seen[-1][1].state is TrialState.PLANNED
-
-
-def test_wall_time_fills_slots_in_order() -> None:
-    assert driver.wall_seconds([10, 10, 10, 10], 2) == 20
-    assert driver.wall_seconds([30, 10, 10], 2) == 30
-    assert driver.wall_seconds([1, None], 2) is None
-    assert driver.wall_seconds([], 2) == 0
 
 
 # --- resources ---

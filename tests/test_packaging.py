@@ -22,7 +22,9 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+GPU_OVERRIDE = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = {name for name, service in SERVICES.items() if service["image"].startswith("gfl-lab:")}
 PIN = re.compile(r"([a-z0-9][a-z0-9-]*)==([0-9][0-9a-z.]*)")
 
 
@@ -151,9 +153,24 @@ def test_no_file_is_large_and_no_lock_file_is_kept() -> None:
 # --- docker-compose.yml and Dockerfile --------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["docker-compose.yml", "docker-compose.gpu.yml"])
+def test_compose_files_keep_the_schema(name: str) -> None:
+    """The Compose specification's own schema, which check-jsonschema ships."""
+    import check_jsonschema
+    import jsonschema
+
+    schema = json.loads((Path(check_jsonschema.__file__).parent / "builtin_schemas" / "vendor" / "compose-spec.json").read_text())
+    validator = jsonschema.validators.validator_for(schema)(schema)
+    assert [error.message for error in validator.iter_errors(yaml.safe_load((ROOT / name).read_text()))] == []
+
+
 def test_the_services() -> None:
-    assert set(SERVICES) == {"mlflow", "ray-head", "ray-worker", "dashboard"}
+    assert set(SERVICES) == {"postgres", "s3-bucket", "s3", "mlflow", "ray-head", "ray-worker", "dashboard"}
     assert "container_name" not in SERVICES["ray-worker"] and "ports" not in SERVICES["ray-worker"], "else it cannot be scaled"
+    for service in SERVICES.values():  # the schema does not look at what a name stands for
+        assert service.get("depends_on", {}).keys() <= SERVICES.keys()
+        assert set(service.get("networks", [])) <= COMPOSE["networks"].keys()
+        assert {volume.split(":")[0] for volume in service["volumes"] if not volume.startswith(".")} <= COMPOSE["volumes"].keys()
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -161,15 +178,28 @@ def test_a_service_is_closed_to_the_network_and_not_root(name: str) -> None:
     service = SERVICES[name]
     for port in service.get("ports", []):
         assert isinstance(port, str) and re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port), port
-    assert service.get("network_mode") is None and not service.get("privileged")
+    assert service.get("network_mode") in (None, "none") and not service.get("privileged")
     user = str(service["user"])
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
-    assert service["cap_drop"] == ["ALL"] and "no-new-privileges:true" in service["security_opt"]
+    assert service["cap_drop"] == ["ALL"] and "no-new-privileges:true" in service["security_opt"] and service["read_only"] is True
+    assert re.fullmatch(r"[a-z/-]+:v?\d+(\.\d+)+[\w.-]*", service["image"]), "a version, not a moving tag"
+    if name == "s3-bucket":  # runs once
+        assert service["restart"] == "no" and SERVICES["s3"]["depends_on"][name]["condition"] == "service_completed_successfully"
+        return
     check = service["healthcheck"]
     assert check["test"][0] == "CMD" and {"interval", "timeout", "retries"} <= check.keys()
+    for other in service.get("depends_on", {}):
+        assert other == "s3-bucket" or service["depends_on"][other]["condition"] == "service_healthy"
 
 
-@pytest.mark.parametrize("name", SERVICES)
+def test_only_mlflow_reaches_the_database_and_the_storage() -> None:
+    assert COMPOSE["networks"]["storage"]["internal"] is True
+    assert {name for name, service in SERVICES.items() if "storage" in service.get("networks", [])} == {"postgres", "s3", "mlflow"}
+    assert SERVICES["postgres"]["networks"] == SERVICES["s3"]["networks"] == ["storage"]
+    assert "ports" not in SERVICES["postgres"] and "ports" not in SERVICES["s3"]
+
+
+@pytest.mark.parametrize("name", sorted(OURS - {"s3-bucket"}))
 def test_a_health_check_is_valid_python(name: str) -> None:
     program, flag, code = SERVICES[name]["healthcheck"]["test"][1:]
     assert (program, flag) == ("python", "-c")
@@ -177,16 +207,24 @@ def test_a_health_check_is_valid_python(name: str) -> None:
 
 
 def test_there_is_no_literal_secret() -> None:
-    secret = re.compile(r"token|password|passwd|secret|api_?key|credential", re.IGNORECASE)
+    secret = re.compile(r"token|password|passwd|secret|key|credential", re.IGNORECASE)
+    given = r"\$\{[A-Z0-9_]+:\?[^}]+\}"
     for service in SERVICES.values():
         for key, value in service.get("environment", {}).items():
             if secret.search(key) and key != "RAY_AUTH_MODE":
-                assert re.fullmatch(r"\$\{[A-Z_]+:\?[^}]+\}", value), f"{key} must come from .env and have no default"
-    example = dict(
-        line.split("=", 1) for line in (ROOT / ".env.example").read_text().splitlines() if "=" in line and not line.startswith("#")
-    )
-    assert example["RAY_AUTH_TOKEN"] == ""
-    wanted = set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.yml").read_text()))
+                assert re.fullmatch(given, value), f"{key} must come from .env and have no default"
+            if match := re.match(r"\w+(\+\w+)?://[^/@]*@", value):
+                assert re.search(f":{given}@$", match[0]), f"the password in {key} must come from .env"
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    example = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    assert {name for name, value in example.items() if not value} == {
+        "RAY_AUTH_TOKEN",
+        "POSTGRES_PASSWORD",
+        "S3_ACCESS_KEY",
+        "S3_SECRET_KEY",
+    }
+    files = (ROOT / name for name in ("docker-compose.yml", "docker-compose.gpu.yml"))
+    wanted = {name for file in files for name in re.findall(r"\$\{([A-Z0-9_]+)", file.read_text())}
     assert wanted == set(example), "what compose reads stands in .env.example"
 
 
@@ -205,22 +243,55 @@ def test_ray_wants_a_token_and_nothing_phones_home() -> None:
     assert "gatherUsageStats = false" in (ROOT / "dashboard" / ".streamlit" / "config.toml").read_text()
 
 
-def test_all_services_see_the_runs_at_the_same_place() -> None:
-    mounts = {volume.split(":")[1] for service in SERVICES.values() for volume in service["volumes"] if volume.startswith("lab:")}
-    assert mounts == {"/srv/gfl-lab"} and all(any(v.startswith("lab:") for v in service["volumes"]) for service in SERVICES.values())
-    assert {service["environment"]["GFL_LAB_HOME"] for service in SERVICES.values()} == {"/srv/gfl-lab/runs"}
+def test_whoever_runs_or_shows_trials_sees_them_at_the_same_place() -> None:
+    of_the_lab = [SERVICES[name] for name in ("ray-head", "ray-worker", "dashboard")]
+    assert [[v.split(":")[1] for v in service["volumes"] if v.startswith("lab:")] for service in of_the_lab] == [["/srv/gfl-lab"]] * 3
+    assert {service["environment"]["GFL_LAB_HOME"] for service in of_the_lab} == {"/srv/gfl-lab/runs"}
     assert "lab:/srv/gfl-lab:ro" in SERVICES["dashboard"]["volumes"]
+    owned = re.search(r"install -d -o lab -g lab (.+)", (ROOT / "Dockerfile").read_text())[1].split()
+    assert {"/srv/gfl-lab", "/srv/gfl-lab/runs", "/srv/s3", "/srv/s3/mlflow"} <= set(owned), "what empty volumes take their owner from"
+
+
+def test_the_override_for_gpus_changes_the_workers_alone() -> None:
+    assert GPU_OVERRIDE.keys() == {"services"} and GPU_OVERRIDE["services"].keys() == {"ray-worker"}
+    worker = GPU_OVERRIDE["services"]["ray-worker"]
+    assert [part for part in worker["command"] if not part.startswith("--num-gpus=")] == SERVICES["ray-worker"]["command"]
+    (device,) = worker["deploy"]["resources"]["reservations"]["devices"]
+    assert device["driver"] == "nvidia" and device["capabilities"] == ["gpu"] and f"--num-gpus={device['count']}" in worker["command"]
 
 
 @pytest.mark.slow
 def test_mlflows_command_is_one_that_mlflow_takes() -> None:
-    """Options, not effects: the server itself is not started."""
+    """Options, not effects: those are seen in tests/test_topology.py."""
     from mlflow.cli import server
 
-    command = SERVICES["mlflow"]["command"]
-    assert command[:2] == ["mlflow", "server"]
-    values = server.make_context("server", list(command[2:])).params
-    assert int(values["workers"]) == 1 and values["serve_artifacts"] and values["artifacts_destination"] == "/srv/gfl-lab/mlflow/artifacts"
+    service = SERVICES["mlflow"]
+    assert service["command"][:2] == ["mlflow", "server"]
+    values = server.make_context("server", list(service["command"][2:])).params
+    assert int(values["workers"]) == 1 and values["serve_artifacts"] and values["artifacts_destination"] == "s3://mlflow"
+    assert service["environment"]["MLFLOW_BACKEND_STORE_URI"].startswith("postgresql+psycopg2://"), "SQLAlchemy's default is another driver"
+
+
+def test_the_cluster_for_kuberay_is_closed_and_asks_for_its_token() -> None:
+    """By our own rules alone: KubeRay's schema is not at hand."""
+    claim, cluster = yaml.safe_load_all((ROOT / "deploy" / "kuberay.yaml").read_text())
+    assert claim["kind"] == "PersistentVolumeClaim" and claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    spec = cluster["spec"]
+    assert cluster["kind"] == "RayCluster" and spec["rayVersion"] == requirements()["ray"]
+    assert spec["authOptions"]["mode"] == "token" and spec["authOptions"]["secretName"]
+    assert (
+        spec["headGroupSpec"]["rayStartParams"]["include-dashboard"] == "false"
+        and spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    )
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True and pod["securityContext"]["runAsUser"] == 1000
+        assert [volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"]] == [claim["metadata"]["name"]]
+        (container,) = pod["containers"]
+        assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+        assert container["image"] == SERVICES["ray-head"]["image"] and container["livenessProbe"] and container["readinessProbe"]
+        assert [mount["mountPath"] for mount in container["volumeMounts"]] == ["/srv/gfl-lab"]
+        assert not [entry["name"] for entry in container["env"] if re.search("TOKEN|PASSWORD|KEY", entry["name"])]
 
 
 @pytest.mark.slow

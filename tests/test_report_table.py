@@ -100,6 +100,15 @@ def test_footnotes_say_everything_once() -> None:
     assert table.published == ("AP", "fps")
 
 
+def test_batches_that_were_done_in_parts_are_told_of() -> None:
+    split = dataclasses.replace(trial(0, AP=51.0), parts=4, parts_since=120)
+    table = build_table(experiment(variant("off", trial(0, AP=50.0), baseline=True), variant("on", split)))
+    assert [note for note in table.footnotes if "out of memory" in note] == [
+        "on, seed 0 (trial 000000000000) ran out of memory: from step 121 on its batches were done in 4 parts, so its numbers are not quite "
+        "those of whole batches."
+    ]
+
+
 def test_spread_is_explained_where_there_is_one() -> None:
     table = build_table(experiment(variant("off", trial(0, AP=1.0), trial(1, AP=2.0), baseline=True)))
     assert table.footnotes == ("± is the sample standard deviation over seeds.",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gfl_lab import naming, rundir
-from gfl_lab.errors import StoreError
+from gfl_lab.errors import FormatError, StoreError
 from gfl_lab.rundir import MetricWriter, RunTree, TrialDir, TrialState, atomic_path, read_json, read_metric_lines, write_json
 
 
@@ -35,8 +36,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "\udcff", '{"format": 99}', '{"format": "x"}'])
-def test_a_damaged_or_newer_file_is_refused_with_its_name(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\udcff", '{"format": 99}', '{"format": 0}', '{"format": "x"}', '{"format": true}'])
+def test_a_damaged_newer_or_older_file_is_refused_with_its_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "plan.json"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(StoreError, match="plan.json"):
@@ -57,6 +58,42 @@ def test_states_follow_from_files(trial: TrialDir) -> None:
         assert trial.state() is TrialState.INTERRUPTED, damaged
     trial.file(naming.RESULT).write_text("{torn")
     assert trial.state() is TrialState.INTERRUPTED
+
+
+@pytest.mark.parametrize(("version", "way_out"), [(99, "Use the newer gfl-lab"), (0, "move the folder away")])
+def test_a_result_of_another_format_is_neither_done_nor_to_be_done_again(trial: TrialDir, version: int, way_out: str) -> None:
+    write_json(trial.file(naming.RESULT), {"format": version, "status": "done", "metrics": {}})
+    with pytest.raises(FormatError, match=f"result.json has format {version}(.|\n)*{way_out}"):
+        trial.state()
+    write_json(trial.file(naming.RESULT), {"status": "done", "metrics": {}})
+    assert trial.state() is TrialState.DONE, "without a format a file is judged by what it holds"
+
+
+def test_whoever_holds_the_lease_clears_what_a_killed_process_left(trial: TrialDir) -> None:
+    for name in (".last.pth.abc.tmp", ".eval.npz.x.tmp", ".manifest.json.y.tmp"):
+        trial.file(name).write_bytes(b"half")
+    trial.prepare()
+    assert sorted(os.listdir(trial.path)) == [".manifest.json.y.tmp", naming.RESERVE], "a manifest is written by drivers"
+    assert trial.file(naming.RESERVE).stat().st_size == rundir.RESERVE_BYTES
+    trial.release_reserve()
+    assert not trial.file(naming.RESERVE).exists()
+
+
+def test_how_batches_are_split_is_read_back_and_never_guessed(trial: TrialDir) -> None:
+    assert trial.accumulation() is None
+    trial.write_accumulation(4, None)
+    assert trial.accumulation() == {"parts": 4, "since_step": None}
+    for damaged in ("{", "{}", '{"parts": 1}', '{"parts": 2, "since_step": "x"}'):
+        trial.file(naming.ACCUMULATION).write_text(damaged)
+        with pytest.raises(StoreError, match=naming.ACCUMULATION):
+            trial.accumulation()
+
+
+def test_a_lease_that_cannot_be_read_goes_by_its_age(trial: TrialDir) -> None:
+    trial.file(naming.LEASE).write_text("")
+    assert trial.lease_alive()
+    os.utime(trial.file(naming.LEASE), (0, 0))
+    assert not trial.lease_alive()
 
 
 def test_the_lease_of_a_killed_process_is_dead_even_if_its_pid_lives_again(trial: TrialDir) -> None:
@@ -110,6 +147,36 @@ def test_metric_lines_are_read_as_they_come_and_torn_ones_wait(tmp_path: Path) -
     assert [line["step"] for line in read_metric_lines(path)[0]] == [1]
     lines, _ = read_metric_lines(path, offset)
     assert [line["step"] for line in lines] == [1], "a file cut back is read from its start"
+
+
+def test_an_evaluation_that_is_done_again_has_one_line_and_lines_of_another_shape_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    writer = MetricWriter(path)
+    for epoch in (1, 2):
+        writer.write("train", epoch, epoch, {"loss": 1.0})
+        writer.write("val", epoch, epoch, {"AP": 1.0})
+    with path.open("a") as file:
+        file.write(
+            '{"metrics": {"loss": 1}}\n{"kind": "train", "step": "3", "epoch": 1, "metrics": {}}\n{"step": 1, "epoch": 1, "metrics": 5}\n'
+        )
+    writer.truncate_after(2, unevaluated_from=2)
+    assert [(line["kind"], line["step"]) for line in read_metric_lines(path)[0]] == [("train", 1), ("val", 1), ("train", 2)]
+
+
+def test_a_line_that_does_not_fit_on_the_disk_leaves_no_half(tmp_path: Path) -> None:
+    """The system takes what fits and refuses the next byte; here by a limit on the size of files."""
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from gfl_lab.rundir import MetricWriter\n"
+        "writer = MetricWriter(Path(sys.argv[1])); writer.write('train', 1, 1, {'loss': 1.0})\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "size = Path(sys.argv[1]).stat().st_size + 10; resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))\n"
+        "try: writer.write('train', 2, 1, {'loss': 1.0})\n"
+        "except OSError as error: print(error.errno)"
+    )
+    path = tmp_path / "metrics.jsonl"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    assert done.stdout.strip() == str(errno.ENOSPC), done.stderr
+    assert path.read_bytes().count(b"\n") == 1 and path.read_bytes().endswith(b"\n")
 
 
 @pytest.mark.parametrize("text", ["../../etc", "0123456789AB", "0123456789ab/", "", "0123456789abc"])

@@ -21,8 +21,11 @@ import pytest
 from gfl_lab import naming, rundir
 from gfl_lab.errors import ExitCode, StoreError
 from gfl_lab.rundir import RunTree, TrialDir
-from gfl_lab.tracking import mirror as module
-from gfl_lab.tracking.mirror import BackgroundMirror, Mirror, MirrorError, ui_command
+from gfl_lab.tracking import content, server
+from gfl_lab.tracking.background import BackgroundMirror
+from gfl_lab.tracking.database import ui_command
+from gfl_lab.tracking.mirror import Mirror
+from gfl_lab.tracking.server import MirrorError
 from tests.support.fake_runs import write_fake_tree
 
 NAME, PROFILE = "table3_qfl_dfl", "desk"
@@ -48,7 +51,7 @@ def tree(tmp_path: Path, template: Path) -> RunTree:
 
 
 def client(tree: RunTree) -> Any:
-    return module._quiet_import().tracking.MlflowClient(tree.mlflow_uri)
+    return server.quiet_import().tracking.MlflowClient(tree.mlflow_uri)
 
 
 def runs(tree: RunTree, name: str = NAME) -> list[Any]:
@@ -104,7 +107,7 @@ def trial_of(tree: RunTree, index: int) -> TrialDir:
 
 def test_a_finished_experiment_arrives_whole(tree: RunTree) -> None:
     folder = tree.experiment(NAME, PROFILE)
-    for name in module.TABLE_FILES:
+    for name in content.TABLE_FILES:
         (folder / name).write_text("| a |" if name.endswith("md") else "x", encoding="utf-8")
     for trial in tree.trials():
         trial.file(naming.CONFIG).write_text("model = dict()\n", encoding="utf-8")
@@ -122,7 +125,7 @@ def test_a_finished_experiment_arrives_whole(tree: RunTree) -> None:
     assert parent.data.params["seeds"] == "0"
     mlflow_client = client(tree)
     assert [f.path for f in mlflow_client.list_artifacts(parent.info.run_id)] == ["plan.json", "table"]
-    assert {f.path for f in mlflow_client.list_artifacts(parent.info.run_id, "table")} == {f"table/{name}" for name in module.TABLE_FILES}
+    assert {f.path for f in mlflow_client.list_artifacts(parent.info.run_id, "table")} == {f"table/{name}" for name in content.TABLE_FILES}
 
     trial = trial_of(tree, 1)
     child = children[trial.id]
@@ -140,7 +143,7 @@ def test_a_finished_experiment_arrives_whole(tree: RunTree) -> None:
         (line["step"], line["metrics"]["loss_cls"], round(line["time"] * 1000)) for line in lines
     ]
     assert [p.step for p in mlflow_client.get_metric_history(child.info.run_id, "val/AP")] == [1, 2, 3]
-    assert {f.path for f in mlflow_client.list_artifacts(child.info.run_id)} == set(module.TRIAL_ARTIFACTS)
+    assert {f.path for f in mlflow_client.list_artifacts(child.info.run_id)} == set(content.TRIAL_FILES)
     (data,) = child.inputs.dataset_inputs
     plan = rundir.read_json(folder / naming.PLAN)
     assert (data.dataset.name, data.dataset.digest) == ("ambiguous_shapes", plan["data"]["digest"])
@@ -156,7 +159,7 @@ def test_states(tmp_path: Path, template: Path) -> None:
     assert parent.info.status == "RUNNING"
     assert len(children) == 3
     assert [children[trial_of(tree, i).id].info.status for i in range(3)] == ["RUNNING", "FAILED", "KILLED"]
-    assert "non_finite_loss" in children[trial_of(tree, 1).id].data.tags[module.TAG_FAILURE]
+    assert "non_finite_loss" in children[trial_of(tree, 1).id].data.tags[content.TAG_FAILURE]
     assert not any(key.startswith("final/") for child in children.values() for key in child.data.metrics)
 
     # The running one is done, the failed one runs again, the interrupted one has gone: the driver ends.
@@ -168,7 +171,7 @@ def test_states(tmp_path: Path, template: Path) -> None:
     _, children = parent_and_children(tree)
     again = children[failed.id]
     assert (again.info.status, again.data.tags[naming.TAG_STATUS]) == ("RUNNING", "running")
-    assert again.data.tags.get(module.TAG_FAILURE, "") == ""
+    assert again.data.tags.get(content.TAG_FAILURE, "") == ""
     failed.drop_lease()
     Mirror(tree).sync(NAME, PROFILE, final=True)
     parent, children = parent_and_children(tree)
@@ -207,31 +210,35 @@ def test_a_second_sync_sends_nothing(tree: RunTree) -> None:
     before = points(tree)
     assert (first.sync(NAME, PROFILE, final=True).points, Mirror(tree).sync(NAME, PROFILE, final=True).points) == (0, 0)
     for run in runs(tree):  # without the fingerprint the server is asked what it has
-        client(tree).set_tag(run.info.run_id, module.TAG_SYNCED, "")
+        client(tree).set_tag(run.info.run_id, content.TAG_SYNCED, "")
     assert Mirror(tree).sync(NAME, PROFILE).points == 0
     assert points(tree) == before
     assert len(runs(tree)) == 5
 
 
-@pytest.mark.parametrize("call", range(0, 12, 2))
-def test_an_error_in_mid_sync_is_made_good(tree: RunTree, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
-    """The server stores a batch, then the connection breaks: the worst moment."""
-    monkeypatch.setattr(module, "BATCH", 20)
+@pytest.mark.parametrize("call", [0, 3, 11])
+@pytest.mark.parametrize("for_good", [False, True])
+def test_an_error_in_mid_sync_is_made_good(tree: RunTree, monkeypatch: pytest.MonkeyPatch, call: int, for_good: bool) -> None:
+    """The server stores a batch, then the connection breaks, once or for good: the worst moment."""
+    monkeypatch.setattr(server, "BATCH", 20)
     mirror = Mirror(tree)
     mirror.prepare()
-    real, calls = mirror._client.log_batch, iter(range(1000))
+    client = mirror._server._client
+    real, calls = client.log_batch, iter(range(1000))
 
     def breaking(*args: Any, **kwargs: Any) -> None:
         real(*args, **kwargs)
-        if next(calls) == call:
+        number = next(calls)
+        if number == call or (for_good and number > call):
             raise ConnectionError("http://user:secret@host is gone")
 
-    monkeypatch.setattr(mirror._client, "log_batch", breaking)
-    with pytest.raises(MirrorError, match="cannot be used") as caught:
-        mirror.sync(NAME, PROFILE)
-    assert "secret" not in str(caught.value)
-    assert caught.value.exit_code == ExitCode.UNFIT
-    monkeypatch.setattr(mirror._client, "log_batch", real)
+    monkeypatch.setattr(client, "log_batch", breaking)
+    if for_good:
+        with pytest.raises(MirrorError, match="cannot be used") as caught:
+            mirror.sync(NAME, PROFILE)
+        assert "secret" not in str(caught.value)
+        assert caught.value.exit_code == ExitCode.UNFIT
+        monkeypatch.setattr(client, "log_batch", real)
     mirror.sync(NAME, PROFILE)
     assert_exact(tree)
     assert len(runs(tree)) == 5
@@ -406,14 +413,14 @@ SCRIPT = f"""
 import sys
 from pathlib import Path
 from gfl_lab.rundir import RunTree
-from gfl_lab.tracking import mirror
-mirror.BATCH = 10
+from gfl_lab.tracking import mirror, server
+server.BATCH = 30
 print(mirror.Mirror(RunTree(Path(sys.argv[1]))).sync({NAME!r}, {PROFILE!r}, final=True).points)
 """
 
 
 def start(tree: RunTree) -> subprocess.Popen[str]:
-    env = os.environ | {"PYTHONPATH": str(Path(module.__file__).parents[2])}
+    env = os.environ | {"PYTHONPATH": str(Path(server.__file__).parents[2])}
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(tree.root)], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

@@ -27,6 +27,7 @@ from gfl_lab.train.checkpoint import load_backbone, load_last, load_safely
 from gfl_lab.train.dataset import TrialDataset
 from gfl_lab.train.distributions import SCHEMA, DistributionCollector
 from gfl_lab.train.evaluate import CocoEvaluator, Detections
+from gfl_lab.train.loop import TrialDetector
 from gfl_lab.train.trial import run_trial
 
 SMALL = {
@@ -64,6 +65,20 @@ def done(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> TrialDir:
 
 def weights(trial: TrialDir) -> dict[str, torch.Tensor]:
     return load_safely(trial.file(naming.LAST_CHECKPOINT))["state_dict"]
+
+
+def assert_same(ours: TrialDir, theirs: TrialDir) -> None:
+    """Both are done, with weights, metric lines and result equal to the last bit, but for clocks."""
+    assert ours.state() is theirs.state() is TrialState.DONE, ours.file(naming.LOG).read_text()
+    one, two = weights(ours), weights(theirs)
+    assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in two)
+    lines = [[{key: value for key, value in line.items() if key != "time"} for line in trial.metric_lines()] for trial in (ours, theirs)]
+    assert lines[0] == lines[1]
+    for part in ("metrics", "per_class", "counts", "epochs", "steps"):
+        one, two = ours.result()[part], theirs.result()[part]
+        if part == "metrics":
+            one, two = ({key: value for key, value in told.items() if key not in ("fps", "latency_ms")} for told in (one, two))
+        assert one == two, part
 
 
 def test_a_trial_writes_all_it_promises(done: TrialDir) -> None:
@@ -173,7 +188,7 @@ def test_average_precision_crops_and_groups_resume_bitwise(
         "precision": precision, "ema": 0.4, "no_decay": ["norm", "bias"], "bias_lr": 2.0, "clip_grad_norm": 10.0,
         "crop": "vit_adapter", "scale_range": [0.6, 1.0], "scale_step": 0.1,
     }  # fmt: skip
-    extract = trial_module.TrialDetector.extract_feat
+    extract = TrialDetector.extract_feat
     dtypes = set()
 
     def noisy(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -198,7 +213,7 @@ def test_average_precision_crops_and_groups_resume_bitwise(
         judged.append(copy(model))
         return latency(model, *args)
 
-    monkeypatch.setattr(trial_module.TrialDetector, "extract_feat", noisy)
+    monkeypatch.setattr(TrialDetector, "extract_feat", noisy)
     monkeypatch.setattr(trial_module.MovingAverage, "update", seen)
     monkeypatch.setattr(trial_module, "measure_latency", timed)
     whole = make_trial(tmp_path / "whole", shapes, **settings)
@@ -237,7 +252,7 @@ def test_average_precision_crops_and_groups_resume_bitwise(
 
 def test_a_float16_step_that_overflows_is_no_failure(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = make_trial(tmp_path, shapes, **TINY, precision="float16")
-    loss = trial_module.TrialDetector.loss
+    loss = TrialDetector.loss
     calls = Counter()
 
     def huge(self, *args, **kwargs):
@@ -245,7 +260,7 @@ def test_a_float16_step_that_overflows_is_no_failure(shapes: Path, tmp_path: Pat
         losses = loss(self, *args, **kwargs)
         return losses | {"loss_cls": losses["loss_cls"] * 1e25} if calls["n"] == 2 else losses
 
-    monkeypatch.setattr(trial_module.TrialDetector, "loss", huge)
+    monkeypatch.setattr(TrialDetector, "loss", huge)
     run_trial(trial.path)
     assert trial.state() is TrialState.DONE and trial.result()["steps"] == 4
     assert load_safely(trial.file(naming.LAST_CHECKPOINT))["optimizer"]["loss_scaler"]["scale"] == 256
@@ -258,19 +273,72 @@ def test_loader_processes_do_not_change_the_numbers(done: TrialDir, shapes: Path
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
-def test_a_killed_checkpoint_write_is_noticed(done: TrialDir, shapes: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(done: TrialDir, shapes: Path, tmp_path: Path, damage: str) -> None:
+    """In training a damaged one is met after a power cut or on a failing disk: our own writes are atomic."""
     trial = make_trial(tmp_path, shapes)
-    data = done.file(naming.LAST_CHECKPOINT).read_bytes()
-    trial.file(naming.LAST_CHECKPOINT).write_bytes(data[: len(data) // 2])
-    assert load_last(trial.file(naming.LAST_CHECKPOINT), trial.id) is None
-    trial.file(naming.LAST_CHECKPOINT).write_bytes(data)
-    with pytest.raises(StoreError, match="belongs to trial"):
-        load_last(trial.file(naming.LAST_CHECKPOINT), "f" * 12)
+    asked = iter(range(100))
+    with pytest.raises(Interrupted):
+        run_trial(trial.path, should_stop=lambda: next(asked) >= 4)  # checkpoints after steps 3, an epoch's end, and 4
+    last = trial.file(naming.LAST_CHECKPOINT)
+    data = bytearray(last.read_bytes())
+    if damage == "flipped":
+        data[len(data) // 2] ^= 1
+        last.write_bytes(data)
+        assert torch.load(last, weights_only=True), "torch itself does not notice"
+    elif damage == "other":
+        torch.save({"state_dict": {}}, last)
+    else:
+        last.write_bytes(data[: len(data) // 2] if damage == "cut" else b"")
+    run_trial(trial.path)
+    log = trial.file(naming.LOG).read_text()
+    assert trial.file("last.damaged").exists() and "set aside as last.damaged" in log and "goes on after step 3" in log
+    assert not trial.file(naming.PREVIOUS_CHECKPOINT).exists(), "a finished trial needs one"
+    assert_same(trial, done)
+
+
+def test_a_checkpoint_of_another_trial_or_format_is_refused(done: TrialDir, shapes: Path, tmp_path: Path) -> None:
+    trial = make_trial(tmp_path, shapes)
+    assert load_last(trial) is None
+    last = trial.file(naming.LAST_CHECKPOINT)
+    content = load_safely(done.file(naming.LAST_CHECKPOINT))
+    for change, words in (({"trial": "f" * 12}, "belongs to trial"), ({"format": 0}, "has format 0"), ({"format": 99}, "has format 99")):
+        torch.save(content | {"meta": content["meta"] | change}, last)
+        with pytest.raises(StoreError, match=words):
+            load_last(trial)
+        assert last.exists()
+    run_trial(trial.path)
+    assert "has format 99" in trial.result()["failure"]["reason"] and last.exists()
+    del content["meta"]["format"]
+    torch.save(content, last)
+    assert load_last(trial)["meta"]["iter"] == 6
+
+
+def test_a_long_epoch_is_saved_by_time(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = make_trial(tmp_path, shapes)
+    saved = []
+    monkeypatch.setattr("gfl_lab.train.loop.CHECKPOINT_S", 0.0)
+    monkeypatch.setattr("gfl_lab.train.loop.save_checkpoint", lambda *_, step, **__: saved.append(step))
+    run_trial(trial.path)
+    assert saved == [0, 1, 2, 3, 3, 4, 5, 6]
+
+
+def test_a_result_that_went_missing_is_made_again_without_a_second_line_for_the_last_evaluation(
+    done: TrialDir, shapes: Path, tmp_path: Path
+) -> None:
+    trial = make_trial(tmp_path, shapes)
+    shutil.copytree(done.path, trial.path, dirs_exist_ok=True)
+    trial.file(naming.RESULT).write_bytes(done.file(naming.RESULT).read_bytes()[:100])
+    trial.file(naming.EVAL_RECORDS).write_bytes(b"torn")
+    assert trial.state() is TrialState.INTERRUPTED
+    run_trial(trial.path)
+    assert_same(trial, done)
+    assert trial.file(naming.EVAL_RECORDS).read_bytes() != b"torn"
 
 
 def test_a_non_finite_loss_stops_before_the_weights_are_touched(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = make_trial(tmp_path, shapes)
-    loss = trial_module.TrialDetector.loss
+    loss = TrialDetector.loss
     calls = Counter()
     seen: list[torch.Tensor] = []
 
@@ -282,7 +350,7 @@ def test_a_non_finite_loss_stops_before_the_weights_are_touched(shapes: Path, tm
             losses["loss_cls"] = losses["loss_cls"] * float("nan")
         return losses
 
-    monkeypatch.setattr(trial_module.TrialDetector, "loss", poisoned)
+    monkeypatch.setattr(TrialDetector, "loss", poisoned)
     run_trial(trial.path)
     failure = trial.result()["failure"]
     assert trial.state() is TrialState.FAILED

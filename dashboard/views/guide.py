@@ -63,7 +63,7 @@ _STATES = {
     "done": "finished; its numbers are in the table",
     "running": "a live process works on it; pages follow it by themselves",
     "failed": "it ended without a result; the reason is on the page Trials and failures",
-    "interrupted": "it was stopped and left a checkpoint: the same command goes on from there",
+    "interrupted": "it was stopped and left a checkpoint: the same command goes on from there; in a search also what it stopped early",
     "planned": "not started: the same command runs it",
 }
 look.show(look.table_html([("state", "name"), ("meaning", "")], [[look.state_html(s), _STATES[s.value]] for s in look.STATE_TITLES]))

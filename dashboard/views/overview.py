@@ -1,13 +1,18 @@
-"""Overview: every experiment with its question and where it stands."""
+"""Overview: every experiment with its question and where it stands; of a search the best."""
 
 from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import data, live, look, state
+from dashboard import charts, data, live, look, state
+from gfl_lab import naming
+from gfl_lab.report import export
+from gfl_lab.report.search import Ranking
 from gfl_lab.results.rows import ExperimentRow, TrialState, VariantRow
+from gfl_lab.results.search import DONE, FAILED, STOPPED, SuggestionRow
 
 MOST_VARIANTS = 12
+MOST_BEST = 5
 _GOING_ON = (TrialState.RUNNING, TrialState.INTERRUPTED)
 
 
@@ -37,8 +42,52 @@ def _row(variant: VariantRow, colour: str) -> list[str]:
     return [name, f'<div class="bars">{bars}</div>', _states(variant), _ap(variant)]
 
 
+def _variants(experiment: ExperimentRow) -> None:
+    palette = look.colours(experiment)
+    shown = experiment.variants[:MOST_VARIANTS]
+    progress = "progress, one bar a seed" if any(len(variant.trials) > 1 for variant in shown) else "progress"
+    head = [("variant", "name"), (progress, "half"), ("trials", ""), ("AP", "num")]
+    look.show(look.table_html(head, [_row(variant, palette[variant.name]) for variant in shown]))
+    if len(shown) < len(experiment.variants):
+        look.show(f'<div class="dim small">and {len(experiment.variants) - len(shown)} more variants in the table</div>')
+
+
+def _suggestion(experiment: ExperimentRow, found: Ranking, place: int | None, row: SuggestionRow) -> list[str]:
+    trial = next((trial for trial in experiment.trials if trial.id == row.trial), None)
+    value = export.MISSING
+    if row.value is not None and row.state != FAILED:
+        value = look.text(export.format_number(found.search.metric, row.value))
+        value = value if row.state == DONE else f'<span class="dim">{value} {"then" if row.state == STOPPED else "so far"}</span>'
+    there = f' <span class="dim">epoch {row.epoch} of {row.epochs}</span>' if row.epochs and row.state != DONE else ""
+    settings = naming.variant_name({key: row.settings[key] for key in found.keys})
+    bar = look.bar_html(trial, row.state) if trial else ""
+    return [str(place or export.MISSING), look.text(settings), f'<div class="bars">{bar}</div>', look.state_html(row.state) + there, value]
+
+
+def _best(experiment: ExperimentRow, found: Ranking) -> None:
+    shown = found.rows[:MOST_BEST]
+    if not shown:
+        return
+    head = [
+        ("rank", "num"),
+        ("settings", "settings"),
+        ("progress", "third"),
+        ("trial", ""),
+        (charts.metric_title(found.search.metric), "num"),
+    ]
+    look.show(look.table_html(head, [_suggestion(experiment, found, place, row) for place, row in shown]))
+    if len(shown) < len(found.rows):
+        look.show(f'<div class="dim small">and {len(found.rows) - len(shown)} more in the ranked table</div>')
+
+
 def _experiment(experiment: ExperimentRow) -> None:
-    counts = experiment.counts
+    counts, found, problem = look.counts_html(experiment.counts), None, ""
+    if experiment.kind == data.SEARCH:
+        try:
+            found = data.ranking(experiment)
+            counts = look.counts_html(*data.ledger_counts(found))
+        except data.StoreError as error:
+            problem, counts = str(error), ""
     with st.container(border=True):
         newest = max((trial.updated for trial in experiment.trials), default=0.0)
         told = " · ".join(
@@ -53,18 +102,18 @@ def _experiment(experiment: ExperimentRow) -> None:
         )
         look.show(
             f'<h2 style="margin-top:0">{look.text(experiment.question or experiment.name)}</h2>'
-            f'<div class="dim small">{look.text(told)}</div><div style="margin:.45rem 0 .2rem">{look.counts_html(counts)}</div>'
+            f'<div class="dim small">{look.text(told)}</div><div style="margin:.45rem 0 .2rem">{counts}</div>'
         )
-        palette = look.colours(experiment)
-        shown = experiment.variants[:MOST_VARIANTS]
-        progress = "progress, one bar a seed" if any(len(variant.trials) > 1 for variant in shown) else "progress"
-        head = [("variant", "name"), (progress, "half"), ("trials", ""), ("AP", "num")]
-        look.show(look.table_html(head, [_row(variant, palette[variant.name]) for variant in shown]))
-        if len(shown) < len(experiment.variants):
-            look.show(f'<div class="dim small">and {len(experiment.variants) - len(shown)} more variants in the table</div>')
+        if problem:
+            look.alert(problem)
+        elif found is not None:
+            _best(experiment, found)
+        else:
+            _variants(experiment)
         links = st.container(horizontal=True, gap="medium")
         query = {state.EXPERIMENT: state.of(experiment)}
-        for page, label in (("table", "AP table"), ("curves", "Curves"), ("boxes", "Box distributions"), ("trials", "Trials and failures")):
+        table = "Ranked table" if experiment.kind == data.SEARCH else "AP table"
+        for page, label in (("table", table), ("curves", "Curves"), ("boxes", "Box distributions"), ("trials", "Trials and failures")):
             links.page_link(f"views/{page}.py", label=label, query_params=query)
 
 

@@ -1,13 +1,24 @@
-"""The AP table: variants with their differences to the baseline, published rows beside them, export, speed against AP."""
+"""The AP table: variants with their differences to the baseline, published rows beside them, export, speed against AP.
+
+Of a search the ranked table, since trials that were stopped early cannot be compared like variants.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import streamlit as st
 
-from dashboard import charts, live, look
+from dashboard import charts, data, live, look
+from gfl_lab import naming
+from gfl_lab.errors import FormatError
 from gfl_lab.report import export, series
+from gfl_lab.report import search as ranked
 from gfl_lab.report.table import Table, build_table
 from gfl_lab.results.rows import ExperimentRow
+from gfl_lab.results.search import DONE, FAILED, STOPPED, SuggestionRow
+from gfl_lab.spec.search import dimensions_of
 
 _GROUPS = {export.TRUTH: "against the known edges", export.PUBLISHED: "published, not comparable"}
 _EXPORTS = (
@@ -17,6 +28,7 @@ _EXPORTS = (
     ("LaTeX", export.to_latex, "tex", "application/x-tex"),
     ("HTML", export.to_html, "html", "text/html"),
 )
+MOST_ROWS = 200
 
 
 def _units(column: export.Column) -> str:
@@ -68,7 +80,23 @@ def _table(table: Table, palette: dict[str, str]) -> str:
     )
 
 
-def _body(experiment: ExperimentRow) -> None:
+def _buttons(experiment: ExperimentRow, files: dict[str, str | Callable[[], str]]) -> None:
+    """A button for each form of a table; a function makes its form only when it is asked for."""
+    buttons = st.container(horizontal=True, gap="small", vertical_alignment="center")
+    for label, _, suffix, mime in _EXPORTS:
+        if suffix in files:
+            buttons.download_button(
+                label,
+                files[suffix],
+                file_name=f"{experiment.name}-{experiment.profile}.{suffix}",
+                mime=mime,
+                key=f"export-{suffix}",
+                icon=":material/download:",
+                on_click="ignore",
+            )
+
+
+def _ablation(experiment: ExperimentRow) -> None:
     table = build_table(experiment)
     palette = look.colours(experiment)
     counts = experiment.counts
@@ -83,22 +111,110 @@ def _body(experiment: ExperimentRow) -> None:
     notes = [look.redact(note) for note in table.footnotes]
     if notes:
         look.show('<ol class="notes small dim">' + "".join(f"<li>{look.text(note)}</li>" for note in notes) + "</ol>")
-    buttons = st.container(horizontal=True, gap="small", vertical_alignment="center")
-    for label, write, suffix, mime in _EXPORTS:
-        buttons.download_button(
-            label,
-            write(table),
-            file_name=f"{experiment.name}-{experiment.profile}.{suffix}",
-            mime=mime,
-            key=f"export-{suffix}",
-            icon=":material/download:",
-            on_click="ignore",
-        )
+    _buttons(experiment, {suffix: write(table) for _, write, suffix, _ in _EXPORTS})
     points = series.speed_accuracy(experiment)
     if len(points) > 1:
         look.heading("Speed against AP", "Upper right is better. Published speeds are of another machine and are not drawn.")
         figure = charts.speed_accuracy(points, palette, [variant.name for variant in experiment.variants])
         st.plotly_chart(figure, key="speed", config=charts.CONFIG, alt="AP against images per second, one point a variant")
+
+
+# --- searches -------------------------------------------------------------------------------------
+
+
+def _value(found: ranked.Ranking, row: SuggestionRow) -> str:
+    if row.value is None or row.state == FAILED:
+        return export.MISSING
+    shown = look.text(export.format_number(found.search.metric, row.value))
+    if row.state == DONE:
+        return shown
+    return shown + ("*" if row.state == STOPPED else ' <span class="small">so far</span>')
+
+
+def _ranked(found: ranked.Ranking) -> str:
+    head = [("rank", "num"), ("no.", "num"), *((key, "setting") for key in found.keys), (charts.metric_title(found.search.metric), "num")]
+    head += [("state", "name"), ("trial", "name")]
+    lines = []
+    for place, row in found.rows[:MOST_ROWS]:
+        settings = [look.text(naming.setting_text(row.settings[key])) for key in found.keys]
+        there = f' <span class="small">at {row.epoch} of {row.epochs}</span>' if row.epochs and row.state != DONE else ""
+        trial = f'<span class="mono">{look.text(row.trial)}</span>'
+        cells = [str(place or export.MISSING), str(row.number), *settings, _value(found, row), look.state_html(row.state) + there, trial]
+        css = "best" if place == 1 and row.state == DONE else "" if row.state == DONE else "dim"
+        lines.append([f'<span class="{css}">{cell}</span>' if css else cell for cell in cells])
+    return look.table_html(head, lines)
+
+
+def _plots(found: ranked.Ranking, about: str) -> None:
+    marks = look.search_marks()
+    if isinstance(found.importance, ranked.Importance):
+        look.heading("How much each setting mattered", about)
+        figure = charts.importance(found.importance.shares, marks[DONE][0])
+        st.plotly_chart(figure, key="importance", config=charts.CONFIG, alt="Importance of each setting as a bar")
+    else:
+        look.heading("How much each setting mattered")
+        look.show(f'<div class="dim">{look.text(about)}</div>')
+    valued = [row for place, row in found.rows if place]
+    if not valued:
+        return
+    metric = naming.METRICS[found.search.metric].title
+    look.heading(f"{metric} over each setting", "One mark a trial, over all that is searched.")
+    said = {DONE: "finished", STOPPED: "stopped early, at the value of its last epoch"}
+    look.show(
+        '<div class="legend">'
+        + "".join(f'<span><b style="color:{colour}">{sign}</b> {said[state]}</span>' for state, (colour, _, sign) in marks.items())
+        + "</div>"
+    )
+    dimensions = dimensions_of(found.search.space)
+    columns = st.columns(3 if len(dimensions) in (3, 5, 6, 9) else 2, gap="medium")
+    for index, dimension in enumerate(dimensions):
+        figure = charts.over_setting(dimension, valued, found.search.metric, marks)
+        with columns[index % len(columns)]:
+            st.plotly_chart(
+                figure, key=f"over-{dimension.key}", config=charts.CONFIG, alt=f"{metric} over {dimension.key}, one mark a trial"
+            )
+
+
+def _search(experiment: ExperimentRow) -> None:
+    look.header(experiment.question or experiment.name, under=live.data_line(experiment))
+    try:
+        found = data.ranking(experiment)
+    except data.StoreError as error:
+        look.alert(str(error))
+        if not isinstance(error, FormatError):
+            look.empty(
+                "The ranked table cannot be shown",
+                f"It is made from {naming.SEARCH} beside the plan. Without that file the same command searches anew; "
+                "what its trials have computed is kept and used again.",
+            )
+        return
+    search = found.search
+    way = "high" if naming.METRICS[search.metric].higher_is_better else "low"
+    space = "".join(f"<dt>{look.text(dimension.key)}</dt><dd>{look.text(dimension)}</dd>" for dimension in dimensions_of(search.space))
+    look.show(
+        f'<div style="margin:.2rem 0 .5rem">{look.counts_html(*data.ledger_counts(found))}</div>'
+        f'<div class="dim">A search for {way} {look.text(naming.METRICS[search.metric].title)} over</div><dl>{space}</dl>'
+    )
+    if found.rows:
+        look.show(_ranked(found))
+    if len(found.rows) > MOST_ROWS:
+        look.show(f'<div class="dim small">and {len(found.rows) - MOST_ROWS} more, which the files below hold</div>')
+    if not any(place for place, _ in found.rows):
+        look.empty("Nothing to rank yet", "Trials are ranked here one by one as they finish or are stopped early.")
+    notes = [look.redact(note) for note in found.notes]
+    about = next((note for note in notes if note.startswith("Importance")), "")
+    look.show('<ul class="notes small dim">' + "".join(f"<li>{look.text(note)}</li>" for note in notes if note != about) + "</ul>")
+    if found.rows:
+        _buttons(experiment, {form: partial(ranked.exported, found, form) for form in ranked.FORMATS})
+    if found.best:
+        look.heading("Is the best one better?", "This compares it with the defaults, over seeds that it was not chosen on.")
+        st.code(f"gfl-lab confirm EXPERIMENT.yaml --profile {experiment.profile}", language=None)
+    if any(place for place, _ in found.rows):
+        _plots(found, about)
+
+
+def _body(experiment: ExperimentRow) -> None:
+    (_search if experiment.kind == data.SEARCH else _ablation)(experiment)
 
 
 live.follow(_body)

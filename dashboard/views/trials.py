@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import streamlit as st
 
 from dashboard import data, live, look, state
 from gfl_lab.results.rows import ExperimentRow, TrialRow, TrialState
+from gfl_lab.results.search import STOPPED
 
 KINDS = {
     "non_finite_loss": "the loss became NaN or infinite",
@@ -16,19 +19,36 @@ KINDS = {
     "unreadable": "its files cannot be read",
 }
 _PHASES = ("setup", "train", "eval", "latency", "distributions")
-_ORDER = (TrialState.FAILED, TrialState.RUNNING, TrialState.INTERRUPTED, TrialState.PLANNED, TrialState.DONE)
+_ORDER = (TrialState.FAILED, TrialState.RUNNING, TrialState.INTERRUPTED, TrialState.PLANNED, STOPPED, TrialState.DONE)
 
 
-def _why(trial: TrialRow) -> str:
+_GOES_ON = {
+    TrialState.INTERRUPTED: "goes on from its checkpoint with the same command",
+    STOPPED: "ended by the search: it lagged behind",
+}
+
+
+def _states(experiment: ExperimentRow) -> tuple[dict[str, str], str]:
+    """State by trial, and what is wrong with the ledger of a search."""
+    try:
+        return data.states(experiment), ""
+    except data.StoreError as error:
+        return {trial.id: trial.state.value for trial in experiment.trials}, str(error)
+
+
+def _why(trial: TrialRow, state: str) -> str:
     if trial.failure is None:
-        return '<span class="dim">goes on from its checkpoint with the same command</span>' if trial.state is TrialState.INTERRUPTED else ""
+        return f'<span class="dim">{_GOES_ON[state]}</span>' if state in _GOES_ON else ""
     at = f", step {trial.failure.step}" if trial.failure.step else ""
     return look.text(KINDS.get(trial.failure.kind, trial.failure.kind) + at)
 
 
 def _list(experiment: ExperimentRow) -> None:
     palette = look.colours(experiment)
-    look.show(look.counts_html(experiment.counts))
+    states, problem = _states(experiment)
+    if problem:
+        look.alert(problem)
+    look.show(look.counts_html(Counter(states.values())))
     head = [
         ("variant", "name"),
         ("seed", "num"),
@@ -43,12 +63,12 @@ def _list(experiment: ExperimentRow) -> None:
         [
             f"{look.swatch(palette[variant.name])}{look.text(variant.name)}",
             str(trial.seed),
-            look.state_html(trial.state),
-            look.bar_html(trial),
+            look.state_html(states[trial.id]),
+            look.bar_html(trial, states[trial.id]),
             f"{trial.epoch} of {trial.epochs}" if trial.epochs else "–",
             look.duration(trial.seconds),
             look.text(trial.device or "–"),
-            _why(trial),
+            _why(trial, states[trial.id]),
         ]
         for variant in experiment.variants
         for trial in variant.trials
@@ -65,7 +85,7 @@ def _detail(experiment: ExperimentRow, trial_id: str) -> None:
             f'<div class="alert"><b>{look.text(KINDS.get(failure.kind, failure.kind))}{at}</b>'
             f"<br>{look.text(look.redact(failure.reason))}</div>"
         )
-    facts = [("state", look.state_html(trial.state)), ("trial", f'<span class="mono">{look.text(trial.id)}</span>')]
+    facts = [("state", look.state_html(_states(experiment)[0][trial_id])), ("trial", f'<span class="mono">{look.text(trial.id)}</span>')]
     facts.append(("variant", f"{look.text(variant.name)}, seed {trial.seed}"))
     if trial.steps:
         facts.append(("steps", f"{trial.step} of {trial.steps} (epoch {trial.epoch} of {trial.epochs})"))
@@ -97,11 +117,14 @@ def _detail(experiment: ExperimentRow, trial_id: str) -> None:
 experiment = live.current()
 look.header("Trials and failures", under=live.data_line(experiment))
 live.follow(_list)
-ordered = sorted(((v, t) for v in experiment.variants for t in v.trials), key=lambda pair: _ORDER.index(pair[1].state))
+states, _ = _states(experiment)
+ordered = sorted(((v, t) for v in experiment.variants for t in v.trials), key=lambda pair: _ORDER.index(states[pair[1].id]))
 if ordered:
     look.heading("One trial")
-    titles = {t.id: f"{v.name}, seed {t.seed}, {look.STATE_TITLES[t.state]}" for v, t in ordered}
-    chosen = state.choose("Trial", "trial", list(titles), names=titles.get, label_visibility="collapsed", width=420)
+    titles = {t.id: f"{v.name}, seed {t.seed}, {look.state_title(states[t.id])}" for v, t in ordered}
+    chosen = state.choose(
+        "Trial", "trial", list(titles), names=titles.get, label_visibility="collapsed", width=760 if experiment.kind == data.SEARCH else 420
+    )
     live.follow(lambda row: _detail(row, chosen))
 else:
     look.empty("No trials", "The plan of this experiment holds none.")

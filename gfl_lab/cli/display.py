@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,11 @@ _WORDS = {
     TrialState.INTERRUPTED: "interrupted",
 }  # fmt: skip
 
+_COUNTED = {
+    TrialState.DONE: "done", TrialState.FAILED: "failed", TrialState.INTERRUPTED: "interrupted", TrialState.RUNNING: "running",
+    TrialState.PLANNED: "waiting",
+}  # fmt: skip
+
 
 @contextlib.contextmanager
 def display(console: Any) -> Iterator[Callable[[list[Progress]], None]]:
@@ -25,10 +31,22 @@ def display(console: Any) -> Iterator[Callable[[list[Progress]], None]]:
     from rich.live import Live
 
     with Live(console=console, refresh_per_second=4, transient=False) as live:
-        yield lambda trials: live.update(_bars(trials))
+        yield lambda trials: live.update(_bars(trials, max(4, console.height - 2)))
 
 
-def _bars(trials: list[Progress]) -> Any:
+def _bars(trials: list[Progress], rows: int) -> Any:
+    """A row a trial; where they do not all fit in ``rows``, those that say most, and how many others there are."""
+    from rich.console import Group
+
+    if len(trials) <= rows:
+        return _grid(trials)
+    wanted = (TrialState.RUNNING, TrialState.FAILED, TrialState.INTERRUPTED)
+    shown = sorted((trial for trial in trials if trial.state in wanted), key=lambda trial: wanted.index(trial.state))[: rows - 1]
+    counts = Counter(trial.state for trial in trials)
+    return Group(_grid(shown), ", ".join(f"{counts[state]} {_COUNTED[state]}" for state in _COUNTED if counts[state]))
+
+
+def _grid(trials: list[Progress]) -> Any:
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text

@@ -2,39 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib.metadata
 import os
+import re
 import shutil
+import sqlite3
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
 
-from gfl_lab.cli.output import print_json, say
+from gfl_lab.cli.output import plural, print_json, say
 from gfl_lab.errors import ExitCode, GflLabError
 
 PACKAGES = ("torch", "torchvision", "mmdet", "mmengine", "mmcv-lite", "ray", "mlflow", "streamlit", "faster-coco-eval", "numpy", "pandas")
 MIN_FREE_GIB = 2.0
+HOW = "`gfl-lab doctor --repair` sees to it"
 
 
 @click.command("doctor")
-@click.option("--fix", is_flag=True, help="Repair what can be repaired: dead leases, half-written files.")
+@click.option("--repair", is_flag=True, help="Repair what can be repaired: processes, leases and files of dead drivers, MLflow's database.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(fix: bool, as_json: bool) -> None:
-    """Check the environment and the run tree; --fix repairs what it can. Exit code 6 when something is wrong."""
+def command(repair: bool, as_json: bool) -> None:
+    """Check the environment and the run tree; --repair repairs what it can. Exit code 6 when something stays wrong."""
     found = []
     for name, check in (
         ("packages", _packages),
         ("detector", _detector),
         ("machine", _machine),
         ("disk", _disk),
-        ("ray", _ray),
-        ("runs", lambda: _runs(fix)),
+        ("processes", lambda: _processes(repair)),
+        ("ray", lambda: _ray(repair)),
+        ("runs", lambda: _runs(repair)),
+        ("mlflow", lambda: _mlflow(repair)),
     ):
         try:
             found += [{"check": name, "ok": ok, "message": text} for ok, text in check()]
-        except (GflLabError, ImportError, OSError, RuntimeError) as error:
+        except (GflLabError, ImportError, OSError, RuntimeError, sqlite3.Error) as error:
             found.append({"check": name, "ok": False, "message": f"{type(error).__name__}: {error}"})
     if as_json:
         print_json({"rows": found})
@@ -47,7 +56,6 @@ def command(fix: bool, as_json: bool) -> None:
 
 
 Lines = Iterator[tuple[bool, str]]
-_Check = Callable[[], Any]
 
 
 def _packages() -> Lines:
@@ -59,6 +67,30 @@ def _packages() -> Lines:
         except importlib.metadata.PackageNotFoundError:
             yield False, f"{package} is not installed"
     yield True, ", ".join(versions)
+    yield from _pins()
+
+
+def _pins() -> Lines:
+    """What is installed against what gfl-lab asks for, and against the versions that it was tested with."""
+    from packaging.requirements import Requirement
+
+    def installed(name: str) -> str:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+        return ""
+
+    asked = [Requirement(text) for text in importlib.metadata.requires("gfl-lab") or ()]
+    wrong = [
+        f"{need.name} {found}, not {need.specifier}"
+        for need in asked
+        if not need.marker and (found := installed(need.name)) and found not in need.specifier
+    ]
+    yield not wrong, f"versions: {'; '.join(wrong)}" if wrong else "every version is one that gfl-lab asks for"
+    tested = Path(__file__).resolve().parents[2] / "requirements.txt"  # beside the package in a checkout
+    if tested.is_file():
+        pins = re.findall(r"^([\w.-]+)==([^\s;]+)", tested.read_text(), re.MULTILINE)
+        other = [f"{name} {found} (tested: {pin})" for name, pin in pins if (found := installed(name)) and found.partition("+")[0] != pin]
+        yield True, "note: other versions than tested: " + ", ".join(other) if other else "all versions are the tested ones"
 
 
 def _detector() -> Lines:
@@ -96,28 +128,136 @@ def _disk() -> Lines:
     yield shared >= 150, f"{shared:.0f} MiB free in /dev/shm (Ray wants 150)"
 
 
-def _ray() -> Lines:
+def _processes(repair: bool) -> Lines:
+    from gfl_lab.orchestrate import leftovers
+
+    found = leftovers.orphans()
+    for orphan in found:
+        killed = repair and orphan.kill()
+        what = f"process {orphan.pid} belongs to a driver that has gone" + (f" (log: {orphan.log})" if orphan.log.startswith("/") else "")
+        yield killed, what + (", killed" if killed else f"; {HOW}")
+    if not found:
+        yield True, "no process of a dead driver"
+
+
+def _ray(repair: bool) -> Lines:
+    from gfl_lab.orchestrate import leftovers
     from gfl_lab.orchestrate.ray_tune import scratch_dir
 
-    yield True, f"Ray's sessions go to {scratch_dir()}"
+    found = leftovers.ray_leftovers()
+    if not found:
+        yield True, f"Ray's sessions go to {scratch_dir()}; none of a dead driver lies there"
+        return
+    if repair:
+        for folder in found:
+            shutil.rmtree(folder, ignore_errors=True)
+    # They take room, and nothing else: what is left of a clean run too is no fault.
+    yield True, f"{plural(len(found), 'folder')} of dead Ray sessions in {scratch_dir()}" + (", removed" if repair else f"; {HOW}")
 
 
-def _runs(fix: bool) -> Lines:
+def _runs(repair: bool) -> Lines:
+    from gfl_lab.orchestrate import leftovers
     from gfl_lab.results.store import Store
-    from gfl_lab.rundir import RunTree, TrialState
+    from gfl_lab.rundir import RunTree
 
     tree = RunTree.default()
-    trials = tree.trials()
-    yield True, f"{len(trials)} trials, {len(tree.experiments())} experiments in {tree.root}"
+    yield True, f"{len(tree.trials())} trials, {len(tree.experiments())} experiments in {tree.root}"
     for problem in Store(tree).problems():
         yield False, problem
-    for trial in trials:
-        if trial.lease() and not trial.lease_alive():
-            if fix:
-                trial.drop_lease()
-            yield fix, f"trial {trial.id} has the lease of a dead process" + (", removed" if fix else "; --fix removes it")
-        for torn in trial.path.glob(".*.tmp"):
-            if trial.state() is not TrialState.RUNNING:
-                if fix:
-                    torn.unlink()
-                yield fix, f"trial {trial.id} has the half-written file {torn.name}" + (", removed" if fix else "; --fix removes it")
+    for trial in leftovers.stale_leases(tree):
+        if repair:
+            trial.drop_lease()
+        yield repair, f"trial {trial.id} has the lease of a dead process" + (", removed" if repair else f"; {HOW}")
+    for path in leftovers.temporary_files(tree):
+        if repair:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        yield repair, f"half-written: {path.relative_to(tree.root)}" + (", removed" if repair else f"; {HOW}")
+
+
+def _mlflow(repair: bool) -> Lines:
+    """The database's schema against the installed MLflow's, and runs that say RUNNING while nobody runs their trial."""
+    from gfl_lab.rundir import RunTree
+    from gfl_lab.tracking.database import sqlite_path
+    from gfl_lab.tracking.mirror import Mirror, default_uri
+
+    tree = RunTree.default()
+    path = sqlite_path(default_uri(tree))
+    if path is None:
+        yield True, "MLflow is a server: `gfl-lab sync` completes what it has"
+        return
+    if not path.exists():
+        yield True, "no MLflow database yet"
+        return
+    mirror = Mirror(tree)
+    stored, installed = _schema(path), _installed_schema()
+    if stored == installed:
+        yield True, f"{path} has the schema of the installed MLflow"
+    else:
+        if repair:
+            mirror.prepare()  # keeps a copy; refuses one of a newer MLflow
+        yield repair, f"{path} has schema {stored}, the installed MLflow {installed}" + (", raised" if repair else f"; {HOW}")
+        if not repair:
+            return
+    zombies = _zombies(path, tree)
+    if repair:
+        for name, profile in zombies:
+            mirror.sync(name, profile, final=not _driven(tree.experiment(name, profile)))
+    for (name, profile), count in zombies.items():
+        yield (
+            repair,
+            f"MLflow shows {plural(count, 'run')} of {name} ({profile}) as running that no process runs"
+            + (", corrected" if repair else f"; {HOW}"),
+        )
+    if not zombies:
+        yield True, "no run of MLflow says RUNNING without a process"
+
+
+def _zombies(path: Path, tree: Any) -> Counter[tuple[str, str]]:
+    """Experiments with runs that say RUNNING: of trials without a living lease, or of the experiment without a driver."""
+    from gfl_lab import naming
+
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        rows = connection.execute(
+            "SELECT r.run_uuid, t.key, t.value FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid "
+            "WHERE r.status = 'RUNNING' AND r.lifecycle_stage = 'active' AND t.key LIKE 'gfl.%'"
+        ).fetchall()
+    runs: dict[str, dict[str, str]] = {}
+    for run, key, value in rows:
+        runs.setdefault(run, {})[key] = value
+    found: Counter[tuple[str, str]] = Counter()
+    for tags in runs.values():
+        own = tags.get(naming.TAG_EXPERIMENT, ""), tags.get(naming.TAG_PROFILE, "")
+        if own not in tree.experiments():
+            continue
+        trial = tags.get(naming.TAG_TRIAL, "")
+        if tree.trial(trial).lease_alive() if naming.is_trial_id(trial) else _driven(tree.experiment(*own)):
+            continue
+        found[own] += 1
+    return found
+
+
+def _driven(folder: Path) -> bool:
+    """Whether a driver holds the experiment."""
+    try:
+        with (folder / ".driver.lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def _schema(path: Path) -> str:
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    return found[0] if found else "unknown"
+
+
+def _installed_schema() -> str:
+    from gfl_lab.tracking.server import quiet_import
+
+    quiet_import()
+    from mlflow.store.db.utils import _get_latest_schema_revision
+
+    return _get_latest_schema_revision()

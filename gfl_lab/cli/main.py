@@ -15,6 +15,7 @@ from gfl_lab.errors import ExitCode, GflLabError
 
 _VERBS = {
     "run": "Train what is missing of an experiment and print its table.",
+    "confirm": "Compare a search's best with the defaults over several seeds.",
     "plan": "Show the trials of an experiment and what is done; nothing is trained.",
     "status": "Show where experiments and their trials stand.",
     "table": "Print the AP table of an experiment.",
@@ -25,7 +26,8 @@ _VERBS = {
     "sync": "Mirror all runs to MLflow again; nothing is doubled.",
     "data": "Check a data set, or make the generated one.",
     "import-checkpoint": "Convert weights of mmdet, GFocal, ViT-Adapter, DeiT, torchvision or PaddleDetection.",
-    "doctor": "Check the environment and the run tree; --fix repairs what it can.",
+    "doctor": "Check the environment and the run tree; --repair repairs what it can.",
+    "gc": "Show what a run tree could do without, and delete it with --delete.",
 }
 
 
@@ -65,7 +67,7 @@ class _Verbs(click.Group):
     cls=_Verbs,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Example:  gfl-lab run experiments/table3_qfl_dfl.yaml\n\nExit codes: 0 done, 1 internal error, 2 wrong input, 3 some trials "
-    "failed, 4 unfair comparison, 6 machine unfit, 130 Ctrl-C, 143 terminated.",
+    "failed, 4 unfair comparison, 5 over budget, 6 machine unfit, 130 Ctrl-C, 143 terminated.",
 )
 @click.version_option(__version__, prog_name="gfl-lab")
 def cli() -> None:

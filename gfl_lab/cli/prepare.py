@@ -132,6 +132,7 @@ class Prepared:
     plan: Any
     paths: dict[str, str]
     code: tuple[Any, ...] = ()
+    expand: Callable[[Any], Any] | None = None  # the plan of another experiment over the same data, weights and code
 
 
 def prepare_data(files: Files, tree: RunTree, data: Path | None, say: Callable[[str], None]) -> tuple[Any, dict[str, str]]:
@@ -187,6 +188,16 @@ def _with_weights(settings: dict[str, Any], beside: Path) -> dict[str, Any]:
     return settings | {"weights": _weights_path(settings["weights"], beside)} if "weights" in settings else settings
 
 
+def _with_absolute_weights(experiment: Any, beside: Path) -> Any:
+    own = {
+        "set": _with_weights(experiment.set, beside),
+        "arms": {arm: _with_weights(values, beside) for arm, values in experiment.arms.items()},
+    }
+    if "weights" in experiment.axes:
+        own["axes"] = experiment.axes | {"weights": [_weights_path(value, beside) for value in experiment.axes["weights"]]}
+    return experiment.model_copy(update=own)
+
+
 def prepare(
     files: Files, tree: RunTree, *, data: Path | None, seeds: list[int] | None, weights: dict[str, str], say: Callable[[str], None]
 ) -> Prepared:
@@ -197,13 +208,10 @@ def prepare(
 
     experiment = files.experiment
     beside = files.source.path.resolve().parent  # a path in the file is relative to it, one on the command line to the current folder
-    own = {
-        "set": _with_weights(experiment.set, beside),
-        "arms": {arm: _with_weights(values, beside) for arm, values in experiment.arms.items()},
-    }
-    if "weights" in experiment.axes:
-        own["axes"] = experiment.axes | {"weights": [_weights_path(value, beside) for value in experiment.axes["weights"]]}
-    experiment = experiment.model_copy(update=own)
+    if experiment.kind == "search":  # what can be checked before anything is drawn
+        from gfl_lab.plan.search import corners
+
+        experiment = experiment.model_copy(update={"arms": corners(experiment, files.profile, files.source)})
 
     registered: frozenset[str] = frozenset()
 
@@ -211,9 +219,9 @@ def prepare(
         # All files, not only the one that has the class: it may use what another one registers.
         return tuple(file.component for file in files.code) if registered & class_names(settings) else ()
 
-    def plan_over(content: Any) -> Any:
+    def plan_over(content: Any, experiment: Any = experiment) -> Any:
         return build_plan(
-            experiment,
+            _with_absolute_weights(experiment, beside),
             files.profile,
             content,
             source=files.source.path.name,
@@ -229,7 +237,7 @@ def prepare(
     registered = _check_components(files, [variant.settings for variant in draft.variants])
     _check_weights([variant.settings for variant in draft.variants], say)
     content, paths = prepare_data(files, tree, data, say)
-    return Prepared(plan_over(content), paths, files.code)
+    return Prepared(plan_over(content), paths, files.code, lambda other: plan_over(content, other))
 
 
 def _check_components(files: Files, variants: list[Any]) -> frozenset[str]:
@@ -291,6 +299,8 @@ def _check_weights(variants: list[Any], say: Callable[[str], None]) -> None:
 def _place_of(files: Files, key: str, value: Any) -> str:
     """Where the experiment, or else the profile, gives a setting this value."""
     experiment, source = files.experiment, files.source
+    if experiment.search and key in experiment.search.space:
+        return source.place("search", "space", key)
     if value in experiment.axes.get(key, ()):
         return source.place("axes", key, experiment.axes[key].index(value))
     for arm, settings in experiment.arms.items():

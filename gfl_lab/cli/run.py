@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import shlex
 import signal
 import sys
 import threading
@@ -12,11 +14,17 @@ from typing import Any
 
 import click
 
-from gfl_lab.cli.output import consoles, duration, plural, print_json, say
+from gfl_lab.cli.costs import budget_option, check_budget, cost_text, parse_budget, share_of
+from gfl_lab.cli.output import consoles, plural, print_json, say
 from gfl_lab.cli.prepare import experiment_argument, plan_options, prepare, read_files
-from gfl_lab.errors import ExitCode
+from gfl_lab.errors import ExitCode, InputError, Problem
 
 TRIAL_ENTRY = "gfl_lab.train.trial:run_trial"
+LISTED = 100
+"""Trials of a plan that are listed before they run."""
+
+LAST_SYNC_S = 5.0
+"""A command that is stopped waits this long for MLflow to show it; the next one completes what is missing."""
 
 
 @click.command("run")
@@ -30,12 +38,19 @@ TRIAL_ENTRY = "gfl_lab.train.trial:run_trial"
     help="Ray Tune, or one after the other in this process.",
 )
 @click.option("--address", metavar="ADDRESS", help="Ray cluster to use instead of this machine.")
+@click.option(
+    "--storage",
+    metavar="URI",
+    envvar="GFL_LAB_STORAGE",
+    help="S3-compatible storage (s3://BUCKET/PREFIX) for a cluster whose nodes share no file system.",
+)
 @click.option("--cpus", type=click.IntRange(1), help="CPU cores for each trial, instead of the profile's.")
 @click.option("--gpus", type=click.FloatRange(0), help="GPUs, or a share of one, for each trial, instead of the profile's.")
+@budget_option
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON on stdout.")
 def command(
     experiment: Path, profile: str | None, data: Path | None, seeds: list[int] | None, weights: dict[str, str],
-    executor: str, address: str | None, cpus: int | None, gpus: float | None, as_json: bool,
+    executor: str, address: str | None, storage: str | None, cpus: int | None, gpus: float | None, budget: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Train what is missing of EXPERIMENT and print its table.
 
@@ -46,38 +61,72 @@ def command(
     """
     from gfl_lab import naming
     from gfl_lab.orchestrate import driver, resources
+    from gfl_lab.orchestrate.budget import Meter
+    from gfl_lab.orchestrate.cost import Paces, estimates
     from gfl_lab.rundir import RunTree, TrialState
 
+    storage = _storage_of(storage, cluster=bool(address) and executor == "ray")
     files = read_files(experiment, profile)
     tree = RunTree.default()
+    shared = _driver_side(storage, tree)
     machine = resources.look()
     wish = files.profile.resources
     if address:
         share = resources.Share(cpus or wish.cpus, wish.gpus if gpus is None else gpus, 1)
     else:
-        share = resources.share(machine, cpus=wish.cpus, gpus=wish.gpus, gpu_required=wish.gpu_required, asked_cpus=cpus, asked_gpus=gpus)
-    if executor == "inline":
-        share = dataclasses.replace(share, slots=1)
+        share = share_of(machine, wish, cpus=cpus, gpus=gpus)
+    _check_gpus(share.gpus, executor)
+    limit = parse_budget(budget, share.gpus)
     say(
         f"gfl-lab: {files.experiment.name} on profile {files.profile.name}"
         + (f" ({files.experiment.question})" if files.experiment.question else "")
     )
-    say(f"machine: {machine}" + (f"; Ray cluster at {address}" if address else ""))
+    say(f"machine: {machine}" + (f"; Ray cluster at {address}" if address else "") + (f" over {storage}" if storage else ""))
 
+    if files.experiment.kind == "search":
+        if storage:
+            raise InputError("a search needs a file system that its nodes share: --storage serves ablations alone")
+        from gfl_lab.cli.search import run_search
+
+        code = run_search(
+            files, tree, machine, share, limit, executor=executor, address=address, cpus=cpus, gpus=gpus, data=data, seeds=seeds,
+            weights=weights, as_json=as_json,
+        )  # fmt: skip
+        sys.exit(int(code))
     folder = tree.experiment(files.experiment.name, files.profile.name)
     stop = driver.StopSwitch(folder / naming.STOP_REQUEST)
-    engine = _executor(executor, share, machine, address, stop, gpu_optional=gpus is None and not wish.gpu_required)
     # Ray takes seconds to start: meanwhile the data set is generated, on a first run, where nothing can be wrong any more.
     sure = data is None and not weights and files.profile.data != "required" and not files.code
-    first = sure and not (folder / naming.PLAN).exists()
+    measured = (tree.root / naming.MEASURED_DIR).exists()  # then what a trial takes follows from the plan
+    first = sure and limit is None and not measured and not (folder / naming.PLAN).exists()
+    optional = gpus is None and not wish.gpu_required
+    engine = _executor(executor, share, address, len(machine.gpus), stop, optional)
     starting = _Engine(engine) if executor == "ray" and first else None
+    mirror, meter, complete = None, None, False
+    stop.listen()
     try:
         prepared = prepare(files, tree, data=data, seeds=seeds, weights=weights, say=say)
         plan = prepared.plan
-        with driver.only_driver(folder):
+        with driver.only_driver(folder) as killed:
+            if shared:
+                shared.refresh(trial.id for trial in plan.trials)
+            if killed:
+                driver.wait_for_orphans(plan.trials, tree)
             found = driver.states(plan.trials, tree)
+            if shared:  # what others have done
+                came = [t for t in plan.trials if found[t.id] is TrialState.DONE and not tree.trial(t.id).file(naming.MANIFEST).exists()]
+                driver.write_manifests(came, tree, prepared.paths, prepared.code)
             pending = [trial for trial in plan.trials if found[trial.id] not in (TrialState.DONE, TrialState.RUNNING)]
-            _say_plan(plan, found, pending, share, tree)
+            paces = Paces(tree)
+            if measured and not address:
+                share = share_of(machine, wish, cpus=cpus, gpus=gpus, peak=paces.peak(pending, gpu=bool(share.gpus)))
+                engine = _executor(executor, share, address, len(machine.gpus), stop, optional)
+            if executor == "inline":
+                share = dataclasses.replace(share, slots=1)
+            device = "" if address else resources.device_of(machine, share.gpus)
+            expected = estimates(pending, plan, tree, share, device, paces)
+            _say_plan(plan, found, pending, share, expected)
+            check_budget(limit, expected, share, slots_known=not address)
             for backbone in sorted({t.spec.settings.backbone for t in pending if t.spec.settings.weights == "pretrained"}):
                 from gfl_lab.train.checkpoint import fetch_pretrained
 
@@ -87,24 +136,36 @@ def command(
             mirror = _start_mirror(tree, plan)
             if pending:
                 driver.write_manifests(pending, tree, prepared.paths, prepared.code)
+                if shared:
+                    shared.publish([trial.id for trial in pending], prepared.paths, say)
                 if executor == "ray":
                     starting = starting or _Engine(engine)
                     starting.ready()
-                for sentence in _train(plan, pending, tree, engine, stop, wish, share):
-                    say(f"error: Ray: {sentence}")
+                meter = Meter(folder / naming.COST, share, limit, stop=lambda: os.kill(os.getpid(), signal.SIGINT))
+                for sentence in _train(plan, pending, tree, engine, stop, wish, share, meter, shared):
+                    say(f"error: {sentence}")
             code = _finish(plan, tree, folder, mirror, as_json)
             missing = [state for state in driver.states(plan.trials, tree).values() if state != TrialState.DONE]
+            complete = not missing
             if not stop.signal and missing:
                 code = ExitCode.TRIALS_FAILED
             if elsewhere := missing.count(TrialState.RUNNING):
                 say(f"note: {plural(elsewhere, 'trial')} run by another process: the same command completes the table when it has ended")
+    except KeyboardInterrupt:
+        if not stop.signal:
+            raise
     finally:
         stop.restore()
         if starting:
             starting.close()
-    if stop.signal:
-        say(f"stopped; go on with:  gfl-lab {' '.join(sys.argv[1:])}")
-        code = ExitCode.SIGINT if stop.signal == signal.SIGINT else ExitCode.SIGTERM
+    over = meter is not None and meter.exhausted
+    if stop.signal and not (over and complete):
+        if mirror:
+            mirror.finish(LAST_SYNC_S)
+        if over:
+            say(f"--budget {budget} is spent; the same command spends it once more, a larger one more")
+        say(f"stopped; go on with:  gfl-lab {shlex.join(sys.argv[1:])}")
+        code = ExitCode.OVER_BUDGET if over else ExitCode.SIGINT if stop.signal == signal.SIGINT else ExitCode.SIGTERM
     sys.exit(int(code))
 
 
@@ -143,7 +204,36 @@ class _Engine(threading.Thread):
         self.join()
 
 
-def _executor(name: str, share: Any, machine: Any, address: str | None, stop: Any, gpu_optional: bool) -> Any:
+def _check_gpus(gpus: float, executor: str) -> None:
+    """Raises InputError for what a trial cannot take, here or on a cluster."""
+    if gpus > 1 and executor == "inline":
+        raise InputError(
+            Problem(
+                f"--executor inline runs a trial in this process alone, and {gpus:g} GPUs take one each",
+                hint="Give --gpus 1, or leave --executor out.",
+            )
+        )
+    if gpus > 1 and gpus != int(gpus):
+        raise InputError(Problem(f"{gpus:g} GPUs: a trial takes a share of one or several whole ones", hint=f"Give --gpus {int(gpus)}."))
+
+
+def _storage_of(uri: str | None, cluster: bool) -> str | None:
+    """``--storage`` where it has a meaning: for a cluster. A user's environment may always name one."""
+    given = click.get_current_context().get_parameter_source("storage") is click.core.ParameterSource.COMMANDLINE
+    if uri and given and not cluster:
+        raise click.UsageError("--storage is for a cluster: give --address too, and no --executor inline")
+    return uri if cluster else None
+
+
+def _driver_side(storage: str | None, tree: Any) -> Any:
+    if storage is None:
+        return None
+    from gfl_lab.orchestrate.exchange import DriverSide
+
+    return DriverSide(storage, tree)
+
+
+def _executor(name: str, share: Any, address: str | None, machine_gpus: int, stop: Any, gpu_optional: bool) -> Any:
     if name == "inline":
         from gfl_lab.orchestrate.inline import InlineExecutor
 
@@ -151,12 +241,12 @@ def _executor(name: str, share: Any, machine: Any, address: str | None, stop: An
     from gfl_lab.orchestrate.ray_tune import RayTuneExecutor
 
     return RayTuneExecutor(
-        cpus=share.cpus, gpus=share.gpus, gpu_optional=gpu_optional, machine_cpus=machine.cpus, machine_gpus=len(machine.gpus), address=address, should_stop=stop,
+        cpus=share.cpus, gpus=share.gpus, gpu_optional=gpu_optional, machine_cpus=share.slots * share.cpus, machine_gpus=machine_gpus, address=address, should_stop=stop,
     )  # fmt: skip
 
 
-def _say_plan(plan: Any, found: dict[str, Any], pending: list[Any], share: Any, tree: Any) -> None:
-    from gfl_lab.orchestrate.driver import expected_seconds, wall_seconds
+def _say_plan(plan: Any, found: dict[str, Any], pending: list[Any], share: Any, expected: list[Any]) -> None:
+    from gfl_lab.orchestrate.cost import cost_of
 
     data = plan.data
     classes = "1 class" if len(data.classes) == 1 else f"{len(data.classes)} classes"
@@ -170,46 +260,70 @@ def _say_plan(plan: Any, found: dict[str, Any], pending: list[Any], share: Any, 
         "failed": "failed before, tried again",
         "running": "run by another process",
     }
-    for variant in plan.variants:
-        for trial in variant.trials:
-            baseline = "  (baseline)" if variant.baseline else ""
-            say(f"  {variant.name:{width}}  seed {trial.spec.seed}  {trial.id}  {words[found[trial.id]]}{baseline}")
+    lines = [
+        f"  {variant.name:{width}}  seed {trial.spec.seed}  {trial.id}  {words[found[trial.id]]}{'  (baseline)' if variant.baseline else ''}"
+        for variant in plan.variants
+        for trial in variant.trials
+    ]
+    say("\n".join(lines[:LISTED]))
+    if len(lines) > LISTED:
+        say(f"  and {len(lines) - LISTED} more, which `gfl-lab plan` lists")
     done = sum(state == "done" for state in found.values())
     if not pending:
         say(f"all {plural(len(found), 'trial')} of this plan are done already: nothing to train")
         return
     at_once = min(share.slots, len(pending))
     takes = f"{plural(share.cpus, 'core')}" + (f" and {share.gpus:g} GPU" if share.gpus else "")
-    each = expected_seconds(pending, plan, tree, share.cpus)
-    expected = wall_seconds(each, at_once)
-    say(
-        f"{plural(len(pending), 'trial')} to train, {done} reused; {at_once} at once, each on {takes}; expected time {'about ' if expected else ''}{duration(expected)}"
-    )
+    cost = cost_of([estimate.seconds for estimate in expected], share)
+    say(f"{plural(len(pending), 'trial')} to train, {done} reused; {at_once} at once, each on {takes}; {cost_text(cost, expected, share)}")
 
 
 def _start_mirror(tree: Any, plan: Any) -> Any:
-    from gfl_lab.tracking.mirror import BackgroundMirror, Mirror
+    from gfl_lab.tracking.background import BackgroundMirror
+    from gfl_lab.tracking.mirror import Mirror
 
     mirror = BackgroundMirror(Mirror(tree), plan.experiment.name, plan.profile.name)
     mirror.start()
     return mirror
 
 
-def _train(plan: Any, pending: list[Any], tree: Any, engine: Any, stop: Any, wish: Any, share: Any) -> list[str]:
+def how_to_run(share: Any, engine: Any, wish: Any) -> dict[str, Any]:
+    """What a trial's process is told of its share. A cluster may have no GPU to take; who runs inline takes no more than one."""
+    from gfl_lab.orchestrate.resources import processes_of
+
+    return {"threads": share.cpus, "loader_workers": wish.loader_workers, "processes": processes_of(getattr(engine, "gpus", 0))}
+
+
+def _train(plan: Any, pending: list[Any], tree: Any, engine: Any, stop: Any, wish: Any, share: Any, meter: Any, shared: Any) -> list[str]:
     from gfl_lab.cli.display import display
     from gfl_lab.orchestrate import driver
+    from gfl_lab.rundir import TrialState
 
     labels = {trial.id: f"{variant.name} seed {trial.spec.seed}" for variant in plan.variants for trial in variant.trials}
     stop.install()
-    how = {"threads": share.cpus, "loader_workers": wish.loader_workers, "stop_file": str(stop.file)}
+    how = how_to_run(share, engine, wish) | {"stop_file": str(stop.file)}
     jobs = driver.jobs_for(pending, tree, TRIAL_ENTRY, how)
+    if shared:
+        jobs = shared.watch(jobs)
+        shared.start()
     with display(consoles()[1]) as listener:
-        watcher = driver.Watcher(tree, plan, pending, labels, listener)
+
+        def listen(progress: list[Any]) -> None:
+            meter.look(sum(trial.state is TrialState.RUNNING for trial in progress))
+            listener(progress)
+
+        watcher = driver.Watcher(tree, plan, pending, labels, listen)
         watcher.start()
+        problems, in_a_hurry = [], True
         try:
-            return engine.run(jobs)
+            problems = [f"Ray: {sentence}" for sentence in engine.run(jobs)]
+            in_a_hurry = False
         finally:
+            if shared:
+                problems += shared.finish(in_a_hurry)
             watcher.finish()
+            meter.save()
+        return problems
 
 
 def _finish(plan: Any, tree: Any, folder: Path, mirror: Any, as_json: bool) -> ExitCode:
@@ -230,15 +344,18 @@ def _finish(plan: Any, tree: Any, folder: Path, mirror: Any, as_json: bool) -> E
     failed = [(variant, trial) for variant in row.variants for trial in variant.trials if trial.state is TrialState.FAILED]
     for variant, trial in failed:
         failure = trial.failure
+        at = f" at step {failure.step} (epoch {failure.epoch})" if failure and failure.step else ""
         say(
-            f"failed: {variant.name} seed {trial.seed} ({trial.id}): {failure.kind if failure else 'error'}: {failure.reason if failure else ''}"
+            f"failed: {variant.name} seed {trial.seed} ({trial.id}): {failure.kind if failure else 'error'}{at}: {failure.reason if failure else ''}"
         )
         say(f"        log: {tree.trial(trial.id).file('log.txt')}")
+    if failed:
+        say("the same command tries them again, from their last checkpoints; what each kind means: docs/failures.md")
     problems = unfair(row)
     for problem in problems:
         say(f"unfair: {problem}")
     if not mirror.finish():
-        say(f"warning: MLflow is not complete ({mirror.error or 'no answer in time'}); `gfl-lab sync` completes it")
+        say(f"warning: {mirror.shortfall}. Complete it later with:  gfl-lab sync")
     say(f"table written to {folder} (json, md, csv, tex, html)")
     say("look closer:  gfl-lab dashboard   or   gfl-lab ui")
     if failed:

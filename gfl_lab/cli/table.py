@@ -45,12 +45,17 @@ def command(experiment: Path, profile: str | None, as_json: bool, form: str) -> 
             else f"Run it first:  gfl-lab run {experiment}" + (f" --profile {profile}" if profile else "")
         )
         raise InputError(Problem(f"experiment {name} has not been run on profile {profile_name} under {tree.root}", hint=hint))
+    form = "json" if as_json else form
+    if files.experiment.kind == "search":
+        from gfl_lab.cli.search import print_table
+
+        print_table(tree, name, profile_name, form)
+        return
     try:
         row = Store(tree).experiment(name, profile_name)
     except StoreError as error:
         raise InputError(error.problems) from None
     table = build_table(row)
-    form = "json" if as_json else form
     if form == "json":
         print_json(table_json(table))
     elif form == "text":

@@ -15,7 +15,8 @@ from gfl_lab.cli.ports import free_port, port_option
 def command(port: int) -> None:
     """Open MLflow's own UI on 127.0.0.1 (one worker, no telemetry). Ctrl-C ends it."""
     from gfl_lab.rundir import RunTree
-    from gfl_lab.tracking.mirror import Mirror, ui_command
+    from gfl_lab.tracking.database import ui_command
+    from gfl_lab.tracking.mirror import Mirror
 
     tree = RunTree.default()
     if os.environ.get("MLFLOW_TRACKING_URI"):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
-import json
 import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,14 @@ from gfl_lab import naming
 from gfl_lab.errors import InputError, Problem, StoreError
 from gfl_lab.orchestrate.process import Job
 from gfl_lab.plan.plan import Plan, Trial, steps_of
-from gfl_lab.rundir import RunTree, TrialState, read_json, read_metric_lines, write_bytes, write_json
+from gfl_lab.rundir import RunTree, TrialDir, TrialState, read_json, read_metric_lines, write_bytes, write_json
 from gfl_lab.spec.code import CodeFile
-from gfl_lab.spec.files import resolve_settings
 from gfl_lab.spec.schedule import total_epochs
 
 WATCH_S = 0.5
+
+ORPHANS_S = 30.0
+"""Trials die with their driver: on this machine within a second, on another node when Ray has noticed."""
 
 
 class Executor(Protocol):
@@ -56,7 +58,7 @@ class Progress:
 
 
 class StopSwitch:
-    """First signal: trials write a checkpoint and stop. Second: everything stops now.
+    """First signal: trials write a checkpoint and stop. Second, or one while no trial runs yet: everything stops now.
 
     The trials of this driver look for ``file``, so it works over a shared file system, and asks no other driver's trials.
     """
@@ -64,37 +66,48 @@ class StopSwitch:
     def __init__(self, file: Path) -> None:
         self.signal = 0
         self.file = file
+        self._asks_trials = True
         self._previous: dict[int, Any] = {}
 
     def __call__(self) -> bool:
         """Whether a stop was asked for."""
         return self.signal != 0
 
-    def install(self) -> None:
-        """Take SIGINT and SIGTERM over (main thread only), and forget what a driver before was asked."""
-        self.file.unlink(missing_ok=True)
+    def listen(self) -> None:
+        """Take SIGINT and SIGTERM over (main thread only); until ``install`` the first one raises KeyboardInterrupt."""
+        self._asks_trials = False
         for number in (signal.SIGINT, signal.SIGTERM):
             previous = signal.signal(number, self._handle)
             self._previous.setdefault(number, previous)
 
+    def install(self) -> None:
+        """As ``listen``, but from now on the first signal asks the trials; forget what a driver before was asked."""
+        self.file.unlink(missing_ok=True)
+        self.listen()
+        self._asks_trials = True
+
     def restore(self) -> None:
         """Give the signals back; no trial is left to ask. Does nothing when they were never taken."""
-        if self._previous:
+        if self._asks_trials and self._previous:
             self.file.unlink(missing_ok=True)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def _handle(self, number: int, _frame: Any) -> None:
-        if self.signal:
+        now = bool(self.signal) or not self._asks_trials
+        self.signal = self.signal or number
+        if now:
             raise KeyboardInterrupt
-        self.signal = number
         with contextlib.suppress(OSError):
             self.file.touch()
 
 
 @contextlib.contextmanager
-def only_driver(folder: Path) -> Iterator[None]:
+def only_driver(folder: Path) -> Iterator[bool]:
     """Hold the experiment for this process.
+
+    Yields:
+        Whether the driver before was killed, or stopped at once: its trials may be dying just now.
 
     Raises:
         InputError: another driver holds it; says which and since when.
@@ -108,11 +121,22 @@ def only_driver(folder: Path) -> Iterator[None]:
             holder = file.read().strip() or "another process"
             raise InputError(f"this experiment is being run already, by {holder}. Wait for it, or stop it with Ctrl-C.") from None
         file.seek(0)
-        file.truncate()
+        killed = bool(file.read().strip())
+        file.truncate(0)
         since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {since}")
         file.flush()
-        yield
+        for litter in folder.glob(".*.tmp"):  # a killed driver's half-written files
+            litter.unlink(missing_ok=True)
+        yield killed
+        file.truncate(0)  # not after an exception: then too trials may be dying
+
+
+def wait_for_orphans(trials: Sequence[Trial], tree: RunTree) -> None:
+    """Wait until the trials of a killed driver have died with it, ``ORPHANS_S`` at most. What runs on is somebody else's."""
+    end = time.monotonic() + ORPHANS_S
+    while time.monotonic() < end and any(tree.trial(trial.id).lease_alive() for trial in trials):
+        time.sleep(0.1)
 
 
 def save_plan(plan: Plan, folder: Path) -> list[str]:
@@ -208,6 +232,7 @@ class Watcher(threading.Thread):
         self._done = threading.Event()
         self._offsets: dict[str, int] = {}
         self._seen: dict[str, dict[str, Any]] = {t.id: {"times": []} for t in trials}
+        self._ended: dict[str, tuple[int, Progress]] = {}
 
     def run(self) -> None:
         while not self._done.wait(WATCH_S):
@@ -224,8 +249,21 @@ class Watcher(threading.Thread):
         self.listener([self._progress(*trial) for trial in self.trials])
 
     def _progress(self, trial_id: str, label: str, epochs: int, steps: int) -> Progress:
+        """Where the trial stands. One that has ended is read once, however many there are: a result is only ever replaced."""
         folder = self.tree.trial(trial_id)
-        seen = self._seen[trial_id]
+        try:
+            written = folder.file(naming.RESULT).stat().st_mtime_ns
+        except OSError:
+            written = 0
+        if (ended := self._ended.get(trial_id)) and ended[0] == written:
+            return ended[1]
+        progress = self._read(folder, label, epochs, steps)
+        if written and progress.state in (TrialState.DONE, TrialState.FAILED):
+            self._ended[trial_id] = written, progress
+        return progress
+
+    def _read(self, folder: TrialDir, label: str, epochs: int, steps: int) -> Progress:
+        trial_id, seen = folder.id, self._seen[folder.id]
         before = self._offsets.get(trial_id, 0)
         lines, offset = read_metric_lines(folder.file(naming.METRICS_FILE), before)
         if offset < before or (lines and lines[0]["step"] <= seen.get("step", 0) and lines[0]["kind"] == "train"):
@@ -242,10 +280,13 @@ class Watcher(threading.Thread):
         if len(seen["times"]) >= 10:
             (t0, s0), (t1, s1) = seen["times"][0], seen["times"][-1]
             eta = (t1 - t0) / max(1, s1 - s0) * (steps - s1)
-        state = folder.state()
         reason = ""
-        if state is TrialState.FAILED:
-            reason = (folder.result() or {}).get("failure", {}).get("reason", "")
+        try:
+            state = folder.state()
+            if state is TrialState.FAILED:
+                reason = (folder.result() or {}).get("failure", {}).get("reason", "")
+        except StoreError as error:  # another gfl-lab has written there meanwhile
+            state, reason = TrialState.FAILED, error.problems[0].message
         return Progress(
             trial_id, label, state, seen.get("epoch", 0), epochs, seen.get("step", 0), steps, seen.get("loss"), seen.get("ap"), eta, reason
         )
@@ -261,65 +302,15 @@ def states(trials: Sequence[Trial], tree: RunTree) -> dict[str, TrialState]:
     return {trial.id: tree.trial(trial.id).state() for trial in trials}
 
 
-def expected_seconds(trials: Sequence[Trial], plan: Plan, tree: RunTree, share_cpus: int) -> list[float | None]:
-    """Seconds each trial will take: from finished trials of the same model, data size and schedule, else the profile's hint."""
-
-    def likeness(settings: Mapping[str, Any], train_images: int) -> str:
-        keys = (
-            "backbone",
-            "dcn",
-            "base_channels",
-            "strides",
-            "head_channels",
-            "head_convs",
-            "image_size",
-            "batch_size",
-            "precision",
-            "crop",
-        )
-        return json.dumps([train_images, total_epochs(settings), *(settings.get(key) for key in keys)])
-
-    own = resolve_settings(plan.profile.settings).model_dump()  # the hint is measured with the profile's own model
-    history: dict[str, list[float]] = {}
-    for folder in tree.trials():
-        with contextlib.suppress(Exception):
-            result, spec = folder.result(), folder.manifest()["spec"]
-            if result and result["status"] == "done":
-                history.setdefault(likeness(spec["settings"], spec["data"]["train_images"]), []).append(result["seconds"]["total"])
-
-    def of(trial: Trial) -> float | None:
-        settings = trial.spec.settings.model_dump()
-        alike = history.get(likeness(settings, plan.data.train_images))
-        if alike:
-            return sum(alike) / len(alike)
-        if plan.profile.cpu_seconds_per_image and all(settings[key] == own[key] for key in ("backbone", "dcn", "precision")):
-            return plan.profile.cpu_seconds_per_image * plan.data.train_images * total_epochs(settings) / max(1, share_cpus)
-        return None
-
-    return [of(trial) for trial in trials]
-
-
-def wall_seconds(each: Sequence[float | None], slots: int) -> float | None:
-    """Wall time of trials run ``slots`` at a time, in order; None when one of them is unknown."""
-    if any(seconds is None for seconds in each):
-        return None
-    ends = [0.0] * max(1, slots)
-    for seconds in each:
-        ends.sort()
-        ends[0] += seconds or 0.0
-    return max(ends, default=0.0)
-
-
 __all__ = [
     "Executor",
     "Progress",
     "StopSwitch",
     "Watcher",
-    "expected_seconds",
     "jobs_for",
     "only_driver",
     "save_plan",
     "states",
-    "wall_seconds",
+    "wait_for_orphans",
     "write_manifests",
 ]

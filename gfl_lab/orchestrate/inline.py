@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gfl_lab.errors import Interrupted, StoreError
-from gfl_lab.orchestrate.process import Job
+from gfl_lab.orchestrate.process import Attempts, Job
 from gfl_lab.rundir import TrialDir
 
 
@@ -27,12 +27,16 @@ class InlineExecutor:
                 break
             module, _, name = job.entry.partition(":")
             function = getattr(importlib.import_module(module), name)
+            trial = TrialDir(Path(job.path))
+            attempts = Attempts(trial)
             try:
                 function(path=job.path, **job.kwargs, should_stop=self.should_stop)
+                while not self.should_stop() and attempts.another_after(trial.state()):
+                    function(path=job.path, **job.kwargs, should_stop=self.should_stop)
             except Interrupted:
                 break
             except StoreError:
-                if not TrialDir(Path(job.path)).lease_alive():
+                if not trial.lease_alive():
                     raise
                 # another driver runs it (two experiments may share a trial): it is left to that one
         return []

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,15 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from gfl_lab import naming
-from gfl_lab.errors import FailureKind
+from gfl_lab.errors import RETRY, DiskFull, FailureKind, Retry, StoreError
 from gfl_lab.orchestrate.forkserver import EXIT_INTERRUPTED
-from gfl_lab.rundir import TrialDir, TrialState, write_json
+from gfl_lab.rundir import LEASE_STALE_S, RESERVE_BYTES, TrialDir, TrialState, write_json
 
 MAX_LOST = 2
-"""A trial whose process vanishes (kill -9, out of host memory) goes on from its checkpoint this many times."""
+"""A trial whose process vanishes goes on from its checkpoint this many times without getting further than it ever was."""
 
-
-LEASE_WAIT_S = 30.0
+LEASE_WAIT_S = 2 * LEASE_STALE_S + 30
+"""How long the process that ran a trial before may hold it. On another host that is until its lease is stale; and where that host
+has only lost the cluster, Ray ends it there after a minute."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,74 @@ class Job:
         path: the run directory, with a manifest.
         entry: ``module:function``; called with ``path`` and ``kwargs``.
         preload: module imported once, before the first trial.
+        link: how a node without the driver's disk finds the trial (exchange.Link), else None.
     """
 
     path: str
     entry: str
     preload: str
     kwargs: dict[str, Any]
+    link: dict[str, Any] | None = None
+
+
+class Attempts:
+    """Judges after each failed attempt at a trial whether there is another: the retry policy, for whichever executor."""
+
+    def __init__(self, trial: TrialDir) -> None:
+        self._trial = trial
+        self._lost, self._reached = 0, len(trial.metric_lines())
+
+    def another(self, kind: FailureKind) -> bool:
+        """Whether a trial that failed in this way is to be run again now. For want of memory, it is made to take less of it."""
+        if RETRY[kind] is Retry.IN_PARTS:
+            return self._in_more_parts()
+        if RETRY[kind] is Retry.GO_ON:
+            # Each loss that does not count has more lines than any before it: so there is an end to this.
+            reached = len(self._trial.metric_lines())
+            if reached > self._reached:
+                self._lost, self._reached = 0, reached
+            self._lost += 1
+            return self._lost <= MAX_LOST
+        return False
+
+    def another_after(self, state: TrialState) -> bool:
+        """The same for a trial that has written its result."""
+        try:
+            return state is TrialState.FAILED and self.another(FailureKind((self._trial.result() or {})["failure"]["kind"]))
+        except (StoreError, LookupError, TypeError, ValueError):  # not of our writing
+            return False
+
+    def _in_more_parts(self) -> bool:
+        try:
+            batch = int(self._trial.manifest()["spec"]["settings"]["batch_size"])
+            before = self._trial.accumulation() or {"parts": 1, "since_step": None}
+        except (StoreError, LookupError, TypeError, ValueError):
+            return False
+        parts = min(2 * before["parts"], batch)
+        if parts == before["parts"]:
+            self._trial.log(f"out of memory with single images: a batch of {batch} cannot be split further")
+            return False
+        self._trial.write_accumulation(parts, before["since_step"])
+        self._trial.log(f"out of memory: each batch of {batch} is done in {parts} parts from here on, their gradients are added up")
+        return True
+
+
+def oom_kills() -> int:
+    """How many processes the kernel has killed for want of memory, in this control group (where one can see it) or on this host."""
+    with contextlib.suppress(OSError):
+        group = next((line.split("::", 1)[1].strip("/\n") for line in open("/proc/self/cgroup") if line.startswith("0::")), "")
+        for folder in (Path("/sys/fs/cgroup") / group, Path("/sys/fs/cgroup")):
+            if (file := folder / "memory.events").exists():
+                return _counter(file, "oom_kill")
+        if (file := Path("/sys/fs/cgroup/memory/memory.oom_control")).exists():
+            return _counter(file, "oom_kill") + _counter(Path("/proc/vmstat"), "oom_kill")
+        return _counter(Path("/proc/vmstat"), "oom_kill")
+    return 0
+
+
+def _counter(file: Path, name: str) -> int:
+    lines = (line.split() for line in file.read_text().splitlines())
+    return next((int(value) for key, value in (words for words in lines if len(words) == 2) if key == name), 0)
 
 
 class TrialProcess:
@@ -57,35 +123,34 @@ class TrialProcess:
         )
 
     def run(self, job: Job) -> TrialState:
-        """Run a trial to its end: done, failed or interrupted. A lost process is started again, at most ``MAX_LOST`` times.
+        """Run a trial to its end: done, failed or interrupted. Failures that ``RETRY`` says so of are tried again.
 
         A trial that another driver runs (two experiments may share it) is left to it, and nothing of it is touched: running.
+
+        Raises:
+            DiskFull: there is no room for even the outcome. FormatError: the result is another gfl-lab's.
         """
         trial = TrialDir(Path(job.path))
         self._wait_for_lease(trial)
-        for attempt in range(MAX_LOST + 1):
+        attempts = Attempts(trial)
+        while True:
+            kills = oom_kills()
             code = self._once(job)
             state = trial.state()
-            if code == EXIT_INTERRUPTED or state in (TrialState.DONE, TrialState.FAILED, TrialState.RUNNING):
+            if code == EXIT_INTERRUPTED or state in (TrialState.DONE, TrialState.RUNNING):
                 return state
-            if os.path.exists(job.kwargs.get("stop_file", "")):
+            stop = os.path.exists(job.kwargs.get("stop_file", ""))
+            if state is TrialState.FAILED:
+                if not stop and attempts.another_after(state):
+                    continue
+                return state
+            if stop:
                 return TrialState.INTERRUPTED
-            lost = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-            with trial.file(naming.LOG).open("a") as log:
-                log.write(f"gfl-lab: the trial's process was {lost} (attempt {attempt + 1} of {MAX_LOST + 1})\n")
-        failure = {
-            "kind": FailureKind.LOST_PROCESS,
-            "reason": f"the trial's process was {lost}, {MAX_LOST + 1} times; often the machine ran out of memory",
-            "step": 0,
-            "epoch": 0,
-        }
-        finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        write_json(
-            trial.file(naming.RESULT),
-            {"format": naming.FORMAT_VERSION, "trial": trial.id, "status": "failed", "failure": failure, "finished": finished},
-        )
-        trial.drop_lease()
-        return TrialState.FAILED
+            failure = _why_lost(trial, code, killed_for_memory=oom_kills() > kills)
+            trial.log(failure["reason"])
+            if not attempts.another(failure["kind"]):
+                _write_failure(trial, failure)
+                return TrialState.FAILED
 
     @staticmethod
     def _wait_for_lease(trial: TrialDir) -> None:
@@ -116,3 +181,32 @@ class TrialProcess:
         except subprocess.TimeoutExpired:
             os.killpg(self._server.pid, signal.SIGKILL)
             self._server.wait()
+
+
+def _why_lost(trial: TrialDir, code: int, *, killed_for_memory: bool) -> dict[str, Any]:
+    """The failure of a trial whose process ended without a word, as result.json tells it."""
+    last = (trial.metric_lines() or [{"step": 0, "epoch": 0}])[-1]
+    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    kind, reason = FailureKind.LOST_PROCESS, f"the trial's process was {how} after step {last['step']}"
+    if code == -signal.SIGKILL and killed_for_memory:
+        kind, reason = FailureKind.OUT_OF_MEMORY, f"{reason}: the kernel had run out of memory"
+    elif code > 0 and (free := shutil.disk_usage(trial.path).free) < RESERVE_BYTES:
+        kind = FailureKind.DISK_FULL
+        reason = f"{reason}: no space left on the disk of {trial.path}, {free} bytes are free. Make room and give the same command again."
+    return {"kind": kind, "reason": reason, "step": last["step"], "epoch": last["epoch"]}
+
+
+def _write_failure(trial: TrialDir, failure: dict[str, Any]) -> None:
+    if failure["kind"] is FailureKind.LOST_PROCESS:
+        failure["reason"] += f", {MAX_LOST + 1} times without getting further"
+    finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    result = {"format": naming.FORMAT_VERSION, "trial": trial.id, "status": "failed", "failure": failure, "finished": finished}
+    try:
+        trial.release_reserve()
+        write_json(trial.file(naming.RESULT), result)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFull(f"trial {trial.id}: {failure['reason']}") from None
+    finally:
+        trial.drop_lease()

@@ -6,16 +6,24 @@ work in callbacks, and whether a trial is done is read from its run directory (t
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import secrets
+import shutil
+import socket
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gfl_lab import rundir
 from gfl_lab.errors import Problem, ResourceError
 from gfl_lab.orchestrate.process import Job, TrialProcess
+from gfl_lab.rundir import TrialDir, TrialState
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -25,14 +33,23 @@ _ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # signals are ours
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a traceback for each actor that dies; log.txt tells of it
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TQDM_PATCH_PRINT": "0",
     "PYTHONWARNINGS": "ignore",
 }
 MAX_LOST_ACTORS = 2
-"""A trial whose Ray actor dies moves to another one, and goes on from its checkpoint, this many times."""
+"""A trial whose Ray actor or node dies moves, and goes on from its checkpoint, this many times without getting further than it
+ever was (`moves`)."""
+
+LOOK_S = 2.0
+GONE_S = 30.0
+"""A cluster whose head is silent for so long has gone away; it is looked at every LOOK_S."""
 
 OBJECT_STORE_BYTES = 100 * 2**20
+
+STARTS = 3
+"""Attempts to start Ray here: it gives its own node 30 s, which a busy machine may exceed."""
 
 
 def scratch_dir() -> Path:
@@ -74,6 +91,7 @@ class RayTuneExecutor:
     ) -> None:  # fmt: skip
         self.cpus, self.gpus, self.machine_cpus, self.machine_gpus = cpus, gpus, machine_cpus, machine_gpus
         self.gpu_optional, self.address, self.should_stop = gpu_optional, address, should_stop
+        self._litter: list[Path] = []
 
     def start(self) -> None:
         """Connect to Ray, or start it.
@@ -90,19 +108,31 @@ class RayTuneExecutor:
             )
         prepare_environment()
         import ray
+        from ray._private import ray_constants
+
+        if self.address is None or _on_loopback(self.address):
+            # Else Ray takes the machine's outer address for this node's, and opens its ports to the network.
+            ray_constants.ENABLE_RAY_CLUSTER = False
 
         common = {"include_dashboard": False, "log_to_driver": False, "configure_logging": True, "logging_level": "ERROR"}
-        try:
-            if self.address:
-                ray.init(address=self.address, log_to_driver=False, logging_level="ERROR")
-            else:
-                ray.init(
-                    address="local", num_cpus=self.machine_cpus, num_gpus=self.machine_gpus, object_store_memory=OBJECT_STORE_BYTES,
-                    _temp_dir=str(scratch_dir() / "r"), **common,
-                )  # fmt: skip
-        except (ConnectionError, RuntimeError, OSError, ValueError) as error:
-            where = f"the cluster at {self.address}" if self.address else "Ray on this machine"
-            raise ResourceError(f"{where} could not be reached or started: {error}") from None
+        for attempt in range(1, STARTS + 1):
+            try:
+                if self.address:
+                    ray.init(address=self.address, log_to_driver=False, logging_level="ERROR")
+                else:
+                    ray.init(
+                        address="local", num_cpus=self.machine_cpus, num_gpus=self.machine_gpus, object_store_memory=OBJECT_STORE_BYTES,
+                        _temp_dir=str(scratch_dir() / "r"), **common,
+                    )  # fmt: skip
+                break
+            except Exception as error:  # a bare Exception too, when its node takes more than 30 s to start
+                ray.shutdown()
+                if attempt < STARTS and "timed out during startup" in str(error):
+                    continue
+                where = f"the cluster at {self.address}" if self.address else "Ray on this machine"
+                raise ResourceError(f"{where} could not be reached or started: {error}") from None
+        if self.address is None:
+            self._litter.append(Path(ray._private.worker._global_node.get_session_dir_path()))
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if self.gpu_optional and not any(node.get("GPU", 0) for node in nodes):
             self.gpus = 0
@@ -115,10 +145,15 @@ class RayTuneExecutor:
 
         Returns:
             What went wrong outside the trials (an actor that could not start), one sentence each.
+
+        Raises:
+            ResourceError: the cluster does not answer any more.
         """
         from ray import tune
 
         should_stop = self.should_stop
+        storage = tempfile.mkdtemp(prefix="tune-", dir=scratch_dir())
+        self._litter.append(Path(storage))
 
         class Stop(tune.Stopper):
             def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -132,19 +167,107 @@ class RayTuneExecutor:
             param_space={"job": tune.grid_search([asdict(job) for job in jobs])},
             tune_config=tune.TuneConfig(reuse_actors=True),
             run_config=tune.RunConfig(
-                name="tune", storage_path=tempfile.mkdtemp(prefix="tune-", dir=scratch_dir()), stop=Stop(), verbose=0,
+                name="tune", storage_path=storage, stop=Stop(), verbose=0,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                failure_config=tune.FailureConfig(max_failures=MAX_LOST_ACTORS),
+                failure_config=tune.FailureConfig(max_failures=MAX_LOST_ACTORS), callbacks=[moves()],
             ),
         )  # fmt: skip
-        results = tuner.fit()
-        return sorted({str(error).strip().splitlines()[-1] for error in results.errors})
+        results = in_contact(tuner.fit) if self.address else tuner.fit()
+        problems = sorted({str(error).strip().splitlines()[-1] for error in results.errors})
+        if problems:
+            self._litter.clear()  # whoever looks for the cause wants Ray's logs
+        return problems
 
     def close(self) -> None:
-        """Leave Ray; what this process started ends with it."""
+        """Leave Ray; what this process started ends with it, and its logs go unless something was wrong."""
         import ray
 
         ray.shutdown()
+        for folder in self._litter:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run(process: TrialProcess, job: Job) -> TrialState:
+    if job.link is None:
+        return process.run(job)
+    from gfl_lab.orchestrate.node import run_on_node
+
+    return run_on_node(process, job, (rundir.home() if os.environ.get("GFL_LAB_HOME") else scratch_dir()) / "node")
+
+
+def _on_loopback(address: str) -> bool:
+    """Whether the cluster listens on this machine's loopback alone: not so for one that is only asked for by that name."""
+    from ray._private import services
+
+    host, _, port = address.rpartition(":")
+    if host.strip("[]") not in ("127.0.0.1", "localhost", "::1"):
+        return False
+    try:
+        socket.create_connection((services.get_node_ip_address(), int(port)), 2).close()
+    except (OSError, ValueError):
+        return True
+    return False
+
+
+def in_contact(call: Callable[[], Any]) -> Any:
+    """Run ``call`` for as long as the head of the cluster answers. Ray itself would abort this process after a minute's silence.
+
+    Raises:
+        ResourceError: it has been silent for GONE_S.
+    """
+    import ray
+
+    head = ray.get_runtime_context().gcs_address
+    host, _, port = head.rpartition(":")
+    ended: list[tuple[bool, Any]] = []
+
+    def run() -> None:
+        try:
+            ended.append((True, call()))
+        except BaseException as error:
+            ended.append((False, error))
+
+    thread = threading.Thread(target=run, name="tune", daemon=True)
+    thread.start()
+    heard = time.monotonic()
+    while thread.is_alive():
+        thread.join(LOOK_S)
+        with contextlib.suppress(OSError):
+            socket.create_connection((host.strip("[]"), int(port)), LOOK_S).close()
+            heard = time.monotonic()
+        if time.monotonic() - heard > GONE_S:
+            atexit.unregister(ray.shutdown)  # it would wait for the head
+            hint = (
+                "Its nodes end their trials within a minute. Start it again and give the same command: they go on from their checkpoints."
+            )
+            raise ResourceError(Problem(f"the Ray cluster at {head} has not answered for {GONE_S:.0f} s", hint=hint))
+    done, outcome = ended[0]
+    if not done:
+        raise outcome
+    return outcome
+
+
+def moves() -> Any:
+    """Tune's callback that counts a trial's lost actors anew whenever the trial got further than it ever was.
+
+    So a long trial outlives any number of nodes, and one that takes its node with it each time comes to an end.
+    """
+    from ray import tune
+
+    class Moves(tune.Callback):
+        def __init__(self) -> None:
+            self._reached: dict[str, int] = {}
+
+        def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            with contextlib.suppress(Exception):  # one that left here would end the whole run
+                folder = TrialDir(Path(trial.config["job"]["path"]))
+                folder.log("its Ray actor, or the node of that, was lost; Ray gives the trial to another one")
+                reached = len(folder.metric_lines())
+                if reached > self._reached.get(trial.trial_id, 0):
+                    self._reached[trial.trial_id] = reached
+                    trial.run_metadata.num_failures = 1
+
+    return Moves()
 
 
 def _trainable() -> type:
@@ -162,7 +285,7 @@ def _trainable() -> type:
             return True
 
         def step(self) -> dict[str, Any]:
-            return {"state": str(self.process.run(self.job)), "done": True}
+            return {"state": str(_run(self.process, self.job)), "done": True}
 
         def cleanup(self) -> None:
             self.process.close()

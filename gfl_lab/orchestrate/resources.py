@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 from gfl_lab.errors import Problem, ResourceError
+
+MEMORY_SAFETY = 1.25
+"""Measured peaks are multiplied by this before trials are packed: a warm-up does not see every shape of image."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """CPU cores this process may use, GPUs it can see (by name), and memory in GiB."""
+    """CPU cores this process may use, GPUs it can see (by name), and memory in GiB; ``gpu_memory_gib`` is 0 where it is not known."""
 
     cpus: int
     gpus: tuple[str, ...]
     memory_gib: float
+    gpu_memory_gib: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         gpus = f"{len(self.gpus)} x {self.gpus[0]}" if self.gpus else "no GPU"
+        if self.gpu_memory:
+            gpus += f" ({self.gpu_memory:.0f} GiB)"
         return f"{self.cpus} CPU cores, {gpus}, {self.memory_gib:.0f} GiB memory"
+
+    @property
+    def gpu_memory(self) -> float:
+        """GiB of the smallest GPU; 0 where one is not known."""
+        return min(self.gpu_memory_gib, default=0.0)
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Measured peak memory of one trial, MiB; 0 where it is not known."""
+
+    memory_mib: float
+    gpu_memory_mib: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -32,31 +53,62 @@ class Share:
     slots: int
 
 
+def processes_of(gpus: float) -> int:
+    """Processes of a trial that takes ``gpus``: one for each whole GPU (train/team.py)."""
+    return max(1, int(gpus))
+
+
 def look() -> Machine:
-    """Cores allowed to this process, GPUs that ``CUDA_VISIBLE_DEVICES`` leaves visible, memory."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return Machine(len(os.sched_getaffinity(0)), _gpu_names(), memory)
+    """Cores allowed to this process, GPUs that ``CUDA_VISIBLE_DEVICES`` leaves visible, memory (of the control group, if it has less)."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):  # "max": no limit
+        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    gpus = _gpus()
+    return Machine(len(os.sched_getaffinity(0)), tuple(name for name, _ in gpus), memory / 2**30, tuple(gib for _, gib in gpus))
 
 
-def _gpu_names() -> tuple[str, ...]:
+def device_of(machine: Machine, gpus: float) -> str:
+    """Where a trial that takes ``gpus`` computes: ``cpu``, or ``cuda NAME``."""
+    return f"cuda {machine.gpus[0]}" if gpus and machine.gpus else "cpu"
+
+
+def _gpus() -> tuple[tuple[str, float], ...]:
+    """(name, GiB) of each visible GPU, as nvidia-smi lists them; none without it."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     tool = shutil.which("nvidia-smi")
     if visible in ("", "-1") or tool is None:
         return ()
+    query = [tool, "--query-gpu=index,uuid,memory.total,name", "--format=csv,noheader,nounits"]
     try:
-        listed = subprocess.run([tool, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=20, check=True)
+        listed = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return ()
-    names = tuple(line.strip() for line in listed.stdout.splitlines() if line.strip())
-    return names if visible is None else names[: len([part for part in visible.split(",") if part.strip()])]
+    rows = [[part.strip() for part in line.split(",", 3)] for line in listed.splitlines() if line.count(",") >= 3]
+    found = {(index, uuid): (name, float(mib) / 1024 if mib.isdigit() else 0.0) for index, uuid, mib, name in rows}
+    if visible is None:
+        return tuple(found.values())
+    chosen = []
+    for part in filter(None, map(str.strip, visible.split(","))):
+        match = [gpu for (index, uuid), gpu in found.items() if part == index or (part.startswith("GPU-") and uuid.startswith(part))]
+        if part.startswith("MIG-") and found:  # a slice, whose memory nvidia-smi does not list this way
+            match = [(next(iter(found.values()))[0], 0.0)]
+        if not match:
+            break  # CUDA sees none from the first wrong one on
+        chosen += match[:1]
+    return tuple(chosen)
 
 
-def share(machine: Machine, *, cpus: int, gpus: float, gpu_required: bool, asked_cpus: int | None, asked_gpus: float | None) -> Share:
+def share(
+    machine: Machine, *, cpus: int, gpus: float, gpu_required: bool, asked_cpus: int | None, asked_gpus: float | None, pack: bool = False,
+    peak: Peak | None = None,
+) -> Share:  # fmt: skip
     """What a trial takes on ``machine``.
 
     Args:
-        cpus, gpus, gpu_required: the profile's wish; a wished GPU that is not there means CPU, unless it is required.
+        cpus, gpus, gpu_required, pack: the profile's wish; a wished GPU that is not there means CPU, unless it is required.
+            ``pack`` takes the part of a GPU that the measured peak needs, instead of ``gpus``.
         asked_cpus, asked_gpus: the user's order; it is met or refused.
+        peak: measured peak memory of the most demanding trial. Never more trials at once than fit.
 
     Raises:
         ResourceError: what was asked for or required is not there. Every problem at once.
@@ -75,11 +127,31 @@ def share(machine: Machine, *, cpus: int, gpus: float, gpu_required: bool, asked
         )
     if gpu_required and asked_gpus is None and len(machine.gpus) < max(gpus, 1):
         problems.append(Problem(f"the profile requires {max(gpus, 1):g} GPU, but this machine has {len(machine.gpus)}"))
+    taken = asked_gpus if asked_gpus is not None else min(gpus, len(machine.gpus))
+    if taken > 1 and taken != int(taken):
+        what = f"--gpus {taken:g}" if asked_gpus is not None else f"the profile's gpus: {taken:g}"
+        problems.append(Problem(f"{what}: a trial takes a share of one GPU or several whole ones", hint=f"Ask for {int(taken)}."))
+    if peak and peak.gpu_memory_mib and machine.gpu_memory and 0 < taken <= 1:
+        needs = peak.gpu_memory_mib * MEMORY_SAFETY / (machine.gpu_memory * 1024)
+        fit = int(1 / needs + 1e-9)
+        told = (
+            f"a warm-up took {peak.gpu_memory_mib / 1024:.1f} GiB of the GPU's {machine.gpu_memory:.0f} (counted {MEMORY_SAFETY:g} times)"
+        )
+        if not fit:
+            problems.append(
+                Problem(f"a trial does not fit on the GPU: {told}", hint="Take a smaller batch_size or image_size, or precision: bfloat16.")
+            )
+        elif asked_gpus is not None and taken < needs:
+            problems.append(Problem(f"--gpus {taken:g} is less than a trial needs: {told}", hint=f"Ask for {1 / fit:.4g} or more."))
+        elif asked_gpus is None and (taken < needs or pack):
+            taken = int(10_000 / fit) / 10_000  # Ray counts in parts of 0.0001
     if problems:
         raise ResourceError(problems)
-    gpus = asked_gpus if asked_gpus is not None else min(gpus, len(machine.gpus))
     cpus = asked_cpus if asked_cpus is not None else min(cpus, machine.cpus)
     slots = machine.cpus // cpus
-    if gpus:
-        slots = min(slots, int(len(machine.gpus) / gpus + 1e-9))
-    return Share(cpus, gpus, max(1, slots))
+    if taken:  # parts of different GPUs make no whole one
+        whole = int(len(machine.gpus) / taken + 1e-9) if taken >= 1 else len(machine.gpus) * int(1 / taken + 1e-9)
+        slots = min(slots, whole)
+    if peak and peak.memory_mib:
+        slots = min(slots, int(machine.memory_gib * 1024 / (peak.memory_mib * MEMORY_SAFETY)))
+    return Share(cpus, taken, max(1, slots))

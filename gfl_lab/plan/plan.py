@@ -168,14 +168,16 @@ def _cells(experiment: ExperimentFile) -> Iterable[tuple[dict[str, Any], dict[st
         cells = [({"arm": arm}, dict(settings), arm == experiment.baseline) for arm, settings in experiment.arms.items()]
     else:
         order = experiment.table.rows + [axis for axis in experiment.axes if axis not in experiment.table.rows]
-        cells = []
+        cells, known = [], set()
         for values in itertools.product(*(experiment.axes[axis] for axis in order)):
             cell = dict(zip(order, values, strict=True))
             for axis, condition in experiment.when.items():
                 if any(cell.get(key) != value for key, value in condition.items()):
                     cell.pop(axis, None)
             is_baseline = isinstance(experiment.baseline, dict) and all(cell.get(k, v) == v for k, v in experiment.baseline.items())
-            if cell not in [known for known, _, _ in cells]:
+            key = repr(cell)  # true and 1 are different values
+            if key not in known:
+                known.add(key)
                 cells.append((cell, dict(cell), is_baseline))
     return sorted(cells, key=lambda cell: not cell[2])
 

@@ -189,6 +189,13 @@ def _footnotes(rows: list[TableRow], published: tuple[str, ...], baseline: Varia
             rest = ", ".join(f"{n} {state}" for state, n in row.counts.items() if state != TrialState.DONE.value)
             notes.append(f"Incomplete: {row.variant} has {done} of {len(row.trials)} trials done ({rest}).")
     notes += _failures(rows)
+    for row in rows:
+        for trial in row.trials:
+            if trial.parts > 1:
+                notes.append(
+                    f"{row.variant}, seed {trial.seed} (trial {trial.id}) ran out of memory: from step {trial.parts_since + 1} on its "
+                    f"batches were done in {trial.parts} parts, so its numbers are not quite those of whole batches."
+                )
     notes += _published(rows, published)
     devices = sorted({trial.device for row in rows for trial in row.trials if trial.device and trial.state is TrialState.DONE})
     if len(devices) > 1:

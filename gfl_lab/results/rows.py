@@ -25,7 +25,8 @@ class TrialRow:
 
     ``metrics`` holds final numbers only (AP 0 to 100), empty until it is done; ``latest`` those of the last evaluation
     so far. ``seconds`` is wall time in all; ``timings`` its parts. ``updated`` is the unix time of the last sign of
-    life, 0 when there is none. ``step`` of ``steps`` and ``epoch`` of ``epochs`` count from 1.
+    life, 0 when there is none. ``step`` of ``steps`` and ``epoch`` of ``epochs`` count from 1. ``parts`` is above 1 for a
+    finished trial that ran out of memory: the steps after ``parts_since`` were done in parts.
     """
 
     id: str
@@ -43,6 +44,8 @@ class TrialRow:
     timings: Mapping[str, float] = field(default_factory=dict)
     updated: float = 0.0
     peak_memory_mib: float = 0.0
+    parts: int = 1
+    parts_since: int = 0
 
     @property
     def progress(self) -> float:

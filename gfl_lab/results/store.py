@@ -196,6 +196,7 @@ class Store:
         if state is TrialState.RUNNING and started:
             seconds = max(0.0, updated - float(started))
         done = state is TrialState.DONE
+        split = (ended.get("accumulation") if done else None) or {}
         return TrialRow(
             id=trial.id,
             seed=seed,
@@ -212,6 +213,8 @@ class Store:
             timings={key: value for key, value in timings.items() if key != "total"},
             updated=updated,
             peak_memory_mib=float(ended.get("peak_memory_mib") or 0.0),
+            parts=int(split.get("parts") or 1),
+            parts_since=int(split.get("since_step") or 0),
         )
 
     def _result(self, trial: TrialDir) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gfl_lab import naming
 from gfl_lab.errors import Problem, SpecError
 from gfl_lab.spec.code import is_plain, read_code
+from gfl_lab.spec.search import SearchSpec, search_problems
 from gfl_lab.spec.settings import Settings, SettingsRuleError, lay_over
 from gfl_lab.spec.source import Source, check_keys, nearest, problems_of, read_yaml
 
@@ -38,6 +39,9 @@ class Resources(BaseModel):
 
     cpus: int = Field(1, ge=1, le=1024, description="CPU cores (and threads)")
     gpus: float = Field(0, ge=0, le=64, description="GPUs, or a share of one; taken only where there is a GPU unless gpu_required")
+    pack: bool = Field(
+        False, description="as many trials on a GPU as fit by the peak memory that `plan --measure` has measured; `gpus` each until then"
+    )
     gpu_required: bool = Field(False, description="refuse to run on a CPU")
     loader_workers: int = Field(0, ge=0, le=64, description="processes that load images; 0 loads in the trial's own process")
 
@@ -74,7 +78,7 @@ class ExperimentFile(BaseModel):
 
     name: str
     question: str = ""
-    kind: Literal["ablation"] = "ablation"
+    kind: Literal["ablation", "search"] = "ablation"
     profile: str
     code: list[str] = Field(default_factory=list, description="Python files that register components, relative to this file")
     axes: dict[str, list[Any]] = Field(default_factory=dict)
@@ -85,6 +89,7 @@ class ExperimentFile(BaseModel):
     seeds: list[Seed] = Field(default_factory=lambda: [0], min_length=1)
     reference: str = ""
     table: TableSpec = TableSpec()
+    search: SearchSpec | None = None
 
 
 class PublishedRow(BaseModel):
@@ -236,7 +241,8 @@ def load_experiment(path: Path) -> tuple[ExperimentFile, Source]:
                 "Write the grid's cells as arms too, or split the file in two.",
             )
         )
-    if not axes and not arms and "axes" not in raw and "arms" not in raw:
+    problems = _kind_problems(raw, source, problems)
+    if not axes and not arms and "axes" not in raw and "arms" not in raw and raw.get("kind") != "search":
         problems.append(Problem("nothing varies: there are neither axes nor arms", source.place()))
     for key in sorted(set(axes) & set(part("set", dict))):
         problems.append(Problem(f"{key!r} is an axis and also set", source.place("set", key), "Keep one."))
@@ -257,6 +263,35 @@ def load_experiment(path: Path) -> tuple[ExperimentFile, Source]:
     if problems or experiment is None:
         raise SpecError(sorted(problems, key=lambda problem: source.line_of(problem.place)))
     return experiment, source
+
+
+def _kind_problems(raw: dict[str, Any], source: Source, problems: list[Problem]) -> list[Problem]:
+    """``problems``, and what an ablation and a search may not take from each other."""
+    if raw.get("kind") == "search":
+        own = "A search draws its settings itself: give them under search.space."
+        found = [
+            Problem(f"{key!r} belongs to an ablation", source.place(key), own)
+            for key in ("axes", "arms", "when", "baseline", "reference")
+            if key in raw
+        ]
+        if isinstance(raw.get("seeds"), list) and len(raw["seeds"]) > 1:
+            hint = "`gfl-lab confirm` compares the best with the defaults over several seeds."
+            found.append(Problem("a search has one seed: its suggestions differ in their settings alone", source.place("seeds"), hint))
+        if "search" not in raw:
+            found.append(
+                Problem("'search' is missing: what is searched, and for how many trials", source.place("kind"), "See docs/search.md.")
+            )
+        elif isinstance(raw["search"], dict):
+            fixed = raw["set"] if isinstance(raw.get("set"), dict) else {}
+            found += search_problems(raw["search"], fixed, source)
+        return problems + found
+    unequal = "Trials that a scheduler stops early have unequal budgets, so rows could not be compared. Give `kind: search`."
+    found = [
+        Problem(f"{key!r} belongs to a search, not to an ablation", source.place(key), unequal)
+        for key in ("search", "scheduler")
+        if key in raw
+    ]
+    return [problem for problem in problems if problem.place != source.place("scheduler")] + found
 
 
 def _axes_problems(axes: dict[Any, Any], source: Source) -> list[Problem]:

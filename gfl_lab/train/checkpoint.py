@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import pickle
 import struct
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from torch import nn
 from gfl_lab import naming
 from gfl_lab.detector.build import model_config
 from gfl_lab.errors import InputError, Problem, ResourceError, StoreError
-from gfl_lab.rundir import atomic_path
+from gfl_lab.rundir import TrialDir, atomic_path, check_format
 from gfl_lab.spec.settings import Settings
 from gfl_lab.train.ema import MovingAverage
 
@@ -40,14 +42,16 @@ DAMAGE = (
 """What readers of pickles raise on bytes that are no pickle, or half of one."""
 
 
-def save_checkpoint(path: Path, runner: Any, *, epoch: int, step: int, trial: str, average: MovingAverage | None = None) -> None:
-    """Write weights, optimizer, schedules and position atomically.
+def save_checkpoint(trial: TrialDir, runner: Any, *, epoch: int, step: int, average: MovingAverage | None = None) -> None:
+    """Write weights, optimizer, schedules and position as the last checkpoint, atomically; what was the last is the previous one then.
+
+    At every moment at least one whole checkpoint lies on the disk, though for an instant not under the name of the last.
 
     ``state_dict`` holds the trial's weights, which are the moving average where there is one; ``trained`` then holds those
     that training goes on with.
 
     Args:
-        epoch: finished epochs. step: finished iterations. trial: its id. average: the moving average of the weights.
+        epoch: finished epochs. step: finished iterations. average: the moving average of the weights.
     """
 
     def on_cpu(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -58,7 +62,7 @@ def save_checkpoint(path: Path, runner: Any, *, epoch: int, step: int, trial: st
         "meta": {
             "epoch": epoch,
             "iter": step,
-            "trial": trial,
+            "trial": trial.id,
             "format": naming.FORMAT_VERSION,
             "classes": list(runner.train_dataloader.dataset.metainfo["classes"]),
         },
@@ -68,13 +72,19 @@ def save_checkpoint(path: Path, runner: Any, *, epoch: int, step: int, trial: st
     }
     if average:
         content |= {"trained": weights, "average_updates": average.updates}
+    path = trial.file(naming.LAST_CHECKPOINT)
     with atomic_path(path) as temporary:
         try:
             torch.save(content, temporary)
         except RuntimeError as error:  # torch's writer hides the system's error
             if "inline_container" not in str(error):
                 raise
-            raise OSError(errno.ENOSPC, "the checkpoint could not be written, no space left on device", str(path)) from None
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
+        if path.exists():
+            path.replace(trial.file(naming.PREVIOUS_CHECKPOINT))
+
+
+_WHOLE = {"meta", "state_dict", "optimizer", "param_schedulers"}
 
 
 def load_safely(path: Path) -> dict[str, Any]:
@@ -96,22 +106,50 @@ def load_safely(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_last(path: Path, trial: str) -> dict[str, Any] | None:
-    """The trial's own last checkpoint, or None when there is none that can be used.
+def load_last(trial: TrialDir) -> dict[str, Any] | None:
+    """The trial's last good checkpoint, or None when there is none.
+
+    A damaged one is set aside (``last.damaged``), the one before it is used, and log.txt says so.
 
     Raises:
-        StoreError: it belongs to another trial.
+        StoreError: it belongs to another trial, or is of another format.
     """
-    if not path.exists():
-        return None
+    for name in (naming.LAST_CHECKPOINT, naming.PREVIOUS_CHECKPOINT):
+        path = trial.file(name)
+        if not path.exists():
+            continue
+        try:
+            content = load_safely(path)
+            _check_whole(path, content)
+        except StoreError:
+            raise
+        except InputError as error:
+            cause = error.__context__
+            if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno not in (None, errno.EINVAL)):
+                raise cause from None  # it could not be read now, which says nothing against it
+            aside = path.with_suffix(".damaged")
+            path.replace(aside)
+            trial.log(f"{error.problems[0].message}; it is set aside as {aside.name}")
+            continue
+        if content["meta"]["trial"] != trial.id:
+            raise StoreError(f"{path} belongs to trial {content['meta']['trial']}, not to {trial.id}")
+        return content
+    return None
+
+
+def _check_whole(path: Path, content: dict[str, Any]) -> None:
+    """Refuse a checkpoint that has lost something. Raises InputError; FormatError for one of another format."""
     try:
-        content = load_safely(path)
-    except InputError:
-        path.replace(path.with_suffix(".damaged"))
-        return None
-    if content["meta"]["trial"] != trial:
-        raise StoreError(f"{path} belongs to trial {content['meta']['trial']}, not to {trial}")
-    return content
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the check sums
+            damaged = archive.testzip()
+    except zipfile.BadZipFile as error:
+        raise InputError(f"{path} is damaged: {error}") from None
+    if damaged:
+        raise InputError(f"{path} is damaged: the check sum of {damaged} is wrong")
+    meta = content.get("meta")
+    if not isinstance(meta, dict) or not _WHOLE <= content.keys() or not {"trial", "epoch", "iter"} <= meta.keys():
+        raise InputError(f"{path} is not a trial's checkpoint")
+    check_format(path, meta.get("format", naming.FORMAT_VERSION))
 
 
 def restore(runner: Any, content: dict[str, Any], average: MovingAverage | None = None) -> None:

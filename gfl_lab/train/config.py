@@ -71,7 +71,7 @@ def _loader(spec: TrialSpec, paths: dict[str, str], split: str, workers: int) ->
         "num_workers": workers,
         "persistent_workers": workers > 0,
         "drop_last": False,
-        "sampler": {"type": "DefaultSampler", "shuffle": training, "seed": spec.seed},
+        "sampler": {"type": "WholeSampler", "shuffle": training, "seed": spec.seed},
         "batch_sampler": {"type": "ResumableBatchSampler"} if training else one_shape,
         "collate_fn": {"type": "pseudo_collate"},
         "dataset": {

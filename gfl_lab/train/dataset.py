@@ -20,6 +20,8 @@ from mmcv.image import rescale_size
 from mmdet.datasets.base_det_dataset import BaseDetDataset
 from mmdet.datasets.samplers import AspectRatioBatchSampler
 from mmdet.registry import DATASETS, TRANSFORMS
+from mmengine.dataset import DefaultSampler
+from mmengine.dist import get_dist_info
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import BatchSampler
 
@@ -175,13 +177,29 @@ class OneShapeBatchSampler(BatchSampler):
 
 
 @DATA_SAMPLERS.register_module()
+class WholeSampler(DefaultSampler):
+    """mmengine's sampler, of which every process of a trial sees the whole: batches are cut into parts, not the epoch."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.rank, self.world_size = 0, 1
+        self.num_samples = self.total_size = len(self.dataset)
+
+
+@DATA_SAMPLERS.register_module()
 class ResumableBatchSampler(AspectRatioBatchSampler):
-    """mmdet's batches of like shape, which can leave out the first ``skip`` of an epoch: those an interrupted trial has done."""
+    """mmdet's batches of like shape, which can leave out the first ``skip`` of an epoch: those an interrupted trial has done.
+
+    Of a trial in several processes each takes its part of the one batch, so that batches do not depend on their number. Where
+    the last batch of an epoch has fewer images than there are processes, the rest of them take its first image once more.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.skip = 0
+        self.rank, self.processes = get_dist_info()
 
     def __iter__(self) -> Iterator[list[int]]:
         skip, self.skip = self.skip, 0
-        return itertools.islice(super().__iter__(), skip, None)
+        for batch in itertools.islice(super().__iter__(), skip, None):
+            yield batch[self.rank :: self.processes] or batch[:1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import io
+import gc
 import os
 import random
 import resource
@@ -17,156 +17,32 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmdet.models.detectors import GFL
-from mmdet.registry import MODELS
-from mmengine.hooks import Hook
-from mmengine.logging import MMLogger
 from mmengine.runner import Runner
+from pydantic import ValidationError
 
 import gfl_lab.train.dataset
 import gfl_lab.train.optim  # noqa: F401  (both register what trial_config names)
 from gfl_lab import naming
-from gfl_lab.errors import FailureKind, Interrupted, NonFiniteLoss, StoreError, TrialError
-from gfl_lab.rundir import MetricWriter, TrialDir, write_json
+from gfl_lab.errors import (
+    FormatError,
+    Interrupted,
+    NonFiniteLoss,
+    StoreError,
+)
+from gfl_lab.rundir import TrialDir, write_json, write_text
 from gfl_lab.spec.settings import TrialSpec
-from gfl_lab.train.checkpoint import load_backbone, load_last, restore, save_checkpoint
+from gfl_lab.train.checkpoint import load_backbone, load_last, restore
 from gfl_lab.train.components import load_of_trial
 from gfl_lab.train.config import trial_config
 from gfl_lab.train.distributions import DistributionCollector, predict_and_collect
 from gfl_lab.train.ema import MovingAverage
 from gfl_lab.train.evaluate import CocoEvaluator, collect, predict
+from gfl_lab.train.failure import failure_of, full_disk_told
 from gfl_lab.train.latency import measure_latency
+from gfl_lab.train.loop import Position, TrialHook, TrialRunner
+from gfl_lab.train.team import LostRank, Team, in_team
 
 HEARTBEAT_S = 10.0
-
-
-@MODELS.register_module()
-class TrialDetector(GFL):
-    """mmdet's single-stage detector that refuses a non-finite loss before the backward pass.
-
-    Convolutions run in channels-last memory order, which takes a fifth off a training step on a CPU (docs/decisions/0004).
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.to(memory_format=torch.channels_last)
-
-    def extract_feat(self, batch_inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Pyramid maps of (N, 3, H, W) images."""
-        return super().extract_feat(batch_inputs.contiguous(memory_format=torch.channels_last))
-
-    def parse_losses(self, losses: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """As mmengine's. Raises NonFiniteLoss (its step is filled in by the trial)."""
-        total, terms = super().parse_losses(losses)
-        if not torch.isfinite(total):
-            raise NonFiniteLoss(0, 0, {name: float(value.detach()) for name, value in terms.items()})
-        return total, terms
-
-
-class TrialRunner(Runner):
-    """mmengine's Runner without its own folders, log files and environment probe: the run directory has a place for each."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        with contextlib.suppress(OSError):
-            os.rmdir(self._log_dir)
-
-    def build_logger(self, log_level: int | str = "INFO", **_: Any) -> MMLogger:
-        return MMLogger.get_instance(self._experiment_name, log_level="WARNING")
-
-    def build_visualizer(self, visualizer: Any = None) -> Any:
-        return _NoVisualizer()
-
-    def _log_env(self, env_cfg: dict[str, Any]) -> None:
-        pass
-
-    def dump_config(self) -> None:
-        pass
-
-
-class _NoVisualizer:
-    """Stands in for mmengine's visualizer: metrics go to metrics.jsonl."""
-
-    dataset_meta: Any = None
-
-    def add_config(self, config: Any) -> None:
-        pass
-
-
-class TrialHook(Hook):
-    """What a trial does around mmengine's loop: metric lines, checkpoints, evaluation, stopping when asked.
-
-    Args:
-        trial: the run directory.
-        evaluate: evaluates the model and returns AP metrics.
-        should_stop: asked before each step.
-        resumed: the checkpoint to go on from, or None.
-        seed: of the trial; with the step it seeds what the model draws in training (drop path).
-    """
-
-    priority = "VERY_LOW"
-
-    def __init__(
-        self,
-        trial: TrialDir,
-        evaluate: Callable[[], dict[str, float]],
-        should_stop: Callable[[], bool],
-        resumed: dict[str, Any] | None,
-        seed: int,
-    ) -> None:
-        self.trial, self.evaluate, self.should_stop, self.resumed = trial, evaluate, should_stop, resumed
-        self.seed = seed
-        self.average: MovingAverage | None = None
-        self.writer = MetricWriter(trial.file(naming.METRICS_FILE))
-        self.eval_seconds = 0.0
-        self.lr = 0.0
-
-    def before_train(self, runner: TrialRunner) -> None:
-        if self.resumed is None:
-            self.writer.truncate_after(0)
-            return
-        epoch, step = self.resumed["meta"]["epoch"], self.resumed["meta"]["iter"]
-        runner.train_loop._epoch, runner.train_loop._iter = epoch, step
-        runner.train_dataloader.batch_sampler.skip = step - epoch * len(runner.train_dataloader)
-        self.writer.truncate_after(step)
-        evaluated = {line["epoch"] for line in self.trial.metric_lines() if line["kind"] == "val"}
-        if 0 < epoch < runner.max_epochs and epoch not in evaluated and step == epoch * len(runner.train_dataloader):
-            self._validate(runner, step, epoch)
-
-    def before_train_epoch(self, runner: TrialRunner) -> None:
-        runner.train_dataloader.dataset.set_epoch(runner.epoch)
-
-    def before_train_iter(self, runner: TrialRunner, batch_idx: int, data_batch: Any = None) -> None:
-        if self.should_stop():
-            self._save(runner, runner.epoch, runner.iter)
-            raise Interrupted(f"stopped as asked after step {runner.iter}; the checkpoint holds it")
-        self.lr = runner.optim_wrapper.get_lr()["lr"][0]
-        # Drop path must not depend on what was drawn before the step: an interruption would change it.
-        torch.manual_seed(int(np.random.SeedSequence((self.seed, runner.iter)).generate_state(1)[0]))
-
-    def after_train_iter(self, runner: TrialRunner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None) -> None:
-        if self.average:
-            self.average.update(runner.model)
-        terms = {name: round(float(value.detach()), 6) for name, value in (outputs or {}).items()}
-        self.writer.write("train", runner.iter + 1, runner.epoch + 1, terms | {"lr": self.lr})
-
-    def after_train_epoch(self, runner: TrialRunner) -> None:
-        epoch, step = runner.epoch + 1, runner.iter
-        self._save(runner, epoch, step)
-        if epoch < runner.max_epochs:  # the last epoch is evaluated with its distributions, after training
-            self._validate(runner, step, epoch)
-
-    def _validate(self, runner: TrialRunner, step: int, epoch: int) -> None:
-        started = time.perf_counter()
-        with self.average.in_place_of(runner.model) if self.average else contextlib.nullcontext():
-            metrics = self.evaluate()
-        self.writer.write("val", step, epoch, {key: round(value, 4) for key, value in metrics.items()})
-        _log(self.trial, f"epoch {epoch}, step {step}: AP {metrics.get('AP', 0):.1f}")
-        self.eval_seconds += time.perf_counter() - started
-
-    def _save(self, runner: TrialRunner, epoch: int, step: int) -> None:
-        path = self.trial.file(naming.LAST_CHECKPOINT)
-        save_checkpoint(path, runner, epoch=epoch, step=step, trial=self.trial.id, average=self.average)
 
 
 def run_trial(
@@ -174,6 +50,7 @@ def run_trial(
     *,
     threads: int = 1,
     loader_workers: int = 0,
+    processes: int = 1,
     stop_file: str = "",
     should_stop: Callable[[], bool] | None = None,
 ) -> None:
@@ -183,54 +60,86 @@ def run_trial(
 
     Args:
         path: run directory with a manifest.
-        threads: CPU threads.
-        loader_workers: processes that load images.
+        threads: CPU threads, of all processes together.
+        loader_workers: processes that load images, for each process.
+        processes: that share each batch, a GPU each where there are as many (team.py).
         stop_file: a file whose appearance asks the trial to stop; its driver's.
         should_stop: asked before each step, instead of looking for the file.
 
     Raises:
         Interrupted: asked to stop; a checkpoint holds the progress.
+        StoreError: another process runs it, or its result is of a format that this version does not read.
+        DiskFull: there was no room for even the outcome.
     """
     trial = TrialDir(Path(path))
-    trial.take_lease()
-    if _is_done(trial):  # by another driver, after this one had planned
-        trial.drop_lease()
-        return
+    with full_disk_told(trial):
+        trial.take_lease()
+        if _is_done(trial):  # by another driver, after this one had planned
+            trial.drop_lease()
+            return
+        trial.prepare()
     started = time.time()
     trial.file(naming.RESULT).unlink(missing_ok=True)
     beating = threading.Event()
-    threading.Thread(target=_heartbeat, args=(trial, beating), daemon=True).start()
+    position = Position()
     outcome: dict[str, Any]
+    asked = should_stop or (lambda: bool(stop_file) and os.path.exists(stop_file))
+
+    def failed(error: Exception) -> dict[str, Any]:
+        return {"status": "failed", "failure": {**failure_of(trial, error), "step": position.step, "epoch": position.epoch}}
+
+    def work(team: Team) -> dict[str, Any]:
+        if team.leads:  # not before: a process with threads had better not fork
+            threading.Thread(target=_heartbeat, args=(trial, beating), daemon=True).start()
+        return _train(trial, max(1, threads // team.size), loader_workers, asked, position, team)
+
+    def abandon(error: LostRank) -> None:
+        trial.log(str(error))
+        _write_result(trial, failed(error), time.time() - started)
+        trial.drop_lease()
+
     try:
-        outcome = _train(trial, threads, loader_workers, should_stop or (lambda: bool(stop_file) and os.path.exists(stop_file)))
+        outcome = in_team(processes, work, lambda error: failure_of(trial, error), abandon)
     except Interrupted as error:
         outcome = {"status": "interrupted", "reason": str(error)}
         raise
     except Exception as error:
-        _log(trial, traceback.format_exc())
-        outcome = {"status": "failed", "failure": _failure(error)}
+        trial.release_reserve()
+        trial.log(traceback.format_exc())
+        outcome = failed(error)
     except BaseException as error:  # Ctrl-C in the inline executor: the last checkpoint stands
         outcome = {"status": "interrupted", "reason": type(error).__name__}
         raise
     finally:
         beating.set()
-        seconds = outcome.setdefault("seconds", {})
-        seconds["total"] = round(time.time() - started, 3)
-        finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        write_json(trial.file(naming.RESULT), {"format": naming.FORMAT_VERSION, "trial": trial.id, **outcome, "finished": finished})
-        trial.drop_lease()
+        trial.release_reserve()
+        try:
+            with full_disk_told(trial):
+                _write_result(trial, outcome, time.time() - started)
+        finally:
+            trial.drop_lease()
+    if outcome["status"] == "done":
+        trial.file(naming.PREVIOUS_CHECKPOINT).unlink(missing_ok=True)
+
+
+def _write_result(trial: TrialDir, outcome: dict[str, Any], seconds: float) -> None:
+    outcome.setdefault("seconds", {})["total"] = round(seconds, 3)
+    with contextlib.suppress(StoreError):  # a damaged record is what such a trial has failed of
+        if accumulation := trial.accumulation():
+            outcome["accumulation"] = accumulation
+    finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    write_json(trial.file(naming.RESULT), {"format": naming.FORMAT_VERSION, "trial": trial.id, **outcome, "finished": finished})
 
 
 def _is_done(trial: TrialDir) -> bool:
-    with contextlib.suppress(StoreError):
+    """Whether a result says so. Raises FormatError for one of another format, which is not ours to write over."""
+    try:
         return (trial.result() or {}).get("status") == "done"
-    return False
-
-
-def _log(trial: TrialDir, text: str) -> None:
-    """A line in the trial's log.txt, whichever executor runs it."""
-    with trial.file(naming.LOG).open("a", encoding="utf-8") as log:
-        log.write(f"{datetime.datetime.now().astimezone().isoformat(timespec='seconds')} {text.rstrip()}\n")
+    except FormatError:
+        trial.drop_lease()
+        raise
+    except StoreError:
+        return False
 
 
 def _heartbeat(trial: TrialDir, done: threading.Event) -> None:
@@ -238,36 +147,47 @@ def _heartbeat(trial: TrialDir, done: threading.Event) -> None:
         trial.touch_lease()
 
 
-def _failure(error: Exception) -> dict[str, Any]:
-    """What failed, as result.json tells it."""
-    reason = str(error).strip() or type(error).__name__
-    if isinstance(error, NonFiniteLoss):
-        return {"kind": error.kind, "reason": reason, "step": error.step, "epoch": error.epoch}
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in reason:
-        kind = FailureKind.OUT_OF_MEMORY
-    elif isinstance(error, FileNotFoundError):
-        kind = FailureKind.BAD_DATA
-    elif isinstance(error, TrialError):
-        kind = error.kind
-    else:
-        kind, reason = FailureKind.ERROR, f"{type(error).__name__}: {reason}"
-    return {"kind": kind, "reason": reason, "step": 0, "epoch": 0}
+def _read_spec(trial: TrialDir, manifest: dict[str, Any]) -> TrialSpec:
+    """What the trial computes.
+
+    Raises:
+        StoreError: the manifest is damaged, another version's, or another trial's.
+    """
+    path = trial.file(naming.MANIFEST)
+    try:
+        spec = TrialSpec.model_validate(manifest.get("spec"))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise StoreError(f"{path} is damaged, or another version's: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    if spec.id != trial.id or not isinstance(manifest.get("paths"), dict):
+        raise StoreError(f"{path} is damaged, or another trial's: it computes {spec.id}")
+    return spec
 
 
-def _train(trial: TrialDir, threads: int, loader_workers: int, should_stop: Callable[[], bool]) -> dict[str, Any]:
+def _train(
+    trial: TrialDir, threads: int, loader_workers: int, should_stop: Callable[[], bool], position: Position, team: Team
+) -> dict[str, Any]:
+    """The outcome; nothing in a process that only follows."""
     manifest = trial.manifest()
-    spec = TrialSpec.model_validate(manifest["spec"])
+    spec = _read_spec(trial, manifest)
     load_of_trial(trial, spec)
     settings = spec.settings
     clock = _Clock()
+    if torch.cuda.is_initialized():  # inline, a trial before has used this process
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     torch.set_num_threads(threads)
     random.seed(spec.seed)
     np.random.seed(spec.seed)
 
     config = trial_config(spec, manifest["paths"], str(trial.path), loader_workers)
-    with contextlib.redirect_stdout(io.StringIO()):
-        config.dump(str(trial.file(naming.CONFIG)))
+    if team.leads:
+        write_text(trial.file(naming.CONFIG), config.pretty_text)
     runner = TrialRunner.from_cfg(config)
+    if team.size > 1 and _device(runner.model).type == "cuda":
+        runner.model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(runner.model)
+    runner.model.team = team
     evaluator = CocoEvaluator(manifest["paths"]["val_annotations"], spec.data.classes, settings.max_dets)
     val_loader = Runner.build_dataloader(config.val_loader, seed=spec.seed)
 
@@ -279,20 +199,27 @@ def _train(trial: TrialDir, threads: int, loader_workers: int, should_stop: Call
         metrics = evaluator(collect(predict_and_collect(runner.model, val_loader, seen)))[0]
         return metrics | seen.truth_scores().metrics()
 
-    resumed = load_last(trial.file(naming.LAST_CHECKPOINT), trial.id)
-    hook = TrialHook(trial, evaluate, should_stop, resumed, spec.seed)
+    resumed = _load_last(trial, team)
+    hook = TrialHook(trial, evaluate, should_stop, resumed, spec.seed, position, team)
     runner.register_hook(hook)
     runner.load_or_resume = lambda: _start(runner, spec, hook)
     clock.lap("setup")
-    start = f"goes on after step {resumed['meta']['iter']}" if resumed else "starts"
-    _log(
-        trial,
-        f"trial {trial.id} {start}: seed {spec.seed}, data {spec.data.name} {spec.data.digest}, {_device_name(runner.model)}, {threads} threads",
-    )
+    step = resumed["meta"]["iter"] if resumed else 0
+    runner.model.parts = _parts(trial, step, team)
+    start = f"goes on after step {step}" if resumed else "starts"
+    in_parts = f", each batch of {settings.batch_size} in {runner.model.parts} parts" if runner.model.parts > 1 else ""
+    processes = f" in each of {team.size} processes" if team.size > 1 else ""
+    if team.leads:
+        trial.log(
+            f"trial {trial.id} {start}: seed {spec.seed}, data {spec.data.name} {spec.data.digest}, {_device_name(runner.model)}, "
+            f"{threads} threads{processes}{in_parts}"
+        )
     try:
         runner.train()
     except NonFiniteLoss as error:
         raise NonFiniteLoss(runner.iter + 1, runner.epoch + 1, error.losses) from None
+    if not team.leads:
+        return {}
     if hook.average:
         hook.average.copy_to(runner.model)  # from here on it is the trial's model
     clock.lap("train", minus=hook.eval_seconds)
@@ -314,7 +241,7 @@ def _train(trial: TrialDir, threads: int, loader_workers: int, should_stop: Call
     clock.lap("distributions")
     metrics |= measure_latency(runner.model, val_loader.dataset, trial.path.parent / ".latency.lock")
     clock.lap("latency")
-    _log(trial, f"done: AP {metrics.get('AP', 0):.1f}, {metrics['fps']:.1f} images a second")
+    trial.log(f"done: AP {metrics.get('AP', 0):.1f}, {metrics['fps']:.1f} images a second")
     return {
         "status": "done",
         "metrics": {key: round(value, 6) for key, value in metrics.items()},
@@ -322,6 +249,7 @@ def _train(trial: TrialDir, threads: int, loader_workers: int, should_stop: Call
         "counts": counts,
         "epochs": runner.epoch,
         "steps": runner.iter,
+        "processes": team.size,
         "seconds": {key: round(value, 3) for key, value in clock.laps.items()},
         "peak_memory_mib": _peak_memory_mib(),
         "device": _device_name(runner.model),
@@ -339,6 +267,27 @@ def _start(runner: TrialRunner, spec: TrialSpec, hook: TrialHook) -> None:
         restore(runner, hook.resumed, hook.average)
 
 
+def _load_last(trial: TrialDir, team: Team) -> dict[str, Any] | None:
+    """The last checkpoint, in each process; what is damaged the first one has set aside before the others look."""
+    if not team.leads:
+        team.wait()
+    found = load_last(trial)
+    if team.leads:
+        team.wait()
+    return found
+
+
+def _parts(trial: TrialDir, step: int, team: Team) -> int:
+    """Into how many parts each batch is split; records from which step on, which is the earliest that a trial ever went on from."""
+    accumulation = trial.accumulation()
+    if accumulation is None:
+        return 1
+    since = accumulation["since_step"]
+    if team.leads and (since is None or step < since):
+        trial.write_accumulation(accumulation["parts"], step)
+    return accumulation["parts"]
+
+
 def _peak_memory_mib() -> float:
     """Peak memory so far: of the GPU's allocator where there is one, else of this process."""
     if torch.cuda.is_available():
@@ -346,8 +295,12 @@ def _peak_memory_mib() -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
+def _device(model: torch.nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
 def _device_name(model: torch.nn.Module) -> str:
-    device = next(model.parameters()).device
+    device = _device(model)
     return f"{device} {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
 
 

@@ -1,0 +1,156 @@
+"""What `gfl-lab run` costs beside a shell loop that trains the same four configurations with mmengine's stock Runner.
+
+    uv run python benchmarks/run_overhead.py                    Table 3's four cells on desk, twice: 15 minutes on two quiet cores
+    uv run python benchmarks/run_overhead.py --write            also writes benchmarks/results/
+    uv run python benchmarks/run_overhead.py --epochs 2         a shorter schedule, to try it
+
+The loop is `ls trials | xargs -P SLOTS python run_overhead.py --stock`: a process for each configuration, as many at a time as
+gfl-lab runs. Each reads the config.py that gfl-lab wrote for the trial and adds what mmdet's own configurations have: logger and
+checkpoint hooks, and after each epoch an evaluation with mmdet's CocoMetric. Model, data, augmentation, batches and seeds are
+the trial's, so both ways must come to the same weights, and that is checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+EXPERIMENT = ROOT / "experiments" / "table3_qfl_dfl.yaml"
+PACKAGES = ("torch", "mmdet", "mmengine", "mmcv-lite", "ray", "mlflow", "pycocotools")
+
+
+def stock(trial: Path, out: Path, threads: int) -> None:
+    """Train the trial's configuration with mmengine's Runner as it is; its COCO numbers go to ``out/<id>/metrics.json``."""
+    import torch
+    from mmengine.config import Config
+    from mmengine.hooks import Hook
+    from mmengine.runner import Runner
+
+    import gfl_lab.train.trial  # noqa: F401  (registers the detector, the data set and the samplers that the configuration names)
+
+    torch.set_num_threads(threads)
+    config = Config.fromfile(trial / "config.py")
+    folder = out / trial.name
+    annotations = config.val_loader.dataset.ann_file
+    config.merge_from_dict(
+        {
+            "work_dir": str(folder),
+            "val_dataloader": config.pop("val_loader"),
+            "val_cfg": {"type": "ValLoop"},
+            "val_evaluator": {"type": "CocoMetric", "ann_file": annotations, "metric": "bbox"},
+            "default_hooks": {
+                "timer": {"type": "IterTimerHook"},
+                "logger": {"type": "LoggerHook", "interval": 50},
+                "checkpoint": {"type": "CheckpointHook", "interval": 1, "max_keep_ckpts": 1},
+            },
+        }
+    )
+
+    class SetEpoch(Hook):
+        """The trial's data set draws its augmentation from the epoch."""
+
+        def before_train_epoch(self, runner: Runner) -> None:
+            runner.train_dataloader.dataset.set_epoch(runner.epoch)
+
+    runner = Runner.from_cfg(config)
+    runner.register_hook(SetEpoch())
+    runner.train()
+    hub = runner.message_hub.log_scalars
+    (folder / "metrics.json").write_text(json.dumps({key: hub[f"val/coco/bbox_{key}"].current() for key in ("mAP", "mAP_50", "mAP_75")}))
+    torch.save(runner.model.state_dict(), folder / "weights.pth")
+
+
+def timed(command: str | list[str], environment: dict[str, str]) -> float:
+    """Seconds of a command; its words go to stderr only when it fails."""
+    started = time.perf_counter()
+    done = subprocess.run(
+        command, shell=isinstance(command, str), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if done.returncode:
+        sys.exit(f"{command} ended with {done.returncode}:\n{done.stdout[-6000:]}")
+    return time.perf_counter() - started
+
+
+def same_weights(trial: Path, out: Path) -> bool:
+    """Whether both ways came to the same weights, bit by bit."""
+    import torch
+
+    ours = torch.load(trial / "last.pth", weights_only=True)["state_dict"]
+    theirs = torch.load(out / trial.name / "weights.pth", weights_only=True)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, help="instead of the profile's")
+    parser.add_argument("--write", action="store_true", help="write the report under benchmarks/results/")
+    parser.add_argument("--stock", nargs=3, metavar=("OUT", "THREADS", "TRIAL"), help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.stock:
+        stock(Path(asked.stock[2]), Path(asked.stock[0]), int(asked.stock[1]))
+        return
+    folder = Path(tempfile.mkdtemp(prefix="run-overhead-"))
+    experiment = folder / EXPERIMENT.name
+    shutil.copytree(EXPERIMENT.parent / "published", folder / "published")
+    experiment.write_text(EXPERIMENT.read_text() + (f"set: {{epochs: {asked.epochs}}}\n" if asked.epochs else ""))
+    home, out = folder / "runs", folder / "stock"
+    environment = os.environ | {"GFL_LAB_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    lab = [sys.executable, "-m", "gfl_lab.cli.main"]
+
+    planned = subprocess.run([*lab, "plan", str(experiment), "--json"], env=environment, check=True, capture_output=True, text=True)
+    slots = json.loads(planned.stdout)["at_once"]  # the plan also made the data set
+    timed([sys.executable, "-c", "import torch, mmdet.models, ray.tune, mlflow.tracking"], environment)  # files into the page cache
+    run = timed([*lab, "run", str(experiment)], environment)
+    threads = len(os.sched_getaffinity(0)) // slots
+    script = f"{sys.executable} {__file__} --stock {out} {threads}"
+    loop = timed(f"ls -d {home}/trials/*/ | xargs -P {slots} -n 1 {script}", environment | {"OMP_NUM_THREADS": str(threads)})
+
+    cpu = next(
+        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), ""
+    )
+    lines = [
+        "# Overhead: gfl-lab run against a shell loop over mmengine's Runner",
+        "",
+        f"- date: {datetime.date.today().isoformat()}",
+        f"- machine: {cpu}, {len(os.sched_getaffinity(0))} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, Python {platform.python_version()}",
+        f"- versions: {', '.join(f'{package} {importlib.metadata.version(package)}' for package in PACKAGES)}",
+        f"- command: `uv run python benchmarks/run_overhead.py{f' --epochs {asked.epochs}' if asked.epochs else ''}{' --write' if asked.write else ''}`",
+        f"- the four cells of table3_qfl_dfl on desk, {slots} at a time on {threads} thread each; the data set was there before",
+        "",
+        "| way | wall |",
+        "| :-- | --: |",
+        f"| `gfl-lab run`: Ray, MLflow, box distributions, scores against the true edges, table | {run:.1f} s |",
+        f"| shell loop: mmengine's Runner, CocoMetric after each epoch, checkpoints | {loop:.1f} s |",
+        f"| ratio | {run / loop:.3f} |",
+        "",
+        "| trial | AP, gfl-lab | AP, loop | same weights |",
+        "| :-- | --: | --: | :-- |",
+    ]  # fmt: skip
+    for trial in sorted((home / "trials").iterdir()):
+        if (trial / "result.json").exists():
+            ours = json.loads((trial / "result.json").read_text())["metrics"]["AP"]
+            theirs = 100 * json.loads((out / trial.name / "metrics.json").read_text())["mAP"]
+            lines.append(f"| {trial.name} | {ours:.1f} | {theirs:.1f} | {'yes' if same_weights(trial, out) else 'no'} |")
+    report = "\n".join(lines) + "\n"
+    print(report)
+    if asked.write:
+        (ROOT / "benchmarks" / "results" / f"run_overhead_{datetime.date.today().isoformat()}.md").write_text(report)
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""`gfl-lab confirm`: a search's best against the defaults, over several seeds, as an ablation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gfl_lab.cli.output import plural, say
+from gfl_lab.cli.prepare import Files, experiment_argument, parse_seeds, profile_option, read_files
+from gfl_lab.errors import InputError, Problem, StoreError
+
+SEEDS = 3
+DEFAULTS = "defaults"
+
+
+@click.command("confirm", context_settings={"ignore_unknown_options": True})
+@experiment_argument
+@profile_option
+@click.option("--top", type=click.IntRange(1, 20), default=1, show_default=True, help="How many of the best finished suggestions.")
+@click.option("--seeds", metavar="LIST", callback=parse_seeds, help="Seeds to compare on; default three that the search has not seen.")
+@click.argument("run_options", nargs=-1, type=click.UNPROCESSED)
+def command(experiment: Path, profile: str | None, top: int, seeds: list[int] | None, run_options: tuple[str, ...]) -> None:
+    """Compare the best of a search, EXPERIMENT, with the profile's defaults over several seeds, and print the table.
+
+    Writes an ablation beside the search's results and runs it. All other options are those of `gfl-lab run`, and must be
+    the ones that the search was run with where they decide what is trained (--data, --weights).
+
+    Example:  gfl-lab confirm experiments/search_desk.yaml --top 2
+    """
+    from gfl_lab.cli.run import command as run
+    from gfl_lab.report.search import rank
+    from gfl_lab.results.search import read_search
+    from gfl_lab.rundir import RunTree
+
+    files = read_files(experiment, profile)
+    name, profile_name = files.experiment.name, files.profile.name
+    if files.experiment.kind != "search":
+        raise InputError(
+            Problem(f"{experiment} is an {files.experiment.kind}", hint="`confirm` takes the file of a search (kind: search).")
+        )
+    tree = RunTree.default()
+    folder = tree.experiment(name, profile_name)
+    try:
+        search = read_search(tree, name, profile_name)
+    except StoreError as error:
+        hint = f"Run it first:  gfl-lab run {experiment}" + (f" --profile {profile}" if profile else "")
+        raise InputError(Problem(error.problems[0].message, hint=hint)) from None
+    best = rank(search).best
+    if not best:
+        raise InputError(f"no suggestion of search {name} on profile {profile_name} has finished yet")
+    arms = {f"suggestion {row.number}": dict(row.settings) for row in best[:top]}
+    arms = _without_defaults(arms, files)
+    if not arms:
+        say(f"the best of the search computes what the defaults of profile {profile_name} do: there is nothing to confirm")
+        return
+    seeds = seeds or [search.seed + 1 + index for index in range(SEEDS)]
+    if search.seed in seeds:
+        say(f"note: seed {search.seed} is the search's own: the best was chosen for its number there, which flatters it")
+    path = _write(files, folder, arms, seeds)
+    say(f"{plural(len(arms), 'suggestion')} against the defaults, seeds {', '.join(map(str, seeds))}: {path}")
+    run.main([str(path), "--profile", profile_name, *run_options], prog_name="gfl-lab run", standalone_mode=False)
+
+
+def _without_defaults(arms: dict[str, dict[str, Any]], files: Files) -> dict[str, dict[str, Any]]:
+    """``arms`` without those that compute what the defaults do."""
+    from gfl_lab.spec.files import resolve_settings
+    from gfl_lab.spec.settings import effective
+
+    base = files.profile.settings, files.experiment.set
+    default = effective(resolve_settings(*base))
+    return {name: settings for name, settings in arms.items() if effective(resolve_settings(*base, settings)) != default}
+
+
+def _write(files: Files, folder: Path, arms: dict[str, dict[str, Any]], seeds: list[int]) -> Path:
+    """The ablation's file, beside the search's results; the profile beside it, since a file finds its profile there."""
+    import yaml
+
+    from gfl_lab.cli.prepare import _with_weights
+    from gfl_lab.rundir import write_text
+
+    experiment = files.experiment
+    beside = files.source.path.resolve().parent
+    name = f"confirm_{experiment.name}"[:100]
+    content = {
+        "name": name,
+        "question": f"Is the best of {experiment.name} better than the defaults on seeds that it was not chosen on?",
+        "kind": "ablation",
+        "profile": files.profile.name,
+        "code": [str(file.path) for file in files.code],
+        "set": _with_weights(experiment.set, beside),
+        "arms": {DEFAULTS: {}, **{arm: _with_weights(settings, beside) for arm, settings in arms.items()}},
+        "baseline": DEFAULTS,
+        "seeds": seeds,
+        "table": {"metrics": list(experiment.table.metrics)},
+    }
+    header = f"# Written by `gfl-lab confirm`; written anew each time. The search: {experiment.name} on {files.profile.name}.\n"
+    path = folder / f"{name}.yaml"
+    write_text(path, header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    profile = yaml.safe_dump(files.profile.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
+    write_text(folder / "profiles" / f"{files.profile.name}.yaml", profile)
+    return path

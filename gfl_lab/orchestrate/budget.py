@@ -1,0 +1,109 @@
+"""Budgets, and what a run spends (docs/cost.md)."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from gfl_lab import naming
+from gfl_lab.errors import InputError, StoreError
+from gfl_lab.orchestrate.cost import Cost, Estimate, cost_of
+from gfl_lab.orchestrate.resources import Share
+from gfl_lab.rundir import read_json, write_json
+
+SAVE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What one command may spend: wall time, core-hours or GPU-hours; ``amount`` in seconds."""
+
+    text: str
+    unit: Literal["wall", "core", "gpu"]
+    amount: float
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """Read ``90min``, ``12h``, ``40gpuh`` or ``8cpuh``. Raises InputError."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(min|h|gpuh|cpuh)", text.strip())
+        if not match or not float(match[1]):
+            raise InputError(f"--budget {text!r}: write 90min or 12h (wall time), 8cpuh (core-hours) or 40gpuh (GPU-hours)")
+        units: dict[str, tuple[Literal["wall", "core", "gpu"], int]] = {
+            "min": ("wall", 60), "h": ("wall", 3600), "gpuh": ("gpu", 3600), "cpuh": ("core", 3600),
+        }  # fmt: skip
+        unit, seconds = units[match[2]]
+        return cls(text.strip(), unit, float(match[1]) * seconds)
+
+    def of(self, cost: Cost) -> float:
+        """The part of a cost that this budget is about, in seconds."""
+        return {"wall": cost.wall_s, "core": cost.core_s, "gpu": cost.gpu_s}[self.unit]
+
+    def exceeded(self, found: Sequence[Estimate], share: Share) -> bool | None:
+        """Whether the trials cost more; None when it cannot be told. What is known of them may be too much already."""
+        known = cost_of([estimate.seconds or 0.0 for estimate in found], share)
+        if known is not None and self.of(known) > self.amount:
+            return True
+        return None if any(estimate.seconds is None for estimate in found) else False
+
+
+class Meter:
+    """Counts what a run spends into ``file``, and asks once to stop when the budget is reached.
+
+    Args:
+        file: cost.json of the experiment; what former commands have spent stands in it already.
+        stop: called from the thread that calls ``look``.
+    """
+
+    def __init__(self, file: Path, share: Share, budget: Budget | None, stop: Callable[[], None]) -> None:
+        self.file, self.share, self.budget, self._stop = file, share, budget, stop
+        self.spent, self.exhausted = Cost(0.0, 0.0, 0.0), False
+        self._before = spent(file) or Cost(0.0, 0.0, 0.0)
+        self._last = self._saved = time.monotonic()
+
+    def look(self, running: int) -> None:
+        """Count the time since the last look, in which ``running`` trials ran."""
+        now = time.monotonic()
+        passed, self._last = now - self._last, now
+        machine = passed * running
+        self.spent = Cost(
+            self.spent.wall_s + passed, self.spent.core_s + machine * self.share.cpus, self.spent.gpu_s + machine * self.share.gpus
+        )
+        if now - self._saved > SAVE_S:
+            self.save()
+        if self.budget and not self.exhausted and self.budget.of(self.spent) >= self.budget.amount:
+            self.exhausted = True
+            self._stop()
+
+    def save(self) -> None:
+        """Write what has been spent in all; a full disk is not this file's to tell."""
+        self._saved = time.monotonic()
+        total = Cost(*(getattr(self._before, key) + getattr(self.spent, key) for key in ("wall_s", "core_s", "gpu_s")))
+        with contextlib.suppress(OSError):
+            write_json(
+                self.file,
+                {
+                    "format": naming.FORMAT_VERSION, "cpus": self.share.cpus, "gpus": self.share.gpus, "at_once": self.share.slots,
+                    "wall_seconds": round(total.wall_s, 1), "core_seconds": round(total.core_s, 1), "gpu_seconds": round(total.gpu_s, 1),
+                },
+            )  # fmt: skip
+
+
+def spent(file: Path) -> Cost | None:
+    """What the commands so far have spent on an experiment; None where no such file can be read."""
+    with contextlib.suppress(StoreError, KeyError, TypeError, ValueError):
+        found = read_json(file)
+        return Cost(float(found["wall_seconds"]), float(found["core_seconds"]), float(found["gpu_seconds"]))
+    return None
+
+
+def last_share(file: Path) -> Share | None:
+    """The share of the machine that the last command gave each trial of an experiment."""
+    with contextlib.suppress(StoreError, KeyError, TypeError, ValueError):
+        found = read_json(file)
+        return Share(int(found["cpus"]), float(found["gpus"]), int(found["at_once"]))
+    return None

@@ -1,0 +1,181 @@
+"""Data sets and files of initial weights in a storage, under the digests by which trials name them.
+
+A data set is packed into archives, because one request for each of a hundred thousand images takes longer than training on
+them does. Each archive is named by its own SHA-256, and ``index.json``, written last, lists them: so a data set is there as a
+whole or not at all, what an interrupted upload has put is not put again, and a damaged archive is noticed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import shutil
+import tarfile
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from gfl_lab import naming
+from gfl_lab.errors import Problem, StoreError
+from gfl_lab.rundir import read_json
+from gfl_lab.storage import Storage, is_plain_name
+
+ARCHIVE_BYTES = 256 * 2**20
+"""An archive is closed when it holds this much."""
+
+_INDEX = "index.json"
+_SPLITS = ("train", "val")
+_PATHS = [f"{split}_{what}" for split in _SPLITS for what in ("annotations", "images")]
+
+
+def push_dataset(storage: Storage, digest: str, paths: Mapping[str, str], say: Callable[[str], None]) -> None:
+    """Put a data set, unless it is there.
+
+    Args:
+        digest: of its content. paths: ``{split}_annotations`` and ``{split}_images`` of both splits, absolute.
+
+    Raises:
+        ResourceError: the storage cannot be reached. OSError: a file cannot be read.
+    """
+    folder = f"data/{digest}"
+    if storage.stamp(f"{folder}/{_INDEX}"):
+        return
+    say(f"putting the data set {digest} into {storage.uri}, once")
+    shared = paths["train_images"] == paths["val_images"]
+    members: dict[str, Path] = {}
+    found = {}
+    for split in _SPLITS:
+        images = "images" if shared else split
+        annotations = Path(paths[f"{split}_annotations"])
+        members[f"{split}.json"] = annotations
+        for image in json.loads(annotations.read_bytes())["images"]:
+            members[f"{images}/{image['file_name']}"] = Path(paths[f"{split}_images"]) / image["file_name"]
+        found |= {f"{split}_annotations": f"{split}.json", f"{split}_images": images}
+    there = storage.list(folder)
+    archives = []
+    for file, name in _archives(members):
+        size = file.seek(0, 2)
+        file.seek(0)
+        if name not in there or there[name].size != size:
+            storage.upload(file, f"{folder}/{name}")
+        archives.append(name)
+    index = {"format": naming.FORMAT_VERSION, "digest": digest, "archives": archives, "paths": found}
+    storage.write(f"{folder}/{_INDEX}", json.dumps(index, indent=2).encode())
+
+
+def _archives(members: Mapping[str, Path]) -> Iterator[tuple[BinaryIO, str]]:
+    """Temporary tar files over ``members``, the same ones for the same content, each with its name."""
+    waiting = deque(members.items())
+    while waiting:
+        with tempfile.TemporaryFile(prefix="gfl-lab-") as file:
+            with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
+                while waiting and file.tell() < ARCHIVE_BYTES:
+                    name, path = waiting.popleft()
+                    with path.open("rb") as content:
+                        entry = tarfile.TarInfo(name)
+                        entry.size = content.seek(0, 2)
+                        content.seek(0)
+                        archive.addfile(entry, content)
+            file.flush()
+            file.seek(0)
+            yield file, hashlib.file_digest(file, "sha256").hexdigest() + ".tar"
+
+
+def fetch_dataset(storage: Storage, digest: str, cache: Path) -> dict[str, str]:
+    """The paths of a data set under ``cache / digest``, fetched unless it is there. Processes of a node wait for each other.
+
+    Raises:
+        StoreError: it is not in the storage, or damaged there. ResourceError: the storage cannot be reached.
+        OSError: it cannot be written here.
+    """
+    folder = cache / digest
+    with _locked(cache / f".{digest}.lock"):
+        if not folder.is_dir():
+            for litter in cache.glob(f".{digest}.*.tmp"):
+                shutil.rmtree(litter, ignore_errors=True)
+            temporary = Path(tempfile.mkdtemp(dir=cache, prefix=f".{digest}.", suffix=".tmp"))
+            try:
+                _fetch_into(temporary, storage, digest)
+                temporary.chmod(0o755)
+                temporary.replace(folder)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    paths = read_json(folder / _INDEX)["paths"]
+    return {key: str(folder / paths[key]) for key in _PATHS}
+
+
+def _fetch_into(folder: Path, storage: Storage, digest: str) -> None:
+    index = storage.read(f"data/{digest}/{_INDEX}")
+    if index is None:
+        raise StoreError(f"data set {digest} is not in {storage.uri}, or not the whole of it")
+    (folder / _INDEX).write_bytes(index)
+    known = read_json(folder / _INDEX)
+    if not all(is_plain_name(known["paths"][key]) for key in _PATHS):
+        raise StoreError(f"data/{digest}/{_INDEX} in {storage.uri} is damaged")
+    for name in known["archives"]:
+        with storage.reading(f"data/{digest}/{name}") as stream:
+            hashed = _Hashed(stream)
+            damage = None
+            try:
+                with tarfile.open(fileobj=hashed, mode="r|") as archive:
+                    archive.extractall(folder, filter="data")
+            except tarfile.TarError as error:
+                damage = error
+            while hashed.read(2**20):
+                pass
+        if damage or f"{hashed.sum.hexdigest()}.tar" != name:
+            hint = f"Delete data/{digest} there; the next run puts it again."
+            raise StoreError(Problem(f"data set {digest} is damaged in {storage.uri}: {name} is not what it was", hint=hint))
+
+
+class _Hashed:
+    """A stream whose SHA-256 is known when it has been read."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self.sum = stream, hashlib.sha256()
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self.sum.update(data)
+        return data
+
+
+def push_weights(storage: Storage, digest: str, path: Path) -> None:
+    """Put a file of initial weights, unless it is there. Raises ResourceError; OSError when it cannot be read."""
+    there = storage.stamp(f"weights/{digest}")
+    with path.open("rb") as file:
+        if there is None or there.size != file.seek(0, 2):
+            file.seek(0)
+            storage.upload(file, f"weights/{digest}")
+
+
+def fetch_weights(storage: Storage, digest: str, cache: Path) -> Path:
+    """A file of initial weights under ``cache``, fetched unless it is there.
+
+    Raises:
+        StoreError: it is not in the storage, or damaged there. ResourceError: the storage cannot be reached.
+    """
+    if not is_plain_name(digest):
+        raise StoreError(f"{digest!r} is no digest of weights")
+    path = cache / f"{digest}.pth"
+    with _locked(cache / f".{digest}.lock"):
+        if not path.exists():
+            fetched = cache / f".{digest}.fetched"
+            storage.download(f"weights/{digest}", fetched)
+            with fetched.open("rb") as file:
+                if not hashlib.file_digest(file, "sha256").hexdigest().startswith(digest):
+                    raise StoreError(f"weights/{digest} in {storage.uri} are damaged: delete them there; the next run puts them again")
+            fetched.replace(path)
+    return path
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # released by the system when the process ends, however it ends
+        yield

@@ -1,0 +1,339 @@
+"""What trials will cost, and on what that estimate rests (docs/cost.md)."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import functools
+import re
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gfl_lab import naming
+from gfl_lab.errors import StoreError
+from gfl_lab.orchestrate.resources import Peak, Share, processes_of
+from gfl_lab.plan.plan import Plan, Trial, steps_of
+from gfl_lab.rundir import RunTree, TrialDir, TrialState, read_json, read_metric_lines
+from gfl_lab.spec.files import Profile, resolve_settings
+from gfl_lab.spec.schedule import total_epochs
+from gfl_lab.spec.settings import INPUT, MODEL, Settings, group_of
+
+HISTORY, WARM_UP, HINT, NOTHING = "history", "warm-up", "profile", "nothing"
+"""What an estimate can rest on, the best first."""
+
+_SHAPE = (
+    *(key for key in Settings.model_fields if group_of(key) in (MODEL, INPUT) and key != "weights"),
+    "batch_size", "optimizer", "precision", "scale_range", "crop",
+)  # fmt: skip
+"""Settings that must be equal for one trial's pace to speak for another's."""
+_DETECTOR = (
+    "quality", "box", "dfl", "reg_max", "head", "cls_loss", "box_loss", "assigner", "atss_topk", "dgqp_topk", "dgqp_channels", "dgqp_form", "ema",
+)  # fmt: skip
+"""Settings that also change the pace, but little: trials that agree in them are preferred."""
+_DEFAULTS = Settings().model_dump(mode="json")
+
+
+def shape(settings: Mapping[str, Any]) -> str:
+    """What the pace of training and evaluation depends on most."""
+    return naming.canonical_json([settings.get(key, _DEFAULTS[key]) for key in _SHAPE])
+
+
+def detector(settings: Mapping[str, Any]) -> str:
+    """What it depends on besides."""
+    values = {key: settings.get(key, _DEFAULTS[key]) for key in _DETECTOR}
+    return naming.canonical_json(values | {"ema": bool(values["ema"])})
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast trials of one shape are, from one finished trial or one warm-up.
+
+    Attributes:
+        source: HISTORY or WARM_UP.
+        iteration_s: seconds of an iteration of training. image_s: of one image of evaluation. rest_s: of what is done once
+            in a trial. cpus: cores that it had; 0 unknown. device: ``cpu`` or ``cuda NAME``. processes: of the trial.
+        memory_mib, gpu_memory_mib: peak of a warm-up; 0 unknown.
+    """
+
+    source: str
+    detector: str
+    data: str
+    digest: str
+    iteration_s: float
+    image_s: float
+    rest_s: float
+    cpus: int
+    device: str
+    processes: int = 1
+    memory_mib: float = 0.0
+    gpu_memory_mib: float = 0.0
+    trial: str = ""
+
+    def seconds(self, settings: Mapping[str, Any], data: Mapping[str, Any], done: float, cpus: int) -> float:
+        """Seconds that a trial with a share ``done`` of its steps behind it still takes on ``cpus`` cores."""
+        epochs = total_epochs(settings)
+        work = steps_of(settings, data["train_images"]) * self.iteration_s + epochs * data["val_images"] * self.image_s
+        scale = self.cpus / cpus if self.device == "cpu" and self.cpus and cpus else 1.0
+        return (work * (1 - done) + self.rest_s) * scale
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Expected seconds of one trial (None: nothing is known), what they rest on, and on how many trials or warm-ups."""
+
+    seconds: float | None
+    rests_on: str = NOTHING
+    count: int = 0
+    apart: tuple[str, ...] = ()
+    """In what those trials are unlike this one."""
+
+
+class Paces:
+    """Every pace that a run tree knows."""
+
+    def __init__(self, tree: RunTree) -> None:
+        self._known: dict[str, list[Pace]] = {}
+        self._most_alike = functools.cache(self._find_most_alike)  # a plan has many trials of few models
+        for key, pace in [*_finished(tree), *_measured(tree)]:
+            self._known.setdefault(key, []).append(pace)
+
+    def estimate(
+        self,
+        settings: Mapping[str, Any],
+        data: Mapping[str, Any],
+        *,
+        cpus: int,
+        device: str,
+        processes: int = 1,
+        done: float = 0.0,
+        profile: Profile | None = None,
+        without: str = "",
+        sources: Sequence[str] = (HISTORY, WARM_UP, HINT),
+    ) -> Estimate:
+        """Seconds that a trial still takes.
+
+        Args:
+            settings, data: as a manifest's spec has them. device: ``cpu``, ``cuda NAME``, or empty where it is not known.
+            done: share of its steps that are done. profile: whose hint is used where there is nothing better.
+            without: id of a trial that is not asked. sources: what may be asked.
+        """
+        pace, count, other = self._most_alike(
+            shape(settings), detector(settings), data["name"], data["digest"], cpus, device, processes, without, tuple(sources)
+        )  # fmt: skip
+        if pace:
+            return Estimate(pace.seconds(settings, data, done, cpus), pace.source, count, other)
+        if profile and HINT in sources and profile.cpu_seconds_per_image and device == "cpu":
+            own = resolve_settings(profile.settings).model_dump()  # the hint is measured with the profile's own model
+            if all(settings[key] == own[key] for key in ("backbone", "dcn", "precision")):
+                images = data["train_images"] * total_epochs(settings)
+                return Estimate(profile.cpu_seconds_per_image * images * (1 - done) / max(1, cpus), HINT)
+        return Estimate(None)
+
+    def _find_most_alike(
+        self,
+        shape: str,
+        detector: str,
+        name: str,
+        digest: str,
+        cpus: int,
+        device: str,
+        processes: int,
+        without: str,
+        sources: tuple[str, ...],
+    ) -> tuple[Pace | None, int, tuple[str, ...]]:
+        """The median pace of what is most like such a trial, of how many, and in what they are unlike it."""
+        wanted = {"detector settings": detector, "cores": cpus, "device": device, "data": digest}
+
+        def apart(pace: Pace) -> dict[str, bool]:
+            own = {"detector settings": pace.detector, "cores": pace.cpus, "device": pace.device, "data": pace.digest}
+            return {key: bool(wanted[key]) and own[key] != wanted[key] for key in wanted}
+
+        def worth(pace: Pace) -> tuple[bool, ...]:
+            other = apart(pace)
+            return not other["device"], not other["cores"], not other["detector settings"], pace.source == HISTORY, not other["data"]
+
+        alike = [
+            pace
+            for pace in self._known.get(shape, [])
+            if pace.source in sources
+            and not (without and pace.trial == without)
+            and (pace.data == name or pace.digest == digest)
+            and (not device or pace.device.partition(" ")[0] == device.partition(" ")[0])
+            and pace.processes == processes
+        ]
+        if not alike:
+            return None, 0, ()
+        best = max(map(worth, alike))
+        asked = [pace for pace in alike if worth(pace) == best]
+        asked = [pace for pace in asked if pace.cpus == asked[0].cpus]
+        typical = {key: statistics.median(getattr(pace, key) for pace in asked) for key in ("iteration_s", "image_s", "rest_s")}
+        other = tuple(key for key, differs in apart(asked[0]).items() if differs)
+        return replace(asked[0], **typical), len(asked), other
+
+    def peak(self, trials: Iterable[Trial], *, gpu: bool) -> Peak | None:
+        """Peak memory of the most demanding of these trials; None unless a warm-up has measured every model among them."""
+        found = []
+        for trial in trials:
+            settings = trial.spec.settings.model_dump(mode="json")
+            own = [
+                pace
+                for pace in self._known.get(shape(settings), [])
+                if pace.source == WARM_UP and pace.detector == detector(settings) and pace.device.startswith("cuda") == gpu
+            ]
+            if not own:
+                return None
+            found.append(max(own, key=lambda pace: pace.gpu_memory_mib or pace.memory_mib))
+        return Peak(max(pace.memory_mib for pace in found), max(pace.gpu_memory_mib for pace in found)) if found else None
+
+
+def _finished(tree: RunTree) -> Iterator[tuple[str, Pace]]:
+    for trial in tree.trials():
+        with contextlib.suppress(StoreError, KeyError, TypeError, ValueError, ZeroDivisionError, OSError):
+            result = trial.result()
+            if not result or result["status"] != "done":
+                continue
+            spec, seconds = trial.manifest()["spec"], result["seconds"]
+            settings, data = spec["settings"], spec["data"]
+            steps, evaluations = _last_attempt(trial, result)
+            yield (
+                shape(settings),
+                Pace(
+                    source=HISTORY,
+                    detector=detector(settings),
+                    data=data["name"],
+                    digest=data["digest"],
+                    iteration_s=seconds["train"] / steps,
+                    image_s=seconds["eval"] / (evaluations * data["val_images"]),
+                    rest_s=max(0.0, seconds["total"] - seconds["train"] - seconds["eval"]),
+                    cpus=_cores(trial),
+                    device=re.sub(r":\d+", "", result["device"], count=1),
+                    processes=int(result.get("processes", 1)),
+                    trial=trial.id,
+                ),
+            )
+
+
+def _last_attempt(trial: TrialDir, result: Mapping[str, Any]) -> tuple[int, int]:
+    """Steps and evaluations in the ``seconds`` of a result: after a resume they are those of the last attempt alone."""
+    started = datetime.datetime.fromisoformat(result["finished"]).timestamp() - result["seconds"]["total"] - 1
+    with trial.file(naming.METRICS_FILE).open("rb") as file:
+        first = file.readline()
+    match = re.search(rb'"time":\s*([\d.]+)', first)
+    if match is None or float(match[1]) >= started:
+        return result["steps"], result["epochs"]
+    own = [line["kind"] for line in read_metric_lines(trial.file(naming.METRICS_FILE))[0] if line["time"] >= started]
+    return own.count("train"), own.count("val")
+
+
+def _cores(trial: TrialDir) -> int:
+    """Threads of the last attempt, which the log tells; 0 where it does not."""
+    with contextlib.suppress(OSError):
+        told = re.findall(r"^\S+ trial [0-9a-f]{12} .*, (\d+) threads", trial.file(naming.LOG).read_text(errors="replace"), re.MULTILINE)
+        return int(told[-1]) if told else 0
+    return 0
+
+
+def _measured(tree: RunTree) -> Iterator[tuple[str, Pace]]:
+    for path in sorted((tree.root / naming.MEASURED_DIR).glob("*.json")):
+        with contextlib.suppress(StoreError, KeyError, TypeError, ValueError):
+            found = read_json(path)
+            settings, data = found["settings"], found["data"]
+            yield (
+                shape(settings),
+                Pace(
+                    source=WARM_UP,
+                    detector=detector(settings),
+                    data=data["name"],
+                    digest=data["digest"],
+                    iteration_s=float(found["seconds_per_iteration"]),
+                    image_s=float(found["seconds_per_image"]),
+                    rest_s=float(found["seconds_once"]),
+                    cpus=int(found["cpus"]),
+                    device=found["device"],
+                    memory_mib=float(found["memory_mib"]),
+                    gpu_memory_mib=float(found["gpu_memory_mib"]),
+                ),
+            )
+
+
+def estimates(
+    trials: Sequence[Trial], plan: Plan, tree: RunTree, share: Share, device: str, paces: Paces | None = None, **how: Any
+) -> list[Estimate]:
+    """What each trial of a plan still takes with ``share`` of the machine; one that was interrupted goes on from where it stood."""
+    paces = paces or Paces(tree)
+    data = plan.data.model_dump(mode="json")
+    found = []
+    for trial in trials:
+        settings = trial.spec.settings.model_dump(mode="json")
+        done = 0.0
+        if tree.trial(trial.id).state() is TrialState.INTERRUPTED:
+            lines = read_metric_lines(tree.trial(trial.id).file(naming.METRICS_FILE))[0]
+            done = min(1.0, max((line["step"] for line in lines), default=0) / steps_of(settings, plan.data.train_images))
+        processes = processes_of(share.gpus)
+        found.append(
+            paces.estimate(
+                settings, data, cpus=share.cpus, device=device, processes=processes, done=done, profile=plan.profile, **how
+            )
+        )  # fmt: skip
+    return found
+
+
+def expected_seconds(trials: Sequence[Trial], plan: Plan, tree: RunTree, share: Share, device: str = "cpu") -> list[float | None]:
+    """Seconds that each trial still takes; None where nothing is known."""
+    return [estimate.seconds for estimate in estimates(trials, plan, tree, share, device)]
+
+
+def wall_seconds(each: Sequence[float | None], slots: int) -> float | None:
+    """Wall time of trials run ``slots`` at a time, in order; None when one of them is unknown."""
+    if any(seconds is None for seconds in each):
+        return None
+    ends = [0.0] * max(1, slots)
+    for seconds in each:
+        ends.sort()
+        ends[0] += seconds or 0.0
+    return max(ends, default=0.0)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Time and machine time: wall seconds, core-seconds and GPU-seconds (a quarter of a GPU for an hour is 900)."""
+
+    wall_s: float
+    core_s: float
+    gpu_s: float
+
+    def to_json(self) -> dict[str, float]:
+        """Hours, as ``--json`` shows them."""
+        return {
+            "seconds": round(self.wall_s, 1),
+            "core_hours": round(self.core_s / 3600, 4),
+            "gpu_hours": round(self.gpu_s / 3600, 4),
+        }  # fmt: skip
+
+
+def cost_of(each: Sequence[float | None], share: Share) -> Cost | None:
+    """What trials of these seconds cost together; None when one of them is unknown."""
+    wall = wall_seconds(each, share.slots)
+    if wall is None:
+        return None
+    total = sum(seconds or 0.0 for seconds in each)
+    return Cost(wall, total * share.cpus, total * share.gpus)
+
+
+def rests_on(found: Sequence[Estimate]) -> str:
+    """One phrase on what estimates rest on: ``3 finished trials``, ``a warm-up``, ``the profile's hint``."""
+    words = []
+    for source, one, many in (
+        (HISTORY, "a finished trial like it", "{} finished trials"), (WARM_UP, "a warm-up", "warm-ups"), (HINT, "the profile's hint", "the profile's hint"),
+        (NOTHING, "nothing", "nothing"),
+    ):  # fmt: skip
+        own = [estimate for estimate in found if estimate.rests_on == source]
+        if own:
+            count = max(estimate.count for estimate in own)
+            text = (one if count == 1 and len(own) == 1 else many).format(count) if source == HISTORY else (one if len(own) == 1 else many)
+            apart = sorted({key for estimate in own for key in estimate.apart})
+            text += f" (with other {' and '.join(apart)})" if apart else ""
+            words.append(f"{text} for {len(own)} of {len(found)}" if len(own) < len(found) else text)
+    return ", ".join(words)

@@ -1,0 +1,143 @@
+"""`plan --measure`: warm one trial of each distinct model up, and keep what was measured under runs/measured/."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import shutil
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from gfl_lab import naming
+from gfl_lab.orchestrate.cost import detector, shape
+from gfl_lab.orchestrate.driver import jobs_for, write_manifests
+from gfl_lab.orchestrate.process import Job, TrialProcess
+from gfl_lab.orchestrate.resources import Machine, Share
+from gfl_lab.plan.plan import Trial
+from gfl_lab.rundir import RunTree, TrialDir, TrialState, write_json
+from gfl_lab.spec.code import CodeFile
+
+WARM_UP_PREFIX = ".warm-up-"
+GIB_EACH = 4
+"""Memory that is reckoned for each warm-up before any is measured."""
+
+
+def distinct(trials: Sequence[Trial]) -> list[Trial]:
+    """The first trial of each model: seeds and settings that change no pace make none of their own."""
+    found: dict[str, Trial] = {}
+    for trial in trials:
+        settings = trial.spec.settings.model_dump(mode="json")
+        found.setdefault(shape(settings) + detector(settings), trial)
+    return list(found.values())
+
+
+def measure(
+    trials: Sequence[Trial],
+    tree: RunTree,
+    paths: Mapping[str, str],
+    code: Sequence[CodeFile],
+    share: Share,
+    machine: Machine,
+    entry: str,
+    loader_workers: int,
+    say: Callable[[str], None],
+) -> list[str]:
+    """Warm up each distinct model of ``trials`` and write what was measured to the run tree.
+
+    On CPUs as many run at once as the run itself will have, since trials slow each other down; on a GPU one, since what fits
+    is not known yet.
+
+    Args:
+        entry: ``module:function`` that warms up the trial in a folder.
+        say: told of each one that is done.
+
+    Returns:
+        What failed, one sentence each.
+    """
+    models = distinct(trials)
+    gpu = bool(share.gpus)
+    at_once = 1 if gpu else max(1, min(share.slots, len(trials), int(machine.memory_gib // GIB_EACH)))
+    rounds = [models[index % len(models)] for index in range(max(len(models), at_once))]  # the last ones are not alone either
+    root = tree.root / naming.MEASURED_DIR
+    root.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=WARM_UP_PREFIX, dir=root))
+    how = {"threads": share.cpus, "loader_workers": loader_workers, "gpu": gpu}
+    jobs: SimpleQueue[tuple[Trial, Job]] = SimpleQueue()
+    try:
+        for number, trial in enumerate(rounds):
+            scratch = RunTree(folder / str(number))
+            write_manifests([trial], scratch, paths, code)
+            jobs.put((trial, jobs_for([trial], scratch, entry, how)[0]))
+        done = _run(jobs, [TrialProcess(entry.partition(":")[0]) for _ in range(at_once)])
+        problems = []
+        for trial in models:
+            own = [result for warmed, result in done if warmed.id == trial.id]
+            good = [result for result in own if result["status"] == TrialState.DONE]
+            if not good:
+                problems.append(f"the warm-up of {trial.id} failed: {own[0]['failure']['reason']}")
+                continue
+            found = _record(trial, good, share, at_once)
+            key = naming.digest(
+                [shape(found["settings"]), detector(found["settings"]), found["data"]["digest"], found["device"], share.cpus]
+            )
+            write_json(root / f"{key}.json", found)
+            say(
+                f"measured {naming.setting_text(trial.spec.settings.backbone)} of trial {trial.id}: {found['seconds_per_iteration']:.3f} s an "
+                f"iteration, {found['seconds_per_image']:.4f} s an image of evaluation, {found['memory_mib']:.0f} MiB"
+                + (f", {found['gpu_memory_mib']:.0f} MiB of the GPU" if gpu else "")
+            )
+        return problems
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run(jobs: SimpleQueue[tuple[Trial, Job]], processes: Sequence[TrialProcess]) -> list[tuple[Trial, dict[str, Any]]]:
+    """Run the queue empty, each process one job after the other."""
+    found: list[tuple[Trial, dict[str, Any]]] = []
+
+    def work(process: TrialProcess) -> None:
+        with contextlib.suppress(Empty):
+            while True:
+                trial, job = jobs.get_nowait()
+                process.run(job)
+                found.append((trial, TrialDir(Path(job.path)).result() or {"status": "failed", "failure": {"reason": "it left no result"}}))
+
+    with ThreadPoolExecutor(len(processes)) as pool:
+        try:
+            for future in [pool.submit(work, process) for process in processes]:
+                future.result()
+        finally:  # on Ctrl-C this ends what still runs
+            with contextlib.suppress(Empty):
+                while True:
+                    jobs.get_nowait()
+            for process in processes:
+                process.close()
+    return found
+
+
+def _record(trial: Trial, results: Sequence[Mapping[str, Any]], share: Share, at_once: int) -> dict[str, Any]:
+    metrics = [result["metrics"] for result in results]
+    spec = trial.spec.model_dump(mode="json")
+
+    def mean(key: str) -> float:
+        return round(statistics.mean(each[key] for each in metrics), 6)
+
+    return {
+        "format": naming.FORMAT_VERSION,
+        "settings": spec["settings"],
+        "data": {"name": spec["data"]["name"], "digest": spec["data"]["digest"]},
+        "seconds_per_iteration": mean("seconds_per_iteration"),
+        "seconds_per_image": mean("seconds_per_image"),
+        "seconds_once": mean("seconds_once"),
+        "memory_mib": round(max(each["memory_mib"] for each in metrics), 1),
+        "gpu_memory_mib": round(max(each["gpu_memory_mib"] for each in metrics), 1),
+        "device": results[0]["device"],
+        "cpus": share.cpus,
+        "at_once": at_once,
+        "measured": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }

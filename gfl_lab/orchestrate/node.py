@@ -1,0 +1,227 @@
+"""What a node of a cluster does with a trial whose driver it shares only a storage with (exchange.py has the layout)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from gfl_lab import naming
+from gfl_lab.errors import ResourceError, StoreError
+from gfl_lab.orchestrate import content, exchange
+from gfl_lab.orchestrate.exchange import EVERY_S, LAST_TRIES_S, Link, Pace
+from gfl_lab.orchestrate.process import Job, TrialProcess
+from gfl_lab.rundir import LEASE_STALE_S, RunTree, TrialDir, TrialState, write_json
+from gfl_lab.storage import Storage, Synced, is_plain_name, open_storage
+
+HEARTBEAT_S = 10.0
+LOOK_S = 2.0
+"""How often a node looks whether the trial is still its own and whether it is asked to stop."""
+
+
+def run_on_node(process: TrialProcess, job: Job, scratch: Path) -> TrialState:
+    """Run a trial whose job has a link to a storage.
+
+    Args:
+        scratch: folder of this node, whose actors share it: copies of data sets, and run directories of what is not done.
+
+    Returns:
+        How it ended; running when another node or another driver works on it.
+
+    Raises:
+        ResourceError: the storage cannot be reached. StoreError: the trial or its data are not there, or damaged.
+    """
+    link = Link(**job.link)
+    storage = open_storage(link.uri)
+    tree = RunTree(scratch / "storages" / naming.digest(link.uri))
+    trial = tree.trial(Path(job.path).name)
+    trial.path.mkdir(parents=True, exist_ok=True)
+    stop_file = tree.root / "stop" / f"{link.run}-{trial.id}"
+    stop_file.parent.mkdir(exist_ok=True)
+    stop_file.unlink(missing_ok=True)
+    holder = Holder(
+        storage, link, tree.root / "leases" / trial.id, exchange.stop_name(link.run, job.kwargs.get("stop_file", "")), stop_file
+    )
+    if not holder.take():
+        return TrialState.RUNNING
+    try:
+        synced = Synced(storage, trial.path, exchange.trial_folder(trial.id))
+        if _done_there(storage, trial.id):
+            return TrialState.DONE
+        state = TrialState.DONE
+        if not exchange.is_done(trial):  # else it is done but has never arrived
+            _fetch(storage, trial, synced, scratch)
+            pusher = _Pusher(synced, holder)
+            try:
+                state = process.run(Job(str(trial.path), job.entry, job.preload, job.kwargs | {"stop_file": str(stop_file)}))
+            finally:
+                pusher.finish()
+        if not _put_all(synced, holder):
+            return TrialState.RUNNING
+        if state is TrialState.DONE:
+            shutil.rmtree(trial.path, ignore_errors=True)
+        return state
+    finally:
+        holder.release()
+        stop_file.unlink(missing_ok=True)
+
+
+class Holder(threading.Thread):
+    """Holds a trial's lease in the storage, and passes on that the trial is asked to stop.
+
+    Args:
+        folder: local one for the lease alone. stop_name: the object that asks to stop. stop_file: what the trial looks for.
+    """
+
+    def __init__(self, storage: Storage, link: Link, folder: Path, stop_name: str, stop_file: Path) -> None:
+        super().__init__(name="lease", daemon=True)
+        self._storage, self._link, self._stop_name, self._stop_file = storage, link, stop_name, stop_file
+        self._slot = TrialDir(folder)
+        self._name = exchange.lease_name(self._slot.id)
+        self._mine: dict[str, Any] = {}
+        self._over = threading.Event()
+        self.lost = False
+
+    def take(self) -> bool:
+        """Take the lease and begin to renew it, unless someone else renews it, for which one has to wait a moment.
+
+        A lease of the same run of the same driver is taken at once: the driver would not have given the trial to two nodes
+        unless the first had died. Should it live after all, it will see that it has lost the trial.
+        """
+        self._slot.path.mkdir(parents=True, exist_ok=True)
+        seen, end = None, time.monotonic() + LEASE_STALE_S
+        while self._is_held_by_another():
+            stamp = self._storage.stamp(self._name)
+            if seen and stamp and stamp != seen:
+                return False
+            seen = stamp
+            if time.monotonic() > end:
+                break
+            time.sleep(LOOK_S)
+        self._slot.drop_lease()
+        self._slot.take_lease()
+        self._mine = self._slot.lease() | {"run": self._link.run}
+        self._renew()
+        self.start()
+        return True
+
+    def _is_held_by_another(self) -> bool:
+        lease = self._there()
+        if not lease or lease.get("run") == self._link.run:
+            return False
+        self._slot.drop_lease()
+        write_json(self._slot.file(naming.LEASE), lease)
+        return self._slot.lease_alive()  # its time is now, so one of another host counts as alive until it has been waited for
+
+    def run(self) -> None:
+        renewed = time.monotonic()
+        while not self._over.wait(LOOK_S):
+            with contextlib.suppress(ResourceError):
+                if not self.is_mine() or self._storage.stamp(self._stop_name):
+                    self._stop_file.touch()
+                if self.lost:
+                    return
+                if time.monotonic() >= renewed + HEARTBEAT_S:
+                    self._renew()
+                    renewed = time.monotonic()
+
+    def is_mine(self) -> bool:
+        """Whether the trial is still this node's: nobody has taken it meanwhile, and perhaps ended it. Raises ResourceError."""
+        self.lost = self.lost or self._there() != self._mine
+        return not self.lost
+
+    def _there(self) -> dict[str, Any]:
+        with contextlib.suppress(ValueError):
+            lease = json.loads(self._storage.read(self._name) or b"{}")
+            return lease if isinstance(lease, dict) else {}
+        return {}
+
+    def _renew(self) -> None:
+        self._storage.write(self._name, json.dumps(self._mine).encode())
+
+    def release(self) -> None:
+        """Give the trial up, if it is still one's own."""
+        self._over.set()
+        self.join()
+        self._slot.drop_lease()
+        with contextlib.suppress(ResourceError):
+            if self.is_mine():
+                self._storage.delete(self._name)
+
+
+def _done_there(storage: Storage, trial_id: str) -> bool:
+    with contextlib.suppress(ValueError, AttributeError):
+        result = json.loads(storage.read(f"{exchange.trial_folder(trial_id)}/{naming.RESULT}") or b"{}")
+        return result.get("status") == TrialState.DONE
+    return False
+
+
+def _fetch(storage: Storage, trial: TrialDir, synced: Synced, scratch: Path) -> None:
+    """Everything that the trial needs, with paths of this node; no result and no lease of a former attempt."""
+    listed = storage.list(synced.remote)
+    exchange.take_over(synced, listed)
+    synced.forget(naming.RESULT)
+    trial.file(naming.RESULT).unlink(missing_ok=True)
+    storage.download(f"{synced.remote}/{naming.MANIFEST}", trial.file(naming.MANIFEST))
+    manifest = trial.manifest()
+    try:
+        spec = manifest["spec"]
+        for name in storage.list(f"{synced.remote}/{naming.COMPONENTS_DIR}"):
+            if is_plain_name(name):
+                storage.download(f"{synced.remote}/{naming.COMPONENTS_DIR}/{name}", trial.file(naming.COMPONENTS_DIR) / name)
+        manifest["paths"] = content.fetch_dataset(storage, spec["data"]["digest"], scratch / "data")
+        if spec["settings"]["weights"] not in ("random", "pretrained"):
+            weights = content.fetch_weights(storage, spec["weights_digest"], scratch / "weights")
+            spec["settings"]["weights"] = str(weights)  # not in the trial's id: its content is
+    except (LookupError, TypeError) as error:
+        raise StoreError(f"the manifest of trial {trial.id} in {storage.uri} is damaged: {error!r}") from None
+    write_json(trial.file(naming.MANIFEST), manifest)
+
+
+class _Pusher(threading.Thread):
+    """Puts what has changed while the trial runs, but for its result."""
+
+    def __init__(self, synced: Synced, holder: Holder) -> None:
+        super().__init__(name="pusher", daemon=True)
+        self._synced, self._holder, self._pace = synced, holder, Pace()
+        self._over = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        while not self._over.wait(EVERY_S) and not self._holder.lost:
+            # A storage that does not answer holds no trial up: what is missing is put later, or by the one who ends it.
+            with contextlib.suppress(ResourceError, OSError):
+                changed = self._synced.changed_here(name for name in exchange.local_names(self._synced.folder) if name != naming.RESULT)
+                due = [name for name in changed if self._pace.is_due(name)]
+                if any(name.endswith(".pth") for name in due):
+                    due = [name for name in changed if name in due or name == naming.METRICS_FILE]
+                if due and self._holder.is_mine():
+                    with self._pace.timed(*due):
+                        self._synced.push(due)
+
+    def finish(self) -> None:
+        """End it, after the transfer that is going on."""
+        self._over.set()
+        self.join()
+
+
+def _put_all(synced: Synced, holder: Holder) -> bool:
+    """Put everything that is not there yet, the result last, trying for a while. Raises ResourceError, OSError.
+
+    Returns:
+        Whether the trial was still this node's.
+    """
+    end = time.monotonic() + LAST_TRIES_S
+    while True:
+        try:
+            if holder.is_mine():
+                synced.push(synced.changed_here(exchange.local_names(synced.folder)))
+            return not holder.lost
+        except ResourceError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(LOOK_S)

@@ -1,0 +1,267 @@
+"""From a search's suggestions to trials, and the ledger of what was suggested and how it ended. Pure but for its file."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from pydantic import ValidationError
+
+from gfl_lab import naming
+from gfl_lab.errors import FailureKind, Problem, SpecError
+from gfl_lab.plan.plan import Plan, Variant
+from gfl_lab.spec.files import ExperimentFile, Profile, resolve_settings
+from gfl_lab.spec.schedule import total_epochs
+from gfl_lab.spec.search import Dimension
+from gfl_lab.spec.settings import Settings, SettingsRuleError, effective, inert
+from gfl_lab.spec.source import Source
+
+MAX_COMBINATIONS = 1000
+
+
+class Outcome(StrEnum):
+    """What became of a suggestion. Values are written to disk: they are added, never renamed or removed."""
+
+    OPEN = "open"
+    """Handed out and not ended; where its trial stands, its run directory says."""
+    DONE = "done"
+    STOPPED = "stopped"
+    """Ended early by the scheduler: neither a failure nor a row that may be compared."""
+    FAILED = "failed"
+    INVALID = "invalid"
+    """A combination that the settings refuse; nothing was trained."""
+    REPEAT = "repeat"
+    """Computes what an earlier suggestion of this search computes; nothing was trained."""
+
+
+COUNTED = (Outcome.DONE, Outcome.STOPPED, Outcome.FAILED)
+"""Outcomes that use up one of a search's trials."""
+
+
+@dataclass
+class Suggestion:
+    """One suggestion of the sampler.
+
+    Attributes:
+        drawn: what the sampler drew, exactly: it is told these again when the search goes on.
+        settings: the same as settings, rounded.
+        values: the metric after each epoch that the scheduler has seen.
+        value: the final metric; of a stopped one the last.
+    """
+
+    number: int
+    drawn: dict[str, float]
+    settings: dict[str, Any]
+    trial: str = ""
+    state: Outcome = Outcome.OPEN
+    values: dict[int, float] = field(default_factory=dict)
+    value: float | None = None
+    failure: dict[str, str] | None = None
+    reason: str = ""
+
+    @property
+    def epochs(self) -> int:
+        """The last epoch that the scheduler has seen; 0 before the first."""
+        return max(self.values, default=0)
+
+    @property
+    def final(self) -> bool:
+        """Whether it has ended for good: a failure is tried again by the next run, unless it lies in the settings themselves."""
+        if self.state is Outcome.FAILED:
+            return (self.failure or {}).get("kind") == FailureKind.NON_FINITE_LOSS
+        return self.state is not Outcome.OPEN
+
+    def to_json(self) -> dict[str, Any]:
+        """As search.json holds it."""
+        found = dataclasses.asdict(self) | {"state": self.state.value, "epochs": self.epochs}
+        return found | {"values": {str(epoch): value for epoch, value in sorted(self.values.items())}}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Suggestion:
+        """Raises KeyError, TypeError or ValueError for what this version did not write."""
+        names = [item.name for item in dataclasses.fields(cls)]
+        values = {int(epoch): float(value) for epoch, value in found["values"].items()}
+        return cls(**{name: found[name] for name in names} | {"state": Outcome(found["state"]), "values": values})
+
+
+@dataclass
+class Ledger:
+    """The truth about a search: what it is (``definition``), and every suggestion in order, numbered from 0.
+
+    The trials themselves are in their run directories.
+    """
+
+    definition: dict[str, Any]
+    trials: int
+    created: str
+    sampler: dict[str, Any] = field(default_factory=dict)
+    suggestions: list[Suggestion] = field(default_factory=list)
+    exhausted: bool = False
+
+    @property
+    def digest(self) -> str:
+        """Names what is searched; a search over something else has another one."""
+        return naming.digest(self.definition, 16)
+
+    @property
+    def ended(self) -> int:
+        """How many of ``trials`` are used up."""
+        return sum(found.state in COUNTED and found.final for found in self.suggestions)
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.ended >= self.trials or (self.exhausted and all(found.final for found in self.suggestions))
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of search.json."""
+        return {
+            "format": naming.FORMAT_VERSION,
+            "created": self.created,
+            "digest": self.digest,
+            "definition": self.definition,
+            "sampler": self.sampler,
+            "trials": self.trials,
+            "exhausted": self.exhausted,
+            "suggestions": [found.to_json() for found in self.suggestions],
+        }
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Ledger:
+        """Raises KeyError, TypeError or ValueError for what this version did not write."""
+        suggestions = [Suggestion.from_json(item) for item in found["suggestions"]]
+        if [item.number for item in suggestions] != list(range(len(suggestions))):
+            raise ValueError("suggestions are not numbered in order")
+        return cls(
+            dict(found["definition"]),
+            int(found["trials"]),
+            str(found["created"]),
+            dict(found["sampler"]),
+            suggestions,
+            bool(found["exhausted"]),
+        )
+
+
+def definition_of(experiment: ExperimentFile, plan: Plan) -> dict[str, Any]:
+    """What makes two searches the same one, so that the second goes on with the first: all but the number of trials.
+
+    Args:
+        plan: of the search's corners: all of them have the same data, seed and training code.
+    """
+    search, spec = experiment.search, plan.variants[0].trials[0].spec
+    # A path says where weights lie; what they are is in the trials' ids.
+    fixed = {key: value for key, value in (plan.profile.settings | experiment.set).items() if key not in search.space and key != "weights"}
+    return {
+        "space": search.space,
+        "metric": search.metric,
+        "scheduler": {"name": search.scheduler, "grace_epochs": search.grace_epochs, "reduction": search.reduction},
+        "sampler_seed": search.sampler_seed,
+        "seed": spec.seed,
+        "settings": fixed,
+        "data": spec.data.digest,
+        "code": spec.code,
+        "components": sorted({file.digest for variant in plan.variants for file in variant.trials[0].spec.components}),
+        "corner": plan.variants[0].trials[0].id,
+    }
+
+
+def resolve(experiment: ExperimentFile, settings: Mapping[str, Any], expand: Callable[[ExperimentFile], Plan]) -> Variant:
+    """The variant with one trial that a suggestion stands for: built as an ablation's arm is, so its trial has the same id.
+
+    Raises:
+        SpecError: the settings refuse the combination.
+    """
+    name = naming.variant_name(dict(settings))
+    plan = expand(experiment.model_copy(update={"arms": {name: dict(settings)}}))
+    return dataclasses.replace(plan.variants[0], name=name, axes=dict(settings))
+
+
+def plan_of(plan: Plan, variants: Iterable[Variant]) -> Plan:
+    """What plan.json holds of a search: the space as axes, and a variant for each trial so far."""
+    axes = {found.key: list(found.choices) or [str(found)] for found in plan.experiment.search.dimensions}
+    return dataclasses.replace(plan, experiment=plan.experiment.model_copy(update={"axes": axes, "arms": {}}), variants=tuple(variants))
+
+
+def corners(experiment: ExperimentFile, profile: Profile, source: Source) -> dict[str, dict[str, Any]]:
+    """Combinations in which every choice and every end of a range occurs, as arms: what must be possible before anything runs.
+
+    Raises:
+        SpecError: a value is possible in no combination, a setting changes nothing, or no trial could be stopped early.
+    """
+    search = experiment.search
+    dimensions = search.dimensions
+    problems = []
+    base = profile.settings, experiment.set
+    found, refused, idle = _combinations(dimensions, base)
+    for dimension in dimensions:
+        key = dimension.key
+        for index, value in enumerate(dimension.corners):
+            if not any(settings[key] == value for settings, _ in found):
+                why = next((why for settings, why in refused if settings[key] == value), "")
+                place = (index,) if dimension.choices else (("low", "high")[index],)
+                message = f"{naming.setting_text(value)} is possible in no combination under profile {profile.name}: {why}"
+                problems.append(Problem(message, source.place("search", "space", key, *place)))
+    if not problems:
+        for key in sorted(idle & set(search.space)):
+            hint = "Beside the other settings nothing reads it; docs/variants.md."
+            problems.append(Problem(f"{key!r} has no effect in any combination", source.place("search", "space", key), hint))
+        epochs = total_epochs(found[0][1])
+        if search.scheduler == "asha" and search.grace_epochs >= epochs:
+            hint = "Lower it, or give `scheduler: none`."
+            message = f"grace_epochs is {search.grace_epochs}, but a trial has {epochs}: nothing could be stopped early"
+            problems.append(Problem(message, source.place("search", "grace_epochs"), hint))
+    if problems:
+        raise SpecError(problems)
+    arms: dict[str, dict[str, Any]] = {}
+    seen, shown = set(), set()
+    for settings, resolved in found:
+        new = {(key, repr(value)) for key, value in settings.items()} - shown
+        content = naming.canonical_json(effective(resolved))
+        if new and content not in seen:
+            arms[naming.variant_name(settings)] = settings
+            seen.add(content)
+            shown |= new
+    return arms
+
+
+def _combinations(
+    dimensions: tuple[Dimension, ...], base: tuple[dict[str, Any], dict[str, Any]]
+) -> tuple[list[tuple[dict[str, Any], Settings]], list[tuple[dict[str, Any], str]], frozenset[str]]:
+    """Combinations of corners that are possible, those that are refused with the reason, and the settings that none reads."""
+    keys = [dimension.key for dimension in dimensions]
+    ends = [dimension.corners for dimension in dimensions]
+    if math.prod(map(len, ends)) <= MAX_COMBINATIONS:
+        cells: Iterable[tuple[Any, ...]] = itertools.product(*ends)
+    else:  # too many to try all: each value a hundred times beside others drawn at random
+        draw = random.Random(0)
+        cells = [
+            tuple(value if at == index else draw.choice(values) for at, values in enumerate(ends))
+            for index in range(len(ends))
+            for value in ends[index]
+            for _ in range(100)
+        ]
+    found, refused = [], []
+    idle: frozenset[str] | None = None
+    for values in cells:
+        settings = dict(zip(keys, values, strict=True))
+        try:
+            resolved = resolve_settings(*base, settings)
+        except ValidationError as error:
+            refused.append((settings, reason_of(error)))
+            continue
+        found.append((settings, resolved))
+        idle = inert(resolved) if idle is None else idle & inert(resolved)
+    return found, refused, idle or frozenset()
+
+
+def reason_of(error: ValidationError) -> str:
+    """The first rule that a combination breaks."""
+    item = error.errors()[0]
+    rule = item.get("ctx", {}).get("error")
+    return rule.problems[0][1] if isinstance(rule, SettingsRuleError) else item["msg"].removeprefix("Value error, ")

@@ -1,0 +1,124 @@
+"""A search as it stands on disk: every suggestion with its settings and how far its trial has come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gfl_lab import naming, rundir
+from gfl_lab.errors import StoreError
+from gfl_lab.results.rows import TrialRow
+from gfl_lab.results.store import Store
+from gfl_lab.rundir import RunTree, TrialState
+
+DONE, STOPPED, FAILED, INVALID, REPEAT, OPEN = "done", "stopped", "failed", "invalid", "repeat", "open"
+"""States of a suggestion in search.json. An open one is shown with the state of its trial."""
+
+
+@dataclass(frozen=True)
+class SuggestionRow:
+    """One suggestion.
+
+    Attributes:
+        state: done, stopped (early, by the scheduler), failed, invalid, repeat; else its trial's: running, interrupted, planned.
+        value: the metric: final when done, else after ``epoch``, the last epoch that the scheduler has seen; None before.
+        values: the metric after each epoch that the scheduler has seen.
+        metrics: all final metrics of a done one.
+        drawn: what the sampler drew; of a choice its position.
+        reason: why it failed, is invalid, or what it repeats.
+    """
+
+    number: int
+    settings: Mapping[str, Any]
+    drawn: Mapping[str, float]
+    trial: str
+    state: str
+    value: float | None = None
+    epoch: int = 0
+    epochs: int = 0
+    values: Mapping[int, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    reason: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class SearchRow:
+    """A search under a profile."""
+
+    name: str
+    profile: str
+    question: str
+    data: str
+    seed: int
+    metric: str
+    trials: int
+    space: Mapping[str, Any]
+    scheduler: Mapping[str, Any]
+    sampler: Mapping[str, Any]
+    exhausted: bool
+    suggestions: tuple[SuggestionRow, ...]
+
+
+def read_search(tree: RunTree, name: str, profile: str) -> SearchRow:
+    """Read a search: its ledger, and the run directories of its trials.
+
+    A trial that was stopped early and has been finished since (by an ablation) is done.
+
+    Raises:
+        StoreError: there is none, or its ledger or plan is damaged.
+    """
+    path = tree.experiment(name, profile) / naming.SEARCH
+    found = rundir.read_json(path)
+    row = Store(tree).experiment(name, profile)
+    trials = {trial.id: trial for trial in row.trials}
+    try:
+        definition = found["definition"]
+        suggestions = tuple(_suggestion(item, trials, definition["metric"]) for item in found["suggestions"])
+        return SearchRow(
+            name=name,
+            profile=profile,
+            question=row.question,
+            data=f"{row.data.name}: {row.data.train_images} training and {row.data.val_images} validation images",
+            seed=int(definition["seed"]),
+            metric=str(definition["metric"]),
+            trials=int(found["trials"]),
+            space=dict(definition["space"]),
+            scheduler=dict(definition["scheduler"]),
+            sampler=dict(found["sampler"]),
+            exhausted=bool(found["exhausted"]),
+            suggestions=suggestions,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(f"{path} is no ledger of a search: {error}") from None
+
+
+def _suggestion(item: Mapping[str, Any], trials: Mapping[str, TrialRow], metric: str) -> SuggestionRow:
+    state, trial = str(item["state"]), trials.get(str(item["trial"]))
+    values = {int(epoch): float(value) for epoch, value in item["values"].items()}
+    epoch = max(values, default=0)
+    value = item["value"] if item["value"] is not None else values.get(epoch)
+    metrics: Mapping[str, float] = {}
+    failure = item["failure"] or {}
+    reason = f"{failure['kind']}: {failure['reason']}" if failure else str(item["reason"])
+    if trial and state not in (INVALID, REPEAT):
+        if trial.state is TrialState.DONE:
+            state, metrics, epoch, reason = DONE, trial.metrics, trial.epoch, ""
+            value = metrics.get(metric, value)
+        elif state == OPEN:
+            state = trial.state.value
+    return SuggestionRow(
+        number=int(item["number"]),
+        settings=dict(item["settings"]),
+        drawn=dict(item["drawn"]),
+        trial=str(item["trial"]),
+        state=state,
+        value=value,
+        epoch=epoch,
+        epochs=trial.epochs if trial else 0,
+        values=values,
+        metrics=dict(metrics),
+        reason=reason,
+        seconds=trial.seconds if trial else 0.0,
+    )

@@ -1,0 +1,283 @@
+"""What a run on the server is to hold, read from the run directories. Asks no server."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import math
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gfl_lab
+from gfl_lab import naming, rundir
+from gfl_lab.errors import StoreError
+from gfl_lab.rundir import RunTree, TrialDir, TrialState
+from gfl_lab.tracking.server import PARAM_LIMIT, file_stamp
+
+TAG_SYNCED = "gfl.synced"
+"""Fingerprint of what was mirrored when a run was complete: the same again means that there is nothing to do."""
+
+TAG_FAILURE = "gfl.failure"
+"""Why a trial failed: kind and reason."""
+
+TAG_NOTE = "mlflow.note.content"
+NOTE_LIMIT = 7500
+"""Characters of a description; MLflow cuts tag values at 8000."""
+
+TABLE_FILES = tuple(f"{naming.TABLE_STEM}.{name}" for name in ("md", "html", "json", "csv", "tex"))
+TRIAL_FILES = (naming.CONFIG, naming.RESULT, naming.DISTRIBUTIONS, naming.EVAL_RECORDS)
+
+STATUS = {
+    TrialState.PLANNED: "SCHEDULED",
+    TrialState.RUNNING: "RUNNING",
+    TrialState.DONE: "FINISHED",
+    TrialState.FAILED: "FAILED",
+    TrialState.INTERRUPTED: "KILLED",
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial of a plan, and its folder."""
+
+    directory: TrialDir
+    seed: int
+    variant: str
+    axes: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return self.directory.id
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment's plan as the mirror needs it."""
+
+    content: dict[str, Any]
+    folder: Path
+    trials: tuple[Trial, ...]
+    common: dict[str, str]
+    """Tags of the parent run and of every child."""
+
+    @property
+    def source(self) -> dict[str, str]:
+        """Tags that say where a run comes from."""
+        command = f"gfl-lab run {self.content['experiment'].get('source', '')}".strip()
+        return {"mlflow.source.name": command, "mlflow.source.type": "LOCAL"}
+
+
+def read_plan(tree: RunTree, experiment: str, profile: str) -> Plan:
+    """The plan of an experiment under a profile. Raises StoreError."""
+    folder = tree.experiment(experiment, profile)
+    content = rundir.read_json(folder / naming.PLAN)
+    trials: dict[str, Trial] = {}
+    for variant in content["variants"]:
+        for trial in variant["trials"]:
+            # Two arms that are the same trial are one run, under the first arm's name.
+            trials.setdefault(trial["id"], Trial(tree.trial(trial["id"]), trial["seed"], str(variant["name"]), variant["axes"]))
+    common = {
+        naming.TAG_EXPERIMENT: experiment,
+        naming.TAG_PROFILE: profile,
+        naming.TAG_QUESTION: one_line(content["experiment"].get("question") or "", 1000),
+        naming.TAG_VERSION: gfl_lab.__version__,
+    }
+    return Plan(content, folder, tuple(trials.values()), common)
+
+
+# --- the parent run -------------------------------------------------------------------------------
+
+
+def parent_status(states: Mapping[str, TrialState], final: bool) -> str:
+    """RUNNING while trials run or, unless ``final``, may still start; then how they ended."""
+    found = set(states.values())
+    if TrialState.RUNNING in found or (not final and found & {TrialState.PLANNED, TrialState.INTERRUPTED}):
+        return "RUNNING"
+    if TrialState.FAILED in found:
+        return "FAILED"
+    return "KILLED" if found - {TrialState.DONE} else "FINISHED"
+
+
+def parent_tags(plan: Plan, states: Mapping[str, TrialState]) -> dict[str, str]:
+    """Its tags, the description among them: the question with the table under it, once there is one."""
+    present = list(states.values())
+    counts = [f"{present.count(state)} {state.value}" for state in TrialState if state in present]
+    note = escaped(one_line(plan.content["experiment"].get("question") or "", NOTE_LIMIT // 2))
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        text = (plan.folder / f"{naming.TABLE_STEM}.md").read_text(encoding="utf-8")
+        note = text if len(text) <= NOTE_LIMIT else note
+    return {naming.TAG_KIND: "experiment", **plan.common, naming.TAG_STATUS: ", ".join(counts), TAG_NOTE: note}
+
+
+def parent_params(plan: Plan) -> dict[str, str]:
+    """Axes, seeds, profile and data."""
+    axes = plan.content["experiment"].get("axes") or {}
+    params = {axis: ", ".join(naming.setting_text(value) for value in values) for axis, values in axes.items()}
+    params["seeds"] = ", ".join(map(str, sorted({t["seed"] for v in plan.content["variants"] for t in v["trials"]})))
+    data = plan.content["data"]
+    return params | {"profile": plan.common[naming.TAG_PROFILE], "data": f"{data['name']} {data['digest']}"}
+
+
+def changed_params(params: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
+    """MLflow's params cannot change, but seeds and axes of an experiment grow: what has changed becomes a tag."""
+    return {f"gfl.now.{key}": value for key, value in params.items() if key in known and known[key] != value[:PARAM_LIMIT]}
+
+
+# --- the run of a trial ---------------------------------------------------------------------------
+
+
+def trial_tags(
+    plan: Plan, trial: Trial, parent_id: str, state: TrialState, result: Mapping[str, Any], known: Mapping[str, str]
+) -> dict[str, str]:
+    """Its tags; ``known`` are those that the server has."""
+    tags = {
+        naming.TAG_KIND: "trial",
+        **plan.common,
+        naming.TAG_VARIANT: trial.variant,
+        naming.TAG_SEED: str(trial.seed),
+        naming.TAG_TRIAL: trial.id,
+        naming.TAG_STATUS: state.value,
+        "mlflow.parentRunId": parent_id,
+    }
+    failure = result.get("failure") if state is TrialState.FAILED else None
+    if failure:
+        tags[TAG_FAILURE] = one_line(f"{failure.get('kind')}: {failure.get('reason')}", 2000)
+        tags[TAG_NOTE] = "Failed: " + escaped(tags[TAG_FAILURE])
+    elif known.get(TAG_FAILURE):
+        tags |= {TAG_FAILURE: "", TAG_NOTE: ""}
+    return tags
+
+
+def trial_params(trial: Trial) -> dict[str, str]:
+    """The axes, the seed and the id."""
+    params = {str(axis): naming.setting_text(value) for axis, value in trial.axes.items()}
+    return params | {"seed": str(trial.seed), "trial": trial.id}
+
+
+def trial_files(state: TrialState) -> tuple[str, ...]:
+    """Names of the files that are its artifacts."""
+    if state is TrialState.RUNNING:
+        return (naming.CONFIG,)
+    return (*TRIAL_FILES, naming.LOG) if state is TrialState.FAILED else TRIAL_FILES
+
+
+def fingerprint(plan: Plan, trial: Trial, parent_id: str) -> str:
+    """Changes with anything that a trial's run shows. Take it before the files are read."""
+    described = [parent_id, plan.common, trial.variant, trial.axes, trial.seed]
+    files = (naming.METRICS_FILE, naming.LEASE, *TRIAL_FILES)
+    return naming.digest([described, [[name, file_stamp(trial.directory.file(name))] for name in files]])
+
+
+def data_input(data: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, str]:
+    """Arguments of ``Server.log_data``."""
+    counts = {"train_images": data["train_images"], "val_images": data["val_images"], "classes": len(data["classes"])}
+    return {
+        "name": one_line(data["name"], 400),
+        "digest": str(data["digest"])[:36],
+        "source_type": "local" if paths else "gfl-lab",
+        "source": json.dumps({"uri": paths["train_annotations"], **paths} if paths.get("train_annotations") else {"name": data["name"]}),
+        "profile": json.dumps({**counts, "truth": bool(data.get("truth")), "class_names": list(data["classes"])[:100]}),
+    }
+
+
+def result_of(trial: TrialDir) -> dict[str, Any]:
+    """Its result, or nothing."""
+    with contextlib.suppress(StoreError):
+        return trial.result() or {}
+    return {}
+
+
+def manifest_of(trial: TrialDir) -> dict[str, Any]:
+    """Its manifest, or nothing."""
+    with contextlib.suppress(StoreError):
+        return trial.manifest()
+    return {}
+
+
+def started(trial: TrialDir, result: Mapping[str, Any]) -> int:
+    """When it started, ms: before its first metric line, else when its lease was taken or its manifest written."""
+    lines, _ = rundir.read_metric_lines(trial.file(naming.METRICS_FILE))
+    first = next((line.get("time") for line in lines if millis(line.get("time"))), None)
+    since = trial.lease().get("since")
+    if first is not None:
+        if since is not None and since < first:
+            return millis(since) or millis(first) or 0
+        setup = (result.get("seconds") or {}).get("setup") or 0.0
+        return millis(first - setup) or 0
+    return millis(since) or millis(manifest_of(trial).get("created")) or now()
+
+
+def ended(trial: TrialDir, result: Mapping[str, Any]) -> int:
+    """When it ended, ms: as its result says, else when its last metric line was written."""
+    finished = millis(result.get("finished"))
+    if finished:
+        return finished
+    stamp = file_stamp(trial.file(naming.METRICS_FILE))
+    return stamp[1] // 1_000_000 if stamp else now()
+
+
+def line_points(lines: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, float, int, int]]:
+    """(key, value, ms, step): train by iteration, val by epoch, so that MLflow's axis counts what its chart shows."""
+    for line in lines:
+        kind, when = line.get("kind"), millis(line.get("time")) or 0
+        if kind not in ("train", "val"):
+            continue
+        step = line.get("step") if kind == "train" else line.get("epoch")
+        if not isinstance(step, int):
+            continue
+        for name, raw in line["metrics"].items():
+            value = _number(raw)
+            if value is not None:
+                yield naming.mlflow_metric(kind, name), value, when, step
+
+
+def final_points(trial: TrialDir, result: Mapping[str, Any]) -> Iterator[tuple[str, float, int, int]]:
+    """The finished trial's numbers, at step 0: single values, which MLflow draws as bars to compare runs by."""
+    when = ended(trial, result)
+    extra = {"seconds": (result.get("seconds") or {}).get("total"), "peak_memory_mib": result.get("peak_memory_mib")}
+    for name, raw in {**(result.get("metrics") or {}), **extra}.items():
+        value = _number(raw)
+        if value is not None:
+            yield naming.mlflow_metric("final", name), value, when, 0
+
+
+def now() -> int:
+    """Milliseconds since 1970."""
+    return round(time.time() * 1000)
+
+
+def one_line(text: Any, limit: int) -> str:
+    """``text`` without line breaks, cut at ``limit`` characters."""
+    joined = " ".join(str(text).split())
+    return joined if len(joined) <= limit else joined[: limit - 1] + "…"
+
+
+def escaped(text: str) -> str:
+    """``text`` as Markdown that shows it as it is."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", text)
+
+
+def millis(when: float | str | None) -> int | None:
+    """Unix seconds or ISO text as MLflow's milliseconds; None for anything else."""
+    if isinstance(when, str):
+        try:
+            moment = datetime.datetime.fromisoformat(when)
+        except ValueError:
+            return None
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=datetime.UTC)
+        when = moment.timestamp()
+    return round(when * 1000) if isinstance(when, (int, float)) and math.isfinite(when) and when > 0 else None
+
+
+def _number(value: Any) -> float | None:
+    """A metric value as MLflow takes it: infinities become NaN, because they would flatten its charts."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if math.isfinite(value) else math.nan

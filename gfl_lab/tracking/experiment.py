@@ -1,0 +1,282 @@
+"""One experiment under one profile, brought up to date on a server: its parent run, and a child run for each trial."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gfl_lab import naming, rundir
+from gfl_lab.errors import FormatError, Problem
+from gfl_lab.rundir import RunTree, TrialDir, TrialState
+from gfl_lab.tracking import content
+from gfl_lab.tracking.content import Plan, Trial
+from gfl_lab.tracking.server import PATIENCE_S, MirrorError, Run, Server, StorageError, file_stamp
+
+SETTLED_S = 2.0
+"""A folder's time of change is trusted once it is this old: later changes within one clock tick would not show."""
+
+UPLOAD_FAILURES = 5
+"""So many files that could not be stored, and no other is tried in the same round."""
+
+PARENT = ""
+"""Key of the parent run among the runs, which have their trial's id."""
+
+
+@dataclass
+class SyncReport:
+    """What one sync sent."""
+
+    runs: int = 0
+    points: int = 0
+    artifacts: int = 0
+    seconds: float = 0.0
+    problems: list[str] = field(default_factory=list)
+    """Trials that were left out because this version cannot read them."""
+
+    def __str__(self) -> str:
+        if not (self.runs or self.points or self.artifacts):
+            return f"up to date ({self.seconds:.1f} s)"
+        return f"{self.runs} new runs, {self.points} metric values and {self.artifacts} files sent in {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A trial that needs no look as long as its folder is the same."""
+
+    changed: int | None  # modification time of the folder, ns; None: there is none
+    state: TrialState
+
+
+class ExperimentMirror:
+    """Remembers what the server has, so that a round costs only what is new. ``forget`` what can no longer be trusted."""
+
+    def __init__(self, tree: RunTree, experiment: str, profile: str) -> None:
+        self.tree, self.experiment, self.profile = tree, experiment, profile
+        self.behind = 0
+        """Trials that have run but are not complete on the server, as far as is known."""
+        self._plan_stamp: tuple[int, int] | None = None
+        self._plan: Plan | None = None
+        self._id = ""  # of the MLflow experiment
+        self._listed = False
+        self._runs: dict[str, Run] = {}
+        self._seen: dict[str, _Seen] = {}
+        self._complete: set[str] = set()
+        self._not_stored: list[Problem] = []
+
+    def plan(self) -> Plan:
+        """The plan as it is now. Raises StoreError when there is none."""
+        path = self.tree.experiment(self.experiment, self.profile) / naming.PLAN
+        stamp = file_stamp(path)
+        if self._plan is None or stamp != self._plan_stamp or stamp is None:
+            self._plan = content.read_plan(self.tree, self.experiment, self.profile)
+            self._plan_stamp = stamp
+            self._seen.clear()
+        return self._plan
+
+    def forget(self) -> None:
+        """A call failed, another mirror has written, or the server is another one: ask what it has."""
+        self._listed = False
+        self._runs.clear()
+        self._seen.clear()
+
+    def sync(self, server: Server, final: bool, report: SyncReport) -> None:
+        """Send what is missing. Raises MirrorError."""
+        plan = self.plan()
+        self._not_stored.clear()
+        states, open_trials = self._look(plan, report)
+        self.behind = sum(trial.id not in self._complete for trial, _ in open_trials)
+        if not self._listed:
+            self._list(server)
+        parent = self._parent(server, plan, states, report)
+        for trial, changed in open_trials:
+            complete = self._trial(server, plan, parent, trial, states[trial.id], report)
+            if complete:
+                self._complete.add(trial.id)
+                self._remember(trial, changed, states[trial.id])
+            else:
+                self._complete.discard(trial.id)
+        self.behind = sum(trial.id not in self._complete for trial, _ in open_trials)
+        self._end_dropped(server, plan)
+        self._finish_parent(server, plan, parent, states, final, report)
+        if self._not_stored:
+            raise StorageError(self._not_stored)
+
+    # --- what is there ---
+
+    def _list(self, server: Server) -> None:
+        """Learn which runs of ours the server has, and delete doubles."""
+        self._id = server.experiment(self.experiment)
+        for run in server.runs(self._id, {naming.TAG_EXPERIMENT: self.experiment, naming.TAG_PROFILE: self.profile}):
+            kind, trial_id = run.tags.get(naming.TAG_KIND), run.tags.get(naming.TAG_TRIAL, "")
+            if kind == "experiment":
+                self._settle(server, PARENT, run)
+            elif kind == "trial" and naming.is_trial_id(trial_id):
+                self._settle(server, trial_id, run)
+        self._listed = True
+
+    def _settle(self, server: Server, key: str, run: Run) -> None:
+        """Two runs for one trial (an answer got lost, or two trees were mirrored at once): all keep the one of the smaller id."""
+        other = self._runs.setdefault(key, run)
+        if other.id != run.id:
+            self._runs[key] = min(run, other, key=lambda one: one.id)
+            server.delete_run(max(run, other, key=lambda one: one.id))
+
+    def _look(self, plan: Plan, report: SyncReport) -> tuple[dict[str, TrialState], list[tuple[Trial, int | None]]]:
+        """State of every trial, and those that may have something to send, with their folder's time of change."""
+        states: dict[str, TrialState] = {}
+        open_trials = []
+        for trial in plan.trials:
+            changed = _changed(trial.directory.path)
+            seen = self._seen.get(trial.id)
+            if seen is not None and seen.changed == changed:
+                states[trial.id] = seen.state
+                continue
+            try:
+                states[trial.id] = trial.directory.state()
+            except FormatError as error:
+                states[trial.id] = TrialState.INTERRUPTED
+                report.problems.append(str(error))
+                continue
+            if states[trial.id] is TrialState.PLANNED:
+                self._remember(trial, changed, TrialState.PLANNED)
+            else:
+                open_trials.append((trial, changed))
+        return states, open_trials
+
+    def _remember(self, trial: Trial, changed: int | None, state: TrialState) -> None:
+        """Nothing to do for this trial until its folder changes. A lease can come to an end without that."""
+        settled = changed is None or time.time() - changed / 1e9 > SETTLED_S
+        if settled and not trial.directory.file(naming.LEASE).exists():
+            self._seen[trial.id] = _Seen(changed, state)
+
+    # --- runs ---
+
+    def _create(self, server: Server, key: str, name: str, start: int, tags: dict[str, str], report: SyncReport) -> Run:
+        if server.shared:
+            # A server that came back empty may have given the id to another experiment.
+            if server.experiment(self.experiment) != self._id:
+                raise MirrorError(f"MLflow at {server.uri} has lost the experiment {self.experiment}")
+        run = server.create_run(self._id, name, start, tags)
+        report.runs += 1
+        self._runs[key] = run
+        if server.shared:
+            ours = {tag: tags[tag] for tag in (naming.TAG_KIND, naming.TAG_EXPERIMENT, naming.TAG_PROFILE, naming.TAG_TRIAL) if tag in tags}
+            for found in server.runs(self._id, ours):
+                self._settle(server, key, found)
+        return self._runs[key]
+
+    def _parent(self, server: Server, plan: Plan, states: Mapping[str, TrialState], report: SyncReport) -> Run:
+        if PARENT in self._runs:
+            return self._runs[PARENT]
+        own = (naming.TAG_EXPERIMENT, naming.TAG_PROFILE)
+        tags = {naming.TAG_KIND: "experiment", **{tag: plan.common[tag] for tag in own}, **plan.source}
+        begun = [trial.directory for trial in plan.trials if states[trial.id] is not TrialState.PLANNED]
+        starts = [content.started(trial, content.result_of(trial)) for trial in begun]
+        start = min([content.millis(plan.content.get("created")) or content.now(), *starts])
+        return self._create(server, PARENT, f"{self.experiment} · {self.profile}", start, tags, report)
+
+    def _trial(self, server: Server, plan: Plan, parent: Run, trial: Trial, state: TrialState, report: SyncReport) -> bool:
+        """Bring a trial's run up to date. Whether it is complete: nothing is to follow and nothing could not be sent."""
+        running = state is TrialState.RUNNING
+        # The fingerprint is of the files before they are read: what is written meanwhile makes it differ next time.
+        print_ = content.fingerprint(plan, trial, parent.id)
+        run = self._runs.get(trial.id)
+        if run is not None and not running and run.tags.get(content.TAG_SYNCED) == print_ and run.status == content.STATUS[state]:
+            return True
+        folder = trial.directory
+        result = {} if running else content.result_of(folder)
+        tags = content.trial_tags(plan, trial, parent.id, state, result, run.tags if run else {})
+        if run is None:
+            name = f"{trial.variant} · seed {trial.seed}"
+            run = self._create(server, trial.id, name, content.started(folder, result), tags | plan.source, report)
+        elif running:
+            server.set_status(run, "RUNNING", None)
+        server.log_data(run, **content.data_input(plan.content["data"], content.manifest_of(folder).get("paths") or {}))
+        whole = self._upload(server, run, [(folder.file(name), None) for name in content.trial_files(state)], report)
+        if not running and whole:
+            tags[content.TAG_SYNCED] = print_
+        self._log(server, run, folder, result if state is TrialState.DONE else {}, tags, content.trial_params(trial), report)
+        if running:
+            return False
+        server.set_status(run, content.STATUS[state], content.ended(folder, result))
+        if whole:
+            run.forget_steps()
+        return whole
+
+    def _log(
+        self,
+        server: Server,
+        run: Run,
+        folder: TrialDir,
+        result: dict[str, Any],
+        tags: dict[str, str],
+        params: dict[str, str],
+        report: SyncReport,
+    ) -> None:
+        """Send tags, params and the metric values that the server does not have: each (key, step) once, ever."""
+        if run.steps is None:
+            server.read_steps(run)
+        path = folder.file(naming.METRICS_FILE)
+        try:
+            inode = path.stat().st_ino
+        except OSError:
+            inode = 0
+        if inode != run.inode:  # a resume cut the file back: it is a new file
+            run.inode, run.offset = inode, 0
+        lines, offset = rundir.read_metric_lines(path, run.offset)
+        points = [*content.line_points(lines), *(content.final_points(folder, result) if result else ())]
+        report.points += server.log(run, points, tags, params)
+        run.offset = offset
+
+    def _upload(self, server: Server, run: Run, files: list[tuple[Path, str | None]], report: SyncReport) -> bool:
+        """Upload files, each tried twice; whether the server has them all. Storage that fails stops no metrics."""
+        whole = True
+        for path, folder in files:
+            for last in (False, True):
+                if len(self._not_stored) >= UPLOAD_FAILURES:
+                    return False
+                try:
+                    report.artifacts += server.upload(run, path, folder)
+                    break
+                except MirrorError as error:
+                    if error.waited > PATIENCE_S:
+                        raise
+                    if last:
+                        whole = False
+                        self._not_stored += error.problems
+        return whole
+
+    def _end_dropped(self, server: Server, plan: Plan) -> None:
+        """A trial that has left the plan must not stay RUNNING."""
+        planned = {PARENT, *(trial.id for trial in plan.trials)}
+        for trial_id, run in self._runs.items():
+            if run.status == "RUNNING" and trial_id not in planned and not self.tree.trial(trial_id).lease_alive():
+                result = content.result_of(self.tree.trial(trial_id))
+                done = result.get("status") == TrialState.DONE
+                server.set_status(run, "FINISHED" if done else "KILLED", content.ended(self.tree.trial(trial_id), result))
+
+    def _finish_parent(
+        self, server: Server, plan: Plan, parent: Run, states: Mapping[str, TrialState], final: bool, report: SyncReport
+    ) -> None:
+        params = content.parent_params(plan)
+        tags = content.parent_tags(plan, states) | content.changed_params(params, parent.params)
+        server.log(parent, (), tags, params)
+        server.log_data(parent, **content.data_input(plan.content["data"], {}))
+        tables = [(plan.folder / name, naming.TABLE_STEM) for name in content.TABLE_FILES]
+        self._upload(server, parent, [(plan.folder / naming.PLAN, None), *tables], report)
+        status = content.parent_status(states, final)
+        end = None
+        if status not in ("RUNNING", parent.status):
+            begun = [trial.directory for trial in plan.trials if states[trial.id] is not TrialState.PLANNED]
+            end = max((content.ended(trial, content.result_of(trial)) for trial in begun), default=content.now())
+        server.set_status(parent, status, end)
+
+
+def _changed(folder: Path) -> int | None:
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:
+        return None

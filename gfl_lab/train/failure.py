@@ -1,0 +1,73 @@
+"""What befell a trial: the kind and the reason of what it raised, in words for its result (docs/failures.md)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gfl_lab.errors import DataError, DiskFull, FailureKind, GflLabError, TrialError
+from gfl_lab.rundir import TrialDir
+from gfl_lab.train.components import MODULE_PREFIX
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED", "Insufficient memory")
+"""What allocators of torch, CUDA's libraries and OpenCV say in errors of no type of their own."""
+
+
+def failure_of(trial: TrialDir, error: Exception) -> dict[str, Any]:
+    """Kind and reason of what a trial raised."""
+    reason = str(error).strip() or type(error).__name__
+    if reason.startswith("Caught "):  # a loader process' error, with its traceback
+        reason = reason.splitlines()[-1].partition(": ")[2] or reason.splitlines()[-1]
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in reason for words in _NO_MEMORY):
+        return {"kind": FailureKind.OUT_OF_MEMORY, "reason": reason}
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        return {"kind": FailureKind.DISK_FULL, "reason": _full_disk(trial, error)}
+    if place := _in_users_code(error):
+        return {"kind": FailureKind.ERROR, "reason": f"{type(error).__name__}: {reason} ({place})"}
+    if isinstance(error, (DataError, FileNotFoundError)):
+        return {"kind": FailureKind.BAD_DATA, "reason": reason}
+    if reason.startswith("DataLoader worker"):  # torch's words for one that was killed
+        return {"kind": FailureKind.LOST_PROCESS, "reason": f"a process that loads images was lost: {reason}"}
+    if isinstance(error, TrialError):
+        return {"kind": error.kind, "reason": reason}
+    return {"kind": FailureKind.ERROR, "reason": reason if isinstance(error, GflLabError) else f"{type(error).__name__}: {reason}"}
+
+
+def _in_users_code(error: Exception) -> str:
+    """``file.py:12``, the innermost line of a component of the user's on the error's way, or nothing."""
+    frames = [
+        f"{Path(frame.f_code.co_filename).name}:{line}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__", "")).startswith(MODULE_PREFIX)
+    ]
+    return frames[-1] if frames else ""
+
+
+def _full_disk(trial: TrialDir, error: OSError) -> str:
+    place = Path(error.filename or trial.path)
+    while not place.is_dir():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    return (
+        f"no space left on the disk to write {error.filename or trial.path}; {free} bytes are free there. "
+        "What is done is kept: make room and give the same command again."
+    )
+
+
+@contextlib.contextmanager
+def full_disk_told(trial: TrialDir) -> Iterator[None]:
+    """Where not even the outcome can be written, it is raised: DiskFull."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        raise DiskFull(f"trial {trial.id}: {_full_disk(trial, error)}") from None

@@ -1,0 +1,227 @@
+"""mmengine's training loop as a trial runs it: what is written at each step, when a checkpoint is, and how a step is done in parts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.models.detectors import GFL
+from mmdet.registry import MODELS
+from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
+from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
+
+from gfl_lab import naming
+from gfl_lab.errors import Interrupted, NonFiniteLoss
+from gfl_lab.rundir import MetricWriter, TrialDir
+from gfl_lab.train.checkpoint import save_checkpoint
+from gfl_lab.train.ema import MovingAverage
+from gfl_lab.train.team import Team
+
+CHECKPOINT_S = 600.0
+"""A checkpoint is written at least this often, so that a kill in an epoch of hours loses little."""
+
+
+@dataclass
+class Position:
+    """The step that is being done, or was done last, and its epoch; both from 1, and 0 before the first."""
+
+    step: int = 0
+    epoch: int = 0
+
+
+@MODELS.register_module()
+class TrialDetector(GFL):
+    """mmdet's single-stage detector that refuses a non-finite loss before the backward pass, and can do a batch in parts.
+
+    Convolutions run in channels-last memory order, which takes a fifth off a training step on a CPU (docs/decisions/0004).
+
+    Attributes:
+        parts: into how many parts each training batch is split, for want of memory; their gradients are added up.
+        team: the processes that share each batch.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.parts = 1
+        self.team = Team()
+        self.to(memory_format=torch.channels_last)
+
+    def extract_feat(self, batch_inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Pyramid maps of (N, 3, H, W) images."""
+        return super().extract_feat(batch_inputs.contiguous(memory_format=torch.channels_last))
+
+    def parse_losses(self, losses: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """As mmengine's, the terms as means over the processes. Raises NonFiniteLoss (its step is filled in by the trial)."""
+        total, terms = super().parse_losses(losses)
+        if self.team.size > 1:  # in all processes or in none
+            terms = dict(zip(terms, self.team.mean(torch.stack([term.detach().float() for term in terms.values()])), strict=True))
+        if not torch.isfinite(terms["loss"]):
+            raise NonFiniteLoss(0, 0, {name: float(value.detach()) for name, value in terms.items()})
+        return total, terms
+
+    def train_step(self, data: dict[str, Any], optim_wrapper: OptimWrapper) -> dict[str, torch.Tensor]:
+        """One step over a batch. In parts, each part's loss is weighted by its share of the images.
+
+        Gradients are averaged over the processes here, not by torch's wrapper: so that goes with parts, and what evaluates, averages
+        and saves the model sees it unwrapped. The batch is padded as a whole, so an image looks the same in a part. What differs a little is what the loss divides by
+        (the positives of the part) and the statistics of batch norms.
+        """
+        if self.parts == self.team.size == 1:
+            return super().train_step(data, optim_wrapper)
+        with optim_wrapper.optim_context(self):
+            data = self.data_preprocessor(data, True)
+        images = len(data["inputs"])
+        parts = self.team.least(min(self.parts, images))  # losses are normalised over the processes: as many calls in each
+        terms: dict[str, torch.Tensor] = {}
+        for indices in np.array_split(np.arange(images), parts):
+            part, share = slice(int(indices[0]), int(indices[-1]) + 1), len(indices) / images
+            with optim_wrapper.optim_context(self):
+                losses = self._run_forward({key: value[part] for key, value in data.items()}, mode="loss")
+            loss, found = self.parse_losses(losses)
+            optim_wrapper.backward(loss * share)
+            terms = {name: terms.get(name, 0) + share * value.detach() for name, value in found.items()}
+        self.team.average_gradients(self.parameters())
+        optim_wrapper.step()
+        optim_wrapper.zero_grad()
+        return terms
+
+
+class TrialRunner(Runner):
+    """mmengine's Runner without its own folders, log files and environment probe: the run directory has a place for each."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        with contextlib.suppress(OSError):
+            os.rmdir(self._log_dir)
+
+    def build_logger(self, log_level: int | str = "INFO", **_: Any) -> MMLogger:
+        return MMLogger.get_instance(self._experiment_name, log_level="WARNING")
+
+    def build_visualizer(self, visualizer: Any = None) -> Any:
+        return _NoVisualizer()
+
+    def _log_env(self, env_cfg: dict[str, Any]) -> None:
+        pass
+
+    def dump_config(self) -> None:
+        pass
+
+
+class _NoVisualizer:
+    """Stands in for mmengine's visualizer: metrics go to metrics.jsonl."""
+
+    dataset_meta: Any = None
+
+    def add_config(self, config: Any) -> None:
+        pass
+
+
+class TrialHook(Hook):
+    """What a trial does around mmengine's loop: metric lines, checkpoints, evaluation, stopping when asked.
+
+    Args:
+        trial: the run directory.
+        evaluate: evaluates the model and returns AP metrics.
+        should_stop: asked before each step.
+        resumed: the checkpoint to go on from, or None.
+        seed: of the trial; with the step it seeds what the model draws in training (drop path).
+        position: kept up to date, for whoever tells of a failure.
+        team: its first process writes and evaluates, the others follow it.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(
+        self,
+        trial: TrialDir,
+        evaluate: Callable[[], dict[str, float]],
+        should_stop: Callable[[], bool],
+        resumed: dict[str, Any] | None,
+        seed: int,
+        position: Position,
+        team: Team,
+    ) -> None:
+        self.trial, self.evaluate, self.should_stop, self.resumed = trial, evaluate, should_stop, resumed
+        self.seed, self.position, self.team = seed, position, team
+        self.average: MovingAverage | None = None
+        self.writer = MetricWriter(trial.file(naming.METRICS_FILE))
+        self.eval_seconds = 0.0
+        self.lr = 0.0
+        self.saved_at = time.monotonic()
+
+    def before_train(self, runner: TrialRunner) -> None:
+        if self.resumed is None:
+            if self.team.leads:
+                self.writer.truncate_after(0)
+            return
+        epoch, step = self.resumed["meta"]["epoch"], self.resumed["meta"]["iter"]
+        runner.train_loop._epoch, runner.train_loop._iter = epoch, step
+        runner.train_dataloader.batch_sampler.skip = step - epoch * len(runner.train_dataloader)
+        self.position.step, self.position.epoch = step, min(step // len(runner.train_dataloader) + 1, runner.max_epochs)
+        if self.team.leads:
+            self._take_up_metrics(runner, epoch, step)
+
+    def _take_up_metrics(self, runner: TrialRunner, epoch: int, step: int) -> None:
+        """Cut the metric lines back to the checkpoint, and add an evaluation that was lost."""
+        self.writer.truncate_after(step, unevaluated_from=runner.max_epochs)
+        lines = self.trial.metric_lines()
+        if missing := step - len({line["step"] for line in lines if line["kind"] == "train"}):
+            self.trial.log(
+                f"the metric lines of {missing} steps before the checkpoint are lost: the curves have a gap, the result does not"
+            )
+        evaluated = {line["epoch"] for line in lines if line["kind"] == "val"}
+        if 0 < epoch < runner.max_epochs and epoch not in evaluated and step == epoch * len(runner.train_dataloader):
+            self._validate(runner, step, epoch)
+
+    def before_train_epoch(self, runner: TrialRunner) -> None:
+        runner.train_dataloader.dataset.set_epoch(runner.epoch)
+
+    def before_train_iter(self, runner: TrialRunner, batch_idx: int, data_batch: Any = None) -> None:
+        stop = self.team.any(self.should_stop())
+        if stop or time.monotonic() - self.saved_at >= CHECKPOINT_S:
+            self._save(runner, runner.epoch, runner.iter)
+        if stop:
+            raise Interrupted(f"stopped as asked after step {runner.iter}; the checkpoint holds it")
+        self.position.step, self.position.epoch = runner.iter + 1, runner.epoch + 1
+        self.lr = runner.optim_wrapper.get_lr()["lr"][0]
+        # Drop path must not depend on what was drawn before the step: an interruption would change it.
+        torch.manual_seed(int(np.random.SeedSequence((self.seed, runner.iter)).generate_state(1)[0]))
+
+    def after_train_iter(self, runner: TrialRunner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None) -> None:
+        if self.average:
+            self.average.update(runner.model)
+        if not self.team.leads:
+            return
+        terms = {name: round(float(value.detach()), 6) for name, value in (outputs or {}).items()}
+        self.writer.write("train", runner.iter + 1, runner.epoch + 1, terms | {"lr": self.lr})
+
+    def after_train_epoch(self, runner: TrialRunner) -> None:
+        epoch, step = runner.epoch + 1, runner.iter
+        self._save(runner, epoch, step)
+        if epoch < runner.max_epochs:  # the last epoch is evaluated with its distributions, after training
+            self._validate(runner, step, epoch)
+
+    def _validate(self, runner: TrialRunner, step: int, epoch: int) -> None:
+        if not self.team.leads:
+            return  # the next step waits for the first process
+        started = time.perf_counter()
+        with self.average.in_place_of(runner.model) if self.average else contextlib.nullcontext():
+            metrics = self.evaluate()
+        self.writer.write("val", step, epoch, {key: round(value, 4) for key, value in metrics.items()})
+        self.trial.log(f"epoch {epoch}, step {step}: AP {metrics.get('AP', 0):.1f}")
+        self.eval_seconds += time.perf_counter() - started
+
+    def _save(self, runner: TrialRunner, epoch: int, step: int) -> None:
+        if not self.team.leads:
+            return
+        self.writer.sync()  # the lines must not be behind the checkpoint after a power cut
+        save_checkpoint(self.trial, runner, epoch=epoch, step=step, average=self.average)
+        self.saved_at = time.monotonic()

@@ -1,0 +1,154 @@
+"""A short warm-up of a trial: how long an iteration and an image of evaluation take, and how much memory.
+
+It builds the Runner of the real trial on the real data and runs some iterations of it. What it measures goes to result.json in
+the folder that it is given; nothing of it can be taken for a trial.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+import gfl_lab.train.optim  # noqa: F401  (registers what trial_config names, as dataset does)
+from gfl_lab import naming
+from gfl_lab.errors import FailureKind
+from gfl_lab.rundir import TrialDir, write_json
+from gfl_lab.spec.settings import TrialSpec
+from gfl_lab.train.components import load_of_trial
+from gfl_lab.train.config import trial_config
+from gfl_lab.train.dataset import CACHE_BYTES
+from gfl_lab.train.distributions import DistributionCollector, predict_and_collect
+from gfl_lab.train.evaluate import CocoEvaluator, collect, predict
+from gfl_lab.train.latency import MAX_SECONDS, MEASURED_IMAGES, WARMUP_IMAGES
+from gfl_lab.train.loop import TrialRunner
+
+DROPPED = 2
+"""First iterations, in which memory is allocated and kernels are chosen."""
+LEAST_ITERATIONS, LEAST_S, MOST_S = 8, 6.0, 60.0
+CUDA_CONTEXT_MIB = 600.0
+"""What a process takes of a GPU beside torch's own memory: CUDA's context and the kernels that are loaded (H100: 500 MiB)."""
+
+
+class _Enough(Exception):
+    """Enough iterations have been seen."""
+
+
+class _Timer(Hook):
+    """Ends of iterations; raises _Enough when they suffice."""
+
+    priority = "VERY_LOW"
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        if outputs:
+            float(next(iter(outputs.values())))  # as the trial's metric line does: waits for the GPU
+        self.ends.append(time.perf_counter())
+        seen, passed = len(self.ends) - DROPPED, self.ends[-1] - self.ends[min(DROPPED, len(self.ends)) - 1]
+        if (seen >= LEAST_ITERATIONS and passed >= LEAST_S) or (seen >= 1 and passed >= MOST_S):
+            raise _Enough
+
+
+def measure(path: str | Path, *, threads: int, loader_workers: int, gpu: bool) -> None:
+    """Warm the trial of the manifest in folder ``path`` up, and write what was measured to its result.json.
+
+    ``metrics`` there: ``seconds_per_iteration``, ``seconds_per_image`` (of evaluation), ``seconds_once`` (set-up and the
+    measurement of latency), ``memory_mib`` (of this process, with the images that it will come to keep) and
+    ``gpu_memory_mib``.
+
+    Args:
+        threads: CPU threads. loader_workers: processes that load images. gpu: whether a GPU may be used.
+    """
+    if not gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    trial = TrialDir(Path(path))
+    try:
+        outcome = _measure(trial, threads, loader_workers)
+    except Exception as error:
+        traceback.print_exc()
+        outcome = {"status": "failed", "failure": {"kind": FailureKind.ERROR, "reason": f"{type(error).__name__}: {error}"}}
+    write_json(trial.file(naming.RESULT), {"format": naming.FORMAT_VERSION, "trial": trial.id, **outcome})
+
+
+def _measure(trial: TrialDir, threads: int, loader_workers: int) -> dict[str, Any]:
+    started = time.perf_counter()
+    manifest = trial.manifest()
+    spec = TrialSpec.model_validate(manifest["spec"])
+    load_of_trial(trial, spec)
+    torch.set_num_threads(threads)
+    random.seed(spec.seed)
+    np.random.seed(spec.seed)
+    config = trial_config(spec, manifest["paths"], str(trial.path), loader_workers)
+    runner = TrialRunner.from_cfg(config)
+    runner.load_or_resume = lambda: None  # what it starts from changes no time
+    evaluator = CocoEvaluator(manifest["paths"]["val_annotations"], spec.data.classes, spec.settings.max_dets)
+    loader = Runner.build_dataloader(config.val_loader, seed=spec.seed)
+    setup = time.perf_counter() - started
+
+    timer = _Timer()
+    runner.register_hook(timer)
+    try:
+        runner.train()
+    except _Enough:
+        pass
+    ends = timer.ends[min(DROPPED, len(timer.ends) - 2) :] if len(timer.ends) > 1 else [started + setup, *timer.ends]
+    iteration = (ends[-1] - ends[0]) / (len(ends) - 1)
+    image = _evaluation(runner.model, loader, evaluator, spec)
+    cached = sum(_decoded_bytes(each.dataset) for each in (runner.train_dataloader, loader))
+    device = next(runner.model.parameters()).device
+    on_gpu = device.type == "cuda"
+    result = {
+        "seconds_per_iteration": iteration,
+        "seconds_per_image": image,
+        "seconds_once": setup + min(MAX_SECONDS, image * (WARMUP_IMAGES + min(MEASURED_IMAGES, len(loader.dataset)))),
+        "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 + cached * max(1, loader_workers) / 2**20,
+        "gpu_memory_mib": torch.cuda.max_memory_reserved(device) / 2**20 + CUDA_CONTEXT_MIB if on_gpu else 0.0,
+        "iterations": len(ends) - 1,
+    }
+    return {"status": "done", "metrics": result, "device": f"cuda {torch.cuda.get_device_name(device)}" if on_gpu else "cpu"}
+
+
+def _evaluation(model: torch.nn.Module, loader: Any, evaluator: CocoEvaluator, spec: TrialSpec) -> float:
+    """Seconds of an image, the first batch left out where there are more: until LEAST_S are full or all have been seen."""
+    truth = spec.data.truth
+    collector = DistributionCollector(evaluator.truth, evaluator.category_ids, spec.settings, ambiguous=True) if truth else None
+    marks: list[tuple[float, int]] = []
+
+    def batches() -> Iterator[Any]:
+        for batch in loader:
+            yield batch
+            marks.append((time.perf_counter(), len(batch["inputs"])))
+            if marks[-1][0] - marks[0][0] > LEAST_S:
+                return
+
+    started = time.perf_counter()
+    found = list(predict_and_collect(model, batches(), collector) if collector else predict(model, batches()))
+    before = time.perf_counter()
+    evaluator(collect(iter(found)))
+    scoring = (time.perf_counter() - before) / len(found)
+    if len(marks) == 1:
+        return (marks[0][0] - started) / marks[0][1] + scoring
+    return (marks[-1][0] - marks[0][0]) / sum(count for _, count in marks[1:]) + scoring
+
+
+def _decoded_bytes(dataset: Any) -> int:
+    """What the cache of decoded images will hold."""
+    total = 0
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        total += 3 * info["width"] * info["height"]
+        if total > CACHE_BYTES:
+            return CACHE_BYTES
+    return total

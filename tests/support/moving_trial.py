@@ -1,0 +1,63 @@
+"""A trial that can be held, killed and gone on with, in milliseconds: each step is a line, each fifth a checkpoint.
+
+As a script it is `gfl-lab` with this trial in place of training, held at the steps MOVING_HOLD until the file MOVING_GATE exists.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+
+from gfl_lab import naming
+from gfl_lab.errors import Interrupted
+from gfl_lab.rundir import MetricWriter, TrialDir, write_bytes, write_json
+
+STEPS = 30
+EVERY = 5
+EXTRA = "extra.bin"
+
+
+def go(path: str, *, stop_file: str = "", gate: str = "", hold_at: int | None = None, **_: object) -> None:
+    """Do the steps after the last checkpoint; at ``hold_at`` wait until ``gate`` exists, or a stop is asked for."""
+    gate = gate or os.environ.get("MOVING_GATE", "")
+    holds = {hold_at} if hold_at else {int(step) for step in os.environ.get("MOVING_HOLD", "").split()}
+    trial = TrialDir(Path(path))
+    trial.take_lease()
+    trial.file(naming.RESULT).unlink(missing_ok=True)
+    annotations = json.loads(Path(trial.manifest()["paths"]["train_annotations"]).read_text())
+    images = Path(trial.manifest()["paths"]["train_images"])
+    assert all((images / image["file_name"]).read_bytes() for image in annotations["images"])
+    checkpoint = trial.file(naming.LAST_CHECKPOINT)
+    first = json.loads(checkpoint.read_text())["step"] + 1 if checkpoint.exists() else 1
+    print(f"starts at step {first} on {socket.gethostname()}", flush=True)
+    writer = MetricWriter(trial.file(naming.METRICS_FILE))
+    writer.truncate_after(first - 1)
+    for step in range(first, STEPS + 1):
+        writer.write("train", step, 1, {"loss": 1 / step})
+        if step % EVERY == 0:
+            write_bytes(checkpoint, json.dumps({"step": step}).encode())
+        while step in holds and not Path(gate).exists():
+            if stop_file and Path(stop_file).exists():
+                write_bytes(checkpoint, json.dumps({"step": step}).encode())
+                write_json(trial.file(naming.RESULT), {"format": 1, "trial": trial.id, "status": "interrupted", "reason": "asked"})
+                trial.drop_lease()
+                raise Interrupted("asked")
+            time.sleep(0.02)
+    trial.file(naming.CONFIG).write_text("x = 1\n")
+    trial.file(EXTRA).write_bytes(b"records")
+    result = {
+        "status": "done", "metrics": {key: 50.0 for key in ("AP", "AP50", "AP75")}, "counts": {}, "per_class": {}, "epochs": 1, "steps": STEPS,
+        "seconds": {"total": 1.0}, "peak_memory_mib": 1, "device": "cpu", "finished": "2026-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    write_json(trial.file(naming.RESULT), {"format": naming.FORMAT_VERSION, "trial": trial.id, **result})
+    trial.drop_lease()
+
+
+if __name__ == "__main__":
+    from gfl_lab.cli import main, run
+
+    run.TRIAL_ENTRY = "tests.support.moving_trial:go"
+    main.main()

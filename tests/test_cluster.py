@@ -1,0 +1,226 @@
+"""`gfl-lab run --address` on a real Ray cluster of separate nodes (tests/support/nodes.py), which are killed and added in mid-run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gfl_lab.rundir import RunTree, TrialDir, TrialState
+from tests.support.counting_trial import EACH, HELD_AT, HOLD, STEPS, places, value_after
+from tests.support.nodes import Cluster, Node, wait_for, why_not
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not() or "-")]
+
+PROFILE = """
+name: tiny
+title: nothing is trained
+data: {train_images: 16, val_images: 8, size: 128, seed: 0}
+resources: {cpus: 1}
+settings: {backbone: r18, base_channels: 8, frozen_stages: -1, norm_eval: false, neck_channels: 16, head_channels: 16, head_convs: 1, strides: [8, 16, 32],
+  epochs: 10, batch_size: 8, optimizer: adamw, lr: 0.002, lr_schedule: cosine, warmup_iters: 2, image_size: [128, 128]}
+"""
+ACTOR = "ray::ResourceTrainable"
+"""What Ray calls the processes of Tune's actors once they have begun their trials."""
+SAVED = HELD_AT // EACH * EACH
+"""Step of the last checkpoint of a trial that is held."""
+
+
+class Lab:
+    """One run tree on the folder that the nodes share, and drivers on the cluster."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.cluster = folder, Cluster(folder)
+        self.tree = RunTree(folder / "runs")
+        self.tree.root.mkdir()
+        (folder / "profiles").mkdir()
+        (folder / "profiles" / "tiny.yaml").write_text(PROFILE)
+
+    def experiment(self, name: str, learning_rate: float) -> Path:
+        """An experiment of two variants whose trials no other one shares."""
+        file = self.folder / f"{name}.yaml"
+        file.write_text(
+            f"name: {name}\nprofile: tiny\naxes: {{dfl: [false, true]}}\nset: {{lr: {learning_rate}}}\ntable: {{metrics: [AP]}}\n"
+        )
+        return file
+
+    def start(self, file: Path, *arguments: str, node: Node | None = None) -> subprocess.Popen[str]:
+        """A driver, on the head where not said otherwise."""
+        command = [sys.executable, "-m", "tests.support.counting_trial", "run", str(file), "--address", self.cluster.address, *arguments]
+        return (node or self.cluster.head).start(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def until(self, driver: subprocess.Popen[str], condition: Callable[[], object], what: str) -> None:
+        """Wait for the condition while the driver runs."""
+
+        def holds() -> object:
+            assert driver.poll() is None, "".join(driver.communicate())
+            return condition()
+
+        wait_for(holds, what)
+
+    def trials(self, file: Path) -> list[TrialDir]:
+        """Trials of the experiment, as planned."""
+        plan = json.loads((self.tree.experiment(file.stem, "tiny") / "plan.json").read_text())
+        return [self.tree.trial(trial["id"]) for variant in plan["variants"] for trial in variant["trials"]]
+
+    def hold(self) -> None:
+        """Trials stand still at step HELD_AT until ``release``."""
+        (self.tree.root / HOLD).touch()
+
+    def release(self) -> None:
+        (self.tree.root / HOLD).unlink(missing_ok=True)
+
+    def held(self, file: Path) -> list[TrialDir]:
+        """Trials that stand still now, or did when their node was killed."""
+        if not (self.tree.experiment(file.stem, "tiny") / "plan.json").exists():
+            return []
+        return [trial for trial in self.trials(file) if max((line["step"] for line in trial.metric_lines()), default=0) == HELD_AT - 1]
+
+    def whole(self, file: Path, driver: subprocess.Popen[str]) -> None:
+        """The driver ends with 0, each trial has counted each step once, and the table has every number."""
+        out, err = driver.communicate(timeout=240)
+        assert driver.returncode == 0, out + err
+        assert "Traceback" not in out + err
+        for trial in self.trials(file):
+            assert trial.result()["metrics"]["AP"] == value_after(STEPS, trial.manifest()["spec"]["seed"])
+            assert [line["step"] for line in trial.metric_lines() if line["kind"] == "train"] == list(range(1, STEPS + 1))
+        table = json.loads((self.tree.experiment(file.stem, "tiny") / "table.json").read_text())
+        assert [[trial["state"] for trial in row["trials"]] for row in table["rows"]] == [["done"] * (len(self.trials(file)) // 2)] * 2
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    made = Lab(tmp_path_factory.mktemp("cluster"))
+    try:
+        made.cluster.ready(made.cluster.worker(), made.cluster.worker())
+        yield made
+    finally:
+        made.cluster.close()
+
+
+@pytest.fixture(autouse=True)
+def released(lab: Lab) -> Iterator[None]:
+    yield
+    lab.release()
+
+
+def nodes_of(trials: list[TrialDir]) -> set[str]:
+    return {place["node"] for trial in trials for place in places(trial)}
+
+
+def of_the_run(node: Node) -> list[psutil.Process]:
+    """Ray's actors, fork servers and trials on a node."""
+    found = []
+    for process in node.processes():
+        try:
+            line = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        if ACTOR in line or "gfl_lab.orchestrate" in line:
+            found.append(process)
+    return found
+
+
+def test_a_run_uses_every_node_but_the_head(lab: Lab) -> None:
+    file = lab.experiment("spread", 0.001)
+    lab.hold()
+    driver = lab.start(file, "--seeds", "0,1")
+    lab.until(driver, lambda: len(lab.held(file)) == 4, "four trials at once")
+    lab.release()
+    lab.whole(file, driver)
+    assert nodes_of(lab.trials(file)) == {node.name for node in lab.cluster.nodes[1:]}
+    assert all(len({place["pid"] for place in places(trial)}) == 1 for trial in lab.trials(file))
+
+
+def test_a_killed_actor_s_trial_moves(lab: Lab) -> None:
+    file = lab.experiment("actor", 0.002)
+    lab.hold()
+    driver = lab.start(file, "--seeds", "0")
+    lab.until(driver, lambda: len(lab.held(file)) == 2, "two trials")
+    victim = next(process for node in lab.cluster.nodes for process in of_the_run(node) if ACTOR in " ".join(process.cmdline()))
+    theirs = victim.children(recursive=True)
+    victim.kill()
+    _, left = psutil.wait_procs(theirs, timeout=15)
+    assert not left
+    lab.until(driver, lambda: sum(len(places(trial)) for trial in lab.trials(file)) == 3, "the trial elsewhere")
+    lab.release()
+    lab.whole(file, driver)
+    starts = sorted([place["after"] for place in places(trial) if "began" in place] for trial in lab.trials(file))
+    assert starts == [[0], [0, SAVED]]
+    assert sum("Ray actor" in trial.file("log.txt").read_text() for trial in lab.trials(file)) == 1
+
+
+def test_a_killed_node_s_trials_move_and_a_new_node_takes_its_share(lab: Lab) -> None:
+    file = lab.experiment("node", 0.003)
+    lab.hold()
+    driver = lab.start(file, "--seeds", "0,1,2,3")
+    lab.until(driver, lambda: len(lab.held(file)) == 4, "four trials at once")
+    victim = lab.cluster.nodes[-1]
+    lost = [trial for trial in lab.trials(file) if nodes_of([trial]) == {victim.name}]
+    assert len(lost) == 2
+    lab.cluster.kill(victim)
+    added = lab.cluster.worker()
+    lab.until(driver, lambda: added.name in nodes_of(lab.trials(file)), "trials on the new node")
+    lab.release()
+    lab.whole(file, driver)
+    for trial in lost:
+        first, second = (place for place in places(trial) if "began" in place)
+        assert first["node"] == victim.name and second["node"] != victim.name and second["after"] == SAVED
+
+
+def test_a_killed_driver_leaves_nothing_on_the_nodes_and_the_same_command_goes_on(lab: Lab) -> None:
+    file = lab.experiment("driver", 0.004)
+    lab.hold()
+    driver = lab.start(file, "--seeds", "0,1")
+    lab.until(driver, lambda: len(lab.held(file)) == 4, "four trials at once")
+    assert all(of_the_run(node) for node in lab.cluster.nodes[1:])
+    for process in psutil.Process(driver.pid).children():
+        process.kill()
+    driver.communicate()
+    wait_for(lambda: not any(of_the_run(node) for node in lab.cluster.nodes), "the run's processes to end")
+    wait_for(lambda: not any(trial.state() is TrialState.RUNNING for trial in lab.trials(file)), "leases to age")
+    lab.release()
+    lab.whole(file, lab.start(file, "--seeds", "0,1"))
+    assert [[place["after"] for place in places(trial) if "began" in place] for trial in lab.trials(file)] == [[0, SAVED]] * 4
+
+
+def test_half_a_gpu_each_is_two_trials_on_a_gpu_and_never_three(lab: Lab) -> None:
+    """A logical GPU: what is reserved, not what a card does."""
+    file = lab.experiment("halves", 0.005)
+    node = lab.cluster.worker(cpus=4, gpus=1)
+    lab.cluster.ready(node)
+    lab.hold()
+    driver = lab.start(file, "--seeds", "0,1,2", "--gpus", "0.5")
+    lab.until(driver, lambda: len(lab.held(file)) == 2, "two trials at once")
+    time.sleep(3.0)  # a third would come now
+    assert len(lab.held(file)) == 2
+    lab.release()
+    lab.whole(file, driver)
+    trials = lab.trials(file)
+    assert nodes_of(trials) == {node.name}
+    spans = [(began["began"], ended["ended"]) for began, ended in map(places, trials)]
+    assert max(sum(began <= moment < ended for began, ended in spans) for moment, _ in spans) == 2
+
+
+def test_more_than_any_node_has_is_refused(lab: Lab) -> None:
+    out, err = lab.start(lab.experiment("large", 0.006), "--cpus", "64").communicate(timeout=120)
+    assert "a trial asks for 64 CPUs" in err
+
+
+def test_a_cluster_that_goes_away_is_told(lab: Lab) -> None:
+    """Last, since there is no cluster after it."""
+    file = lab.experiment("away", 0.007)
+    lab.hold()
+    driver = lab.start(file, "--seeds", "0", node=lab.cluster.nodes[1])
+    lab.until(driver, lambda: len(lab.held(file)) == 2, "two trials")
+    lab.cluster.kill(lab.cluster.head)
+    out, err = driver.communicate(timeout=240)
+    print(out, err)
+    assert driver.returncode == 6
+    assert "Ray cluster" in err and "Traceback" not in err

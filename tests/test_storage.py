@@ -1,0 +1,545 @@
+"""Storage, and trials on nodes that share nothing else: against an S3 server in this process, and a folder."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import psutil
+import pytest
+from moto.server import ThreadedMotoServer
+
+from gfl_lab import naming, storage
+from gfl_lab.errors import InputError, ResourceError, StoreError
+from gfl_lab.orchestrate import content, driver, exchange, node
+from gfl_lab.orchestrate.exchange import DriverSide, Link
+from gfl_lab.orchestrate.process import Job, TrialProcess
+from gfl_lab.plan.plan import build_plan
+from gfl_lab.rundir import RunTree, TrialDir, TrialState, write_json
+from gfl_lab.spec.files import load_experiment, load_profile
+from gfl_lab.spec.settings import DataSpec
+from gfl_lab.storage import Storage, Synced
+from tests.support.cli import runner
+from tests.support.moving_trial import EXTRA, STEPS
+from tests.support.nodes import Cluster, why_not
+
+ROOT = Path(__file__).parents[1]
+FAKES = "tests.support.moving_trial"
+DIGEST = "0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """Address of a bucket on a server of this process."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for key in [key for key in os.environ if key.startswith("AWS_")]:
+            patch.delenv(key)
+        for key, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }.items():  # fmt: skip
+            patch.setenv(key, value)
+        boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="lab")
+        yield "s3://lab"
+        server.stop()
+
+
+@pytest.fixture
+def bucket(s3: str) -> str:
+    return f"{s3}/{secrets.token_hex(4)}/runs"
+
+
+@pytest.fixture(params=["s3", "file"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "file":
+        return Storage(f"file://{tmp_path}/mount/runs")
+    return Storage(request.getfixturevalue("bucket"))
+
+
+# --- storage ---
+
+
+def test_objects_come_and_go(store: Storage) -> None:
+    store.prepare()
+    store.prepare()
+    assert store.list("trials") == {} and store.read("a/b") is None and store.stamp("a/b") is None
+    store.delete("a/b")
+    store.write("a/b", b"one")
+    store.write("a/c/d", b"two")
+    assert store.read("a/b") == b"one" and store.stamp("a/b").size == 3
+    assert store.list("a").keys() == {"b"} and store.list("a", deep=True).keys() == {"b", "c/d"}
+    store.delete("a/b")
+    assert store.list("a", deep=True).keys() == {"c/d"}
+
+
+def test_a_storage_of_another_format_is_refused(store: Storage) -> None:
+    store.write("gfl-lab-storage.json", b'{"format": 99}')
+    with pytest.raises(StoreError, match="format 99"):
+        store.prepare()
+
+
+class Breaking(io.BytesIO):
+    """A file that cannot be read to its end."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.tell() >= 8:
+            raise OSError("input/output error")
+        return super().read(min(size or 0, 4))
+
+
+def test_what_breaks_off_replaces_nothing(store: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "WHOLE_BYTES", 8)
+    store.upload(io.BytesIO(b"good " * 10), "a/b")
+    with pytest.raises(OSError, match="input/output"):
+        store.upload(Breaking(b"bad " * 10), "a/b")
+    assert store.read("a/b") == b"good " * 10 and store.list("a").keys() == {"b"}
+
+    local = tmp_path / "b"
+    local.write_text("mine")
+    monkeypatch.setattr(storage, "_CHUNK", 4)
+    whole, chunks = storage._Guarded.read, []
+
+    def broken(self: storage._Guarded, size: int = -1) -> bytes:
+        chunks.append(whole(self, size) if len(chunks) < 2 else b"")
+        return chunks[-1]
+
+    monkeypatch.setattr(storage._Guarded, "read", broken)
+    with pytest.raises(ResourceError, match="broke off"):
+        store.download("a/b", local)
+    assert local.read_text() == "mine" and [path.name for path in tmp_path.glob("*b*")] == ["b"]
+    monkeypatch.setattr(storage._Guarded, "read", whole)
+    store.download("a/b", local)
+    assert local.read_bytes() == b"good " * 10
+    with pytest.raises(StoreError, match="is not in"):
+        store.download("a/none", local)
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3://AKIA123:hidden@lab/runs", "s3://lab/runs?secret_key=hidden", "abfs://account:hidden@host/runs", "s3://hidden@lab"]
+)
+def test_addresses_with_credentials_are_refused_and_not_repeated(uri: str) -> None:
+    with pytest.raises(InputError, match="credentials") as caught:
+        Storage(uri)
+    assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["runs", "nope://a/b", "s3://", "s3:lab/runs", "s3://lab?colour=red", "file://"])
+def test_what_is_no_address_is_refused(uri: str) -> None:
+    with pytest.raises(InputError):
+        Storage(uri)
+
+
+def test_a_storage_that_does_not_answer_is_named(s3: str) -> None:
+    with pytest.raises(ResourceError, match="s3://nowhere.*cannot be reached"):
+        Storage("s3://nowhere/runs").prepare()  # no such bucket; none is made
+    with pytest.raises(ResourceError, match="cannot be reached"):
+        Storage("s3://lab/runs?endpoint_override=127.0.0.1:1&scheme=http").read("a")
+
+
+def test_who_has_changed_is_told_without_clocks(store: Storage, tmp_path: Path) -> None:
+    here = Synced(store, tmp_path / "here", "trials/x")
+    here.folder.mkdir()
+    (here.folder / "a").write_text("1")
+    os.utime(here.folder / "a", (0, 0))
+    assert here.changed_here(["a", "none"]) == ["a"]
+    here.push(["a", "none"])
+    assert here.changed_here(["a"]) == [] == here.changed_there(store.list("trials/x"))
+
+    there = Synced(store, tmp_path / "there", "trials/x")
+    there.pull("a", store.list("trials/x")["a"])
+    (there.folder / "a").write_text("1 and 2")
+    there.push(["a"])
+    here = Synced(store, here.folder, "trials/x")  # remembered on disk
+    assert here.changed_here(["a"]) == [] and here.changed_there(store.list("trials/x")) == ["a"]
+    assert Synced(store, here.folder, "trials/y").changed_here(["a"]) == ["a"]
+
+
+# --- data ---
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> dict[str, str]:
+    """A data set of six images, some in sub-folders."""
+    root = tmp_path / "coco"
+    found = {}
+    for split in ("train", "val"):
+        (root / split / "sub").mkdir(parents=True)
+        names = [f"{split}{n}.png" for n in range(2)] + ["sub/ümlaut.png"]
+        for name in names:
+            (root / split / name).write_bytes(f"{split} {name}".encode() * 50)
+        (root / f"{split}.json").write_text(json.dumps({"images": [{"file_name": name} for name in names]}))
+        found |= {f"{split}_annotations": str(root / f"{split}.json"), f"{split}_images": str(root / split)}
+    return found
+
+
+def images_of(paths: dict[str, str]) -> dict[str, bytes]:
+    return {
+        f"{split}/{image['file_name']}": (Path(paths[f"{split}_images"]) / image["file_name"]).read_bytes()
+        for split in ("train", "val")
+        for image in json.loads(Path(paths[f"{split}_annotations"]).read_text())["images"]
+    }
+
+
+def test_a_data_set_arrives_whole_or_not_at_all(
+    store: Storage, paths: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(content, "ARCHIVE_BYTES", 2000)
+    cache, put = tmp_path / "cache", []
+    upload = store.upload
+
+    def counted(file: io.BytesIO, name: str, limit: int) -> None:
+        if len(put) == limit:
+            raise ResourceError("away")
+        put.append(name)
+        upload(file, name)
+
+    monkeypatch.setattr(store, "upload", lambda file, name: counted(file, name, 2))
+    with pytest.raises(ResourceError):
+        content.push_dataset(store, DIGEST, paths, lambda _: None)
+    with pytest.raises(StoreError, match="not the whole"):
+        content.fetch_dataset(store, DIGEST, cache)
+    assert [path.name for path in cache.iterdir()] == [f".{DIGEST}.lock"]
+
+    monkeypatch.setattr(store, "upload", lambda file, name: counted(file, name, 99))
+    content.push_dataset(store, DIGEST, paths, lambda _: None)
+    content.push_dataset(store, DIGEST, paths, lambda _: pytest.fail("put twice"))
+    assert len(put) == len(set(put)) > 3, "what was there has not been put again"
+
+    threads = [threading.Thread(target=content.fetch_dataset, args=(store, DIGEST, cache)) for _ in range(3)]
+    fetched = []
+    into = content._fetch_into
+    monkeypatch.setattr(content, "_fetch_into", lambda *given: (fetched.append(1), into(*given)))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert fetched == [1], "actors of one node share what one of them fetches"
+    assert images_of(content.fetch_dataset(store, DIGEST, cache)) == images_of(paths)
+
+    store.write(put[0], store.read(put[0]).replace(b"train0", b"trainX"))
+    with pytest.raises(StoreError, match="damaged"):
+        content.fetch_dataset(store, DIGEST, tmp_path / "other")
+    assert [path.name for path in (tmp_path / "other").iterdir()] == [f".{DIGEST}.lock"]
+
+
+def test_weights_travel_by_their_digest(store: Storage, tmp_path: Path) -> None:
+    import hashlib
+
+    file = tmp_path / "w.pth"
+    file.write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()[:16]
+    content.push_weights(store, digest, file)
+    assert content.fetch_weights(store, digest, tmp_path / "cache").read_bytes() == b"weights"
+    store.write(f"weights/{'f' * 16}", b"other")
+    with pytest.raises(StoreError, match="damaged"):
+        content.fetch_weights(store, "f" * 16, tmp_path / "cache")
+
+
+# --- trials ---
+
+
+class Lab:
+    """A driver and nodes that share a storage."""
+
+    def __init__(self, folder: Path, uri: str, paths: dict[str, str]) -> None:
+        self.folder, self.uri, self.paths = folder, uri, paths
+        self.tree = RunTree(folder / "driver")
+        experiment = load_experiment(ROOT / "experiments/table3_qfl_dfl.yaml")[0]
+        data = DataSpec(name="six", digest=DIGEST, classes=("a",), train_images=3, val_images=3)
+        plan = build_plan(experiment, load_profile(ROOT / "experiments/profiles/desk.yaml"), data)
+        self.planned = plan.trials[:1]
+        driver.write_manifests(self.planned, self.tree, paths)
+        self.trial = self.tree.trial(self.planned[0].id)
+        self.stop_file = folder / naming.STOP_REQUEST
+        self.gate = folder / "gate"
+        self.side = self.driver()
+
+    def driver(self) -> DriverSide:
+        side = DriverSide(self.uri, self.tree)
+        side.refresh([self.trial.id])
+        side.publish([self.trial.id], self.paths, lambda _: None)
+        return side
+
+    def job(self, side: DriverSide | None = None, **kwargs: object) -> Job:
+        given = {"stop_file": str(self.stop_file), "gate": str(self.gate), **kwargs}
+        return (side or self.side).watch(driver.jobs_for(self.planned, self.tree, f"{FAKES}:go", given))[0]
+
+    def start_node(self, name: str, job: Job) -> subprocess.Popen[str]:
+        """A node that can be killed."""
+        code = (
+            "import json, sys; from pathlib import Path; from gfl_lab.orchestrate import exchange, node, process\n"
+            "exchange.EVERY_S = node.EVERY_S = 0.1; node.LOOK_S = 0.1\n"
+            "job = process.Job(**json.loads(sys.argv[1]))\n"
+            "print(node.run_on_node(process.TrialProcess(job.preload), job, Path(sys.argv[2])))"
+        )
+        given = json.dumps({key: getattr(job, key) for key in ("path", "entry", "preload", "kwargs", "link")})
+        return subprocess.Popen([sys.executable, "-c", code, given, str(self.folder / name)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+
+    def steps_there(self) -> int:
+        content = self.side.storage.read(f"trials/{self.trial.id}/{naming.LAST_CHECKPOINT}")
+        return json.loads(content)["step"] if content else 0
+
+
+def wait_for(condition, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def lab(bucket: str, paths: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for module in (exchange, node):
+        monkeypatch.setattr(module, "EVERY_S", 0.1)
+    monkeypatch.setattr(node, "LOOK_S", 0.1)
+    return Lab(tmp_path, bucket, paths)
+
+
+@pytest.fixture
+def process(lab: Lab) -> Iterator[TrialProcess]:
+    server = TrialProcess(FAKES)
+    yield server
+    server.close()
+
+
+def steps(trial: TrialDir) -> list[int]:
+    return [line["step"] for line in trial.metric_lines()]
+
+
+def test_a_trial_whose_node_dies_goes_on_on_another_one(lab: Lab, process: TrialProcess) -> None:
+    lab.side.start()
+    first = lab.start_node("first", lab.job(hold_at=12))
+    wait_for(lambda: lab.steps_there() == 10 and lab.trial.state() is TrialState.RUNNING and 12 in steps(lab.trial))
+    assert lab.trial.result() is None and lab.trial.lease()["pid"] == first.pid
+    first.kill()  # it has done 12 steps, and its last checkpoint holds 10
+    first.wait()
+    wait_for(lambda: lab.trial.state() is TrialState.INTERRUPTED)
+    assert node.run_on_node(process, lab.job(), lab.folder / "second") is TrialState.DONE
+    assert lab.side.finish() == []
+    assert lab.trial.state() is TrialState.DONE and steps(lab.trial) == list(range(1, STEPS + 1))
+    words = lab.trial.file(naming.LOG).read_text()
+    assert [line.split()[3] for line in words.splitlines()] == ["1", "11"]
+    assert lab.trial.file(EXTRA).read_bytes() == b"records" and lab.trial.file(naming.CONFIG).exists()
+    assert json.loads(lab.trial.file(naming.LAST_CHECKPOINT).read_text()) == {"step": STEPS}
+    assert lab.trial.manifest()["paths"] == lab.paths, "the driver's own"
+    assert not lab.trial.file(naming.LEASE).exists() and lab.side.storage.list("leases") == {}
+    assert not list((lab.folder / "second").glob(f"storages/*/trials/{lab.trial.id}")), "a node keeps no copy of what is done"
+
+
+def test_a_stop_request_reaches_the_node_and_the_next_run_goes_on(lab: Lab, process: TrialProcess) -> None:
+    lab.side.start()
+    job = lab.job(hold_at=7)
+    threading.Timer(0.0, lambda: (wait_for(lambda: 7 in steps(lab.trial)), lab.stop_file.touch())).start()
+    assert node.run_on_node(process, job, lab.folder / "a") is TrialState.INTERRUPTED
+    assert lab.side.finish() == []
+    assert lab.trial.state() is TrialState.INTERRUPTED and json.loads(lab.trial.file(naming.LAST_CHECKPOINT).read_text()) == {"step": 7}
+    assert lab.side.storage.list("stop", deep=True) == {}
+    lab.stop_file.unlink()
+
+    lab.tree = RunTree(lab.folder / "another driver")  # which knows the trial from the storage alone
+    driver.write_manifests(lab.planned, lab.tree, lab.paths)
+    lab.trial = lab.tree.trial(lab.trial.id)
+    side = lab.driver()
+    assert lab.trial.state() is TrialState.INTERRUPTED and steps(lab.trial) == list(range(1, 8))
+    assert node.run_on_node(process, lab.job(side), lab.folder / "b") is TrialState.DONE
+    assert side.finish() == [] and steps(lab.trial) == list(range(1, STEPS + 1))
+    assert "starts at step 8 on" in lab.trial.file(naming.LOG).read_text()
+
+
+def test_what_was_trained_here_is_gone_on_with_there(lab: Lab, process: TrialProcess) -> None:
+    lab.trial.file(naming.LAST_CHECKPOINT).write_text('{"step": 20}')
+    lab.trial.file(naming.METRICS_FILE).write_text(
+        "".join(json.dumps({"kind": "train", "step": n, "epoch": 1, "time": n, "metrics": {}}) + "\n" for n in range(1, 23))
+    )
+    side = lab.driver()
+    assert node.run_on_node(process, lab.job(side), lab.folder / "a") is TrialState.DONE
+    assert side.finish() == [] and steps(lab.trial) == list(range(1, STEPS + 1))
+    assert lab.trial.file(naming.LOG).read_text().startswith("starts at step 21 on")
+
+
+def test_a_done_result_is_never_replaced(lab: Lab, process: TrialProcess) -> None:
+    done = {"format": 1, "trial": lab.trial.id, "status": "done", "metrics": {"AP": 61.0}}
+    name = f"trials/{lab.trial.id}/{naming.RESULT}"
+    lab.side.storage.write(name, json.dumps(done | {"metrics": {"AP": 1.0}}).encode())
+    assert node.run_on_node(process, lab.job(), lab.folder / "a") is TrialState.DONE
+    assert json.loads(lab.side.storage.read(name))["metrics"] == {"AP": 1.0}
+    assert not lab.side.storage.stamp(f"trials/{lab.trial.id}/{naming.METRICS_FILE}"), "it was not trained"
+    write_json(lab.trial.file(naming.RESULT), done)
+    for status in ("failed", "done"):
+        lab.side.storage.write(name, json.dumps(done | {"status": status, "metrics": {"AP": 2.0}}).encode())
+        lab.driver()
+        assert lab.trial.result() == done
+
+
+def test_a_result_that_cannot_be_put_is_put_later_and_not_computed_again(
+    lab: Lab, process: TrialProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload, away = Storage.upload, []
+
+    def sometimes(self: Storage, file: io.BytesIO, name: str) -> None:
+        if name.endswith(naming.RESULT) and len(away) < 3:
+            away.append(name)
+            raise ResourceError("the storage cannot be reached")
+        upload(self, file, name)
+
+    monkeypatch.setattr(Storage, "upload", sometimes)
+    monkeypatch.setattr(node, "LAST_TRIES_S", 0.0)
+    with pytest.raises(ResourceError):
+        node.run_on_node(process, lab.job(), lab.folder / "a")
+    assert lab.side.finish() == [] and lab.trial.state() is TrialState.INTERRUPTED
+    monkeypatch.setattr(node, "LAST_TRIES_S", 60.0)
+    assert node.run_on_node(process, lab.job(), lab.folder / "a") is TrialState.DONE
+    assert len(away) == 3 and lab.side.finish() == [] and lab.trial.state() is TrialState.DONE
+    assert lab.trial.file(naming.LOG).read_text().count("starts at step") == 1
+
+
+def test_of_two_nodes_that_have_a_trial_the_first_gives_it_up(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = lab.start_node("first", lab.job(hold_at=3)), None
+    wait_for(lambda: lab.side.storage.list(f"trials/{lab.trial.id}").keys() >= {naming.METRICS_FILE})
+    try:
+        second = lab.start_node("second", lab.job(hold_at=3))
+        assert first.communicate(timeout=60)[0].strip() == TrialState.RUNNING
+        assert naming.RESULT not in lab.side.storage.list(f"trials/{lab.trial.id}"), "it puts nothing any more"
+        assert json.loads(lab.side.storage.read(f"leases/{lab.trial.id}.json"))["pid"] == second.pid
+        lab.gate.touch()
+        assert second.communicate(timeout=60)[0].strip() == TrialState.DONE
+    finally:
+        for started in (first, second):
+            if started and started.poll() is None:
+                started.send_signal(signal.SIGKILL)
+                started.wait()
+
+
+def holder(lab: Lab, name: str, run: str) -> node.Holder:
+    return node.Holder(lab.side.storage, Link(lab.uri, run), lab.folder / name / lab.trial.id, "stop/none", lab.folder / name / "stop")
+
+
+def test_a_trial_of_another_driver_is_left_to_it_while_its_lease_is_renewed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node, "HEARTBEAT_S", 0.3)
+    first = holder(lab, "first", "run 1")
+    assert first.take() and not holder(lab, "second", "run 2").take()
+    first.release()
+    second, again = holder(lab, "second", "run 2"), holder(lab, "again", "run 2")
+    assert second.take() and second.is_mine() and again.take()
+    again.release()
+    assert not second.is_mine(), "another one has had it, and has ended it"
+    second.release()
+    elsewhere = {"format": 1, "pid": 1, "start": 1, "host": "elsewhere", "since": 1.0, "run": "run 3"}
+    lab.side.storage.write(f"leases/{lab.trial.id}.json", json.dumps(elsewhere).encode())
+    lab.side.refresh([lab.trial.id])
+    assert lab.trial.state() is TrialState.RUNNING and lab.trial.lease() == elsewhere
+    monkeypatch.setattr(node, "LEASE_STALE_S", 0.5)  # nobody renews it
+    third = holder(lab, "third", "run 4")
+    assert third.take()
+    third.release()
+    lab.side.refresh([lab.trial.id])
+    assert lab.trial.state() is TrialState.PLANNED
+
+
+# --- the command line ---
+
+
+def test_a_storage_is_for_a_cluster(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run = runner(monkeypatch, capsys, "run")
+    monkeypatch.setenv("GFL_LAB_HOME", str(tmp_path))
+    for arguments in (["--storage", "s3://lab/runs"], ["--executor", "inline", "--storage", "s3://lab/runs", "--address", "x:1"]):
+        code, _, err = run(ROOT / "experiments/table3_qfl_dfl.yaml", *arguments)
+        assert code == 2 and "--storage is for a cluster" in err
+    code, _, err = run(ROOT / "experiments/table3_qfl_dfl.yaml", "--storage", "s3://me:hidden@lab/runs", "--address", "x:1")
+    assert code == 2 and "credentials" in err and "hidden" not in err
+
+
+PROFILE = """
+name: tiny
+title: nothing is trained
+data: {train_images: 16, val_images: 8, size: 128, seed: 0}
+resources: {cpus: 1}
+settings: {backbone: r18, base_channels: 8, frozen_stages: -1, norm_eval: false, neck_channels: 16, head_channels: 16, head_convs: 1, strides: [8, 16, 32],
+  epochs: 10, batch_size: 8, optimizer: adamw, lr: 0.002, lr_schedule: cosine, warmup_iters: 2, image_size: [128, 128]}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(why_not()), reason=why_not() or "-")
+def test_a_cluster_that_shares_only_a_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C, the same command again, and a node that dies: each trial does each step once, and the driver has the table."""
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles/tiny.yaml").write_text(PROFILE)
+    (tmp_path / "two.yaml").write_text("name: two\nprofile: tiny\naxes: {dfl: [false, true]}\ntable: {metrics: [AP]}\n")
+    tree, gate = RunTree(tmp_path / "driver"), tmp_path / "gate"
+    for key, value in {
+        "AWS_ENDPOINT_URL": "http://10.77.0.1:5555", "AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "hidden", "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true", "MOVING_GATE": str(gate), "MOVING_HOLD": "12 23",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(key, value)
+    cluster = Cluster(tmp_path)
+    try:
+        del cluster.environment["GFL_LAB_HOME"]  # so that nodes keep what they need in temporary folders, which are their own
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        cluster.head.start(sys.executable, "-m", "moto.server", "-H", "10.77.0.1", "-p", "5555", **quiet)
+        make = "import boto3, botocore.config as c; boto3.client('s3', config=c.Config(retries={'max_attempts': 20})).create_bucket(Bucket='lab')"
+        nodes = [cluster.worker(), cluster.worker()]
+        cluster.ready(*nodes)
+        assert cluster.head.start(sys.executable, "-c", make).wait(120) == 0
+
+        def run() -> subprocess.Popen[str]:
+            command = [sys.executable, "-m", "tests.support.moving_trial", "run", str(tmp_path / "two.yaml"), "--address", cluster.address]
+            start = ["env", f"GFL_LAB_HOME={tree.root}", *command, "--storage", "s3://lab/runs"]
+            return cluster.head.start(*start, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+        def wait_with(driver: subprocess.Popen[str], condition) -> None:
+            wait_for(lambda: condition() or driver.poll() is not None, 180)
+            assert driver.poll() is None, driver.communicate()
+
+        def held(at: int) -> bool:
+            return [trial.state() for trial in tree.trials() if steps(trial)[-1:] == [at]] == [TrialState.RUNNING] * 2
+
+        driver = run()
+        wait_with(driver, lambda: held(12))
+        for inside in psutil.Process(driver.pid).children():
+            inside.send_signal(signal.SIGINT)
+        out, err = driver.communicate(timeout=240)
+        assert driver.returncode == 130 and "Traceback" not in out + err, out + err
+        assert [trial.state() for trial in tree.trials()] == [TrialState.INTERRUPTED] * 2
+        assert [json.loads(trial.file(naming.LAST_CHECKPOINT).read_text())["step"] for trial in tree.trials()] == [12, 12]
+
+        driver = run()
+        wait_with(driver, lambda: held(23))
+        lost = tree.trials()[0]
+        victim = next(node for node in nodes if node.name == lost.lease()["host"])
+        moved = [trial for trial in tree.trials() if trial.lease()["host"] == victim.name]
+        cluster.kill(victim)
+        wait_with(driver, lambda: all(trial.lease().get("host") not in (None, victim.name) for trial in moved))
+        gate.touch()
+        out, err = driver.communicate(timeout=240)
+        assert driver.returncode == 0, out + err
+        for trial in tree.trials():
+            assert trial.state() is TrialState.DONE and steps(trial) == list(range(1, STEPS + 1))
+            assert trial.file(EXTRA).read_bytes() == b"records"
+            starts = [int(line.split()[3]) for line in trial.file(naming.LOG).read_text().splitlines() if line.startswith("starts")]
+            assert starts == ([1, 13, 21] if trial in moved else [1, 13])
+        table = json.loads((tree.experiment("two", "tiny") / "table.json").read_text())
+        assert [row["trials"][0]["state"] for row in table["rows"]] == ["done"] * 2
+
+        tree = RunTree(tmp_path / "colleague")
+        out, err = run().communicate(timeout=240)
+        assert "nothing to train" in err and len(tree.trials()) == 2 and tree.trials()[0].manifest()["spec"], out + err
+        assert not any("hidden" in file.read_text(errors="replace") for file in tmp_path.rglob("*.*") if file.is_file())
+    finally:
+        cluster.close()

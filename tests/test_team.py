@@ -1,0 +1,141 @@
+"""A trial in several processes (gloo, CPU): the same training as in one, nothing left behind, and failures told by their cause."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from gfl_lab import naming
+from gfl_lab.data import ambiguous_shapes
+from gfl_lab.orchestrate.process import Job, TrialProcess
+from gfl_lab.rundir import TrialDir, TrialState, read_json
+from tests.test_run import Lab
+from tests.test_train import make_trial, weights
+
+WORK = "tests.support.team_work"
+TRIAL = "gfl_lab.train.trial"
+
+
+@pytest.fixture(scope="module")
+def server() -> TrialProcess:
+    """A fork server with torch and mmdet in it."""
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
+    process = TrialProcess(TRIAL)
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ambiguous_shapes.generate(ambiguous_shapes.AmbiguousShapesSpec(train_images=21, val_images=8), tmp_path_factory.mktemp("data"))
+
+
+def gone(pids: list[int]) -> bool:
+    end = time.time() + 10
+    while time.time() < end:
+        if not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_processes_agree_and_leave(server: TrialProcess, tmp_path: Path) -> None:
+    server._once(Job(str(tmp_path), f"{WORK}:agree", TRIAL, {"size": 3}))
+    ranks = [read_json(tmp_path / f"rank{rank}.json") for rank in range(3)]
+    assert [rank["leads"] for rank in ranks] == [True, False, False]
+    assert all(rank["any"] == [True, False] and rank["mean"] == 1.0 for rank in ranks)
+    returned = read_json(tmp_path / "returned.json")
+    assert returned == {"size": 3, "pid": ranks[0]["pid"]}, "only the first process goes on after the work"
+    assert len({rank["pid"] for rank in ranks}) == 3 and gone([rank["pid"] for rank in ranks])
+
+
+@pytest.mark.parametrize(("how", "kind", "words"), [("killed", "lost_process", "was killed"), ("raised", "out_of_memory", "no room")])
+def test_the_first_process_tells_what_befell_another(server: TrialProcess, tmp_path: Path, how: str, kind: str, words: str) -> None:
+    server._once(Job(str(tmp_path), f"{WORK}:go_wrong", TRIAL, {"size": 3, "how": how}))
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert told[0] == kind and words in told[1] and "process 2 of 3" in told[1]
+    assert gone([read_json(tmp_path / f"rank{rank}.json")["pid"] for rank in range(3)])
+
+
+STILL = {"norm_eval": True, "frozen_stages": 4}
+"""No batch statistics, which are of a process' own part of the batch on a CPU."""
+
+
+def losses(trial: TrialDir) -> list[dict[str, float]]:
+    return [line["metrics"] for line in trial.metric_lines() if line["kind"] == "train"]
+
+
+def run(server: TrialProcess, trial: TrialDir, processes: int) -> TrialState:
+    return server.run(Job(str(trial.path), f"{TRIAL}:run_trial", TRIAL, {"processes": processes}))
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(server: TrialProcess, shapes: Path, tmp_path: Path) -> None:
+    one, two = make_trial(tmp_path / "one", shapes, **STILL), make_trial(tmp_path / "two", shapes, **STILL)
+    assert one.id == two.id, "how many processes is no part of what a trial computes"
+    assert run(server, one, 1) is TrialState.DONE and run(server, two, 2) is TrialState.DONE
+    assert two.result()["processes"] == 2 and one.result()["processes"] == 1
+    assert [line.keys() for line in losses(one)] == [line.keys() for line in losses(two)] and len(losses(one)) == 6
+    for ours, theirs in zip(losses(two), losses(one), strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-3, abs=2e-3)
+    first, second = weights(two), weights(one)
+    assert first.keys() == second.keys(), "a checkpoint does not say how many processes wrote it"
+    for key, value in second.items():
+        torch.testing.assert_close(first[key], value, rtol=0, atol=5e-3, msg=lambda text, key=key: f"{key}: {text}")
+    assert two.result()["metrics"]["AP"] == pytest.approx(one.result()["metrics"]["AP"], abs=2.0)
+
+
+@pytest.mark.slow
+def test_a_killed_process_of_two_and_the_trial_ends_bitwise_the_same(server: TrialProcess, shapes: Path, tmp_path: Path) -> None:
+    calm, disturbed = make_trial(tmp_path / "calm", shapes), make_trial(tmp_path / "disturbed", shapes)
+    assert run(server, calm, 2) is TrialState.DONE
+
+    killed: list[int] = []
+
+    def kill_the_second() -> None:
+        end = time.time() + 60
+        while time.time() < end and not killed:
+            if len(disturbed.metric_lines()) >= 4 and (lease := disturbed.lease()):
+                for child in psutil.Process(lease["pid"]).children():
+                    child.kill()
+                    killed.append(child.pid)
+            time.sleep(0.01)
+
+    killer = threading.Thread(target=kill_the_second)
+    killer.start()
+    assert run(server, disturbed, 2) is TrialState.DONE
+    killer.join()
+    assert killed and gone(killed)
+    assert losses(disturbed) == losses(calm)
+    ours, theirs = weights(disturbed), weights(calm)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert "process" in disturbed.file(naming.LOG).read_text()
+
+
+@pytest.mark.slow
+def test_two_gpus_of_a_run_are_two_processes_under_one_actor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--gpus 2` on a machine that claims to have two; torch finds none, so gloo stands in for NCCL."""
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text('#!/bin/sh\necho "0, GPU-a, 81920, NVIDIA H100"\necho "1, GPU-b, 81920, NVIDIA H100"\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    lab = Lab(tmp_path / "lab", experiment="name: smoke\nprofile: tiny\naxes: {dfl: [false, true]}\ntable: {metrics: [AP]}\n")
+    out, err = lab.run("run", str(lab.file), "--gpus", "1.5", code=6)
+    assert "1.5" in err and "whole" in err and not lab.tree.root.exists()
+    out, err = lab.run("run", str(lab.file), "--gpus", "2", "--executor", "inline", code=2)
+    assert "--executor inline" in err and not lab.tree.root.exists()
+    out, err = lab.run("run", str(lab.file), "--gpus", "2")
+    assert "1 at once, each on 1 core and 2 GPU" in err
+    for trial in lab.tree.trials():
+        assert trial.result()["processes"] == 2
+        assert "in each of 2 processes" in trial.file(naming.LOG).read_text()
+    assert [row["metrics"]["AP"]["n"] for row in lab.table()["rows"]] == [1, 1]
