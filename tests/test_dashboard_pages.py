@@ -215,7 +215,7 @@ def test_the_table_page_ranks_a_search(trees, monkeypatch):
     assert len(rows) == 18 + 8 + 2 + 2 and all("done" in row for row in rows[:18]) and all("stopped early" in row for row in rows[18:26])
     assert 'class="best"' in rows[0] and "* stopped early: the value is that of its last epoch" in shown
     assert "by the final AP of 18 finished trials" in shown and "variant" not in table
-    assert "were combinations that the settings refuse" in shown
+    assert "suggested combinations that the settings refuse" in shown
     assert app.code[0].value == "gfl-lab confirm EXPERIMENT.yaml --profile desk"
     assert [button.proto.label for button in app.get("download_button")] == ["JSON", "Markdown", "CSV", "HTML"]
     charts = [json.loads(chart.proto.spec) for chart in app.get("plotly_chart")]

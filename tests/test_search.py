@@ -34,7 +34,7 @@ DATA = DataSpec(name="shapes", digest="0" * 16, classes=("a",), train_images=160
 FAKE = "tests.support.fake_search:search_trial"
 DRIVER = f"import gfl_lab.cli.run as run\nrun.TRIAL_ENTRY = {FAKE!r}\n"
 MAIN = "from gfl_lab.cli.main import main\nmain()"
-UNMIRRORED = "from tests.test_search import NoMirror\nrun._start_mirror = NoMirror\n"
+UNMIRRORED = "from gfl_lab.cli import engine\nfrom tests.test_search import NoMirror\nengine.start_mirror = NoMirror\n"
 
 SEARCH = """
 name: find
@@ -244,7 +244,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setenv("FAKE_EPOCH_S", "0")
     monkeypatch.setattr(resources, "_gpus", lambda: ())
     monkeypatch.setattr("gfl_lab.cli.run.TRIAL_ENTRY", FAKE)
-    monkeypatch.setattr("gfl_lab.cli.run._start_mirror", NoMirror)
+    monkeypatch.setattr("gfl_lab.cli.engine.start_mirror", NoMirror)
     return runner(monkeypatch, capsys)
 
 

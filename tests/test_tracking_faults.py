@@ -410,7 +410,7 @@ EXPERIMENT = (
     "{name: NAME, question: Whether it ends, profile: tiny, axes: {qfl: [false, true]}, baseline: {qfl: false}, table: {metrics: [AP]}}"
 )
 TINY = """
-{name: tiny, title: tiny, data: {train_images: 4, val_images: 4, size: 128, seed: 0}, settings: {backbone: r18, base_channels: 8, neck_channels: 16,
+{name: tiny, title: tiny, data: {train_images: 8, val_images: 8, size: 128, seed: 0}, settings: {backbone: r18, base_channels: 8, neck_channels: 16,
   head_channels: 16, head_convs: 1, strides: [8, 16, 32], epochs: 1, batch_size: 2, image_size: [128, 128]}}
 """
 
@@ -453,7 +453,7 @@ def test_sync_twice_is_sync_once(lab: Lab, proxy: Proxy, tree: RunTree, name: st
     before = lab.everything(name)
     proxy.seen.clear()
     code, out, _ = cli("sync")
-    assert (code, out.startswith(f"{name} on {PROFILE}: up to date")) == (0, True)
+    assert code == 0 and out.startswith(f"{name} on {PROFILE}: up to date"), out
     assert not any("create" in request or "log-" in request for request in proxy.seen)
     # A server that has lost what the mirror noted there is asked what it has; files are sent again, in place of the old ones.
     client = server.quiet_import().tracking.MlflowClient(proxy.uri)

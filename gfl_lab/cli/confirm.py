@@ -77,7 +77,7 @@ def _write(files: Files, folder: Path, arms: dict[str, dict[str, Any]], seeds: l
     """The ablation's file, beside the search's results; the profile beside it, since a file finds its profile there."""
     import yaml
 
-    from gfl_lab.cli.prepare import _with_weights
+    from gfl_lab.cli.prepare import with_weights
     from gfl_lab.rundir import write_text
 
     experiment = files.experiment
@@ -89,8 +89,8 @@ def _write(files: Files, folder: Path, arms: dict[str, dict[str, Any]], seeds: l
         "kind": "ablation",
         "profile": files.profile.name,
         "code": [str(file.path) for file in files.code],
-        "set": _with_weights(experiment.set, beside),
-        "arms": {DEFAULTS: {}, **{arm: _with_weights(settings, beside) for arm, settings in arms.items()}},
+        "set": with_weights(experiment.set, beside),
+        "arms": {DEFAULTS: {}, **{arm: with_weights(settings, beside) for arm, settings in arms.items()}},
         "baseline": DEFAULTS,
         "seeds": seeds,
         "table": {"metrics": list(experiment.table.metrics)},

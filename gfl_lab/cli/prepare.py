@@ -184,14 +184,15 @@ def _weights_path(weights: str, beside: Path) -> str:
     return weights if weights in ("random", "pretrained") else os.path.abspath(beside / Path(weights).expanduser())
 
 
-def _with_weights(settings: dict[str, Any], beside: Path) -> dict[str, Any]:
+def with_weights(settings: dict[str, Any], beside: Path) -> dict[str, Any]:
+    """``settings`` with the path of their weights made absolute; it is relative to the folder ``beside``."""
     return settings | {"weights": _weights_path(settings["weights"], beside)} if "weights" in settings else settings
 
 
 def _with_absolute_weights(experiment: Any, beside: Path) -> Any:
     own = {
-        "set": _with_weights(experiment.set, beside),
-        "arms": {arm: _with_weights(values, beside) for arm, values in experiment.arms.items()},
+        "set": with_weights(experiment.set, beside),
+        "arms": {arm: with_weights(values, beside) for arm, values in experiment.arms.items()},
     }
     if "weights" in experiment.axes:
         own["axes"] = experiment.axes | {"weights": [_weights_path(value, beside) for value in experiment.axes["weights"]]}

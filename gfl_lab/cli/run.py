@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import shlex
 import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 import click
 
+from gfl_lab.cli import engine as engines
 from gfl_lab.cli.costs import budget_option, check_budget, cost_text, parse_budget, share_of
 from gfl_lab.cli.output import consoles, plural, print_json, say
 from gfl_lab.cli.prepare import experiment_argument, plan_options, prepare, read_files
@@ -22,9 +21,6 @@ from gfl_lab.errors import ExitCode, InputError, Problem
 TRIAL_ENTRY = "gfl_lab.train.trial:run_trial"
 LISTED = 100
 """Trials of a plan that are listed before they run."""
-
-LAST_SYNC_S = 5.0
-"""A command that is stopped waits this long for MLflow to show it; the next one completes what is missing."""
 
 
 @click.command("run")
@@ -100,8 +96,8 @@ def command(
     measured = (tree.root / naming.MEASURED_DIR).exists()  # then what a trial takes follows from the plan
     first = sure and limit is None and not measured and not (folder / naming.PLAN).exists()
     optional = gpus is None and not wish.gpu_required
-    engine = _executor(executor, share, address, len(machine.gpus), stop, optional)
-    starting = _Engine(engine) if executor == "ray" and first else None
+    engine = engines.make_executor(executor, share, address, len(machine.gpus), stop, optional)
+    starting = engines.Engine(engine) if executor == "ray" and first else None
     mirror, meter, complete = None, None, False
     stop.listen()
     try:
@@ -120,7 +116,7 @@ def command(
             paces = Paces(tree)
             if measured and not address:
                 share = share_of(machine, wish, cpus=cpus, gpus=gpus, peak=paces.peak(pending, gpu=bool(share.gpus)))
-                engine = _executor(executor, share, address, len(machine.gpus), stop, optional)
+                engine = engines.make_executor(executor, share, address, len(machine.gpus), stop, optional)
             if executor == "inline":
                 share = dataclasses.replace(share, slots=1)
             device = "" if address else resources.device_of(machine, share.gpus)
@@ -133,13 +129,13 @@ def command(
                 fetch_pretrained(backbone)  # once, before anything is written and before trials would each do it
             for note in driver.save_plan(plan, folder):
                 say(f"note: {note}")
-            mirror = _start_mirror(tree, plan)
+            mirror = engines.start_mirror(tree, plan)
             if pending:
                 driver.write_manifests(pending, tree, prepared.paths, prepared.code)
                 if shared:
                     shared.publish([trial.id for trial in pending], prepared.paths, say)
                 if executor == "ray":
-                    starting = starting or _Engine(engine)
+                    starting = starting or engines.Engine(engine)
                     starting.ready()
                 meter = Meter(folder / naming.COST, share, limit, stop=lambda: os.kill(os.getpid(), signal.SIGINT))
                 for sentence in _train(plan, pending, tree, engine, stop, wish, share, meter, shared):
@@ -161,47 +157,12 @@ def command(
     over = meter is not None and meter.exhausted
     if stop.signal and not (over and complete):
         if mirror:
-            mirror.finish(LAST_SYNC_S)
+            mirror.finish(engines.LAST_SYNC_S)
         if over:
             say(f"--budget {budget} is spent; the same command spends it once more, a larger one more")
         say(f"stopped; go on with:  gfl-lab {shlex.join(sys.argv[1:])}")
         code = ExitCode.OVER_BUDGET if over else ExitCode.SIGINT if stop.signal == signal.SIGINT else ExitCode.SIGTERM
     sys.exit(int(code))
-
-
-class _Engine(threading.Thread):
-    """Starts an executor in a thread of its own, which lives until it is closed.
-
-    The thread must outlive Ray: Ray's processes ask the kernel to die with the thread that started them.
-    """
-
-    def __init__(self, executor: Any) -> None:
-        super().__init__(name="executor", daemon=True)
-        self._executor, self._error = executor, None
-        self._ready, self._over = threading.Event(), threading.Event()
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self._executor.start()
-        except BaseException as error:
-            self._error = error
-        self._ready.set()
-        self._over.wait()
-        if self._error is None:
-            with contextlib.suppress(Exception):
-                self._executor.close()
-
-    def ready(self) -> None:
-        """Wait until it has started; raises what starting it raised."""
-        self._ready.wait()
-        if self._error is not None:
-            raise self._error
-
-    def close(self) -> None:
-        """Close the executor, once it has started."""
-        self._over.set()
-        self.join()
 
 
 def _check_gpus(gpus: float, executor: str) -> None:
@@ -231,18 +192,6 @@ def _driver_side(storage: str | None, tree: Any) -> Any:
     from gfl_lab.orchestrate.exchange import DriverSide
 
     return DriverSide(storage, tree)
-
-
-def _executor(name: str, share: Any, address: str | None, machine_gpus: int, stop: Any, gpu_optional: bool) -> Any:
-    if name == "inline":
-        from gfl_lab.orchestrate.inline import InlineExecutor
-
-        return InlineExecutor(stop)
-    from gfl_lab.orchestrate.ray_tune import RayTuneExecutor
-
-    return RayTuneExecutor(
-        cpus=share.cpus, gpus=share.gpus, gpu_optional=gpu_optional, machine_cpus=share.slots * share.cpus, machine_gpus=machine_gpus, address=address, should_stop=stop,
-    )  # fmt: skip
 
 
 def _say_plan(plan: Any, found: dict[str, Any], pending: list[Any], share: Any, expected: list[Any]) -> None:
@@ -278,22 +227,6 @@ def _say_plan(plan: Any, found: dict[str, Any], pending: list[Any], share: Any, 
     say(f"{plural(len(pending), 'trial')} to train, {done} reused; {at_once} at once, each on {takes}; {cost_text(cost, expected, share)}")
 
 
-def _start_mirror(tree: Any, plan: Any) -> Any:
-    from gfl_lab.tracking.background import BackgroundMirror
-    from gfl_lab.tracking.mirror import Mirror
-
-    mirror = BackgroundMirror(Mirror(tree), plan.experiment.name, plan.profile.name)
-    mirror.start()
-    return mirror
-
-
-def how_to_run(share: Any, engine: Any, wish: Any) -> dict[str, Any]:
-    """What a trial's process is told of its share. A cluster may have no GPU to take; who runs inline takes no more than one."""
-    from gfl_lab.orchestrate.resources import processes_of
-
-    return {"threads": share.cpus, "loader_workers": wish.loader_workers, "processes": processes_of(getattr(engine, "gpus", 0))}
-
-
 def _train(plan: Any, pending: list[Any], tree: Any, engine: Any, stop: Any, wish: Any, share: Any, meter: Any, shared: Any) -> list[str]:
     from gfl_lab.cli.display import display
     from gfl_lab.orchestrate import driver
@@ -301,7 +234,7 @@ def _train(plan: Any, pending: list[Any], tree: Any, engine: Any, stop: Any, wis
 
     labels = {trial.id: f"{variant.name} seed {trial.spec.seed}" for variant in plan.variants for trial in variant.trials}
     stop.install()
-    how = how_to_run(share, engine, wish) | {"stop_file": str(stop.file)}
+    how = engines.how_to_run(share, engine, wish) | {"stop_file": str(stop.file)}
     jobs = driver.jobs_for(pending, tree, TRIAL_ENTRY, how)
     if shared:
         jobs = shared.watch(jobs)

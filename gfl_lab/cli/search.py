@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gfl_lab import naming
+from gfl_lab.cli import engine as engines
 from gfl_lab.cli.costs import check_budget, cost_text, share_of
 from gfl_lab.cli.output import consoles, plural, print_json, say
 from gfl_lab.cli.prepare import Files, prepare
@@ -23,7 +24,6 @@ def run_search(
     data: Path | None, seeds: list[int] | None, weights: dict[str, str], as_json: bool,
 ) -> ExitCode:  # fmt: skip
     """Search until as many trials have ended as the file asks for, and print the ranked table. Goes on where it was."""
-    from gfl_lab.cli import run
     from gfl_lab.orchestrate import driver
     from gfl_lab.orchestrate.budget import Meter
 
@@ -47,12 +47,12 @@ def run_search(
                 fetch_pretrained(backbone)
             book.save()
             _save_plan(plan, book, folder, created)
-            mirror = run._start_mirror(tree, plan)
+            mirror = engines.start_mirror(tree, plan)
             if not book.ledger.complete:
                 if executor == "ray":
                     optional = gpus is None and not files.profile.resources.gpu_required
-                    engine = run._executor(executor, share, address, len(machine.gpus), stop, optional)
-                    starting = run._Engine(engine)
+                    engine = engines.make_executor(executor, share, address, len(machine.gpus), stop, optional)
+                    starting = engines.Engine(engine)
                     starting.ready()
                 meter = Meter(folder / naming.COST, share, limit, stop=lambda: os.kill(os.getpid(), signal.SIGINT))
                 for sentence in _train(book, plan, engine, stop, share, meter, address):
@@ -71,7 +71,7 @@ def run_search(
     over = meter is not None and meter.exhausted
     if stop.signal:
         if mirror:
-            mirror.finish(run.LAST_SYNC_S)
+            mirror.finish(engines.LAST_SYNC_S)
         if over:
             say("the budget is spent; the same command spends it once more, a larger one more")
         say(f"stopped; go on with:  gfl-lab {shlex.join(sys.argv[1:])}")
@@ -173,7 +173,7 @@ def _train(book: Any, plan: Any, engine: Any, stop: Any, share: Any, meter: Any,
     from gfl_lab.rundir import TrialState
 
     stop.install()
-    how = run.how_to_run(share, engine, plan.profile.resources)
+    how = engines.how_to_run(share, engine, plan.profile.resources)
     with display(consoles()[1]) as listener:
 
         def listen(progress: list[Any]) -> None:

@@ -265,8 +265,10 @@ class ExperimentMirror:
         tags = content.parent_tags(plan, states) | content.changed_params(params, parent.params)
         server.log(parent, (), tags, params)
         server.log_data(parent, **content.data_input(plan.content["data"], {}))
-        tables = [(plan.folder / name, naming.TABLE_STEM) for name in content.TABLE_FILES]
-        self._upload(server, parent, [(plan.folder / naming.PLAN, None), *tables], report)
+        files = [(plan.folder / naming.PLAN, None), *((plan.folder / name, naming.TABLE_STEM) for name in content.TABLE_FILES)]
+        print_ = naming.digest([[path.name, file_stamp(path)] for path, _ in files])
+        if parent.tags.get(content.TAG_SYNCED) != print_ and self._upload(server, parent, files, report):
+            server.log(parent, (), {content.TAG_SYNCED: print_}, {})
         status = content.parent_status(states, final)
         end = None
         if status not in ("RUNNING", parent.status):

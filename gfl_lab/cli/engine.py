@@ -1,0 +1,75 @@
+"""What verbs that train share: the executor in a thread of its own, the mirror beside it, and what a trial's process is told."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import Any
+
+LAST_SYNC_S = 5.0
+"""A command that is stopped waits this long for MLflow to show it; the next one completes what is missing."""
+
+
+class Engine(threading.Thread):
+    """Starts an executor in a thread of its own, which lives until it is closed.
+
+    The thread must outlive Ray: Ray's processes ask the kernel to die with the thread that started them.
+    """
+
+    def __init__(self, executor: Any) -> None:
+        super().__init__(name="executor", daemon=True)
+        self._executor, self._error = executor, None
+        self._ready, self._over = threading.Event(), threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._executor.start()
+        except BaseException as error:
+            self._error = error
+        self._ready.set()
+        self._over.wait()
+        if self._error is None:
+            with contextlib.suppress(Exception):
+                self._executor.close()
+
+    def ready(self) -> None:
+        """Wait until it has started; raises what starting it raised."""
+        self._ready.wait()
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """Close the executor, once it has started."""
+        self._over.set()
+        self.join()
+
+
+def make_executor(name: str, share: Any, address: str | None, machine_gpus: int, stop: Any, gpu_optional: bool) -> Any:
+    """The executor of ``--executor`` and ``--address``; nothing is started yet."""
+    if name == "inline":
+        from gfl_lab.orchestrate.inline import InlineExecutor
+
+        return InlineExecutor(stop)
+    from gfl_lab.orchestrate.ray_tune import RayTuneExecutor
+
+    return RayTuneExecutor(
+        cpus=share.cpus, gpus=share.gpus, gpu_optional=gpu_optional, machine_cpus=share.slots * share.cpus, machine_gpus=machine_gpus, address=address, should_stop=stop,
+    )  # fmt: skip
+
+
+def how_to_run(share: Any, engine: Any, wish: Any) -> dict[str, Any]:
+    """What a trial's process is told of its share. A cluster may have no GPU to take; who runs inline takes no more than one."""
+    from gfl_lab.orchestrate.resources import processes_of
+
+    return {"threads": share.cpus, "loader_workers": wish.loader_workers, "processes": processes_of(getattr(engine, "gpus", 0))}
+
+
+def start_mirror(tree: Any, plan: Any) -> Any:
+    """Mirror the plan's experiment to MLflow from now on."""
+    from gfl_lab.tracking.background import BackgroundMirror
+    from gfl_lab.tracking.mirror import Mirror
+
+    mirror = BackgroundMirror(Mirror(tree), plan.experiment.name, plan.profile.name)
+    mirror.start()
+    return mirror
