@@ -1,4 +1,7 @@
-"""Tests marked `exhaustive` try once more, with other values, what another test tries; they run with --exhaustive."""
+"""Tests marked `exhaustive` try once more, with other values, what another test tries; they run with --exhaustive.
+
+Files with slow tests come first: with several processes, what is left at the end is short.
+"""
 
 from __future__ import annotations
 
@@ -14,3 +17,5 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("exhaustive"):
                 item.add_marker(pytest.mark.skip(reason="runs with --exhaustive"))
+    slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("browser")}
+    items.sort(key=lambda item: item.path not in slow)

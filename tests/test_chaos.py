@@ -60,6 +60,7 @@ def test_processes_are_found_by_their_run_tree_and_later_actions_come_in_order(t
     assert done == ["first", "later"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_short_round_ends_with_the_same_state(tmp_path: Path) -> None:
     lab = Lab(tmp_path, epochs=3, profile=None)

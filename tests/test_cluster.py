@@ -138,6 +138,7 @@ def test_a_run_uses_every_node_but_the_head(lab: Lab) -> None:
     assert all(len({place["pid"] for place in places(trial)}) == 1 for trial in lab.trials(file))
 
 
+@pytest.mark.exhaustive
 def test_a_killed_actor_s_trial_moves(lab: Lab) -> None:
     file = lab.experiment("actor", 0.002)
     lab.hold()
@@ -174,6 +175,7 @@ def test_a_killed_node_s_trials_move_and_a_new_node_takes_its_share(lab: Lab) ->
         assert first["node"] == victim.name and second["node"] != victim.name and second["after"] == SAVED
 
 
+@pytest.mark.exhaustive
 def test_a_killed_driver_leaves_nothing_on_the_nodes_and_the_same_command_goes_on(lab: Lab) -> None:
     file = lab.experiment("driver", 0.004)
     lab.hold()
@@ -190,6 +192,7 @@ def test_a_killed_driver_leaves_nothing_on_the_nodes_and_the_same_command_goes_o
     assert [[place["after"] for place in places(trial) if "began" in place] for trial in lab.trials(file)] == [[0, SAVED]] * 4
 
 
+@pytest.mark.exhaustive
 def test_half_a_gpu_each_is_two_trials_on_a_gpu_and_never_three(lab: Lab) -> None:
     """A logical GPU: what is reserved, not what a card does."""
     file = lab.experiment("halves", 0.005)

@@ -205,7 +205,7 @@ def test_hostile_names_run_nothing(browser, tmp_path):
         assert not find(browser, '[data-testid="stMain"] script, [data-testid="stMain"] img[src="x"]')
 
 
-@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("dark", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
 def test_search_is_ranked_downloaded_and_followed(browser, tmp_path, dark):
     home, downloads = tmp_path / "home", tmp_path / "downloads"
     tree = write_fake_search(home, states=(*MIXED, "running"))

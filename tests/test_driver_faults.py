@@ -107,6 +107,7 @@ def test_a_second_driver_is_refused_and_after_a_kill_the_same_command_goes_on_at
     lab.wait_for(lambda: not of_home(lab.tree.root))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_second_ctrl_c_stops_trials_that_hear_nothing(lab: Lab) -> None:
     process = lab.start("test_driver_faults:stuck")
