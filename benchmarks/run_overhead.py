@@ -51,13 +51,13 @@ def stock(trial: Path, out: Path, threads: int) -> None:
             "val_dataloader": config.pop("val_loader"),
             "val_cfg": {"type": "ValLoop"},
             "val_evaluator": {"type": "CocoMetric", "ann_file": annotations, "metric": "bbox"},
-            "default_hooks": {
-                "timer": {"type": "IterTimerHook"},
-                "logger": {"type": "LoggerHook", "interval": 50},
-                "checkpoint": {"type": "CheckpointHook", "interval": 1, "max_keep_ckpts": 1},
-            },
         }
     )
+    config.default_hooks = {  # the trial's configuration turns them off, which a merge would not undo
+        "timer": {"type": "IterTimerHook"},
+        "logger": {"type": "LoggerHook", "interval": 50},
+        "checkpoint": {"type": "CheckpointHook", "interval": 1, "max_keep_ckpts": 1},
+    }
 
     class SetEpoch(Hook):
         """The trial's data set draws its augmentation from the epoch."""
@@ -113,7 +113,7 @@ def main() -> None:
 
     planned = subprocess.run([*lab, "plan", str(experiment), "--json"], env=environment, check=True, capture_output=True, text=True)
     slots = json.loads(planned.stdout)["at_once"]  # the plan also made the data set
-    timed([sys.executable, "-c", "import torch, mmdet.models, ray.tune, mlflow.tracking"], environment)  # files into the page cache
+    timed([sys.executable, "-c", "import gfl_lab.train.trial, ray.tune, mlflow.tracking"], environment)  # files into the page cache
     run = timed([*lab, "run", str(experiment)], environment)
     threads = len(os.sched_getaffinity(0)) // slots
     script = f"{sys.executable} {__file__} --stock {out} {threads}"
