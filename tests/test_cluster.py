@@ -13,19 +13,11 @@ import psutil
 import pytest
 
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
-from tests.support.counting_trial import EACH, HELD_AT, HOLD, STEPS, places, value_after
+from tests.support.counting_trial import EACH, HELD_AT, HOLD, PROFILE, STEPS, places, value_after
 from tests.support.nodes import Cluster, Node, wait_for, why_not
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not() or "-")]
 
-PROFILE = """
-name: tiny
-title: nothing is trained
-data: {train_images: 16, val_images: 8, size: 128, seed: 0}
-resources: {cpus: 1}
-settings: {backbone: r18, base_channels: 8, frozen_stages: -1, norm_eval: false, neck_channels: 16, head_channels: 16, head_convs: 1, strides: [8, 16, 32],
-  epochs: 10, batch_size: 8, optimizer: adamw, lr: 0.002, lr_schedule: cosine, warmup_iters: 2, image_size: [128, 128]}
-"""
 ACTOR = "ray::ResourceTrainable"
 """What Ray calls the processes of Tune's actors once they have begun their trials."""
 SAVED = HELD_AT // EACH * EACH

@@ -31,6 +31,7 @@ from gfl_lab.spec.files import load_experiment, load_profile
 from gfl_lab.spec.settings import DataSpec
 from gfl_lab.storage import Storage, Synced
 from tests.support.cli import runner
+from tests.support.counting_trial import PROFILE
 from tests.support.moving_trial import EXTRA, STEPS
 from tests.support.nodes import Cluster, why_not
 
@@ -463,16 +464,6 @@ def test_a_storage_is_for_a_cluster(monkeypatch: pytest.MonkeyPatch, capsys: pyt
         assert code == 2 and "--storage is for a cluster" in err
     code, _, err = run(ROOT / "experiments/table3_qfl_dfl.yaml", "--storage", "s3://me:hidden@lab/runs", "--address", "x:1")
     assert code == 2 and "credentials" in err and "hidden" not in err
-
-
-PROFILE = """
-name: tiny
-title: nothing is trained
-data: {train_images: 16, val_images: 8, size: 128, seed: 0}
-resources: {cpus: 1}
-settings: {backbone: r18, base_channels: 8, frozen_stages: -1, norm_eval: false, neck_channels: 16, head_channels: 16, head_convs: 1, strides: [8, 16, 32],
-  epochs: 10, batch_size: 8, optimizer: adamw, lr: 0.002, lr_schedule: cosine, warmup_iters: 2, image_size: [128, 128]}
-"""
 
 
 @pytest.mark.slow

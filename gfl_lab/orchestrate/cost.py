@@ -280,11 +280,6 @@ def estimates(
     return found
 
 
-def expected_seconds(trials: Sequence[Trial], plan: Plan, tree: RunTree, share: Share, device: str = "cpu") -> list[float | None]:
-    """Seconds that each trial still takes; None where nothing is known."""
-    return [estimate.seconds for estimate in estimates(trials, plan, tree, share, device)]
-
-
 def wall_seconds(each: Sequence[float | None], slots: int) -> float | None:
     """Wall time of trials run ``slots`` at a time, in order; None when one of them is unknown."""
     if any(seconds is None for seconds in each):

@@ -31,6 +31,17 @@ LEASE_AGE_S = 45.0
 """Leases look this much older than they are, so that a dead node's count as stale after 15 s and not after 60."""
 
 
+PROFILE = """
+name: tiny
+title: nothing is trained
+data: {train_images: 16, val_images: 8, size: 128, seed: 0}
+resources: {cpus: 1}
+settings: {backbone: r18, base_channels: 8, frozen_stages: -1, norm_eval: false, neck_channels: 16, head_channels: 16, head_convs: 1, strides: [8, 16, 32],
+  epochs: 10, batch_size: 8, optimizer: adamw, lr: 0.002, lr_schedule: cosine, warmup_iters: 2, image_size: [128, 128]}
+"""
+"""Of an experiment whose trials only count."""
+
+
 def value_after(steps: int, seed: int) -> float:
     """What a trial has counted to; each step depends on the one before."""
     value = float(seed)
