@@ -141,6 +141,24 @@ def test_a_stop_request_interrupts(process: TrialProcess, tmp_path: Path) -> Non
     assert not stop.file.exists()
 
 
+def test_a_signal_in_a_held_block_counts_at_its_end(tmp_path: Path) -> None:
+    stop = driver.StopSwitch(tmp_path / naming.STOP_REQUEST)
+    stop.listen()
+    reached = False
+    try:
+        with stop.held():
+            pass
+        assert not stop()
+        with pytest.raises(KeyboardInterrupt), stop.held():
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+            reached = True
+        assert reached and stop.signal == signal.SIGTERM
+    finally:
+        stop.restore()
+
+
 @pytest.mark.parametrize("victim", ["supervisor", "server"])
 def test_nothing_stays_behind_whoever_is_killed(tmp_path: Path, victim: str) -> None:
     trial = tmp_path / "0123456789ab"

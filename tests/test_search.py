@@ -272,8 +272,12 @@ def start(folder: Path, *arguments: str, pause: float, driver: str = DRIVER) -> 
 
 
 def wait_for_epochs(process: subprocess.Popen[str], tree: RunTree, more_than: int) -> int:
-    """Wait until so many epochs have been trained in all; how many there are then."""
+    """Wait until this driver holds the search and so many epochs have been trained in all; how many there are then."""
     end = time.time() + 300
+    lock = tree.experiment("find", "fake") / ".driver.lock"
+    while not lock.exists() or f"process {process.pid} " not in lock.read_text():  # trials of a killed driver train on for a while
+        assert time.time() < end and process.poll() is None, process.communicate()
+        time.sleep(0.02)
     while (count := sum(map(len, trained_epochs(tree).values()))) <= more_than:
         assert time.time() < end and process.poll() is None, process.communicate()
         time.sleep(0.02)
@@ -421,6 +425,24 @@ def test_importance_finds_the_setting_that_matters_and_says_when_there_is_too_li
 
 
 # --- with Ray ---
+
+
+INTERRUPT_IMPORT = """
+import atexit, os, signal
+register = atexit.register
+def interrupted(function, *arguments, **named):
+    register(function, *arguments, **named)
+    if function.__module__ == "ray._private.worker":  # its module is half made now, and at the end it will be called
+        os.kill(os.getpid(), signal.SIGINT)
+    return function
+atexit.register = interrupted
+"""
+
+
+def test_ctrl_c_while_ray_is_imported_stops_without_a_traceback(tmp_path: Path) -> None:
+    process = start(tmp_path, "run", str(write(tmp_path)), pause=0, driver=DRIVER + UNMIRRORED + INTERRUPT_IMPORT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and "stopped; go on with:  gfl-lab" in err and "Traceback" not in err, err
 
 
 @pytest.mark.slow

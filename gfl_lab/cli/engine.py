@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
+import signal
+import sys
 import threading
 from typing import Any
+
+from gfl_lab.cli.output import say
+from gfl_lab.errors import ExitCode
 
 LAST_SYNC_S = 5.0
 """A command that is stopped waits this long for MLflow to show it; the next one completes what is missing."""
@@ -73,3 +79,13 @@ def start_mirror(tree: Any, plan: Any) -> Any:
     mirror = BackgroundMirror(Mirror(tree), plan.experiment.name, plan.profile.name)
     mirror.start()
     return mirror
+
+
+def say_stopped(number: int, mirror: Any, spent: str) -> ExitCode:
+    """The last words of a command that signal ``number`` has stopped, and its exit code. ``spent``: the budget that did it, or nothing."""
+    if mirror:
+        mirror.finish(LAST_SYNC_S)
+    if spent:
+        say(f"{spent} is spent; the same command spends it once more, a larger one more")
+    say(f"stopped; go on with:  gfl-lab {shlex.join(sys.argv[1:])}")
+    return ExitCode.OVER_BUDGET if spent else ExitCode.SIGINT if number == signal.SIGINT else ExitCode.SIGTERM

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shlex
 import signal
 import sys
 from pathlib import Path
@@ -156,12 +155,7 @@ def command(
             starting.close()
     over = meter is not None and meter.exhausted
     if stop.signal and not (over and complete):
-        if mirror:
-            mirror.finish(engines.LAST_SYNC_S)
-        if over:
-            say(f"--budget {budget} is spent; the same command spends it once more, a larger one more")
-        say(f"stopped; go on with:  gfl-lab {shlex.join(sys.argv[1:])}")
-        code = ExitCode.OVER_BUDGET if over else ExitCode.SIGINT if stop.signal == signal.SIGINT else ExitCode.SIGTERM
+        code = engines.say_stopped(stop.signal, mirror, f"--budget {budget}" if over else "")
     sys.exit(int(code))
 
 

@@ -36,7 +36,7 @@ def run_search(
     try:
         prepared = prepare_search(files, tree, data=data, seeds=seeds, weights=weights)
         with driver.only_driver(folder) as killed:
-            book, plan, created = _open(files, prepared, tree, folder)
+            book, plan, created = _open(files, prepared, tree, folder, stop)
             if killed:
                 driver.wait_for_orphans([trial for variant in book.all_variants for trial in variant.trials], tree)
             share = _share(prepared, tree, machine, share, address, cpus, gpus, executor)
@@ -70,12 +70,7 @@ def run_search(
             file.unlink(missing_ok=True)
     over = meter is not None and meter.exhausted
     if stop.signal:
-        if mirror:
-            mirror.finish(engines.LAST_SYNC_S)
-        if over:
-            say("the budget is spent; the same command spends it once more, a larger one more")
-        say(f"stopped; go on with:  gfl-lab {shlex.join(sys.argv[1:])}")
-        code = ExitCode.OVER_BUDGET if over else ExitCode.SIGINT if stop.signal == signal.SIGINT else ExitCode.SIGTERM
+        code = engines.say_stopped(stop.signal, mirror, "the budget" if over else "")
     return code
 
 
@@ -92,7 +87,7 @@ def prepare_search(files: Files, tree: Any, *, data: Path | None, seeds: list[in
     return prepared
 
 
-def _open(files: Files, prepared: Any, tree: Any, folder: Path) -> tuple[Any, Any, str]:
+def _open(files: Files, prepared: Any, tree: Any, folder: Path, stop: Any) -> tuple[Any, Any, str]:
     """The book of this search, with everything known in it; its plan; and when it was begun."""
     from gfl_lab.orchestrate import driver
     from gfl_lab.orchestrate.search import Book, open_ledger
@@ -110,7 +105,8 @@ def _open(files: Files, prepared: Any, tree: Any, folder: Path) -> tuple[Any, An
         from gfl_lab.orchestrate.ray_search import Asha
 
         epochs = total_epochs(prepared.plan.variants[0].settings)
-        halving = Asha(higher_is_better=better, max_epochs=epochs, grace_epochs=search.grace_epochs, reduction=search.reduction)
+        with stop.held():
+            halving = Asha(higher_is_better=better, max_epochs=epochs, grace_epochs=search.grace_epochs, reduction=search.reduction)
     book = Book(
         ledger, folder, tree, dimensions=search.dimensions, metric=search.metric, higher_is_better=better, seed=search.sampler_seed,
         resolve=lambda settings: resolve(files.experiment, settings, prepared.expand), halving=halving,

@@ -67,6 +67,7 @@ class StopSwitch:
         self.signal = 0
         self.file = file
         self._asks_trials = True
+        self._held = False
         self._previous: dict[int, Any] = {}
 
     def __call__(self) -> bool:
@@ -86,6 +87,17 @@ class StopSwitch:
         self.listen()
         self._asks_trials = True
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """A signal in this block counts at its end: importing Ray, which must not be left half imported, bears no interruption."""
+        before, self._held = self.signal, True
+        try:
+            yield
+        finally:
+            self._held = False
+        if self.signal != before and not self._asks_trials:
+            raise KeyboardInterrupt
+
     def restore(self) -> None:
         """Give the signals back; no trial is left to ask. Does nothing when they were never taken."""
         if self._asks_trials and self._previous:
@@ -96,6 +108,8 @@ class StopSwitch:
     def _handle(self, number: int, _frame: Any) -> None:
         now = bool(self.signal) or not self._asks_trials
         self.signal = self.signal or number
+        if self._held and not self._asks_trials:
+            return
         if now:
             raise KeyboardInterrupt
         with contextlib.suppress(OSError):

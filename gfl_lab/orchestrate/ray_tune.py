@@ -108,6 +108,7 @@ class RayTuneExecutor:
             )
         prepare_environment()
         import ray
+        import ray.tune  # here, in a thread that no signal interrupts: half imported, Ray ends the process with a traceback
         from ray._private import ray_constants
 
         if self.address is None or _on_loopback(self.address):
