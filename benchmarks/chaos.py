@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.metadata
 import itertools
 import json
 import os
-import platform
 import random
 import shutil
 import signal
@@ -29,9 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from benchmarks.chaos_faults import FAULTS, NEED_SERVER, ROOT, Command, Scene, Server, kill, of_home
+from benchmarks.machine import header
 from gfl_lab import naming
 from gfl_lab.rundir import RunTree, TrialDir
 
@@ -299,17 +296,9 @@ class Lab:
 
 def report(rounds: list[Round], command: str) -> str:
     """The results file."""
-    cpu = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), ""
-    )
     same = [round_ for round_ in rounds if not round_.problems]
     lines = [
-        "# Chaos: the same table, whatever breaks",
-        "",
-        f"- date: {datetime.date.today().isoformat()}",
-        f"- machine: {cpu}, {len(os.sched_getaffinity(0))} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, Python {platform.python_version()}",
-        f"- versions: {', '.join(f'{package} {importlib.metadata.version(package)}' for package in PACKAGES)}",
-        f"- command: `uv run python -m benchmarks.chaos {command}`",
+        *header("Chaos: the same table, whatever breaks", f"uv run python -m benchmarks.chaos {command}", PACKAGES),
         f"- outcome: {len(same)} of {len(rounds)} rounds ended with the undisturbed run's table, metric lines, weights, optimizer states and MLflow "
         "values, and left no process and no temporary file behind",
         "",

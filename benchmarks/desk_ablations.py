@@ -13,18 +13,17 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 from scipy import stats
+
+from benchmarks.machine import header
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = [
@@ -106,17 +105,13 @@ def main() -> None:
     asked = parser.parse_args()
     for file in asked.files:
         run(["run", str(file)], asked.home)
-    cpu = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), ""
-    )
     today = datetime.date.today().isoformat()
     lines = [
-        "# Ablation tables on desk",
-        "",
-        f"- date: {today}",
-        f"- machine: {cpu}, {len(os.sched_getaffinity(0))} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, Python {platform.python_version()}",
-        f"- versions: {', '.join(f'{package} {importlib.metadata.version(package)}' for package in PACKAGES)}",
-        f"- command: `uv run python benchmarks/desk_ablations.py {' '.join(f'experiments/{file.name}' for file in asked.files)} --write`",
+        *header(
+            "Ablation tables on desk",
+            f"uv run python benchmarks/desk_ablations.py {' '.join(f'experiments/{file.name}' for file in asked.files)} --write",
+            PACKAGES,
+        ),
         "- published AP: the paper's, COCO minival with a ResNet-50; not comparable, for orientation only",
         "",
     ]

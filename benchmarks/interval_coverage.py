@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.metadata
-import os
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import psutil
 
-from gfl_lab.cocoap import Matches
+from benchmarks.machine import header
+from gfl_lab.cocoap import Matches, resample
 from gfl_lab.report.statistics import difference, image_variance
 from tests.support.detectors import World
 
@@ -49,7 +46,8 @@ def coverage(world: World, seeds: int, runs: int) -> dict[str, tuple[float, floa
     for _ in range(runs):
         pairs = world.pairs(rng, seeds)
         values = [(ours.ap(), theirs.ap()) for ours, theirs in pairs]
-        own, alone = difference(values, image_variance(pairs, REPLICATES), world.images), difference(values)
+        samples = [(resample(ours, REPLICATES)[:, 0], resample(theirs, REPLICATES)[:, 0]) for ours, theirs in pairs]
+        own, alone = difference(values, image_variance(samples), world.images), difference(values)
         means.append(own.mean)
         intervals["ours"].append((own.low, own.high))
         intervals["seeds alone"].append((alone.low, alone.high))
@@ -66,16 +64,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=2000, help="simulated experiments for each row")
     parser.add_argument("--write", action="store_true", help="write the report under benchmarks/results/")
     asked = parser.parse_args()
-    cpu = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), ""
-    )
     lines = [
-        "# How often 95% intervals hold the true difference",
-        "",
-        f"- date: {datetime.date.today().isoformat()}",
-        f"- machine: {cpu}, {len(os.sched_getaffinity(0))} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, Python {platform.python_version()}",
-        f"- versions: numpy {importlib.metadata.version('numpy')}, scipy {importlib.metadata.version('scipy')}",
-        f"- command: `uv run python benchmarks/interval_coverage.py --runs {asked.runs}{' --write' if asked.write else ''}`",
+        *header("How often 95% intervals hold the true difference", f"uv run python benchmarks/interval_coverage.py --runs {asked.runs}{' --write' if asked.write else ''}", ("numpy", "scipy")),
         f"- {asked.runs} simulated experiments a row over {World().images} images; {REPLICATES} bootstrap samples each",
         "",
         "| effect | seeds | " + " | ".join(f"{way}: covers | half width" for way in WAYS) + " |",

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -22,6 +20,8 @@ import time
 from pathlib import Path
 
 import psutil
+
+from benchmarks.machine import header
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENT = ROOT / "experiments" / "table3_qfl_dfl.yaml"
@@ -92,12 +92,11 @@ def main() -> None:
     work = sum(sum(r["seconds"][part] for part in ("train", "eval")) for r in results)
     slots = min(cores, len(results))
     lines = [
-        f"# Main job: table3_qfl_dfl on desk, {asked.executor} executor",
-        "",
-        f"- date: {datetime.date.today().isoformat()}",
-        f"- machine: {_cpu()}, {cores} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.system()} {platform.release()}, Python {platform.python_version()}",
-        f"- versions: {', '.join(f'{p} {importlib.metadata.version(p)}' for p in PACKAGES)}",
-        f"- command: `uv run python benchmarks/main_job.py{' --write' if asked.write else ''}`",
+        *header(
+            f"Main job: table3_qfl_dfl on desk, {asked.executor} executor",
+            f"uv run python benchmarks/main_job.py{' --write' if asked.write else ''}",
+            PACKAGES,
+        ),
         "",
         "| what | measured | aim |",
         "| --- | --- | --- |",
@@ -142,11 +141,6 @@ def main() -> None:
     if asked.write:
         path = ROOT / "benchmarks" / "results" / f"main_job_{asked.executor}_{datetime.date.today().isoformat()}.md"
         path.write_text(report)
-
-
-def _cpu() -> str:
-    names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.metadata
 import math
 import multiprocessing
 import os
-import platform
 import resource
 import statistics
 import sys
@@ -25,7 +23,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
+from benchmarks.machine import header
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("mlflow", "sqlalchemy")
@@ -133,13 +131,12 @@ def main() -> None:
 def text(found: list[Measured], arguments: list[str]) -> str:
     """The report as Markdown."""
     lines = [
-        f"# Mirroring to MLflow: {', '.join(f'{m.trials:,}' for m in found)} trials",
-        "",
-        f"- date: {datetime.date.today().isoformat()}",
-        f"- machine: {_cpu()}, {len(os.sched_getaffinity(0))} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.system()} {platform.release()}, Python {platform.python_version()}",
+        *header(
+            f"Mirroring to MLflow: {', '.join(f'{m.trials:,}' for m in found)} trials",
+            f"{' '.join(['uv run python benchmarks/mirror_scale.py', *arguments])}",
+            PACKAGES,
+        ),
         f"- load while measuring (1 and 5 minutes): {' and '.join(f'{load:.1f}' for load in os.getloadavg()[:2])}",
-        f"- versions: {', '.join(f'{p} {importlib.metadata.version(p)}' for p in PACKAGES)}",
-        f"- command: `{' '.join(['uv run python benchmarks/mirror_scale.py', *arguments])}`",
         "",
         "sqlite beside the runs. 32 metric lines a trial; two trials run, the others are done. Seconds of wall time, CPU seconds of the process in brackets.",
         f"Rounds are medians of {ROUNDS}.",
@@ -154,11 +151,6 @@ def text(found: list[Measured], arguments: list[str]) -> str:
             f"| {m.trials} | {m.points} | {m.artifacts} | {m.fill} ({m.fill.cpu:.1f}) | {each} | {costs} | +{m.memory_mib:.0f} MiB |"
         )
     return "\n".join(lines) + "\n"
-
-
-def _cpu() -> str:
-    names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -22,8 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
+from benchmarks.machine import header
 from gfl_lab import naming
 from gfl_lab.cli.plan import WARM_UP_ENTRY
 from gfl_lab.orchestrate import resources
@@ -151,16 +149,12 @@ def main() -> None:
             load = os.getloadavg()[0]
             warm_up(cases, measured, asked.cpus)
             estimate(cases, measured, WARM_UP, asked.cpus)
-    cpu = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), ""
-    )
     today = datetime.date.today().isoformat()
     lines = [
-        f"# Error of the estimates of `gfl-lab plan` on {asked.profile}",
-        "",
-        f"- date: {today}",
-        f"- machine: {cpu}, {len(os.sched_getaffinity(0))} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, Python {platform.python_version()}",
-        f"- command: `uv run python benchmarks/plan_error.py --home RUNS{' --measure' if asked.measure else ''} --write`",
+        *header(
+            f"Error of the estimates of `gfl-lab plan` on {asked.profile}",
+            f"uv run python benchmarks/plan_error.py --home RUNS{' --measure' if asked.measure else ''} --write",
+        ),
         f"- trials: {len(cases)} finished ones; {resumed} interrupted ones are left out",
     ]
     if asked.measure:

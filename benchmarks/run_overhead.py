@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -25,7 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import psutil
+from benchmarks.machine import header
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENT = ROOT / "experiments" / "table3_qfl_dfl.yaml"
@@ -119,16 +117,8 @@ def main() -> None:
     script = f"{sys.executable} {__file__} --stock {out} {threads}"
     loop = timed(f"ls -d {home}/trials/*/ | xargs -P {slots} -n 1 {script}", environment | {"OMP_NUM_THREADS": str(threads)})
 
-    cpu = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), ""
-    )
     lines = [
-        "# Overhead: gfl-lab run against a shell loop over mmengine's Runner",
-        "",
-        f"- date: {datetime.date.today().isoformat()}",
-        f"- machine: {cpu}, {len(os.sched_getaffinity(0))} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, Python {platform.python_version()}",
-        f"- versions: {', '.join(f'{package} {importlib.metadata.version(package)}' for package in PACKAGES)}",
-        f"- command: `uv run python benchmarks/run_overhead.py{f' --epochs {asked.epochs}' if asked.epochs else ''}{' --write' if asked.write else ''}`",
+        *header("Overhead: gfl-lab run against a shell loop over mmengine's Runner", f"uv run python benchmarks/run_overhead.py{f' --epochs {asked.epochs}' if asked.epochs else ''}{' --write' if asked.write else ''}", PACKAGES),
         f"- the four cells of table3_qfl_dfl on desk, {slots} at a time on {threads} thread each; the data set was there before",
         "",
         "| way | wall |",

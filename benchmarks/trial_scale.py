@@ -12,10 +12,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import resource
 import sqlite3
 import subprocess
@@ -25,7 +23,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
+from benchmarks.machine import header
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("ray", "mlflow", "pydantic", "sqlalchemy")
@@ -166,9 +164,6 @@ def measure(count: int, folder: Path) -> Measured:
 
 def report(runs: list[Measured], command: str) -> str:
     """The results file."""
-    cpu = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), ""
-    )
     rows = {
         "planning, from file to trials, s": [f"{run.planning:.2f}" for run in runs],
         "`gfl-lab plan`, whole command, s": [f"{run.plan_command:.1f}" for run in runs],
@@ -185,12 +180,7 @@ def report(runs: list[Measured], command: str) -> str:
         "runs left to `gfl-lab sync` at the end": [str(run.left) for run in runs],
     }  # fmt: skip
     lines = [
-        "# gfl-lab's own cost for trials that compute nothing",
-        "",
-        f"- date: {datetime.date.today().isoformat()}",
-        f"- machine: {cpu}, {len(os.sched_getaffinity(0))} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, Python {platform.python_version()}",
-        f"- versions: {', '.join(f'{package} {importlib.metadata.version(package)}' for package in PACKAGES)}",
-        f"- command: `uv run python benchmarks/trial_scale.py {command}`",
+        *header("gfl-lab's own cost for trials that compute nothing", f"uv run python benchmarks/trial_scale.py {command}", PACKAGES),
         "",
         "| trials | " + " | ".join(f"{run.trials:,}" for run in runs) + " |",
         "| :-- |" + " --: |" * len(runs),

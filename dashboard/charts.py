@@ -14,6 +14,8 @@ from plotly.subplots import make_subplots
 
 from dashboard import look
 from gfl_lab import naming
+from gfl_lab.report.calibration import Reliability
+from gfl_lab.report.pair import PairRow
 from gfl_lab.report.search import state_text
 from gfl_lab.report.series import BoxView, Curve, Point, SideView
 from gfl_lab.results.search import SuggestionRow
@@ -471,4 +473,57 @@ def sides(view: BoxView, colour: str, truth: str, ink: str, height: int = 380) -
     else:
         figure.update_yaxes(title="probability", col=1)
     figure.update_annotations(font={"size": 13}, yshift=2)
+    return figure
+
+
+# --- localisation and comparison ------------------------------------------------------------------
+
+
+def reliability(found: Mapping[str, Reliability], palette: dict[str, str], order: Sequence[str], ink: str) -> go.Figure:
+    """Mean IoU over mean score of each bin, larger marks for more detections; the diagonal is what QFL trains for."""
+    figure = go.Figure()
+    figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line={"width": 1, "dash": "dot", "color": ink}, **_NO_HOVER)
+    most = max((int(each.count.max()) for each in found.values()), default=1) or 1
+    for variant, each in found.items():
+        known = each.count > 0
+        figure.add_scatter(
+            x=each.score[known],
+            y=each.iou[known],
+            mode="lines+markers",
+            customdata=each.count[known],
+            line={"width": 1.6, "color": palette[variant]},
+            marker={
+                "size": 6 + 12 * np.sqrt(each.count[known] / most),
+                "color": palette[variant],
+                "symbol": look.SYMBOLS[order.index(variant) % len(look.SYMBOLS)],
+            },
+            hovertemplate=f"{look.plot_text(variant)}<br>score %{{x:.2f}}, IoU %{{y:.2f}}<br>%{{customdata:d}} detections<extra></extra>",
+        )
+    _frame(figure, 400)
+    figure.update_xaxes(title="mean score", range=[0, 1], showline=True)
+    figure.update_yaxes(title="mean IoU with the nearest box of the class", range=[0, 1])
+    return figure
+
+
+def differences(rows: Sequence[PairRow], colours: tuple[str, str], low_is_good: bool, ink: str) -> go.Figure:
+    """Ours minus theirs, row by row, the interval as a bar; right of the line ours is higher."""
+    figure = go.Figure()
+    names = [look.plot_text(_short(row.name)) for row in reversed(rows)]
+    values = [row.found.mean for row in reversed(rows)]
+    halves = [row.half or 0.0 for row in reversed(rows)]
+    figure.add_vline(x=0, line={"width": 1, "color": ink})
+    figure.add_scatter(
+        x=values,
+        y=list(range(len(names))),
+        mode="markers",
+        marker={"size": 9, "color": [colours[0] if (value > 0) != low_is_good else colours[1] for value in values]},
+        error_x={"type": "data", "array": halves, "thickness": 1.6, "width": 5, "color": _AXIS},
+        customdata=halves,
+        text=names,
+        hovertemplate="%{text}: %{x:+.1f} ± %{customdata:.1f}<extra></extra>",
+    )
+    _frame(figure, 84 + 30 * len(names), r=16)
+    unit = "AP50 points that ours costs more" if low_is_good else "AP points that ours is higher"
+    figure.update_xaxes(title=unit, showline=True, nticks=7)
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, showgrid=False, range=[-0.6, len(names) - 0.4])
     return figure

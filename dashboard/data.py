@@ -11,8 +11,10 @@ import pandas as pd
 import streamlit as st
 
 from gfl_lab import naming
+from gfl_lab.report import calibration, series
+from gfl_lab.report import pair as pair_report
 from gfl_lab.report import search as report
-from gfl_lab.report import series
+from gfl_lab.report import sides as sides_report
 from gfl_lab.results.rows import ExperimentRow, TrialRow, TrialState, VariantRow
 from gfl_lab.results.search import INVALID, REPEAT, STOPPED, read_search
 from gfl_lab.results.store import Stamp, Store, StoreError, open_store, store_root
@@ -171,3 +173,43 @@ def age(unix_time: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit} ago"
     return f"{seconds:.0f} s ago"
+
+
+# --- localisation ---------------------------------------------------------------------------------
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def _reliability(root: str, trial_id: str, stamp: Stamp) -> calibration.Reliability | None:
+    records = _store(root).records(trial_id)
+    return None if records is None else calibration.reliability(records)
+
+
+def reliability(trial_id: str) -> calibration.Reliability | None:
+    """``report.calibration.reliability`` of a finished trial; None while it has no records. Raises StoreError."""
+    return _reliability(str(store_root()), trial_id, store().records_stamp(trial_id))
+
+
+@st.cache_data(show_spinner=False, max_entries=32)
+def _sides(root: str, trial_id: str, stamp: Stamp) -> pd.DataFrame:
+    return sides_report.sides(_store(root).distributions(trial_id, sides_report.INPUT))
+
+
+def sides(trial_id: str) -> pd.DataFrame:
+    """``report.sides.sides`` of a trial. Raises StoreError."""
+    return _sides(str(store_root()), trial_id, store().distributions_stamp(trial_id))
+
+
+@st.cache_data(show_spinner="Comparing image by image …", max_entries=16)
+def _pair(root: str, pairs: tuple[tuple[str, str], ...], stamps: tuple[Stamp, ...]) -> list[pair_report.PairRow]:
+    records = [tuple(_store(root).records(trial) for trial in both) for both in pairs]
+    if any(None in both for both in records):
+        raise StoreError("a trial has no evaluation records")
+    try:
+        return pair_report.compare_pair(records)
+    except ValueError as error:
+        raise StoreError(str(error)) from None
+
+
+def pair(pairs: tuple[tuple[str, str], ...]) -> list[pair_report.PairRow]:
+    """``report.pair.compare_pair`` of (ours, theirs), trial ids, one pair a seed. Raises StoreError."""
+    return _pair(str(store_root()), pairs, tuple(store().records_stamp(trial) for both in pairs for trial in both))

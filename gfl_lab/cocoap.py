@@ -20,6 +20,10 @@ IOUS = np.linspace(0.5, 0.95, 10)
 """IoU thresholds, as COCO has them."""
 RECALLS = np.linspace(0.0, 1.0, 101)
 """Recall levels at which precision is read."""
+REPLICATES = 1000
+"""Bootstrap samples of the images by which the uncertainty of AP is told."""
+RESAMPLED: Mapping[str, tuple[int, ...]] = {"AP": tuple(range(10)), "AP50": (0,), "AP75": (5,)}
+"""Metrics that are known on each sample, in the order of their columns, with the thresholds that they are the mean of."""
 AREAS: Mapping[str, tuple[float, float]] = {"all": (0, 1e10), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}
 """Ranges of a box's area in square pixels, both ends included."""
 _EPS = np.spacing(1)
@@ -50,6 +54,23 @@ class Records:
     gt_box: np.ndarray
     classes: tuple[str, ...]
     max_dets: int = 100
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> Records:
+        """From the arrays of an eval.npz. Raises KeyError where one is missing."""
+        columns = {name: np.asarray(arrays[name]) for name in _ARRAYS}
+        limit = int(arrays["max_dets"]) if "max_dets" in arrays else 100
+        return cls(**columns, classes=tuple(map(str, arrays["classes"])), max_dets=limit)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays of an eval.npz, ``of`` in reverse."""
+        columns = {name: getattr(self, name) for name in _ARRAYS}
+        return columns | {"classes": np.array(self.classes), "max_dets": np.array(self.max_dets)}
+
+
+_ARRAYS = (
+    "image_ids", "det_image", "det_label", "det_score", "det_box", "gt_image", "gt_label", "gt_area", "gt_crowd", "gt_id", "gt_box",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -99,6 +120,24 @@ class Matches:
     def ap(self, weights: np.ndarray | None = None) -> float:
         """AP over thresholds and classes; NaN when no image has a box."""
         return mean_ap(self.precision(weights))
+
+
+def resample(matches: Matches, replicates: int = REPLICATES, seed: int = 0) -> np.ndarray:
+    """AP, AP50 and AP75 on bootstrap samples of the images.
+
+    The samples follow from the number of images and ``seed`` alone: of two trials over the same images, the same row is of the
+    same images, so that rows may be subtracted.
+
+    Returns:
+        (replicates, 3) in the order of ``RESAMPLED``; NaN where a sample has no box.
+    """
+    images = len(matches.image_ids)
+    rng = np.random.default_rng(seed)
+    found = np.empty((replicates, len(RESAMPLED)))
+    for number in range(replicates):
+        precision = matches.precision(np.bincount(rng.integers(0, images, images), minlength=images))
+        found[number] = [mean_ap(precision[list(rows)]) for rows in RESAMPLED.values()]
+    return found
 
 
 def mean_ap(precision: np.ndarray) -> float:
@@ -282,6 +321,11 @@ def _match_groups(
             met_ignored[level, at[row]] = shut[row, chosen]
             free[row, level, chosen] = crowd[row, chosen]
     return taken, met_ignored
+
+
+def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(N, M) IoU of (N, 4) with (M, 4) boxes, xyxy."""
+    return _iou(boxes.astype(np.float64), np.broadcast_to(others, (len(boxes), *others.shape)), np.zeros((len(boxes), len(others)), bool))
 
 
 def _iou(det: np.ndarray, gt: np.ndarray, crowd: np.ndarray) -> np.ndarray:

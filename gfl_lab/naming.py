@@ -118,6 +118,7 @@ COMPONENTS_DIR = "components"  # in a trial's folder: the user's code that it us
 LEASE = "lease.json"
 STOP_REQUEST = ".stop"  # in an experiment's folder: its driver was asked to stop
 PLAN, TABLE_STEM = "plan.json", "table"
+LOCK = "table.lock.json"  # in an experiment's folder: the trials behind its table, and what each found
 SEARCH = "search.json"  # in an experiment's folder: what a search has suggested, and how each ended
 COST = "cost.json"  # in an experiment's folder: what its commands have spent
 

@@ -19,7 +19,7 @@ from tests.support.fake_search_tree import MIXED, write_fake_search
 
 ROOT = Path(__file__).resolve().parent.parent
 APP = str(ROOT / "dashboard" / "app.py")
-PAGES = ("overview", "table", "curves", "boxes", "trials", "guide")
+PAGES = ("overview", "table", "curves", "boxes", "localisation", "compare", "trials", "guide")
 SMALL = {"epochs": 3, "val_images": 4, "train_images": 8}
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks.chaos_faults import of_home
@@ -97,14 +98,15 @@ def test_a_second_driver_is_refused_and_after_a_kill_the_same_command_goes_on_at
     assert f"run already, by process {first.pid} on " in said and " since 20" in said and "Ctrl-C" in said
     assert lab.running() == 2, "the second one touches nothing"
 
-    killed = {pid for pid in of_home(lab.tree.root) if pid != first.pid}
+    # Ray's own agents take up to two minutes to go: test_run.py waits for those.
+    killed = {pid for pid in of_home(lab.tree.root) if pid != first.pid and "gfl_lab" in " ".join(psutil.Process(pid).cmdline())}
+    assert len(killed) >= 2
     first.kill()
     first.wait()
     third = lab.start("support.fake_trial:succeed")  # while the trials of the first are dying
     assert third.wait(200) == 0, lab.said.read_text()
     assert {trial.state() for trial in lab.tree.trials()} == {TrialState.DONE}
     lab.wait_for(lambda: not killed & of_home(lab.tree.root).keys())
-    lab.wait_for(lambda: not of_home(lab.tree.root))
 
 
 @pytest.mark.exhaustive

@@ -18,7 +18,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from gfl_lab.report import export
+from gfl_lab.report.cells import MISSING, format_delta, format_number, format_stat, layout, one_line
+from gfl_lab.report.latex import latex_escape
 from gfl_lab.report.table import Delta, Stat, Table, build_table
+from gfl_lab.report.terminal import render_terminal
 from gfl_lab.results.store import Store
 from tests.support.fake_runs import write_fake_tree
 from tests.test_report_table import experiment, published, trial, variant
@@ -48,7 +51,7 @@ def hostile() -> Table:
 def terminal(table: Table, width: int = 100, tty: bool = False) -> str:
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=tty, color_system="standard" if tty else None)
-    console.print(export.render_terminal(table))
+    console.print(render_terminal(table))
     return out.getvalue()
 
 
@@ -64,14 +67,14 @@ def terminal(table: Table, width: int = 100, tty: bool = False) -> str:
     ],
 )  # fmt: skip
 def test_number_format(key: str, value: float, signed: bool, text: str) -> None:
-    assert export.format_number(key, value, signed) == text
+    assert format_number(key, value, signed) == text
 
 
 def test_cells() -> None:
-    assert export.format_stat("AP", Stat(39.2, None, 1)) == "39.2"
-    assert export.format_stat("AP", Stat(39.2, 0.14, 3)) == "39.2 ± 0.1"
-    assert export.format_stat("AP", None) == "–"
-    assert export.format_delta("AP", Delta(-0.7, 0.2, 2, (0, 1))) == "−0.7 ± 0.2"
+    assert format_stat("AP", Stat(39.2, None, 1)) == "39.2"
+    assert format_stat("AP", Stat(39.2, 0.14, 3)) == "39.2 ± 0.1"
+    assert format_stat("AP", None) == "–"
+    assert format_delta("AP", Delta(-0.7, 0.2, 2, (0, 1))) == "−0.7 ± 0.2"
 
 
 def test_best_follows_the_metrics_direction_and_ties_share() -> None:
@@ -79,7 +82,7 @@ def test_best_follows_the_metrics_direction_and_ties_share() -> None:
         variant("a", trial(0, AP=50.02, latency_ms=9.0), baseline=True), variant("b", trial(0, AP=50.04, latency_ms=8.0)),
         variant("c", trial(0, AP=40.0, latency_ms=7.0)), metrics=("AP", "latency_ms"),
     )  # fmt: skip
-    cells = export.layout(build_table(rows)).rows
+    cells = layout(build_table(rows)).rows
     assert [row[0].best for row in cells] == [True, True, False]  # equal as printed
     assert [row[1].best for row in cells] == [False, False, True]
 
@@ -88,7 +91,7 @@ def test_best_follows_the_metrics_direction_and_ties_share() -> None:
 
 
 def test_human_forms_show_the_same_cells(table: Table) -> None:
-    cells = [cell for row in export.layout(table).rows for cell in row]
+    cells = [cell for row in layout(table).rows for cell in row]
     texts = {cell.value for cell in cells} | {cell.delta for cell in cells if cell.delta}
     assert "50.5 ± 0.7" in texts
     assert "−0.5 ± 0.1" in texts
@@ -97,7 +100,7 @@ def test_human_forms_show_the_same_cells(table: Table) -> None:
         assert text in export.to_markdown(table)
         assert text in export.to_html(table)
         assert text in terminal(table)
-        assert (text.replace("±", r"\pm").replace("−", "-") if text != export.MISSING else "--") in latex
+        assert (text.replace("±", r"\pm").replace("−", "-") if text != MISSING else "--") in latex
     for note in table.footnotes:
         assert note in " ".join(re.sub(r"\\(.)", r"\1", export.to_markdown(table)).split())
 
@@ -154,8 +157,9 @@ def test_html_stands_alone_and_escapes(hostile: Table) -> None:
 
 def test_markdown_tables_keep_their_columns(hostile: Table) -> None:
     lines = [line for line in export.to_markdown(hostile).splitlines() if line.startswith("|")]
-    assert len(lines) == 4
-    assert len({len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in lines}) == 1
+    assert len(lines) == 4 + 3
+    for part in (lines[:4], lines[4:]):
+        assert len({len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in part}) == 1
     assert not re.search(r"(?<!\\)[<*_`$]", lines[2].split("|")[1])
 
 
@@ -172,7 +176,7 @@ def test_terminal_takes_no_markup(hostile: Table) -> None:
 
 @given(st.text(max_size=60))
 def test_latex_leaves_nothing_active(text: str) -> None:
-    found = export.latex_escape(text)
+    found = latex_escape(text)
     assert found.isascii()
     bare = re.sub(r"\\[a-zA-Z]+|\\[{}$&%#_`'^\"~]|\$[^$]*\$", "", found)  # known commands, escaped characters, our maths
     assert not re.search(r"[\\$&%#_^~|<>\"]", bare)
@@ -184,7 +188,7 @@ def test_latex_leaves_nothing_active(text: str) -> None:
 def test_markdown_escape_is_one_line_and_undone_by_a_reader(text: str) -> None:
     found = export.markdown_escape(text)
     assert "\n" not in found
-    assert re.sub(r"\\(.)", r"\1", found).replace("&amp;", "&") == export._one_line(text)
+    assert re.sub(r"\\(.)", r"\1", found).replace("&amp;", "&") == one_line(text)
 
 
 @pytest.mark.slow
@@ -215,7 +219,7 @@ def test_terminal_shows_every_number_at_any_width(tmp_path: Path, seeds: tuple[i
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
     words = set(text.split())
-    for row in export.layout(found).rows:
+    for row in layout(found).rows:
         for cell in row:
             assert cell.value.split()[0] in words
 

@@ -174,7 +174,7 @@ def test_a_trial_that_diverges_fails_with_its_step_and_the_others_go_on(tmp_path
     assert states == {"lr=0.01": "done", "lr=10": "failed"}
 
 
-@pytest.mark.parametrize("name", ["bccd", "coco_slice"])
+@pytest.mark.parametrize("name", ["bccd", pytest.param("coco_slice", marks=pytest.mark.exhaustive)])
 def test_real_photographs(tmp_path: Path, name: str) -> None:
     if not (SHARED / name).is_dir():
         pytest.skip(f"the data set {name} is not beside the repository (../shared/data)")

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gfl_lab.report.statistics import Difference, difference, holm, image_replicates, image_variance, seeds_needed
+from gfl_lab.cocoap import Matches, resample
+from gfl_lab.report.statistics import Difference, detectable, difference, holm, image_variance, seeds_needed
 from tests.support.detectors import World
 
 
@@ -73,15 +74,32 @@ def test_seeds_needed() -> None:
     assert seeds_needed(noise(1e6), 0.3) is None
 
 
+def sampled(pairs: list[tuple[Matches, Matches]], replicates: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """AP of both on the same bootstrap samples."""
+    return [(resample(ours, replicates)[:, 0], resample(theirs, replicates)[:, 0]) for ours, theirs in pairs]
+
+
 def test_images_are_resampled_for_both_alike() -> None:
     rng = np.random.default_rng(0)
     pairs = World(images=30).pairs(rng, 2)
-    same = [(ours, ours) for ours, _ in pairs]
-    assert not image_replicates(same, 20).any(), "a variant against itself differs by nothing on any sample"
-    assert (image_replicates(pairs, 20) == image_replicates(pairs, 20)).all()
-    assert (image_replicates(pairs, 20) != image_replicates(pairs, 20, seed=1)).any()
+    assert image_variance(sampled([(ours, ours) for ours, _ in pairs], 20)) == 0, (
+        "a variant against itself differs by nothing on any sample"
+    )
+    assert image_variance(sampled(pairs, 20)) == image_variance(sampled(pairs, 20)) > 0
     few, many = (World(images=images).pairs(rng, 2) for images in (25, 400))
-    assert image_variance(few, 100) > 4 * image_variance(many, 100), "it falls with the number of images"
+    assert image_variance(sampled(few, 100)) > 4 * image_variance(sampled(many, 100)), "it falls with the number of images"
+    # Two pairs by hand: differences (1, 3) and (3, 1) on two samples have means (2, 2); (1, 3) and (1, 5) have (1, 4), variance 4.5.
+    zero = np.zeros(2)
+    assert image_variance([(np.array([1.0, 3.0]), zero), (np.array([3.0, 1.0]), zero)]) == 0
+    assert image_variance([(np.array([1.0, 3.0]), zero), (np.array([1.0, 5.0]), zero)]) == pytest.approx(4.5)
+
+
+def test_what_is_detectable_is_what_the_seeds_needed_resolve() -> None:
+    found = noise(1.0)
+    assert detectable(Difference(0.0, None, None, None, 0.1, 1)) is None
+    size = detectable(found)
+    assert size == pytest.approx((4.302653 + 1.060660) / 3**0.5, abs=1e-5)  # t(0.975, 2) and t(0.8, 2)
+    assert seeds_needed(found, size) == 3 and seeds_needed(found, size - 1e-6) == 4
 
 
 def covered(world: World, seeds: int, runs: int, replicates: int, truth: float | None = None) -> float:
@@ -91,7 +109,7 @@ def covered(world: World, seeds: int, runs: int, replicates: int, truth: float |
     for _ in range(runs):
         pairs = world.pairs(rng, seeds)
         values = [(ours.ap(), theirs.ap()) for ours, theirs in pairs]
-        found.append(difference(values, image_variance(pairs, replicates), world.images))
+        found.append(difference(values, image_variance(sampled(pairs, replicates)), world.images))
     truth = float(np.mean([each.mean for each in found])) if truth is None else truth
     return float(np.mean([each.low <= truth <= each.high for each in found]))
 

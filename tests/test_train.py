@@ -99,6 +99,7 @@ def test_a_trial_writes_all_it_promises(done: TrialDir) -> None:
 
 def test_ap_can_be_computed_again_from_the_records_by_pycocotools(done: TrialDir, shapes: Path) -> None:
     records = np.load(done.file(naming.EVAL_RECORDS))
+    assert records["resampled"].shape == (1000, 3) and np.ptp(records["resampled"][:, 0]) > 0
     truth = COCO(str(shapes / "annotations/instances_val.json"))
     ids = {category["name"]: category["id"] for category in truth.dataset["categories"]}
     rows = [

@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard import charts, data, live, look, state
 from gfl_lab import naming
-from gfl_lab.report import export
+from gfl_lab.report.cells import MISSING, format_number
 from gfl_lab.report.search import Ranking
 from gfl_lab.results.rows import ExperimentRow, TrialState, VariantRow
 from gfl_lab.results.search import DONE, FAILED, STOPPED, SuggestionRow
@@ -54,14 +54,14 @@ def _variants(experiment: ExperimentRow) -> None:
 
 def _suggestion(experiment: ExperimentRow, found: Ranking, place: int | None, row: SuggestionRow) -> list[str]:
     trial = next((trial for trial in experiment.trials if trial.id == row.trial), None)
-    value = export.MISSING
+    value = MISSING
     if row.value is not None and row.state != FAILED:
-        value = look.text(export.format_number(found.search.metric, row.value))
+        value = look.text(format_number(found.search.metric, row.value))
         value = value if row.state == DONE else f'<span class="dim">{value} {"then" if row.state == STOPPED else "so far"}</span>'
     there = f' <span class="dim">epoch {row.epoch} of {row.epochs}</span>' if row.epochs and row.state != DONE else ""
     settings = naming.variant_name({key: row.settings[key] for key in found.keys})
     bar = look.bar_html(trial, row.state) if trial else ""
-    return [str(place or export.MISSING), look.text(settings), f'<div class="bars">{bar}</div>', look.state_html(row.state) + there, value]
+    return [str(place or MISSING), look.text(settings), f'<div class="bars">{bar}</div>', look.state_html(row.state) + there, value]
 
 
 def _best(experiment: ExperimentRow, found: Ranking) -> None:

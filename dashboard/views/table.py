@@ -15,12 +15,25 @@ from gfl_lab import naming
 from gfl_lab.errors import FormatError
 from gfl_lab.report import export, series
 from gfl_lab.report import search as ranked
+from gfl_lab.report.cells import (
+    COMPARISON_HEAD,
+    MISSING,
+    OURS,
+    PUBLISHED,
+    TRUTH,
+    Column,
+    comparison_rows,
+    comparison_title,
+    format_number,
+    layout,
+    seeds_text,
+)
 from gfl_lab.report.table import Table, build_table
 from gfl_lab.results.rows import ExperimentRow
 from gfl_lab.results.search import DONE, FAILED, STOPPED, SuggestionRow
 from gfl_lab.spec.search import dimensions_of
 
-_GROUPS = {export.TRUTH: "against the known edges", export.PUBLISHED: "published, not comparable"}
+_GROUPS = {TRUTH: "against the known edges", PUBLISHED: "published, not comparable"}
 _EXPORTS = (
     ("JSON", export.to_json, "json", "application/json"),
     ("Markdown", export.to_markdown, "md", "text/markdown"),
@@ -31,7 +44,7 @@ _EXPORTS = (
 MOST_ROWS = 200
 
 
-def _units(column: export.Column) -> str:
+def _units(column: Column) -> str:
     """The part of a column's help that is its unit."""
     return column.help[column.help.rindex("[") + 1 : -1] if column.help.endswith("]") else ""
 
@@ -43,8 +56,8 @@ def _spread(value: str) -> str:
 
 
 def _table(table: Table, palette: dict[str, str]) -> str:
-    found = export.layout(table)
-    starts = {found.group(group)[0] for group in (export.TRUTH, export.PUBLISHED) if found.group(group)}
+    found = layout(table)
+    starts = {found.group(group)[0] for group in (TRUTH, PUBLISHED) if found.group(group)}
     groups, spans = "", []
     for column in found.columns:
         if spans and spans[-1][0] == column.group:
@@ -52,10 +65,10 @@ def _table(table: Table, palette: dict[str, str]) -> str:
         else:
             spans.append([column.group, 1])
     for group, span in spans:
-        title = _GROUPS.get(group, "measured here") if group != export.PUBLISHED or not table.comparable else "published"
-        groups += f'<th colspan="{span}" class="num{"" if group == export.OURS else " first"}" scope="colgroup">{look.text(title)}</th>'
+        title = _GROUPS.get(group, "measured here") if group != PUBLISHED or not table.comparable else "published"
+        groups += f'<th colspan="{span}" class="num{"" if group == OURS else " first"}" scope="colgroup">{look.text(title)}</th>'
     head = "".join(
-        f'<th scope="col" class="num{" first" if i in starts else ""}{" truth" if c.group == export.TRUTH else ""}" '
+        f'<th scope="col" class="num{" first" if i in starts else ""}{" truth" if c.group == TRUTH else ""}" '
         f'title="{look.text(c.help)}">{look.text(c.title)}'
         + (f'<br><span class="dim small" style="font-weight:400">{look.text(unit)}</span>' if (unit := _units(c)) else "")
         + "</th>"
@@ -65,9 +78,9 @@ def _table(table: Table, palette: dict[str, str]) -> str:
     for row, cells in zip(table.rows, found.rows, strict=True):
         note = ' <span class="dim small">baseline</span>' if row.baseline else ""
         name = f"{look.swatch(palette[row.variant])}{look.text(row.variant)}{note}"
-        line = f'<th scope="row" class="name">{name}</th><td class="num">{export.seeds_text(row)}</td>'
+        line = f'<th scope="row" class="name">{name}</th><td class="num">{seeds_text(row)}</td>'
         for i, (column, cell) in enumerate(zip(found.columns, cells, strict=True)):
-            css = "num" + (" first" if i in starts else "") + (" published" if column.group == export.PUBLISHED else "")
+            css = "num" + (" first" if i in starts else "") + (" published" if column.group == PUBLISHED else "")
             delta = ""
             if cell.delta:
                 sign = {True: " better", False: " worse", None: ""}[cell.better]
@@ -78,6 +91,16 @@ def _table(table: Table, palette: dict[str, str]) -> str:
         f'<div class="wrap"><table><thead><tr class="groups"><th></th><th></th>{groups}</tr><tr><th scope="col">variant</th>'
         f'<th scope="col" class="num">seeds</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
+
+
+def _comparisons(table: Table) -> str:
+    """Every variant against the baseline, the verdict by colour and in words."""
+    head = [(title, "name" if i == 0 else "num") for i, title in enumerate(COMPARISON_HEAD)]
+    lines = []
+    for line, each in zip(comparison_rows(table), table.compared, strict=True):
+        css = {"better": "better", "worse": "worse"}.get(each.verdict, "dim")
+        lines.append([*map(look.text, line[:-1]), f'<span class="{css}">{look.text(line[-1])}</span>'])
+    return look.table_html(head, lines)
 
 
 def _buttons(experiment: ExperimentRow, files: dict[str, str | Callable[[], str]]) -> None:
@@ -97,7 +120,7 @@ def _buttons(experiment: ExperimentRow, files: dict[str, str | Callable[[], str]
 
 
 def _ablation(experiment: ExperimentRow) -> None:
-    table = build_table(experiment)
+    table = build_table(experiment, data.store().resampled_or_none)
     palette = look.colours(experiment)
     counts = experiment.counts
     look.header(experiment.question or experiment.name, under=live.data_line(experiment))
@@ -108,6 +131,9 @@ def _ablation(experiment: ExperimentRow) -> None:
         look.empty(
             "No trial has finished", "The numbers appear here one by one as trials end. Until then, the curves show how far they are."
         )
+    if table.compared:
+        look.heading(comparison_title(table), "Is a difference more than other seeds and other images would make?")
+        look.show(_comparisons(table))
     notes = [look.redact(note) for note in table.footnotes]
     if notes:
         look.show('<ol class="notes small dim">' + "".join(f"<li>{look.text(note)}</li>" for note in notes) + "</ol>")
@@ -124,8 +150,8 @@ def _ablation(experiment: ExperimentRow) -> None:
 
 def _value(found: ranked.Ranking, row: SuggestionRow) -> str:
     if row.value is None or row.state == FAILED:
-        return export.MISSING
-    shown = look.text(export.format_number(found.search.metric, row.value))
+        return MISSING
+    shown = look.text(format_number(found.search.metric, row.value))
     if row.state == DONE:
         return shown
     return shown + ("*" if row.state == STOPPED else ' <span class="small">so far</span>')
@@ -139,7 +165,7 @@ def _ranked(found: ranked.Ranking) -> str:
         settings = [look.text(naming.setting_text(row.settings[key])) for key in found.keys]
         there = f' <span class="small">at {row.epoch} of {row.epochs}</span>' if row.epochs and row.state != DONE else ""
         trial = f'<span class="mono">{look.text(row.trial)}</span>'
-        cells = [str(place or export.MISSING), str(row.number), *settings, _value(found, row), look.state_html(row.state) + there, trial]
+        cells = [str(place or MISSING), str(row.number), *settings, _value(found, row), look.state_html(row.state) + there, trial]
         css = "best" if place == 1 and row.state == DONE else "" if row.state == DONE else "dim"
         lines.append([f'<span class="{css}">{cell}</span>' if css else cell for cell in cells])
     return look.table_html(head, lines)

@@ -12,14 +12,14 @@ import click
 
 from gfl_lab.cli.output import consoles, plural, print_json, say
 from gfl_lab.cli.prepare import named_profile
+from gfl_lab.cli.stored import LIKE_A_TRIAL, find_trial, require_done, trial_of_checkpoint
 from gfl_lab.errors import InputError, Problem
 
 if TYPE_CHECKING:
-    from gfl_lab.rundir import RunTree, TrialDir
+    from gfl_lab.rundir import TrialDir
     from gfl_lab.train.reevaluate import Evaluation, Subject
 
 DEFAULT_PROFILE = "coco_1x"
-_LIKE_A_TRIAL = re.compile(r"[0-9a-f]{1,12}")
 
 
 def parse_changes(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
@@ -62,14 +62,18 @@ def command(what: str, changes: dict[str, Any], data: Path | None, profile: str 
     """
     from gfl_lab.rundir import RunTree
 
-    is_file = not _LIKE_A_TRIAL.fullmatch(what) or Path(what).is_file()
+    is_file = not LIKE_A_TRIAL.fullmatch(what) or Path(what).is_file()
     trial = None if is_file else find_trial(RunTree.default(), what)
     if trial is not None and (data or profile):
         raise click.UsageError(f"{'--data' if data else '--profile'} goes with a weights file; a trial is evaluated on its own data")
     if trial is None:
-        trial = None if data else _trial_of(Path(what))
+        trial = None if data else trial_of_checkpoint(Path(what))
+        if trial is None and not data:
+            raise InputError(
+                Problem(f"there is nothing to evaluate {what} on", hint="Give --data PATH, a folder in COCO format (docs/data.md).")
+            )
     if trial is not None:
-        _require_done(trial)
+        require_done(trial)
 
     from gfl_lab.train import reevaluate
 
@@ -93,54 +97,6 @@ def command(what: str, changes: dict[str, Any], data: Path | None, profile: str 
         print_json(_to_dict(trial, subject, changed, changes, rows, done))
     else:
         _print(trial, subject, rows, done)
-
-
-def find_trial(tree: RunTree, prefix: str) -> TrialDir:
-    """The one trial whose id begins with ``prefix``.
-
-    Raises:
-        InputError: there is none, or several.
-    """
-    found = [trial for trial in tree.trials() if trial.id.startswith(prefix)]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise InputError(
-            Problem(f"no trial's id begins with {prefix} under {tree.root}", hint="gfl-lab status lists trials and their ids.")
-        )
-    listed = ", ".join(trial.id for trial in found[:5]) + (", ..." if len(found) > 5 else "")
-    raise InputError(Problem(f"{plural(len(found), 'trial')} begin with {prefix}: {listed}", hint="Give more digits."))
-
-
-def _trial_of(path: Path) -> TrialDir:
-    """The trial whose checkpoint ``path`` is, for weights that are given without data."""
-    from gfl_lab import naming
-    from gfl_lab.rundir import TrialDir
-
-    if not path.is_file():
-        hint = "Give a trial's id (gfl-lab status lists them), or a file of gfl-lab import-checkpoint."
-        raise InputError(Problem(f"{path} is neither a trial's id nor a file", hint=hint))
-    folder = path.resolve().parent
-    if path.name == naming.LAST_CHECKPOINT and (folder / naming.MANIFEST).exists():
-        return TrialDir(folder)
-    raise InputError(Problem(f"there is nothing to evaluate {path} on", hint="Give --data PATH, a folder in COCO format (docs/data.md)."))
-
-
-def _require_done(trial: TrialDir) -> None:
-    """Refuse a trial that has no final weights, and say which command goes on with it."""
-    from gfl_lab.rundir import RunTree, TrialState
-
-    state = trial.state()
-    if state is TrialState.DONE:
-        return
-    if state is TrialState.RUNNING:
-        raise InputError(Problem(f"trial {trial.id} is still being trained", hint="Wait for its end; gfl-lab status shows where it is."))
-    from gfl_lab.results.store import Store
-
-    rows = [row for row in Store(RunTree.default()).experiments() if any(known.id == trial.id for known in row.trials)]
-    command = f"gfl-lab run {rows[0].source} --profile {rows[0].profile}" if rows else "gfl-lab run EXPERIMENT"
-    words = {TrialState.PLANNED: "has not been trained", TrialState.FAILED: "failed"}.get(state, "was interrupted")
-    raise InputError(Problem(f"trial {trial.id} {words}", hint=f"Finish it first, with the options that it was started with:  {command}"))
 
 
 def _evaluate(subject: Subject, limit: int | None) -> Evaluation:

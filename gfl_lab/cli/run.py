@@ -255,14 +255,19 @@ def _train(plan: Any, pending: list[Any], tree: Any, engine: Any, stop: Any, wis
 
 def _finish(plan: Any, tree: Any, folder: Path, mirror: Any, as_json: bool) -> ExitCode:
     """Write and print the table, complete the mirror, say what failed; the exit code."""
-    from gfl_lab.report.export import render_terminal, write_all
+    from gfl_lab import naming
+    from gfl_lab.report.export import write_all
+    from gfl_lab.report.lock import lock_json
     from gfl_lab.report.table import build_table, table_json, unfair
+    from gfl_lab.report.terminal import render_terminal
     from gfl_lab.results.store import Store
-    from gfl_lab.rundir import TrialState
+    from gfl_lab.rundir import TrialState, write_json
 
-    row = Store(tree).experiment(plan.experiment.name, plan.profile.name)
-    table = build_table(row)
+    store = Store(tree)
+    row = store.experiment(plan.experiment.name, plan.profile.name)
+    table = build_table(row, store.resampled_or_none)
     write_all(table, folder)
+    write_json(folder / naming.LOCK, lock_json(row, table, store.records_or_none))
     out, err = consoles()
     if as_json:
         print_json(table_json(table))

@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from gfl_lab.cli.output import consoles, print_json, say
-from gfl_lab.cli.prepare import experiment_argument, profile_option, read_files
-from gfl_lab.errors import ExitCode, InputError, Problem, StoreError
+from gfl_lab.cli.prepare import experiment_argument, profile_option
+from gfl_lab.cli.stored import require_run
+from gfl_lab.errors import ExitCode, InputError, StoreError
 
 
 @click.command("table")
@@ -31,20 +32,11 @@ def command(experiment: Path, profile: str | None, as_json: bool, form: str) -> 
     """
     from gfl_lab.report import export
     from gfl_lab.report.table import build_table, table_json, unfair
+    from gfl_lab.report.terminal import render_terminal
     from gfl_lab.results.store import Store
-    from gfl_lab.rundir import RunTree
 
-    files = read_files(experiment, profile)
+    files, tree = require_run(experiment, profile)
     name, profile_name = files.experiment.name, files.profile.name
-    tree = RunTree.default()
-    if (name, profile_name) not in tree.experiments():
-        known = [p for e, p in tree.experiments() if e == name]
-        hint = (
-            f"It has been run on: {', '.join(known)}."
-            if known
-            else f"Run it first:  gfl-lab run {experiment}" + (f" --profile {profile}" if profile else "")
-        )
-        raise InputError(Problem(f"experiment {name} has not been run on profile {profile_name} under {tree.root}", hint=hint))
     form = "json" if as_json else form
     if files.experiment.kind == "search":
         from gfl_lab.cli.search import print_table
@@ -52,14 +44,15 @@ def command(experiment: Path, profile: str | None, as_json: bool, form: str) -> 
         print_table(tree, name, profile_name, form)
         return
     try:
-        row = Store(tree).experiment(name, profile_name)
+        store = Store(tree)
+        row = store.experiment(name, profile_name)
     except StoreError as error:
         raise InputError(error.problems) from None
-    table = build_table(row)
+    table = build_table(row, store.resampled_or_none)
     if form == "json":
         print_json(table_json(table))
     elif form == "text":
-        consoles()[0].print(export.render_terminal(table))
+        consoles()[0].print(render_terminal(table))
     else:
         sys.stdout.write({"md": export.to_markdown, "csv": export.to_csv, "tex": export.to_latex, "html": export.to_html}[form](table))
     problems = unfair(row)

@@ -14,6 +14,8 @@ from typing import Any
 
 from gfl_lab import naming, rundir
 from gfl_lab.report import export
+from gfl_lab.report.cells import MISSING, format_number
+from gfl_lab.report.page import STYLE
 from gfl_lab.results.search import DONE, FAILED, INVALID, REPEAT, STOPPED, SearchRow, SuggestionRow
 from gfl_lab.spec.search import dimensions_of
 
@@ -143,8 +145,8 @@ def state_text(row: SuggestionRow) -> str:
 
 def _value_text(search: SearchRow, row: SuggestionRow) -> str:
     if row.value is None or row.state == FAILED:
-        return export.MISSING
-    return export.format_number(search.metric, row.value) + ("" if row.state == DONE else "*" if row.state == STOPPED else " so far")
+        return MISSING
+    return format_number(search.metric, row.value) + ("" if row.state == DONE else "*" if row.state == STOPPED else " so far")
 
 
 def _cells(ranking: Ranking) -> tuple[list[str], list[list[str]]]:
@@ -153,7 +155,7 @@ def _cells(ranking: Ranking) -> tuple[list[str], list[list[str]]]:
     header = ["rank", "no.", *ranking.keys, metric, "state", "trial"]
     lines = [
         [
-            str(place or export.MISSING),
+            str(place or MISSING),
             str(row.number),
             *(naming.setting_text(row.settings[key]) for key in ranking.keys),
             _value_text(ranking.search, row),
@@ -296,7 +298,7 @@ def to_html(ranking: Ranking) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{esc(ranking.search.name)} · {esc(ranking.search.profile)}</title>
 <style>
-{export._STYLE}
+{STYLE}
 </style>
 </head>
 <body>

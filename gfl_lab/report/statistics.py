@@ -20,11 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from gfl_lab.cocoap import Matches
-
 LEVEL = 0.95
 POWER = 0.80
-REPLICATES = 1000
 MAX_SEEDS = 1000
 """More are never asked for: then the difference counts as not resolvable."""
 
@@ -96,27 +93,13 @@ def _error(seed_variance: float, seeds: float, image_variance: float, images: in
     return math.sqrt(total), total**2 / spread if spread else math.inf
 
 
-def image_replicates(pairs: Sequence[tuple[Matches, Matches]], replicates: int = REPLICATES, seed: int = 0) -> np.ndarray:
-    """Mean difference over the pairs on bootstrap samples of the images, the same sample for all pairs.
+def image_variance(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Variance over the choice of images of the mean difference of (variant, baseline) pairs, one for each seed.
 
     Args:
-        pairs: (variant, baseline) of each seed, over the same images.
-
-    Returns:
-        (replicates,) in AP points; NaN where a sample has no box.
+        pairs: (R,) a metric on the same bootstrap samples of the images (a column of ``cocoap.resample``), of both trials.
     """
-    images = len(pairs[0][0].image_ids)
-    rng = np.random.default_rng(seed)
-    found = np.empty(replicates)
-    for number in range(replicates):
-        weights = np.bincount(rng.integers(0, images, images), minlength=images)
-        found[number] = np.mean([ours.ap(weights) - theirs.ap(weights) for ours, theirs in pairs])
-    return found
-
-
-def image_variance(pairs: Sequence[tuple[Matches, Matches]], replicates: int = REPLICATES, seed: int = 0) -> float:
-    """Variance of the mean difference over the choice of images; see ``image_replicates``."""
-    found = image_replicates(pairs, replicates, seed)
+    found = np.mean([ours - theirs for ours, theirs in pairs], axis=0)
     return float(np.nanvar(found, ddof=1))
 
 
@@ -128,6 +111,18 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         highest = max(highest, min(1.0, p * (len(p_values) - rank)))
         corrected[name] = highest
     return {name: corrected[name] for name in p_values}
+
+
+def detectable(found: Difference, images: int = 0) -> float | None:
+    """The smallest true difference that so many seeds tell from none: at 5%, two-sided, with a power of 80%. None with one seed."""
+    if found.seed_variance is None:
+        return None
+    error, freedom = _error(found.seed_variance, found.seeds, found.image_variance or 0.0, images)
+    return _needed(error, freedom)
+
+
+def _needed(error: float, freedom: float) -> float:
+    return error and float(stats.t.ppf(0.5 + LEVEL / 2, freedom) + stats.t.ppf(POWER, freedom)) * error
 
 
 def seeds_needed(found: Difference, smallest: float, images: int = 0) -> int | None:
@@ -143,6 +138,6 @@ def seeds_needed(found: Difference, smallest: float, images: int = 0) -> int | N
         raise ValueError("one seed does not show how much seeds differ")
     for seeds in range(2, MAX_SEEDS + 1):
         error, freedom = _error(found.seed_variance, seeds, found.image_variance or 0.0, images)
-        if error == 0 or (stats.t.ppf(0.5 + LEVEL / 2, freedom) + stats.t.ppf(POWER, freedom)) * error <= smallest:
+        if _needed(error, freedom) <= smallest:
             return seeds
     return None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gfl_lab import naming
+from gfl_lab.report.comparison import SMALLEST, Comparison, Lookup, by_seed, compare, explain
 from gfl_lab.results.rows import ExperimentRow, Reference, TrialRow, VariantRow
 from gfl_lab.rundir import TrialState
 
@@ -69,12 +70,18 @@ class Table:
     published: tuple[str, ...]
     axes: tuple[str, ...]
     rows: tuple[TableRow, ...]
+    comparisons: tuple[Comparison, ...] = ()
     footnotes: tuple[str, ...] = field(default=())
 
     @property
     def baseline(self) -> TableRow | None:
         """The row that the others are compared with."""
         return next((row for row in self.rows if row.baseline), None)
+
+    @property
+    def compared(self) -> tuple[Comparison, ...]:
+        """The comparisons that people are shown: those in AP."""
+        return tuple(each for each in self.comparisons if each.metric == "AP")
 
     @property
     def comparable(self) -> bool:
@@ -98,9 +105,7 @@ def stat(values: Iterable[float]) -> Stat | None:
 
 
 def _by_seed(variant: VariantRow, metric: str) -> dict[int, float]:
-    """The finite values of ``metric`` over finished trials; of two trials with one seed the last counts."""
-    values = {trial.seed: trial.metrics.get(metric) for trial in variant.done}
-    return {seed: float(value) for seed, value in values.items() if value is not None and math.isfinite(value)}
+    return {seed: value for seed, (value, _) in by_seed(variant, metric).items()}
 
 
 def paired_delta(variant: VariantRow, baseline: VariantRow, metric: str) -> Delta | None:
@@ -120,8 +125,12 @@ def _metric_order(keys: Iterable[str]) -> list[str]:
     return [key for key in naming.METRICS if key in found] + sorted(found - naming.METRICS.keys())
 
 
-def build_table(experiment: ExperimentRow) -> Table:
-    """The table of ``experiment`` as it stands now: works while trials run, and with none finished."""
+def build_table(experiment: ExperimentRow, resampled: Lookup | None = None) -> Table:
+    """The table of ``experiment`` as it stands now: works while trials run, and with none finished.
+
+    Args:
+        resampled: knows trials' AP on bootstrap samples of the images; without it intervals know of seeds alone.
+    """
     existing = _metric_order(
         key for trial in experiment.trials if trial.state is TrialState.DONE for key, value in trial.metrics.items() if math.isfinite(value)
     )
@@ -144,6 +153,8 @@ def build_table(experiment: ExperimentRow) -> Table:
     keys = [tuple(row.axes) for row in rows]
     data = experiment.data
     described = f"{data.name}: {data.train_images} training and {data.val_images} validation images, {_classes(len(data.classes))}"
+    comparisons = compare(experiment, resampled)
+    shown = tuple(each for each in comparisons if each.metric == "AP")
     return Table(
         experiment=experiment.name,
         profile=experiment.profile,
@@ -154,7 +165,8 @@ def build_table(experiment: ExperimentRow) -> Table:
         published=published,
         axes=keys[0] if keys and all(set(found) == set(keys[0]) for found in keys) else (),
         rows=tuple(rows),
-        footnotes=tuple(_footnotes(rows, published, baseline)),
+        comparisons=comparisons,
+        footnotes=(*_footnotes(rows, published, baseline), *explain(shown)),
     )
 
 
@@ -249,6 +261,7 @@ def _plain(value: Any) -> Any:
 def table_json(table: Table) -> dict[str, Any]:
     """The table as ``gfl-lab table --json`` prints it (docs/tables.md). Holds no NaN: what is unknown is null or absent."""
     rows = []
+    compared = {(each.variant, each.metric): _comparison_json(each) for each in table.comparisons}
     for row in table.rows:
         reference = row.reference
         rows.append(
@@ -261,6 +274,7 @@ def table_json(table: Table) -> dict[str, Any]:
                 },
                 "delta": {
                     key: {"mean": _number(found.mean), "std": _number(found.std), "n": found.n, "seeds": list(found.seeds)}
+                    | compared.get((row.variant, key), {})
                     for key, found in row.delta.items()
                 },
                 "reference": None
@@ -289,6 +303,25 @@ def table_json(table: Table) -> dict[str, Any]:
         "rows": rows,
         "footnotes": list(table.footnotes),
     }
+
+
+def _comparison_json(each: Comparison) -> dict[str, Any]:
+    found = each.found
+    return {
+        "interval": None if found.half is None else [_number(found.low), _number(found.high)],
+        "p": _p(found.p),
+        "p_holm": _p(each.p),
+        "std_error_images": None if found.image_variance is None else _number(math.sqrt(found.image_variance)),
+        "resolves": _number(each.detectable),
+        "seeds_needed": each.needed,
+        "seeds_needed_for": SMALLEST,
+        "verdict": each.verdict,
+    }
+
+
+def _p(value: float | None) -> float | None:
+    """With four digits that matter: p-values are small."""
+    return None if value is None else float(f"{value:.4g}")
 
 
 def _trial_json(trial: TrialRow) -> dict[str, Any]:

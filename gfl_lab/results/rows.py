@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from gfl_lab.rundir import TrialState
 
 
@@ -53,6 +55,37 @@ class TrialRow:
         if self.state is TrialState.DONE:
             return 1.0
         return min(1.0, self.step / self.steps) if self.steps else 0.0
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """A trial's AP on bootstrap samples of its validation images; samples of two trials over the same images are the same.
+
+    ``values`` are (R,) by metric, of ``cocoap.RESAMPLED``; ``images`` their number.
+    """
+
+    values: Mapping[str, np.ndarray]
+    images: int
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a trial wrote down of itself: all that its numbers follow from.
+
+    ``components`` are the user's files by name; ``environment`` is empty until it is done, and for trials of versions before it
+    was kept.
+    """
+
+    id: str
+    state: TrialState
+    seed: int
+    settings: Mapping[str, Any]
+    data: Mapping[str, Any]
+    code: int
+    weights_digest: str
+    components: Mapping[str, str]
+    environment: Mapping[str, Any]
+    metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ import json
 import math
 import os
 import threading
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +25,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from gfl_lab import naming, rundir
+from gfl_lab.cocoap import RESAMPLED, Records, match, resample
 from gfl_lab.errors import StoreError
-from gfl_lab.results.rows import DataRow, ExperimentRow, Failure, Reference, TrialRow, VariantRow
+from gfl_lab.results.rows import DataRow, ExperimentRow, Failure, Recorded, Reference, Resampled, TrialRow, VariantRow
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.settings import implied
@@ -70,6 +73,7 @@ class Store:
         self._results: dict[str, tuple[Stamp, dict[str, Any] | None]] = {}
         self._tails: dict[str, tuple[Stamp, dict[str, Any], dict[str, Any]]] = {}
         self._curves: dict[str, _Curve] = {}
+        self._resampled: dict[str, tuple[Stamp, Resampled]] = {}
         self._file_names: dict[str, tuple[Stamp, dict[int, str]]] = {}
 
     # --- experiments ---
@@ -253,6 +257,24 @@ class Store:
             self._tails[trial.id] = (stamp, last, last_val)
         return last, last_val
 
+    def recorded(self, trial_id: str) -> Recorded:
+        """What a trial wrote down of itself. Raises StoreError where its manifest is missing or damaged."""
+        trial = self._tree.trial(trial_id)
+        try:
+            spec = trial.manifest()["spec"]
+            result = self._result(trial) or {}
+            files = {}
+            for component in spec.get("components") or ():
+                name = str(component["name"])
+                files[name] = (trial.path / naming.COMPONENTS_DIR / Path(name).name).read_text(encoding="utf-8", errors="replace")
+            return Recorded(
+                id=trial.id, state=trial.state(), seed=int(spec["seed"]), settings=dict(spec["settings"]), data=dict(spec["data"]),
+                code=int(spec["code"]), weights_digest=str(spec.get("weights_digest") or ""), components=files,
+                environment=dict(result.get("environment") or {}), metrics=_numbers(result.get("metrics")),
+            )  # fmt: skip
+        except _DAMAGE as error:
+            raise StoreError(f"what trial {trial_id} computes cannot be read: {self._reason(error)}") from None
+
     # --- curves ---
 
     def curves(self, experiment: ExperimentRow) -> pd.DataFrame:
@@ -330,6 +352,57 @@ class Store:
             return pq.read_table(path, columns=list(columns) if columns else None, filters=filters, partitioning=None).to_pandas()
         except (pa.ArrowException, OSError) as error:
             raise StoreError(f"the distributions of trial {trial_id} cannot be read: {self._reason(error)}") from None
+
+    # --- evaluation ---
+
+    def records(self, trial_id: str) -> Records | None:
+        """Detections and ground truth of a finished trial's evaluation, image by image; None while there are none. Raises StoreError."""
+        found = self._evaluation(trial_id)
+        return None if found is None else found[0]
+
+    def records_or_none(self, trial_id: str) -> Records | None:
+        """As ``records``; None too where the file is damaged."""
+        try:
+            return self.records(trial_id)
+        except StoreError:
+            return None
+
+    def records_stamp(self, trial_id: str) -> Stamp:
+        """Changes when the trial's records do; None while there are none. For callers that cache."""
+        return _stamp(self._tree.trial(trial_id).file(naming.EVAL_RECORDS))
+
+    def resampled(self, trial_id: str) -> Resampled | None:
+        """A finished trial's AP on bootstrap samples of its images; None while there is none. Raises StoreError."""
+        stamp = self.records_stamp(trial_id)
+        with self._lock:
+            if (held := self._resampled.get(trial_id)) and held[0] == stamp:
+                return held[1]
+        if (found := self._evaluation(trial_id)) is None:
+            return None
+        records, values = found
+        if values is None:  # written before AP was resampled where it is evaluated
+            values = resample(match(records))
+        result = Resampled(dict(zip(RESAMPLED, values.T, strict=True)), len(np.unique(records.image_ids)))
+        with self._lock:
+            self._resampled[trial_id] = (stamp, result)
+        return result
+
+    def resampled_or_none(self, trial_id: str) -> Resampled | None:
+        """As ``resampled``; None too where the file is damaged, so that a table appears without what it would tell."""
+        try:
+            return self.resampled(trial_id)
+        except StoreError:
+            return None
+
+    def _evaluation(self, trial_id: str) -> tuple[Records, np.ndarray | None] | None:
+        path = self._tree.trial(trial_id).file(naming.EVAL_RECORDS)
+        if not path.exists():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return Records.of(arrays), arrays["resampled"] if "resampled" in arrays else None
+        except (*_DAMAGE, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise StoreError(f"the evaluation of trial {trial_id} cannot be read: {self._reason(error)}") from None
 
     # --- images and logs ---
 

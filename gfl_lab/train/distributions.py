@@ -77,10 +77,13 @@ class DistributionCollector:
         category_ids: category id of each label.
         settings: of the trial.
         ambiguous: whether annotations carry two annotators' edges.
+        least: score from which on an unmatched detection is kept.
     """
 
-    def __init__(self, truth: Any, category_ids: np.ndarray, settings: Settings, ambiguous: bool) -> None:
-        self.truth, self.category_ids, self.settings, self.ambiguous = truth, category_ids, settings, ambiguous
+    def __init__(
+        self, truth: Any, category_ids: np.ndarray, settings: Settings, ambiguous: bool, least: float = FALSE_POSITIVE_SCORE
+    ) -> None:
+        self.truth, self.category_ids, self.settings, self.ambiguous, self.least = truth, category_ids, settings, ambiguous, least
         self.names = [truth.cats[int(category)]["name"] for category in category_ids]
         self.label_of = {int(category): label for label, category in enumerate(category_ids)}
         self.rows: list[dict[str, Any]] = []
@@ -147,7 +150,7 @@ class DistributionCollector:
             self._append(image, dense, cell, label, annotation, gt[row], scored, match.get(row))
 
         taken = {detection for detection, _ in match.values()}
-        for detection in np.flatnonzero(det_score >= FALSE_POSITIVE_SCORE):
+        for detection in np.flatnonzero(det_score >= self.least):
             if int(detection) not in taken:
                 gap = (boxes - torch.from_numpy(det_box[detection] * image.scale).to(boxes)).abs().sum(1)
                 self._append(image, dense, int(gap.argmin()), int(det_label[detection]), det=(int(detection), float("nan")))

@@ -15,6 +15,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from torch import nn
 
 from gfl_lab import naming
+from gfl_lab.cocoap import Records, match, resample
 from gfl_lab.data.coco import load_coco
 from gfl_lab.rundir import atomic_path
 
@@ -111,32 +112,32 @@ class CocoEvaluator:
         return metrics, per_class
 
     def write_records(self, path: Path, detections: Detections) -> None:
-        """Write eval.npz: detections and ground truth, image by image, enough to compute AP on any subset of images.
+        """Write eval.npz: detections and ground truth, image by image, and AP on bootstrap samples of the images.
 
-        Arrays: image_ids (I,); det_image, det_label, det_score (D,), det_box (D, 4) xyxy; gt_image, gt_label, gt_area,
-        gt_crowd, gt_id (G,), gt_box (G, 4) xyxy; classes (C,). Boxes in pixels of the original image.
+        Arrays: those of ``cocoap.Records``, enough to compute AP on any images; resampled (R, 3), from ``cocoap.resample``.
         """
         label_of = {int(category): label for label, category in enumerate(self.category_ids)}
         truth = [self.truth.anns[key] for key in sorted(self.truth.anns)]
         gt_box = np.array([annotation["bbox"] for annotation in truth], np.float64).reshape(-1, 4)
         gt_box[:, 2:] += gt_box[:, :2]
+        records = Records(
+            image_ids=detections.image_ids,
+            det_image=detections.image_id,
+            det_label=detections.label,
+            det_score=detections.score.astype(np.float32),
+            det_box=detections.box.astype(np.float32),
+            gt_image=np.array([annotation["image_id"] for annotation in truth], np.int64),
+            gt_label=np.array([label_of[annotation["category_id"]] for annotation in truth], np.int64),
+            gt_area=np.array([annotation["area"] for annotation in truth], np.float64),
+            gt_crowd=np.array([annotation.get("iscrowd", 0) for annotation in truth], bool),
+            gt_id=np.array([annotation["id"] for annotation in truth], np.int64),
+            gt_box=gt_box,
+            classes=self.classes,
+            max_dets=self.max_dets,
+        )
+        resampled = resample(match(records))
         with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(
-                file,
-                format=naming.FORMAT_VERSION,
-                image_ids=detections.image_ids,
-                det_image=detections.image_id,
-                det_label=detections.label,
-                det_score=detections.score.astype(np.float32),
-                det_box=detections.box.astype(np.float32),
-                gt_image=np.array([annotation["image_id"] for annotation in truth], np.int64),
-                gt_label=np.array([label_of[annotation["category_id"]] for annotation in truth], np.int64),
-                gt_area=np.array([annotation["area"] for annotation in truth], np.float64),
-                gt_crowd=np.array([annotation.get("iscrowd", 0) for annotation in truth], bool),
-                gt_id=np.array([annotation["id"] for annotation in truth], np.int64),
-                gt_box=gt_box,
-                classes=np.array(self.classes),
-            )
+            np.savez_compressed(file, format=naming.FORMAT_VERSION, resampled=resampled, **records.arrays())
 
 
 @torch.inference_mode()

@@ -5,13 +5,18 @@ Nothing is trained and nothing is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
+from mmcv.transforms import Compose
+from mmdet.datasets import CocoDataset
 from mmdet.registry import MODELS
+from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
@@ -101,8 +106,11 @@ class Evaluation:
     device: str
 
 
-def read_trial(trial: TrialDir) -> Subject:
+def read_trial(trial: TrialDir, with_data: bool = True) -> Subject:
     """The weights of a finished trial (their moving average, where it has one), with its validation data.
+
+    Args:
+        with_data: whether its data must be there still.
 
     Raises:
         StoreError: its manifest, result or checkpoint cannot be read. InputError: its data are gone or others by now.
@@ -115,7 +123,8 @@ def read_trial(trial: TrialDir) -> Subject:
     state, meta = _read(trial.file(naming.LAST_CHECKPOINT))
     if meta.get("trial") != trial.id:
         raise StoreError(f"{trial.file(naming.LAST_CHECKPOINT)} belongs to trial {meta.get('trial')}, not to {trial.id}")
-    _check_data(spec.data, paths, trial.id)
+    if with_data:
+        _check_data(spec.data, paths, trial.id)
     notes = []
     if spec.code != TRAINING_CODE_VERSION:
         notes.append(f"trial {trial.id} was made by version {spec.code} of the training code, this is {TRAINING_CODE_VERSION}")
@@ -123,14 +132,15 @@ def read_trial(trial: TrialDir) -> Subject:
     return Subject(trial.id, state, spec, paths, recorded, str(result.get("device", "")), tuple(notes))
 
 
-def read_weights(path: Path, data: Path, profile: Profile) -> Subject:
+def read_weights(path: Path, data: Path | None, profile: Profile) -> Subject:
     """The weights in a file that ``gfl-lab import-checkpoint`` wrote, or in a trial's ``last.pth`` beside its manifest.
 
     A trial keeps all its settings. An imported detector has those that its weights show, the profile's of groups input and
     evaluation, and sees one image at a time, as in the published evaluations.
 
     Args:
-        data: folder of a data set in COCO format; its annotations are checked, its images are not decoded.
+        data: folder of a data set in COCO format; its annotations are checked, its images are not decoded. None: the weights are
+            for images of no data set, and classes that they do not name are numbered, or COCO's where there are 80.
 
     Raises:
         InputError: the file is no detector's or does not fit the data. DataError: problems of the data set.
@@ -151,7 +161,7 @@ def read_weights(path: Path, data: Path, profile: Profile) -> Subject:
         settings, known, count = own.settings, own.data.classes, len(own.data.classes)
     else:
         settings, count = _imported(path, meta, profile)
-    content, paths = _data(data)
+    content, paths = _no_data(known, count) if data is None else _data(data)
     if count != len(content.classes):
         raise InputError(
             Problem(
@@ -161,7 +171,9 @@ def read_weights(path: Path, data: Path, profile: Profile) -> Subject:
             )
         )
     notes = ()
-    if known is None:
+    if known is None and data is None:
+        notes = (f"the weights do not name their classes: they are called {content.classes[0]}, {content.classes[1 % count]}, ...",)
+    elif known is None:
         notes = ("the weights do not name their classes: they are taken in the order of the data set's category ids",)
     elif known != content.classes:
         raise InputError(
@@ -182,13 +194,9 @@ def evaluate(subject: Subject, limit: int | None = None, seen: Callable[[int, in
         InputError: the weights do not fit their settings, or an image cannot be read. ResourceError: too little memory.
     """
     spec, settings = subject.spec, subject.spec.settings
-    config = trial_config(spec, subject.paths, work_dir="")
+    config, model = _build(subject)
     if limit is not None:
         config.val_loader.dataset.indices = limit
-    init_default_scope("mmdet")
-    model = MODELS.build(config.model)
-    _load(model, subject.state, subject.name)
-    model.to(get_device())
     loader = Runner.build_dataloader(config.val_loader, seed=spec.seed)
     images = len(loader.dataset)
     evaluator = CocoEvaluator(subject.paths["val_annotations"], spec.data.classes, settings.max_dets)
@@ -209,6 +217,46 @@ def evaluate(subject: Subject, limit: int | None = None, seen: Callable[[int, in
         all_images=len(evaluator.truth.imgs),
         device=str(next(model.parameters()).device),
     )
+
+
+def predict_images(subject: Subject, images: Sequence[Path], least: float) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
+    """Look at images one by one, on the GPU where there is one.
+
+    Args:
+        least: detections with a lower score are left out.
+
+    Yields:
+        The image and its detections, best first: rows as distributions.parquet has them, boxes in px of the image, with the four
+        distributions of the cell that each came from.
+
+    Raises:
+        InputError: the weights do not fit their settings, or a file is no image.
+    """
+    config, model = _build(subject)
+    classes = subject.spec.data.classes
+    pipeline = Compose(config.val_loader.dataset.pipeline)
+    for number, path in enumerate(images):
+        try:
+            sample = pipeline({"img_path": str(path), "img_id": number, "instances": []})
+        except FileNotFoundError:
+            raise InputError(Problem("it is no image that can be read", str(path))) from None
+        labels = np.arange(len(classes))
+        truth = SimpleNamespace(
+            cats={label: {"name": name} for label, name in enumerate(classes)}, imgs={number: {"file_name": path.name}}, imgToAnns={}
+        )
+        collector = DistributionCollector(truth, labels, subject.spec.settings, ambiguous=False, least=least)
+        for _ in predict_and_collect(model, [pseudo_collate([sample])], collector):
+            pass
+        yield path, sorted(collector.rows, key=lambda row: -row["det_score"])
+
+
+def _build(subject: Subject) -> tuple[Any, nn.Module]:
+    """mmengine's configuration, and the detector with its weights on the device that evaluates."""
+    config = trial_config(subject.spec, subject.paths, work_dir="")
+    init_default_scope("mmdet")
+    model = MODELS.build(config.model)
+    _load(model, subject.state, subject.name)
+    return config, model.to(get_device())
 
 
 def _counted(samples: Iterator[Any], images: int, seen: Callable[[int, int], None]) -> Iterator[Any]:
@@ -278,6 +326,14 @@ def _data(folder: Path) -> tuple[DataSpec, dict[str, str]]:
     counts = {"train_images": report.splits["train"].trainable, "val_images": report.splits["val"].images}
     paths = {key: str(value) for key, value in asdict(coco.find_dataset(folder)).items()}
     return DataSpec(name=report.name, digest="", classes=report.classes, truth=truth, **counts), paths
+
+
+def _no_data(known: tuple[str, ...] | None, count: int) -> tuple[DataSpec, dict[str, str]]:
+    """In place of a data set: classes alone."""
+    coco_names = tuple(CocoDataset.METAINFO["classes"])
+    classes = known or (coco_names if count == len(coco_names) else tuple(f"class {number}" for number in range(1, count + 1)))
+    paths = dict.fromkeys(("train_annotations", "val_annotations", "train_images", "val_images"), "")
+    return DataSpec(name="images", digest="", classes=classes, train_images=0, val_images=0, truth=False), paths
 
 
 def _check_data(data: DataSpec, paths: dict[str, str], trial: str) -> None:

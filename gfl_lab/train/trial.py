@@ -36,6 +36,7 @@ from gfl_lab.train.components import load_of_trial
 from gfl_lab.train.config import trial_config
 from gfl_lab.train.distributions import DistributionCollector, predict_and_collect
 from gfl_lab.train.ema import MovingAverage
+from gfl_lab.train.environment import environment
 from gfl_lab.train.evaluate import CocoEvaluator, collect, predict
 from gfl_lab.train.failure import failure_of, full_disk_told
 from gfl_lab.train.latency import measure_latency
@@ -253,6 +254,7 @@ def _train(
         "seconds": {key: round(value, 3) for key, value in clock.laps.items()},
         "peak_memory_mib": _peak_memory_mib(),
         "device": _device_name(runner.model),
+        "environment": environment(_device_name(runner.model), threads),
     }
 
 

@@ -1,0 +1,103 @@
+"""Two variants side by side: where their difference lies, by size, class and type of error."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard import charts, data, live, look, state
+from gfl_lab.report import pair as report
+from gfl_lab.report.cells import MISSING, format_number
+from gfl_lab.report.comparison import by_seed
+from gfl_lab.report.errortypes import ABOUT
+from gfl_lab.results.rows import ExperimentRow
+
+MANY_IMAGES = 1000  # from here on comparing takes a minute or more, and waits to be asked for
+MOST_CLASSES = 20
+_TITLES = {
+    report.METRIC: ("AP", ""),
+    report.SIZE: ("AP by size", ""),
+    report.CLASS: ("AP by class", ""),
+    report.ERROR: ("AP50 that errors cost", "By TIDE's six types, each corrected alone; lower is better, and the parts do not add up."),
+}
+
+
+def _table(rows: list[report.PairRow], group: str) -> str:
+    head = [("", "name"), ("ours", "num"), ("theirs", "num"), ("difference", "num"), ("± 95%", "num")]
+    if group == report.ERROR:
+        head += [("number", "num"), ("", "name")]
+    lines = []
+    for row in rows:
+        half = MISSING if row.half is None else format_number("AP", row.half)
+        css = "dim"
+        if row.found.half is not None and abs(row.found.mean) > row.found.half:
+            css = "better" if (row.found.mean > 0) != (group == report.ERROR) else "worse"
+        line = [look.text(row.name), format_number("AP", row.ours), format_number("AP", row.theirs)]
+        line += [f'<span class="{css}">{format_number("AP", row.found.mean, True)}</span>', half]
+        if row.counts:
+            line += [f"{row.counts[0]:.0f} / {row.counts[1]:.0f}", f'<span class="dim small">{look.text(ABOUT[row.name])}</span>']
+        lines.append(line)
+    return look.table_html(head, lines)
+
+
+def _show(rows: list[report.PairRow], colours: tuple[str, str]) -> None:
+    for group, (title, about) in _TITLES.items():
+        shown = [row for row in rows if row.group == group]
+        if group == report.CLASS:
+            shown = sorted(shown, key=lambda row: -abs(row.found.mean))
+        left, shown = len(shown[MOST_CLASSES:]), shown[:MOST_CLASSES]
+        if not shown:
+            continue
+        look.heading(title, about)
+        plot, table = st.columns([5, 7] if group == report.ERROR else [1, 1], gap="medium")
+        with plot:
+            figure = charts.differences(shown, colours, group == report.ERROR, look.ink())
+            st.plotly_chart(figure, key=f"pair-{group}", config=charts.CONFIG, alt=f"{title}: difference and interval of each row")
+        with table:
+            look.show(_table(shown, group))
+            if left:
+                look.show(f'<div class="dim small">and {left} with smaller differences: gfl-lab compare --json has all</div>')
+
+
+def _pairs(experiment: ExperimentRow, ours: str, theirs: str) -> list[tuple[str, str]]:
+    first, second = (by_seed(data.variant_of(experiment, name), "AP") for name in (ours, theirs))
+    return [(first[seed][1].id, second[seed][1].id) for seed in sorted(first.keys() & second.keys())]
+
+
+def _body() -> None:
+    experiment = live.current()
+    look.header(experiment.question or experiment.name, under=live.data_line(experiment))
+    if experiment.kind == data.SEARCH:
+        look.empty(
+            "A search is not compared",
+            "Its trials had unequal budgets. This trains its best and the defaults alike:",
+            "gfl-lab confirm EXPERIMENT.yaml",
+        )
+        return
+    ready = [variant.name for variant in experiment.variants if by_seed(variant, "AP")]
+    if len(ready) < 2:
+        look.empty("Nothing to compare yet", "Two variants are compared as soon as each has a finished trial.")
+        live.watch(experiment)
+        return
+    baseline = experiment.baseline.name if experiment.baseline and experiment.baseline.name in ready else ready[0]
+    left, right = st.columns(2)
+    with left:
+        ours = state.choose("Ours", "ours", ready, default=next(name for name in reversed(ready) if name != baseline))
+    with right:
+        others = [name for name in ready if name != ours]
+        theirs = state.choose("Theirs", "theirs", others, default=baseline)
+    pairs = _pairs(experiment, ours, theirs)
+    palette = look.colours(experiment)
+    if not pairs:
+        look.empty("They share no finished seed", "A difference is paired: both must have finished the same seed.")
+    elif experiment.data.val_images < MANY_IMAGES or st.button(f"Compare on {experiment.data.val_images} images: a minute or more"):
+        seeds = "1 seed" if len(pairs) == 1 else f"{len(pairs)} seeds"
+        about = "over other seeds and other images" if len(pairs) > 1 else "over other images alone: one seed says nothing of others"
+        look.show(f'<div class="dim">{seeds}. Intervals are {about}; they are not corrected for the number of rows.</div>')
+        try:
+            _show(data.pair(tuple(pairs)), (palette[ours], palette[theirs]))
+        except data.StoreError as error:
+            look.alert(str(error))
+    live.watch(experiment)
+
+
+_body()

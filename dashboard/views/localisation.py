@@ -1,0 +1,119 @@
+"""Does the score say how well a box lies, and does the width of its distributions? And what the distributions are like, in numbers."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import charts, data, live, look, state
+from gfl_lab.report import sides as report
+from gfl_lab.report.cells import MISSING
+from gfl_lab.results.rows import ExperimentRow, TrialRow, VariantRow
+
+_UNITS = {"entropy": "nats", "spread": "bins", "bimodal": "% of sides", "tail": "% of mass", "error": "px"}
+_SIDES_SAY = {True: "two known edges", False: "one edge"}
+
+
+def _trials(experiment: ExperimentRow, seed: str) -> list[tuple[VariantRow, TrialRow]]:
+    return [(variant, trial) for variant in experiment.variants for trial in variant.done if str(trial.seed) == seed]
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return MISSING if value is None or pd.isna(value) else f"{value:.{digits}f}".replace("-", "−")
+
+
+def _scores(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str, str], order: list[str]) -> None:
+    look.heading(
+        "Score against IoU",
+        "Detections in ten bins of their score: how much they overlap the nearest box of their class. On the diagonal the score is the IoU.",
+    )
+    found, lines = {}, []
+    for variant, trial in trials:
+        try:
+            known = data.reliability(trial.id)
+            spread = report.agreement(data.sides(trial.id))
+        except data.StoreError as error:
+            look.alert(str(error))
+            continue
+        if known is None:
+            continue
+        found[variant.name] = known
+        name = f"{look.swatch(palette[variant.name])}{look.text(variant.name)}"
+        numbers = [_number(value) for value in (known.error, known.pearson, known.spearman, spread.pearson, spread.spearman)]
+        lines.append([name, f"{int(known.count.sum())}", *numbers])
+    if not found:
+        look.empty("No trial of this seed has records", "They are written at the end of a trial.")
+        return
+    plot, notes = st.columns([3, 2], gap="medium")
+    with plot:
+        figure = charts.reliability(found, palette, order, look.ink())
+        st.plotly_chart(figure, key="reliability", config=charts.CONFIG, alt="mean IoU over mean score, one line a variant")
+    with notes:
+        look.variants_legend(found, palette)
+        look.show(
+            '<div class="notes small dim">Larger marks stand for more detections. A line above the diagonal: boxes lie better than the score '
+            "says. Calibration error: distance of score and IoU, bin by bin, weighted by detections; lower is better.<br><br>Spread: of the four "
+            "sides of each ground-truth box, against the IoU of its cell's box; negative where narrow distributions mean good boxes. A Dirac "
+            "box has none.</div>"
+        )
+    head = [
+        ("variant", "name"),
+        ("detections", "num"),
+        ("calibration error", "num"),
+        ("score and IoU: Pearson", "num"),
+        ("Spearman", "num"),
+    ]
+    look.show(look.table_html([*head, ("spread and IoU: Pearson", "num"), ("Spearman", "num")], lines))
+
+
+def _distributions(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str, str], experiment: ExperimentRow) -> None:
+    look.heading("The distributions in numbers", "Means over the sides of all ground-truth boxes.")
+    options = [name for name in report.GROUPS if name != "ambiguous" or experiment.data.truth]
+    by = state.choose("Grouped by", "group", options, default="ambiguous" if experiment.data.truth else "side", widget=_segments)
+    lines = []
+    for variant, trial in trials:
+        try:
+            rows = report.grouped(data.sides(trial.id), [report.GROUPS[by]])
+        except data.StoreError as error:
+            look.alert(str(error))
+            continue
+        for _, row in rows.iterrows():
+            group = row[report.GROUPS[by]]
+            said = _SIDES_SAY[bool(group)] if by == "ambiguous" else str(group)
+            numbers = [_number(row["entropy"]), _number(row["spread"]), _number(100 * row["bimodal"], 1), _number(100 * row["tail"], 1)]
+            name = f"{look.swatch(palette[variant.name])}{look.text(variant.name)}"
+            lines.append([name, look.text(said), f"{int(row['sides'])}", *numbers, _number(row["error"])])
+    if not lines:
+        look.empty("No distributions of this seed", "Dirac boxes have none; those of other variants are written at the end of a trial.")
+        return
+    head = [("variant", "name"), (by, "name"), ("sides", "num")]
+    head += [(f"{name} [{_UNITS[name]}]", "num") for name in report.MEASURES]
+    look.show(look.table_html(head, lines))
+    look.show(
+        '<div class="notes small dim">Bimodal: sides with two modes or more. Tail: mass on the last bin, where the object reaches further '
+        "than the bins do. Error: distance of the decoded edge from the annotated one.</div>"
+    )
+
+
+def _segments(label: str, options: list[str], **more: object) -> str | None:
+    return st.segmented_control(label, options, **more)
+
+
+def _body() -> None:
+    experiment = live.current()
+    look.header(experiment.question or experiment.name, under=live.data_line(experiment))
+    seeds = sorted({trial.seed for variant in experiment.variants for trial in variant.done})
+    if not seeds:
+        look.empty("No trial has finished", "Scores and distributions are looked at when a trial has ended.")
+    else:
+        seed = str(seeds[0])
+        if len(seeds) > 1:
+            seed = state.choose("Seed", "seed", [str(each) for each in seeds], width=120)
+        trials = _trials(experiment, seed)
+        palette, order = look.colours(experiment), [variant.name for variant in experiment.variants]
+        _scores(trials, palette, order)
+        _distributions(trials, palette, experiment)
+    live.watch(experiment)
+
+
+_body()

@@ -1,0 +1,136 @@
+"""`gfl-lab compare`: two variants of an experiment in detail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gfl_lab.cli.output import consoles, plural, print_json, say
+from gfl_lab.cli.prepare import experiment_argument, profile_option
+from gfl_lab.cli.stored import stored_experiment
+from gfl_lab.errors import InputError, Problem
+
+MOST_CLASSES = 12
+
+
+@click.command("compare")
+@experiment_argument
+@click.argument("variant")
+@click.argument("other", required=False)
+@profile_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(experiment: Path, variant: str, other: str | None, profile: str | None, as_json: bool) -> None:
+    """Compare VARIANT of EXPERIMENT with OTHER (by default the baseline): by size, class and type of error.
+
+    A variant is named as the table names it; a part of the name that no other has is enough.
+
+    Example:  gfl-lab compare experiments/table3_qfl_dfl.yaml "qfl=on dfl=on"
+    """
+    from gfl_lab.report.comparison import by_seed
+    from gfl_lab.report.pair import compare_pair, pair_json
+
+    store, row = stored_experiment(experiment, profile)
+    ours = _variant(row, variant)
+    if other is None and row.baseline is None:
+        raise InputError(f"{row.name} has no baseline: name both variants")
+    theirs = row.baseline if other is None else _variant(row, other)
+    if ours.name == theirs.name:
+        raise InputError(f"both are {ours.name}" + (", which is the baseline" if other is None else ""))
+    mine, others = by_seed(ours, "AP"), by_seed(theirs, "AP")
+    seeds = sorted(mine.keys() & others.keys())
+    if not seeds:
+        raise InputError(
+            Problem(f"{ours.name} and {theirs.name} share no finished seed", hint=f"Train what is missing:  gfl-lab run {experiment}")
+        )
+    pairs = []
+    for seed in seeds:
+        both = tuple(store.records(found[seed][1].id) for found in (mine, others))
+        if None in both:
+            lost = (mine if both[0] is None else others)[seed][1].id
+            raise InputError(f"trial {lost} has no evaluation records")
+        pairs.append(both)
+    say(f"{ours.name} against {theirs.name}, {plural(len(seeds), 'seed')}")
+    try:
+        rows = compare_pair(pairs)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if as_json:
+        print_json(
+            {
+                "experiment": row.name,
+                "profile": row.profile,
+                "ours": ours.name,
+                "theirs": theirs.name,
+                "seeds": seeds,
+                "rows": pair_json(rows),
+            }
+        )
+        return
+    _print(rows, ours.name, theirs.name)
+
+
+def _variant(row: Any, name: str) -> Any:
+    """The variant of that name, or the only one whose name holds it. Raises InputError."""
+    exact = [variant for variant in row.variants if variant.name == name]
+    found = exact or [variant for variant in row.variants if name in variant.name]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(repr(variant.name) for variant in found or row.variants)
+    problem = (
+        f"{plural(len(found), 'variant')} of {row.name} have {name!r} in their name" if found else f"{row.name} has no variant {name!r}"
+    )
+    raise InputError(Problem(problem, hint=f"Name one of: {known}"))
+
+
+def _print(rows: Sequence[Any], ours: str, theirs: str) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from gfl_lab.report import pair
+    from gfl_lab.report.cells import format_number
+    from gfl_lab.report.errortypes import ABOUT
+
+    out = consoles()[0]
+    one_seed = any(row.found.half is None for row in rows)
+    titles = {
+        pair.METRIC: "AP", pair.SIZE: "AP by size", pair.CLASS: "AP by class", pair.ERROR: "AP50 that errors cost (lower is better)",
+    }  # fmt: skip
+    for group, title in titles.items():
+        shown = [row for row in rows if row.group == group]
+        left = 0
+        if group == pair.CLASS:
+            shown = sorted(shown, key=lambda row: -abs(row.found.mean))
+            left, shown = max(0, len(shown) - MOST_CLASSES), shown[:MOST_CLASSES]
+        if not shown:
+            continue
+        grid = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), header_style="bold")
+        grid.add_column(title, overflow="fold")
+        for head in ("ours", "theirs", "difference", "± 95%"):
+            grid.add_column(head, justify="right")
+        if group == pair.ERROR:
+            grid.add_column("number", justify="right")
+            grid.add_column("")
+        for row in shown:
+            resolved = row.half is not None and abs(row.found.mean) > row.half and not one_seed
+            good = (row.found.mean > 0) != (group == pair.ERROR)
+            style = ("green" if good else "red") if resolved else "dim"
+            line = [Text(row.name), format_number("AP", row.ours), format_number("AP", row.theirs)]
+            line += [
+                Text(format_number("AP", row.found.mean, True), style=style),
+                "–" if row.half is None else format_number("AP", row.half),
+            ]
+            if row.counts:
+                line += [f"{row.counts[0]:.0f} / {row.counts[1]:.0f}", Text(ABOUT[row.name], style="dim")]
+            grid.add_row(*line)
+        out.print(grid)
+        out.print(
+            Text(f"and {plural(left, 'class').replace('classs', 'classes')} with smaller differences (--json has all)" if left else "")
+        )
+    out.print(Text(f"ours: {ours}", style="dim"))
+    out.print(Text(f"theirs: {theirs}", style="dim"))
+    about = "over the choice of images alone: one seed says nothing of others" if one_seed else "over seeds and images"
+    out.print(Text(f"± 95%: half width of the interval of the difference, {about}; not corrected for the number of rows.", style="dim"))

@@ -1,0 +1,62 @@
+"""`gfl-lab diff`: in what two trials differ."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import click
+
+from gfl_lab.cli.output import consoles, print_json, say
+from gfl_lab.cli.stored import find_trial
+from gfl_lab.errors import InputError, StoreError
+
+
+@click.command("diff")
+@click.argument("first")
+@click.argument("second")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(first: str, second: str, as_json: bool) -> None:
+    """Show in what trials FIRST and SECOND differ: settings, data, code, environment, numbers. The beginning of an id is enough."""
+    from gfl_lab.report.differences import GROUPS, differences
+    from gfl_lab.results.store import Store
+    from gfl_lab.rundir import RunTree
+
+    tree = RunTree.default()
+    store = Store(tree)
+    try:
+        trials = [store.recorded(find_trial(tree, prefix).id) for prefix in (first, second)]
+    except StoreError as error:
+        raise InputError(error.problems) from None
+    found = differences(*trials)
+    if as_json:
+        print_json(
+            {
+                "first": trials[0].id, "second": trials[1].id,
+                "differences": [{key: value for key, value in dataclasses.asdict(each).items() if value or key != "text"} for each in found],
+            }
+        )  # fmt: skip
+        return
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    out = consoles()[0]
+    for group in GROUPS:
+        lines = [each for each in found if each.group == group]
+        if not lines:
+            continue
+        grid = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), header_style="bold")
+        for title in (group, trials[0].id, trials[1].id):
+            grid.add_column(title, overflow="fold")
+        for each in lines:
+            grid.add_row(Text(each.name), Text(each.first), Text(each.second))
+        out.print(grid)
+        for each in lines:
+            if each.text:
+                out.print(Text(each.text))
+        out.print("")
+    for trial in trials:
+        if not trial.environment:
+            say(f"note: trial {trial.id} ({trial.state}) has no environment on record")
+    if not found:
+        say("the two differ in nothing that is on record")

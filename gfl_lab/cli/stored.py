@@ -1,0 +1,87 @@
+"""From what a user typed to what is on disk: an experiment that has been run, a trial by the beginning of its id."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from gfl_lab import naming
+from gfl_lab.cli.output import plural
+from gfl_lab.cli.prepare import Files, read_files
+from gfl_lab.errors import InputError, Problem, StoreError
+from gfl_lab.rundir import RunTree, TrialDir, TrialState
+
+LIKE_A_TRIAL = re.compile(r"[0-9a-f]{1,12}")
+
+
+def require_run(path: Path, profile: str | None) -> tuple[Files, RunTree]:
+    """The files of an experiment that has been run, and the tree it is in. Raises InputError where it has not."""
+    files = read_files(path, profile)
+    name, found = files.experiment.name, files.profile.name
+    tree = RunTree.default()
+    if (name, found) not in tree.experiments():
+        known = [p for e, p in tree.experiments() if e == name]
+        again = f"Run it first:  gfl-lab run {path}" + (f" --profile {profile}" if profile else "")
+        hint = f"It has been run on: {', '.join(known)}." if known else again
+        raise InputError(Problem(f"experiment {name} has not been run on profile {found} under {tree.root}", hint=hint))
+    return files, tree
+
+
+def stored_experiment(path: Path, profile: str | None) -> tuple[Any, Any]:
+    """The store, and the row of an ablation that has been run. Raises InputError."""
+    from gfl_lab.results.store import Store
+
+    files, tree = require_run(path, profile)
+    if files.experiment.kind == "search":
+        raise InputError(Problem(f"{files.experiment.name} is a search", hint=f"Confirm its best with:  gfl-lab confirm {path}"))
+    store = Store(tree)
+    try:
+        return store, store.experiment(files.experiment.name, files.profile.name)
+    except StoreError as error:
+        raise InputError(error.problems) from None
+
+
+def find_trial(tree: RunTree, prefix: str) -> TrialDir:
+    """The one trial whose id begins with ``prefix``.
+
+    Raises:
+        InputError: there is none, or several.
+    """
+    found = [trial for trial in tree.trials() if trial.id.startswith(prefix)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise InputError(
+            Problem(f"no trial's id begins with {prefix} under {tree.root}", hint="gfl-lab status lists trials and their ids.")
+        )
+    listed = ", ".join(trial.id for trial in found[:5]) + (", ..." if len(found) > 5 else "")
+    raise InputError(Problem(f"{plural(len(found), 'trial')} begin with {prefix}: {listed}", hint="Give more digits."))
+
+
+def trial_of_checkpoint(path: Path) -> TrialDir | None:
+    """The trial whose last checkpoint ``path`` is, where its manifest lies beside it; None for other weights.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    if not path.is_file():
+        hint = "Give a trial's id (gfl-lab status lists them), or a file of gfl-lab import-checkpoint."
+        raise InputError(Problem(f"{path} is neither a trial's id nor a file", hint=hint))
+    folder = path.resolve().parent
+    return TrialDir(folder) if path.name == naming.LAST_CHECKPOINT and (folder / naming.MANIFEST).exists() else None
+
+
+def require_done(trial: TrialDir) -> None:
+    """Refuse a trial that has no final weights, and say which command goes on with it."""
+    state = trial.state()
+    if state is TrialState.DONE:
+        return
+    if state is TrialState.RUNNING:
+        raise InputError(Problem(f"trial {trial.id} is still being trained", hint="Wait for its end; gfl-lab status shows where it is."))
+    from gfl_lab.results.store import Store
+
+    rows = [row for row in Store(RunTree.default()).experiments() if any(known.id == trial.id for known in row.trials)]
+    command = f"gfl-lab run {rows[0].source} --profile {rows[0].profile}" if rows else "gfl-lab run EXPERIMENT"
+    words = {TrialState.PLANNED: "has not been trained", TrialState.FAILED: "failed"}.get(state, "was interrupted")
+    raise InputError(Problem(f"trial {trial.id} {words}", hint=f"Finish it first, with the options that it was started with:  {command}"))

@@ -1,0 +1,60 @@
+"""`gfl-lab verify`: is a table still what its trials give?"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from gfl_lab import naming
+from gfl_lab.cli.output import consoles, plural, print_json, say
+from gfl_lab.cli.prepare import experiment_argument, profile_option
+from gfl_lab.cli.stored import stored_experiment
+from gfl_lab.errors import ExitCode, InputError, Problem, StoreError
+
+
+@click.command("verify")
+@experiment_argument
+@profile_option
+@click.option("--lock", type=click.Path(path_type=Path), help="Lock file to check against, instead of the one beside the table.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(experiment: Path, profile: str | None, lock: Path | None, as_json: bool) -> None:
+    """Rebuild the table of EXPERIMENT from the run directories, and compare it with its lock file.
+
+    Exit code 4 when anything differs.
+    """
+    from gfl_lab.report.lock import deviations, lock_json, recomputed
+    from gfl_lab.report.table import build_table, unfair
+    from gfl_lab.rundir import RunTree, read_json
+
+    store, row = stored_experiment(experiment, profile)
+    path = lock or RunTree.default().experiment(row.name, row.profile) / naming.LOCK
+    if not path.is_file():
+        hint = "" if lock else f"gfl-lab run {experiment} writes it with the table."
+        raise InputError(Problem("there is no such lock file", str(path), hint))
+    try:
+        known = read_json(path)
+        found = deviations(known, lock_json(row, build_table(row, store.resampled_or_none), store.records))
+    except StoreError as error:
+        raise InputError(error.problems) from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(Problem(f"it is no lock file of a table ({type(error).__name__}: {error})", str(path))) from None
+    found += recomputed(row, store.records)
+    problems = unfair(row)
+    if as_json:
+        print_json(
+            {
+                "experiment": row.name, "profile": row.profile, "lock": str(path), "trials": len(known["trials"]), "unfair": problems,
+                "deviations": [{"trial": each.trial, "what": each.what, "locked": each.locked, "found": each.found} for each in found],
+            }
+        )  # fmt: skip
+    else:
+        out = consoles()[0]
+        for each in found:
+            out.print(str(each))
+        for problem in problems:
+            out.print(f"unfair: {problem}")
+        same = "every number is as locked, and AP as its detections give it" if not found else f"{plural(len(found), 'deviation')}"
+        say(f"{row.name} on {row.profile}: {plural(len(known['trials']), 'trial')}; {same}")
+    sys.exit(int(ExitCode.UNFAIR if found or problems else ExitCode.DONE))

@@ -1,0 +1,63 @@
+"""In what two trials differ, and in what their numbers do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gfl_lab import naming
+from gfl_lab.results.rows import Recorded
+
+SETTINGS, DATA, CODE, ENVIRONMENT, NUMBERS = "settings", "data", "code", "environment", "numbers"
+GROUPS = (SETTINGS, DATA, CODE, ENVIRONMENT, NUMBERS)
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Differing:
+    """One thing that differs; values as people read them. ``text`` is a unified diff for a file, else empty."""
+
+    group: str
+    name: str
+    first: str
+    second: str
+    text: str = ""
+
+
+def differences(first: Recorded, second: Recorded) -> list[Differing]:
+    """Everything that differs, group by group; empty for the same trial trained twice with equal numbers.
+
+    What only one environment names is left out where the other one is not known at all.
+    """
+    found = _differing(SETTINGS, {"seed": first.seed, **first.settings}, {"seed": second.seed, **second.settings})
+    if first.weights_digest != second.weights_digest:
+        found.append(Differing(SETTINGS, "weights (content)", first.weights_digest or MISSING, second.weights_digest or MISSING))
+    found += _differing(DATA, first.data, second.data)
+    if first.code != second.code:
+        found.append(Differing(CODE, "training code version", str(first.code), str(second.code)))
+    for name in sorted({*first.components, *second.components}):
+        ours, theirs = first.components.get(name), second.components.get(name)
+        if ours != theirs:
+            text = "\n".join(difflib.unified_diff((ours or "").splitlines(), (theirs or "").splitlines(), first.id, second.id, lineterm=""))
+            shown = [MISSING if one is None else f"{len(one.splitlines())} lines" for one in (ours, theirs)]
+            found.append(Differing(CODE, name, *shown, text))
+    if first.environment and second.environment:
+        found += _differing(ENVIRONMENT, first.environment, second.environment)
+    found += _differing(NUMBERS, first.metrics, second.metrics)
+    return found
+
+
+def _differing(group: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Differing]:
+    keys = list(dict.fromkeys([*first, *second]))
+
+    def shown(values: Mapping[str, Any], key: str) -> str:
+        if key not in values:
+            return MISSING
+        value = values[key]
+        if isinstance(value, Mapping):
+            return naming.canonical_json(dict(value))
+        return f"{value:g}" if group == NUMBERS else naming.setting_text(value)
+
+    return [Differing(group, key, shown(first, key), shown(second, key)) for key in keys if first.get(key) != second.get(key)]

@@ -1,0 +1,128 @@
+"""A table's lock file: which trials stand behind its numbers and what each of them found, so that anyone can check it later.
+
+Made with the table, and made anew by ``gfl-lab verify`` from the run directories; what differs between the two has changed since,
+or came out differently where the trials were trained again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gfl_lab import __version__, naming
+from gfl_lab.cocoap import Records, match
+from gfl_lab.report.table import Table, table_json
+from gfl_lab.results.rows import ExperimentRow
+
+UNSTABLE = ("fps", "latency_ms")
+"""Metrics that come out differently each time, and stand in no lock file."""
+TOLERANCE = 0.01
+"""AP points by which AP from the records may differ from the recorded one: records hold float32."""
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """One thing that is not as the lock file has it; ``trial`` is empty where it is of the table."""
+
+    trial: str
+    what: str
+    locked: str
+    found: str
+
+    def __str__(self) -> str:
+        return (f"trial {self.trial}: " if self.trial else "") + f"{self.what}: locked {self.locked}, here {self.found}"
+
+
+def digest_of(records: Records) -> str:
+    """SHA-256 of all detections and boxes, the first 16 hex digits; the same for the same numbers, however they are stored."""
+    seen = hashlib.sha256()
+    for name, array in sorted(records.arrays().items()):
+        seen.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        seen.update(np.ascontiguousarray(array).tobytes())
+    return seen.hexdigest()[:16]
+
+
+def lock_json(experiment: ExperimentRow, table: Table, records: Callable[[str], Records | None]) -> dict[str, Any]:
+    """The lock file of a table as it stands now; only finished trials are in it."""
+    trials = {}
+    for variant in experiment.variants:
+        for trial in variant.done:
+            found = records(trial.id)
+            trials[trial.id] = {
+                "variant": variant.name,
+                "seed": trial.seed,
+                "records": None if found is None else digest_of(found),
+                "metrics": {key: round(value, 6) for key, value in sorted(trial.metrics.items()) if key not in UNSTABLE},
+            }
+    data = experiment.data
+    return {
+        "format": naming.FORMAT_VERSION,
+        "experiment": experiment.name,
+        "profile": experiment.profile,
+        "gfl_lab": __version__,
+        "data": {"name": data.name, "digest": data.digest, "val_images": data.val_images},
+        "trials": trials,
+        "rows": _numbers(table),
+    }
+
+
+def _numbers(table: Table) -> dict[str, Any]:
+    """The table's numbers by variant, without those that vary from time to time."""
+    rows = {}
+    for row in table_json(table)["rows"]:
+        rows[row["variant"]] = {
+            part: {key: value for key, value in row[part].items() if key not in UNSTABLE} for part in ("metrics", "delta")
+        }
+    return rows
+
+
+def deviations(locked: Mapping[str, Any], found: Mapping[str, Any]) -> list[Deviation]:
+    """What is not as the lock file has it; nothing for the same trials with the same numbers.
+
+    Raises:
+        KeyError, TypeError, AttributeError: ``locked`` is no lock file.
+    """
+    listed: list[Deviation] = []
+    for key in ("experiment", "profile"):
+        if locked[key] != found[key]:
+            listed.append(Deviation("", key, str(locked[key]), str(found[key])))
+    if locked["data"]["digest"] != found["data"]["digest"]:
+        listed.append(Deviation("", "data", locked["data"]["digest"], found["data"]["digest"]))
+    for trial, known in locked["trials"].items():
+        here = found["trials"].get(trial)
+        if here is None:
+            listed.append(Deviation(trial, f"{known['variant']}, seed {known['seed']}", "finished", "not finished or not there"))
+            continue
+        if known["records"] != here["records"]:
+            listed.append(Deviation(trial, "detections", str(known["records"]), str(here["records"])))
+        listed += _differing(trial, known["metrics"], here["metrics"])
+    for trial, here in found["trials"].items():
+        if trial not in locked["trials"]:
+            listed.append(Deviation(trial, f"{here['variant']}, seed {here['seed']}", "not there", "finished since"))
+    for variant, row in locked["rows"].items():
+        own = found["rows"].get(variant)
+        if own is None:
+            listed.append(Deviation("", variant, "a row", "no row"))
+            continue
+        for part in ("metrics", "delta"):
+            values, ours = ({key: each.get("mean") for key, each in one[part].items()} for one in (row, own))
+            listed += _differing("", values, ours, f"{variant}, {'mean' if part == 'metrics' else 'difference'} of ")
+    return listed
+
+
+def _differing(trial: str, locked: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "") -> list[Deviation]:
+    return [Deviation(trial, prefix + key, str(value), str(found.get(key))) for key, value in locked.items() if found.get(key) != value]
+
+
+def recomputed(experiment: ExperimentRow, records: Callable[[str], Records | None]) -> list[Deviation]:
+    """Finished trials whose recorded AP is not what their records give."""
+    listed = []
+    for trial in experiment.trials:
+        found = records(trial.id) if "AP" in trial.metrics else None
+        if found is not None and not abs((ap := match(found).ap()) - trial.metrics["AP"]) <= TOLERANCE:
+            listed.append(Deviation(trial.id, "AP", f"{trial.metrics['AP']:.6f}", f"{ap:.6f} from its detections"))
+    return listed

@@ -1,0 +1,130 @@
+"""The table as one HTML file that stands alone."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+
+from gfl_lab.report.cells import COMPARISON_HEAD, PUBLISHED, comparison_rows, comparison_title, group_titles, layout, one_line, seeds_text
+from gfl_lab.report.table import Table
+
+_LEFT = ' style="text-align:left"'
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --soft: #5c6670; --rule: #c9d0d6; --paper: #fff; --up: #12713b; --down: #b3261e; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e9ec; --soft: #9aa4ae; --rule: #3b434b; --paper: #14181c; --up: #63d297; --down: #ff8a80; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; padding: 2.5rem 1.5rem; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
+main { max-width: 84rem; margin: 0 auto; }
+h1 { font-size: 1.35rem; line-height: 1.3; margin: 0 0 .25rem; text-wrap: balance; overflow-wrap: anywhere; }
+h2 { font-size: 1rem; margin: 2rem 0 .5rem; overflow-wrap: anywhere; }
+.about { color: var(--soft); margin: 0 0 1.5rem; overflow-wrap: anywhere; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums;
+  border-top: 2px solid var(--ink); border-bottom: 2px solid var(--ink); }
+th, td { padding: .45rem .7rem; text-align: right; white-space: nowrap; vertical-align: top; }
+th { font-weight: 600; }
+thead tr:first-child th { padding-bottom: .15rem; color: var(--soft); font-weight: 500; font-size: .85rem; text-align: center; }
+thead tr:last-child th { border-bottom: 1px solid var(--ink); }
+tbody th { text-align: left; font-weight: 500; white-space: normal; min-width: 9rem; overflow-wrap: anywhere; }
+tbody tr + tr > * { border-top: 1px solid var(--rule); }
+.first { border-left: 1px solid var(--rule); }
+.published { color: var(--soft); }
+thead tr:last-child th { white-space: normal; vertical-align: bottom; max-width: 6.5rem; }
+.best { font-weight: 700; }
+.delta { display: block; font-size: .82rem; line-height: 1.25; font-weight: 400; color: var(--soft); }
+.up { color: var(--up); } .down { color: var(--down); }
+.tag { color: var(--soft); font-size: .82rem; font-weight: 400; }
+.notes { margin: 1rem 0 0; padding-left: 1.1rem; color: var(--soft); font-size: .88rem; max-width: 62rem; overflow-wrap: anywhere; }
+@media print { body { padding: 0; } .scroll { overflow: visible; } }
+""".strip()
+
+
+def to_html(table: Table) -> str:
+    """One file that stands alone: no script, no external resource, light and dark, printable."""
+
+    def esc(text: str) -> str:
+        return html.escape(one_line(text), quote=True)
+
+    found = layout(table)
+    firsts = {found.group(group)[0] for _, _, group in group_titles(table, found)}
+
+    def classes(i: int, *more: str) -> str:
+        names = [name for name, wanted in (("first", i in firsts), ("published", found.columns[i].group == PUBLISHED)) if wanted]
+        names += [name for name in more if name]
+        return f' class="{" ".join(names)}"' if names else ""
+
+    heads = "".join(
+        f'<th scope="colgroup" colspan="{n}" class="first{" published" if group == PUBLISHED else ""}">{esc(title)}</th>'
+        for title, n, group in group_titles(table, found)
+    )
+    titles = "".join(
+        f'<th scope="col"{classes(i)}{f" title={chr(34)}{esc(column.help)}{chr(34)}" if column.help else ""}>{esc(column.title)}</th>'
+        for i, column in enumerate(found.columns)
+    )
+    body = []
+    for row, cells in zip(table.rows, found.rows, strict=True):
+        tag = ' <span class="tag">baseline</span>' if row.baseline else ""
+        line = [f'<th scope="row">{esc(row.variant)}{tag}</th><td>{esc(seeds_text(row))}</td>']
+        for i, cell in enumerate(cells):
+            direction = {True: " up", False: " down", None: ""}[cell.better]
+            delta = f'<span class="delta{direction}">{esc(cell.delta)}</span>' if cell.delta else ""
+            line.append(f"<td{classes(i, 'best' if cell.best else '')}>{esc(cell.value)}{delta}</td>")
+        body.append("<tr>" + "".join(line) + "</tr>")
+    notes = "".join(f"<li>{esc(note)}</li>" for note in table.footnotes)
+    newline = "\n"
+    comparisons = _comparisons(table, esc) if table.compared else ""
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{esc(table.experiment)} · {esc(table.profile)}</title>
+<style>
+{STYLE}
+</style>
+</head>
+<body>
+<main>
+<h1>{esc(table.question or table.experiment)}</h1>
+<p class="about">{esc(table.experiment)} on {esc(table.profile)} · {esc(table.data)}</p>
+<div class="scroll">
+<table>
+<thead>
+<tr><th></th><th></th>{heads}</tr>
+<tr><th scope="col" style="text-align:left">variant</th><th scope="col">seeds</th>{titles}</tr>
+</thead>
+<tbody>
+{newline.join(body)}
+</tbody>
+</table>
+</div>
+{comparisons}
+{f'<ul class="notes">{notes}</ul>' if notes else ""}
+</main>
+</body>
+</html>
+"""
+
+
+def _comparisons(table: Table, esc: Callable[[str], str]) -> str:
+    head = "".join(f'<th scope="col"{_LEFT if i == 0 else ""}>{esc(title)}</th>' for i, title in enumerate(COMPARISON_HEAD))
+    body = []
+    for row, each in zip(comparison_rows(table), table.compared, strict=True):
+        css = {"better": ' class="up best"', "worse": ' class="down best"'}.get(each.verdict, "")
+        cells = "".join(f"<td>{esc(cell)}</td>" for cell in row[1:-1])
+        body.append(f'<tr><th scope="row">{esc(row[0])}</th>{cells}<td{css}>{esc(row[-1])}</td></tr>')
+    newline = "\n"
+    return f"""<h2>{esc(comparison_title(table))}</h2>
+<div class="scroll">
+<table>
+<thead>
+<tr>{head}</tr>
+</thead>
+<tbody>
+{newline.join(body)}
+</tbody>
+</table>
+</div>"""

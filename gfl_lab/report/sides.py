@@ -1,0 +1,104 @@
+"""Every learned distribution in numbers: a row for each side of each ground-truth box, and what groups of them have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from gfl_lab import boxdist, naming
+from gfl_lab.cocoap import AREAS
+from gfl_lab.report.calibration import correlations
+
+INPUT = (
+    "image_id", "annotation_id", "category", "stride", "bin_width", "scale_x", "scale_y", "bins", "probs", "expectation", "target",
+    "ambiguous_side", "ambiguity", "cell_iou", "score", "gt_x1", "gt_y1", "gt_x2", "gt_y2",
+)  # fmt: skip
+"""The columns of distributions.parquet that ``sides`` needs."""
+
+COLUMNS = (
+    "image_id", "annotation_id", "category", "size", "side", "ambiguous", "entropy", "spread", "modes", "bimodality", "tail", "error",
+    "cell_iou", "score",
+)  # fmt: skip
+GROUPS = {"side": "side", "class": "category", "size": "size", "ambiguous": "ambiguous"}
+"""By what sides may be grouped: what it is called, and its column."""
+MEASURES = ("entropy", "spread", "bimodal", "tail", "error")
+
+
+def sides(frame: pd.DataFrame | None) -> pd.DataFrame:
+    """A row for each side of each ground-truth box that has a distribution.
+
+    Returns:
+        ``COLUMNS``: size is small, medium or large, as COCO has them; ambiguous whether the data know two edges here; entropy in
+        nats and spread (standard deviation) in bins; modes, their number; bimodality 0 to 1; tail, the mass on the last bin; error,
+        expectation minus annotated distance, in px of the image; cell_iou and score of the box, the same in its four rows.
+    """
+    if frame is not None:
+        frame = frame[(frame["annotation_id"] >= 0) & (frame["bins"] > 1)]
+    parts = []
+    for bins, group in frame.groupby("bins") if frame is not None and len(frame) else ():
+        group = group[[len(p) == 4 * bins for p in group["probs"]]]
+        if not len(group):
+            continue
+        p = np.stack(group["probs"].to_numpy()).astype(np.float64).reshape(-1, 4, int(bins))
+        whole = np.isfinite(p).all((1, 2))
+        group, p = group[whole], p[whole]
+        if not len(group):
+            continue
+        scale = group[["scale_x", "scale_y"]].to_numpy(float)[:, [0, 1, 0, 1]]
+        unit = (group["stride"] * group["bin_width"]).to_numpy(float)[:, None] / scale
+        gap = np.stack(group["expectation"].to_numpy()).astype(float) - np.stack(group["target"].to_numpy()).astype(float)
+        area = ((group["gt_x2"] - group["gt_x1"]) * (group["gt_y2"] - group["gt_y1"])).to_numpy(float)
+        size = np.select([area < AREAS["small"][1], area < AREAS["medium"][1]], ["small", "medium"], "large")
+        values = {
+            "entropy": boxdist.entropy(p), "spread": boxdist.spread(p), "modes": boxdist.modes(p).count, "bimodality": boxdist.bimodality(p),
+            "tail": boxdist.tail_mass(p), "error": gap * unit,
+        }  # fmt: skip
+        of_box = {key: group[key].to_numpy() for key in ("image_id", "annotation_id", "category", "cell_iou", "score")} | {"size": size}
+        columns = {key: np.repeat(value, 4) for key, value in of_box.items()} | {key: value.ravel() for key, value in values.items()}
+        columns["side"] = np.tile(naming.SIDES, len(group))
+        columns["ambiguous"] = (np.arange(4) == group["ambiguous_side"].to_numpy()[:, None]).ravel()
+        parts.append(pd.DataFrame(columns)[list(COLUMNS)])
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({name: [] for name in COLUMNS})
+
+
+def grouped(found: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Means of groups of sides.
+
+    Args:
+        found: as ``sides`` returns it. by: columns; none for one row over all.
+
+    Returns:
+        ``by``, sides (their number), entropy, spread, bimodal (share with two modes or more, 0 to 1), tail, error (mean size of the
+        expectation's error, px).
+    """
+    if not len(found):
+        return pd.DataFrame({name: [] for name in (*by, "sides", *MEASURES)})
+    work = found.assign(bimodal=found["modes"] >= 2, error=found["error"].abs(), sides=1)
+    how = {"sides": "sum"} | dict.fromkeys(MEASURES, "mean")
+    if not by:
+        return pd.DataFrame([work.agg(how)])
+    return work.groupby(list(by), sort=False, observed=True).agg(how).reset_index()
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well the width of a box's distributions tells how badly it lies: GFLv2's premise (arXiv 2011.12885, section 3).
+
+    Correlations of the mean spread of a box's four sides with the IoU that its cell reaches; negative where narrow means good.
+    None where there is none to give.
+    """
+
+    pearson: float | None
+    spearman: float | None
+    boxes: int
+
+
+def agreement(found: pd.DataFrame) -> Agreement:
+    """Of the boxes of a frame that ``sides`` returned."""
+    if not len(found):
+        return Agreement(None, None, 0)
+    boxes = found.groupby("annotation_id").agg({"spread": "mean", "cell_iou": "first"})
+    return Agreement(*correlations(boxes["spread"].to_numpy(float), boxes["cell_iou"].to_numpy(float)), len(boxes))

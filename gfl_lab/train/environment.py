@@ -1,0 +1,49 @@
+"""Where a trial was trained, as far as it can matter to its numbers: versions, processor, device, threads."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import platform
+from pathlib import Path
+
+import torch
+
+PACKAGES = (
+    "gfl-lab",
+    "torch",
+    "torchvision",
+    "mmdet",
+    "mmengine",
+    "mmcv-lite",
+    "mmcv",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "faster-coco-eval",
+)
+"""Packages that compute, load or evaluate; mmcv where it is there in place of mmcv-lite."""
+
+
+def environment(device: str, threads: int) -> dict[str, str | int]:
+    """By name; what is not there is left out.
+
+    Args:
+        device: what the model was on, as people read it. threads: of torch.
+    """
+    found: dict[str, str | int] = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    if torch.version.cuda:
+        found["cuda"] = torch.version.cuda
+    return found | {"processor": processor(), "device": device, "threads": threads}
+
+
+def processor() -> str:
+    """The model of this machine's processor; empty where the system does not say."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

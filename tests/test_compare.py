@@ -1,0 +1,146 @@
+"""`compare` and `diff`: two variants by size, class and type of error; two trials by what they wrote down."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gfl_lab import naming
+from gfl_lab.cocoap import Records, match
+from gfl_lab.report.differences import differences
+from gfl_lab.report.errortypes import TYPES, costs, errors_of
+from gfl_lab.report.pair import compare_pair
+from gfl_lab.results.store import Store
+from gfl_lab.rundir import RunTree, TrialState, read_json, write_json
+from tests.support.cli import Cli, runner
+from tests.support.fake_runs import write_fake_tree
+from tests.test_errortypes import scene
+
+FILE = Path(__file__).parents[1] / "experiments" / "table3_qfl_dfl.yaml"
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    monkeypatch.setenv("GFL_LAB_HOME", str(tmp_path))
+    return runner(monkeypatch, capsys)
+
+
+def better(records: Records, by: float) -> Records:
+    """The same detections with their boxes moved towards the nearest box of their image by a share of the way."""
+    boxes = records.det_box.copy()
+    for i in range(len(boxes)):
+        near = records.gt_box[records.gt_image == records.det_image[i]]
+        boxes[i] += by * (near[np.abs(near - boxes[i]).sum(1).argmin()] - boxes[i])
+    return Records(**{**vars(records), "det_box": boxes})
+
+
+def written(tmp_path: Path, seeds: tuple[int, ...] = (0, 1)) -> RunTree:
+    """Four variants whose boxes get better from one to the next."""
+    tree = write_fake_tree(tmp_path, seeds=seeds, val_images=3)
+    for index, variant in enumerate(Store(tree).experiment("table3_qfl_dfl", "desk").variants):
+        for trial in variant.trials:
+            file = tree.trial(trial.id).file(naming.EVAL_RECORDS)
+            np.savez_compressed(file, **better(scene(trial.seed), 0.2 * index).arrays())
+    return tree
+
+
+def test_numbers_are_those_of_the_parts() -> None:
+    ours, theirs = better(scene(0), 0.5), scene(0)
+    rows = {(row.group, row.name): row for row in compare_pair([(ours, theirs)], 20)}
+    assert rows["metric", "AP"].found.mean == pytest.approx(match(ours).ap() - match(theirs).ap()) and rows["metric", "AP"].found.mean > 0
+    assert rows["size", "AP_L"].ours == pytest.approx(match(ours, "large").ap())
+    classes = [row for (group, _), row in rows.items() if group == "class"]
+    assert np.mean([row.ours for row in classes]) == pytest.approx(rows["metric", "AP"].ours), "AP is the mean over classes"
+    errors = errors_of(theirs)
+    for name in TYPES:
+        row = rows["error", name]
+        assert row.theirs == pytest.approx(costs(errors)[name]) and row.counts[1] == errors.counts[name]
+    assert rows["error", "localisation"].found.mean < 0, "better boxes cost less"
+    assert all(row.found.half is None and row.half > 0 for row in rows.values() if row.ours != row.theirs), "one seed: images alone"
+
+
+def test_what_is_equal_differs_by_nothing_and_other_images_are_refused() -> None:
+    assert all(row.found.mean == 0 == row.half for row in compare_pair([(scene(0), scene(0)), (scene(0), scene(0))], 5))
+    with pytest.raises(ValueError, match="same images"):
+        compare_pair([(scene(0), scene(0, images=39))])
+
+
+def test_a_size_without_boxes_is_left_out() -> None:
+    rows = compare_pair([(scene(0), scene(1))], 5)
+    assert {row.name for row in rows if row.group == "size"} == {"AP_M", "AP_L"}  # boxes are 40 to 150 px
+
+
+def test_compare_prints_and_gives_json(cli: Cli, tmp_path: Path) -> None:
+    written(tmp_path)
+    code, out, err = cli("compare", FILE, "qfl=on dfl=on")
+    assert code == 0, err
+    assert all(word in out for word in ("AP by size", "AP by class", "localisation", "theirs: qfl=off dfl=off", "over seeds and images"))
+    code, out, _ = cli("compare", FILE, "qfl=on dfl=on", "qfl=on dfl=off", "--json")
+    found = json.loads(out)
+    assert code == 0 and found["seeds"] == [0, 1] and found["theirs"] == "qfl=on dfl=off"
+    assert all(row["interval"] for row in found["rows"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nothing"], "no variant 'nothing'"),
+        (["dfl=on"], "2 variants of table3_qfl_dfl have 'dfl=on' in their name"),
+        (["qfl=off dfl=off"], "both are qfl=off dfl=off, which is the baseline"),
+        (["qfl=on dfl=on"], "share no finished seed"),
+    ],
+)
+def test_mistakes_get_one_sentence(cli: Cli, tmp_path: Path, arguments: list[str], words: str) -> None:
+    write_fake_tree(tmp_path, states=TrialState.PLANNED, val_images=2)
+    code, out, err = cli("compare", FILE, *arguments)
+    assert code == 2 and words in err and not out
+
+
+def test_missing_and_torn_records_are_told(cli: Cli, tmp_path: Path) -> None:
+    tree = written(tmp_path)
+    trial = Store(tree).experiment("table3_qfl_dfl", "desk").variants[3].trials[0]
+    file = tree.trial(trial.id).file(naming.EVAL_RECORDS)
+    file.write_bytes(file.read_bytes()[:100])
+    code, _, err = cli("compare", FILE, "qfl=on dfl=on")
+    assert code == 2 and f"evaluation of trial {trial.id} cannot be read" in err
+    file.unlink()
+    assert f"trial {trial.id} has no evaluation records" in cli("compare", FILE, "qfl=on dfl=on")[2]
+
+
+def test_diff_names_settings_environment_code_and_numbers(cli: Cli, tmp_path: Path) -> None:
+    tree = write_fake_tree(tmp_path, seeds=(0, 1), val_images=2)
+    variants = Store(tree).experiment("table3_qfl_dfl", "desk").variants
+    first, second = (tree.trial(variant.trials[0].id) for variant in variants[:2])
+    for trial, version in ((first, "1.0"), (second, "2.0")):
+        write_json(trial.file(naming.RESULT), read_json(trial.file(naming.RESULT)) | {"environment": {"torch": version, "numpy": "3"}})
+        manifest = read_json(trial.file(naming.MANIFEST))
+        manifest["spec"]["components"] = [{"name": "mine.py", "digest": version}]
+        write_json(trial.file(naming.MANIFEST), manifest)
+        (trial.path / naming.COMPONENTS_DIR).mkdir()
+        (trial.path / naming.COMPONENTS_DIR / "mine.py").write_text(f"same\nscale = {version}\n")
+    code, out, err = cli("diff", first.id[:6], second.id, "--json")
+    assert code == 0, err
+    found = {(each["group"], each["name"]): each for each in json.loads(out)["differences"]}
+    assert found["settings", "qfl"]["first"] == "off" and found["settings", "qfl"]["second"] == "on"
+    assert found["environment", "torch"]["second"] == "2.0" and ("environment", "numpy") not in found
+    assert "-scale = 1.0\n+scale = 2.0" in found["code", "mine.py"]["text"]
+    assert ("numbers", "AP") in found and not any(group == "data" for group, _ in found)
+    text = cli("diff", first.id, second.id)[1]
+    assert "+scale = 2.0" in text and "torch" in text and "lr" not in text.split()
+    seeds = cli("diff", *(trial.id for trial in variants[0].trials), "--json")[1]
+    assert {each["name"] for each in json.loads(seeds)["differences"] if each["group"] == "settings"} == {"seed"}
+
+
+def test_the_same_trial_differs_in_nothing(cli: Cli, tmp_path: Path) -> None:
+    tree = write_fake_tree(tmp_path, val_images=2)
+    store = Store(tree)
+    trial = store.experiment("table3_qfl_dfl", "desk").trials[0].id
+    assert differences(store.recorded(trial), store.recorded(trial)) == []
+    code, out, err = cli("diff", trial, trial)
+    assert code == 0 and not out.strip() and "differ in nothing" in err and "no environment on record" in err
+    tree.trial(trial).file(naming.MANIFEST).write_text("{}")
+    code, _, err = cli("diff", trial, trial)
+    assert code == 2 and "cannot be read" in err
