@@ -123,9 +123,12 @@ def curves(found: Sequence[Curve], key: str, palette: dict[str, str], order: Seq
     return figure
 
 
-def speed_accuracy(points: Sequence[Point], palette: dict[str, str], order: Sequence[str]) -> go.Figure:
-    """Mean of each variant, its seeds as small dots."""
+def speed_accuracy(points: Sequence[Point], front: Sequence[Point], palette: dict[str, str], order: Sequence[str], where: str) -> go.Figure:
+    """Mean of each variant, its seeds as small dots; the front that nothing beats in both as a line. ``where``: whose speed it is."""
     figure = go.Figure()
+    if len(front) > 1:
+        line = {"width": 1.2, "color": _AXIS, "dash": "dot", "shape": "hv"}
+        figure.add_scatter(x=[p.fps for p in front], y=[p.ap for p in front], mode="lines", line=line, **_NO_HOVER)
     for point in points:
         colour, name = palette[point.variant], look.plot_text(point.variant)
         if len(point.seeds) > 1:
@@ -148,7 +151,7 @@ def speed_accuracy(points: Sequence[Point], palette: dict[str, str], order: Sequ
             hovertemplate=f"{name}<br>%{{y:.1f}} AP, %{{x:.1f}} img/s<extra></extra>",
         )
     _frame(figure, 330, t=18)
-    figure.update_xaxes(title="speed on this machine [img/s]", **_padded([p.fps for p in points], 0.35))
+    figure.update_xaxes(title=f"speed {where} [img/s]", **_padded([p.fps for p in points], 0.35))
     figure.update_yaxes(title="AP (0 to 100)", **_padded([p.ap for p in points], 0.3))
     return figure
 

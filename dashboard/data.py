@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import streamlit as st
+from PIL import Image
 
 from gfl_lab import naming
-from gfl_lab.report import calibration, series
+from gfl_lab.report import calibration, drawing, series
 from gfl_lab.report import pair as pair_report
 from gfl_lab.report import search as report
 from gfl_lab.report import sides as sides_report
@@ -173,6 +174,23 @@ def age(unix_time: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit} ago"
     return f"{seconds:.0f} s ago"
+
+
+@st.cache_data(show_spinner="Drawing …", max_entries=8)
+def _gallery(root: str, trial_id: str, stamp: Stamp, limit: int) -> list[tuple[int, int, str, float, Image.Image]]:
+    found = []
+    for row in _most_bimodal(root, trial_id, stamp, 40).head(limit).itertuples():
+        image_id, annotation = int(row.image_id), int(row.annotation_id)
+        view = next(series.box_view(each) for each in _box_rows(root, trial_id, stamp, image_id) if each["annotation_id"] == annotation)
+        found.append(
+            (image_id, annotation, row.side, float(row.bimodality), drawing.close_up(_image(root, trial_id, image_id), view, row.side))
+        )
+    return found
+
+
+def gallery(trial_id: str, limit: int = 12) -> list[tuple[int, int, str, float, Image.Image]]:
+    """The most bimodal sides drawn: (image, annotation, side, bimodality, picture). Raises StoreError."""
+    return _gallery(str(store_root()), trial_id, store().distributions_stamp(trial_id), limit)
 
 
 # --- localisation ---------------------------------------------------------------------------------

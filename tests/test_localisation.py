@@ -94,6 +94,18 @@ def test_groups_are_means() -> None:
     assert grouped(found, ["ambiguous"]).set_index("ambiguous").loc[True, "spread"] == 2
 
 
+def test_a_neighbour_is_a_box_that_reaches_into_the_band_along_a_side() -> None:
+    """A box of 40 x 50 px: bands of 4 px to either hand at left and right, of 5 px at top and bottom."""
+    beside = {"annotation_id": 8, "gt_x1": 43.0, "gt_y1": 10.0, "gt_x2": 60.0, "gt_y2": 20.0}
+    cases = {"none": ({}, []), "right": (beside, ["right"]), "far": (beside | {"gt_x1": 45.0}, []), "other": (beside | {"image_id": 2}, [])}
+    cases["corner"] = ({"annotation_id": 8, "gt_x1": 30.0, "gt_y1": 47.0, "gt_x2": 90.0, "gt_y2": 90.0}, ["right", "bottom"])
+    for name, (other, expected) in cases.items():
+        both = pd.concat([frame(), frame(**other)] if other else [frame()], ignore_index=True)
+        found = sides(both)
+        own = found[found["annotation_id"] == 7]
+        assert own.loc[own["neighbour"], "side"].tolist() == expected, name
+
+
 def test_width_against_iou() -> None:
     wide = np.full(20, 0.2, np.float32)
     sharp = np.tile(np.eye(5, dtype=np.float32)[2], 4)

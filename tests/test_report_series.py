@@ -189,3 +189,18 @@ def test_speed_accuracy_means(tmp_path):
     point = series.speed_accuracy(experiment)[0]
     trials = experiment.variants[0].trials
     assert point.ap == pytest.approx(sum(t.metrics["AP"] for t in trials) / 2) and [s[0] for s in point.seeds] == [0, 1]
+
+
+def test_nothing_on_the_front_is_beaten_in_both() -> None:
+    def point(fps: float, ap: float) -> series.Point:
+        return series.Point(f"{fps}", fps, ap, ())
+
+    points = [point(10, 40), point(20, 39), point(15, 38), point(20, 35), point(5, 40), point(30, 20)]
+    assert [(p.fps, p.ap) for p in series.pareto(points)] == [(10, 40), (20, 39), (30, 20)]
+    assert series.pareto([]) == () and len(series.pareto([point(1, 1), point(1, 1)])) == 1
+
+
+def test_published_speeds_are_those_of_the_references(tmp_path) -> None:
+    experiment = open_store(write_fake_tree(tmp_path, val_images=2).root).experiment("table3_qfl_dfl", "desk")
+    assert [(p.variant, p.fps, p.ap) for p in series.published_speed(experiment)][0] == ("qfl=off dfl=off", 19.4, 39.2)
+    assert len(series.published_speed(experiment)) == 4

@@ -149,6 +149,27 @@ def _ranking(trial: TrialRow, image_id: int, box: str, variant: str) -> None:
     )
 
 
+def _gallery(trial: TrialRow, variant: str) -> None:
+    look.heading(
+        "Gallery",
+        f"The most bimodal sides of {variant}, seed {trial.seed}: the annotated box, and where the model believes that side to be.",
+    )
+    if not state.switch("Show the gallery", "gallery"):
+        return
+    try:
+        shown = data.gallery(trial.id)
+    except (data.StoreError, ValueError, KeyError, StopIteration) as error:
+        look.alert(f"the gallery cannot be drawn: {error}")
+        return
+    if not shown:
+        look.empty("No side has two modes", "There is nothing to draw.")
+    columns = st.columns(4, gap="small")
+    for index, (image_id, annotation, side, bimodality, picture) in enumerate(shown):
+        with columns[index % 4]:
+            st.image(picture)
+            look.show(f'<div class="dim small">image {image_id}, box {annotation}, {look.text(side)}: {bimodality:.2f}</div>')
+
+
 def _page(experiment: ExperimentRow) -> None:
     ready = [variant for variant in experiment.variants if data.with_distributions(variant)]
     if not ready:
@@ -216,6 +237,7 @@ def _page(experiment: ExperimentRow) -> None:
             _ranking(trial, int(image), box, first)
     else:
         _ranking(trial, int(image), box, first)
+    _gallery(trial, first)
 
 
 experiment = live.current()

@@ -11,7 +11,10 @@ from gfl_lab.report.cells import MISSING
 from gfl_lab.results.rows import ExperimentRow, TrialRow, VariantRow
 
 _UNITS = {"entropy": "nats", "spread": "bins", "bimodal": "% of sides", "tail": "% of mass", "error": "px"}
-_SIDES_SAY = {True: "two known edges", False: "one edge"}
+_SAY = {
+    "ambiguous": {True: "two known edges", False: "one edge"},
+    "neighbour": {True: "another box beside it", False: "free"},
+}
 
 
 def _trials(experiment: ExperimentRow, seed: str) -> list[tuple[VariantRow, TrialRow]]:
@@ -79,7 +82,7 @@ def _distributions(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str,
             continue
         for _, row in rows.iterrows():
             group = row[report.GROUPS[by]]
-            said = _SIDES_SAY[bool(group)] if by == "ambiguous" else str(group)
+            said = _SAY[by][bool(group)] if by in _SAY else str(group)
             numbers = [_number(row["entropy"]), _number(row["spread"]), _number(100 * row["bimodal"], 1), _number(100 * row["tail"], 1)]
             name = f"{look.swatch(palette[variant.name])}{look.text(variant.name)}"
             lines.append([name, look.text(said), f"{int(row['sides'])}", *numbers, _number(row["error"])])

@@ -138,11 +138,22 @@ def _ablation(experiment: ExperimentRow) -> None:
     if notes:
         look.show('<ol class="notes small dim">' + "".join(f"<li>{look.text(note)}</li>" for note in notes) + "</ol>")
     _buttons(experiment, {suffix: write(table) for _, write, suffix, _ in _EXPORTS})
-    points = series.speed_accuracy(experiment)
-    if len(points) > 1:
-        look.heading("Speed against AP", "Upper right is better. Published speeds are of another machine and are not drawn.")
-        figure = charts.speed_accuracy(points, palette, [variant.name for variant in experiment.variants])
-        st.plotly_chart(figure, key="speed", config=charts.CONFIG, alt="AP against images per second, one point a variant")
+    _speed(experiment, palette)
+
+
+def _speed(experiment: ExperimentRow, palette: dict[str, str]) -> None:
+    """Speed against AP, ours and the published in plots of their own: their machines differ."""
+    order = [variant.name for variant in experiment.variants]
+    found = {"ours": series.speed_accuracy(experiment), "published": series.published_speed(experiment)}
+    shown = {name: points for name, points in found.items() if len(points) > 1}
+    if not shown:
+        return
+    look.heading("Speed against AP", "Upper right is better; the dotted line joins what no other variant beats in both.")
+    where = {"ours": "on this machine", "published": "as published, on the authors' machine"}
+    for column, (name, points) in zip(st.columns(len(shown), gap="medium"), shown.items(), strict=True):
+        figure = charts.speed_accuracy(points, series.pareto(points), palette, order, where[name])
+        with column:
+            st.plotly_chart(figure, key=f"speed-{name}", config=charts.CONFIG, alt=f"AP against images per second, {where[name]}")
 
 
 # --- searches -------------------------------------------------------------------------------------

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from gfl_lab.report.series import BoxView, SideView
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#6b4e9b", "#56b4e9")
 """Okabe and Ito's, told apart by colour-blind readers too; boxes take them in turn."""
+TRUTH = "#e69f00"
 SHORT_SIDE = 720
 """px: smaller images are enlarged to about this, so that bars of a few px are seen."""
 _BAR = 64
@@ -43,6 +45,28 @@ def draw(image: np.ndarray, boxes: Sequence[BoxView], *, distributions: bool = T
     return canvas.convert("RGB")
 
 
+def close_up(image: np.ndarray, box: BoxView, side: str, size: int = 300) -> Image.Image:
+    """One box and the distribution of one of its sides, with the true edges in amber where they are known; ``size`` px square.
+
+    Args:
+        image: (height, width, 3) RGB uint8. side: of ``naming.SIDES``.
+    """
+    view = replace(box, sides=tuple(each for each in box.sides if each.side == side), detection=box.gt or box.detection, category="")
+    height, width = image.shape[:2]
+    factor = max(1, round(SHORT_SIDE / min(height, width)))
+    picture = draw(image, [view])
+    x1, y1, x2, y2 = view.prediction or (0, 0, width, height)
+    for each in view.sides:
+        for place in each.pixel(each.mode_places).tolist():
+            x1, x2 = (min(x1, place), max(x2, place)) if each.horizontal else (x1, x2)
+            y1, y2 = (y1, y2) if each.horizontal else (min(y1, place), max(y2, place))
+    half = 0.5 * max(x2 - x1, y2 - y1) * factor + 1.3 * _BAR
+    x, y = (0.5 * (low + high) * factor + _MARGIN for low, high in ((x1, x2), (y1, y2)))
+    cut = Image.new("RGB", (round(2 * half), round(2 * half)), "white")
+    cut.paste(picture, (round(half - x), round(half - y)))
+    return cut.resize((size, size), Image.Resampling.LANCZOS)
+
+
 def _draw_box(pen: ImageDraw.ImageDraw, box: BoxView, colour: str, factor: int, margin: int, distributions: bool) -> None:
     place = box.prediction
     if place is None:
@@ -52,6 +76,8 @@ def _draw_box(pen: ImageDraw.ImageDraw, box: BoxView, colour: str, factor: int, 
         for side in box.sides:
             _draw_side(pen, side, ((x1 + x2) / 2, (y1 + y2) / 2), colour, factor, margin)
     pen.rectangle((x1, y1, x2, y2), outline=colour, width=3)
+    if not box.category:
+        return
     score = "" if box.detection_score is None else f" {box.detection_score:.2f}"
     font = ImageFont.load_default(size=18)
     text = " ".join(f"{box.category}{score}".split())
@@ -74,6 +100,9 @@ def _draw_side(pen: ImageDraw.ImageDraw, side: SideView, middle: tuple[float, fl
     for at, length in zip(places.tolist(), lengths[shown].tolist(), strict=True):
         corners = (at - half, y - length, at + half, y) if side.horizontal else (x, at - half, x + length, at + half)
         pen.rectangle(corners, fill=_faded(colour), outline="white")
+    for edge, p in zip(side.edges or (), side.edge_probs or (), strict=True):
+        at, length = float(side.pixel(edge)) * factor + margin, 1.25 * _BAR * p
+        pen.line((at, y, at, y - length) if side.horizontal else (x, at, x + length, at), fill=TRUTH, width=5)
 
 
 def _faded(colour: str) -> tuple[int, int, int, int]:

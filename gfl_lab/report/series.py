@@ -331,3 +331,22 @@ def speed_accuracy(experiment: ExperimentRow) -> tuple[Point, ...]:
         if seeds:
             points.append(Point(variant.name, float(np.mean([s[1] for s in seeds])), float(np.mean([s[2] for s in seeds])), seeds))
     return tuple(points)
+
+
+def published_speed(experiment: ExperimentRow) -> tuple[Point, ...]:
+    """Speed and AP of the published rows that have both, by the variant they belong to; each row once. Their machine is not ours."""
+    found: dict[str, Point] = {}
+    for variant in experiment.variants:
+        known = variant.reference
+        if known is not None and {"fps", "AP"} <= known.metrics.keys():
+            found.setdefault(known.row, Point(variant.name, known.metrics["fps"], known.metrics["AP"], ()))
+    return tuple(found.values())
+
+
+def pareto(points: Sequence[Point]) -> tuple[Point, ...]:
+    """The points that no other one beats in both speed and AP, slowest first."""
+    front: list[Point] = []
+    for point in sorted(points, key=lambda point: (-point.fps, -point.ap)):
+        if not front or point.ap > front[-1].ap:
+            front.append(point)
+    return tuple(reversed(front))

@@ -19,11 +19,13 @@ INPUT = (
 """The columns of distributions.parquet that ``sides`` needs."""
 
 COLUMNS = (
-    "image_id", "annotation_id", "category", "size", "side", "ambiguous", "entropy", "spread", "modes", "bimodality", "tail", "error",
-    "cell_iou", "score",
+    "image_id", "annotation_id", "category", "size", "side", "ambiguous", "neighbour", "entropy", "spread", "modes", "bimodality", "tail",
+    "error", "cell_iou", "score",
 )  # fmt: skip
-GROUPS = {"side": "side", "class": "category", "size": "size", "ambiguous": "ambiguous"}
+GROUPS = {"side": "side", "class": "category", "size": "size", "neighbour": "neighbour", "ambiguous": "ambiguous"}
 """By what sides may be grouped: what it is called, and its column."""
+NEAR = 0.1
+"""A band along a side, this part of the box's extent wide to either hand: another box that reaches into it is a neighbour."""
 MEASURES = ("entropy", "spread", "bimodal", "tail", "error")
 
 
@@ -31,12 +33,13 @@ def sides(frame: pd.DataFrame | None) -> pd.DataFrame:
     """A row for each side of each ground-truth box that has a distribution.
 
     Returns:
-        ``COLUMNS``: size is small, medium or large, as COCO has them; ambiguous whether the data know two edges here; entropy in
-        nats and spread (standard deviation) in bins; modes, their number; bimodality 0 to 1; tail, the mass on the last bin; error,
+        ``COLUMNS``: size is small, medium or large, as COCO has them; ambiguous whether the data know two edges here; neighbour
+        whether another box of the image reaches into a band along this side (``NEAR``), as one does that hides it; entropy in nats and spread (standard deviation) in bins; modes, their number; bimodality 0 to 1; tail, the mass on the last bin; error,
         expectation minus annotated distance, in px of the image; cell_iou and score of the box, the same in its four rows.
     """
     if frame is not None:
-        frame = frame[(frame["annotation_id"] >= 0) & (frame["bins"] > 1)]
+        frame = frame[frame["annotation_id"] >= 0]
+        frame = frame.assign(neighbour=list(_neighbours(frame)))[frame["bins"] > 1]
     parts = []
     for bins, group in frame.groupby("bins") if frame is not None and len(frame) else ():
         group = group[[len(p) == 4 * bins for p in group["probs"]]]
@@ -60,8 +63,33 @@ def sides(frame: pd.DataFrame | None) -> pd.DataFrame:
         columns = {key: np.repeat(value, 4) for key, value in of_box.items()} | {key: value.ravel() for key, value in values.items()}
         columns["side"] = np.tile(naming.SIDES, len(group))
         columns["ambiguous"] = (np.arange(4) == group["ambiguous_side"].to_numpy()[:, None]).ravel()
+        columns["neighbour"] = np.stack(group["neighbour"].to_numpy()).ravel()
         parts.append(pd.DataFrame(columns)[list(COLUMNS)])
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({name: [] for name in COLUMNS})
+
+
+def _neighbours(frame: pd.DataFrame) -> np.ndarray:
+    """(rows, 4) for each side of each box: whether another box of its image reaches into the band along it."""
+    boxes = frame[["gt_x1", "gt_y1", "gt_x2", "gt_y2"]].to_numpy(float)
+    images = frame["image_id"].to_numpy()
+    found = np.zeros((len(frame), 4), bool)
+    for image in np.unique(images):
+        rows = np.flatnonzero(images == image)
+        box = boxes[rows]
+        width, height = (NEAR * (box[:, 2] - box[:, 0])), (NEAR * (box[:, 3] - box[:, 1]))
+        x1, y1, x2, y2 = box.T
+        bands = np.stack(
+            [
+                np.stack([x1 - width, y1, x1 + width, y2], 1), np.stack([x1, y1 - height, x2, y1 + height], 1),
+                np.stack([x2 - width, y1, x2 + width, y2], 1), np.stack([x1, y2 - height, x2, y2 + height], 1),
+            ], 1,
+        )  # fmt: skip
+        low = np.maximum(bands[:, :, None, :2], box[None, None, :, :2])
+        high = np.minimum(bands[:, :, None, 2:], box[None, None, :, 2:])
+        met = (high > low).all(-1)  # (n, 4, n)
+        met[np.arange(len(rows)), :, np.arange(len(rows))] = False
+        found[rows] = met.any(-1)
+    return found
 
 
 def grouped(found: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
