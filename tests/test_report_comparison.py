@@ -111,6 +111,20 @@ def test_every_form_shows_them() -> None:
     json.dumps(table_json(table), allow_nan=False)
 
 
+def test_the_page_draws_each_interval_where_it_lies() -> None:
+    import re
+
+    table = build_table(rows(2.0, -1.0), samples(v0=0.1, v1=0.1))
+    text = export.to_html(table)
+    lines = [tuple(map(float, found)) for found in re.findall(r'<line x1="([\d.]+)" x2="([\d.]+)" y1', text)]
+    dots = [float(found) for found in re.findall(r'<circle cx="([\d.]+)"', text)]
+    zero = float(re.search(r'class="zero" x1="([\d.]+)"', text)[1])
+    assert len(lines) == len(dots) == 2 and all(low < dot < high for (low, high), dot in zip(lines, dots, strict=True))
+    assert (dots[0] - zero) / (zero - dots[1]) == pytest.approx(2.0, abs=0.01), "to scale"
+    assert "+1.0</text>" in text and "0.0</text>" in text
+    assert "<svg" not in export.to_html(build_table(rows(1.0, seeds=1)))
+
+
 def test_nothing_to_compare_shows_nothing() -> None:
     table = build_table(experiment(rows().variants[0]))
     assert table.comparisons == () and "Differences in AP" not in export.to_markdown(table)

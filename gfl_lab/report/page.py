@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable
 
-from gfl_lab.report.cells import COMPARISON_HEAD, PUBLISHED, comparison_rows, comparison_title, group_titles, layout, one_line, seeds_text
+from gfl_lab.report.cells import (
+    COMPARISON_HEAD,
+    PUBLISHED,
+    comparison_rows,
+    comparison_title,
+    format_number,
+    group_titles,
+    layout,
+    one_line,
+    seeds_text,
+)
 from gfl_lab.report.table import Table
 
 _LEFT = ' style="text-align:left"'
+
+_LONGEST = 30
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #5c6670; --rule: #c9d0d6; --paper: #fff; --up: #12713b; --down: #b3261e; }
@@ -38,6 +51,9 @@ thead tr:last-child th { white-space: normal; vertical-align: bottom; max-width:
 .up { color: var(--up); } .down { color: var(--down); }
 .tag { color: var(--soft); font-size: .82rem; font-weight: 400; }
 .notes { margin: 1rem 0 0; padding-left: 1.1rem; color: var(--soft); font-size: .88rem; max-width: 62rem; overflow-wrap: anywhere; }
+.plot { max-width: 46rem; width: 100%; display: block; margin: .5rem 0 1rem; font-size: 13px; fill: var(--ink); }
+.plot line { stroke: var(--soft); stroke-width: 2; } .plot .zero { stroke: var(--ink); stroke-width: 1; } .plot .tick { fill: var(--soft); }
+.plot circle { fill: var(--soft); } .plot .up circle { fill: var(--up); } .plot .down circle { fill: var(--down); }
 @media print { body { padding: 0; } .scroll { overflow: visible; } }
 """.strip()
 
@@ -118,6 +134,7 @@ def _comparisons(table: Table, esc: Callable[[str], str]) -> str:
         body.append(f'<tr><th scope="row">{esc(row[0])}</th>{cells}<td{css}>{esc(row[-1])}</td></tr>')
     newline = "\n"
     return f"""<h2>{esc(comparison_title(table))}</h2>
+{_plot(table, esc)}
 <div class="scroll">
 <table>
 <thead>
@@ -128,3 +145,44 @@ def _comparisons(table: Table, esc: Callable[[str], str]) -> str:
 </tbody>
 </table>
 </div>"""
+
+
+_ROW, _LABEL, _WIDTH = 26, 220, 720
+"""px of the plot: height of a row, room for names, width in all."""
+
+
+def _plot(table: Table, esc: Callable[[str], str]) -> str:
+    """Differences with their intervals as an SVG; empty where no interval is known."""
+    known = [each for each in table.compared if each.found.low is not None and each.found.high is not None]
+    if not known:
+        return ""
+    low, high = min(0.0, *(each.found.low for each in known)), max(0.0, *(each.found.high for each in known))
+    room = 0.06 * (high - low) or 1.0
+    low, high = low - room, high + room
+    height = _ROW * len(known) + 34
+
+    def x(value: float) -> float:
+        return round(_LABEL + (value - low) / (high - low) * (_WIDTH - _LABEL - 16), 1)
+
+    parts = [f'<line class="zero" x1="{x(0)}" x2="{x(0)}" y1="4" y2="{height - 28}"/>']
+    for tick in _ticks(low, high):
+        parts.append(
+            f'<text class="tick" x="{x(tick)}" y="{height - 10}" text-anchor="middle">{esc(format_number("AP", tick, True))}</text>'
+        )
+    for index, each in enumerate(known):
+        y = 4 + _ROW * index + _ROW / 2
+        css = {"better": "up", "worse": "down"}.get(each.verdict, "")
+        name = esc(each.variant if len(each.variant) <= _LONGEST else each.variant[: _LONGEST - 1] + "…")
+        parts += [
+            f'<text x="{_LABEL - 12}" y="{y + 4}" text-anchor="end">{name}</text>',
+            f'<g class="{css}"><title>{esc(each.variant)}</title><line x1="{x(each.found.low)}" x2="{x(each.found.high)}" y1="{y}" y2="{y}"/>'
+            f'<circle cx="{x(each.found.mean)}" cy="{y}" r="4.5"/></g>',
+        ]
+    return f'<svg class="plot" viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="differences in AP with 95% intervals">{"".join(parts)}</svg>'
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """A few round numbers between the two, 0 among them."""
+    step = 10.0 ** math.floor(math.log10((high - low) / 4))
+    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 7)
+    return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
