@@ -17,7 +17,7 @@ from gfl_lab import naming
 from gfl_lab.report.calibration import Reliability
 from gfl_lab.report.pair import PairRow
 from gfl_lab.report.search import state_text
-from gfl_lab.report.series import BoxView, Curve, Point, SideView
+from gfl_lab.report.series import BoxView, Curve, Growth, Point, SideView
 from gfl_lab.results.search import SuggestionRow
 from gfl_lab.spec.search import Dimension
 
@@ -476,6 +476,27 @@ def sides(view: BoxView, colour: str, truth: str, ink: str, height: int = 380) -
     else:
         figure.update_yaxes(title="probability", col=1)
     figure.update_annotations(font={"size": 13}, yshift=2)
+    return figure
+
+
+def growth(sides: Sequence[Growth], colour: str, truth: str, ink: str) -> go.Figure:
+    """A strip for each epoch, from the first on top to the last: where on the image each side was believed to be."""
+    figure = make_subplots(rows=1, cols=len(sides), subplot_titles=[side.side for side in sides], horizontal_spacing=0.05)
+    for column, side in enumerate(sides, 1):
+        figure.add_heatmap(
+            x=side.places, y=side.epochs, z=side.probability, row=1, col=column, colorscale=[[0, _rgba(colour, 0)], [1, colour]], showscale=False,
+            hovertemplate="epoch %{y:d}, %{x:.0f} px: %{z:.3f} a px<extra></extra>",
+        )  # fmt: skip
+        line = {"width": 1.4, "dash": "dash", "color": ink}
+        figure.add_scatter(x=side.expectation, y=side.epochs, mode="lines", line=line, row=1, col=column, **_NO_HOVER)
+        for place, shade, width in [(side.target, ink, 1.2), *((edge, truth, 2.2) for edge in side.edges or ())]:
+            if place is not None:
+                figure.add_vline(x=place, line={"color": shade, "width": width}, row=1, col=column)
+        figure.update_xaxes(title="x [px]" if side.side in ("left", "right") else "y [px]", row=1, col=column)
+    _frame(figure, 300, t=28)
+    figure.update_yaxes(autorange="reversed", tickformat="d", nticks=8, showgrid=False)
+    figure.update_yaxes(title="epoch", col=1)
+    figure.update_xaxes(showgrid=False, nticks=5)
     return figure
 
 

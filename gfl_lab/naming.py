@@ -111,6 +111,7 @@ MLFLOW_DB, MLFLOW_ARTIFACTS = "mlflow.db", "mlartifacts"
 
 MANIFEST, CONFIG, METRICS_FILE, RESULT, LOG = "manifest.json", "config.py", "metrics.jsonl", "result.json", "log.txt"
 EVAL_RECORDS, DISTRIBUTIONS = "eval.npz", "distributions.parquet"
+HISTORY = "history.parquet"  # the distributions of a few boxes after every epoch
 LAST_CHECKPOINT, PREVIOUS_CHECKPOINT = "last.pth", "previous.pth"
 ACCUMULATION = "accumulation.json"  # in a trial's folder: it ran out of memory, each batch is done in parts
 RESERVE = ".reserve"  # in a trial's folder: space given back when the disk is full, so that the outcome can be written

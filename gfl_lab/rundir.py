@@ -10,7 +10,7 @@
         lease.json                      who runs it now: pid, process start time, host; gone when it ends
         accumulation.json               it ran out of memory: into how many parts each batch is split
         result.json                     how it ended; a trial is done only when this says so
-        log.txt  eval.npz  distributions.parquet  last.pth  previous.pth
+        log.txt  eval.npz  distributions.parquet  history.parquet  last.pth  previous.pth
       experiments/<name>/<profile>/     plan.json, table.{json,md,csv,tex,html}
       mlflow.db  mlartifacts/           the mirror
 
@@ -45,7 +45,8 @@ RESERVE_BYTES = 64 * 1024
 """Space that a running trial holds back for its last words, the result and a traceback, should the disk be full."""
 
 TEMPORARY_OF = (
-    naming.LAST_CHECKPOINT, naming.METRICS_FILE, naming.RESULT, naming.CONFIG, naming.EVAL_RECORDS, naming.DISTRIBUTIONS, naming.ACCUMULATION,
+    naming.LAST_CHECKPOINT, naming.METRICS_FILE, naming.RESULT, naming.CONFIG, naming.EVAL_RECORDS, naming.DISTRIBUTIONS, naming.HISTORY,
+    naming.ACCUMULATION,
 )  # fmt: skip
 """What only the process that holds the lease writes: temporary files of these are litter once it is dead."""
 

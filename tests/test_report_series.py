@@ -204,3 +204,26 @@ def test_published_speeds_are_those_of_the_references(tmp_path) -> None:
     experiment = open_store(write_fake_tree(tmp_path, val_images=2).root).experiment("table3_qfl_dfl", "desk")
     assert [(p.variant, p.fps, p.ap) for p in series.published_speed(experiment)][0] == ("qfl=off dfl=off", 19.4, 39.2)
     assert len(series.published_speed(experiment)) == 4
+
+
+def test_growth_puts_every_epochs_bins_where_they_lie_on_the_image() -> None:
+    """A left side 2 bins of 8 px from a cell at x = 40, then 1 bin from a cell at 32: the same 24 px, one bin (8 px) wide."""
+    nan = float("nan")
+
+    def row(epoch: int, cell: float, bin_: int) -> dict:
+        p = np.zeros((4, 4))
+        p[0, bin_] = p[1, 0] = p[2, 0] = p[3, 0] = 1
+        return {
+            "epoch": epoch, "bins": 4, "probs": p.ravel(), "expectation": p @ np.arange(4.0), "target": [bin_, 0, 0, 0], "cell_x": cell,
+            "cell_y": 40.0, "scale_x": 1.0, "scale_y": 1.0, "stride": 8, "bin_width": 1.0, "ambiguous_side": 0, "ambiguity": "blurred",
+            "edge_a": float(bin_), "edge_b": bin_ + 1.0, "prob_a": 0.5, "category": "a", "det_score": nan, "det_iou": nan, "cell_iou": nan,
+            "score": 0.5, **{f"{box}_{part}": nan for box in ("gt", "det", "cell") for part in ("x1", "y1", "x2", "y2")},
+        }  # fmt: skip
+
+    left, top, _, _ = series.growth(pd.DataFrame([row(1, 40.0, 2), row(2, 32.0, 1)]))
+    assert left.side == "left" and left.epochs.tolist() == [1, 2] and left.expectation.tolist() == [24, 24]
+    inside = (left.places > 20) & (left.places < 28)
+    for epoch in left.probability:
+        assert epoch[inside] == pytest.approx(1 / 8) and epoch.sum() == pytest.approx(1)
+    assert left.target == 24 and left.edges == (24, 16) and top.edges is None
+    assert series.growth(pd.DataFrame([row(1, 40.0, 2) | {"probs": [], "bins": 0}])) == ()

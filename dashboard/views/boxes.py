@@ -94,6 +94,25 @@ def _draw(variant: VariantRow, seed: str, image_id: int, box: str, colour: str, 
         look.show('<div class="dim small">A Dirac box: one distance a side, no distribution.</div>')
     figure = charts.sides(view, colour, look.truth(), look.ink())
     st.plotly_chart(figure, key=f"sides-{slot}", config=charts.CONFIG, alt="probability over bins for left, top, right and bottom")
+    if view.gt is not None:
+        _growth(trial, image_id, int(row["annotation_id"]), colour, slot)
+
+
+def _growth(trial: TrialRow, image_id: int, annotation_id: int, colour: str, slot: str) -> None:
+    """The same box after every epoch, where it is one of those that are followed."""
+    try:
+        frame = data.store().history(trial.id, image_id, annotation_id)
+        found = series.growth(frame) if frame is not None else ()
+    except (data.StoreError, ValueError, KeyError) as error:
+        look.alert(str(error))
+        return
+    if not found:
+        return
+    look.show(
+        '<div class="dim small">The same sides after every epoch, on the image: darker is more probable; dashed, the expectation.</div>'
+    )
+    figure = charts.growth(found, colour, look.truth(), look.ink())
+    st.plotly_chart(figure, key=f"growth-{slot}", config=charts.CONFIG, alt="probability of each side's place after every epoch")
 
 
 def _default_variants(ready: list[VariantRow]) -> tuple[str, str]:

@@ -236,6 +236,55 @@ def box_view(row: Mapping[str, Any]) -> BoxView:
     )
 
 
+@dataclass(frozen=True)
+class Growth:
+    """One side of one box after each epoch: what it looked like on the way.
+
+    Attributes:
+        side: of ``naming.SIDES``. epochs: (E,) from 1. places: (B,) along one axis of the image, px, ascending.
+        probability: (E, B) that the side lies within a px of each place: the bins as they lay then, since the cell that speaks for a
+            box may change, divided by their width. expectation: (E,) px.
+        target: px. edges: the two true places, px, where the data know them.
+    """
+
+    side: str
+    epochs: Array
+    places: Array
+    probability: Array
+    expectation: Array
+    target: float | None
+    edges: tuple[float, float] | None
+
+
+def growth(frame: pd.DataFrame) -> tuple[Growth, ...]:
+    """The four sides of a box from what ``results.Store.history`` returned.
+
+    Raises:
+        ValueError: the probabilities are not four sides of ``bins`` numbers.
+    """
+    views = [box_view(row) for row in frame.to_dict("records")]
+    known = [index for index, view in enumerate(views) if len(view.sides) == 4 and view.sides[0].probability is not None]
+    if not known:
+        return ()
+    epochs = frame["epoch"].to_numpy(float)[known]
+    found = []
+    for index, side in enumerate(naming.SIDES):
+        each = [views[i].sides[index] for i in known]
+        ends = [np.sort(one.pixel([-0.5, len(one.probability) - 0.5])) for one in each]
+        places = np.arange(math.floor(min(low for low, _ in ends)) + 0.5, math.ceil(max(high for _, high in ends)), 1.0)
+        density = np.zeros((len(each), len(places)))
+        for row, one in enumerate(each):
+            bins = np.floor((places - one.origin) * one.sign / one.px_per_bin + 0.5).astype(int)
+            inside = (bins >= 0) & (bins < len(one.probability))
+            density[row, inside] = one.probability[bins[inside]] / one.px_per_bin
+        last = each[-1]
+        target = None if last.target is None else float(last.pixel(last.target))
+        edges = None if last.edges is None else tuple(float(place) for place in last.pixel(last.edges))
+        expectation = np.array([float(one.pixel(one.expectation)) for one in each])
+        found.append(Growth(side, epochs, places, density, expectation, target, edges))
+    return tuple(found)
+
+
 # --- the most bimodal sides -----------------------------------------------------------------------
 
 RANKING_INPUT = (

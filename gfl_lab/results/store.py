@@ -353,6 +353,25 @@ class Store:
         except (pa.ArrowException, OSError) as error:
             raise StoreError(f"the distributions of trial {trial_id} cannot be read: {self._reason(error)}") from None
 
+    def history(self, trial_id: str, image_id: int, annotation_id: int) -> pd.DataFrame | None:
+        """One box after each epoch, all columns of distributions.parquet and ``epoch`` (from 1), in its order.
+
+        Returns:
+            None while there is none, and where this box is not among those that are followed (``train.history``).
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        path = self._tree.trial(trial_id).file(naming.HISTORY)
+        if not path.exists():
+            return None
+        try:
+            wanted = [("image_id", "==", image_id), ("annotation_id", "==", annotation_id)]
+            found = pq.read_table(path, filters=wanted, partitioning=None).to_pandas()
+        except (pa.ArrowException, OSError) as error:
+            raise StoreError(f"the history of trial {trial_id} cannot be read: {self._reason(error)}") from None
+        return found.sort_values("epoch").reset_index(drop=True) if len(found) else None
+
     # --- evaluation ---
 
     def records(self, trial_id: str) -> Records | None:

@@ -78,15 +78,22 @@ class DistributionCollector:
         settings: of the trial.
         ambiguous: whether annotations carry two annotators' edges.
         least: score from which on an unmatched detection is kept.
+        images: ids of the only images to look at; all when None.
     """
 
     def __init__(
-        self, truth: Any, category_ids: np.ndarray, settings: Settings, ambiguous: bool, least: float = FALSE_POSITIVE_SCORE
-    ) -> None:
-        self.truth, self.category_ids, self.settings, self.ambiguous, self.least = truth, category_ids, settings, ambiguous, least
+        self, truth: Any, category_ids: np.ndarray, settings: Settings, ambiguous: bool, least: float = FALSE_POSITIVE_SCORE,
+        images: frozenset[int] | None = None,
+    ) -> None:  # fmt: skip
+        self.truth, self.category_ids, self.settings, self.ambiguous = truth, category_ids, settings, ambiguous
+        self.least, self.images = least, images
         self.names = [truth.cats[int(category)]["name"] for category in category_ids]
         self.label_of = {int(category): label for label, category in enumerate(category_ids)}
         self.rows: list[dict[str, Any]] = []
+
+    def wants(self, samples: list[Any]) -> bool:
+        """Whether any of these is to be looked at."""
+        return self.images is None or any(sample.img_id in self.images for sample in samples)
 
     def add(self, dense: DenseOutputs, priors: Tensor, num_level_priors: list[int], samples: list[Any]) -> None:
         """Rows of one batch.
@@ -107,7 +114,8 @@ class DistributionCollector:
                 valid[index, : len(present)] = True
         assigned = [self._assign(dense, priors, num_level_priors, view, valid, samples) for view in boxes]
         for index, (sample, (present, _)) in enumerate(zip(samples, truths, strict=True)):
-            self._image_rows(index, sample, present, [view[index] for view in assigned], dense)
+            if self.wants([sample]):
+                self._image_rows(index, sample, present, [view[index] for view in assigned], dense)
 
     def _assign(self, dense: DenseOutputs, priors: Tensor, counts: list[int], boxes: Tensor, valid: Tensor, samples: list[Any]) -> Tensor:
         """(N, A) box index of each cell, as in training: cells that only the batch's padding has take no part."""
@@ -255,6 +263,7 @@ def predict_and_collect(model: nn.Module, loader: Any, collector: DistributionCo
         outs = head(model.extract_feat(data["inputs"]))
         results = head.predict_by_feat(*outs, batch_img_metas=metas, rescale=True)
         samples = model.add_pred_to_datasample(data["data_samples"], results)
-        anchors = head.prior_generator.grid_priors([level.shape[-2:] for level in outs[0]], device=outs[0][0].device)
-        collector.add(head.dense_outputs(outs, metas), torch.cat(anchors), [len(level) for level in anchors], samples)
+        if collector.wants(samples):
+            anchors = head.prior_generator.grid_priors([level.shape[-2:] for level in outs[0]], device=outs[0][0].device)
+            collector.add(head.dense_outputs(outs, metas), torch.cat(anchors), [len(level) for level in anchors], samples)
         yield from samples

@@ -129,7 +129,7 @@ class TrialHook(Hook):
 
     Args:
         trial: the run directory.
-        evaluate: evaluates the model and returns AP metrics.
+        evaluate: evaluates the model after an epoch (from 1) and returns AP metrics.
         should_stop: asked before each step.
         resumed: the checkpoint to go on from, or None.
         seed: of the trial; with the step it seeds what the model draws in training (drop path).
@@ -142,7 +142,7 @@ class TrialHook(Hook):
     def __init__(
         self,
         trial: TrialDir,
-        evaluate: Callable[[], dict[str, float]],
+        evaluate: Callable[[int], dict[str, float]],
         should_stop: Callable[[], bool],
         resumed: dict[str, Any] | None,
         seed: int,
@@ -214,7 +214,7 @@ class TrialHook(Hook):
             return  # the next step waits for the first process
         started = time.perf_counter()
         with self.average.in_place_of(runner.model) if self.average else contextlib.nullcontext():
-            metrics = self.evaluate()
+            metrics = self.evaluate(epoch)
         self.writer.write("val", step, epoch, {key: round(value, 4) for key, value in metrics.items()})
         self.trial.log(f"epoch {epoch}, step {step}: AP {metrics.get('AP', 0):.1f}")
         self.eval_seconds += time.perf_counter() - started

@@ -37,8 +37,9 @@ from gfl_lab.train.config import trial_config
 from gfl_lab.train.distributions import DistributionCollector, predict_and_collect
 from gfl_lab.train.ema import MovingAverage
 from gfl_lab.train.environment import environment
-from gfl_lab.train.evaluate import CocoEvaluator, collect, predict
+from gfl_lab.train.evaluate import CocoEvaluator, collect
 from gfl_lab.train.failure import failure_of, full_disk_told
+from gfl_lab.train.history import History
 from gfl_lab.train.latency import measure_latency
 from gfl_lab.train.loop import Position, TrialHook, TrialRunner
 from gfl_lab.train.team import LostRank, Team, in_team
@@ -192,13 +193,15 @@ def _train(
     evaluator = CocoEvaluator(manifest["paths"]["val_annotations"], spec.data.classes, settings.max_dets)
     val_loader = Runner.build_dataloader(config.val_loader, seed=spec.seed)
 
-    def evaluate() -> dict[str, float]:
-        if not spec.data.truth:
-            return evaluator(collect(predict(runner.model, val_loader)))[0]
-        # Where the true edges are known, the scores against them are followed from epoch to epoch, as AP is.
-        seen = DistributionCollector(evaluator.truth, evaluator.category_ids, settings, ambiguous=True)
+    history = History(trial.file(naming.HISTORY), evaluator.truth.imgs)
+
+    def evaluate(epoch: int) -> dict[str, float]:
+        # Where the true edges are known, the scores against them are followed from epoch to epoch, as AP is: on all images.
+        truth, some = spec.data.truth, None if spec.data.truth else history.images
+        seen = DistributionCollector(evaluator.truth, evaluator.category_ids, settings, ambiguous=truth, images=some)
         metrics = evaluator(collect(predict_and_collect(runner.model, val_loader, seen)))[0]
-        return metrics | seen.truth_scores().metrics()
+        history.add(epoch, seen.rows)
+        return metrics | seen.truth_scores().metrics() if truth else metrics
 
     resumed = _load_last(trial, team)
     hook = TrialHook(trial, evaluate, should_stop, resumed, spec.seed, position, team)
@@ -232,6 +235,7 @@ def _train(
     clock.lap("eval", plus=hook.eval_seconds)
 
     collector.write(trial.file(naming.DISTRIBUTIONS))
+    history.add(runner.epoch, collector.rows)
     counts: dict[str, int] = {"detections": len(detections.score), "boxes": sum(row["annotation_id"] >= 0 for row in collector.rows)}
     if spec.data.truth:
         scores = collector.truth_scores()
