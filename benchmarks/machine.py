@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import psutil
 
-from gfl_lab.train.environment import processor
+from gfl_lab.machine import processor
 
 
 def header(title: str, command: str, packages: Sequence[str] = ()) -> list[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import platform
-from pathlib import Path
 
 import torch
+
+from gfl_lab.machine import processor
 
 PACKAGES = (
     "gfl-lab",
@@ -38,12 +39,3 @@ def environment(device: str, threads: int) -> dict[str, str | int]:
     if torch.version.cuda:
         found["cuda"] = torch.version.cuda
     return found | {"processor": processor(), "device": device, "threads": threads}
-
-
-def processor() -> str:
-    """The model of this machine's processor; empty where the system does not say."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
