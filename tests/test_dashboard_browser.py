@@ -31,7 +31,16 @@ pytestmark = [
     ),
 ]
 ROOT = Path(__file__).resolve().parent.parent
-TITLES = ("AP table", "Curves", "Box distributions", "Trials and failures", "How to read this", "Overview")
+TITLES = (
+    "AP table",
+    "Curves",
+    "Box distributions",
+    "Score and spread",
+    "Compare two",
+    "Trials and failures",
+    "How to read this",
+    "Overview",
+)
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --disable-dev-shm-usage --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
@@ -131,6 +140,8 @@ def click_through(browser, address: str, question: str, name: str, empty: bool =
         "AP table": question,
         "Curves": "Training curves",
         "Box distributions": "Learned box distributions",
+        "Score and spread": "Scores and distributions in numbers",
+        "Compare two": "Two variants side by side",
         "Trials and failures": "Trials and failures",
         "How to read this": "How to read this",
     }

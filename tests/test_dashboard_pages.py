@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -158,6 +159,53 @@ def test_boxes_page_lists_bimodal_sides(trees, monkeypatch):
 
 def test_boxes_page_while_nothing_is_finished(trees, monkeypatch):
     assert "The furthest trial is at epoch 2 of 3" in html_of(open_page("boxes", trees["running"], monkeypatch))
+
+
+def test_localisation_page_shows_reliability_and_the_distributions_of_each_variant(trees, monkeypatch):
+    app = open_page("localisation", trees["full"], monkeypatch, seed="1", group="side")
+    text = html_of(app)
+    assert "calibration error" in text and "Spearman" in text and len(app.get("plotly_chart")) == 1
+    assert all(f">{side}<" in text for side in ("left", "top", "right", "bottom")) and "entropy [nats]" in text
+    assert "two known edges" in html_of(open_page("localisation", trees["full"], monkeypatch))
+    assert "two known edges" not in html_of(open_page("localisation", trees["no_truth"], monkeypatch, group="ambiguous"))
+    assert "No trial has finished" in html_of(open_page("localisation", trees["planned"], monkeypatch))
+
+
+def test_compare_page_compares_the_two_of_its_url(trees, monkeypatch):
+    text = html_of(open_page("compare", trees["full"], monkeypatch, ours="qfl=on dfl=on", theirs="qfl=on dfl=off"))
+    assert all(
+        word in text for word in ("AP by class", "AP50 that errors cost", "localisation", "2 seeds", "over other seeds and other images")
+    )
+    assert "Nothing to compare yet" in html_of(open_page("compare", trees["planned"], monkeypatch))
+    assert "A search is not compared" in html_of(open_page("compare", trees["search"], monkeypatch))
+
+
+def test_pages_without_records_say_so(tmp_path, monkeypatch):
+    tree = write_fake_tree(tmp_path, **SMALL)
+    for trial in tree.trials():
+        trial.file(naming.EVAL_RECORDS).unlink()
+    assert "has no evaluation records" in html_of(open_page("compare", tmp_path, monkeypatch))
+    assert "No trial of this seed has records" in html_of(open_page("localisation", tmp_path, monkeypatch))
+
+
+def test_gallery_and_growth_are_drawn(tmp_path, monkeypatch):
+    import pyarrow.parquet as pq
+
+    from gfl_lab.train.history import HISTORY_SCHEMA
+
+    tree = write_fake_tree(tmp_path, **SMALL)
+    for trial in tree.trials():
+        rows = [row for row in pq.read_table(trial.file(naming.DISTRIBUTIONS)).to_pylist() if row["annotation_id"] >= 0]
+        if rows[0]["bins"]:
+            import pyarrow as pa
+
+            kept = [{"epoch": epoch} | row for epoch in (1, 2, 3) for row in rows]
+            pq.write_table(pa.Table.from_pylist(kept, schema=HISTORY_SCHEMA), trial.file(naming.HISTORY))
+    app = open_page("boxes", tmp_path, monkeypatch, gallery="1")
+    assert len(app.get("plotly_chart")) == 6 and "after every epoch" in html_of(app)
+    captions = re.findall(r"image \d+, box \d+, (?:left|top|right|bottom): 0\.\d\d", html_of(app))
+    assert 1 <= len(captions) <= 12
+    assert "image 1, box" not in html_of(open_page("boxes", tmp_path, monkeypatch, gallery="0"))
 
 
 def test_trials_page_puts_a_failure_first(trees, monkeypatch):

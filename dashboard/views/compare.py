@@ -65,7 +65,7 @@ def _pairs(experiment: ExperimentRow, ours: str, theirs: str) -> list[tuple[str,
 
 def _body() -> None:
     experiment = live.current()
-    look.header(experiment.question or experiment.name, under=live.data_line(experiment))
+    look.header("Two variants side by side", under=live.data_line(experiment))
     if experiment.kind == data.SEARCH:
         look.empty(
             "A search is not compared",

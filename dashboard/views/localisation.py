@@ -104,7 +104,7 @@ def _segments(label: str, options: list[str], **more: object) -> str | None:
 
 def _body() -> None:
     experiment = live.current()
-    look.header(experiment.question or experiment.name, under=live.data_line(experiment))
+    look.header("Scores and distributions in numbers", under=live.data_line(experiment))
     seeds = sorted({trial.seed for variant in experiment.variants for trial in variant.done})
     if not seeds:
         look.empty("No trial has finished", "Scores and distributions are looked at when a trial has ended.")

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from gfl_lab import naming, rundir
+from gfl_lab.cocoap import Records, match, resample
 from gfl_lab.rundir import RunTree, TrialState
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
 
@@ -426,6 +427,26 @@ def _write_distributions(path: Path, rng: np.random.Generator, spec: TrialSpec, 
         if rng.random() < 0.3:
             rows.append(_false_positive(rng, spec, image_id, file_name))
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path)
+    _write_records(path.parent / naming.EVAL_RECORDS, rows, [image_id for image_id, _, _ in val], spec.data.classes)
+
+
+def _write_records(path: Path, rows: list[dict[str, Any]], images: list[int], classes: Sequence[str]) -> None:
+    """The kept detections of the rows, and their boxes, as an evaluation's records."""
+
+    def columns(prefix: str, kept: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        box = np.array([[row[f"{prefix}_{part}"] for part in ("x1", "y1", "x2", "y2")] for row in kept], float).reshape(-1, 4)
+        return np.array([row["image_id"] for row in kept], int), np.array([row["category_id"] - 1 for row in kept], int), box
+
+    found = [row for row in rows if math.isfinite(row["det_score"])]
+    truth = [row for row in rows if row["annotation_id"] >= 0]
+    det_image, det_label, det_box = columns("det", found)
+    gt_image, gt_label, gt_box = columns("gt", truth)
+    records = Records(
+        image_ids=np.array(images), det_image=det_image, det_label=det_label, det_score=np.array([row["det_score"] for row in found], float),
+        det_box=det_box, gt_image=gt_image, gt_label=gt_label, gt_area=(gt_box[:, 2:] - gt_box[:, :2]).prod(1),
+        gt_crowd=np.zeros(len(truth), bool), gt_id=np.array([row["annotation_id"] for row in truth], int), gt_box=gt_box, classes=tuple(classes),
+    )  # fmt: skip
+    np.savez_compressed(path, format=naming.FORMAT_VERSION, resampled=resample(match(records), 50), **records.arrays())
 
 
 def _box_row(rng: np.random.Generator, spec: TrialSpec, image_id: int, file_name: str, annotation_id: int, box: _Box) -> dict[str, Any]:
