@@ -18,13 +18,13 @@ look.style()
 OVERVIEW = st.Page("views/overview.py", title="Overview", icon=":material/grid_view:", default=True)
 pages = [
     OVERVIEW,
-    st.Page("views/table.py", title="AP table", icon=":material/table_rows:", url_path="table"),
+    st.Page("views/table.py", title="Table", icon=":material/table_rows:", url_path="table"),
     st.Page("views/curves.py", title="Curves", icon=":material/show_chart:", url_path="curves"),
-    st.Page("views/boxes.py", title="Box distributions", icon=":material/stacked_bar_chart:", url_path="boxes"),
-    st.Page("views/localisation.py", title="Score and spread", icon=":material/my_location:", url_path="localisation"),
-    st.Page("views/compare.py", title="Compare two", icon=":material/compare_arrows:", url_path="compare"),
-    st.Page("views/trials.py", title="Trials and failures", icon=":material/list_alt:", url_path="trials"),
-    st.Page("views/guide.py", title="How to read this", icon=":material/menu_book:", url_path="guide"),
+    st.Page("views/boxes.py", title="Boxes", icon=":material/stacked_bar_chart:", url_path="boxes"),
+    st.Page("views/localisation.py", title="Scores", icon=":material/my_location:", url_path="localisation"),
+    st.Page("views/compare.py", title="Compare", icon=":material/compare_arrows:", url_path="compare"),
+    st.Page("views/trials.py", title="Trials", icon=":material/list_alt:", url_path="trials"),
+    st.Page("views/guide.py", title="Guide", icon=":material/menu_book:", url_path="guide"),
 ]
 page = st.navigation(pages, position="top")
 

@@ -31,16 +31,7 @@ pytestmark = [
     ),
 ]
 ROOT = Path(__file__).resolve().parent.parent
-TITLES = (
-    "AP table",
-    "Curves",
-    "Box distributions",
-    "Score and spread",
-    "Compare two",
-    "Trials and failures",
-    "How to read this",
-    "Overview",
-)
+TITLES = ("Table", "Curves", "Boxes", "Scores", "Compare", "Trials", "Guide", "Overview")
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --disable-dev-shm-usage --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
@@ -137,13 +128,13 @@ def shoot(browser, name: str) -> None:
 def click_through(browser, address: str, question: str, name: str, empty: bool = False) -> None:
     headings = {
         "Overview": "Experiments",
-        "AP table": question,
+        "Table": question,
         "Curves": "Training curves",
-        "Box distributions": "Learned box distributions",
-        "Score and spread": "Scores and distributions in numbers",
-        "Compare two": "Two variants side by side",
-        "Trials and failures": "Trials and failures",
-        "How to read this": "How to read this",
+        "Boxes": "Learned box distributions",
+        "Scores": "Scores and distributions in numbers",
+        "Compare": "Two variants side by side",
+        "Trials": "Trials and failures",
+        "Guide": "How to read this",
     }
     browser.get(address)
     settle(browser, "Experiments")
@@ -152,7 +143,7 @@ def click_through(browser, address: str, question: str, name: str, empty: bool =
         links = [link for link in find(browser, '[data-testid="stTopNavLink"], [data-testid="stSidebarNavLink"]') if title in link.text]
         assert links, f"no link to {title}"
         links[0].click()
-        if empty and title not in ("Overview", "How to read this"):
+        if empty and title not in ("Overview", "Guide"):
             time.sleep(1.5)
             assert "No experiment yet" in browser.find_element("css selector", "body").text
         else:

@@ -19,6 +19,14 @@ below is the **difference to the baseline**, paired over the seeds that both hav
 **Published** columns hold the numbers of the paper. They are marked *not comparable* when our data, backbone or schedule
 are others; the footnote says which. Then only the direction of a difference can be held against them, not its size.
 
+Below it stands what the differences are worth. The **95% interval** of a difference covers other seeds and other validation
+images; **p** says how often chance alone would give as much, corrected for the number of rows; **resolves** is the smallest
+true difference that these seeds would show 8 times in 10. *Not resolved* does not mean "the same".
+
+#### Scores and errors
+A **reliability** line says how much detections of a score overlap the nearest box of their class; QFL trains the score to be
+that IoU, the diagonal. **Types of error** are TIDE's six: what each costs is the AP50 that correcting it alone would give.
+
 #### The curves
 AP is measured on the validation images after each epoch. Losses are those of single steps, smoothed where the page says
 so; compare a term between variants only if both have it with the same weight. With several seeds the line is their mean
@@ -62,7 +70,7 @@ look.heading("States")
 _STATES = {
     "done": "finished; its numbers are in the table",
     "running": "a live process works on it; pages follow it by themselves",
-    "failed": "it ended without a result; the reason is on the page Trials and failures",
+    "failed": "it ended without a result; the reason is on the page Trials",
     "interrupted": "it was stopped and left a checkpoint: the same command goes on from there; in a search also what it stopped early",
     "planned": "not started: the same command runs it",
 }
