@@ -321,13 +321,13 @@ def rests_on(found: Sequence[Estimate]) -> str:
     """One phrase on what estimates rest on: ``3 finished trials``, ``a warm-up``, ``the profile's hint``."""
     words = []
     for source, one, many in (
-        (HISTORY, "a finished trial like it", "{} finished trials"), (WARM_UP, "a warm-up", "warm-ups"), (HINT, "the profile's hint", "the profile's hint"),
+        (HISTORY, "a finished trial", "{} finished trials"), (WARM_UP, "a warm-up", "warm-ups"), (HINT, "the profile's hint", "the profile's hint"),
         (NOTHING, "nothing", "nothing"),
     ):  # fmt: skip
         own = [estimate for estimate in found if estimate.rests_on == source]
         if own:
             count = max(estimate.count for estimate in own)
-            text = (one if count == 1 and len(own) == 1 else many).format(count) if source == HISTORY else (one if len(own) == 1 else many)
+            text = (one if count == 1 else many).format(count) if source == HISTORY else (one if len(own) == 1 else many)
             apart = sorted({key for estimate in own for key in estimate.apart})
             text += f" (with other {' and '.join(apart)})" if apart else ""
             words.append(f"{text} for {len(own)} of {len(found)}" if len(own) < len(found) else text)

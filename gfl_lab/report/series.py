@@ -256,6 +256,10 @@ class Growth:
     edges: tuple[float, float] | None
 
 
+_FAINT = 0.02
+"""Places that are never believed in by more than this part of the strongest belief are cut off at either end."""
+
+
 def growth(frame: pd.DataFrame) -> tuple[Growth, ...]:
     """The four sides of a box from what ``results.Store.history`` returned.
 
@@ -277,6 +281,9 @@ def growth(frame: pd.DataFrame) -> tuple[Growth, ...]:
             bins = np.floor((places - one.origin) * one.sign / one.px_per_bin + 0.5).astype(int)
             inside = (bins >= 0) & (bins < len(one.probability))
             density[row, inside] = one.probability[bins[inside]] / one.px_per_bin
+        seen = np.flatnonzero(density.max(0) >= _FAINT * density.max())
+        shown = slice(max(0, seen[0] - 3), seen[-1] + 4)
+        places, density = places[shown], density[:, shown]
         last = each[-1]
         target = None if last.target is None else float(last.pixel(last.target))
         edges = None if last.edges is None else tuple(float(place) for place in last.pixel(last.edges))
