@@ -48,7 +48,7 @@ def _show(rows: list[report.PairRow], colours: tuple[str, str]) -> None:
         if not shown:
             continue
         look.heading(title, about)
-        plot, table = st.columns([5, 7] if group == report.ERROR else [1, 1], gap="medium")
+        plot, table = (st.container(), st.container()) if group == report.ERROR else st.columns(2, gap="medium")
         with plot:
             figure = charts.differences(shown, colours, group == report.ERROR, look.ink())
             st.plotly_chart(figure, key=f"pair-{group}", config=charts.CONFIG, alt=f"{title}: difference and interval of each row")

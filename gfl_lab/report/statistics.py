@@ -6,8 +6,8 @@ weighed their errors otherwise. Both are estimated and added (docs/statistics.md
     d = mean over seeds s of (AP of the variant with seed s - AP of the baseline with seed s)
     var(d) = var over seeds / number of seeds  +  variance of d over bootstrap samples of the images
 
-The interval is Student's, with degrees of freedom by Satterthwaite's rule, because with three to five seeds percentiles of a bootstrap
-over seeds are far too narrow (benchmarks/interval_coverage.py measures both).
+The interval is Student's, with degrees of freedom by Satterthwaite's rule, because percentiles of a bootstrap over three to five seeds
+are far too narrow where the seeds make the noise (benchmarks/interval_coverage.py measures both).
 """
 
 from __future__ import annotations
