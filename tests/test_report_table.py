@@ -196,3 +196,18 @@ def test_tuple_and_list_are_the_same_value() -> None:
 def test_axes_must_agree_with_settings() -> None:
     bad = dataclasses.replace(variant("on", qfl=True), axes={"qfl": False})
     assert unfair(experiment(bad)) == ["on: the axis qfl says off, its settings say on"]
+
+
+def test_an_unfair_row_is_marked_and_told_of_in_every_form() -> None:
+    from gfl_lab.report import export
+
+    fair = variant("on", trial(0, AP=51.0), qfl=True)
+    odd = variant("odd", trial(0, AP=52.0), qfl=True, lr=0.02)
+    table = build_table(experiment(variant("off", trial(0, AP=50.0), baseline=True, qfl=False), fair, odd))
+    assert [row.unfair for row in table.rows] == [False, False, True]
+    assert [row["unfair"] for row in table_json(table)["rows"]] == [False, False, True]
+    assert table.footnotes[0] == "† Unfair: lr differs but is no declared axis: 0.01 in off and on; 0.02 in odd."
+    for text in (export.to_markdown(table), export.to_html(table)):
+        assert "1 †" in text and "† Unfair: lr differs" in text
+    assert "1 \\dag{}" in export.to_latex(table)
+    assert not any(row.unfair for row in build_table(experiment(variant("off", baseline=True, qfl=False), fair)).rows)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from gfl_lab import naming
 from gfl_lab.report.comparison import SMALLEST, Comparison
 from gfl_lab.report.statistics import MAX_SEEDS
-from gfl_lab.report.table import Delta, Stat, Table, TableRow
+from gfl_lab.report.table import UNFAIR, Delta, Stat, Table, TableRow
 
 MISSING = "–"
 OURS, TRUTH, PUBLISHED = "ours", "truth", "published"
@@ -81,9 +81,9 @@ def format_delta(key: str, found: Delta | None) -> str:
 
 
 def seeds_text(row: TableRow) -> str:
-    """Finished trials of a row: 3, or 2/3 while some are missing."""
+    """Finished trials of a row: 3, or 2/3 while some are missing; marked where the row may not be compared."""
     done = row.counts.get("done", 0)
-    return str(done) if done == len(row.trials) else f"{done}/{len(row.trials)}"
+    return (str(done) if done == len(row.trials) else f"{done}/{len(row.trials)}") + (f" {UNFAIR}" if row.unfair else "")
 
 
 def metric_title(key: str) -> str:

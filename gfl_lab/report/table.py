@@ -35,7 +35,9 @@ class Delta(Stat):
 
 @dataclass(frozen=True)
 class TableRow:
-    """One variant. ``delta`` is empty for the baseline and where no seed is shared with it."""
+    """One variant. ``delta`` is empty for the baseline and where no seed is shared with it; ``unfair`` when its settings differ from
+    the baseline's beyond the declared axes.
+    """
 
     variant: str
     axes: Mapping[str, Any]
@@ -44,6 +46,7 @@ class TableRow:
     delta: Mapping[str, Delta]
     reference: Reference | None
     trials: tuple[TrialRow, ...]
+    unfair: bool = False
 
     @property
     def counts(self) -> dict[str, int]:
@@ -140,13 +143,19 @@ def build_table(experiment: ExperimentRow, resampled: Lookup | None = None) -> T
     wanted = _metric_order({*columns, *(key for key in kept if key in existing)})
 
     baseline = experiment.baseline
+    problems = unfair(experiment)
+    odd = unfair_rows(experiment) if problems else set()
     rows = []
     for variant in experiment.variants:
         metrics = {key: found for key in wanted if (found := stat(_by_seed(variant, key).values()))}
         delta = {}
         if baseline is not None and not variant.baseline:
             delta = {key: found for key in wanted if (found := paired_delta(variant, baseline, key))}
-        rows.append(TableRow(variant.name, dict(variant.axes), variant.baseline, metrics, delta, variant.reference, variant.trials))
+        rows.append(
+            TableRow(
+                variant.name, dict(variant.axes), variant.baseline, metrics, delta, variant.reference, variant.trials, variant.name in odd
+            )
+        )
 
     references = [row.reference for row in rows if row.reference]
     published = tuple(key for key in columns if any(key in reference.metrics for reference in references))
@@ -166,7 +175,7 @@ def build_table(experiment: ExperimentRow, resampled: Lookup | None = None) -> T
         axes=keys[0] if keys and all(set(found) == set(keys[0]) for found in keys) else (),
         rows=tuple(rows),
         comparisons=comparisons,
-        footnotes=(*_footnotes(rows, published, baseline), *explain(shown)),
+        footnotes=(*(f"{UNFAIR} Unfair: {problem}." for problem in problems), *_footnotes(rows, published, baseline), *explain(shown)),
     )
 
 
@@ -269,6 +278,7 @@ def table_json(table: Table) -> dict[str, Any]:
                 "variant": row.variant,
                 "settings": _plain(row.axes),
                 "baseline": row.baseline,
+                "unfair": row.unfair,
                 "metrics": {
                     key: {"mean": _number(found.mean), "std": _number(found.std), "n": found.n} for key, found in row.metrics.items()
                 },
@@ -332,6 +342,22 @@ def _trial_json(trial: TrialRow) -> dict[str, Any]:
 
 
 # --- fairness -------------------------------------------------------------------------------------
+
+UNFAIR = "†"
+"""Marks a row that may not be compared."""
+
+
+def unfair_rows(experiment: ExperimentRow) -> set[str]:
+    """Variants that differ from the baseline (or else from the first one) in a setting that is no declared axis, or contradict their axes."""
+    first = experiment.baseline or experiment.variants[0]
+
+    def undeclared(variant: VariantRow) -> dict[str, str]:
+        return {key: naming.canonical_json(_plain(value)) for key, value in variant.settings.items() if key not in experiment.declared}
+
+    def contradicts(variant: VariantRow) -> bool:
+        return any(key in variant.settings and _plain(variant.settings[key]) != _plain(value) for key, value in variant.axes.items())
+
+    return {variant.name for variant in experiment.variants if undeclared(variant) != undeclared(first) or contradicts(variant)}
 
 
 def unfair(experiment: ExperimentRow) -> list[str]:
