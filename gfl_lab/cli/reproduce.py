@@ -56,7 +56,9 @@ def command(trial: str, keep: Path | None, as_json: bool) -> None:
         stop = driver.StopSwitch(root / naming.STOP_REQUEST)
         stop.install()
         try:
-            InlineExecutor(stop).run([Job(str(again.path), TRIAL_ENTRY, "", {"stop_file": str(stop.file)})])
+            # The number of threads decides in which order sums are made, so it is the recorded one.
+            how = {"stop_file": str(stop.file), "threads": int(recorded.environment.get("threads", 1))}
+            InlineExecutor(stop).run([Job(str(again.path), TRIAL_ENTRY, "", how)])
         finally:
             stop.restore()
         if stop.signal:
