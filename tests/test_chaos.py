@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,9 @@ def test_the_report_counts_hits_misses_and_rounds_that_differ() -> None:
 def test_processes_are_found_by_their_run_tree_and_later_actions_come_in_order(tmp_path: Path) -> None:
     with subprocess.Popen(["sleep", "60"], env=os.environ | {"GFL_LAB_HOME": str(tmp_path)}) as process:
         try:
+            end = time.time() + 10  # right after its exec, a process may have no environment to read yet
+            while not of_home(tmp_path) and time.time() < end:
+                time.sleep(0.01)
             assert of_home(tmp_path) == {process.pid: "sleep 60"} and of_home(tmp_path / "other") == {}
         finally:
             process.kill()
