@@ -19,6 +19,7 @@ import pytest
 from gfl_lab import naming
 from gfl_lab.orchestrate import leftovers, resources
 from gfl_lab.orchestrate.measure import WARM_UP_PREFIX
+from gfl_lab.processes import GUARD
 from gfl_lab.rundir import RunTree, read_json, write_json
 from gfl_lab.tracking.mirror import Mirror
 from tests.support.cli import Cli, runner
@@ -85,8 +86,17 @@ def test_stale_leases_and_half_written_files(cli: Cli, tmp_path: Path) -> None:
     assert told(cli)[0] == 0
 
 
+def guard_of(trial: int) -> int:
+    """The process that waits for the end of this one."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.name() == GUARD and f"Pid:\t{trial}\n" in Path(f"/proc/{process.pid}/fdinfo/0").read_text():
+                return process.pid
+    raise AssertionError(f"process {trial} has no guard")
+
+
 def test_an_orphan_is_killed_and_a_driver_with_its_trial_is_not(cli: Cli, tmp_path: Path) -> None:
-    """What a killed server's child has forked stays behind (test_orchestrate.py); here it is found, beside a living one."""
+    """What a child has forked stays behind when its server and its guard are killed; here it is found, beside a living one."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     servers, supervisors, children = [], [], []
     for name in ("0123456789ab", "ba9876543210"):
@@ -107,6 +117,7 @@ def test_an_orphan_is_killed_and_a_driver_with_its_trial_is_not(cli: Cli, tmp_pa
         children.append(read_json(trial / "pids.json")["pids"])
     try:
         supervisors[0].send_signal(signal.SIGSTOP)  # it would start the trial anew
+        os.kill(guard_of(children[0][0]), signal.SIGKILL)
         os.kill(servers[0], signal.SIGKILL)
         psutil.wait_procs([psutil.Process(children[0][0])], timeout=10)
         lost = children[0][1]

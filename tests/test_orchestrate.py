@@ -159,7 +159,7 @@ def test_a_signal_in_a_held_block_counts_at_its_end(tmp_path: Path) -> None:
         stop.restore()
 
 
-@pytest.mark.parametrize("victim", ["supervisor", "server"])
+@pytest.mark.parametrize("victim", ["supervisor", "server", "child", "all three"])
 def test_nothing_stays_behind_whoever_is_killed(tmp_path: Path, victim: str) -> None:
     trial = tmp_path / "0123456789ab"
     trial.mkdir()
@@ -176,13 +176,10 @@ def test_nothing_stays_behind_whoever_is_killed(tmp_path: Path, victim: str) -> 
         time.sleep(0.05)
     child, grandchild = read_json(trial / "pids.json")["pids"]
     assert alive(child) and alive(grandchild)
-    if victim == "supervisor":
-        supervisor.kill()
-        assert gone([server, child, grandchild])
-    else:  # the kernel takes the child; what the child forked is the session's rest, which only the server could reap
-        os.kill(server, signal.SIGKILL)
-        assert gone([server, child])
-        os.kill(grandchild, signal.SIGKILL)
+    victims = {"supervisor": [supervisor.pid], "server": [server], "child": [child], "all three": [server, child, supervisor.pid]}[victim]
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+    assert gone([child, grandchild] if victim == "child" else [server, child, grandchild])
     supervisor.kill()
     supervisor.wait()
 

@@ -6,7 +6,8 @@ Run as ``python -m gfl_lab.orchestrate.forkserver PRELOAD_MODULE``. It talks in 
     stdout  {"ready": true}   {"pid": 123}   {"exit": 0}   {"exit": -9}                negative: killed by that signal
 
 When stdin ends, because whoever started it has died or is done, the child is killed and the server leaves. The child asks
-the kernel to die with the server. So nothing stays behind, whichever of the three is killed.
+the kernel to die with the server, and has a guard that ends what it has forked itself. So nothing stays behind, whichever of the
+three is killed, or all of them.
 
 Why not `multiprocessing`'s forkserver: see docs/decisions/0003-forkserver.md.
 """
@@ -22,7 +23,7 @@ import signal
 import sys
 from typing import Any
 
-from gfl_lab.processes import die_with_parent
+from gfl_lab.processes import GUARD, die_with_parent, rename
 
 EXIT_INTERRUPTED = 75
 """Exit code of a child that stopped because it was asked to."""
@@ -50,6 +51,7 @@ def _child(request: dict[str, Any], server: int) -> None:
     try:
         die_with_parent(server)
         os.setsid()
+        _guard()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -64,6 +66,32 @@ def _child(request: dict[str, Any], server: int) -> None:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def _guard() -> None:
+    """Leave a process that waits for this one's end and then kills what is left of its session.
+
+    The server does so too, but whoever kills the driver may take the server along (Ray kills the children of its workers), and
+    what the trial has forked asks no kernel to die. The process is nobody's child, so that no ``wait`` of a trial's code meets it.
+    """
+    trial = os.getpid()
+    between = os.fork()
+    if between:
+        os.waitpid(between, 0)
+        return
+    if os.fork():
+        os._exit(0)
+    with contextlib.suppress(BaseException):
+        os.setsid()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        rename(GUARD)
+        os.closerange(0, 4096)  # the server's pipes end when the server does
+        ended = os.pidfd_open(trial)
+        select.select([ended], [], [])
+    with contextlib.suppress(BaseException):
+        os.killpg(trial, signal.SIGKILL)
+    os._exit(0)
 
 
 def _say(message: dict[str, Any]) -> None:

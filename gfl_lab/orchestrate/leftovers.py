@@ -16,6 +16,7 @@ import psutil
 from gfl_lab import naming
 from gfl_lab.orchestrate.measure import WARM_UP_PREFIX
 from gfl_lab.orchestrate.ray_tune import scratch_dir
+from gfl_lab.processes import GUARD
 from gfl_lab.rundir import RunTree, TrialDir
 
 SERVER = "gfl_lab.orchestrate.forkserver"
@@ -48,12 +49,14 @@ def orphans() -> list[Orphan]:
     """This user's processes that start or run trials, and that nobody holds any more.
 
     A server that starts trials is held by whoever has the other end of its stdin; what it forked is held while it is. They
-    end with their holder by themselves; what is found here escaped that, as loader processes of a killed trial can.
+    end with their holder by themselves; what is found here escaped that, as loader processes of a trial whose guard was killed can.
     """
     own: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.uids().real == os.getuid() and SERVER in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+            if process.uids().real != os.getuid() or process.name() == GUARD:  # a guard ends with its trial
+                continue
+            if SERVER in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
                 own[process.pid] = process
     found = []
     for process in own.values():
