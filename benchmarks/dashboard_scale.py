@@ -35,6 +35,17 @@ ROOT = Path(__file__).resolve().parents[1]
 SEEDS = 25
 PAGES = ("", "table", "curves", "boxes", "localisation", "trials")
 ROUNDS = 5
+STREAMLIT = [
+    sys.executable,
+    "-m",
+    "streamlit",
+    "run",
+    str(ROOT / "dashboard" / "app.py"),
+    "--server.port",
+    "PORT",
+    "--server.headless",
+    "true",
+]
 
 
 def build(root: str, number: int) -> int:
@@ -117,19 +128,8 @@ def dashboard(root: Path, experiments: int) -> tuple[dict[str, list[float]], flo
     """Seconds of each page, the first time and later ones on other experiments; the server's memory at the end, MiB."""
     from urllib.parse import quote
 
-    command = [
-        sys.executable,
-        "-m",
-        "streamlit",
-        "run",
-        str(ROOT / "dashboard" / "app.py"),
-        "--server.port",
-        "PORT",
-        "--server.headless",
-        "true",
-    ]
     found: dict[str, list[float]] = {page: [] for page in PAGES}
-    with served(command, {"GFL_LAB_HOME": str(root)}, "/_stcore/health") as (address, process):
+    with served(STREAMLIT, {"GFL_LAB_HOME": str(root)}, "/_stcore/health") as (address, process):
         for turn in range(ROUNDS + 1):
             driver = browser()
             for page in (*PAGES[1:], PAGES[0]) if turn == 0 else PAGES:
@@ -145,19 +145,8 @@ def dashboard(root: Path, experiments: int) -> tuple[dict[str, list[float]], flo
 
 def changes(root: Path) -> list[float]:
     """Seconds from a click on the navigation to the next page, in one session."""
-    command = [
-        sys.executable,
-        "-m",
-        "streamlit",
-        "run",
-        str(ROOT / "dashboard" / "app.py"),
-        "--server.port",
-        "PORT",
-        "--server.headless",
-        "true",
-    ]
     found = []
-    with served(command, {"GFL_LAB_HOME": str(root)}, "/_stcore/health") as (address, _):
+    with served(STREAMLIT, {"GFL_LAB_HOME": str(root)}, "/_stcore/health") as (address, _):
         driver = browser()
         driver.get(f"{address}/table?experiment=experiment_000%2Fdesk")
         until(driver, DRAWN % "/table")

@@ -11,7 +11,7 @@
         accumulation.json               it ran out of memory: into how many parts each batch is split
         result.json                     how it ended; a trial is done only when this says so
         log.txt  eval.npz  distributions.parquet  history.parquet  last.pth  previous.pth
-      experiments/<name>/<profile>/     plan.json, table.{json,md,csv,tex,html}
+      experiments/<name>/<profile>/     plan.json, table.{json,md,csv,tex,html}, table.lock.json
       mlflow.db  mlartifacts/           the mirror
 
 A trial's state is derived, never stored: ``result.json`` says done, failed or interrupted; else a live lease says

@@ -7,7 +7,7 @@ import streamlit as st
 from dashboard import charts, data, live, look, state
 from gfl_lab.report import pair as report
 from gfl_lab.report.cells import MISSING, format_number
-from gfl_lab.report.comparison import by_seed
+from gfl_lab.report.comparison import by_seed, shared
 from gfl_lab.report.errortypes import ABOUT
 from gfl_lab.results.rows import ExperimentRow
 
@@ -59,8 +59,8 @@ def _show(rows: list[report.PairRow], colours: tuple[str, str]) -> None:
 
 
 def _pairs(experiment: ExperimentRow, ours: str, theirs: str) -> list[tuple[str, str]]:
-    first, second = (by_seed(data.variant_of(experiment, name), "AP") for name in (ours, theirs))
-    return [(first[seed][1].id, second[seed][1].id) for seed in sorted(first.keys() & second.keys())]
+    found = shared(*(data.variant_of(experiment, name) for name in (ours, theirs)))
+    return [(first.id, second.id) for (_, first), (_, second) in found.values()]
 
 
 def _body() -> None:

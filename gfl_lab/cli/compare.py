@@ -29,7 +29,7 @@ def command(experiment: Path, variant: str, other: str | None, profile: str | No
 
     Example:  gfl-lab compare experiments/table3_qfl_dfl.yaml "qfl=on dfl=on"
     """
-    from gfl_lab.report.comparison import by_seed
+    from gfl_lab.report.comparison import shared
     from gfl_lab.report.pair import compare_pair, pair_json
 
     store, row = stored_experiment(experiment, profile)
@@ -39,20 +39,18 @@ def command(experiment: Path, variant: str, other: str | None, profile: str | No
     theirs = row.baseline if other is None else _variant(row, other)
     if ours.name == theirs.name:
         raise InputError(f"both are {ours.name}" + (", which is the baseline" if other is None else ""))
-    mine, others = by_seed(ours, "AP"), by_seed(theirs, "AP")
-    seeds = sorted(mine.keys() & others.keys())
-    if not seeds:
+    finished = shared(ours, theirs)
+    if not finished:
         raise InputError(
             Problem(f"{ours.name} and {theirs.name} share no finished seed", hint=f"Train what is missing:  gfl-lab run {experiment}")
         )
     pairs = []
-    for seed in seeds:
-        both = tuple(store.records(found[seed][1].id) for found in (mine, others))
+    for trials in finished.values():
+        both = tuple(store.records(trial.id) for _, trial in trials)
         if None in both:
-            lost = (mine if both[0] is None else others)[seed][1].id
-            raise InputError(f"trial {lost} has no evaluation records")
+            raise InputError(f"trial {trials[both.index(None)][1].id} has no evaluation records")
         pairs.append(both)
-    say(f"{ours.name} against {theirs.name}, {plural(len(seeds), 'seed')}")
+    say(f"{ours.name} against {theirs.name}, {plural(len(finished), 'seed')}")
     try:
         rows = compare_pair(pairs)
     except ValueError as error:
@@ -64,7 +62,7 @@ def command(experiment: Path, variant: str, other: str | None, profile: str | No
                 "profile": row.profile,
                 "ours": ours.name,
                 "theirs": theirs.name,
-                "seeds": seeds,
+                "seeds": list(finished),
                 "rows": pair_json(rows),
             }
         )
@@ -91,7 +89,7 @@ def _print(rows: Sequence[Any], ours: str, theirs: str) -> None:
     from rich.text import Text
 
     from gfl_lab.report import pair
-    from gfl_lab.report.cells import format_number
+    from gfl_lab.report.cells import MISSING, format_number
     from gfl_lab.report.errortypes import ABOUT
 
     out = consoles()[0]
@@ -121,7 +119,7 @@ def _print(rows: Sequence[Any], ours: str, theirs: str) -> None:
             line = [Text(row.name), format_number("AP", row.ours), format_number("AP", row.theirs)]
             line += [
                 Text(format_number("AP", row.found.mean, True), style=style),
-                "–" if row.half is None else format_number("AP", row.half),
+                MISSING if row.half is None else format_number("AP", row.half),
             ]
             if row.counts:
                 line += [f"{row.counts[0]:.0f} / {row.counts[1]:.0f}", Text(ABOUT[row.name], style="dim")]

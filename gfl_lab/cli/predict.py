@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from gfl_lab import naming
 from gfl_lab.cli.output import plural, print_json, say
 from gfl_lab.cli.prepare import named_profile
 from gfl_lab.cli.stored import LIKE_A_TRIAL, find_trial, require_done, trial_of_checkpoint
@@ -115,8 +116,6 @@ def _to_dict(row: dict[str, Any], distributions: bool) -> dict[str, Any]:
         "cell": [round(row["cell_x"], 3), round(row["cell_y"], 3)],
         "stride": row["stride"],
         "bin_px": [round(row["stride"] * row["bin_width"] / row[f"scale_{axis}"], 6) for axis in "xy"],
-        "expectation": dict(zip(("left", "top", "right", "bottom"), (round(value, 6) for value in row["expectation"]), strict=True)),
-        "distributions": {side: probs[i * bins : (i + 1) * bins] for i, side in enumerate(("left", "top", "right", "bottom"))}
-        if bins
-        else None,
+        "expectation": dict(zip(naming.SIDES, (round(value, 6) for value in row["expectation"]), strict=True)),
+        "distributions": {side: probs[i * bins : (i + 1) * bins] for i, side in enumerate(naming.SIDES)} if bins else None,
     }

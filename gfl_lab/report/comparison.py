@@ -55,6 +55,12 @@ def by_seed(variant: VariantRow, metric: str) -> dict[int, tuple[float, TrialRow
     return {seed: (float(value), trial) for seed, (value, trial) in values.items() if value is not None and math.isfinite(value)}
 
 
+def shared(ours: VariantRow, theirs: VariantRow, metric: str = "AP") -> dict[int, tuple[tuple[float, TrialRow], tuple[float, TrialRow]]]:
+    """What ``by_seed`` has of both, by the seeds that both have finished, in order."""
+    first, second = by_seed(ours, metric), by_seed(theirs, metric)
+    return {seed: (first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())}
+
+
 def compare(experiment: ExperimentRow, resampled: Lookup | None = None) -> tuple[Comparison, ...]:
     """Each variant that shares a finished seed with the baseline, in AP, AP50 and AP75.
 
@@ -76,15 +82,13 @@ def _differences(experiment: ExperimentRow, metric: str, resampled: Lookup | Non
     baseline = experiment.baseline
     if baseline is None:
         return
-    theirs = by_seed(baseline, metric)
     for variant in experiment.variants:
-        ours = by_seed(variant, metric)
-        seeds = sorted(ours.keys() & theirs.keys())
-        if variant.baseline or not seeds:
+        pairs = shared(variant, baseline, metric).values()
+        if variant.baseline or not pairs:
             continue
-        found = _samples([(ours[seed][1], theirs[seed][1]) for seed in seeds], metric, resampled)
+        found = _samples([(ours[1], theirs[1]) for ours, theirs in pairs], metric, resampled)
         variance, images = found or (None, 0)
-        yield variant.name, difference([(ours[seed][0], theirs[seed][0]) for seed in seeds], variance, images), images
+        yield variant.name, difference([(ours[0], theirs[0]) for ours, theirs in pairs], variance, images), images
 
 
 def _samples(pairs: list[tuple[TrialRow, TrialRow]], metric: str, resampled: Lookup | None) -> tuple[float, int] | None:

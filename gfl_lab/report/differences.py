@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from gfl_lab import naming
+from gfl_lab.report.cells import MISSING
 from gfl_lab.results.rows import Recorded
 
 SETTINGS, DATA, CODE, ENVIRONMENT, NUMBERS = "settings", "data", "code", "environment", "numbers"
 GROUPS = (SETTINGS, DATA, CODE, ENVIRONMENT, NUMBERS)
-MISSING = "–"
 
 
 @dataclass(frozen=True)
