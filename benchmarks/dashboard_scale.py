@@ -2,6 +2,7 @@
 
     uv run python benchmarks/dashboard_scale.py                         prints a report; --write also puts it under benchmarks/results/
     uv run python benchmarks/dashboard_scale.py --experiments 3 --no-mlflow
+    uv run python benchmarks/dashboard_scale.py --root /tmp/scale       the tree there, made up first if there is none, and kept
 
 The run tree is made up (tests/support/fake_runs.py): experiments of 100 trials (4 variants, 25 seeds) with curves, results, evaluation
 records and distributions. Pages are opened in Debian's chromium; a page counts as there when its heading and all its parts are drawn
@@ -26,46 +27,33 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
 
 from benchmarks.machine import header
+from gfl_lab import naming
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = 25
 PAGES = ("", "table", "curves", "boxes", "localisation", "trials")
 ROUNDS = 5
-STREAMLIT = [
-    sys.executable,
-    "-m",
-    "streamlit",
-    "run",
-    str(ROOT / "dashboard" / "app.py"),
-    "--server.port",
-    "PORT",
-    "--server.headless",
-    "true",
-]
+DASHBOARD = [str(Path(sys.executable).with_name("gfl-lab")), "dashboard", "--port", "PORT"]
 
 
-def build(root: str, number: int) -> int:
-    """One experiment of 100 trials; bytes of its distributions."""
+def build(root: str, number: int) -> None:
+    """One experiment of 100 trials."""
     sys.path.insert(0, str(ROOT))
-    from gfl_lab import naming
     from tests.support.fake_runs import write_fake_tree
 
     own = Path(root) / f"part-{number}"
-    tree = write_fake_tree(
-        own, name=f"experiment_{number:03d}", seeds=range(SEEDS), epochs=8, train_images=8, val_images=85, rng_seed=number
-    )
-    size = sum(trial.file(naming.DISTRIBUTIONS).stat().st_size for trial in tree.trials())
+    write_fake_tree(own, name=f"experiment_{number:03d}", seeds=range(SEEDS), epochs=8, train_images=8, val_images=85, rng_seed=number)
     for part in ("trials", "data"):
         for folder in (own / part).iterdir():
             folder.rename(Path(root) / part / folder.name)
     for folder in (own / "experiments").iterdir():
         folder.rename(Path(root) / "experiments" / folder.name)
     shutil.rmtree(own)
-    return size
 
 
 @contextlib.contextmanager
@@ -123,30 +111,50 @@ return document.querySelectorAll('.gfl h1').length > 0 && app && app.dataset.tes
   && !document.querySelectorAll('[data-testid=stSkeleton], [data-stale=true]').length && location.href.includes(%r);
 """
 
+ROWS = "the table's rows"
+SEEN = {"table": {ROWS: "return document.querySelectorAll('.gfl tbody tr').length > 0"}}
+"""What a reader has come for, where the page goes on drawing."""
+
+Address = tuple[str, dict[str, str]]
+"""A path to open, and scripts by what they say once they are true, in the order in which they become so."""
+
+
+def opened(server: list[str], environment: dict[str, str], health: str, turns: list[list[Address]]) -> tuple[dict[str, list[float]], float]:
+    """Seconds from asking for an address to each of its scripts; a new browser each turn. The server's memory at the end, MiB."""
+    found: dict[str, list[float]] = {}
+    with served(server, environment, health) as (address, process):
+        for turn in turns:
+            driver = browser()
+            for path, scripts in turn:
+                driver.get("about:blank")
+                began = time.perf_counter()
+                driver.get(address + path)
+                for name, script in scripts.items():
+                    until(driver, script)
+                    found.setdefault(name, []).append(time.perf_counter() - began)
+            driver.quit()
+        return found, process.memory_info().rss / 2**20
+
+
+def experiment_of(turn: int, experiments: int) -> str:
+    """Another experiment each turn."""
+    return f"experiment_{(turn * 17) % experiments:03d}"
+
 
 def dashboard(root: Path, experiments: int) -> tuple[dict[str, list[float]], float]:
     """Seconds of each page, the first time and later ones on other experiments; the server's memory at the end, MiB."""
-    from urllib.parse import quote
-
-    found: dict[str, list[float]] = {page: [] for page in PAGES}
-    with served(STREAMLIT, {"GFL_LAB_HOME": str(root)}, "/_stcore/health") as (address, process):
-        for turn in range(ROUNDS + 1):
-            driver = browser()
-            for page in (*PAGES[1:], PAGES[0]) if turn == 0 else PAGES:
-                name = quote(f"experiment_{(turn * 17) % experiments:03d}/desk", safe="")
-                driver.get("about:blank")
-                began = time.perf_counter()
-                driver.get(f"{address}/{page}" + (f"?experiment={name}" if page else ""))
-                until(driver, DRAWN % f"/{page}")
-                found[page].append(time.perf_counter() - began)
-            driver.quit()
-        return found, process.memory_info().rss / 2**20
+    turns = []
+    for turn in range(ROUNDS + 1):
+        query = "?experiment=" + quote(f"{experiment_of(turn, experiments)}/desk", safe="")
+        pages = (*PAGES[1:], PAGES[0]) if turn == 0 else PAGES
+        turns.append([(f"/{page}{query if page else ''}", SEEN.get(page, {}) | {page: DRAWN % f"/{page}"}) for page in pages])
+    return opened(DASHBOARD, {"GFL_LAB_HOME": str(root)}, "/_stcore/health", turns)
 
 
 def changes(root: Path) -> list[float]:
     """Seconds from a click on the navigation to the next page, in one session."""
     found = []
-    with served(STREAMLIT, {"GFL_LAB_HOME": str(root)}, "/_stcore/health") as (address, _):
+    with served(DASHBOARD, {"GFL_LAB_HOME": str(root)}, "/_stcore/health") as (address, _):
         driver = browser()
         driver.get(f"{address}/table?experiment=experiment_000%2Fdesk")
         until(driver, DRAWN % "/table")
@@ -186,18 +194,12 @@ def mlflow_ui(root: Path, experiments: int) -> tuple[float, list[float]]:
     ids = {experiment.name: experiment.experiment_id for experiment in mlflow.search_experiments(max_results=1000)}
     arguments, environment = ui_command(tree, 0)
     arguments = ["PORT" if part == "0" else part for part in arguments]
-    found = []
-    with served(arguments, dict(environment), "/health") as (address, _):
-        for turn in range(ROUNDS + 1):
-            name = f"experiment_{(turn * 17) % experiments:03d}"
-            driver = browser()
-            driver.get("about:blank")
-            began = time.perf_counter()
-            driver.get(f"{address}/#/experiments/{ids[name]}/runs")
-            until(driver, f"return document.body.innerText.includes({f'{name} · desk'!r})")
-            found.append(time.perf_counter() - began)
-            driver.quit()
-    return filled, found
+    turns = []
+    for turn in range(ROUNDS + 1):
+        name = experiment_of(turn, experiments)
+        turns.append([(f"/#/experiments/{ids[name]}/runs", {"runs": f"return document.body.innerText.includes({f'{name} · desk'!r})"})])
+    found, _ = opened(arguments, dict(environment), "/health", turns)
+    return filled, found["runs"]
 
 
 def told(seconds: list[float]) -> str:
@@ -209,21 +211,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiments", type=int, default=100, help="of 100 trials each")
     parser.add_argument("--no-mlflow", dest="mlflow", action="store_false", help="leave the peer out")
+    parser.add_argument("--root", type=Path, help="keep the tree here, or take the one that is here")
     parser.add_argument("--write", action="store_true", help="write the report under benchmarks/results/")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gfl-dash-") as folder:
-        root = Path(folder)
-        for part in ("trials", "data", "experiments"):
-            (root / part).mkdir()
-        with ProcessPoolExecutor(2) as pool:
-            size = sum(pool.map(build, [folder] * asked.experiments, range(asked.experiments)))
+        root = (asked.root or Path(folder)).resolve()
+        if not (root / "trials").is_dir():
+            for part in ("trials", "data", "experiments"):
+                (root / part).mkdir(parents=True)
+            with ProcessPoolExecutor(2) as pool:
+                list(pool.map(build, [str(root)] * asked.experiments, range(asked.experiments)))
+        size = sum(file.stat().st_size for file in root.glob(f"trials/*/{naming.DISTRIBUTIONS}"))
         print(f"{asked.experiments * 4 * SEEDS:,} trials, {size / 2**20:.0f} MiB of distributions", file=sys.stderr, flush=True)
         pages, memory = dashboard(root, asked.experiments)
         print(pages, memory, file=sys.stderr, flush=True)
         clicks = changes(root)
         print(clicks, file=sys.stderr, flush=True)
         filled, theirs = mlflow_ui(root, asked.experiments) if asked.mlflow else (0.0, [])
-    names = {"": "overview", "localisation": "scores"}
+    names = {"": "overview", "localisation": "scores", "table": "table, with its plots"}
     lines = [
         *header(
             "The dashboard over many trials", f"uv run python benchmarks/dashboard_scale.py --experiments {asked.experiments}", ("streamlit", "mlflow")
@@ -233,19 +238,19 @@ def main() -> None:
         "",
         "| page opened from its address | first, s | median of the others, s | slowest of them, s |",
         "| :-- | --: | --: | --: |",
-        *(f"| {names.get(page, page)} | {told(pages[page])} |" for page in PAGES),
+        *(f"| {names.get(page, page)} | {told(pages[page])} |" for page in ("", ROWS, *PAGES[1:])),
         "",
         f"A click on the navigation, to the next page drawn: median {statistics.median(clicks):.2f} s, slowest {max(clicks):.2f} s.",
     ]  # fmt: skip
     if theirs:
-        ratio = statistics.median(theirs[1:]) / statistics.median(pages["table"][1:])
+        ratio = statistics.median(theirs[1:]) / statistics.median(pages[ROWS][1:])
         lines += [
             "",
             "| the same question to MLflow's UI | first, s | median of the others, s | slowest of them, s |",
             "| :-- | --: | --: | --: |",
             f"| runs of one experiment | {told(theirs)} |",
             "",
-            f"Theirs over our table page: {ratio:.1f}. The mirror took {filled:.0f} s to fill.",
+            f"Theirs over our table's rows: {ratio:.1f}. The mirror took {filled:.0f} s to fill.",
         ]
     report = "\n".join(lines) + "\n"
     print(report)

@@ -94,16 +94,17 @@ def curves(found: Sequence[Curve], key: str, palette: dict[str, str], order: Seq
                 line={"width": 0},
                 **_NO_HOVER,
             )
-        if several:
-            for line in curve.lines:
-                figure.add_scatter(
-                    x=line.x,
-                    y=line.y,
-                    mode="lines",
-                    line={"width": 0.8, "color": _rgba(colour, 0.55)},
-                    hovertemplate=f"{name}, seed {line.seed}<br>{unit} %{{x:d}}: %{{y:.{digits}f}}<extra></extra>",
-                    showlegend=False,
-                )
+        if several:  # all in one trace, with gaps between: a trace a seed is slow to make and to draw
+            gap = [np.nan]
+            figure.add_scatter(
+                x=np.concatenate([part for line in curve.lines for part in (line.x, gap)]),
+                y=np.concatenate([part for line in curve.lines for part in (line.y, gap)]),
+                customdata=np.concatenate([np.full(len(line.x) + 1, line.seed) for line in curve.lines]),
+                mode="lines",
+                line={"width": 0.8, "color": _rgba(colour, 0.55)},
+                hovertemplate=f"{name}, seed %{{customdata}}<br>{unit} %{{x:d}}: %{{y:.{digits}f}}<extra></extra>",
+                showlegend=False,
+            )
         said = f"{name}{f', mean of {len(curve.lines)} seeds' if several else f', seed {curve.lines[0].seed}'}"
         figure.add_scatter(
             x=curve.x,

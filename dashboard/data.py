@@ -46,6 +46,22 @@ def is_live(*experiments: ExperimentRow) -> bool:
     )
 
 
+def matching(query: str) -> list[tuple[str, str]]:
+    """The experiments, as (name, profile), whose name, profile or question has every word of ``query``."""
+    words = query.casefold().split()
+    return [each for each in store().names() if _has(words, *each)] if words else store().names()
+
+
+def running_first(names: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those of which a trial is running before the others, each part by name."""
+    return sorted(names, key=lambda each: (not store().is_running(*each), each))
+
+
+def _has(words: list[str], name: str, profile: str) -> bool:
+    text = f"{name} {profile} {store().question(name, profile)}".casefold()
+    return all(word in text for word in words)
+
+
 def signature(experiment: ExperimentRow) -> tuple[tuple[str, str], ...]:
     """Changes when a trial changes its state."""
     return tuple((trial.id, trial.state.value) for trial in experiment.trials)
@@ -215,6 +231,16 @@ def _sides(root: str, trial_id: str, stamp: Stamp) -> pd.DataFrame:
 def sides(trial_id: str) -> pd.DataFrame:
     """``report.sides.sides`` of a trial. Raises StoreError."""
     return _sides(str(store_root()), trial_id, store().distributions_stamp(trial_id))
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def _coincidence(root: str, trial_id: str, stamp: Stamp) -> sides_report.Coincidence:
+    return sides_report.coincidence(_sides(root, trial_id, stamp))
+
+
+def coincidence(trial_id: str) -> sides_report.Coincidence:
+    """``report.sides.coincidence`` of a trial. Raises StoreError."""
+    return _coincidence(str(store_root()), trial_id, store().distributions_stamp(trial_id))
 
 
 @st.cache_data(show_spinner="Comparing image by image …", max_entries=16)

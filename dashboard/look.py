@@ -42,6 +42,9 @@ _STATE_SIGNS: dict[str, str] = {
     TrialState.PLANNED: "○",
 }
 
+MOST_BARS = 10
+_WORTH_SEEING = (TrialState.FAILED, TrialState.RUNNING, TrialState.INTERRUPTED, TrialState.PLANNED, TrialState.DONE)
+
 
 def scheme() -> str:
     """``light`` or ``dark``, as the page is now."""
@@ -178,8 +181,20 @@ def counts_html(counts: Mapping[str, int], of: str = "") -> str:
 def bar_html(trial: TrialRow, state: str | None = None) -> str:
     """A trial's progress, as HTML; in the colour of ``state``, its own when None."""
     state = trial.state.value if state is None else state
-    said = f"{trial.step} of {trial.steps} steps" if trial.steps else state_title(state)
-    width = f"{100 * trial.progress:.1f}%"
+    return _bar(state, trial.progress, f"{trial.step} of {trial.steps} steps" if trial.steps else state_title(state))
+
+
+def bars_html(trials: Sequence[TrialRow]) -> str:
+    """The progress of a variant's trials, as HTML: a bar each, or one for all where they are many."""
+    if len(trials) <= MOST_BARS:
+        return "".join(bar_html(trial) for trial in trials)
+    state = next(state for state in _WORTH_SEEING if any(trial.state is state for trial in trials))
+    share = sum(trial.progress for trial in trials) / len(trials)
+    return _bar(state, share, f"{share:.0%} of the steps of {len(trials)} trials")
+
+
+def _bar(state: str, share: float, said: str) -> str:
+    width = f"{100 * share:.1f}%"
     return (
         f'<span class="bar b-{text(state)}" role="img" aria-label="{text(said)}" title="{text(said)}"><i style="width:{width}"></i></span>'
     )

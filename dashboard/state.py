@@ -61,6 +61,17 @@ def switch(label: str, key: str, default: bool = False) -> bool:
     return value
 
 
+def typed(label: str, key: str, **options_of_widget: Any) -> str:
+    """A line of text, empty at first."""
+    state = f"w:{key}"
+    url = st.query_params.get(key)
+    if state not in st.session_state or (url is not None and url != st.session_state.get(f"url:{key}")):
+        st.session_state[state] = _chosen(key) or ""
+    value = st.text_input(label, key=state, **options_of_widget)
+    _remember(key, value)
+    return value
+
+
 def put(**values: str) -> None:
     """Choose from a callback, before the widgets are drawn; one step of the browser's history."""
     for key, value in values.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,60 @@ def test_overview_says_where_each_trial_is(trees, monkeypatch):
 def test_overview_names_a_damaged_plan(trees, monkeypatch):
     shown = html_of(open_page("overview", trees["damaged"], monkeypatch))
     assert "the plan of zz_broken (desk) cannot be read" in shown and "What do QFL" in shown
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> Path:
+    """45 experiments of the same four trials; of trial_44 one trial is running. Twelve seeds in zz_seeds."""
+    root = tmp_path_factory.mktemp("many")
+    write_fake_tree(root, **SMALL, name="trial_44", states={0: "running"})
+    for number in range(44):
+        shutil.copytree(root / "experiments" / "trial_44", root / "experiments" / f"trial_{number:02d}")
+        plan = root / "experiments" / f"trial_{number:02d}" / "desk" / naming.PLAN
+        changed = json.loads(plan.read_text())
+        changed["experiment"]["question"] = f"Does DFL help number {number}?"
+        changed["variants"] = changed["variants"][1:]
+        plan.write_text(json.dumps(changed))
+    return root
+
+
+def experiments_on(app: AppTest) -> list[str]:
+    return re.findall(r"(trial_\d\d) ·", html_of(app))
+
+
+def test_many_experiments_come_in_pages_the_running_ones_first(many, monkeypatch):
+    app = open_page("overview", many, monkeypatch)
+    assert experiments_on(app) == ["trial_44", *(f"trial_{n:02d}" for n in range(19))]
+    assert app.query_params["from"] == "0"
+    app = open_page("overview", many, monkeypatch, **{"from": "40"})
+    assert experiments_on(app) == [f"trial_{n:02d}" for n in range(39, 44)]
+    app = open_page("overview", many, monkeypatch, **{"from": "41"})  # no page begins there
+    assert experiments_on(app)[0] == "trial_44"
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("number 7?", ["trial_07", "trial_17", "trial_27", "trial_37"]),
+        ("TRIAL_1 desk", [f"trial_{n}" for n in range(10, 20)]),
+        ("<b>nothing", []),
+        ("trial_44", ["trial_44"]),
+    ],
+)
+def test_experiments_are_found_by_their_words(query, found, many, monkeypatch):
+    app = open_page("overview", many, monkeypatch, find=query)
+    assert experiments_on(app) == found
+    assert ("No experiment has these words" in html_of(app)) is not bool(found)
+    assert app.text_input[0].value == query and app.query_params["find"] == query
+    app.text_input[0].set_value("number 13?").run()
+    assert experiments_on(app) == ["trial_13"] and app.query_params["find"] == "number 13?"
+
+
+def test_many_seeds_have_one_bar(tmp_path, monkeypatch):
+    write_fake_tree(tmp_path, **SMALL, seeds=range(12), states={(1, 3): "failed"})
+    page = html_of(open_page("overview", tmp_path, monkeypatch))
+    assert page.count('class="bar ') == 4 and page.count('b-failed"') == 1 and "of the steps of 12 trials" in page
+    assert "100% of the steps of 12 trials" in page and "one bar a seed" not in page
 
 
 def test_table_shows_the_numbers_on_disk(trees, monkeypatch):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
 
 from gfl_lab.report.calibration import best_ious, correlations, reliability
-from gfl_lab.report.sides import COLUMNS, INPUT, agreement, grouped, sides
+from gfl_lab.report.sides import COLUMNS, INPUT, agreement, coincidence, grouped, sides
 from gfl_lab.results.store import Store
 from tests.support.fake_runs import write_fake_tree
 from tests.test_errortypes import BOX, records, scene
@@ -104,6 +107,49 @@ def test_a_neighbour_is_a_box_that_reaches_into_the_band_along_a_side() -> None:
         found = sides(both)
         own = found[found["annotation_id"] == 7]
         assert own.loc[own["neighbour"], "side"].tolist() == expected, name
+
+
+def rows_of(spread: list[float], neighbour: list[bool], image: list[int], bimodality: list[float] | None = None) -> pd.DataFrame:
+    values = {"spread": spread, "neighbour": neighbour, "image_id": image, "bimodality": bimodality or [0.0] * len(spread)}
+    return pd.DataFrame(values)
+
+
+def test_coincidence_by_hand() -> None:
+    # beside: 3 and 1; free: 2, 1, 0. 3 beats all three, 1 beats one and ties with one: (3 + 1.5) of 6 pairs.
+    found = coincidence(rows_of([3, 1, 2, 1, 0], [True, True, False, False, False], [0] * 5, [0.0, 0.9, 0.2, 0.0, 0.0]))
+    assert (found.sides, found.beside, found.top, found.top_beside) == (5, 0.4, 1, 1.0)
+    assert found.auc == 0.75 and found.low is None and found.high is None
+
+
+def test_nothing_coincides_where_there_is_nothing_to_compare() -> None:
+    none = coincidence(sides(None))
+    assert (none.sides, none.top_beside, none.auc) == (0, None, None)
+    free = coincidence(rows_of([1.0, 2.0], [False, False], [0, 1]))
+    assert (free.beside, free.top, free.top_beside, free.auc, free.low) == (0.0, 0, None, None, None)
+
+
+@given(st.data())
+def test_coincidence_is_mann_whitneys_share(data) -> None:
+    size = data.draw(st.integers(2, 30))
+    spread = data.draw(st.lists(st.integers(0, 6).map(float), min_size=size, max_size=size))
+    near = data.draw(st.lists(st.booleans(), min_size=size, max_size=size).filter(lambda kinds: len(set(kinds)) == 2))
+    found = coincidence(rows_of(spread, near, [0] * size))
+    ours = [value for value, close in zip(spread, near, strict=True) if close]
+    theirs = [value for value, close in zip(spread, near, strict=True) if not close]
+    assert found.auc == pytest.approx(stats.mannwhitneyu(ours, theirs).statistic / (len(ours) * len(theirs)))
+
+
+def test_the_interval_of_a_coincidence_is_over_images() -> None:
+    """Two worlds with the same 400 sides: in one every image is like the others, in one an image decides for all its sides."""
+    rng = np.random.default_rng(0)
+    near = rng.random(400) < 0.5
+    spread = rng.random(400) + 0.3 * near
+    many = coincidence(rows_of(spread.tolist(), near.tolist(), list(range(400))))
+    few = coincidence(rows_of(spread.tolist(), near.tolist(), sorted(i % 8 for i in range(400))))
+    assert many.low < many.auc < many.high and many.low > 0.5 and many.auc == few.auc
+    decided = np.repeat(rng.normal(0, 1, 8), 50) * np.where(near, 1, -1)
+    clustered = coincidence(rows_of(decided.tolist(), near.tolist(), sorted(i % 8 for i in range(400))))
+    assert clustered.high - clustered.low > 3 * (few.high - few.low)
 
 
 def test_width_against_iou() -> None:

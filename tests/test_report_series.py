@@ -7,49 +7,61 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gfl_lab.report import series
-from gfl_lab.results.store import CURVE_COLUMNS, open_store
+from gfl_lab.results.rows import Logged
+from gfl_lab.results.store import open_store
 from tests.support.fake_runs import write_fake_tree
 
 
-def frame_of(values: dict[tuple[str, int], list[float]], kind: str = "train", key: str = "loss") -> pd.DataFrame:
-    rows = [
-        (variant, seed, f"{variant}{seed}", kind, step, step, 0.0, key, value)
-        for (variant, seed), line in values.items()
-        for step, value in enumerate(line, 1)
-    ]
-    return pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
+def logged(values: dict[tuple[str, int], list[float]], first: int = 1) -> list[Logged]:
+    """Values by variant and seed, from step (and epoch) ``first`` on."""
+    found = []
+    for (variant, seed), line in values.items():
+        step = np.arange(first, first + len(line))
+        found.append(Logged(variant, seed, f"{variant}{seed}", step, step, np.array(line, float)))
+    return found
 
 
 def test_curve_mean_and_range_by_hand():
-    frame = frame_of({("a", 0): [4.0, 2.0, 1.0], ("a", 1): [2.0, 6.0], ("b", 0): [1.0]})
-    a, b = series.curves(frame, "train", "loss", ["a", "b"])
+    a, b = series.curves(logged({("a", 0): [4.0, 2.0, 1.0], ("a", 1): [2.0, 6.0], ("b", 0): [1.0]}), "train")
     assert a.x.tolist() == [1, 2] and a.mean.tolist() == [3.0, 4.0] and a.low.tolist() == [2.0, 2.0] and a.high.tolist() == [4.0, 6.0]
     assert [line.y.tolist() for line in a.lines] == [[4.0, 2.0, 1.0], [2.0, 6.0]]
     assert b.mean.tolist() == b.low.tolist() == b.high.tolist() == [1.0]
 
 
-def test_curve_order_and_missing_variant():
-    frame = frame_of({("a", 0): [1.0], ("b", 0): [2.0]})
-    assert [c.variant for c in series.curves(frame, "train", "loss", ["b", "nope", "a"])] == ["b", "a"]
+def test_the_mean_is_where_every_seed_has_a_value():
+    (a,) = series.curves([*logged({("a", 1): [1.0, 2.0, 3.0]}), *logged({("a", 0): [5.0, 7.0]}, first=2)], "train")
+    assert [line.seed for line in a.lines] == [0, 1] and a.x.tolist() == [2, 3] and a.mean.tolist() == [3.5, 5.0]
+
+
+def test_curve_order_is_the_order_given():
+    assert [c.variant for c in series.curves(logged({("b", 0): [2.0], ("a", 0): [1.0], ("b", 1): [2.0]}), "train")] == ["b", "a"]
+    assert series.curves([], "val") == ()
 
 
 def test_smoothing_is_a_centred_mean_and_keeps_gaps():
-    frame = frame_of({("a", 0): [1.0, 2.0, 6.0, math.nan, math.inf, 5.0]})
-    (curve,) = series.curves(frame, "train", "loss", ["a"], window=3)
+    (curve,) = series.curves(logged({("a", 0): [1.0, 2.0, 6.0, math.nan, math.inf, 5.0]}), "train", window=3)
     assert curve.mean[:3].tolist() == [1.5, 3.0, 4.0] and np.isnan(curve.mean[3:5]).all() and curve.mean[5] == 5.0
 
 
+@given(st.lists(st.floats(-1e3, 1e3) | st.just(math.nan), max_size=60), st.sampled_from([1, 3, 5, 51]))
+def test_smoothing_is_what_pandas_says(values, window):
+    line = pd.Series(values, dtype=float)
+    expected = line.rolling(window, center=True, min_periods=1).mean().mask(line.isna()) if window > 1 else line
+    np.testing.assert_allclose(series.smoothed(line.to_numpy(), window), expected, rtol=1e-9, atol=1e-9)
+
+
 def test_thinning_keeps_the_ends():
-    frame = frame_of({("a", 0): list(map(float, range(10_000)))})
-    (curve,) = series.curves(frame, "train", "loss", ["a"], max_points=100)
+    (curve,) = series.curves(logged({("a", 0): list(map(float, range(10_000)))}), "train", max_points=100)
     assert len(curve.x) == 100 and curve.x[0] == 1 and curve.x[-1] == 10_000 and np.array_equal(curve.mean, curve.x - 1)
 
 
 def test_a_step_logged_twice_counts_once():
-    frame = pd.concat([frame_of({("a", 0): [1.0, 2.0]}), frame_of({("a", 0): [3.0]})])
-    (curve,) = series.curves(frame, "train", "loss", ["a"])
+    step = np.array([1, 2, 1])
+    (curve,) = series.curves([Logged("a", 0, "a0", step, step, np.array([1.0, 2.0, 3.0]))], "train")
     assert curve.mean.tolist() == [3.0, 2.0]
 
 
@@ -57,11 +69,10 @@ def test_a_step_logged_twice_counts_once():
 def test_partial_experiments(tmp_path, states):
     store = open_store(write_fake_tree(tmp_path, states=states, epochs=3, seeds=(0, 1)).root)
     (experiment,) = store.experiments()
-    frame = store.curves(experiment)
-    keys = series.curve_keys(frame, "train")
+    keys = series.curve_keys(store.logged_keys(experiment, "train"))
     assert keys[:2] == ("loss", "loss_cls") if states != "planned" else keys == ()
     for key in keys:
-        for curve in series.curves(frame, "train", key, [v.name for v in experiment.variants]):
+        for curve in series.curves(store.logged(experiment, "train", key), "train"):
             assert len(curve.lines) == 2 and (curve.low <= curve.mean).all() and (curve.mean <= curve.high).all()
     assert len(series.speed_accuracy(experiment)) == sum(bool(v.done) for v in experiment.variants)
 
@@ -167,6 +178,14 @@ def test_most_bimodal_by_hand():
     assert found["gap_px"].tolist() == pytest.approx([64.0, 48.0], abs=1e-4)
     assert found["true_gap_px"][0] == 64.0 and np.isnan(found["true_gap_px"][1]) and found["ambiguity"].tolist() == ["blurred", ""]
     assert len(series.most_bimodal(frame, limit=1)) == 1
+
+
+def test_most_bimodal_says_which_sides_are_beside_another_box():
+    """Of the box of 96 x 128 px the left side at x 68 is bimodal; the other box ends at 60 or at 70."""
+    for edge, beside in ((50.0, False), (60.0, True)):
+        other = row(annotation_id=4, probs=np.eye(9)[[1, 1, 1, 1]].ravel(), gt_x1=0.0, gt_x2=edge)
+        found = series.most_bimodal(pd.DataFrame([row(), other]))
+        assert found[["annotation_id", "side", "neighbour"]].to_numpy().tolist() == [[3, "left", beside]]
 
 
 def test_most_bimodal_of_nothing():

@@ -13,7 +13,8 @@ from PIL import Image
 from gfl_lab import naming, rundir
 from gfl_lab.errors import StoreError
 from gfl_lab.results import store as store_module
-from gfl_lab.results.store import CURVE_COLUMNS, UNREADABLE, open_store
+from gfl_lab.results.kept import Kept
+from gfl_lab.results.store import UNREADABLE, open_store
 from gfl_lab.rundir import MetricWriter, TrialState
 from tests.support.fake_runs import write_fake_tree
 
@@ -58,7 +59,7 @@ def test_planned_trials_have_no_folder(tmp_path):
     store = open_store(write_fake_tree(tmp_path, states="planned").root)
     row = only(store)
     assert {t.state for t in row.trials} == {TrialState.PLANNED} and row.progress == 0
-    assert list(store.curves(row).columns) == list(CURVE_COLUMNS) and store.curves(row).empty
+    assert store.logged_keys(row, "train") == frozenset() and store.logged(row, "train", "loss") == ()
     assert store.distributions(row.trials[0].id) is None and store.log_tail(row.trials[0].id) == ""
 
 
@@ -107,7 +108,7 @@ def test_damaged_lease_and_metrics(mixed):
     running = tree.trial(only(store).trials[1].id)
     running.file(naming.METRICS_FILE).write_bytes(b'\xff\xfe{"metrics"\n{"kind":"val","metrics":7}\n[1]\n')
     assert only(store).trials[1].step == 0
-    assert (store.curves(only(store))["trial"] != running.id).all()
+    assert running.id not in {one.trial for one in store.logged(only(store), "train", "loss")}
     running.file(naming.LEASE).write_text("{}")
     assert only(store).trials[1].state is TrialState.RUNNING, "it may be another host's, half-seen: it goes by its age"
     os.utime(running.file(naming.LEASE), (time.time() - 61, time.time() - 61))
@@ -134,55 +135,87 @@ def test_a_plan_with_a_foreign_id_cannot_leave_the_tree(mixed):
     rundir.write_json(file, plan)
     trial = only(store).trials[0]
     assert trial.state is TrialState.FAILED and "not a trial id" in trial.failure.reason
-    assert (store.curves(only(store))["variant"] != "qfl=off dfl=off").all()
+    assert "qfl=off dfl=off" not in {one.variant for one in store.logged(only(store), "train", "loss")}
 
 
 # --- curves ---
 
 
+def all_logged(store, row):
+    """How many values there are of all metrics."""
+    found = [store.logged(row, kind, key) for kind in ("train", "val") for key in store.logged_keys(row, kind)]
+    return sum(len(one.value) for each in found for one in each)
+
+
+def loss_of(store, row, trial_id):
+    """Step and value of one trial's loss."""
+    (one,) = (one for one in store.logged(row, "train", "loss") if one.trial == trial_id)
+    return dict(zip(one.step.tolist(), one.value.tolist(), strict=True))
+
+
 def test_curves_hold_every_value(mixed):
     tree, store = mixed
     row = only(store)
-    frame = store.curves(row)
     lines = [line for trial in row.trials for line in tree.trial(trial.id).metric_lines()]
-    assert len(frame) == sum(len(line["metrics"]) for line in lines)
-    first = frame[(frame.trial == row.trials[0].id) & (frame.key == "loss_cls") & (frame.step == 1)]
-    assert first["value"].item() == tree.trial(row.trials[0].id).metric_lines()[0]["metrics"]["loss_cls"]
+    assert all_logged(store, row) == sum(len(line["metrics"]) for line in lines)
+    train = [line for line in tree.trial(row.trials[0].id).metric_lines() if line["kind"] == "train"]
+    first = store.logged(row, "train", "loss_cls")[0]
+    assert (first.trial, first.variant, first.seed) == (row.trials[0].id, "qfl=off dfl=off", 0)
+    assert first.value.tolist() == [line["metrics"]["loss_cls"] for line in train]
+    assert first.step.tolist() == [line["step"] for line in train] and first.epoch.tolist() == [line["epoch"] for line in train]
 
 
 def test_curves_read_only_what_is_new(mixed, monkeypatch):
     tree, store = mixed
     row = only(store)
-    before = len(store.curves(row))
+    before = all_logged(store, row)
     offsets = []
     real = rundir.read_metric_lines
     monkeypatch.setattr(store_module.rundir, "read_metric_lines", lambda path, offset=0: offsets.append(offset) or real(path, offset))
-    assert len(store.curves(row)) == before and offsets == []
-    path = tree.trial(row.trials[1].id).file(naming.METRICS_FILE)
+    assert all_logged(store, row) == before and offsets == []
+    trial = row.trials[1].id
+    path = tree.trial(trial).file(naming.METRICS_FILE)
     size = path.stat().st_size
     with path.open("ab") as file:
         file.write(b'{"kind":"train","step":7,"epoch":3,"time":1.0,"metrics":{"loss":0.5}}\n{"kind":"train","st')
-    assert len(store.curves(row)) == before + 1 and offsets == [size]
+    assert all_logged(store, row) == before + 1 and offsets == [size]
     assert only(store).trials[1].step == 7
     with path.open("ab") as file:
         file.write(b'ep":8,"epoch":3,"time":1.0,"metrics":{"loss":0.25}}\n')
-    frame = store.curves(row)
-    assert len(frame) == before + 2 and frame[(frame.step == 8) & (frame.key == "loss") & (frame["time"] == 1.0)]["value"].item() == 0.25
+    assert all_logged(store, row) == before + 2 and loss_of(store, row, trial)[8] == 0.25
 
 
 def test_curves_after_a_resume_cut_the_file_back(mixed):
     tree, store = mixed
     row = only(store)
     trial = row.trials[3]
-    store.curves(row)
+    all_logged(store, row)
     writer = MetricWriter(tree.trial(trial.id).file(naming.METRICS_FILE))
     writer.truncate_after(2)
     for step in range(3, 30):  # longer than before: its size alone would not tell
         writer.write("train", step, 1, {"loss": 9.0})
     writer.close()
-    frame = store.curves(row)
-    own = frame[(frame.trial == trial.id) & (frame.key == "loss")]
-    assert list(own["step"]) == list(range(1, 30)) and (own["value"].iloc[2:] == 9.0).all()
+    own = loss_of(store, row, trial.id)
+    assert list(own) == list(range(1, 30)) and set(list(own.values())[2:]) == {9.0}
+
+
+def test_what_was_used_longest_ago_is_forgotten_first():
+    kept = Kept(10)
+    for key, size in (("a", 4), ("b", 4), ("a", 5)):
+        kept.put(key, key.upper(), size)
+    kept.get("b")
+    kept.put("c", "C", 3)
+    assert (kept.get("a"), kept.get("b"), kept.get("c")) == (None, "B", "C") and (kept.nbytes, len(kept)) == (7, 2)
+    kept.put("d", "D", 99)
+    assert kept.get("d") == "D" and (kept.nbytes, len(kept)) == (99, 1)
+
+
+def test_curves_forgotten_for_room_are_read_again(mixed, monkeypatch):
+    tree, _ = mixed
+    monkeypatch.setattr(store_module, "_CURVES_BYTES", 1)
+    small, roomy = open_store(tree.root), mixed[1]
+    for row in (only(small), only(small)):
+        assert all_logged(small, row) == all_logged(roomy, row) > 0 and len(small._curves) == 1
 
 
 def test_progress_reads_the_end_of_a_long_file_only(mixed):

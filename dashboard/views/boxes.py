@@ -141,7 +141,16 @@ def _ranking(trial: TrialRow, image_id: int, box: str, variant: str) -> None:
             state.put(image=str(int(picked["image_id"])), box=str(int(picked["annotation_id"])))
 
     known = bool(ranking["true_gap_px"].notna().any())
-    columns = ["image_id", "category", "side", "bimodality", "gap_px", *(["true_gap_px", "ambiguity"] if known else []), "cell_iou"]
+    columns = [
+        "image_id",
+        "category",
+        "side",
+        "bimodality",
+        "gap_px",
+        *(["true_gap_px", "ambiguity"] if known else []),
+        "neighbour",
+        "cell_iou",
+    ]
     number = st.column_config.NumberColumn
     st.dataframe(
         ranking,
@@ -163,6 +172,9 @@ def _ranking(trial: TrialRow, image_id: int, box: str, variant: str) -> None:
                 "true edges apart [px]", format="%.1f", help="empty: this side is not ambiguous, its bimodality is false"
             ),
             "ambiguity": st.column_config.TextColumn("true ambiguity"),
+            "neighbour": st.column_config.CheckboxColumn(
+                "beside another box", help="another annotated box reaches into a band along this side and may hide it"
+            ),
             "cell_iou": number("IoU at the cell", format="%.2f"),
         },
     )

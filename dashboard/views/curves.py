@@ -16,13 +16,15 @@ def _plot(figure, key: str, alt: str) -> None:
 
 
 def _body(experiment: ExperimentRow) -> None:
-    frame = data.store().curves(experiment)
+    store = data.store()
+    terms = series.curve_keys(store.logged_keys(experiment, "train"))
     palette = look.colours(experiment)
     order = [variant.name for variant in experiment.variants]
-    if not len(frame):
+    if not terms:
         look.empty("Nothing has been logged yet", "Curves appear with the first training step.")
         return
-    look.variants_legend([name for name in order if (frame["variant"] == name).any()], palette)
+    logged = {one.variant for one in store.logged(experiment, "train", terms[0])}
+    look.variants_legend([name for name in order if name in logged], palette)
     several = any(len(variant.trials) > 1 for variant in experiment.variants)
     how = (
         "The line is the mean over seeds, drawn where every seed has got to; the band their range; hairlines are single seeds."
@@ -31,10 +33,10 @@ def _body(experiment: ExperimentRow) -> None:
     )
 
     look.heading("On the validation images, after each epoch", how)
-    keys = series.curve_keys(frame, "val")
+    keys = series.curve_keys(store.logged_keys(experiment, "val"))
     if keys:
         shown = st.session_state["w:metric"] if st.session_state.get("w:metric") in keys else keys[0]
-        found = series.curves(frame, "val", shown, order)
+        found = series.curves(store.logged(experiment, "val", shown), "val")
         _plot(
             charts.curves(found, shown, palette, order, epochs=True, height=340),
             f"val-{shown}",
@@ -47,10 +49,10 @@ def _body(experiment: ExperimentRow) -> None:
     smoothed = f"Mean over {window} consecutive steps." if window > 1 else "Every step, as logged."
     look.heading("On the training images, each step", smoothed + " A gap is a value that was not finite.")
     columns = st.columns(2, gap="medium")
-    for index, key in enumerate(series.curve_keys(frame, "train")):
+    for index, key in enumerate(terms):
         with columns[index % 2]:
             look.show(f'<div><b>{look.text(key)}</b> <span class="dim">{look.text(charts.TERMS.get(key, ""))}</span></div>')
-            found = series.curves(frame, "train", key, order, window if key != "lr" else 1)
+            found = series.curves(store.logged(experiment, "train", key), "train", window if key != "lr" else 1)
             _plot(
                 charts.curves(found, key, palette, order, epochs=False, height=240),
                 f"train-{key}",
@@ -60,7 +62,7 @@ def _body(experiment: ExperimentRow) -> None:
 
 experiment = live.current()
 look.header("Training curves", under=live.data_line(experiment))
-keys = series.curve_keys(data.store().curves(experiment), "val") or ("AP",)
+keys = series.curve_keys(data.store().logged_keys(experiment, "val")) or ("AP",)
 with st.container(horizontal=True, gap="large"):
     state.choose("Validation metric", "metric", keys, "AP", widget=st.segmented_control, required=True)
     state.choose(

@@ -98,6 +98,41 @@ def _distributions(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str,
     )
 
 
+def _hidden(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str, str]) -> None:
+    """Whether ambiguous distributions stand where other boxes are close."""
+    lines = []
+    for variant, trial in trials:
+        try:
+            found = data.coincidence(trial.id)
+        except data.StoreError:  # said above
+            continue
+        if found.auc is None:
+            continue
+        name = f"{look.swatch(palette[variant.name])}{look.text(variant.name)}"
+        interval = f' <span class="pm">[{_number(found.low)}, {_number(found.high)}]</span>' if found.low is not None else ""
+        top = _number(None if found.top_beside is None else 100 * found.top_beside, 1)
+        lines.append([name, f"{found.sides}", _number(100 * found.beside, 1), f"{found.top}", top, f"{_number(found.auc)}{interval}"])
+    if not lines:
+        return
+    look.heading(
+        "Are the ambiguous sides those beside other boxes?",
+        "A box that overlaps or touches another often has an edge that cannot be seen; there two answers are right.",
+    )
+    head = [
+        ("variant", "name"),
+        ("sides", "num"),
+        ("beside another box [%]", "num"),
+        (f"most bimodal {report.TOP:.0%}", "num"),
+        ("of them beside another box [%]", "num"),
+        ("wider beside another box: how often [0 to 1]", "num"),
+    ]
+    look.show(look.table_html(head, lines))
+    look.show(
+        '<div class="notes small dim">How often: of all pairs of a side beside another box and a free one, the share in which the first '
+        "has the wider distribution, with a 95% interval over other images. 0.5 means that the two have nothing to do with each other.</div>"
+    )
+
+
 def _segments(label: str, options: list[str], **more: object) -> str | None:
     return st.segmented_control(label, options, **more)
 
@@ -116,6 +151,7 @@ def _body() -> None:
         palette, order = look.colours(experiment), [variant.name for variant in experiment.variants]
         _scores(trials, palette, order)
         _distributions(trials, palette, experiment)
+        _hidden(trials, palette)
     live.watch(experiment)
 
 

@@ -13,6 +13,7 @@ from gfl_lab.results.search import DONE, FAILED, STOPPED, SuggestionRow
 
 MOST_VARIANTS = 12
 MOST_BEST = 5
+PER_PAGE = 20
 _GOING_ON = (TrialState.RUNNING, TrialState.INTERRUPTED)
 
 
@@ -38,14 +39,13 @@ def _states(variant: VariantRow) -> str:
 
 def _row(variant: VariantRow, colour: str) -> list[str]:
     name = f"{look.swatch(colour)}{look.text(variant.name)}" + (' <span class="dim small">baseline</span>' if variant.baseline else "")
-    bars = "".join(look.bar_html(trial) for trial in variant.trials)
-    return [name, f'<div class="bars">{bars}</div>', _states(variant), _ap(variant)]
+    return [name, f'<div class="bars">{look.bars_html(variant.trials)}</div>', _states(variant), _ap(variant)]
 
 
 def _variants(experiment: ExperimentRow) -> None:
     palette = look.colours(experiment)
     shown = experiment.variants[:MOST_VARIANTS]
-    progress = "progress, one bar a seed" if any(len(variant.trials) > 1 for variant in shown) else "progress"
+    progress = "progress, one bar a seed" if any(1 < len(variant.trials) <= look.MOST_BARS for variant in shown) else "progress"
     head = [("variant", "name"), (progress, "half"), ("trials", ""), ("AP", "num")]
     look.show(look.table_html(head, [_row(variant, palette[variant.name]) for variant in shown]))
     if len(shown) < len(experiment.variants):
@@ -117,6 +117,29 @@ def _experiment(experiment: ExperimentRow) -> None:
             links.page_link(f"views/{page}.py", label=label, query_params=query)
 
 
+def _choice() -> tuple[str, int]:
+    """What is looked for, and from which experiment on; asked for only where there are more than a page holds."""
+    if len(data.store().names()) <= PER_PAGE:
+        return "", 0
+    with st.container(horizontal=True, gap="medium"):
+        query = state.typed("Find", "find", placeholder="in names, profiles and questions", width=340)
+        many = len(data.matching(query))
+        starts = [str(start) for start in range(0, max(many, 1), PER_PAGE)]
+        shown = {start: f"{int(start) + 1} to {min(int(start) + PER_PAGE, many)} of {many}" if many else "none" for start in starts}
+        return query, int(state.choose("Experiments", "from", starts, names=shown.get, width=220))
+
+
+def _page(query: str, start: int) -> tuple[list[ExperimentRow], list[str]]:
+    """The experiments from the ``start``-th on, those that run first; and what cannot be read."""
+    rows, problems = [], []
+    for name in data.running_first(data.matching(query))[start : start + PER_PAGE]:
+        try:
+            rows.append(data.store().experiment(*name))
+        except data.StoreError as error:
+            problems.append(str(error))
+    return sorted(rows, key=lambda row: not data.is_live(row)), problems
+
+
 look.header("Experiments")
 if not data.store().names():
     look.empty(
@@ -126,16 +149,20 @@ if not data.store().names():
         "gfl-lab run experiments/table3_qfl_dfl.yaml",
     )
 else:
-    running = data.is_live(*data.store().experiments())
+    query, start = _choice()
+    read = [_page(query, start)]
+    running = data.is_live(*read[0][0])
 
     @st.fragment(run_every=live.EVERY_S if running else None)
     def _list() -> None:
-        experiments = data.store().experiments()
-        for problem in data.store().problems():
+        rows, problems = read.pop() if read else _page(query, start)
+        for problem in problems:
             look.alert(problem)
-        for experiment in sorted(experiments, key=lambda e: (not data.is_live(e), e.name, e.profile)):
+        if not rows and not problems:
+            look.empty("No experiment has these words", "They are looked for in names, profiles and questions.")
+        for experiment in rows:
             _experiment(experiment)
-        if running and not data.is_live(*experiments):
+        if running and not data.is_live(*rows):
             st.rerun()
 
     _list()

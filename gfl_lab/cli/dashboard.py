@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
-from pathlib import Path
 
 import click
 
@@ -20,9 +18,8 @@ def command(port: int) -> None:
     from gfl_lab.rundir import home
 
     port = free_port(port)
-    app = Path(importlib.util.find_spec("dashboard").origin).parent / "app.py"
     arguments = [
-        sys.executable, "-m", "streamlit", "run", str(app), "--server.address=127.0.0.1", f"--server.port={port}", "--server.headless=true",
+        sys.executable, "-P", "-m", "dashboard", "--server.address=127.0.0.1", f"--server.port={port}", "--server.headless=true",
         "--browser.gatherUsageStats=false", "--server.fileWatcherType=none", "--client.toolbarMode=minimal",
     ]  # fmt: skip
     say(f"dashboard: http://127.0.0.1:{port}  over {home()}  (Ctrl-C ends it)")

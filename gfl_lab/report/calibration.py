@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import pandas as pd
 
 from gfl_lab.cocoap import Records, overlaps
 
@@ -42,7 +42,8 @@ def correlations(x: np.ndarray, y: np.ndarray) -> tuple[float | None, float | No
     x, y = x[known], y[known]
     if len(x) < _FEW or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None, None
-    return float(stats.pearsonr(x, y).statistic), float(stats.spearmanr(x, y).statistic)
+    ranks = (pd.Series(x).rank(), pd.Series(y).rank())
+    return float(np.corrcoef(x, y)[0, 1]), float(np.corrcoef(*ranks)[0, 1])
 
 
 def best_ious(records: Records) -> np.ndarray:

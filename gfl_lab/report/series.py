@@ -6,8 +6,9 @@ Pure functions of frames and rows from ``results``; they never read. Nothing her
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gfl_lab import boxdist, naming
-from gfl_lab.results.rows import ExperimentRow
+from gfl_lab.report.sides import neighbours
+from gfl_lab.results.rows import ExperimentRow, Logged
 
 Array = NDArray[np.float64]
 
@@ -52,50 +54,49 @@ class Curve:
     high: Array
 
 
-def curve_keys(frame: pd.DataFrame, kind: str) -> tuple[str, ...]:
-    """Metrics of ``kind`` (``train`` or ``val``) that have been logged, in reading order."""
-    found = set(frame.loc[frame["kind"] == kind, "key"]) if len(frame) else set()
+def curve_keys(found: Iterable[str]) -> tuple[str, ...]:
+    """Metrics in reading order: loss terms, then ``naming.METRICS``, then others by name."""
+    found = set(found)
     known = [key for key in (*TERM_ORDER, *naming.METRICS) if key in found]
     return (*known, *sorted(found - set(known)))
 
 
-def curves(
-    frame: pd.DataFrame, kind: str, key: str, variants: Sequence[str], window: int = 1, max_points: int = MAX_POINTS
-) -> tuple[Curve, ...]:
-    """The curves of one metric, variant by variant.
+def curves(logged: Iterable[Logged], kind: str, window: int = 1, max_points: int = MAX_POINTS) -> tuple[Curve, ...]:
+    """The curves of one metric, in the order in which their variants come.
 
     Args:
-        frame: as ``results.Store.curves`` returns it.
+        logged: as ``results.Store.logged`` returns it.
         kind: ``train`` (x is the step) or ``val`` (x is the epoch).
-        variants: order of the result; a variant without values is left out.
-        window: mean over this many consecutive values, centred, fewer at the ends; 1 changes nothing.
+        window: mean over this many consecutive values (odd), centred, fewer at the ends; 1 changes nothing.
         max_points: longer lines are thinned to every k-th value, first and last kept.
     """
-    part = frame[(frame["kind"] == kind) & (frame["key"] == key)]
-    axis = "step" if kind == "train" else "epoch"
+    variants: dict[str, list[tuple[Logged, Array, Array]]] = {}
+    for one in logged:
+        x, last = np.unique((one.step if kind == "train" else one.epoch)[::-1], return_index=True)  # of a repeated one the last
+        variants.setdefault(one.variant, []).append((one, x.astype(float), smoothed(one.value[::-1][last], window)))
     result = []
-    for variant in variants:
-        own = part[part["variant"] == variant]
-        lines, smooth = [], {}
-        for (seed, trial), group in own.groupby(["seed", "trial"], sort=True):
-            group = group.drop_duplicates(axis, keep="last").sort_values(axis)
-            values = group["value"].where(np.isfinite(group["value"]))
-            gap = values.isna()
-            if window > 1:
-                values = values.rolling(window, center=True, min_periods=1).mean().mask(gap)
-            smooth[trial] = pd.Series(values.to_numpy(), index=group[axis].to_numpy())
-            x, y = _thin(group[axis].to_numpy(float), values.to_numpy(float), max_points)
-            lines.append(Line(int(seed), str(trial), x, y))
-        if not lines:
-            continue
-        table = pd.concat(smooth, axis=1, join="inner").sort_index()
-        x = table.index.to_numpy(float)
-        stacked = table.to_numpy(float)
-        x_mean, mean = _thin(x, stacked.mean(1), max_points)
-        _, low = _thin(x, stacked.min(1), max_points)
-        _, high = _thin(x, stacked.max(1), max_points)
-        result.append(Curve(variant, tuple(lines), x_mean, mean, low, high))
+    for variant, found in variants.items():
+        found.sort(key=lambda each: (each[0].seed, each[0].trial))
+        lines = tuple(Line(one.seed, one.trial, *_thin(x, y, max_points)) for one, x, y in found)
+        shared = reduce(lambda a, b: a if np.array_equal(a, b) else np.intersect1d(a, b, assume_unique=True), (x for _, x, _ in found))
+        stacked = np.stack([y[np.searchsorted(x, shared)] for _, x, y in found])
+        x_mean, mean = _thin(shared, stacked.mean(0), max_points)
+        _, low = _thin(shared, stacked.min(0), max_points)
+        _, high = _thin(shared, stacked.max(0), max_points)
+        result.append(Curve(variant, lines, x_mean, mean, low, high))
     return tuple(result)
+
+
+def smoothed(values: Array, window: int) -> Array:
+    """The mean of the finite values among ``window`` (odd) consecutive ones, centred; NaN where the value itself is not finite."""
+    finite = np.isfinite(values)
+    if window == 1 or not len(values):
+        return np.where(finite, values, np.nan)
+    half, ones = window // 2, np.ones(window)
+    total = np.convolve(np.where(finite, values, 0.0), ones)[half : half + len(values)]
+    count = np.convolve(finite, ones)[half : half + len(values)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(finite, total / count, np.nan)
 
 
 def _thin(x: Array, y: Array, most: int) -> tuple[Array, Array]:
@@ -296,11 +297,13 @@ def growth(frame: pd.DataFrame) -> tuple[Growth, ...]:
 
 RANKING_INPUT = (
     "image_id", "annotation_id", "category", "stride", "bin_width", "scale_x", "scale_y", "bins", "probs",
-    "ambiguous_side", "ambiguity", "edge_a", "edge_b", "cell_iou",
+    "ambiguous_side", "ambiguity", "edge_a", "edge_b", "cell_iou", "gt_x1", "gt_y1", "gt_x2", "gt_y2",
 )  # fmt: skip
 """The columns of distributions.parquet that ``most_bimodal`` needs."""
 
-RANKING_COLUMNS = ("image_id", "annotation_id", "category", "side", "bimodality", "gap_px", "true_gap_px", "ambiguity", "cell_iou")
+RANKING_COLUMNS = (
+    "image_id", "annotation_id", "category", "side", "bimodality", "gap_px", "true_gap_px", "ambiguity", "neighbour", "cell_iou",
+)  # fmt: skip
 
 
 def most_bimodal(frame: pd.DataFrame | None, limit: int = 50) -> pd.DataFrame:
@@ -309,15 +312,16 @@ def most_bimodal(frame: pd.DataFrame | None, limit: int = 50) -> pd.DataFrame:
     Returns:
         ``RANKING_COLUMNS``: ``side`` is a name of ``naming.SIDES``; ``bimodality`` 0 to 1 (``boxdist.bimodality``);
         ``gap_px`` the distance of the two heaviest modes in px of the original image; ``true_gap_px`` that of the two
-        true edges when this is the ambiguous side, else NaN; ``ambiguity`` why it is ambiguous, empty when it is not.
-        Empty for a Dirac box, and for None.
+        true edges when this is the ambiguous side, else NaN; ``ambiguity`` why it is ambiguous, empty when it is not;
+        ``neighbour`` whether another annotated box is beside this side (``sides.neighbours``). Empty for a Dirac box, and for None.
     """
     empty = pd.DataFrame(
         {name: pd.Series(dtype="object" if name in ("category", "side", "ambiguity") else "float64") for name in RANKING_COLUMNS}
     )
     if frame is None or not len(frame):
         return empty
-    frame = frame[(frame["annotation_id"] >= 0) & (frame["bins"] > 1)].reset_index(drop=True)
+    frame = frame[frame["annotation_id"] >= 0]
+    frame = frame.assign(near=list(neighbours(frame)))[frame["bins"] > 1].reset_index(drop=True)
     if not len(frame):
         return empty
     parts = []
@@ -349,6 +353,7 @@ def most_bimodal(frame: pd.DataFrame | None, limit: int = 50) -> pd.DataFrame:
                     "gap_px": _gap(found) * unit,
                     "true_gap_px": np.where(true, np.abs(picked["edge_a"] - picked["edge_b"]) * unit, np.nan),
                     "ambiguity": np.where(true, picked["ambiguity"], ""),
+                    "neighbour": np.stack(picked["near"].to_numpy())[np.arange(len(picked)), sides],
                     "cell_iou": picked["cell_iou"].astype(float),
                 }
             )

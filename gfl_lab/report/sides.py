@@ -34,12 +34,13 @@ def sides(frame: pd.DataFrame | None) -> pd.DataFrame:
 
     Returns:
         ``COLUMNS``: size is small, medium or large, as COCO has them; ambiguous whether the data know two edges here; neighbour
-        whether another box of the image reaches into a band along this side (``NEAR``), as one does that hides it; entropy in nats and spread (standard deviation) in bins; modes, their number; bimodality 0 to 1; tail, the mass on the last bin; error,
+        whether another box of the image reaches into a band along this side (``NEAR``), as one does that hides it; entropy in nats
+        and spread (standard deviation) in bins; modes, their number; bimodality 0 to 1; tail, the mass on the last bin; error,
         expectation minus annotated distance, in px of the image; cell_iou and score of the box, the same in its four rows.
     """
     if frame is not None:
         frame = frame[frame["annotation_id"] >= 0]
-        frame = frame.assign(neighbour=list(_neighbours(frame)))[frame["bins"] > 1]
+        frame = frame.assign(neighbour=list(neighbours(frame)))[frame["bins"] > 1]
     parts = []
     for bins, group in frame.groupby("bins") if frame is not None and len(frame) else ():
         group = group[[len(p) == 4 * bins for p in group["probs"]]]
@@ -68,8 +69,8 @@ def sides(frame: pd.DataFrame | None) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({name: [] for name in COLUMNS})
 
 
-def _neighbours(frame: pd.DataFrame) -> np.ndarray:
-    """(rows, 4) for each side of each box: whether another box of its image reaches into the band along it."""
+def neighbours(frame: pd.DataFrame) -> np.ndarray:
+    """(rows, 4) for each side of each box (``gt_x1`` to ``gt_y2``): whether another box of its image reaches into the band along it."""
     boxes = frame[["gt_x1", "gt_y1", "gt_x2", "gt_y2"]].to_numpy(float)
     images = frame["image_id"].to_numpy()
     found = np.zeros((len(frame), 4), bool)
@@ -130,3 +131,59 @@ def agreement(found: pd.DataFrame) -> Agreement:
         return Agreement(None, None, 0)
     boxes = found.groupby("annotation_id").agg({"spread": "mean", "cell_iou": "first"})
     return Agreement(*correlations(boxes["spread"].to_numpy(float), boxes["cell_iou"].to_numpy(float)), len(boxes))
+
+
+TOP = 0.05
+"""Share of the sides that counts as the most ambiguous ones."""
+REPLICATES = 500
+
+
+@dataclass(frozen=True)
+class Coincidence:
+    """Do ambiguous distributions stand where another box is close, as they would if it hides the edge?
+
+    Attributes:
+        sides: their number; beside, the share of them with a neighbour, 0 to 1.
+        top: number of the most bimodal ones (``TOP`` of all, only such with two modes); top_beside, the share with a neighbour; None
+            where none has two modes.
+        auc: how often a side with a neighbour has a wider distribution (spread) than one without, of all such pairs: 0.5 where the two
+            have nothing to do with each other (Mann and Whitney 1947). None where all sides are of one kind.
+        low, high: its 95% interval over other choices of images (bootstrap). None with fewer than two images.
+    """
+
+    sides: int
+    beside: float
+    top: int
+    top_beside: float | None
+    auc: float | None
+    low: float | None
+    high: float | None
+
+
+def coincidence(found: pd.DataFrame, seed: int = 0) -> Coincidence:
+    """Of a frame that ``sides`` returned."""
+    near = found["neighbour"].to_numpy(bool)
+    if not len(near):
+        return Coincidence(0, 0.0, 0, None, None, None, None)
+    score = found["bimodality"].to_numpy(float)
+    top = np.argsort(-score, kind="stable")[: max(1, round(TOP * len(score)))]
+    top = top[score[top] > 0]
+    _, rank = np.unique(found["spread"].to_numpy(float), return_inverse=True)
+    _, image = np.unique(found["image_id"].to_numpy(), return_inverse=True)
+    auc = _auc(rank, near, np.ones(len(near)))
+    low = high = None
+    images = image.max() + 1
+    if auc is not None and images > 1:
+        rng = np.random.default_rng(seed)
+        drawn = rng.multinomial(images, np.full(images, 1 / images), size=REPLICATES)
+        again = [value for times in drawn if (value := _auc(rank, near, times[image].astype(float))) is not None]
+        low, high = (float(value) for value in np.quantile(again, [0.025, 0.975]))
+    return Coincidence(len(near), float(near.mean()), len(top), float(near[top].mean()) if len(top) else None, auc, low, high)
+
+
+def _auc(rank: np.ndarray, positive: np.ndarray, weight: np.ndarray) -> float | None:
+    """Weighted share of (positive, other) pairs in which the positive one ranks higher, equal ranks counting half."""
+    size = int(rank.max()) + 1
+    ours, theirs = (np.bincount(rank[part], weight[part], size) for part in (positive, ~positive))
+    pairs = ours.sum() * theirs.sum()
+    return float(ours @ (np.cumsum(theirs) - theirs / 2) / pairs) if pairs else None

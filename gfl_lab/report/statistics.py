@@ -18,7 +18,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from numpy.typing import NDArray
+from scipy import special
+
+Array = NDArray[np.float64]
 
 LEVEL = 0.95
 POWER = 0.80
@@ -59,7 +62,7 @@ class Difference:
     @property
     def image_half(self) -> float | None:
         """Half width of an interval that knows of images only: what one seed can say."""
-        return None if self.image_variance is None else float(stats.norm.ppf(0.5 + LEVEL / 2)) * math.sqrt(self.image_variance)
+        return None if self.image_variance is None else float(special.ndtri(0.5 + LEVEL / 2)) * math.sqrt(self.image_variance)
 
 
 def difference(pairs: Sequence[tuple[float, float]], image_variance: float | None = None, images: int = 0) -> Difference:
@@ -78,19 +81,18 @@ def difference(pairs: Sequence[tuple[float, float]], image_variance: float | Non
     error, freedom = _error(seed_variance, count, image_variance or 0.0, images)
     if error == 0:
         return Difference(mean, 0.0, 1.0 if mean == 0 else 0.0, seed_variance, image_variance, count)
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, freedom)) * error
-    p = float(2 * stats.t.sf(abs(mean) / error, freedom))
+    half = float(special.stdtrit(freedom, 0.5 + LEVEL / 2) * error)
+    p = float(2 * special.stdtr(freedom, -abs(mean) / error))
     return Difference(mean, half, p, seed_variance, image_variance, count)
 
 
-def _error(seed_variance: float, seeds: float, image_variance: float, images: int) -> tuple[float, float]:
-    """Standard error of the mean difference, and its degrees of freedom (Satterthwaite 1946)."""
-    of_seeds = seed_variance / seeds
+def _error(seed_variance: float, seeds: Array | float, image_variance: float, images: int) -> tuple[Array, Array]:
+    """Standard error of the mean difference, and its degrees of freedom (Satterthwaite 1946); arrays where ``seeds`` is one."""
+    of_seeds = seed_variance / np.asarray(seeds, float)
     total = of_seeds + image_variance
-    if total == 0:
-        return 0.0, math.inf
     spread = of_seeds**2 / (seeds - 1) + (image_variance**2 / (images - 1) if images > 1 else 0.0)
-    return math.sqrt(total), total**2 / spread if spread else math.inf
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.sqrt(total), np.where(spread > 0, total**2 / spread, np.inf)
 
 
 def image_variance(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
@@ -117,12 +119,11 @@ def detectable(found: Difference, images: int = 0) -> float | None:
     """The smallest true difference that so many seeds tell from none: at 5%, two-sided, with a power of 80%. None with one seed."""
     if found.seed_variance is None:
         return None
-    error, freedom = _error(found.seed_variance, found.seeds, found.image_variance or 0.0, images)
-    return _needed(error, freedom)
+    return float(_needed(*_error(found.seed_variance, found.seeds, found.image_variance or 0.0, images)))
 
 
-def _needed(error: float, freedom: float) -> float:
-    return error and float(stats.t.ppf(0.5 + LEVEL / 2, freedom) + stats.t.ppf(POWER, freedom)) * error
+def _needed(error: Array, freedom: Array) -> Array:
+    return (special.stdtrit(freedom, 0.5 + LEVEL / 2) + special.stdtrit(freedom, POWER)) * error
 
 
 def seeds_needed(found: Difference, smallest: float, images: int = 0) -> int | None:
@@ -136,8 +137,6 @@ def seeds_needed(found: Difference, smallest: float, images: int = 0) -> int | N
     """
     if found.seed_variance is None:
         raise ValueError("one seed does not show how much seeds differ")
-    for seeds in range(2, MAX_SEEDS + 1):
-        error, freedom = _error(found.seed_variance, seeds, found.image_variance or 0.0, images)
-        if _needed(error, freedom) <= smallest:
-            return seeds
-    return None
+    seeds = np.arange(2, MAX_SEEDS + 1)
+    enough = _needed(*_error(found.seed_variance, seeds, found.image_variance or 0.0, images)) <= smallest
+    return int(seeds[enough.argmax()]) if enough.any() else None

@@ -69,6 +69,23 @@ class Resampled:
 
 
 @dataclass(frozen=True)
+class Logged:
+    """One metric of one trial as it was logged, in the file's order.
+
+    Attributes:
+        step, epoch: (N,) int64, from 1; a step stands twice where a resume repeated it.
+        value: (N,) float64; NaN or infinite where training wrote so.
+    """
+
+    variant: str
+    seed: int
+    trial: str
+    step: np.ndarray
+    epoch: np.ndarray
+    value: np.ndarray
+
+
+@dataclass(frozen=True)
 class Recorded:
     """What a trial wrote down of itself: all that its numbers follow from.
 

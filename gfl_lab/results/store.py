@@ -27,7 +27,8 @@ from PIL import Image
 from gfl_lab import naming, rundir
 from gfl_lab.cocoap import RESAMPLED, Records, match, resample
 from gfl_lab.errors import StoreError
-from gfl_lab.results.rows import DataRow, ExperimentRow, Failure, Recorded, Reference, Resampled, TrialRow, VariantRow
+from gfl_lab.results.kept import Kept
+from gfl_lab.results.rows import DataRow, ExperimentRow, Failure, Logged, Recorded, Reference, Resampled, TrialRow, VariantRow
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.settings import implied
@@ -35,12 +36,14 @@ from gfl_lab.spec.settings import implied
 UNREADABLE = "unreadable"
 """Failure kind of a trial whose files cannot be read."""
 
-CURVE_COLUMNS = ("variant", "seed", "trial", "kind", "step", "epoch", "time", "key", "value")
-
 _DAMAGE = (StoreError, OSError, KeyError, TypeError, ValueError, AttributeError)
 """What a file of another shape than ours can raise while it is taken apart."""
 
 _TAIL_BYTES = 64 * 1024
+_CURVES_BYTES = 256 * 2**20
+"""For curves that are kept in memory; 90,000 iterations with six terms are 13 MB a trial."""
+_RESAMPLED_BYTES = 64 * 2**20
+"""For AP on resampled images that is kept in memory; 24 kB a trial."""
 
 Stamp = tuple[int, int, int] | None
 """Inode, size and modification time of a file; None when there is none. Another stamp means other content."""
@@ -54,13 +57,17 @@ def _stamp(path: Path) -> Stamp:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Curve:
-    """What has been read of one metrics file."""
+    """What has been read of one metrics file: (3, N) step, epoch and value of each (kind, key)."""
 
-    inode: int
+    stamp: Stamp
     offset: int
-    frame: pd.DataFrame
+    series: dict[tuple[str, str], np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.series.values())
 
 
 class Store:
@@ -70,10 +77,10 @@ class Store:
         self._tree = tree
         self._lock = threading.RLock()
         self._plans: dict[tuple[str, str], tuple[Stamp, dict[str, Any]]] = {}
-        self._results: dict[str, tuple[Stamp, dict[str, Any] | None]] = {}
+        self._ended: dict[tuple[str, int, int, int], tuple[Stamp, TrialRow]] = {}
         self._tails: dict[str, tuple[Stamp, dict[str, Any], dict[str, Any]]] = {}
-        self._curves: dict[str, _Curve] = {}
-        self._resampled: dict[str, tuple[Stamp, Resampled]] = {}
+        self._curves: Kept[str, _Curve] = Kept(_CURVES_BYTES)
+        self._resampled: Kept[str, tuple[Stamp, Resampled]] = Kept(_RESAMPLED_BYTES)
         self._file_names: dict[str, tuple[Stamp, dict[int, str]]] = {}
 
     # --- experiments ---
@@ -105,17 +112,34 @@ class Store:
         Raises:
             StoreError: there is none of that name (the known ones are named), or its plan is damaged.
         """
-        known = self.names()
-        if (name, profile) not in known:
-            listed = ", ".join(f"{n} ({p})" for n, p in known) or "none yet: `gfl-lab run EXPERIMENT.yaml` makes one"
+        if not (naming.is_valid_name(name) and naming.is_valid_name(profile) and self._plan_file(name, profile).exists()):
+            listed = ", ".join(f"{n} ({p})" for n, p in self.names()) or "none yet: `gfl-lab run EXPERIMENT.yaml` makes one"
             raise StoreError(f"there is no experiment {name!r} with profile {profile!r}. Known: {listed}.")
         try:
             return self._experiment_row(name, profile, self._plan(name, profile))
         except _DAMAGE as error:
             raise StoreError(f"the plan of {name} ({profile}) cannot be read: {self._reason(error)}") from None
 
+    def question(self, name: str, profile: str) -> str:
+        """What an experiment asks; empty where its plan does not say. Reads no trial."""
+        try:
+            return str(self._plan(name, profile)["experiment"].get("question") or "")
+        except _DAMAGE:
+            return ""
+
+    def is_running(self, name: str, profile: str) -> bool:
+        """Whether a living process holds a trial of an experiment. Reads leases alone."""
+        try:
+            ids = [str(trial["id"]) for variant in self._plan(name, profile)["variants"] for trial in variant["trials"]]
+            return any(trial.file(naming.LEASE).exists() and trial.lease_alive() for trial in map(self._tree.trial, ids))
+        except _DAMAGE:
+            return False
+
+    def _plan_file(self, name: str, profile: str) -> Path:
+        return self._tree.experiment(name, profile) / naming.PLAN
+
     def _plan(self, name: str, profile: str) -> dict[str, Any]:
-        path = self._tree.experiment(name, profile) / naming.PLAN
+        path = self._plan_file(name, profile)
         stamp = _stamp(path)
         with self._lock:
             if (held := self._plans.get((name, profile))) and held[0] == stamp:
@@ -175,9 +199,22 @@ class Store:
             return TrialRow(trial_id, seed, TrialState.FAILED, failure=Failure(UNREADABLE, self._reason(error)), epochs=epochs, steps=steps)
 
     def _read_trial(self, trial: TrialDir, seed: int, epochs: int, steps: int) -> TrialRow:
-        result = self._result(trial)
+        """The row; of a trial that has ended and that nobody holds as it was read before, while its result is the same."""
+        leased, key, stamp = trial.file(naming.LEASE).exists(), (trial.id, seed, epochs, steps), _stamp(trial.file(naming.RESULT))
+        if not leased and stamp is not None:
+            with self._lock:
+                if (held := self._ended.get(key)) and held[0] == stamp:
+                    return held[1]
+        row = self._row(trial, seed, epochs, steps, leased)
+        if not leased and row.state in (TrialState.DONE, TrialState.FAILED):
+            with self._lock:
+                self._ended[key] = (stamp, row)
+        return row
+
+    def _row(self, trial: TrialDir, seed: int, epochs: int, steps: int, leased: bool) -> TrialRow:
+        result = trial.result()
         last, last_val = self._tail(trial)
-        if trial.file(naming.LEASE).exists() and trial.lease_alive():
+        if leased and trial.lease_alive():
             state = TrialState.RUNNING
         elif result is not None:
             state = TrialState(result["status"])
@@ -221,16 +258,6 @@ class Store:
             parts_since=int(split.get("since_step") or 0),
         )
 
-    def _result(self, trial: TrialDir) -> dict[str, Any] | None:
-        stamp = _stamp(trial.file(naming.RESULT))
-        with self._lock:
-            if (held := self._results.get(trial.id)) and held[0] == stamp:
-                return held[1]
-        result = trial.result()
-        with self._lock:
-            self._results[trial.id] = (stamp, result)
-        return result
-
     def _tail(self, trial: TrialDir) -> tuple[dict[str, Any], dict[str, Any]]:
         """The last metric line and the last one of an evaluation, from the end of the file alone."""
         path = trial.file(naming.METRICS_FILE)
@@ -262,7 +289,7 @@ class Store:
         trial = self._tree.trial(trial_id)
         try:
             spec = trial.manifest()["spec"]
-            result = self._result(trial) or {}
+            result = trial.result() or {}
             files = {}
             for component in spec.get("components") or ():
                 name = str(component["name"])
@@ -277,46 +304,42 @@ class Store:
 
     # --- curves ---
 
-    def curves(self, experiment: ExperimentRow) -> pd.DataFrame:
-        """Every metric of every trial of an experiment, one row a value.
+    def logged_keys(self, experiment: ExperimentRow, kind: str) -> frozenset[str]:
+        """The metrics that trials have logged: each iteration (``train``) or after each epoch (``val``)."""
+        return frozenset(key for trial in experiment.trials for found, key in self._curve(trial.id).series if found == kind)
 
-        Returns:
-            Columns ``CURVE_COLUMNS``: variant, seed, trial (id), kind (``train`` each iteration, ``val`` each epoch),
-            step and epoch (from 1), time (unix seconds), key, value. Empty when nothing has been logged. Values may be
-            NaN or infinite where training wrote them so.
-        """
-        frames = []
+    def logged(self, experiment: ExperimentRow, kind: str, key: str) -> tuple[Logged, ...]:
+        """One metric of every trial that has logged it, in the plan's order."""
+        found = []
         for variant in experiment.variants:
             for trial in variant.trials:
-                frame = self._curve(trial.id)
-                if len(frame):
-                    frames.append(frame.assign(variant=variant.name, seed=trial.seed, trial=trial.id))
-        if not frames:
-            return _empty_curve().assign(variant=[], seed=[], trial=[])[list(CURVE_COLUMNS)]
-        return pd.concat(frames, ignore_index=True)[list(CURVE_COLUMNS)]
+                if (series := self._curve(trial.id).series.get((kind, key))) is not None:
+                    step, epoch = series[:2].astype(np.int64)
+                    found.append(Logged(variant.name, trial.seed, trial.id, step, epoch, series[2]))
+        return tuple(found)
 
-    def _curve(self, trial_id: str) -> pd.DataFrame:
+    def _curve(self, trial_id: str) -> _Curve:
         try:
             path = self._tree.trial(trial_id).file(naming.METRICS_FILE)
         except StoreError:
-            return _empty_curve()
+            return _Curve(None, 0, {})
         stamp = _stamp(path)
         if stamp is None:
-            return _empty_curve()
+            return _Curve(None, 0, {})
         with self._lock:
             held = self._curves.get(trial_id)
+            if held is not None and held.stamp == stamp:
+                return held
             # A resume cuts the file back by writing another one in its place: then the inode differs.
-            if held is None or held.inode != stamp[0] or stamp[1] < held.offset:
-                held = _Curve(stamp[0], 0, _empty_curve())
-            if stamp[1] > held.offset:
-                try:
-                    lines, held.offset = rundir.read_metric_lines(path, held.offset)
-                except OSError:
-                    return held.frame
-                new = _curve_frame(lines)
-                held.frame = pd.concat([held.frame, new], ignore_index=True) if len(held.frame) else new
-            self._curves[trial_id] = held
-            return held.frame
+            if held is None or held.stamp[0] != stamp[0] or stamp[1] < held.offset:
+                held = _Curve(stamp, 0, {})
+            try:
+                lines, offset = rundir.read_metric_lines(path, held.offset)
+            except OSError:
+                return held
+            held = _Curve(stamp, offset, _extended(held.series, lines))
+            self._curves.put(trial_id, held, held.nbytes)
+            return held
 
     # --- distributions ---
 
@@ -403,7 +426,7 @@ class Store:
             values = resample(match(records))
         result = Resampled(dict(zip(RESAMPLED, values.T, strict=True)), len(np.unique(records.image_ids)))
         with self._lock:
-            self._resampled[trial_id] = (stamp, result)
+            self._resampled.put(trial_id, (stamp, result), sum(array.nbytes for array in result.values.values()))
         return result
 
     def resampled_or_none(self, trial_id: str) -> Resampled | None:
@@ -523,20 +546,16 @@ def _read_tail(path: Path, size: int) -> bytes:
         return file.read()
 
 
-def _curve_frame(lines: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    columns: dict[str, list[Any]] = {name: [] for name in ("kind", "step", "epoch", "time", "key", "value")}
+def _extended(series: Mapping[tuple[str, str], np.ndarray], lines: Sequence[dict[str, Any]]) -> dict[tuple[str, str], np.ndarray]:
+    """``_Curve.series`` with more lines."""
+    found: dict[tuple[str, str], list[tuple[int, int, float]]] = {}
     for line in lines:
         try:
-            place = str(line["kind"]), int(line["step"]), int(line["epoch"]), float(line["time"])
-            values = [(str(k), float(v)) for k, v in line["metrics"].items() if isinstance(v, (int, float))]
+            kind, step, epoch = str(line["kind"]), int(line["step"]), int(line["epoch"])
+            values = [(str(key), float(value)) for key, value in line["metrics"].items() if isinstance(value, (int, float))]
         except _DAMAGE:
             continue
-        for key, number in values:
-            for name, item in zip(columns, (*place, key, number), strict=True):
-                columns[name].append(item)
-    return pd.DataFrame(columns) if columns["step"] else _empty_curve()
-
-
-def _empty_curve() -> pd.DataFrame:
-    types = {"kind": "str", "step": "int64", "epoch": "int64", "time": "float64", "key": "str", "value": "float64"}
-    return pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in types.items()})
+        for key, value in values:
+            found.setdefault((kind, key), []).append((step, epoch, value))
+    more = {key: np.array(rows, float).T for key, rows in found.items()}
+    return dict(series) | {key: np.concatenate([series[key], new], axis=1) if key in series else new for key, new in more.items()}
