@@ -373,7 +373,8 @@ def truth_scores(
         probs: (N, 4, n+1), or N rows of 4 * (n+1) numbers, side-major; None or empty rows for a Dirac box.
         expectation: (N, 4) decoded distances in bins, or N rows of 4; used for a Dirac box.
         ambiguous_side: (N,) 0..3, or -1 where every side is clear.
-        edge_a, edge_b: (N,) distances of the two true edges in bins; anything where there are none.
+        edge_a: (N,) distance of the first of the two true edges in bins; anything where there are none.
+        edge_b: (N,) that of the second.
         prob_a: (N,) probability of ``edge_a``; ``edge_b`` has the rest.
         scored: (N,) bool, whether the cell is assigned under every annotation of the box.
         reg_max: n. Given, not read off ``probs``, so that a Dirac box is scored on the same sides.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 
@@ -9,6 +10,13 @@ import pytest
 import yaml
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
+
+from gfl_lab import boxdist
+from gfl_lab.report.sides import coincidence
+from gfl_lab.report.statistics import seeds_needed
+from gfl_lab.report.table import build_table
+from gfl_lab.results.store import Store, open_store
+from tests.support.fake_runs import write_fake_tree
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,3 +48,19 @@ def test_links_out_of_the_documents_become_names(site: Path) -> None:
     text = (site / "chaos.html").read_text(encoding="utf-8")
     assert "<code>benchmarks/results/chaos_" in text and 'href="../benchmarks' not in text
     assert not [path for path in site.rglob("*.html") if 'href="../../' in path.read_text(encoding="utf-8")]
+
+
+def test_the_reference_is_made_from_the_code(site: Path) -> None:
+    text = (site / "python-api.html").read_text(encoding="utf-8")
+    assert ":::" not in text
+    for name in (open_store, Store.logged, seeds_needed, boxdist.modes, coincidence, build_table):
+        assert f'id="{name.__module__}.{name.__qualname__}"' in text
+    assert "Raises:" in text and html.escape(Store.question.__doc__.split(".")[0]) in text
+
+
+def test_the_reference_s_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("GFL_LAB_HOME", str(write_fake_tree(tmp_path).root))
+    example = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "python-api.md").read_text(), re.DOTALL)[1]
+    found: dict = {}
+    exec(compile(example, "python-api.md", "exec"), found)
+    assert "| qfl=on dfl=on" in capsys.readouterr().out and list(found["boxes"].columns) == ["image_id", "category", "bins", "probs"]
