@@ -23,7 +23,7 @@ from gfl_lab.errors import ExitCode, StoreError
 from gfl_lab.rundir import RunTree, TrialDir
 from gfl_lab.tracking import content, server
 from gfl_lab.tracking.background import BackgroundMirror
-from gfl_lab.tracking.database import ui_command
+from gfl_lab.tracking.database import ui_command, ui_pages
 from gfl_lab.tracking.mirror import Mirror
 from gfl_lab.tracking.server import MirrorError
 from tests.support.fake_runs import write_fake_tree
@@ -375,6 +375,17 @@ def test_ui_command_is_small_local_and_silent(tree: RunTree, monkeypatch: pytest
     assert env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
     assert env["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert "MLFLOW_TRACKING_URI" not in env
+
+
+def test_the_addresses_that_are_printed_are_those_of_the_experiments(tree: RunTree) -> None:
+    mirror = Mirror(tree)
+    mirror.prepare()
+    assert ui_pages(tree, 5001) == []
+    mirror.sync(NAME, PROFILE)
+    number = client(tree).get_experiment_by_name(NAME).experiment_id
+    assert ui_pages(tree, 5001) == [(NAME, f"http://127.0.0.1:5001/#/experiments/{number}/runs?workflowType=machine_learning")]
+    client(tree).delete_experiment(number)
+    assert ui_pages(tree, 5001) == []
 
 
 # --- in the background ----------------------------------------------------------------------------

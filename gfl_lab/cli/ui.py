@@ -15,7 +15,7 @@ from gfl_lab.cli.ports import free_port, port_option
 def command(port: int) -> None:
     """Open MLflow's own UI on 127.0.0.1 (one worker, no telemetry). Ctrl-C ends it."""
     from gfl_lab.rundir import RunTree
-    from gfl_lab.tracking.database import ui_command
+    from gfl_lab.tracking.database import ui_command, ui_pages
     from gfl_lab.tracking.mirror import Mirror
 
     tree = RunTree.default()
@@ -25,4 +25,6 @@ def command(port: int) -> None:
     Mirror(tree, tree.mlflow_uri).prepare()
     arguments, environment = ui_command(tree, port)
     say(f"MLflow UI: http://127.0.0.1:{port}  (takes some ten seconds to answer; Ctrl-C ends it)")
+    for name, address in ui_pages(tree, port):
+        say(f"  {name}: {address}")
     os.execvpe(arguments[0], arguments, environment)

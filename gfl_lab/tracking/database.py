@@ -201,3 +201,17 @@ def ui_command(tree: RunTree, port: int) -> tuple[list[str], dict[str, str]]:
     env = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "MLFLOW_BACKEND_STORE_URI")}
     env |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
     return argv, env
+
+
+def ui_pages(tree: RunTree, port: int, most: int = 5) -> list[tuple[str, str]]:
+    """(experiment, address) of MLflow's page of each experiment, the one that changed last first.
+
+    From its start page MLflow 3 leads to its views for language models; these addresses open the runs.
+    """
+    path = sqlite_path(tree.mlflow_uri)
+    asked = (
+        "SELECT name, experiment_id FROM experiments WHERE lifecycle_stage = 'active' AND name != 'Default' ORDER BY last_update_time DESC"
+    )
+    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+        found = connection.execute(f"{asked} LIMIT ?", [most]).fetchall()
+    return [(name, f"http://127.0.0.1:{port}/#/experiments/{number}/runs?workflowType=machine_learning") for name, number in found]
