@@ -122,7 +122,7 @@ def _hidden(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str, str]) 
         ("variant", "name"),
         ("sides", "num"),
         ("beside another box [%]", "num"),
-        (f"most bimodal {report.TOP:.0%}", "num"),
+        (f"bimodal, of the top {report.TOP:.0%}", "num"),
         ("of them beside another box [%]", "num"),
         ("wider beside another box: how often [0 to 1]", "num"),
     ]
