@@ -191,15 +191,35 @@ def test_markdown_escape_is_one_line_and_undone_by_a_reader(text: str) -> None:
     assert re.sub(r"\\(.)", r"\1", found).replace("&amp;", "&") == one_line(text)
 
 
+@pytest.fixture(scope="module")
+def wide() -> Table:
+    """As many columns as Table 2a has, with spreads."""
+    keys = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L")
+    seeds = [[trial(seed, **{key: base + seed for key in keys}, fps=100.0 + seed) for seed in (0, 1)] for base in (50.0, 52.5)]
+    values = published(**dict.fromkeys(keys, 39.2))
+    rows = [variant(f"{name} representation", *seeds[i], baseline=not i, reference=values) for i, name in enumerate(("Dirac", "General"))]
+    return build_table(dataclasses.replace(experiment(*rows), metrics=(*keys, "fps")))
+
+
+def test_latex_gives_published_numbers_a_tabular_of_their_own_where_both_would_not_fit(table: Table, wide: Table) -> None:
+    narrow, broad = export.to_latex(table), export.to_latex(wide)
+    assert narrow.count("\\begin{tabular}") == 2 and "\\footnotesize\\setlength" not in narrow, "values; differences"
+    assert broad.count("\\begin{tabular}") == 3 and "\\footnotesize\\setlength" in broad
+    ours, theirs, _ = (part.partition("\\end{tabular}")[0] for part in broad.split("\\begin{tabular}")[1:])
+    assert "published" not in ours and "50.5" in ours and "published" in theirs and "39.2" in theirs and "50.5" not in theirs
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex here")
-def test_latex_compiles(tmp_path: Path, table: Table, hostile: Table) -> None:
-    tables = "\n".join(export.to_latex(found) for found in (table, hostile))
-    document = f"\\documentclass{{article}}\\usepackage{{booktabs,amssymb}}\\begin{{document}}{tables}\\end{{document}}"
+def test_latex_compiles_and_fits(tmp_path: Path, table: Table, hostile: Table, wide: Table) -> None:
+    tables = "\n".join(export.to_latex(found) for found in (table, hostile, wide))
+    document = "\\documentclass{article}\\usepackage{booktabs,amssymb}\\setlength{\\textwidth}{160mm}"
+    document += f"\\begin{{document}}{tables}\\end{{document}}"
     (tmp_path / "a.tex").write_text(document, encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "a.tex"]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=60, check=False)
     assert ran.returncode == 0, ran.stdout[-2000:]
+    assert "Overfull \\hbox" not in ran.stdout, ran.stdout
 
 
 # --- terminal -------------------------------------------------------------------------------------

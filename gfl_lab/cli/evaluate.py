@@ -12,7 +12,7 @@ import click
 
 from gfl_lab.cli.output import consoles, plural, print_json, say
 from gfl_lab.cli.prepare import named_profile
-from gfl_lab.cli.stored import LIKE_A_TRIAL, find_trial, require_done, trial_of_checkpoint
+from gfl_lab.cli.stored import require_done, trial_of_checkpoint, trial_or_file
 from gfl_lab.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -60,10 +60,7 @@ def command(what: str, changes: dict[str, Any], data: Path | None, profile: str 
 
     Examples:  gfl-lab evaluate 3fa9 --set decode=local_peak,  gfl-lab evaluate gfl_r50.gfl-lab.pth --data ~/data/coco
     """
-    from gfl_lab.rundir import RunTree
-
-    is_file = not LIKE_A_TRIAL.fullmatch(what) or Path(what).is_file()
-    trial = None if is_file else find_trial(RunTree.default(), what)
+    trial = trial_or_file(what)
     if trial is not None and (data or profile):
         raise click.UsageError(f"{'--data' if data else '--profile'} goes with a weights file; a trial is evaluated on its own data")
     if trial is None:

@@ -10,7 +10,7 @@ import click
 from gfl_lab import naming
 from gfl_lab.cli.output import plural, print_json, say
 from gfl_lab.cli.prepare import named_profile
-from gfl_lab.cli.stored import LIKE_A_TRIAL, find_trial, require_done, trial_of_checkpoint
+from gfl_lab.cli.stored import require_done, trial_of_checkpoint, trial_or_file
 from gfl_lab.errors import InputError, Problem
 
 
@@ -33,14 +33,11 @@ def command(
 
     Example:  gfl-lab predict 3fa9 photo.jpg --distributions
     """
-    from gfl_lab.rundir import RunTree
-
     targets = {} if as_json else _targets(images, out, force)
     missing = [Problem("there is no such file", str(path)) for path in images if not path.is_file()]
     if missing:
         raise InputError(missing)
-    is_file = not LIKE_A_TRIAL.fullmatch(what) or Path(what).is_file()
-    trial = trial_of_checkpoint(Path(what)) if is_file else find_trial(RunTree.default(), what)
+    trial = trial_or_file(what) or trial_of_checkpoint(Path(what))
     if trial is not None:
         require_done(trial)
     from gfl_lab.report.series import box_view

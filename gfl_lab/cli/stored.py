@@ -72,6 +72,12 @@ def trial_of_checkpoint(path: Path) -> TrialDir | None:
     return TrialDir(folder) if path.name == naming.LAST_CHECKPOINT and (folder / naming.MANIFEST).exists() else None
 
 
+def trial_or_file(what: str) -> TrialDir | None:
+    """The trial that ``what`` is the beginning of; None where it is a file, or nothing that an id can begin with. Raises InputError."""
+    is_file = not LIKE_A_TRIAL.fullmatch(what) or Path(what).is_file()
+    return None if is_file else find_trial(RunTree.default(), what)
+
+
 def require_done(trial: TrialDir) -> None:
     """Refuse a trial that has no final weights, and say which command goes on with it."""
     state = trial.state()

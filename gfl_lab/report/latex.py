@@ -36,6 +36,10 @@ _LATEX = {
 _ACCENTS = {"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0308": '"', "\u030a": "r", "\u030c": "v", "\u0327": "c"}
 
 
+WIDE = 105
+"""Characters in a row: so many are about 160 mm of small type, what a page with margins of 25 mm holds."""
+
+
 def latex_escape(text: str) -> str:
     """``text`` as pdfLaTeX without extra packages prints it. Characters it has no glyph for become a question mark."""
     out = []
@@ -66,20 +70,22 @@ def _latex_setting(value: Any) -> str:
 def to_latex(table: Table) -> str:
     """A booktabs ``table`` environment; axes become columns where all variants have the same ones, as papers do it.
 
-    Differences stand below the values; the scores against known edges are a second tabular, so that each fits a page.
+    Differences stand below the values; the scores against known edges are a second tabular, and published numbers one of their own where
+    they would not fit beside ours (``WIDE``).
     Needs ``\\usepackage{booktabs,amssymb}`` (amssymb for the check mark), nothing else.
     """
     found = layout(table)
+    apart = _characters(table, found) > WIDE
     lines = [
         "% needs \\usepackage{booktabs,amssymb}",
         "\\begin{table}[t]",
-        "\\centering\\small\\setlength{\\tabcolsep}{4pt}",
+        f"\\centering\\{'footnotesize' if apart else 'small'}\\setlength{{\\tabcolsep}}{{4pt}}",
         f"\\caption{{{latex_escape(table.question or table.experiment)} Data: {latex_escape(table.data)}.}}",
         f"\\label{{tab:{re.sub(r'[^A-Za-z0-9:.-]', '-', table.experiment)}}}",
-        *_latex_tabular(table, found, (OURS, PUBLISHED)),
+        *_latex_tabular(table, found, (OURS,) if apart else (OURS, PUBLISHED)),
     ]
-    if found.group(TRUTH):
-        lines += ["\\par\\medskip", *_latex_tabular(table, found, (TRUTH,))]
+    for wanted in ([PUBLISHED] if apart and found.group(PUBLISHED) else []) + ([TRUTH] if found.group(TRUTH) else []):
+        lines += ["\\par\\medskip", *_latex_tabular(table, found, (wanted,))]
     if table.compared:
         lines += ["\\par\\medskip", *_latex_comparisons(table)]
     if table.footnotes:
@@ -89,6 +95,16 @@ def to_latex(table: Table) -> str:
         lines.append("\\end{minipage}")
     lines.append("\\end{table}")
     return "\n".join(lines) + "\n"
+
+
+def _characters(table: Table, found: Layout) -> int:
+    """Characters of the widest row, ours and published, with two between columns."""
+    shown = [*found.group(OURS), *found.group(PUBLISHED)]
+    labels = [max(len(naming.setting_text(row.axes.get(axis, ""))) for row in table.rows) for axis in table.axes] or [
+        max((len(row.variant) for row in table.rows), default=0)
+    ]
+    widths = [max([len(found.columns[i].title), *(len(cells[i].value) for cells in found.rows)]) for i in shown]
+    return sum(labels) + sum(widths) + 2 * (len(labels) + len(widths)) + len("seeds")
 
 
 def _latex_tabular(table: Table, found: Layout, wanted: Sequence[str]) -> list[str]:

@@ -60,11 +60,7 @@ thead tr:last-child th { white-space: normal; vertical-align: bottom; max-width:
 
 def to_html(table: Table) -> str:
     """One file that stands alone: no script, no external resource, light and dark, printable."""
-
-    def esc(text: str) -> str:
-        return html.escape(one_line(text), quote=True)
-
-    found = layout(table)
+    esc, found = escaped, layout(table)
     firsts = {found.group(group)[0] for _, _, group in group_titles(table, found)}
 
     def classes(i: int, *more: str) -> str:
@@ -92,21 +88,12 @@ def to_html(table: Table) -> str:
     notes = "".join(f"<li>{esc(note)}</li>" for note in table.footnotes)
     newline = "\n"
     comparisons = _comparisons(table, esc) if table.compared else ""
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{esc(table.experiment)} · {esc(table.profile)}</title>
-<style>
-{STYLE}
-</style>
-</head>
-<body>
-<main>
-<h1>{esc(table.question or table.experiment)}</h1>
-<p class="about">{esc(table.experiment)} on {esc(table.profile)} · {esc(table.data)}</p>
-<div class="scroll">
+    about = f"{table.experiment} on {table.profile} · {table.data}"
+    return document(
+        f"{table.experiment} · {table.profile}",
+        table.question or table.experiment,
+        about,
+        f"""<div class="scroll">
 <table>
 <thead>
 <tr><th></th><th></th>{heads}</tr>
@@ -118,7 +105,32 @@ def to_html(table: Table) -> str:
 </table>
 </div>
 {comparisons}
-{f'<ul class="notes">{notes}</ul>' if notes else ""}
+{f'<ul class="notes">{notes}</ul>' if notes else ""}""",
+    )
+
+
+def escaped(text: str) -> str:
+    """Any text on one line of HTML, as it is, in an element or an attribute."""
+    return html.escape(one_line(text), quote=True)
+
+
+def document(title: str, heading: str, about: str, body: str) -> str:
+    """A page that stands alone, in the look that all reports share. ``body`` is HTML, the others are plain text."""
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escaped(title)}</title>
+<style>
+{STYLE}
+</style>
+</head>
+<body>
+<main>
+<h1>{escaped(heading)}</h1>
+<p class="about">{escaped(about)}</p>
+{body}
 </main>
 </body>
 </html>

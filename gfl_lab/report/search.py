@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
 import json
 import warnings
@@ -15,7 +14,7 @@ from typing import Any
 from gfl_lab import naming, rundir
 from gfl_lab.report import export
 from gfl_lab.report.cells import MISSING, format_number
-from gfl_lab.report.page import STYLE
+from gfl_lab.report.page import document, escaped
 from gfl_lab.results.search import DONE, FAILED, INVALID, REPEAT, STOPPED, SearchRow, SuggestionRow
 from gfl_lab.spec.search import dimensions_of
 
@@ -283,29 +282,16 @@ def render_terminal(ranking: Ranking) -> Any:
 
 def to_html(ranking: Ranking) -> str:
     """One file that stands alone, with the plots (plotly's script is in it)."""
-
-    def esc(text: str) -> str:
-        return html.escape(" ".join(text.split()), quote=True)
-
     header, lines = _cells(ranking)
-    heads = "".join(f'<th scope="col">{esc(title)}</th>' for title in header)
-    body = "\n".join("<tr>" + "".join(f"<td>{esc(cell)}</td>" for cell in line) + "</tr>" for line in lines)
-    notes = "".join(f"<li>{esc(note)}</li>" for note in ranking.notes)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{esc(ranking.search.name)} · {esc(ranking.search.profile)}</title>
-<style>
-{STYLE}
-</style>
-</head>
-<body>
-<main>
-<h1>{esc(ranking.search.question or ranking.search.name)}</h1>
-<p class="about">{esc(_about(ranking.search))}</p>
-<div class="scroll">
+    heads = "".join(f'<th scope="col">{escaped(title)}</th>' for title in header)
+    body = "\n".join("<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in line) + "</tr>" for line in lines)
+    notes = "".join(f"<li>{escaped(note)}</li>" for note in ranking.notes)
+    search = ranking.search
+    return document(
+        f"{search.name} · {search.profile}",
+        search.question or search.name,
+        _about(search),
+        f"""<div class="scroll">
 <table>
 <thead>
 <tr>{heads}</tr>
@@ -316,11 +302,8 @@ def to_html(ranking: Ranking) -> str:
 </table>
 </div>
 <ul class="notes">{notes}</ul>
-{_plots(ranking)}
-</main>
-</body>
-</html>
-"""
+{_plots(ranking)}""",
+    )
 
 
 def _plots(ranking: Ranking) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gfl_lab import naming
-from gfl_lab.report.comparison import SMALLEST, Comparison, Lookup, by_seed, compare, explain
+from gfl_lab.report.comparison import SMALLEST, Comparison, Lookup, by_seed, compare, explain, shared
 from gfl_lab.results.rows import ExperimentRow, Reference, TrialRow, VariantRow
 from gfl_lab.rundir import TrialState
 
@@ -107,19 +107,14 @@ def stat(values: Iterable[float]) -> Stat | None:
     return Stat(statistics.fmean(finite), statistics.stdev(finite) if len(finite) > 1 else None, len(finite))
 
 
-def _by_seed(variant: VariantRow, metric: str) -> dict[int, float]:
-    return {seed: value for seed, (value, _) in by_seed(variant, metric).items()}
-
-
 def paired_delta(variant: VariantRow, baseline: VariantRow, metric: str) -> Delta | None:
     """Mean over the seeds that both have finished of (variant - baseline); None when they share none.
 
     Pairing removes what a seed does to both alike (initial weights of shared layers, order of images).
     """
-    ours, theirs = _by_seed(variant, metric), _by_seed(baseline, metric)
-    seeds = tuple(sorted(ours.keys() & theirs.keys()))
-    found = stat(ours[seed] - theirs[seed] for seed in seeds)
-    return None if found is None else Delta(found.mean, found.std, found.n, seeds)
+    pairs = shared(variant, baseline, metric)
+    found = stat(ours - theirs for (ours, _), (theirs, _) in pairs.values())
+    return None if found is None else Delta(found.mean, found.std, found.n, tuple(pairs))
 
 
 def _metric_order(keys: Iterable[str]) -> list[str]:
@@ -147,7 +142,7 @@ def build_table(experiment: ExperimentRow, resampled: Lookup | None = None) -> T
     odd = unfair_rows(experiment) if problems else set()
     rows = []
     for variant in experiment.variants:
-        metrics = {key: found for key in wanted if (found := stat(_by_seed(variant, key).values()))}
+        metrics = {key: found for key in wanted if (found := stat(value for value, _ in by_seed(variant, key).values()))}
         delta = {}
         if baseline is not None and not variant.baseline:
             delta = {key: found for key in wanted if (found := paired_delta(variant, baseline, key))}

@@ -32,7 +32,7 @@ from gfl_lab.spec.files import Profile, resolve_settings
 from gfl_lab.spec.settings import EVALUATION, INPUT, TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec, group_of, inert
 from gfl_lab.spec.source import Source, nearest, problems_of
 from gfl_lab.train.checkpoint import load_safely
-from gfl_lab.train.components import load_of_trial
+from gfl_lab.train.components import load_of_trial, recorded_spec
 from gfl_lab.train.config import trial_config
 from gfl_lab.train.distributions import DistributionCollector, predict_and_collect
 from gfl_lab.train.evaluate import CocoEvaluator, collect, predict
@@ -285,12 +285,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _spec(trial: TrialDir, manifest: dict[str, Any]) -> TrialSpec:
     """What a trial computes, with the user's code that it names imported."""
-    try:
-        spec = TrialSpec.model_validate(manifest.get("spec"))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise StoreError(f"{trial.file(naming.MANIFEST)} is damaged, or another version's: {where}: {first['msg']}") from None
+    spec = recorded_spec(trial, manifest)
     tree = RunTree.default()
     if spec.components and trial.path.resolve() != tree.trial(trial.id).path.resolve():
         names = ", ".join(component.name for component in spec.components)

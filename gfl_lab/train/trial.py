@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.runner import Runner
-from pydantic import ValidationError
 
 import gfl_lab.train.dataset
 import gfl_lab.train.optim  # noqa: F401  (both register what trial_config names)
@@ -32,7 +31,7 @@ from gfl_lab.errors import (
 from gfl_lab.rundir import TrialDir, write_json, write_text
 from gfl_lab.spec.settings import TrialSpec
 from gfl_lab.train.checkpoint import load_backbone, load_last, restore
-from gfl_lab.train.components import load_of_trial
+from gfl_lab.train.components import load_of_trial, recorded_spec
 from gfl_lab.train.config import trial_config
 from gfl_lab.train.distributions import DistributionCollector, predict_and_collect
 from gfl_lab.train.ema import MovingAverage
@@ -155,12 +154,7 @@ def _read_spec(trial: TrialDir, manifest: dict[str, Any]) -> TrialSpec:
     Raises:
         StoreError: the manifest is damaged, another version's, or another trial's.
     """
-    path = trial.file(naming.MANIFEST)
-    try:
-        spec = TrialSpec.model_validate(manifest.get("spec"))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise StoreError(f"{path} is damaged, or another version's: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    path, spec = trial.file(naming.MANIFEST), recorded_spec(trial, manifest)
     if spec.id != trial.id or not isinstance(manifest.get("paths"), dict):
         raise StoreError(f"{path} is damaged, or another trial's: it computes {spec.id}")
     return spec
