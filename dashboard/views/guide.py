@@ -46,6 +46,9 @@ is (the bins, in units of the cell's stride). The decoded edge is the **expectat
 On generated data the two true edges and their probabilities are known: the amber marks, as high as each is probable.
 A distribution that matches them has learned the truth, not noise. Without DFL a box is a **Dirac** box, one distance a side.
 
+A side is **beside another box** when another annotated box reaches into a band along it, a tenth of its own box wide to either
+hand: on photographs, where nobody knows the second edge, that is the nearest thing to a reason for two peaks.
+
 Both variants are shown at the cell, among those assigned to the box, that gives its class the highest score; this can be
 another cell in the other variant, so distances are compared on the image, not bin by bin.
 """
