@@ -15,6 +15,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import data, look
 from gfl_lab import naming
+from gfl_lab.report.table import build_table
 from gfl_lab.results.store import open_store
 from tests.support.fake_runs import HOSTILE_CLASSES, HOSTILE_TEXT, write_fake_tree
 from tests.support.fake_search_tree import MIXED, write_fake_search
@@ -167,6 +168,42 @@ def test_table_shows_the_numbers_on_disk(trees, monkeypatch):
     assert f">{sum(values) / 2:.1f}<" in shown
     assert "published, not comparable" in shown and "40.2" in shown and "other backbone: r18, not r50" in shown
     assert "two-mode recall" in shown and "img/s" in shown and "baseline" in shown
+
+
+def rows_on(app: AppTest) -> list[str]:
+    """The variants of the AP table, from top to bottom."""
+    table = next(body for body in html_of(app).split("<table>")[1:] if "colgroup" in body).partition("</table>")[0]
+    return [re.sub("<[^>]+>", "", name).replace(" baseline", "") for name in re.findall(r'<th scope="row" class="name">(.*?)</th>', table)]
+
+
+@pytest.mark.parametrize("column", ["AP", "W1 to truth", "published AP", "published fps"])
+def test_the_table_is_sorted_by_any_column_the_best_first(column, trees, monkeypatch):
+    (experiment,) = open_store(trees["full"]).experiments()
+    table = build_table(experiment)
+    app = open_page("table", trees["full"], monkeypatch, sort=column)
+    values = {"AP": [-row.metrics["AP"].mean for row in table.rows], "W1 to truth": [row.metrics["wasserstein"].mean for row in table.rows]}
+    values |= {f"published {key}": [-row.reference.metrics[key] for row in table.rows] for key in ("AP", "fps")}
+    expected = [row.variant for _, row in sorted(zip(values[column], table.rows, strict=True), key=lambda each: each[0])]
+    assert rows_on(app) == expected and (column == "published fps" or expected != [row.variant for row in table.rows])
+    assert app.query_params["sort"] == column
+
+
+def test_the_table_shows_the_rows_that_have_the_words(trees, monkeypatch):
+    app = open_page("table", trees["full"], monkeypatch, rows="DFL=on", sort="AP")
+    assert sorted(rows_on(app)) == ["qfl=off dfl=on", "qfl=on dfl=on"]
+    differences = html_of(app).split("Differences in AP")[1]
+    assert "qfl=on dfl=on" in differences and "qfl=on dfl=off" not in differences.partition("</table>")[0]
+    app.text_input[0].set_value("<b>").run()
+    assert "No row has these words" in html_of(app) and not app.exception
+    app.text_input[0].set_value("").run()
+    assert len(rows_on(app)) == 4
+
+
+def test_rows_without_a_value_come_last(trees, monkeypatch):
+    (experiment,) = open_store(trees["partial"]).experiments()
+    rows = rows_on(open_page("table", trees["partial"], monkeypatch, sort="AP"))
+    finished = [variant.name for variant in experiment.variants if variant.done]
+    assert set(rows[: len(finished)]) == set(finished) and len(rows) == 4
 
 
 def test_table_exports(trees, monkeypatch):

@@ -10,11 +10,11 @@ from functools import partial
 
 import streamlit as st
 
-from dashboard import charts, data, live, look
+from dashboard import charts, data, live, look, state
 from gfl_lab import naming
 from gfl_lab.errors import FormatError
 from gfl_lab.report import export, series
-from gfl_lab.report import search as ranked
+from gfl_lab.report import search as searching
 from gfl_lab.report.cells import (
     COMPARISON_HEAD,
     MISSING,
@@ -26,6 +26,7 @@ from gfl_lab.report.cells import (
     comparison_title,
     format_number,
     layout,
+    ranked,
     seeds_text,
 )
 from gfl_lab.report.table import Table, build_table
@@ -42,6 +43,8 @@ _EXPORTS = (
     ("HTML", export.to_html, "html", "text/html"),
 )
 MOST_ROWS = 200
+FEW = 3  # with fewer rows there is nothing to sort or to find
+PLAN = "the plan's order"
 
 
 def _units(column: Column) -> str:
@@ -55,7 +58,22 @@ def _spread(value: str) -> str:
     return look.text(mean) + (f'<span class="pm"> ± {look.text(spread)}</span>' if sign else "")
 
 
-def _table(table: Table, palette: dict[str, str]) -> str:
+def _order(table: Table) -> list[int]:
+    """Positions of the rows to show, as the choices above the table say."""
+    if len(table.rows) < FEW:
+        return list(range(len(table.rows)))
+    by = _columns(table).get(st.session_state.get("w:sort", PLAN))
+    words = str(st.session_state.get("w:rows", "")).casefold().split()
+    rows = range(len(table.rows)) if by is None else ranked(table, by)
+    return [i for i in rows if all(word in table.rows[i].variant.casefold() for word in words)]
+
+
+def _columns(table: Table) -> dict[str, Column]:
+    """The columns by what they are called in the choice."""
+    return {(f"published {column.title}" if column.group == PUBLISHED else column.title): column for column in layout(table).columns}
+
+
+def _table(table: Table, palette: dict[str, str], order: list[int]) -> str:
     found = layout(table)
     starts = {found.group(group)[0] for group in (TRUTH, PUBLISHED) if found.group(group)}
     groups, spans = "", []
@@ -75,7 +93,7 @@ def _table(table: Table, palette: dict[str, str]) -> str:
         for i, c in enumerate(found.columns)
     )
     body = ""
-    for row, cells in zip(table.rows, found.rows, strict=True):
+    for row, cells in ((table.rows[i], found.rows[i]) for i in order):
         note = ' <span class="dim small">baseline</span>' if row.baseline else ""
         name = f"{look.swatch(palette[row.variant])}{look.text(row.variant)}{note}"
         line = f'<th scope="row" class="name">{name}</th><td class="num">{seeds_text(row)}</td>'
@@ -93,11 +111,12 @@ def _table(table: Table, palette: dict[str, str]) -> str:
     )
 
 
-def _comparisons(table: Table) -> str:
-    """Every variant against the baseline, the verdict by colour and in words."""
+def _comparisons(table: Table, order: list[int]) -> str:
+    """Every variant that is shown against the baseline, the verdict by colour and in words."""
     head = [(title, "name" if i == 0 else "num") for i, title in enumerate(COMPARISON_HEAD)]
     lines = []
-    for line, each in zip(comparison_rows(table), table.compared, strict=True):
+    known = {each.variant: (line, each) for line, each in zip(comparison_rows(table), table.compared, strict=True)}
+    for line, each in (known[name] for i in order if (name := table.rows[i].variant) in known):
         css = {"better": "better", "worse": "worse"}.get(each.verdict, "dim")
         lines.append([*map(look.text, line[:-1]), f'<span class="{css}">{look.text(line[-1])}</span>'])
     return look.table_html(head, lines)
@@ -123,17 +142,20 @@ def _ablation(experiment: ExperimentRow) -> None:
     table = build_table(experiment, data.store().resampled_or_none)
     palette = look.colours(experiment)
     counts = experiment.counts
-    look.header(experiment.question or experiment.name, under=live.data_line(experiment))
-    if any(n for state, n in counts.items() if state.value != "done"):
+    if any(n for each, n in counts.items() if each.value != "done"):
         look.show(look.counts_html(counts))
-    look.show(_table(table, palette))
+    order = _order(table)
+    if order:
+        look.show(_table(table, palette, order))
+    else:
+        look.empty("No row has these words", "They are looked for in the names of the variants.")
     if not any(row.metrics for row in table.rows):
         look.empty(
             "No trial has finished", "The numbers appear here one by one as trials end. Until then, the curves show how far they are."
         )
     if table.compared:
         look.heading(comparison_title(table), "Is a difference more than other seeds and other images would make?")
-        look.show(_comparisons(table))
+        look.show(_comparisons(table, order))
     notes = [look.redact(note) for note in table.footnotes]
     if notes:
         look.show('<ol class="notes small dim">' + "".join(f"<li>{look.text(note)}</li>" for note in notes) + "</ol>")
@@ -159,7 +181,7 @@ def _speed(experiment: ExperimentRow, palette: dict[str, str]) -> None:
 # --- searches -------------------------------------------------------------------------------------
 
 
-def _value(found: ranked.Ranking, row: SuggestionRow) -> str:
+def _value(found: searching.Ranking, row: SuggestionRow) -> str:
     if row.value is None or row.state == FAILED:
         return MISSING
     shown = look.text(format_number(found.search.metric, row.value))
@@ -168,7 +190,7 @@ def _value(found: ranked.Ranking, row: SuggestionRow) -> str:
     return shown + ("*" if row.state == STOPPED else ' <span class="small">so far</span>')
 
 
-def _ranked(found: ranked.Ranking) -> str:
+def _ranked(found: searching.Ranking) -> str:
     head = [("rank", "num"), ("no.", "num"), *((key, "setting") for key in found.keys), (charts.metric_title(found.search.metric), "num")]
     head += [("state", "name"), ("trial", "name")]
     lines = []
@@ -182,9 +204,9 @@ def _ranked(found: ranked.Ranking) -> str:
     return look.table_html(head, lines)
 
 
-def _plots(found: ranked.Ranking, about: str) -> None:
+def _plots(found: searching.Ranking, about: str) -> None:
     marks = look.search_marks()
-    if isinstance(found.importance, ranked.Importance):
+    if isinstance(found.importance, searching.Importance):
         look.heading("How much each setting mattered", about)
         figure = charts.importance(found.importance.shares, marks[DONE][0])
         st.plotly_chart(figure, key="importance", config=charts.CONFIG, alt="Importance of each setting as a bar")
@@ -213,7 +235,6 @@ def _plots(found: ranked.Ranking, about: str) -> None:
 
 
 def _search(experiment: ExperimentRow) -> None:
-    look.header(experiment.question or experiment.name, under=live.data_line(experiment))
     try:
         found = data.ranking(experiment)
     except data.StoreError as error:
@@ -242,7 +263,7 @@ def _search(experiment: ExperimentRow) -> None:
     about = next((note for note in notes if note.startswith("Importance")), "")
     look.show('<ul class="notes small dim">' + "".join(f"<li>{look.text(note)}</li>" for note in notes if note != about) + "</ul>")
     if found.rows:
-        _buttons(experiment, {form: partial(ranked.exported, found, form) for form in ranked.FORMATS})
+        _buttons(experiment, {form: partial(searching.exported, found, form) for form in searching.FORMATS})
     if found.best:
         look.heading("Is the best one better?", "This compares it with the defaults, over seeds that it was not chosen on.")
         st.code(f"gfl-lab confirm EXPERIMENT.yaml --profile {experiment.profile}", language=None)
@@ -254,4 +275,16 @@ def _body(experiment: ExperimentRow) -> None:
     (_search if experiment.kind == data.SEARCH else _ablation)(experiment)
 
 
+def _choices(experiment: ExperimentRow) -> None:
+    """By what the rows are sorted, and which of them are shown."""
+    columns = _columns(build_table(experiment))
+    with st.container(horizontal=True, gap="medium"):
+        state.choose("Sorted by", "sort", [PLAN, *columns], PLAN, width=240)
+        state.typed("Only variants with", "rows", placeholder="words of their names", width=240)
+
+
+experiment = live.current()
+look.header(experiment.question or experiment.name, under=live.data_line(experiment))
+if experiment.kind != data.SEARCH and len(experiment.variants) >= FEW:
+    _choices(experiment)
 live.follow(_body)

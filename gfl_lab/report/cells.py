@@ -130,6 +130,21 @@ def layout(table: Table) -> Layout:
     return Layout(tuple(columns), tuple(rows))
 
 
+def ranked(table: Table, column: Column) -> list[int]:
+    """Positions of the table's rows by a column's value, the best first; rows without one last, equal ones in the plan's order."""
+
+    def value(row: TableRow) -> float | None:
+        if column.group == PUBLISHED:
+            return row.reference.metrics.get(column.key) if row.reference else None
+        found = row.metrics.get(column.key)
+        return None if found is None else found.mean
+
+    sign = -1 if column.key not in naming.METRICS or naming.METRICS[column.key].higher_is_better else 1
+    known = [(i, found) for i, row in enumerate(table.rows) if (found := value(row)) is not None]
+    first = [i for i, _ in sorted(known, key=lambda each: sign * each[1])]
+    return first + [i for i in range(len(table.rows)) if i not in first]
+
+
 def published_title(table: Table) -> str:
     """Heading over the published columns."""
     return "published" if table.comparable else "published (not comparable)"
