@@ -36,6 +36,7 @@ from gfl_lab import naming
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = 25
+COMPLETE = "complete"
 PAGES = ("", "table", "curves", "boxes", "localisation", "trials")
 ROUNDS = 5
 DASHBOARD = [str(Path(sys.executable).with_name("gfl-lab")), "dashboard", "--port", "PORT"]
@@ -100,7 +101,7 @@ def until(driver, script: str, seconds: float = 120.0) -> float:
     began = time.perf_counter()
     while not driver.execute_script(script):
         if time.perf_counter() - began > seconds:
-            return float("nan")
+            raise TimeoutError(f"{driver.current_url} is not drawn after {seconds:.0f} s")
         time.sleep(0.02)
     return time.perf_counter() - began
 
@@ -119,19 +120,18 @@ Address = tuple[str, dict[str, str]]
 """A path to open, and scripts by what they say once they are true, in the order in which they become so."""
 
 
-def opened(server: list[str], environment: dict[str, str], health: str, turns: list[list[Address]]) -> tuple[dict[str, list[float]], float]:
-    """Seconds from asking for an address to each of its scripts; a new browser each turn. The server's memory at the end, MiB."""
+def opened(server: list[str], environment: dict[str, str], health: str, addresses: list[Address]) -> tuple[dict[str, list[float]], float]:
+    """Seconds from asking for an address to each of its scripts, a new browser for each. The server's memory at the end, MiB."""
     found: dict[str, list[float]] = {}
     with served(server, environment, health) as (address, process):
-        for turn in turns:
+        for path, scripts in addresses:
             driver = browser()
-            for path, scripts in turn:
-                driver.get("about:blank")
-                began = time.perf_counter()
-                driver.get(address + path)
-                for name, script in scripts.items():
-                    until(driver, script)
-                    found.setdefault(name, []).append(time.perf_counter() - began)
+            driver.get("about:blank")
+            began = time.perf_counter()
+            driver.get(address + path)
+            for name, script in scripts.items():
+                until(driver, script)
+                found.setdefault(name, []).append(time.perf_counter() - began)
             driver.quit()
         return found, process.memory_info().rss / 2**20
 
@@ -143,12 +143,12 @@ def experiment_of(turn: int, experiments: int) -> str:
 
 def dashboard(root: Path, experiments: int) -> tuple[dict[str, list[float]], float]:
     """Seconds of each page, the first time and later ones on other experiments; the server's memory at the end, MiB."""
-    turns = []
+    addresses: list[Address] = []
     for turn in range(ROUNDS + 1):
         query = "?experiment=" + quote(f"{experiment_of(turn, experiments)}/desk", safe="")
         pages = (*PAGES[1:], PAGES[0]) if turn == 0 else PAGES
-        turns.append([(f"/{page}{query if page else ''}", SEEN.get(page, {}) | {page: DRAWN % f"/{page}"}) for page in pages])
-    return opened(DASHBOARD, {"GFL_LAB_HOME": str(root)}, "/_stcore/health", turns)
+        addresses += [(f"/{page}{query if page else ''}", SEEN.get(page, {}) | {page: DRAWN % f"/{page}"}) for page in pages]
+    return opened(DASHBOARD, {"GFL_LAB_HOME": str(root)}, "/_stcore/health", addresses)
 
 
 def changes(root: Path) -> list[float]:
@@ -175,30 +175,32 @@ def changes(root: Path) -> list[float]:
     return found
 
 
-def mlflow_ui(root: Path, experiments: int) -> tuple[float, list[float]]:
-    """Seconds that the mirror took to fill; seconds until MLflow's page of an experiment lists its run."""
+def mlflow_ui(root: Path, experiments: int) -> tuple[float | None, list[float]]:
+    """Seconds that the mirror took to fill, None where it was there; seconds until MLflow's page of an experiment lists its run."""
     from gfl_lab.rundir import RunTree
     from gfl_lab.tracking.database import ui_command
     from gfl_lab.tracking.mirror import Mirror
 
     tree = RunTree(root)
+    there = (root / naming.MLFLOW_DB).exists()
     mirror = Mirror(tree, tree.mlflow_uri)
     mirror.prepare()
     began = time.perf_counter()
     for number in range(experiments):
         mirror.sync(f"experiment_{number:03d}", "desk")
-    filled = time.perf_counter() - began
+    filled = None if there else time.perf_counter() - began
     import mlflow
 
     mlflow.set_tracking_uri(tree.mlflow_uri)
     ids = {experiment.name: experiment.experiment_id for experiment in mlflow.search_experiments(max_results=1000)}
     arguments, environment = ui_command(tree, 0)
     arguments = ["PORT" if part == "0" else part for part in arguments]
-    turns = []
+    addresses: list[Address] = []
     for turn in range(ROUNDS + 1):
         name = experiment_of(turn, experiments)
-        turns.append([(f"/#/experiments/{ids[name]}/runs", {"runs": f"return document.body.innerText.includes({f'{name} · desk'!r})"})])
-    found, _ = opened(arguments, dict(environment), "/health", turns)
+        script = f"return document.body.innerText.includes({f'{name} · desk'!r})"
+        addresses.append((f"/#/experiments/{ids[name]}/runs?workflowType=machine_learning", {"runs": script}))
+    found, _ = opened(arguments, dict(environment), "/health", addresses)
     return filled, found["runs"]
 
 
@@ -216,24 +218,28 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gfl-dash-") as folder:
         root = (asked.root or Path(folder)).resolve()
-        if not (root / "trials").is_dir():
+        if not (root / COMPLETE).exists():
+            if (root / "trials").exists():
+                sys.exit(f"{root} holds a tree that is not whole: remove it, or give another --root")
             for part in ("trials", "data", "experiments"):
                 (root / part).mkdir(parents=True)
             with ProcessPoolExecutor(2) as pool:
                 list(pool.map(build, [str(root)] * asked.experiments, range(asked.experiments)))
+            (root / COMPLETE).touch()
+        experiments, trials = (len(list((root / part).iterdir())) for part in ("experiments", "trials"))
         size = sum(file.stat().st_size for file in root.glob(f"trials/*/{naming.DISTRIBUTIONS}"))
-        print(f"{asked.experiments * 4 * SEEDS:,} trials, {size / 2**20:.0f} MiB of distributions", file=sys.stderr, flush=True)
-        pages, memory = dashboard(root, asked.experiments)
+        print(f"{trials:,} trials, {size / 2**20:.0f} MiB of distributions", file=sys.stderr, flush=True)
+        pages, memory = dashboard(root, experiments)
         print(pages, memory, file=sys.stderr, flush=True)
         clicks = changes(root)
         print(clicks, file=sys.stderr, flush=True)
-        filled, theirs = mlflow_ui(root, asked.experiments) if asked.mlflow else (0.0, [])
+        filled, theirs = mlflow_ui(root, experiments) if asked.mlflow else (0.0, [])
     names = {"": "overview", "localisation": "scores", "table": "table, with its plots"}
     lines = [
         *header(
-            "The dashboard over many trials", f"uv run python benchmarks/dashboard_scale.py --experiments {asked.experiments}", ("streamlit", "mlflow")
+            "The dashboard over many trials", f"uv run python benchmarks/dashboard_scale.py --experiments {experiments}", ("streamlit", "mlflow")
         ),
-        f"- {asked.experiments * 4 * SEEDS:,} trials in {asked.experiments} experiments, {size / 2**20:.0f} MiB of distributions",
+        f"- {trials:,} trials in {experiments} experiments, {size / 2**20:.0f} MiB of distributions",
         f"- a page opened in a new browser, on another experiment each time; the server's memory at the end: {memory:.0f} MiB",
         "",
         "| page opened from its address | first, s | median of the others, s | slowest of them, s |",
@@ -250,7 +256,7 @@ def main() -> None:
             "| :-- | --: | --: | --: |",
             f"| runs of one experiment | {told(theirs)} |",
             "",
-            f"Theirs over our table's rows: {ratio:.1f}. The mirror took {filled:.0f} s to fill.",
+            f"Theirs over our table's rows: {ratio:.1f}." + (f" The mirror took {filled:.0f} s to fill." if filled else ""),
         ]
     report = "\n".join(lines) + "\n"
     print(report)

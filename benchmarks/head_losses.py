@@ -71,7 +71,7 @@ def heads(classes: int) -> dict[str, torch.nn.Module]:
 
 
 def case(batch: int, size: tuple[int, int], classes: int, boxes: int, device: str) -> dict[str, Any]:
-    """Predictions of every level, and boxes of which no two images have quite the same number."""
+    """Predictions of every level, and about ``boxes`` boxes an image: one fewer, as many, one more, and so on."""
     generator = torch.Generator().manual_seed(0)
     height, width = size
     shapes = [(-(-height // stride), -(-width // stride)) for stride in STRIDES]
@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--sweep", action="store_true", help="also how the time grows")
     parser.add_argument("--write", action="store_true", help="write the report under benchmarks/results/")
     asked = parser.parse_args()
-    base = LIKE_COCO | {"batch": asked.batch}
+    base, few = LIKE_COCO | {"batch": asked.batch}, max(3, asked.repeat // 3)
     lines = [
         row("{batch} x {size[0]} x {size[1]}, {classes} classes, {boxes} boxes".format(**base), measure(base, asked.repeat, asked.device))
     ]
@@ -159,13 +159,13 @@ def main() -> None:
         for key, values in SWEEP.items():
             for value in values:
                 said = " x ".join(map(str, value)) if isinstance(value, tuple) else value
-                lines.append(row(f"{key} {said}", measure(base | {key: value}, max(3, asked.repeat // 3), asked.device)))
+                lines.append(row(f"{key} {said}", measure(base | {key: value}, few, asked.device)))
     device = torch.cuda.get_device_name() if asked.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    options = f"--device {asked.device} --batch {asked.batch}{' --sweep' if asked.sweep else ''}"
+    options = f"--device {asked.device} --batch {asked.batch} --repeat {asked.repeat}{' --sweep' if asked.sweep else ''}"
     report = "\n".join(
         [
             *header("The head's targets and losses", f"uv run python benchmarks/head_losses.py {options}", ("torch", "mmdet", "mmengine")),
-            f"- on {device}, float32; median of {asked.repeat} rounds in turns; losses agree to 1e-4 in every row",
+            f"- on {device}, float32; median of {asked.repeat} rounds in turns{f' ({few} in all rows but the first)' if asked.sweep else ''}; losses agree to 1e-4 in every row",
             "",
             "| | forward: gfl-lab, ms | mmdet, ms | mmdet / gfl-lab | and backward: gfl-lab, ms | mmdet, ms | mmdet / gfl-lab |",
             "| :-- | --: | --: | --: | --: | --: | --: |",

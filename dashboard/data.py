@@ -52,9 +52,9 @@ def matching(query: str) -> list[tuple[str, str]]:
     return [each for each in store().names() if _has(words, *each)] if words else store().names()
 
 
-def running_first(names: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Those of which a trial is running before the others, each part by name."""
-    return sorted(names, key=lambda each: (not store().is_running(*each), each))
+def live_first(names: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those that ``is_live`` would call so before the others, each part by name; reads no result."""
+    return sorted(names, key=lambda each: (not (store().is_running(*each) or _between(_ledger_stamp(*each))), each))
 
 
 def _has(words: list[str], name: str, profile: str) -> bool:
@@ -70,16 +70,19 @@ def signature(experiment: ExperimentRow) -> tuple[tuple[str, str], ...]:
 # --- searches -------------------------------------------------------------------------------------
 
 
-def _ledger_stamp(experiment: ExperimentRow) -> Stamp:
+def _ledger_stamp(name: str, profile: str) -> Stamp:
     try:
-        stat = (RunTree(store_root()).experiment(experiment.name, experiment.profile) / naming.SEARCH).stat()
-    except OSError:
+        stat = (RunTree(store_root()).experiment(name, profile) / naming.SEARCH).stat()
+    except (OSError, StoreError):
         return None
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _between_trials(experiment: ExperimentRow) -> bool:
-    stamp = _ledger_stamp(experiment) if experiment.kind == SEARCH else None
+    return experiment.kind == SEARCH and _between(_ledger_stamp(experiment.name, experiment.profile))
+
+
+def _between(stamp: Stamp) -> bool:
     return stamp is not None and 0 <= time.time() - stamp[2] / 1e9 < BETWEEN_TRIALS_S
 
 
@@ -101,7 +104,7 @@ def _ranking(root: str, name: str, profile: str, stamp: str) -> report.Ranking:
 def ranking(experiment: ExperimentRow) -> report.Ranking:
     """A search ranked; anew only when its ledger, or the state of a trial of it, has changed. Raises StoreError."""
     trials = [(trial.id, trial.state.value, trial.epochs, sorted(trial.metrics.items())) for trial in experiment.trials]
-    stamp = repr((_ledger_stamp(experiment), experiment.question, trials))
+    stamp = repr((_ledger_stamp(experiment.name, experiment.profile), experiment.question, trials))
     return _ranking(str(store_root()), experiment.name, experiment.profile, stamp)
 
 

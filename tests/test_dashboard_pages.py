@@ -152,6 +152,21 @@ def test_experiments_are_found_by_their_words(query, found, many, monkeypatch):
     assert experiments_on(app) == ["trial_13"] and app.query_params["find"] == "number 13?"
 
 
+def test_a_new_search_begins_at_its_first_page(many, monkeypatch):
+    app = open_page("overview", many, monkeypatch, **{"from": "20"})
+    app.text_input[0].set_value("help number").run()
+    assert experiments_on(app)[0] == "trial_00" and app.query_params["from"] == "0"
+
+
+def test_a_search_between_two_trials_stays_on_the_first_page(many, tmp_path, monkeypatch):
+    root = tmp_path / "runs"
+    shutil.copytree(many, root)
+    write_fake_search(root, states=("done", "done"), name="zz_search")
+    assert "zz_search ·" in html_of(open_page("overview", root, monkeypatch)), "its ledger has just been written"
+    os.utime(root / "experiments" / "zz_search" / "desk" / naming.SEARCH, (1, 1))
+    assert "zz_search ·" not in html_of(open_page("overview", root, monkeypatch))
+
+
 def test_many_seeds_have_one_bar(tmp_path, monkeypatch):
     write_fake_tree(tmp_path, **SMALL, seeds=range(12), states={(1, 3): "failed"})
     page = html_of(open_page("overview", tmp_path, monkeypatch))
@@ -194,7 +209,7 @@ def test_the_table_shows_the_rows_that_have_the_words(trees, monkeypatch):
     differences = html_of(app).split("Differences in AP")[1]
     assert "qfl=on dfl=on" in differences and "qfl=on dfl=off" not in differences.partition("</table>")[0]
     app.text_input[0].set_value("<b>").run()
-    assert "No row has these words" in html_of(app) and not app.exception
+    assert "No row has these words" in html_of(app) and "Differences in AP" not in html_of(app) and not app.exception
     app.text_input[0].set_value("").run()
     assert len(rows_on(app)) == 4
 

@@ -69,10 +69,11 @@ def test_a_step_logged_twice_counts_once():
 def test_partial_experiments(tmp_path, states):
     store = open_store(write_fake_tree(tmp_path, states=states, epochs=3, seeds=(0, 1)).root)
     (experiment,) = store.experiments()
-    keys = series.curve_keys(store.logged_keys(experiment, "train"))
+    logged = store.logged(experiment)
+    keys = series.curve_keys(key for kind, key in logged if kind == "train")
     assert keys[:2] == ("loss", "loss_cls") if states != "planned" else keys == ()
     for key in keys:
-        for curve in series.curves(store.logged(experiment, "train", key), "train"):
+        for curve in series.curves(logged["train", key], "train"):
             assert len(curve.lines) == 2 and (curve.low <= curve.mean).all() and (curve.mean <= curve.high).all()
     assert len(series.speed_accuracy(experiment)) == sum(bool(v.done) for v in experiment.variants)
 

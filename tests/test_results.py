@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 
 import numpy as np
@@ -59,7 +60,7 @@ def test_planned_trials_have_no_folder(tmp_path):
     store = open_store(write_fake_tree(tmp_path, states="planned").root)
     row = only(store)
     assert {t.state for t in row.trials} == {TrialState.PLANNED} and row.progress == 0
-    assert store.logged_keys(row, "train") == frozenset() and store.logged(row, "train", "loss") == ()
+    assert store.logged(row) == {}
     assert store.distributions(row.trials[0].id) is None and store.log_tail(row.trials[0].id) == ""
 
 
@@ -108,7 +109,7 @@ def test_damaged_lease_and_metrics(mixed):
     running = tree.trial(only(store).trials[1].id)
     running.file(naming.METRICS_FILE).write_bytes(b'\xff\xfe{"metrics"\n{"kind":"val","metrics":7}\n[1]\n')
     assert only(store).trials[1].step == 0
-    assert running.id not in {one.trial for one in store.logged(only(store), "train", "loss")}
+    assert running.id not in {one.trial for one in store.logged(only(store))["train", "loss"]}
     running.file(naming.LEASE).write_text("{}")
     assert only(store).trials[1].state is TrialState.RUNNING, "it may be another host's, half-seen: it goes by its age"
     os.utime(running.file(naming.LEASE), (time.time() - 61, time.time() - 61))
@@ -135,7 +136,7 @@ def test_a_plan_with_a_foreign_id_cannot_leave_the_tree(mixed):
     rundir.write_json(file, plan)
     trial = only(store).trials[0]
     assert trial.state is TrialState.FAILED and "not a trial id" in trial.failure.reason
-    assert "qfl=off dfl=off" not in {one.variant for one in store.logged(only(store), "train", "loss")}
+    assert "qfl=off dfl=off" not in {one.variant for one in store.logged(only(store))["train", "loss"]}
 
 
 # --- curves ---
@@ -143,13 +144,12 @@ def test_a_plan_with_a_foreign_id_cannot_leave_the_tree(mixed):
 
 def all_logged(store, row):
     """How many values there are of all metrics."""
-    found = [store.logged(row, kind, key) for kind in ("train", "val") for key in store.logged_keys(row, kind)]
-    return sum(len(one.value) for each in found for one in each)
+    return sum(len(one.value) for each in store.logged(row).values() for one in each)
 
 
 def loss_of(store, row, trial_id):
     """Step and value of one trial's loss."""
-    (one,) = (one for one in store.logged(row, "train", "loss") if one.trial == trial_id)
+    (one,) = (one for one in store.logged(row)["train", "loss"] if one.trial == trial_id)
     return dict(zip(one.step.tolist(), one.value.tolist(), strict=True))
 
 
@@ -159,7 +159,7 @@ def test_curves_hold_every_value(mixed):
     lines = [line for trial in row.trials for line in tree.trial(trial.id).metric_lines()]
     assert all_logged(store, row) == sum(len(line["metrics"]) for line in lines)
     train = [line for line in tree.trial(row.trials[0].id).metric_lines() if line["kind"] == "train"]
-    first = store.logged(row, "train", "loss_cls")[0]
+    first = store.logged(row)["train", "loss_cls"][0]
     assert (first.trial, first.variant, first.seed) == (row.trials[0].id, "qfl=off dfl=off", 0)
     assert first.value.tolist() == [line["metrics"]["loss_cls"] for line in train]
     assert first.step.tolist() == [line["step"] for line in train] and first.epoch.tolist() == [line["epoch"] for line in train]
@@ -197,6 +197,47 @@ def test_curves_after_a_resume_cut_the_file_back(mixed):
     writer.close()
     own = loss_of(store, row, trial.id)
     assert list(own) == list(range(1, 30)) and set(list(own.values())[2:]) == {9.0}
+
+
+def test_a_metric_that_not_every_line_has_keeps_its_own_steps(mixed):
+    tree, store = mixed
+    trial = only(store).trials[1].id
+    path = tree.trial(trial).file(naming.METRICS_FILE)
+    last = json.loads(path.read_text().splitlines()[-1])["step"]
+    for turn in range(2):  # read at once, and as what is new
+        with path.open("a") as file:
+            for step in range(last + 1, last + 5):
+                extra = {"grad": float(step)} if step % 2 else {}
+                file.write(json.dumps({"kind": "train", "step": step, "epoch": 9, "time": 1.0, "metrics": {"loss": 1.0} | extra}) + "\n")
+        last += 4
+        for reader in (store, open_store(tree.root)):
+            (one,) = (one for one in reader.logged(only(reader))["train", "grad"] if one.trial == trial)
+            assert one.step.tolist() == one.value.tolist() and len(one.step) == 2 * (turn + 1) and set(one.epoch) == {9}
+            assert list(loss_of(reader, only(reader), trial))[-4 * (turn + 1) :] == list(range(last - 4 * (turn + 1) + 1, last + 1))
+
+
+def test_metrics_of_the_same_lines_share_their_steps(mixed):
+    _, store = mixed
+    found = store.logged(only(store))
+    assert found["train", "loss"][0].step is found["train", "loss_cls"][0].step is not found["val", "AP"][0].step
+
+
+def test_an_experiment_whose_name_is_none_is_said_to_be_so(mixed):
+    tree, store = mixed
+    shutil.copytree(tree.experiment("table3_qfl_dfl", "desk").parent, tree.root / naming.EXPERIMENTS_DIR / "table3 (copy)")
+    with pytest.raises(StoreError, match=r"table3 \(copy\).*cannot name an experiment"):
+        store.experiment("table3 (copy)", "desk")
+    assert len(store.experiments()) == 1 and "cannot name" in store.problems()[0]
+
+
+def test_one_foreign_id_does_not_hide_that_an_experiment_runs(mixed):
+    tree, store = mixed
+    assert store.is_running("table3_qfl_dfl", "desk") and not store.is_running("nope", "desk")
+    file = tree.experiment("table3_qfl_dfl", "desk") / naming.PLAN
+    plan = json.loads(file.read_text())
+    plan["variants"][0]["trials"][0]["id"] = "../../../etc"
+    rundir.write_json(file, plan)
+    assert store.is_running("table3_qfl_dfl", "desk")
 
 
 def test_what_was_used_longest_ago_is_forgotten_first():

@@ -384,8 +384,14 @@ def test_the_addresses_that_are_printed_are_those_of_the_experiments(tree: RunTr
     mirror.sync(NAME, PROFILE)
     number = client(tree).get_experiment_by_name(NAME).experiment_id
     assert ui_pages(tree, 5001) == [(NAME, f"http://127.0.0.1:5001/#/experiments/{number}/runs?workflowType=machine_learning")]
-    client(tree).delete_experiment(number)
-    assert ui_pages(tree, 5001) == []
+    found = client(tree)
+    for started, name in enumerate("abcdef", 1):
+        found.create_run(found.create_experiment(name), start_time=started)
+    assert [name for name, _ in ui_pages(tree, 5001)] == [NAME, "f", "e", "d", "c"], "those in which a run began last"
+    found.create_run(found.get_experiment_by_name("a").experiment_id)
+    assert ui_pages(tree, 5001)[0][0] == "a"
+    found.delete_experiment(number)
+    assert NAME not in {name for name, _ in ui_pages(tree, 5001, most=99)} and len(ui_pages(tree, 5001, most=99)) == 6
 
 
 # --- in the background ----------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import streamlit as st
 
 from dashboard import charts, data, live, look, state
@@ -11,20 +13,24 @@ from gfl_lab.results.rows import ExperimentRow
 WINDOWS = ("1", "5", "11", "25", "51")
 
 
+def _keys(logged: Iterable[tuple[str, str]], kind: str) -> tuple[str, ...]:
+    return series.curve_keys(key for found, key in logged if found == kind)
+
+
 def _plot(figure, key: str, alt: str) -> None:
     st.plotly_chart(figure, key=key, config=charts.CONFIG, alt=alt)
 
 
 def _body(experiment: ExperimentRow) -> None:
-    store = data.store()
-    terms = series.curve_keys(store.logged_keys(experiment, "train"))
+    logged = data.store().logged(experiment)
+    terms = _keys(logged, "train")
     palette = look.colours(experiment)
     order = [variant.name for variant in experiment.variants]
     if not terms:
         look.empty("Nothing has been logged yet", "Curves appear with the first training step.")
         return
-    logged = {one.variant for one in store.logged(experiment, "train", terms[0])}
-    look.variants_legend([name for name in order if name in logged], palette)
+    begun = {one.variant for one in logged["train", terms[0]]}
+    look.variants_legend([name for name in order if name in begun], palette)
     several = any(len(variant.trials) > 1 for variant in experiment.variants)
     how = (
         "The line is the mean over seeds, drawn where every seed has got to; the band their range; hairlines are single seeds."
@@ -33,10 +39,10 @@ def _body(experiment: ExperimentRow) -> None:
     )
 
     look.heading("On the validation images, after each epoch", how)
-    keys = series.curve_keys(store.logged_keys(experiment, "val"))
+    keys = _keys(logged, "val")
     if keys:
         shown = st.session_state["w:metric"] if st.session_state.get("w:metric") in keys else keys[0]
-        found = series.curves(store.logged(experiment, "val", shown), "val")
+        found = series.curves(logged["val", shown], "val")
         _plot(
             charts.curves(found, shown, palette, order, epochs=True, height=340),
             f"val-{shown}",
@@ -52,7 +58,7 @@ def _body(experiment: ExperimentRow) -> None:
     for index, key in enumerate(terms):
         with columns[index % 2]:
             look.show(f'<div><b>{look.text(key)}</b> <span class="dim">{look.text(charts.TERMS.get(key, ""))}</span></div>')
-            found = series.curves(store.logged(experiment, "train", key), "train", window if key != "lr" else 1)
+            found = series.curves(logged["train", key], "train", window if key != "lr" else 1)
             _plot(
                 charts.curves(found, key, palette, order, epochs=False, height=240),
                 f"train-{key}",
@@ -62,7 +68,7 @@ def _body(experiment: ExperimentRow) -> None:
 
 experiment = live.current()
 look.header("Training curves", under=live.data_line(experiment))
-keys = series.curve_keys(data.store().logged_keys(experiment, "val")) or ("AP",)
+keys = _keys(data.store().logged(experiment), "val") or ("AP",)
 with st.container(horizontal=True, gap="large"):
     state.choose("Validation metric", "metric", keys, "AP", widget=st.segmented_control, required=True)
     state.choose(

@@ -117,12 +117,16 @@ def _experiment(experiment: ExperimentRow) -> None:
             links.page_link(f"views/{page}.py", label=label, query_params=query)
 
 
+def _from_the_first() -> None:
+    state.put(**{"from": "0"})
+
+
 def _choice() -> tuple[str, int]:
     """What is looked for, and from which experiment on; asked for only where there are more than a page holds."""
     if len(data.store().names()) <= PER_PAGE:
         return "", 0
     with st.container(horizontal=True, gap="medium"):
-        query = state.typed("Find", "find", placeholder="in names, profiles and questions", width=340)
+        query = state.typed("Find", "find", width=340, placeholder="in names, profiles and questions", on_change=_from_the_first)
         many = len(data.matching(query))
         starts = [str(start) for start in range(0, max(many, 1), PER_PAGE)]
         shown = {start: f"{int(start) + 1} to {min(int(start) + PER_PAGE, many)} of {many}" if many else "none" for start in starts}
@@ -132,7 +136,7 @@ def _choice() -> tuple[str, int]:
 def _page(query: str, start: int) -> tuple[list[ExperimentRow], list[str]]:
     """The experiments from the ``start``-th on, those that run first; and what cannot be read."""
     rows, problems = [], []
-    for name in data.running_first(data.matching(query))[start : start + PER_PAGE]:
+    for name in data.live_first(data.matching(query))[start : start + PER_PAGE]:
         try:
             rows.append(data.store().experiment(*name))
         except data.StoreError as error:

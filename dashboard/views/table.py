@@ -26,6 +26,7 @@ from gfl_lab.report.cells import (
     comparison_title,
     format_number,
     layout,
+    metric_title,
     ranked,
     seeds_text,
 )
@@ -153,7 +154,7 @@ def _ablation(experiment: ExperimentRow) -> None:
         look.empty(
             "No trial has finished", "The numbers appear here one by one as trials end. Until then, the curves show how far they are."
         )
-    if table.compared:
+    if any(table.rows[i].variant in {each.variant for each in table.compared} for i in order):
         look.heading(comparison_title(table), "Is a difference more than other seeds and other images would make?")
         look.show(_comparisons(table, order))
     notes = [look.redact(note) for note in table.footnotes]
@@ -277,7 +278,9 @@ def _body(experiment: ExperimentRow) -> None:
 
 def _choices(experiment: ExperimentRow) -> None:
     """By what the rows are sorted, and which of them are shown."""
-    columns = _columns(build_table(experiment))
+    columns = list(_columns(build_table(experiment)))
+    if experiment.data.truth:  # their columns come with the first finished trial
+        columns += [title for key in naming.TRUTH_METRICS if (title := metric_title(key)) not in columns]
     with st.container(horizontal=True, gap="medium"):
         state.choose("Sorted by", "sort", [PLAN, *columns], PLAN, width=240)
         state.typed("Only variants with", "rows", placeholder="words of their names", width=240)

@@ -41,7 +41,9 @@ _DAMAGE = (StoreError, OSError, KeyError, TypeError, ValueError, AttributeError)
 
 _TAIL_BYTES = 64 * 1024
 _CURVES_BYTES = 256 * 2**20
-"""For curves that are kept in memory; 90,000 iterations with six terms are 13 MB a trial."""
+"""For curves that are kept in memory; 90,000 iterations with six terms are 6 MB a trial."""
+_OBJECT_BYTES = 250
+"""What an array takes beside its numbers, with its place in a dict."""
 _RESAMPLED_BYTES = 64 * 2**20
 """For AP on resampled images that is kept in memory; 24 kB a trial."""
 
@@ -57,17 +59,22 @@ def _stamp(path: Path) -> Stamp:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
+Series = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Step and epoch (int64) and value (float64) of one metric; metrics that stand in the same lines share the first two."""
+
+
 @dataclass(frozen=True)
 class _Curve:
-    """What has been read of one metrics file: (3, N) step, epoch and value of each (kind, key)."""
+    """What has been read of one metrics file, by kind and key."""
 
     stamp: Stamp
     offset: int
-    series: dict[tuple[str, str], np.ndarray]
+    series: dict[tuple[str, str], Series]
 
     @property
     def nbytes(self) -> int:
-        return sum(array.nbytes for array in self.series.values())
+        arrays = {id(array): array.nbytes for each in self.series.values() for array in each}
+        return sum(arrays.values()) + _OBJECT_BYTES * len(arrays)
 
 
 class Store:
@@ -112,7 +119,8 @@ class Store:
         Raises:
             StoreError: there is none of that name (the known ones are named), or its plan is damaged.
         """
-        if not (naming.is_valid_name(name) and naming.is_valid_name(profile) and self._plan_file(name, profile).exists()):
+        valid = naming.is_valid_name(name) and naming.is_valid_name(profile)
+        if not (self._plan_file(name, profile).exists() if valid else (name, profile) in self.names()):
             listed = ", ".join(f"{n} ({p})" for n, p in self.names()) or "none yet: `gfl-lab run EXPERIMENT.yaml` makes one"
             raise StoreError(f"there is no experiment {name!r} with profile {profile!r}. Known: {listed}.")
         try:
@@ -131,9 +139,10 @@ class Store:
         """Whether a living process holds a trial of an experiment. Reads leases alone."""
         try:
             ids = [str(trial["id"]) for variant in self._plan(name, profile)["variants"] for trial in variant["trials"]]
-            return any(trial.file(naming.LEASE).exists() and trial.lease_alive() for trial in map(self._tree.trial, ids))
         except _DAMAGE:
             return False
+        trials = [self._tree.trial(each) for each in ids if naming.is_trial_id(each)]
+        return any(trial.file(naming.LEASE).exists() and trial.lease_alive() for trial in trials)
 
     def _plan_file(self, name: str, profile: str) -> Path:
         return self._tree.experiment(name, profile) / naming.PLAN
@@ -209,6 +218,7 @@ class Store:
         if not leased and row.state in (TrialState.DONE, TrialState.FAILED):
             with self._lock:
                 self._ended[key] = (stamp, row)
+                self._tails.pop(trial.id, None)
         return row
 
     def _row(self, trial: TrialDir, seed: int, epochs: int, steps: int, leased: bool) -> TrialRow:
@@ -304,19 +314,17 @@ class Store:
 
     # --- curves ---
 
-    def logged_keys(self, experiment: ExperimentRow, kind: str) -> frozenset[str]:
-        """The metrics that trials have logged: each iteration (``train``) or after each epoch (``val``)."""
-        return frozenset(key for trial in experiment.trials for found, key in self._curve(trial.id).series if found == kind)
+    def logged(self, experiment: ExperimentRow) -> dict[tuple[str, str], tuple[Logged, ...]]:
+        """Every metric that trials have logged, by kind and key, each with the trials that have it in the plan's order.
 
-    def logged(self, experiment: ExperimentRow, kind: str, key: str) -> tuple[Logged, ...]:
-        """One metric of every trial that has logged it, in the plan's order."""
-        found = []
+        Kind is ``train`` (a value an iteration) or ``val`` (a value an epoch).
+        """
+        found: dict[tuple[str, str], list[Logged]] = {}
         for variant in experiment.variants:
             for trial in variant.trials:
-                if (series := self._curve(trial.id).series.get((kind, key))) is not None:
-                    step, epoch = series[:2].astype(np.int64)
-                    found.append(Logged(variant.name, trial.seed, trial.id, step, epoch, series[2]))
-        return tuple(found)
+                for key, series in self._curve(trial.id).series.items():
+                    found.setdefault(key, []).append(Logged(variant.name, trial.seed, trial.id, *series))
+        return {key: tuple(each) for key, each in found.items()}
 
     def _curve(self, trial_id: str) -> _Curve:
         try:
@@ -546,16 +554,35 @@ def _read_tail(path: Path, size: int) -> bytes:
         return file.read()
 
 
-def _extended(series: Mapping[tuple[str, str], np.ndarray], lines: Sequence[dict[str, Any]]) -> dict[tuple[str, str], np.ndarray]:
+def _extended(series: Mapping[tuple[str, str], Series], lines: Sequence[dict[str, Any]]) -> dict[tuple[str, str], Series]:
     """``_Curve.series`` with more lines."""
-    found: dict[tuple[str, str], list[tuple[int, int, float]]] = {}
+    places: dict[str, list[tuple[int, int]]] = {}
+    values: dict[tuple[str, str], list[tuple[int, float]]] = {}
     for line in lines:
         try:
-            kind, step, epoch = str(line["kind"]), int(line["step"]), int(line["epoch"])
-            values = [(str(key), float(value)) for key, value in line["metrics"].items() if isinstance(value, (int, float))]
+            kind, place = str(line["kind"]), (int(line["step"]), int(line["epoch"]))
+            numbers = [(str(key), float(value)) for key, value in line["metrics"].items() if isinstance(value, (int, float))]
         except _DAMAGE:
             continue
-        for key, value in values:
-            found.setdefault((kind, key), []).append((step, epoch, value))
-    more = {key: np.array(rows, float).T for key, rows in found.items()}
-    return dict(series) | {key: np.concatenate([series[key], new], axis=1) if key in series else new for key, new in more.items()}
+        rows = places.setdefault(kind, [])
+        rows.append(place)
+        for key, number in numbers:
+            values.setdefault((kind, key), []).append((len(rows) - 1, number))
+    found = dict(series)
+    shared = {kind: tuple(np.array(column, np.int64) for column in zip(*rows, strict=True)) for kind, rows in places.items()}
+    joined: dict[tuple[int, tuple[str, str] | None], tuple[np.ndarray, np.ndarray]] = {}
+    for key, rows in values.items():
+        step, epoch = shared[key[0]]
+        at, value = np.array([row for row, _ in rows]), np.array([number for _, number in rows])
+        whole = len(at) == len(step)
+        if key not in found:
+            found[key] = (step, epoch, value) if whole else (step[at], epoch[at], value)
+            continue
+        before = found[key]
+        known = (id(before[0]), None if whole else key)
+        if known not in joined:
+            joined[known] = tuple(
+                np.concatenate([old, new if whole else new[at]]) for old, new in zip(before[:2], (step, epoch), strict=True)
+            )
+        found[key] = (*joined[known], np.concatenate([before[2], value]))
+    return found

@@ -204,13 +204,15 @@ def ui_command(tree: RunTree, port: int) -> tuple[list[str], dict[str, str]]:
 
 
 def ui_pages(tree: RunTree, port: int, most: int = 5) -> list[tuple[str, str]]:
-    """(experiment, address) of MLflow's page of each experiment, the one that changed last first.
+    """(experiment, address) of MLflow's page of the ``most`` experiments in which a run began last, the newest first.
 
     From its start page MLflow 3 leads to its views for language models; these addresses open the runs.
     """
     path = sqlite_path(tree.mlflow_uri)
     asked = (
-        "SELECT name, experiment_id FROM experiments WHERE lifecycle_stage = 'active' AND name != 'Default' ORDER BY last_update_time DESC"
+        "SELECT experiments.name, experiment_id FROM experiments LEFT JOIN runs USING (experiment_id) "
+        "WHERE experiments.lifecycle_stage = 'active' AND experiments.name != 'Default' "
+        "GROUP BY experiment_id ORDER BY MAX(runs.start_time) DESC, experiment_id DESC"
     )
     with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
         found = connection.execute(f"{asked} LIMIT ?", [most]).fetchall()
