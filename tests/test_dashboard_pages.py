@@ -214,6 +214,12 @@ def test_the_table_shows_the_rows_that_have_the_words(trees, monkeypatch):
     assert len(rows_on(app)) == 4
 
 
+def test_the_seeds_needed_are_told_for_the_difference_of_the_url(trees, monkeypatch):
+    assert "0.3 needs" in html_of(open_page("table", trees["full"], monkeypatch))
+    assert "2 needs" in html_of(open_page("table", trees["full"], monkeypatch, difference="2"))
+    assert "0.3 needs" in html_of(open_page("table", trees["full"], monkeypatch, difference="7"))
+
+
 def test_rows_without_a_value_come_last(trees, monkeypatch):
     (experiment,) = open_store(trees["partial"]).experiments()
     rows = rows_on(open_page("table", trees["partial"], monkeypatch, sort="AP"))

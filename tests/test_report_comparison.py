@@ -15,7 +15,7 @@ from gfl_lab import cocoap, naming
 from gfl_lab.cocoap import RESAMPLED, Records, match, resample
 from gfl_lab.errors import StoreError
 from gfl_lab.report import export
-from gfl_lab.report.cells import COMPARISON_HEAD, comparison_rows
+from gfl_lab.report.cells import comparison_head, comparison_rows
 from gfl_lab.report.comparison import compare
 from gfl_lab.report.table import build_table, table_json
 from gfl_lab.results.rows import ExperimentRow, Resampled, TrialRow, VariantRow
@@ -95,12 +95,24 @@ def test_missing_records_are_told_and_other_images_never_mixed() -> None:
     assert not any("seeds alone" in note for note in build_table(rows(1.0), known).footnotes)
 
 
+def test_the_seeds_needed_are_those_of_the_difference_that_is_asked_for() -> None:
+    found = {points: build_table(rows(2.0, 0.0), samples(v0=0.1, v1=0.1), points) for points in (0.3, 0.5, 1.0)}
+    needed = [found[points].compared[1].needed for points in found]
+    assert needed == sorted(needed, reverse=True) and needed[0] > needed[-1]
+    table = found[0.5]
+    assert "0.5 needs" in comparison_head(table) and any('"0.5 needs"' in note for note in table.footnotes)
+    assert table_json(table)["rows"][1]["delta"]["AP"]["seeds_needed_for"] == 0.5
+    baseline, second, _ = csv.DictReader(io.StringIO(export.to_csv(table)))
+    assert (baseline["AP_delta_seeds_needed_for"], second["AP_delta_seeds_needed_for"]) == ("", "0.5")
+    assert all("0.5 needs" in form(table) for form in (export.to_markdown, export.to_html, export.to_latex))
+
+
 def test_every_form_shows_them() -> None:
     table = build_table(rows(2.0, 0.0), samples(v0=0.1, v1=0.1))
     (line, other) = comparison_rows(table)
     assert line[1] == "+2.0" and line[-1] == "better" and other[-1] == "not resolved" and other[1] == "0.0"
     for text in (export.to_markdown(table), export.to_html(table)):
-        assert all(part in text for part in (*COMPARISON_HEAD, line[2].replace("+", "+"), "not resolved"))
+        assert all(part in text for part in (*comparison_head(table), line[2].replace("+", "+"), "not resolved"))
     assert "better" in export.to_latex(table) and r"$\Delta$ AP" in export.to_latex(table)
     first, second, _ = table_json(table)["rows"]
     assert first["delta"] == {} and second["delta"]["AP"]["verdict"] == "better" and second["delta"]["AP"]["seeds_needed"] >= 2

@@ -16,12 +16,12 @@ from gfl_lab.errors import FormatError
 from gfl_lab.report import export, series
 from gfl_lab.report import search as searching
 from gfl_lab.report.cells import (
-    COMPARISON_HEAD,
     MISSING,
     OURS,
     PUBLISHED,
     TRUTH,
     Column,
+    comparison_head,
     comparison_rows,
     comparison_title,
     format_number,
@@ -30,6 +30,7 @@ from gfl_lab.report.cells import (
     ranked,
     seeds_text,
 )
+from gfl_lab.report.comparison import SMALLEST
 from gfl_lab.report.table import Table, build_table
 from gfl_lab.results.rows import ExperimentRow
 from gfl_lab.results.search import DONE, FAILED, STOPPED, SuggestionRow
@@ -46,6 +47,7 @@ _EXPORTS = (
 MOST_ROWS = 200
 FEW = 3  # with fewer rows there is nothing to sort or to find
 PLAN = "the plan's order"
+DIFFERENCES = ("0.1", "0.2", "0.3", "0.5", "1", "2", "5")
 
 
 def _units(column: Column) -> str:
@@ -114,7 +116,7 @@ def _table(table: Table, palette: dict[str, str], order: list[int]) -> str:
 
 def _comparisons(table: Table, order: list[int]) -> str:
     """Every variant that is shown against the baseline, the verdict by colour and in words."""
-    head = [(title, "name" if i == 0 else "num") for i, title in enumerate(COMPARISON_HEAD)]
+    head = [(title, "name" if i == 0 else "num") for i, title in enumerate(comparison_head(table))]
     lines = []
     known = {each.variant: (line, each) for line, each in zip(comparison_rows(table), table.compared, strict=True)}
     for line, each in (known[name] for i in order if (name := table.rows[i].variant) in known):
@@ -140,7 +142,7 @@ def _buttons(experiment: ExperimentRow, files: dict[str, str | Callable[[], str]
 
 
 def _ablation(experiment: ExperimentRow) -> None:
-    table = build_table(experiment, data.store().resampled_or_none)
+    table = build_table(experiment, data.store().resampled_or_none, float(st.session_state.get("w:difference", SMALLEST)))
     palette = look.colours(experiment)
     counts = experiment.counts
     if any(n for each, n in counts.items() if each.value != "done"):
@@ -284,6 +286,7 @@ def _choices(experiment: ExperimentRow) -> None:
     with st.container(horizontal=True, gap="medium"):
         state.choose("Sorted by", "sort", [PLAN, *columns], PLAN, width=240)
         state.typed("Only variants with", "rows", placeholder="words of their names", width=240)
+        state.choose("Seeds needed for", "difference", DIFFERENCES, f"{SMALLEST:g}", names=lambda points: f"{points} AP", width=150)
 
 
 experiment = live.current()

@@ -25,12 +25,19 @@ from gfl_lab.errors import ExitCode, InputError, StoreError
     show_default=True,
     help="Form of the table.",
 )
-def command(experiment: Path, profile: str | None, as_json: bool, form: str) -> None:
+@click.option(
+    "--difference",
+    metavar="AP",
+    type=click.FloatRange(min=0, min_open=True),
+    help="The difference in AP points for which the seeds needed are told.  [default: 0.3]",
+)
+def command(experiment: Path, profile: str | None, as_json: bool, form: str, difference: float | None) -> None:
     """Print the AP table of EXPERIMENT.
 
     Exit code 4 when the arms differ in more than the declared axes.
     """
     from gfl_lab.report import export
+    from gfl_lab.report.comparison import SMALLEST
     from gfl_lab.report.table import build_table, table_json, unfair
     from gfl_lab.report.terminal import render_terminal
     from gfl_lab.results.store import Store
@@ -48,7 +55,7 @@ def command(experiment: Path, profile: str | None, as_json: bool, form: str) -> 
         row = store.experiment(name, profile_name)
     except StoreError as error:
         raise InputError(error.problems) from None
-    table = build_table(row, store.resampled_or_none)
+    table = build_table(row, store.resampled_or_none, difference or SMALLEST)
     if form == "json":
         print_json(table_json(table))
     elif form == "text":

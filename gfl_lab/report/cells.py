@@ -163,7 +163,11 @@ def one_line(text: str) -> str:
 
 # --- against the baseline -------------------------------------------------------------------------
 
-COMPARISON_HEAD = ("variant", "Δ AP", "95% interval", "p", "resolves", f"{SMALLEST} needs", "verdict")
+
+def comparison_head(table: Table) -> tuple[str, ...]:
+    """Titles of the columns of ``comparison_rows``."""
+    smallest = table.compared[0].smallest if table.compared else SMALLEST
+    return "variant", "Δ AP", "95% interval", "p", "resolves", f"{smallest:g} needs", "verdict"
 
 
 def comparison_title(table: Table) -> str:
@@ -173,7 +177,7 @@ def comparison_title(table: Table) -> str:
 
 
 def comparison_rows(table: Table) -> list[tuple[str, ...]]:
-    """The comparisons in AP as people read them, one row a variant, in the order of ``COMPARISON_HEAD``."""
+    """The comparisons in AP as people read them, one row a variant, under ``comparison_head``."""
     return [_comparison(each) for each in table.compared]
 
 

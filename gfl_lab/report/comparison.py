@@ -13,7 +13,7 @@ from gfl_lab.report.statistics import LEVEL, Difference, detectable, difference,
 from gfl_lab.results.rows import ExperimentRow, Resampled, TrialRow, VariantRow
 
 SMALLEST = 0.3
-"""AP points: the difference for which the seeds needed are told. Papers of this family claim differences of about this size."""
+"""AP points: the difference for which the seeds needed are told, if no other is asked for. Papers of this family claim about as much."""
 
 Lookup = Callable[[str], Resampled | None]
 """A trial's AP on bootstrap samples of its images, by the trial's id."""
@@ -28,7 +28,7 @@ class Comparison:
         p: after Holm's correction over all rows of this metric; None with one seed.
         rows: how many rows p is corrected for.
         detectable: the smallest true difference that so many seeds would tell from none; None with one seed.
-        needed: seeds that would tell ``SMALLEST`` from none; None where none would do, or with one seed.
+        smallest: a difference in AP points; needed: seeds that would tell it from none; None where none would do, or with one seed.
     """
 
     variant: str
@@ -38,6 +38,7 @@ class Comparison:
     rows: int
     detectable: float | None
     needed: int | None
+    smallest: float
 
     @property
     def verdict(self) -> str:
@@ -61,11 +62,12 @@ def shared(ours: VariantRow, theirs: VariantRow, metric: str = "AP") -> dict[int
     return {seed: (first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())}
 
 
-def compare(experiment: ExperimentRow, resampled: Lookup | None = None) -> tuple[Comparison, ...]:
+def compare(experiment: ExperimentRow, resampled: Lookup | None = None, smallest: float = SMALLEST) -> tuple[Comparison, ...]:
     """Each variant that shares a finished seed with the baseline, in AP, AP50 and AP75.
 
     Args:
         resampled: where it is not given, or does not know all trials of a row, that row's interval knows of seeds alone.
+        smallest: AP points, the difference for which the seeds needed are told.
     """
     comparisons = []
     for metric in RESAMPLED:
@@ -73,8 +75,10 @@ def compare(experiment: ExperimentRow, resampled: Lookup | None = None) -> tuple
         tested = {name: found.p for name, found, _ in rows if found.p is not None}
         corrected = holm(tested)
         for name, found, images in rows:
-            needed = None if found.seed_variance is None else seeds_needed(found, SMALLEST, images)
-            comparisons.append(Comparison(name, metric, found, corrected.get(name), len(tested), detectable(found, images), needed))
+            needed = None if found.seed_variance is None else seeds_needed(found, smallest, images)
+            comparisons.append(
+                Comparison(name, metric, found, corrected.get(name), len(tested), detectable(found, images), needed, smallest)
+            )
     return tuple(comparisons)
 
 
@@ -116,12 +120,12 @@ def explain(comparisons: tuple[Comparison, ...]) -> list[str]:
     told = []
     tested = [each for each in comparisons if each.p is not None]
     if tested:
-        rows = tested[0].rows
+        rows, smallest = tested[0].rows, f"{tested[0].smallest:g}"
         several = f", corrected by Holm's method for {rows} rows" if rows > 1 else ""
         told.append(
             f"The 95% interval is of the mean difference, over other seeds and other validation images; p is two-sided{several}. "
-            f'"resolves" is the smallest true difference that these seeds tell from none 8 times in 10, and "{SMALLEST} needs" how many '
-            f"seeds would do so for {SMALLEST} AP."
+            f'"resolves" is the smallest true difference that these seeds tell from none 8 times in 10, and "{smallest} needs" how many '
+            f"seeds would do so for {smallest} AP."
         )
         if blind := [each.variant for each in tested if each.found.image_variance is None]:
             told.append(f"The interval knows of seeds alone for {', '.join(blind)}: the evaluation records of a trial are missing.")

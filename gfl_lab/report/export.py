@@ -15,11 +15,11 @@ from typing import Any
 from gfl_lab import naming, rundir
 from gfl_lab.cocoap import RESAMPLED
 from gfl_lab.report.cells import (
-    COMPARISON_HEAD,
     MISSING,
     OURS,
     PUBLISHED,
     TRUTH,
+    comparison_head,
     comparison_rows,
     comparison_title,
     layout,
@@ -48,7 +48,8 @@ def _csv_number(value: float | None) -> str:
 def to_csv(table: Table) -> str:
     """One line a variant; flat columns for every metric: ``AP_mean, AP_std, AP_n, AP_delta, AP_delta_std, AP_delta_n, …``.
 
-    AP, AP50 and AP75 also have ``AP_delta_low, _high, _p, _p_holm, _resolves, _seeds_needed``. Unknown values are empty. Published values are ``published_AP`` and so on, with source, split and comparability.
+    AP, AP50 and AP75 also have ``AP_delta_low, _high, _p, _p_holm, _resolves, _seeds_needed, _seeds_needed_for``. Unknown values
+    are empty. Published values are ``published_AP`` and so on, with source, split and comparability.
     """
     axes = list(dict.fromkeys(key for row in table.rows for key in row.axes))
     published = list(dict.fromkeys(key for row in table.rows if row.reference for key in row.reference.metrics))
@@ -56,7 +57,7 @@ def to_csv(table: Table) -> str:
     for key in table.all_metrics:
         header += [f"{key}_{part}" for part in ("mean", "std", "n", "delta", "delta_std", "delta_n")]
         if key in RESAMPLED:
-            header += [f"{key}_delta_{part}" for part in ("low", "high", "p", "p_holm", "resolves", "seeds_needed")]
+            header += [f"{key}_delta_{part}" for part in ("low", "high", "p", "p_holm", "resolves", "seeds_needed", "seeds_needed_for")]
     header += ["published_row", *(f"published_{key}" for key in published)]
     header += ["published_source", "published_split", "published_comparable", "published_why_not"]
 
@@ -87,10 +88,17 @@ def to_csv(table: Table) -> str:
 
 def _csv_comparison(each: Comparison | None) -> list[Any]:
     if each is None:
-        return [""] * 6
+        return [""] * 7
     p_values = ["" if p is None else f"{p:.4g}" for p in (each.found.p, each.p)]
     needed = "" if each.needed is None else each.needed
-    return [_csv_number(each.found.low), _csv_number(each.found.high), *p_values, _csv_number(each.detectable), needed]
+    return [
+        _csv_number(each.found.low),
+        _csv_number(each.found.high),
+        *p_values,
+        _csv_number(each.detectable),
+        needed,
+        _csv_number(each.smallest),
+    ]
 
 
 def _lower(value: Any) -> str:
@@ -131,8 +139,8 @@ def to_markdown(table: Table) -> str:
             "",
             markdown_escape(comparison_title(table)),
             "",
-            "| " + " | ".join(COMPARISON_HEAD) + " |",
-            "| :-- |" + " --: |" * (len(COMPARISON_HEAD) - 1),
+            "| " + " | ".join(comparison_head(table)) + " |",
+            "| :-- |" + " --: |" * (len(comparison_head(table)) - 1),
         ]
         lines += ["| " + " | ".join(map(markdown_escape, line)) + " |" for line in comparison_rows(table)]
     if table.footnotes:

@@ -9,12 +9,12 @@ from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.report.cells import (
-    COMPARISON_HEAD,
     MISSING,
     OURS,
     PUBLISHED,
     TRUTH,
     Layout,
+    comparison_head,
     comparison_rows,
     group_titles,
     layout,
@@ -135,8 +135,8 @@ def _latex_tabular(table: Table, found: Layout, wanted: Sequence[str]) -> list[s
 
 def _latex_comparisons(table: Table) -> list[str]:
     """The differences to the baseline as a tabular of their own."""
-    lines = ["\\begin{tabular}{l" + "r" * (len(COMPARISON_HEAD) - 2) + "l}", "\\toprule"]
-    lines += [" & ".join(map(latex_escape, COMPARISON_HEAD)) + " \\\\", "\\midrule"]
+    lines = ["\\begin{tabular}{l" + "r" * (len(comparison_head(table)) - 2) + "l}", "\\toprule"]
+    lines += [" & ".join(map(latex_escape, comparison_head(table))) + " \\\\", "\\midrule"]
     lines += [" & ".join(map(latex_escape, row)) + " \\\\" for row in comparison_rows(table)]
     return [*lines, "\\bottomrule", "\\end{tabular}"]
 

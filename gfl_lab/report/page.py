@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable
 
 from gfl_lab.report.cells import (
-    COMPARISON_HEAD,
     PUBLISHED,
+    comparison_head,
     comparison_rows,
     comparison_title,
     format_number,
@@ -138,7 +138,7 @@ def document(title: str, heading: str, about: str, body: str) -> str:
 
 
 def _comparisons(table: Table, esc: Callable[[str], str]) -> str:
-    head = "".join(f'<th scope="col"{_LEFT if i == 0 else ""}>{esc(title)}</th>' for i, title in enumerate(COMPARISON_HEAD))
+    head = "".join(f'<th scope="col"{_LEFT if i == 0 else ""}>{esc(title)}</th>' for i, title in enumerate(comparison_head(table)))
     body = []
     for row, each in zip(comparison_rows(table), table.compared, strict=True):
         css = {"better": ' class="up best"', "worse": ' class="down best"'}.get(each.verdict, "")

@@ -123,11 +123,12 @@ def _metric_order(keys: Iterable[str]) -> list[str]:
     return [key for key in naming.METRICS if key in found] + sorted(found - naming.METRICS.keys())
 
 
-def build_table(experiment: ExperimentRow, resampled: Lookup | None = None) -> Table:
+def build_table(experiment: ExperimentRow, resampled: Lookup | None = None, smallest: float = SMALLEST) -> Table:
     """The table of ``experiment`` as it stands now: works while trials run, and with none finished.
 
     Args:
         resampled: knows trials' AP on bootstrap samples of the images; without it intervals know of seeds alone.
+        smallest: AP points, the difference for which the seeds needed are told.
     """
     existing = _metric_order(
         key for trial in experiment.trials if trial.state is TrialState.DONE for key, value in trial.metrics.items() if math.isfinite(value)
@@ -157,7 +158,7 @@ def build_table(experiment: ExperimentRow, resampled: Lookup | None = None) -> T
     keys = [tuple(row.axes) for row in rows]
     data = experiment.data
     described = f"{data.name}: {data.train_images} training and {data.val_images} validation images, {_classes(len(data.classes))}"
-    comparisons = compare(experiment, resampled)
+    comparisons = compare(experiment, resampled, smallest)
     shown = tuple(each for each in comparisons if each.metric == "AP")
     return Table(
         experiment=experiment.name,
@@ -319,7 +320,7 @@ def _comparison_json(each: Comparison) -> dict[str, Any]:
         "std_error_images": None if found.image_variance is None else _number(math.sqrt(found.image_variance)),
         "resolves": _number(each.detectable),
         "seeds_needed": each.needed,
-        "seeds_needed_for": SMALLEST,
+        "seeds_needed_for": each.smallest,
         "verdict": each.verdict,
     }
 

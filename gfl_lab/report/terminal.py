@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from gfl_lab.report.cells import (
-    COMPARISON_HEAD,
     MISSING,
     OURS,
     PUBLISHED,
     TRUTH,
     Cell,
+    comparison_head,
     comparison_rows,
     comparison_title,
     layout,
@@ -88,7 +88,7 @@ def render_terminal(table: Table) -> Any:
 
     def comparison_table() -> RichTable:
         grid = new_table()
-        for title in COMPARISON_HEAD[1:]:
+        for title in comparison_head(table)[1:]:
             grid.add_column(title, justify="right", overflow="fold")
         for line, each in zip(comparison_rows(table), table.compared, strict=True):
             style = {"better": "bold green", "worse": "bold red"}.get(each.verdict, "dim")
