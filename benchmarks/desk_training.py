@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import header
+from benchmarks.stock import stock_model
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKERS = (0, 2)
@@ -47,16 +48,7 @@ def stock_config(trial: Path, workers: int, out: Path) -> Any:
     from mmengine.config import Config
 
     config = Config.fromfile(trial / "config.py")
-    ours = config.model.bbox_head
-    config.model.type = "GFL"
-    config.model.bbox_head = {
-        "type": "GFLHead",
-        **{key: ours[key] for key in ("num_classes", "in_channels", "feat_channels", "stacked_convs", "reg_max", "anchor_generator")},
-        "norm_cfg": {"type": "GN", "num_groups": ours.feat_channels // 8, "requires_grad": True},
-        "loss_cls": {"type": "QualityFocalLoss", "use_sigmoid": True, "beta": ours.qfl_beta, "loss_weight": 1.0},
-        "loss_dfl": {"type": "DistributionFocalLoss", "loss_weight": ours.dfl_weight},
-        "loss_bbox": {"type": "GIoULoss", "loss_weight": ours.box_weight},
-    }
+    config.model = stock_model(config.model)
     config.optim_wrapper.optimizer.pop("fused")
     size = config.val_loader.dataset.pipeline[1].scale
     pack = config.val_loader.dataset.pipeline[-1]

@@ -16,6 +16,7 @@ import datetime
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ def measure(setting: dict[str, Any], repeat: int, device: str) -> dict[bool, dic
         assert abs(values["gfl-lab"][key] - value) <= 1e-4 * max(1.0, abs(value)), (setting, key, values)
     found = {}
     for backward in (False, True):
-        times = seconds({name: lambda head=head: run(head, given, backward) for name, head in pair.items()}, repeat, device)  # noqa: B023
+        times = seconds({name: partial(run, head, given, backward) for name, head in pair.items()}, repeat, device)
         found[backward] = {name: statistics.median(each) for name, each in times.items()}
     return found
 

@@ -1,0 +1,188 @@
+"""A training step and inference of GFL R50, ours and stock mmdet's, in one run: images per second and milliseconds.
+
+    uv run python benchmarks/detector_speed.py --device cuda                        800 x 1344, batch 16 and 32, the aims of issue 6
+    uv run python benchmarks/detector_speed.py --size 256 320 --batch 2 --depth 18  a check on a CPU
+    uv run python benchmarks/detector_speed.py --write                              also writes benchmarks/results/
+
+Both have the same weights and see the same images and boxes (made up: 7 boxes an image, 80 classes), which lie in memory: no loading
+is measured. A training step is mmengine's ``train_step``: preprocessing, forward, losses, backward, SGD. Inference is ``test_step``:
+preprocessing, forward, decoding, NMS. First the losses of one batch must agree to 1e-4, and the detections of one. Rounds alternate.
+Stock's AMP is mmengine's AmpOptimWrapper; ours is precision bfloat16. TF32 is as torch has it, for both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import gfl_lab.train.loop  # first: mmdet.models can be imported only once the operators are there
+import gfl_lab.train.optim  # noqa: F401
+from benchmarks.machine import header
+from benchmarks.stock import stock_model
+from gfl_lab.detector.build import model_config
+from gfl_lab.spec.settings import Settings
+
+# isort: split
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.config import ConfigDict
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.structures import InstanceData
+
+from gfl_lab.train.optim import AutocastOptimWrapper
+
+ROOT = Path(__file__).resolve().parents[1]
+CLASSES, BOXES = 80, 7
+
+
+def models(depth: int, device: str) -> dict[str, torch.nn.Module]:
+    """Ours and stock with the same weights, frozen stage and batch norms as in the published setting."""
+    settings = Settings(backbone=f"r{depth}", score_thr=0.05)
+    config = model_config(settings, CLASSES)
+    ours = MODELS.build(config | {"type": "TrialDetector"})
+    stock = MODELS.build(ConfigDict(stock_model(config)))
+    torch.manual_seed(0)
+    ours.init_weights()
+    with torch.no_grad():
+        ours.bbox_head.gfl_cls.bias += 1.5  # some detections pass the threshold, as those of a trained detector do
+    stock.load_state_dict(ours.state_dict())
+    return {"gfl-lab": ours.to(device), "mmdet": stock.to(device)}
+
+
+def batch(images: int, size: tuple[int, int], device: str, with_boxes: bool) -> dict[str, Any]:
+    """Images as a loader hands them over: uint8, on the CPU; boxes on the device."""
+    generator = torch.Generator().manual_seed(images)
+    height, width = size
+    samples, inputs = [], []
+    for index in range(images):
+        inputs.append(torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8))
+        meta = {"img_shape": size, "ori_shape": size, "scale_factor": (1.0, 1.0), "img_id": index, "pad_shape": size, "flip": False}
+        sample = DetDataSample(metainfo=meta)
+        if with_boxes:
+            corner = torch.rand(BOXES, 2, generator=generator) * torch.tensor([width * 0.8, height * 0.8])
+            extent = torch.exp(torch.rand(BOXES, 2, generator=generator) * 3.5 + 2.5)
+            far = torch.minimum(corner + extent, torch.tensor([float(width), float(height)]))
+            labels = torch.randint(CLASSES, (BOXES,), generator=generator)
+            sample.gt_instances = InstanceData(bboxes=torch.cat([corner, far], 1), labels=labels)
+            sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
+        samples.append(sample)
+    return {"inputs": inputs, "data_samples": samples}
+
+
+def check(pair: dict[str, torch.nn.Module], given: dict[str, Any]) -> None:
+    """Refuse to time two that compute different things."""
+    values = {}
+    for name, model in pair.items():
+        data = model.train().data_preprocessor(given, True)
+        losses = model(**data, mode="loss")
+        values[name] = {key: float(sum(value) if isinstance(value, list) else value) for key, value in losses.items()}
+    for key, value in values["mmdet"].items():
+        assert abs(values["gfl-lab"][key] - value) <= 1e-4 * max(1.0, abs(value)), values
+    with torch.inference_mode():
+        found = [[sample.pred_instances for sample in model.eval().test_step(given)] for model in pair.values()]
+    for ours, theirs in zip(*found, strict=True):
+        assert len(ours) == len(theirs), (len(ours), len(theirs))
+        assert torch.allclose(ours.scores, theirs.scores, atol=1e-4)
+
+
+def wrapper(model: torch.nn.Module, kind: str) -> OptimWrapper:
+    """SGD around a model, in float32 or with what each side has for mixed precision."""
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4, momentum=0.9)
+    if kind == "float32":
+        return OptimWrapper(optimizer)
+    return AmpOptimWrapper(optimizer=optimizer) if kind == "AMP" else AutocastOptimWrapper(optimizer, precision=kind)
+
+
+def timed(actions: dict[str, Callable[[], Any]], rounds: int, warm: int, device: str) -> dict[str, float]:
+    """Median seconds of each, in turns."""
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None  # a GPU's queue must be empty before and after
+    found: dict[str, list[float]] = {name: [] for name in actions}
+    for turn in range(warm + rounds):
+        for name, action in actions.items():
+            wait()
+            began = time.perf_counter()
+            action()
+            wait()
+            if turn >= warm:
+                found[name].append(time.perf_counter() - began)
+    return {name: statistics.median(each) for name, each in found.items()}
+
+
+def training(asked: argparse.Namespace) -> list[str]:
+    """Lines of the table of training steps."""
+    kinds = {"gfl-lab": ("float32", "bfloat16"), "mmdet": ("float32", "AMP" if asked.device == "cuda" else None)}
+    given = batch(asked.batch, asked.size, asked.device, True)
+    found = {}
+    pair = models(asked.depth, asked.device)
+    check(pair, given)
+    actions = {}
+    for name, model in pair.items():
+        for kind in filter(None, kinds[name]):
+            actions[f"{name}, {kind}"] = partial(model.train().train_step, given, wrapper(model, kind))
+    found = timed(actions, asked.rounds, 3, asked.device)
+    lines = [f"| training, batch {asked.batch} | {name} | {1000 * took:.0f} | {asked.batch / took:.1f} |" for name, took in found.items()]
+    ratios = [f"float32: {found['mmdet, float32'] / found['gfl-lab, float32']:.2f}"]
+    if asked.device == "cuda":
+        ratios.append(f"mixed precision: {found['mmdet, AMP'] / found['gfl-lab, bfloat16']:.2f}")
+    ratios.append(f"stock in float32 over ours in bfloat16: {found['mmdet, float32'] / found['gfl-lab, bfloat16']:.2f}")
+    return [*lines, f"| | *stock over ours* | {'; '.join(ratios)} | |"]
+
+
+def inference(asked: argparse.Namespace) -> list[str]:
+    """Lines of the table of inference, batch 1 and throughput."""
+    lines = []
+    pair = models(asked.depth, asked.device)
+    for size in (1, asked.throughput_batch):
+        given = batch(size, asked.size, asked.device, False)
+
+        def predict(model: torch.nn.Module, given: dict[str, Any] = given) -> None:
+            with torch.inference_mode():
+                model.eval().test_step(given)
+
+        found = timed({name: partial(predict, model) for name, model in pair.items()}, asked.rounds, 3, asked.device)
+        lines += [f"| inference, batch {size} | {name}, float32 | {1000 * took:.1f} | {size / took:.1f} |" for name, took in found.items()]
+        lines.append(f"| | *stock over ours* | {found['mmdet'] / found['gfl-lab']:.2f} | |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--size", nargs=2, type=int, default=(800, 1344), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--throughput-batch", type=int, default=32)
+    parser.add_argument("--depth", type=int, choices=(18, 50, 101), default=50)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--only", choices=("training", "inference"))
+    parser.add_argument("--write", action="store_true", help="write the report under benchmarks/results/")
+    asked = parser.parse_args()
+    asked.size = tuple(asked.size)
+    lines = ([] if asked.only == "inference" else training(asked)) + ([] if asked.only == "training" else inference(asked))
+    device = torch.cuda.get_device_name() if asked.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    options = f"--device {asked.device} --size {asked.size[0]} {asked.size[1]} --batch {asked.batch} --throughput-batch {asked.throughput_batch} --depth {asked.depth} --rounds {asked.rounds}"
+    report = "\n".join(
+        [
+            *header(f"GFL R{asked.depth}: a training step and inference", f"uv run python benchmarks/detector_speed.py {options}", ("torch", "mmdet", "mmengine")),
+            f"- on {device}; {asked.size[0]} x {asked.size[1]}, {CLASSES} classes, {BOXES} boxes an image; median of {asked.rounds} rounds in turns",
+            "",
+            "| what | which | ms | images/s |",
+            "| :-- | :-- | --: | --: |",
+            *lines,
+            "",
+        ]
+    )  # fmt: skip
+    print(report)
+    if asked.write:
+        (ROOT / "benchmarks" / "results" / f"detector_speed_{asked.device}_{datetime.date.today().isoformat()}.md").write_text(report)
+
+
+if __name__ == "__main__":
+    main()
