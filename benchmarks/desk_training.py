@@ -33,6 +33,7 @@ from benchmarks.stock import stock_model
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKERS = (0, 2)
+FINISHED = "runs/trials/*/result.json"
 EXPERIMENT = """
 name: desk_training
 question: How long does a training iteration take?
@@ -136,7 +137,7 @@ def measure_ours(folder: Path, epochs: int, seed: int, environment: dict[str, st
     """Seconds an iteration, AP, and the trial's folder."""
     experiment = folder / "experiment.yaml"
     experiment.write_text(EXPERIMENT % (epochs, seed))
-    before = set((folder / "runs" / "trials").glob("*"))
+    before = set(folder.glob(FINISHED))
     command = [
         sys.executable,
         "-m",
@@ -149,7 +150,8 @@ def measure_ours(folder: Path, epochs: int, seed: int, environment: dict[str, st
         str(len(os.sched_getaffinity(0))),
     ]
     call(command, environment)
-    (trial,) = set((folder / "runs" / "trials").glob("*")) - before
+    (result,) = set(folder.glob(FINISHED)) - before
+    trial = result.parent
     times: dict[int, list[float]] = defaultdict(list)
     for line in map(json.loads, (trial / "metrics.jsonl").read_text().splitlines()):
         if line["kind"] == "train":
