@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import io
 import json
 import os
@@ -31,12 +30,11 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from benchmarks.machine import header
+from benchmarks.machine import header, publish
 from gfl_lab.cocoap import Records, match, resample
 from gfl_lab.train import evaluate
 from gfl_lab.train.evaluate import CocoEvaluator, Detections
 
-ROOT = Path(__file__).resolve().parents[1]
 TOLERANCE = 0.01
 """AP points: a larger difference of the two evaluations is an error."""
 KEYS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L")
@@ -132,9 +130,7 @@ def main() -> None:
             "",
         ]
     )  # fmt: skip
-    print(report)
-    if asked.write:
-        (ROOT / "benchmarks" / "results" / f"coco_eval_{datetime.date.today().isoformat()}.md").write_text(report)
+    publish("coco_eval", report, asked.write)
 
 
 if __name__ == "__main__":

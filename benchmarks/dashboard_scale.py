@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import os
 import shutil
 import socket
@@ -31,7 +30,7 @@ from urllib.parse import quote
 
 import psutil
 
-from benchmarks.machine import header
+from benchmarks.machine import header, publish
 from gfl_lab import naming
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -259,9 +258,7 @@ def main() -> None:
             f"Theirs over our table's rows: {ratio:.1f}." + (f" The mirror took {filled:.0f} s to fill." if filled else ""),
         ]
     report = "\n".join(lines) + "\n"
-    print(report)
-    if asked.write:
-        (ROOT / "benchmarks" / "results" / f"dashboard_scale_{datetime.date.today().isoformat()}.md").write_text(report)
+    publish("dashboard_scale", report, asked.write)
 
 
 if __name__ == "__main__":

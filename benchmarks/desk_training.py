@@ -15,7 +15,6 @@ gfl-lab's metric lines and by a hook of the Runner's. Random numbers differ, so 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import shutil
@@ -28,7 +27,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import header
+from benchmarks.machine import header, publish
 from benchmarks.stock import stock_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -210,9 +209,7 @@ def main() -> None:
             "",
         ]
     )  # fmt: skip
-    print(report)
-    if asked.write:
-        (ROOT / "benchmarks" / "results" / f"desk_training_{datetime.date.today().isoformat()}.md").write_text(report)
+    publish("desk_training", report, asked.write)
     shutil.rmtree(folder)
 
 

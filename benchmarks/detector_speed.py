@@ -13,20 +13,15 @@ Stock's AMP is mmengine's AmpOptimWrapper; ours is precision bfloat16. TF32 is a
 from __future__ import annotations
 
 import argparse
-import datetime
-import statistics
-import time
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import gfl_lab.train.loop  # first: mmdet.models can be imported only once the operators are there
 import gfl_lab.train.optim  # noqa: F401
-from benchmarks.machine import header
-from benchmarks.stock import stock_model
+from benchmarks.machine import header, in_turns, publish
+from benchmarks.stock import random_boxes, stock_model, waiting, where
 from gfl_lab.detector.build import model_config
 from gfl_lab.spec.settings import Settings
 
@@ -39,7 +34,6 @@ from mmengine.structures import InstanceData
 
 from gfl_lab.train.optim import AutocastOptimWrapper
 
-ROOT = Path(__file__).resolve().parents[1]
 CLASSES, BOXES = 80, 7
 
 
@@ -67,11 +61,8 @@ def batch(images: int, size: tuple[int, int], device: str, with_boxes: bool) -> 
         meta = {"img_shape": size, "ori_shape": size, "scale_factor": (1.0, 1.0), "img_id": index, "pad_shape": size, "flip": False}
         sample = DetDataSample(metainfo=meta)
         if with_boxes:
-            corner = torch.rand(BOXES, 2, generator=generator) * torch.tensor([width * 0.8, height * 0.8])
-            extent = torch.exp(torch.rand(BOXES, 2, generator=generator) * 3.5 + 2.5)
-            far = torch.minimum(corner + extent, torch.tensor([float(width), float(height)]))
-            labels = torch.randint(CLASSES, (BOXES,), generator=generator)
-            sample.gt_instances = InstanceData(bboxes=torch.cat([corner, far], 1), labels=labels)
+            boxes, labels = random_boxes(BOXES, size, CLASSES, generator)
+            sample.gt_instances = InstanceData(bboxes=boxes, labels=labels)
             sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
         samples.append(sample)
     return {"inputs": inputs, "data_samples": samples}
@@ -101,21 +92,6 @@ def wrapper(model: torch.nn.Module, kind: str) -> OptimWrapper:
     return AmpOptimWrapper(optimizer=optimizer) if kind == "AMP" else AutocastOptimWrapper(optimizer, precision=kind)
 
 
-def timed(actions: dict[str, Callable[[], Any]], rounds: int, warm: int, device: str) -> dict[str, float]:
-    """Median seconds of each, in turns."""
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None  # a GPU's queue must be empty before and after
-    found: dict[str, list[float]] = {name: [] for name in actions}
-    for turn in range(warm + rounds):
-        for name, action in actions.items():
-            wait()
-            began = time.perf_counter()
-            action()
-            wait()
-            if turn >= warm:
-                found[name].append(time.perf_counter() - began)
-    return {name: statistics.median(each) for name, each in found.items()}
-
-
 def training(asked: argparse.Namespace) -> list[str]:
     """Lines of the table of training steps."""
     kinds = {"gfl-lab": ("float32", "bfloat16"), "mmdet": ("float32", "AMP" if asked.device == "cuda" else None)}
@@ -127,7 +103,7 @@ def training(asked: argparse.Namespace) -> list[str]:
     for name, model in pair.items():
         for kind in filter(None, kinds[name]):
             actions[f"{name}, {kind}"] = partial(model.train().train_step, given, wrapper(model, kind))
-    found = timed(actions, asked.rounds, 3, asked.device)
+    found = in_turns(actions, asked.rounds, 3, waiting(asked.device))
     lines = [f"| training, batch {asked.batch} | {name} | {1000 * took:.0f} | {asked.batch / took:.1f} |" for name, took in found.items()]
     ratios = [f"float32: {found['mmdet, float32'] / found['gfl-lab, float32']:.2f}"]
     if asked.device == "cuda":
@@ -147,7 +123,7 @@ def inference(asked: argparse.Namespace) -> list[str]:
             with torch.inference_mode():
                 model.eval().test_step(given)
 
-        found = timed({name: partial(predict, model) for name, model in pair.items()}, asked.rounds, 3, asked.device)
+        found = in_turns({name: partial(predict, model) for name, model in pair.items()}, asked.rounds, 3, waiting(asked.device))
         lines += [f"| inference, batch {size} | {name}, float32 | {1000 * took:.1f} | {size / took:.1f} |" for name, took in found.items()]
         lines.append(f"| | *stock over ours* | {found['mmdet'] / found['gfl-lab']:.2f} | |")
     return lines
@@ -166,12 +142,11 @@ def main() -> None:
     asked = parser.parse_args()
     asked.size = tuple(asked.size)
     lines = ([] if asked.only == "inference" else training(asked)) + ([] if asked.only == "training" else inference(asked))
-    device = torch.cuda.get_device_name() if asked.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     options = f"--device {asked.device} --size {asked.size[0]} {asked.size[1]} --batch {asked.batch} --throughput-batch {asked.throughput_batch} --depth {asked.depth} --rounds {asked.rounds}"
     report = "\n".join(
         [
             *header(f"GFL R{asked.depth}: a training step and inference", f"uv run python benchmarks/detector_speed.py {options}", ("torch", "mmdet", "mmengine")),
-            f"- on {device}; {asked.size[0]} x {asked.size[1]}, {CLASSES} classes, {BOXES} boxes an image; median of {asked.rounds} rounds in turns",
+            f"- on {where(asked.device)}; {asked.size[0]} x {asked.size[1]}, {CLASSES} classes, {BOXES} boxes an image; median of {asked.rounds} rounds in turns",
             "",
             "| what | which | ms | images/s |",
             "| :-- | :-- | --: | --: |",
@@ -179,9 +154,7 @@ def main() -> None:
             "",
         ]
     )  # fmt: skip
-    print(report)
-    if asked.write:
-        (ROOT / "benchmarks" / "results" / f"detector_speed_{asked.device}_{datetime.date.today().isoformat()}.md").write_text(report)
+    publish(f"detector_speed_{asked.device}", report, asked.write)
 
 
 if __name__ == "__main__":

@@ -12,17 +12,13 @@ alternate between the two, and the median counts. ``forward`` is `loss_by_feat`;
 from __future__ import annotations
 
 import argparse
-import datetime
-import statistics
-import time
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.machine import header
+from benchmarks.machine import header, in_turns, publish
+from benchmarks.stock import random_boxes, waiting, where
 from gfl_lab.detector.head import GFLFamilyHead
 
 # isort: split
@@ -30,7 +26,6 @@ from gfl_lab.detector.head import GFLFamilyHead
 from mmdet.models.dense_heads import GFLHead
 from mmengine.structures import InstanceData
 
-ROOT = Path(__file__).resolve().parents[1]
 STRIDES = (8, 16, 32, 64, 128)
 LIKE_COCO = {"batch": 2, "size": (800, 1344), "classes": 80, "boxes": 7}
 """The default: COCO has 7.3 boxes an image."""
@@ -84,11 +79,8 @@ def case(batch: int, size: tuple[int, int], classes: int, boxes: int, device: st
     instances = []
     for image in range(batch):
         count = max(0, boxes + (image % 3 - 1 if boxes > 1 else 0))
-        corner = torch.rand(count, 2, generator=generator) * torch.tensor([width * 0.8, height * 0.8])
-        extent = torch.exp(torch.rand(count, 2, generator=generator) * 3.5 + 2.5)
-        far = torch.minimum(corner + extent, torch.tensor([float(width), float(height)]))
-        labels = torch.randint(classes, (count,), generator=generator)
-        instances.append(InstanceData(bboxes=torch.cat([corner, far], 1).to(device), labels=labels.to(device)))
+        found, labels = random_boxes(count, size, classes, generator)
+        instances.append(InstanceData(bboxes=found.to(device), labels=labels.to(device)))
     metas = [{"img_shape": size, "pad_shape": size, "ori_shape": size, "scale_factor": (1.0, 1.0)}] * batch
     return {"cls": noise(classes, 1.0, -4.0), "reg": noise(68, 1.0, 0.0), "instances": instances, "metas": metas}
 
@@ -105,22 +97,6 @@ def run(head: torch.nn.Module, given: dict[str, Any], backward: bool) -> dict[st
     return totals
 
 
-def seconds(rounds: dict[str, Callable[[], Any]], repeat: int, device: str) -> dict[str, list[float]]:
-    """Times of each, in turns; of a GPU with its queue empty before and after."""
-    found: dict[str, list[float]] = {name: [] for name in rounds}
-    for turn in range(repeat + 2):
-        for name, action in rounds.items():
-            if device == "cuda":
-                torch.cuda.synchronize()
-            began = time.perf_counter()
-            action()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            if turn >= 2:
-                found[name].append(time.perf_counter() - began)
-    return found
-
-
 def measure(setting: dict[str, Any], repeat: int, device: str) -> dict[bool, dict[str, float]]:
     """Median seconds of ours and theirs, without and with the backward pass."""
     given = case(**setting, device=device)
@@ -130,8 +106,7 @@ def measure(setting: dict[str, Any], repeat: int, device: str) -> dict[bool, dic
         assert abs(values["gfl-lab"][key] - value) <= 1e-4 * max(1.0, abs(value)), (setting, key, values)
     found = {}
     for backward in (False, True):
-        times = seconds({name: partial(run, head, given, backward) for name, head in pair.items()}, repeat, device)
-        found[backward] = {name: statistics.median(each) for name, each in times.items()}
+        found[backward] = in_turns({name: partial(run, head, given, backward) for name, head in pair.items()}, repeat, 2, waiting(device))
     return found
 
 
@@ -161,21 +136,18 @@ def main() -> None:
             for value in values:
                 said = " x ".join(map(str, value)) if isinstance(value, tuple) else value
                 lines.append(row(f"{key} {said}", measure(base | {key: value}, few, asked.device)))
-    device = torch.cuda.get_device_name() if asked.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     options = f"--device {asked.device} --batch {asked.batch} --repeat {asked.repeat}{' --sweep' if asked.sweep else ''}"
     report = "\n".join(
         [
             *header("The head's targets and losses", f"uv run python benchmarks/head_losses.py {options}", ("torch", "mmdet", "mmengine")),
-            f"- on {device}, float32; median of {asked.repeat} rounds in turns{f' ({few} in all rows but the first)' if asked.sweep else ''}; losses agree to 1e-4 in every row",
+            f"- on {where(asked.device)}, float32; median of {asked.repeat} rounds in turns{f' ({few} in all rows but the first)' if asked.sweep else ''}; losses agree to 1e-4 in every row",
             "",
             "| | forward: gfl-lab, ms | mmdet, ms | mmdet / gfl-lab | and backward: gfl-lab, ms | mmdet, ms | mmdet / gfl-lab |",
             "| :-- | --: | --: | --: | --: | --: | --: |",
             *lines,
         ]
     )
-    print(report)
-    if asked.write:
-        (ROOT / "benchmarks" / "results" / f"head_losses_{asked.device}_{datetime.date.today().isoformat()}.md").write_text(report + "\n")
+    publish(f"head_losses_{asked.device}", report + "\n", asked.write)
 
 
 if __name__ == "__main__":

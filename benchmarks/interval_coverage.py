@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from benchmarks.machine import header
+from benchmarks.machine import header, publish
 from gfl_lab.cocoap import Matches, resample
 from gfl_lab.report.statistics import difference, image_variance
 from tests.support.detectors import World
 
-ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (2, 3, 5, 10)
 REPLICATES = 60
 WORLDS = {"images": World(), "seeds": World(seed_sd=0.4, response_sd=0.05)}
@@ -82,9 +79,7 @@ def main() -> None:
                 lines.append(f"| {name} | {'none' if effect == 0 else 'known'} | {seeds} | {cells} |")
                 print(lines[-1], flush=True)
     report = "\n".join(lines) + "\n"
-    print(report)
-    if asked.write:
-        (ROOT / "benchmarks" / "results" / f"interval_coverage_{datetime.date.today().isoformat()}.md").write_text(report)
+    publish("interval_coverage", report, asked.write)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every results file says of where and when it was measured."""
+"""What all benchmarks share: the head and the place of a results file, and rounds that alternate between two ways."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ import datetime
 import importlib.metadata
 import os
 import platform
-from collections.abc import Sequence
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import psutil
 
 from gfl_lab.machine import processor
+
+RESULTS = Path(__file__).parent / "results"
 
 
 def header(title: str, command: str, packages: Sequence[str] = ()) -> list[str]:
@@ -25,3 +31,27 @@ def header(title: str, command: str, packages: Sequence[str] = ()) -> list[str]:
         *([f"- versions: {versions}"] if versions else []),
         f"- command: `{command}`",
     ]
+
+
+def publish(name: str, report: str, write: bool) -> None:
+    """Print a report; with ``write`` also put it into ``benchmarks/results/NAME_DATE.md``."""
+    print(report)
+    if write:
+        (RESULTS / f"{name}_{datetime.date.today().isoformat()}.md").write_text(report)
+
+
+def in_turns(actions: Mapping[str, Callable[[], Any]], rounds: int, warm: int, wait: Callable[[], Any] = lambda: None) -> dict[str, float]:
+    """Median seconds of each action, one after the other in every round, after ``warm`` rounds that do not count.
+
+    ``wait`` is called before and after: it empties a GPU's queue.
+    """
+    found: dict[str, list[float]] = {name: [] for name in actions}
+    for turn in range(warm + rounds):
+        for name, action in actions.items():
+            wait()
+            began = time.perf_counter()
+            action()
+            wait()
+            if turn >= warm:
+                found[name].append(time.perf_counter() - began)
+    return {name: statistics.median(each) for name, each in found.items()}

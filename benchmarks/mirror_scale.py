@@ -10,7 +10,6 @@ trials of each tree run. The mirror and its sqlite database are real. Each numbe
 from __future__ import annotations
 
 import argparse
-import datetime
 import math
 import multiprocessing
 import os
@@ -23,7 +22,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.machine import header
+from benchmarks.machine import header, publish
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("mlflow", "sqlalchemy")
@@ -123,9 +122,7 @@ def main() -> None:
             found.append(pool.submit(measure, trials).result())
             print(found[-1], file=sys.stderr)
     report = text(found, sys.argv[1:])
-    print(report)
-    if asked.write:
-        (ROOT / "benchmarks" / "results" / f"mirror_scale_{datetime.date.today().isoformat()}.md").write_text(report)
+    publish("mirror_scale", report, asked.write)
 
 
 def text(found: list[Measured], arguments: list[str]) -> str:

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import io
 import os
 import time
-from pathlib import Path
 
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -24,10 +22,9 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from benchmarks.machine import header
+from benchmarks.machine import header, publish
 from gfl_lab.cocoap import Records, match, resample
 
-ROOT = Path(__file__).resolve().parents[1]
 IMAGES, CLASSES, BOXES, PER_IMAGE = 5000, 80, 36_000, 100
 
 
@@ -128,9 +125,7 @@ def main() -> None:
         f"| largest difference of AP on that sample | {gap:.1e} |",
     ]  # fmt: skip
     report = "\n".join(lines) + "\n"
-    print(report)
-    if asked.write:
-        (ROOT / "benchmarks" / "results" / f"resample_speed_{datetime.date.today().isoformat()}.md").write_text(report)
+    publish("resample_speed", report, asked.write)
 
 
 if __name__ == "__main__":

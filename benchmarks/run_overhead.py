@@ -13,7 +13,6 @@ the trial's, so both ways must come to the same weights, and that is checked.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import shutil
@@ -23,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.machine import header
+from benchmarks.machine import header, publish
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENT = ROOT / "experiments" / "table3_qfl_dfl.yaml"
@@ -136,9 +135,7 @@ def main() -> None:
             theirs = 100 * json.loads((out / trial.name / "metrics.json").read_text())["mAP"]
             lines.append(f"| {trial.name} | {ours:.1f} | {theirs:.1f} | {'yes' if same_weights(trial, out) else 'no'} |")
     report = "\n".join(lines) + "\n"
-    print(report)
-    if asked.write:
-        (ROOT / "benchmarks" / "results" / f"run_overhead_{datetime.date.today().isoformat()}.md").write_text(report)
+    publish("run_overhead", report, asked.write)
     shutil.rmtree(folder)
 
 

@@ -1,9 +1,12 @@
-"""Stock mmdet beside ours: the same detector, with mmdet's own head, from one configuration."""
+"""Stock mmdet beside ours: the same detector, with mmdet's own head, from one configuration; and what both are timed on."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
+
+import torch
 
 
 def stock_model(ours: dict[str, Any]) -> dict[str, Any]:
@@ -20,3 +23,22 @@ def stock_model(ours: dict[str, Any]) -> dict[str, Any]:
         "loss_bbox": {"type": "GIoULoss", "loss_weight": head["box_weight"]},
     }
     return model
+
+
+def random_boxes(count: int, size: tuple[int, int], classes: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """(count, 4) boxes of 12 to 400 px inside an image of (height, width), xyxy, and their (count,) labels."""
+    width_height = torch.tensor([float(size[1]), float(size[0])])
+    corner = torch.rand(count, 2, generator=generator) * width_height * 0.8
+    extent = torch.exp(torch.rand(count, 2, generator=generator) * 3.5 + 2.5)
+    far = torch.minimum(corner + extent, width_height)
+    return torch.cat([corner, far], 1), torch.randint(classes, (count,), generator=generator)
+
+
+def waiting(device: str) -> Callable[[], Any]:
+    """What waits until a device has done all it was given."""
+    return torch.cuda.synchronize if device == "cuda" else lambda: None
+
+
+def where(device: str) -> str:
+    """A device in words."""
+    return torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"

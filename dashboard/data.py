@@ -18,7 +18,7 @@ from gfl_lab.report import search as report
 from gfl_lab.report import sides as sides_report
 from gfl_lab.results.rows import ExperimentRow, TrialRow, TrialState, VariantRow
 from gfl_lab.results.search import INVALID, REPEAT, STOPPED, read_search
-from gfl_lab.results.store import Stamp, Store, StoreError, open_store, store_root
+from gfl_lab.results.store import Stamp, Store, StoreError, open_store, stamp_of, store_root
 from gfl_lab.rundir import RunTree
 from gfl_lab.spec.search import dimensions_of
 
@@ -72,10 +72,9 @@ def signature(experiment: ExperimentRow) -> tuple[tuple[str, str], ...]:
 
 def _ledger_stamp(name: str, profile: str) -> Stamp:
     try:
-        stat = (RunTree(store_root()).experiment(name, profile) / naming.SEARCH).stat()
-    except (OSError, StoreError):
+        return stamp_of(RunTree(store_root()).experiment(name, profile) / naming.SEARCH)
+    except StoreError:  # a folder whose name is none
         return None
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _between_trials(experiment: ExperimentRow) -> bool:

@@ -15,12 +15,16 @@ def _chosen(key: str) -> str | None:
     return st.query_params.get(key, st.session_state.get(f"last:{key}"))
 
 
+def _is_asked(key: str) -> bool:
+    """Whether a widget's state is to be set: it is new, or the URL was changed from outside."""
+    url = st.query_params.get(key)
+    return f"w:{key}" not in st.session_state or (url is not None and url != st.session_state.get(f"url:{key}"))
+
+
 def _prepare(key: str, options: Sequence[str], default: str) -> str:
     """Set the widget's state before it is drawn, when the URL was changed from outside or the choice is no option."""
     widget = f"w:{key}"
-    url = st.query_params.get(key)
-    from_outside = url is not None and url != st.session_state.get(f"url:{key}")
-    wanted = _chosen(key) if from_outside or widget not in st.session_state else st.session_state[widget]
+    wanted = _chosen(key) if _is_asked(key) else st.session_state[widget]
     st.session_state[widget] = wanted if wanted in options else default
     return widget
 
@@ -53,8 +57,7 @@ def choose(
 def switch(label: str, key: str, default: bool = False) -> bool:
     """An on/off choice."""
     state = f"w:{key}"
-    url = st.query_params.get(key)
-    if state not in st.session_state or (url is not None and url != st.session_state.get(f"url:{key}")):
+    if _is_asked(key):
         st.session_state[state] = (_chosen(key) or ("1" if default else "0")) == "1"
     value = st.toggle(label, key=state)
     _remember(key, "1" if value else "0")
@@ -64,8 +67,7 @@ def switch(label: str, key: str, default: bool = False) -> bool:
 def typed(label: str, key: str, **options_of_widget: Any) -> str:
     """A line of text, empty at first."""
     state = f"w:{key}"
-    url = st.query_params.get(key)
-    if state not in st.session_state or (url is not None and url != st.session_state.get(f"url:{key}")):
+    if _is_asked(key):
         st.session_state[state] = _chosen(key) or ""
     value = st.text_input(label, key=state, **options_of_widget)
     _remember(key, value)

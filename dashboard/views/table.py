@@ -21,6 +21,7 @@ from gfl_lab.report.cells import (
     PUBLISHED,
     TRUTH,
     Column,
+    Layout,
     comparison_head,
     comparison_rows,
     comparison_title,
@@ -61,23 +62,22 @@ def _spread(value: str) -> str:
     return look.text(mean) + (f'<span class="pm"> ± {look.text(spread)}</span>' if sign else "")
 
 
-def _order(table: Table) -> list[int]:
+def _order(table: Table, found: Layout) -> list[int]:
     """Positions of the rows to show, as the choices above the table say."""
     if len(table.rows) < FEW:
         return list(range(len(table.rows)))
-    by = _columns(table).get(st.session_state.get("w:sort", PLAN))
+    by = _columns(found).get(st.session_state.get("w:sort", PLAN))
     words = str(st.session_state.get("w:rows", "")).casefold().split()
     rows = range(len(table.rows)) if by is None else ranked(table, by)
     return [i for i in rows if all(word in table.rows[i].variant.casefold() for word in words)]
 
 
-def _columns(table: Table) -> dict[str, Column]:
+def _columns(found: Layout) -> dict[str, Column]:
     """The columns by what they are called in the choice."""
-    return {(f"published {column.title}" if column.group == PUBLISHED else column.title): column for column in layout(table).columns}
+    return {(f"published {column.title}" if column.group == PUBLISHED else column.title): column for column in found.columns}
 
 
-def _table(table: Table, palette: dict[str, str], order: list[int]) -> str:
-    found = layout(table)
+def _table(table: Table, found: Layout, palette: dict[str, str], order: list[int]) -> str:
     starts = {found.group(group)[0] for group in (TRUTH, PUBLISHED) if found.group(group)}
     groups, spans = "", []
     for column in found.columns:
@@ -147,9 +147,10 @@ def _ablation(experiment: ExperimentRow) -> None:
     counts = experiment.counts
     if any(n for each, n in counts.items() if each.value != "done"):
         look.show(look.counts_html(counts))
-    order = _order(table)
+    found = layout(table)
+    order = _order(table, found)
     if order:
-        look.show(_table(table, palette, order))
+        look.show(_table(table, found, palette, order))
     else:
         look.empty("No row has these words", "They are looked for in the names of the variants.")
     if not any(row.metrics for row in table.rows):
@@ -280,7 +281,7 @@ def _body(experiment: ExperimentRow) -> None:
 
 def _choices(experiment: ExperimentRow) -> None:
     """By what the rows are sorted, and which of them are shown."""
-    columns = list(_columns(build_table(experiment)))
+    columns = list(_columns(layout(build_table(experiment))))
     if experiment.data.truth:  # their columns come with the first finished trial
         columns += [title for key in naming.TRUTH_METRICS if (title := metric_title(key)) not in columns]
     with st.container(horizontal=True, gap="medium"):

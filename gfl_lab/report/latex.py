@@ -135,8 +135,9 @@ def _latex_tabular(table: Table, found: Layout, wanted: Sequence[str]) -> list[s
 
 def _latex_comparisons(table: Table) -> list[str]:
     """The differences to the baseline as a tabular of their own."""
-    lines = ["\\begin{tabular}{l" + "r" * (len(comparison_head(table)) - 2) + "l}", "\\toprule"]
-    lines += [" & ".join(map(latex_escape, comparison_head(table))) + " \\\\", "\\midrule"]
+    head = comparison_head(table)
+    lines = ["\\begin{tabular}{l" + "r" * (len(head) - 2) + "l}", "\\toprule"]
+    lines += [" & ".join(map(latex_escape, head)) + " \\\\", "\\midrule"]
     lines += [" & ".join(map(latex_escape, row)) + " \\\\" for row in comparison_rows(table)]
     return [*lines, "\\bottomrule", "\\end{tabular}"]
 

@@ -51,7 +51,8 @@ Stamp = tuple[int, int, int] | None
 """Inode, size and modification time of a file; None when there is none. Another stamp means other content."""
 
 
-def _stamp(path: Path) -> Stamp:
+def stamp_of(path: Path) -> Stamp:
+    """The stamp of a file."""
     try:
         stat = path.stat()
     except OSError:
@@ -149,7 +150,7 @@ class Store:
 
     def _plan(self, name: str, profile: str) -> dict[str, Any]:
         path = self._plan_file(name, profile)
-        stamp = _stamp(path)
+        stamp = stamp_of(path)
         with self._lock:
             if (held := self._plans.get((name, profile))) and held[0] == stamp:
                 return held[1]
@@ -209,7 +210,7 @@ class Store:
 
     def _read_trial(self, trial: TrialDir, seed: int, epochs: int, steps: int) -> TrialRow:
         """The row; of a trial that has ended and that nobody holds as it was read before, while its result is the same."""
-        leased, key, stamp = trial.file(naming.LEASE).exists(), (trial.id, seed, epochs, steps), _stamp(trial.file(naming.RESULT))
+        leased, key, stamp = trial.file(naming.LEASE).exists(), (trial.id, seed, epochs, steps), stamp_of(trial.file(naming.RESULT))
         if not leased and stamp is not None:
             with self._lock:
                 if (held := self._ended.get(key)) and held[0] == stamp:
@@ -271,7 +272,7 @@ class Store:
     def _tail(self, trial: TrialDir) -> tuple[dict[str, Any], dict[str, Any]]:
         """The last metric line and the last one of an evaluation, from the end of the file alone."""
         path = trial.file(naming.METRICS_FILE)
-        stamp = _stamp(path)
+        stamp = stamp_of(path)
         if stamp is None:
             return {}, {}
         with self._lock:
@@ -331,7 +332,7 @@ class Store:
             path = self._tree.trial(trial_id).file(naming.METRICS_FILE)
         except StoreError:
             return _Curve(None, 0, {})
-        stamp = _stamp(path)
+        stamp = stamp_of(path)
         if stamp is None:
             return _Curve(None, 0, {})
         with self._lock:
@@ -353,7 +354,7 @@ class Store:
 
     def distributions_stamp(self, trial_id: str) -> Stamp:
         """Changes when the trial's distributions do; None while there are none. For callers that cache."""
-        return _stamp(self._tree.trial(trial_id).file(naming.DISTRIBUTIONS))
+        return stamp_of(self._tree.trial(trial_id).file(naming.DISTRIBUTIONS))
 
     def distributions(self, trial_id: str, columns: Sequence[str] | None = None, **where: int | str) -> pd.DataFrame | None:
         """Learned box distributions of a trial, one row a ground-truth box or kept false positive.
@@ -419,7 +420,7 @@ class Store:
 
     def records_stamp(self, trial_id: str) -> Stamp:
         """Changes when the trial's records do; None while there are none. For callers that cache."""
-        return _stamp(self._tree.trial(trial_id).file(naming.EVAL_RECORDS))
+        return stamp_of(self._tree.trial(trial_id).file(naming.EVAL_RECORDS))
 
     def resampled(self, trial_id: str) -> Resampled | None:
         """A finished trial's AP on bootstrap samples of its images; None while there is none. Raises StoreError."""
@@ -488,7 +489,7 @@ class Store:
             return str(frame["file_name"].iloc[0])
         try:  # an image without boxes, or a trial without distributions yet
             file = Path(manifest["paths"]["val_annotations"])
-            stamp = _stamp(file)
+            stamp = stamp_of(file)
             with self._lock:
                 held = self._file_names.get(str(file))
             if held is None or held[0] != stamp:
@@ -502,7 +503,7 @@ class Store:
     def log_tail(self, trial_id: str, lines: int = 40) -> str:
         """The last lines of a trial's log, oldest first; empty when there is none."""
         path = self._tree.trial(trial_id).file(naming.LOG)
-        if _stamp(path) is None:
+        if stamp_of(path) is None:
             return ""
         try:
             text = _read_tail(path, max(_TAIL_BYTES, 400 * lines)).decode("utf-8", errors="replace")
