@@ -50,8 +50,9 @@ def stock_config(trial: Path, workers: int, out: Path) -> Any:
     config = Config.fromfile(trial / "config.py")
     config.model = stock_model(config.model)
     config.optim_wrapper.optimizer.pop("fused")
+    config.optim_wrapper.clip_grad.pop("foreach")
     size = config.val_loader.dataset.pipeline[1].scale
-    pack = config.val_loader.dataset.pipeline[-1]
+    pack = dict(config.val_loader.dataset.pipeline[-1]) | {"type": "PackDetInputs"}
     read, resize = {"type": "LoadImageFromFile"}, {"type": "Resize", "scale": size, "keep_ratio": True}
     boxes = {"type": "LoadAnnotations", "with_bbox": True}
     pipelines = {

@@ -5,8 +5,9 @@
     uv run python benchmarks/head_losses.py --sweep               how the time grows with boxes, classes, batch and image size
     uv run python benchmarks/head_losses.py --write               also writes benchmarks/results/
 
-Both get the same class and box predictions, boxes and labels; their losses must agree to 1e-4 before anything is timed. Rounds
-alternate between the two, and the median counts. ``forward`` is `loss_by_feat`; ``and backward`` adds the gradients of its inputs.
+Both get the same class and box predictions, boxes and labels; their losses and the gradients of their inputs must agree to 1e-4
+before anything is timed. Rounds alternate between the two, and the median counts. ``forward`` is `loss_by_feat`; ``and backward``
+adds the gradients of its inputs.
 """
 
 from __future__ import annotations
@@ -101,9 +102,15 @@ def measure(setting: dict[str, Any], repeat: int, device: str) -> dict[bool, dic
     """Median seconds of ours and theirs, without and with the backward pass."""
     given = case(**setting, device=device)
     pair = {name: head.to(device).train() for name, head in heads(setting["classes"]).items()}
-    values = {name: {key: float(value) for key, value in run(head, given, False).items()} for name, head in pair.items()}
+    values, gradients = {}, {}
+    for name, head in pair.items():
+        values[name] = {key: float(value.detach()) for key, value in run(head, given, True).items()}
+        gradients[name] = [level.grad for level in (*given["cls"], *given["reg"])]
     for key, value in values["mmdet"].items():
         assert abs(values["gfl-lab"][key] - value) <= 1e-4 * max(1.0, abs(value)), (setting, key, values)
+    for ours, theirs in zip(*gradients.values(), strict=True):
+        if ours is not None and theirs is not None:  # stock leaves none where no image has a box
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
     found = {}
     for backward in (False, True):
         found[backward] = in_turns({name: partial(run, head, given, backward) for name, head in pair.items()}, repeat, 2, waiting(device))
@@ -140,7 +147,7 @@ def main() -> None:
     report = "\n".join(
         [
             *header("The head's targets and losses", f"uv run python benchmarks/head_losses.py {options}", ("torch", "mmdet", "mmengine")),
-            f"- on {where(asked.device)}, float32; median of {asked.repeat} rounds in turns{f' ({few} in all rows but the first)' if asked.sweep else ''}; losses agree to 1e-4 in every row",
+            f"- on {where(asked.device)}, float32; median of {asked.repeat} rounds in turns{f' ({few} in all rows but the first)' if asked.sweep else ''}; losses and gradients agree to 1e-4 in every row",
             "",
             "| | forward: gfl-lab, ms | mmdet, ms | mmdet / gfl-lab | and backward: gfl-lab, ms | mmdet, ms | mmdet / gfl-lab |",
             "| :-- | --: | --: | --: | --: | --: | --: |",

@@ -13,7 +13,7 @@ def stock_model(ours: dict[str, Any]) -> dict[str, Any]:
     """mmdet's GFL with ``GFLHead`` for a model configuration of ours (QFL and DFL on); weights of one load into the other."""
     model, head = deepcopy(dict(ours)), ours["bbox_head"]
     kept = ("num_classes", "in_channels", "feat_channels", "stacked_convs", "reg_max", "anchor_generator")
-    model["type"] = "GFL"
+    model["type"], model["data_preprocessor"]["type"] = "GFL", "mmdet.DetDataPreprocessor"
     model["bbox_head"] = {
         "type": "GFLHead",
         **{key: head[key] for key in kept},

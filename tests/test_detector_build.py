@@ -137,7 +137,7 @@ def test_desk_model_trains_and_predicts(qfl: bool, dfl: bool) -> None:
     for (x1, y1, x2, y2), value in zip(gt.int().tolist(), (160, 250), strict=True):
         images[0][:, y1:y2, x1:x2] = value
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
-    for _ in range(30):
+    for _ in range(60):
         losses = model(**model.data_preprocessor({"inputs": images, "data_samples": samples}, True), mode="loss")
         assert all(torch.isfinite(term) for term in losses.values())
         optimizer.zero_grad()

@@ -46,7 +46,7 @@ def model_config(settings: Settings, num_classes: int) -> ConfigDict:
     config = {
         "type": "GFL",
         "data_preprocessor": {
-            "type": "mmdet.DetDataPreprocessor",
+            "type": "mmdet.BatchPreprocessor",
             # scope in the name: mmengine builds this one by its own registry
             "mean": list(PIXEL_MEAN),
             "std": list(PIXEL_STD),

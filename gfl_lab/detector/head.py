@@ -40,7 +40,7 @@ from mmengine.dist import get_world_size
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from gfl_lab.detector import dgqp, losses
+from gfl_lab.detector import dense, dgqp, losses
 from gfl_lab.detector.assign import TOPK, UNASSIGNED, assign
 from gfl_lab.detector.boxform import BoxForm, DiracDelta, DiracDistance, Gaussian, General
 from gfl_lab.spec.settings import default_box_weighting
@@ -346,8 +346,6 @@ class GFLFamilyHead(AnchorHead):
         device = cls_scores[0].device
         sizes = [tuple(level.shape[-2:]) for level in cls_scores]
         with torch.autocast(device.type, enabled=False):
-            logits, box_preds = _join(cls_scores), _join(bbox_preds)
-            quality_logits = None if qualities is None else _join(qualities)
             geometry = self.geometry(sizes, device)
             assigned, gt_boxes, gt_labels, valid = self._targets(geometry, sizes, batch_gt_instances, batch_img_metas)
 
@@ -357,29 +355,28 @@ class GFLFamilyHead(AnchorHead):
             # mmdet counts at least one positive for each image
             positives = (assigned != UNASSIGNED).sum(1).clamp(min=1).sum().float()
 
-            boxes, targets_in_unit, own_loss = self._fit_positives(box_preds[image, :, location], geometry, location, targets)
+            many = sum(level.numel() for level in cls_scores) >= dense.WORTHWHILE and self.cls_loss is None
+            at = dense.Positives.locate(image, location, sizes) if many else _InJoined(image, location)
+            boxes, targets_in_unit, own_loss = self._fit_positives(at.gather(bbox_preds), geometry, location, targets)
             iou, box_loss = losses.iou_and_box_loss(boxes, targets_in_unit, self.box_loss if isinstance(self.box_loss, str) else "giou")
             target_quality = {"iou": iou.detach(), "centerness": losses.centerness_target(geometry.centers[location], targets)}
             if self.box_weighting == "score":
-                score = logits.detach()[image, :, location].amax(1).sigmoid()
-                weight = (
-                    score
-                    if self.quality != "dgqp" or quality_logits is None
-                    else score * quality_logits.detach()[image, 0, location].sigmoid()
-                )
+                weight = at.gather(_detached(cls_scores)).amax(1).sigmoid()
+                if self.quality == "dgqp" and qualities is not None:
+                    weight = weight * at.gather(_detached(qualities))[:, 0].sigmoid()
             else:
                 weight = target_quality.get(self.box_weighting, torch.ones_like(iou))
 
             class_loss: list[Tensor] = []
             renormalise: list[Tensor] = []
             if self.cls_loss is None:
-                class_loss, renormalise = self._class_loss(logits, quality_logits, image, location, labels, target_quality, valid)
+                class_loss, renormalise = self._class_loss(cls_scores, qualities, at, labels, target_quality, valid)
             shared = reduce_mean(torch.stack([positives, weight.sum(), *renormalise]))  # the one collective
             positives, weight_sum = shared[0], shared[1].clamp(min=1 / get_world_size())
             if renormalise:
                 class_loss[1] = class_loss[1] * (shared[2] / shared[3].clamp(min=1e-12))
             if self.cls_loss is not None:
-                terms = {"loss_cls": self._own_class_loss(logits, image, location, labels, iou.detach(), valid, positives)}
+                terms = {"loss_cls": self._own_class_loss(_join(cls_scores), image, location, labels, iou.detach(), valid, positives)}
             else:
                 terms = {"loss_cls": sum(class_loss) / positives}
 
@@ -395,41 +392,56 @@ class GFLFamilyHead(AnchorHead):
                 name, factor = ("loss_dfl", self.dfl_weight) if self.box == "general" else ("loss_gaussian", self.gaussian_weight)
                 terms[name] = factor * (own_loss * weight).sum() / weight_sum
             if self.quality in ("centerness", "iou"):
-                assert quality_logits is not None
-                branch = F.binary_cross_entropy_with_logits(
-                    quality_logits[image, 0, location], target_quality[self.quality], reduction="sum"
-                )
+                assert qualities is not None
+                branch = F.binary_cross_entropy_with_logits(at.gather(qualities)[:, 0], target_quality[self.quality], reduction="sum")
                 terms[f"loss_{self.quality}"] = self.quality_weight * branch / positives
         return terms
 
     def _class_loss(
         self,
-        logits: Tensor,
-        quality_logits: Tensor | None,
-        image: Tensor,
-        location: Tensor,
+        cls_scores: list[Tensor],
+        qualities: list[Tensor] | None,
+        at: dense.Positives | _InJoined,
         labels: Tensor,
         target_quality: dict[str, Tensor],
         valid: Tensor | None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Summed classification loss in parts; and for renormalised guidance the summed loss of positives without and with it."""
-        iou = target_quality["iou"]
-        joint = self.quality in ("joint", "dgqp")
-        target = torch.zeros_like(logits).index_put_((image, labels, location), iou if joint else torch.ones_like(iou))
-        if self.quality == "dgqp" and quality_logits is not None:
-            loss = losses.quality_focal_loss_of_product(logits, quality_logits, target, self.qfl_beta)
-        elif joint:
-            loss = losses.quality_focal_loss(logits, target, self.qfl_beta)
+        guided = self.quality.endswith("_guided")
+        label_target = target_quality["iou"] if self.quality in ("joint", "dgqp") else torch.ones_like(target_quality["iou"])
+        factors = qualities if self.quality == "dgqp" else None
+        of_positives: Tensor | None = None
+        if isinstance(at, _InJoined):
+            logits = _join(cls_scores)
+            target = torch.zeros_like(logits).index_put_((at.image, labels, at.location), label_target)
+            loss = self._class_losses(logits, None if factors is None else _join(factors), target)
+            if valid is not None:
+                loss = loss * valid[:, None]
+            total = loss.sum()
+            if guided:
+                of_positives = loss[at.image, :, at.location].sum(1)
         else:
-            loss = losses.focal_loss(logits, target, self.focal_gamma, self.focal_alpha)
-        if valid is not None:
-            loss = loss * valid[:, None]
-        if not self.quality.endswith("_guided"):
-            return [loss.sum()], []
-        of_positives = loss[image, :, location].sum(1)
-        guided = (of_positives * target_quality[self.quality.removesuffix("_guided")] ** self.guided_eta).sum()
-        parts = [loss.sum() - of_positives.sum(), guided]
-        return parts, [of_positives.detach().sum(), guided.detach()] if self.guided_renormalise else []
+            qfl = self.quality in ("joint", "dgqp")
+            power, factor = (self.qfl_beta, 1.0) if qfl else (self.focal_gamma, 1 - self.focal_alpha)
+            background, logits, factor_logits = dense.background_and_positives(cls_scores, factors, at, power, valid)
+            of_quality = None if factor_logits is None else factor_logits[:, None]
+            nothing = torch.zeros_like(logits)
+            target = nothing.scatter(1, labels[:, None], label_target[:, None])
+            of_positives = self._class_losses(logits, of_quality, target).sum(1)
+            total = factor * background + (of_positives - self._class_losses(logits, of_quality, nothing).sum(1)).sum()
+        if not guided or of_positives is None:
+            return [total], []
+        weighed = (of_positives * target_quality[self.quality.removesuffix("_guided")] ** self.guided_eta).sum()
+        parts = [total - of_positives.sum(), weighed]
+        return parts, [of_positives.detach().sum(), weighed.detach()] if self.guided_renormalise else []
+
+    def _class_losses(self, logits: Tensor, factors: Tensor | None, target: Tensor) -> Tensor:
+        """Classification loss of each element; ``factors`` are the logits of a quality that multiplies the score."""
+        if factors is not None:
+            return losses.quality_focal_loss_of_product(logits, factors, target, self.qfl_beta)
+        if self.quality in ("joint", "dgqp"):
+            return losses.quality_focal_loss(logits, target, self.qfl_beta)
+        return losses.focal_loss(logits, target, self.focal_gamma, self.focal_alpha)
 
     def _own_class_loss(
         self, logits: Tensor, image: Tensor, location: Tensor, labels: Tensor, iou: Tensor, valid: Tensor | None, positives: Tensor
@@ -581,6 +593,22 @@ class GFLFamilyHead(AnchorHead):
             boxes, distances, probs = (None if part is None else part.unflatten(0, (images, -1)) for part in flat)
             boxes = torch.stack([_clip(own, meta["img_shape"]) for own, meta in zip(boxes, img_metas, strict=True)])
         return DenseOutputs(scores, boxes, probs, distances, geometry.centers, geometry.strides, geometry.levels)
+
+
+@dataclass(frozen=True)
+class _InJoined:
+    """Positives of (P,) images and locations, read off maps of all levels joined."""
+
+    image: Tensor
+    location: Tensor
+
+    def gather(self, levels: list[Tensor]) -> Tensor:
+        """(P, channels) float32 of (N, channels, H, W) maps."""
+        return _join(levels)[self.image, :, self.location]
+
+
+def _detached(levels: list[Tensor]) -> list[Tensor]:
+    return [level.detach() for level in levels]
 
 
 def _join(levels: list[Tensor]) -> Tensor:

@@ -64,7 +64,7 @@ def _loader(spec: TrialSpec, paths: dict[str, str], split: str, workers: int) ->
         pipeline += [{"type": "LoadAnnotations", "with_bbox": True}, *_augmentation(settings)]
     else:
         pipeline += [{"type": "mmdet.Resize", "scale": tuple(settings.image_size), "keep_ratio": True}]
-    pipeline += [{"type": "PackDetInputs", "meta_keys": meta}]
+    pipeline += [{"type": "PackBytes", "meta_keys": meta}]
     one_shape = {"type": "OneShapeBatchSampler", "image_size": tuple(settings.image_size), "pad_to": settings.pad_to}
     return {
         "batch_size": settings.batch_size if training else min(settings.batch_size, 16),
@@ -148,7 +148,7 @@ def _optim_wrapper(settings: Settings) -> dict[str, Any]:
     wrapper = {
         "type": "OptimWrapper",
         "optimizer": optimizer | {"lr": learning_rate(settings), "weight_decay": settings.weight_decay},
-        "clip_grad": {"max_norm": settings.clip_grad_norm} if settings.clip_grad_norm else None,
+        "clip_grad": {"max_norm": settings.clip_grad_norm, "foreach": True} if settings.clip_grad_norm else None,
     }
     if settings.precision != "float32":
         wrapper |= {"type": "AutocastOptimWrapper", "precision": settings.precision}

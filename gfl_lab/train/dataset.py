@@ -19,6 +19,7 @@ import torch
 from mmcv.image import rescale_size
 from mmdet.datasets.base_det_dataset import BaseDetDataset
 from mmdet.datasets.samplers import AspectRatioBatchSampler
+from mmdet.datasets.transforms import PackDetInputs
 from mmdet.registry import DATASETS, TRANSFORMS
 from mmengine.dataset import DefaultSampler
 from mmengine.dist import get_dist_info
@@ -144,6 +145,15 @@ class LoadImageCached:
                 self._bytes += image.nbytes
         results.update(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
         return results
+
+
+@TRANSFORMS.register_module()
+class PackBytes(PackDetInputs):
+    """mmdet's, but the (3, H, W) image is a view of its (H, W, 3) pixels, as `BatchPreprocessor` reads them: no copy."""
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        image = np.ascontiguousarray(results.pop("img"))
+        return {"inputs": torch.from_numpy(image).permute(2, 0, 1), **super().transform(results)}
 
 
 @DATA_SAMPLERS.register_module()

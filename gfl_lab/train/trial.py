@@ -28,6 +28,7 @@ from gfl_lab.errors import (
     NonFiniteLoss,
     StoreError,
 )
+from gfl_lab.processes import keep_freed_memory
 from gfl_lab.rundir import TrialDir, write_json, write_text
 from gfl_lab.spec.settings import TrialSpec
 from gfl_lab.train.checkpoint import load_backbone, load_last, restore
@@ -174,6 +175,7 @@ def _train(
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     torch.set_num_threads(threads)
+    keep_freed_memory()
     random.seed(spec.seed)
     np.random.seed(spec.seed)
 
