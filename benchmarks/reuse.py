@@ -1,0 +1,87 @@
+"""What `gfl-lab run` takes beyond training: a first table, the same again, more seeds, and a table that shares half of its cells.
+
+    uv run python benchmarks/reuse.py                  4 minutes on two quiet cores: every trial trains for one epoch
+    uv run python benchmarks/reuse.py --write          also writes benchmarks/results/
+
+Whoever trains without a record of what is done trains all of it each time. Beyond training is the command's wall time less what its
+trials took, spread over the slots: start of Python and Ray, planning, MLflow, the table, and a slot's wait for the last trial.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.machine import header, publish
+from benchmarks.run_overhead import EXPERIMENT, PACKAGES, ROOT, timed
+
+
+def seconds_of(home: Path) -> dict[str, float]:
+    """Seconds of each finished trial."""
+    found = {path.parent.name: json.loads(path.read_text()) for path in (home / "trials").glob("*/result.json")}
+    return {name: result["seconds"]["total"] for name, result in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--write", action="store_true", help="write the report under benchmarks/results/")
+    asked = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="reuse-"))
+    home = folder / "runs"
+    shutil.copytree(EXPERIMENT.parent / "published", folder / "published")
+    environment = os.environ | {"GFL_LAB_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    lab = [sys.executable, "-m", "gfl_lab.cli.main"]
+
+    def experiment(name: str, **changes: Any) -> str:
+        path = folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(yaml.safe_load(EXPERIMENT.read_text()) | {"name": name} | changes, sort_keys=False))
+        return str(path)
+
+    first = experiment("first", set={"epochs": asked.epochs})
+    second = experiment(
+        "second", axes={"qfl": [False, True], "dfl": [True], "bin_width": [1.0, 0.5]}, baseline={"qfl": False, "dfl": True, "bin_width": 1.0},
+        set={"epochs": asked.epochs}, reference=None, table={"rows": ["qfl", "bin_width"]},
+    )  # fmt: skip
+    planned = subprocess.run([*lab, "plan", first, "--json"], env=environment, check=True, capture_output=True, text=True)
+    slots = json.loads(planned.stdout)["at_once"]  # the plan also made the data set
+    timed([sys.executable, "-c", "import gfl_lab.train.trial, ray.tune, mlflow.tracking"], environment)  # files into the page cache
+    rows = []
+    for name, words in (
+        ("Table 3, nothing there", [first]),
+        ("the same once more", [first]),
+        ("with seeds 0, 1 and 2", [first, "--seeds", "0,1,2"]),
+        ("a second table, half of whose cells are in the first", [second]),
+    ):
+        before, began = seconds_of(home), time.perf_counter()
+        timed([*lab, "run", *words], environment)
+        wall = time.perf_counter() - began
+        took = {trial: seconds for trial, seconds in seconds_of(home).items() if trial not in before}
+        rows.append(f"| {name} | {len(took)} | {sum(took.values()) / slots:.1f} | {wall:.1f} | {wall - sum(took.values()) / slots:.1f} |")
+        print(rows[-1], file=sys.stderr, flush=True)
+    report = [
+        *header("Runs that share cells", f"uv run python benchmarks/reuse.py --epochs {asked.epochs} --write", PACKAGES),
+        f"- Table 3 on desk with {asked.epochs} epoch of training a trial, {slots} trials at a time",
+        "",
+        "| run | trials trained | their time on the slots, s | wall, s | beyond training, s |",
+        "| :-- | --: | --: | --: | --: |",
+        *rows,
+    ]
+    publish("reuse", "\n".join(report) + "\n", asked.write)
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
