@@ -47,7 +47,8 @@ def main() -> None:
 
     def experiment(name: str, **changes: Any) -> str:
         path = folder / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(yaml.safe_load(EXPERIMENT.read_text()) | {"name": name} | changes, sort_keys=False))
+        content = yaml.safe_load(EXPERIMENT.read_text()) | {"name": name} | changes
+        path.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not None}, sort_keys=False))
         return str(path)
 
     first = experiment("first", set={"epochs": asked.epochs})

@@ -8,6 +8,7 @@ from __future__ import annotations
 from gfl_lab.detector import ops
 
 ops.install()
+ops.import_models()
 
 from gfl_lab.detector import backbones as _backbones  # noqa: E402, F401  (after install(); these register their classes)
 from gfl_lab.detector import head as _head  # noqa: E402, F401

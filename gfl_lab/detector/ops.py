@@ -230,3 +230,14 @@ def install() -> None:
     for name, function in FUNCTIONS.items():
         for place in (mmcv_ops, importlib.import_module(f"mmcv.ops.{name}")):
             setattr(place, function.__name__, function)
+
+
+def import_models() -> None:
+    """Import ``mmdet.models`` without scikit-learn, a second of every start: only its tracking looks for it, and does without."""
+    if sys.modules.keys() & {"sklearn", "mmdet.models"}:
+        return
+    sys.modules["sklearn"] = None  # type: ignore[assignment]  # an import of it is an ImportError
+    try:
+        importlib.import_module("mmdet.models")
+    finally:
+        del sys.modules["sklearn"]

@@ -15,6 +15,7 @@ Why not `multiprocessing`'s forkserver: see docs/decisions/0003-forkserver.md.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -110,6 +111,8 @@ def main(preload: list[str]) -> None:
         signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal group; the driver decides what it means
     for module in preload:
         importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # a child neither looks through what was imported at each collection, nor copies its pages for that
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)

@@ -47,7 +47,7 @@ def trial_config(spec: TrialSpec, paths: dict[str, str], work_dir: str, loader_w
             "timer": None,
             "logger": None,
             "checkpoint": None,
-            "runtime_info": {"type": "RuntimeInfoHook"},
+            "runtime_info": {"type": "TrialInfoHook"},
             "param_scheduler": {"type": "ParamSchedulerHook"},
             "sampler_seed": {"type": "DistSamplerSeedHook"},
         },

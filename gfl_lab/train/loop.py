@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from mmdet.models.detectors import GFL
 from mmdet.registry import MODELS
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, RuntimeInfoHook
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper
+from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from gfl_lab import naming
@@ -122,6 +123,16 @@ class _NoVisualizer:
 
     def add_config(self, config: Any) -> None:
         pass
+
+
+@HOOKS.register_module()
+class TrialInfoHook(RuntimeInfoHook):
+    """mmengine's, by which components can read epoch and step, without formatting the configuration once more (0.2 s)."""
+
+    def before_run(self, runner: TrialRunner) -> None:
+        """Tell the message hub of the run."""
+        runner.message_hub.update_info_dict({"seed": runner.seed, "experiment_name": runner.experiment_name})
+        self.last_loop_stage = None
 
 
 class TrialHook(Hook):
