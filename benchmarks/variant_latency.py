@@ -43,6 +43,8 @@ def model(depth: int, changes: dict[str, Any], device: str) -> torch.nn.Module:
     found.init_weights()
     with torch.no_grad():
         found.bbox_head.gfl_cls.bias += 1.5
+        if hasattr(found.bbox_head, "reg_conf"):
+            found.bbox_head.reg_conf[-1].bias += 8  # a quality of about 1: as many candidates pass as without
     return found.to(device).eval()
 
 
