@@ -21,7 +21,7 @@ import torch
 import gfl_lab.train.loop  # first: mmdet.models can be imported only once the operators are there
 import gfl_lab.train.optim  # noqa: F401
 from benchmarks.machine import header, in_turns, publish
-from benchmarks.stock import random_boxes, stock_model, waiting, where
+from benchmarks.stock import initialise, random_boxes, stock_model, waiting, where
 from gfl_lab.detector.build import model_config
 from gfl_lab.spec.settings import Settings
 
@@ -44,7 +44,7 @@ def models(depth: int, device: str) -> dict[str, torch.nn.Module]:
     ours = MODELS.build(config | {"type": "TrialDetector"})
     stock = MODELS.build(ConfigDict(stock_model(config)))
     torch.manual_seed(0)
-    ours.init_weights()
+    initialise(ours)
     with torch.no_grad():
         ours.bbox_head.gfl_cls.bias += 1.5  # some detections pass the threshold, as those of a trained detector do
     stock.load_state_dict(ours.state_dict())

@@ -21,7 +21,7 @@ import torch
 
 import gfl_lab.train.loop  # noqa: F401  (registers the detector)
 from benchmarks.machine import header, publish
-from benchmarks.stock import random_boxes, waiting, where
+from benchmarks.stock import initialise, random_boxes, waiting, where
 from gfl_lab.detector.build import model_config
 from gfl_lab.spec.settings import Settings
 
@@ -35,7 +35,7 @@ def step(asked: argparse.Namespace, scale: float, batch: int, classes: int, boxe
     """Median seconds of a step, and of its losses (forward)."""
     torch.manual_seed(0)
     model = MODELS.build(model_config(Settings(backbone=f"r{asked.depth}"), classes) | {"type": "TrialDetector"}).to(asked.device).train()
-    model.init_weights()
+    initialise(model)
     size = tuple(max(64, round(side * scale / 32) * 32) for side in asked.size)
     generator = torch.Generator().manual_seed(0)
     samples = []

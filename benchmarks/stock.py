@@ -7,6 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+from mmengine.logging import MMLogger
 
 
 def stock_model(ours: dict[str, Any]) -> dict[str, Any]:
@@ -32,6 +33,13 @@ def random_boxes(count: int, size: tuple[int, int], classes: int, generator: tor
     extent = torch.exp(torch.rand(count, 2, generator=generator) * 3.5 + 2.5)
     far = torch.minimum(corner + extent, width_height)
     return torch.cat([corner, far], 1), torch.randint(classes, (count,), generator=generator)
+
+
+def initialise(model: torch.nn.Module) -> None:
+    """``init_weights`` without mmengine's list of every parameter."""
+    logger = MMLogger.get_current_instance()
+    logger.setLevel("WARNING")
+    model.init_weights()
 
 
 def waiting(device: str) -> Callable[[], Any]:

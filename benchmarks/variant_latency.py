@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import gfl_lab.train.loop  # noqa: F401  (registers the detector)
 from benchmarks.detector_speed import CLASSES, batch
 from benchmarks.machine import header, publish
-from benchmarks.stock import waiting, where
+from benchmarks.stock import initialise, waiting, where
 from gfl_lab.detector.build import model_config
 from gfl_lab.spec.settings import Settings
 
@@ -40,7 +40,7 @@ def model(depth: int, changes: dict[str, Any], device: str) -> torch.nn.Module:
     """A detector whose class scores are spread as those of a trained one, so that some pass the threshold."""
     torch.manual_seed(0)
     found = MODELS.build(model_config(Settings(backbone=f"r{depth}", **changes), CLASSES) | {"type": "TrialDetector"})
-    found.init_weights()
+    initialise(found)
     with torch.no_grad():
         found.bbox_head.gfl_cls.bias += 1.5
         if hasattr(found.bbox_head, "reg_conf"):
