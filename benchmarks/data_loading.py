@@ -20,6 +20,7 @@ import torch
 
 import gfl_lab.train.dataset as ours
 from benchmarks.machine import header, publish
+from benchmarks.stock import stock_loader
 from gfl_lab.data import coco
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, Settings, TrialSpec
 from gfl_lab.train.config import trial_config
@@ -38,28 +39,7 @@ def loaders(data: Path, workers: int) -> dict[str, tuple[Any, Any]]:
     spec = TrialSpec(settings=Settings(**SETTINGS), data=coco.dataspec(data), seed=0, code=TRAINING_CODE_VERSION)
     config = trial_config(spec, paths, "", workers)
     given = config.train_dataloader
-    steps = given.dataset.pipeline
-    stock = {
-        "batch_size": given.batch_size,
-        "num_workers": workers,
-        "persistent_workers": workers > 0,
-        "sampler": {"type": "DefaultSampler", "shuffle": True},
-        "batch_sampler": {"type": "AspectRatioBatchSampler"},
-        "dataset": {
-            "type": "CocoDataset",
-            "ann_file": given.dataset.ann_file,
-            "data_prefix": given.dataset.data_prefix,
-            "metainfo": {"classes": given.dataset.classes},
-            "filter_cfg": {"filter_empty_gt": True, "min_size": 32},
-            "pipeline": [
-                {"type": "LoadImageFromFile"},
-                {"type": "LoadAnnotations", "with_bbox": True},
-                dict(steps[2]),
-                {"type": "RandomFlip", "prob": 0.5},
-                dict(steps[-1]) | {"type": "PackDetInputs"},
-            ],
-        },
-    }
+    stock = stock_loader(given, workers, training=True)
     preprocessor = config.model.data_preprocessor
     return {
         "gfl-lab": (Runner.build_dataloader(given, seed=0), MODELS.build(preprocessor)),

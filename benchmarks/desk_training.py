@@ -19,7 +19,6 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,10 +26,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import header, publish
-from benchmarks.stock import stock_model
+from benchmarks.machine import header, lab_environment, publish, timed
+from benchmarks.stock import stock_loader, stock_model
 
-ROOT = Path(__file__).resolve().parents[1]
 WORKERS = (0, 2)
 FINISHED = "runs/trials/*/result.json"
 EXPERIMENT = """
@@ -50,35 +48,6 @@ def stock_config(trial: Path, workers: int, out: Path) -> Any:
     config = Config.fromfile(trial / "config.py")
     config.model = stock_model(config.model)
     config.optim_wrapper.optimizer.pop("fused")
-    config.optim_wrapper.clip_grad.pop("foreach")
-    size = config.val_loader.dataset.pipeline[1].scale
-    pack = dict(config.val_loader.dataset.pipeline[-1]) | {"type": "PackDetInputs"}
-    read, resize = {"type": "LoadImageFromFile"}, {"type": "Resize", "scale": size, "keep_ratio": True}
-    boxes = {"type": "LoadAnnotations", "with_bbox": True}
-    pipelines = {
-        "train": [read, boxes, resize, {"type": "RandomFlip", "prob": 0.5}, pack],
-        "val": [read, resize, boxes, pack],
-    }
-
-    def loader(split: str, given: dict[str, Any]) -> dict[str, Any]:
-        data = {
-            "type": "CocoDataset",
-            "ann_file": given["dataset"]["ann_file"],
-            "data_prefix": given["dataset"]["data_prefix"],
-            "metainfo": {"classes": given["dataset"]["classes"]},
-            "pipeline": pipelines[split],
-        }
-        training = split == "train"
-        data |= {"filter_cfg": {"filter_empty_gt": True, "min_size": 32}} if training else {"test_mode": True}
-        return {
-            "batch_size": given["batch_size"],
-            "num_workers": workers,
-            "persistent_workers": workers > 0,
-            "sampler": {"type": "DefaultSampler", "shuffle": training},
-            **({"batch_sampler": {"type": "AspectRatioBatchSampler"}} if training else {"drop_last": False}),
-            "dataset": data,
-        }
-
     val = config.pop("val_loader")
     return Config(
         {
@@ -87,8 +56,8 @@ def stock_config(trial: Path, workers: int, out: Path) -> Any:
                 for key in ("default_scope", "model", "optim_wrapper", "param_scheduler", "train_cfg", "randomness", "env_cfg")
             },
             "work_dir": str(out),
-            "train_dataloader": loader("train", config.train_dataloader),
-            "val_dataloader": loader("val", val),
+            "train_dataloader": stock_loader(config.train_dataloader, workers, training=True),
+            "val_dataloader": stock_loader(val, workers, training=False),
             "val_cfg": {"type": "ValLoop"},
             "val_evaluator": {"type": "CocoMetric", "ann_file": val.dataset.ann_file, "metric": "bbox"},
             "log_level": "WARNING",
@@ -127,12 +96,6 @@ def per_iteration(epochs: list[list[float]]) -> float:
     return sum(times[-1] - times[0] for times in epochs) / sum(len(times) - 1 for times in epochs)
 
 
-def call(command: list[str], environment: dict[str, str]) -> None:
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-6000:]}")
-
-
 def measure_ours(folder: Path, epochs: int, seed: int, environment: dict[str, str]) -> tuple[float, float, Path]:
     """Seconds an iteration, AP, and the trial's folder."""
     experiment = folder / "experiment.yaml"
@@ -149,7 +112,7 @@ def measure_ours(folder: Path, epochs: int, seed: int, environment: dict[str, st
         "--cpus",
         str(len(os.sched_getaffinity(0))),
     ]
-    call(command, environment)
+    timed(command, environment)
     (result,) = set(folder.glob(FINISHED)) - before
     trial = result.parent
     times: dict[int, list[float]] = defaultdict(list)
@@ -162,7 +125,7 @@ def measure_ours(folder: Path, epochs: int, seed: int, environment: dict[str, st
 def measure_stock(trial: Path, folder: Path, workers: int, environment: dict[str, str]) -> tuple[float, float]:
     """Seconds an iteration, and AP."""
     out = Path(tempfile.mkdtemp(dir=folder))
-    call([sys.executable, str(Path(__file__)), "--stock", str(trial), str(out), str(workers)], environment)
+    timed([sys.executable, str(Path(__file__)), "--stock", str(trial), str(out), str(workers)], environment)
     found = json.loads((out / "stock.json").read_text())
     return per_iteration(found["times"]), found["AP"]
 
@@ -178,8 +141,7 @@ def main() -> None:
         stock(Path(asked.stock[0]), Path(asked.stock[1]), int(asked.stock[2]))
         return
     folder = Path(tempfile.mkdtemp(prefix="desk-training-"))
-    environment = os.environ | {"GFL_LAB_HOME": str(folder / "runs"), "PYTHONPATH": str(ROOT)}
-    environment.pop("MLFLOW_TRACKING_URI", None)
+    environment = lab_environment(folder / "runs")
     ours: list[tuple[float, float]] = []
     theirs: dict[int, list[tuple[float, float]]] = {workers: [] for workers in WORKERS}
     for seed in range(asked.rounds):

@@ -7,6 +7,8 @@ import importlib.metadata
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +18,10 @@ import psutil
 
 from gfl_lab.machine import processor
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+LAB = [sys.executable, "-m", "gfl_lab.cli.main"]
+"""The command `gfl-lab`, of this tree."""
 
 
 def header(title: str, command: str, packages: Sequence[str] = ()) -> list[str]:
@@ -55,3 +60,20 @@ def in_turns(actions: Mapping[str, Callable[[], Any]], rounds: int, warm: int, w
             if turn >= warm:
                 found[name].append(time.perf_counter() - began)
     return {name: statistics.median(each) for name, each in found.items()}
+
+
+def lab_environment(home: Path) -> dict[str, str]:
+    """The environment of a command over a run tree of its own, without a tracking server; Python may write its byte code."""
+    kept = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "PYTHONDONTWRITEBYTECODE")}
+    return kept | {"GFL_LAB_HOME": str(home), "PYTHONPATH": str(ROOT)}
+
+
+def timed(command: str | list[str], environment: dict[str, str]) -> float:
+    """Seconds of a command; its words go to stderr only when it fails."""
+    started = time.perf_counter()
+    done = subprocess.run(
+        command, shell=isinstance(command, str), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if done.returncode:
+        sys.exit(f"{command} ended with {done.returncode}:\n{done.stdout[-6000:]}")
+    return time.perf_counter() - started

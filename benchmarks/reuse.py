@@ -11,19 +11,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from benchmarks.machine import header, publish
-from benchmarks.run_overhead import EXPERIMENT, PACKAGES, ROOT, timed
+from benchmarks.machine import LAB, header, lab_environment, publish, timed
+from benchmarks.run_overhead import EXPERIMENT, PACKAGES, slots_of
 
 
 def seconds_of(home: Path) -> dict[str, float]:
@@ -40,10 +37,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="reuse-"))
     home = folder / "runs"
     shutil.copytree(EXPERIMENT.parent / "published", folder / "published")
-    environment = os.environ | {"GFL_LAB_HOME": str(home), "PYTHONPATH": str(ROOT)}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    lab = [sys.executable, "-m", "gfl_lab.cli.main"]
+    environment = lab_environment(home)
 
     def experiment(name: str, **changes: Any) -> str:
         path = folder / f"{name}.yaml"
@@ -56,9 +50,7 @@ def main() -> None:
         "second", axes={"qfl": [False, True], "dfl": [True], "bin_width": [1.0, 0.5]}, baseline={"qfl": False, "dfl": True, "bin_width": 1.0},
         set={"epochs": asked.epochs}, reference=None, table={"rows": ["qfl", "bin_width"]},
     )  # fmt: skip
-    planned = subprocess.run([*lab, "plan", first, "--json"], env=environment, check=True, capture_output=True, text=True)
-    slots = json.loads(planned.stdout)["at_once"]  # the plan also made the data set
-    timed([sys.executable, "-c", "import gfl_lab.train.trial, ray.tune, mlflow.tracking"], environment)  # files into the page cache
+    slots = slots_of(Path(first), environment)
     rows = []
     for name, words in (
         ("Table 3, nothing there", [first]),
@@ -66,9 +58,8 @@ def main() -> None:
         ("with seeds 0, 1 and 2", [first, "--seeds", "0,1,2"]),
         ("a second table, half of whose cells are in the first", [second]),
     ):
-        before, began = seconds_of(home), time.perf_counter()
-        timed([*lab, "run", *words], environment)
-        wall = time.perf_counter() - began
+        before = seconds_of(home)
+        wall = timed([*LAB, "run", *words], environment)
         took = {trial: seconds for trial, seconds in seconds_of(home).items() if trial not in before}
         rows.append(f"| {name} | {len(took)} | {sum(took.values()) / slots:.1f} | {wall:.1f} | {wall - sum(took.values()) / slots:.1f} |")
         print(rows[-1], file=sys.stderr, flush=True)

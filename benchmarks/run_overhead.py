@@ -19,13 +19,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-from benchmarks.machine import header, publish
+from benchmarks.machine import LAB, ROOT, header, lab_environment, publish, timed
 
-ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENT = ROOT / "experiments" / "table3_qfl_dfl.yaml"
+STOCK_HOOKS = {
+    "timer": {"type": "IterTimerHook"},
+    "logger": {"type": "LoggerHook", "interval": 50},
+    "checkpoint": {"type": "CheckpointHook", "interval": 1, "max_keep_ckpts": 1},
+}
+"""What mmdet's own configurations have."""
 PACKAGES = ("torch", "mmdet", "mmengine", "mmcv-lite", "ray", "mlflow", "pycocotools")
 
 
@@ -50,11 +54,7 @@ def stock(trial: Path, out: Path, threads: int) -> None:
             "val_evaluator": {"type": "CocoMetric", "ann_file": annotations, "metric": "bbox"},
         }
     )
-    config.default_hooks = {  # the trial's configuration turns them off, which a merge would not undo
-        "timer": {"type": "IterTimerHook"},
-        "logger": {"type": "LoggerHook", "interval": 50},
-        "checkpoint": {"type": "CheckpointHook", "interval": 1, "max_keep_ckpts": 1},
-    }
+    config.default_hooks = STOCK_HOOKS  # the trial's configuration turns them off, which a merge would not undo
 
     class SetEpoch(Hook):
         """The trial's data set draws its augmentation from the epoch."""
@@ -70,17 +70,6 @@ def stock(trial: Path, out: Path, threads: int) -> None:
     torch.save(runner.model.state_dict(), folder / "weights.pth")
 
 
-def timed(command: str | list[str], environment: dict[str, str]) -> float:
-    """Seconds of a command; its words go to stderr only when it fails."""
-    started = time.perf_counter()
-    done = subprocess.run(
-        command, shell=isinstance(command, str), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    if done.returncode:
-        sys.exit(f"{command} ended with {done.returncode}:\n{done.stdout[-6000:]}")
-    return time.perf_counter() - started
-
-
 def same_weights(trial: Path, out: Path) -> bool:
     """Whether both ways came to the same weights, bit by bit."""
     import torch
@@ -88,6 +77,27 @@ def same_weights(trial: Path, out: Path) -> bool:
     ours = torch.load(trial / "last.pth", weights_only=True)["state_dict"]
     theirs = torch.load(out / trial.name / "weights.pth", weights_only=True)
     return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def slots_of(experiment: Path, environment: dict[str, str]) -> int:
+    """How many of its trials run at once. The plan also makes the data set, and what is imported comes into the page cache."""
+    planned = subprocess.run([*LAB, "plan", str(experiment), "--json"], env=environment, check=True, capture_output=True, text=True)
+    timed([sys.executable, "-c", "import gfl_lab.train.trial, ray.tune, mlflow.tracking"], environment)
+    return json.loads(planned.stdout)["at_once"]
+
+
+def race(folder: Path, out: Path, script: str, epochs: int | None) -> tuple[float, float, int, int]:
+    """Seconds of `gfl-lab run` over Table 3 in ``folder/runs``, and of the shell loop over ``script --stock``; slots, threads of each."""
+    home, experiment = folder / "runs", folder / EXPERIMENT.name
+    environment = lab_environment(home)
+    shutil.copytree(EXPERIMENT.parent / "published", folder / "published")
+    experiment.write_text(EXPERIMENT.read_text() + (f"set: {{epochs: {epochs}}}\n" if epochs else ""))
+    slots = slots_of(experiment, environment)
+    run = timed([*LAB, "run", str(experiment)], environment)
+    threads = len(os.sched_getaffinity(0)) // slots
+    one = f"{sys.executable} {script} --stock {out} {threads}"
+    loop = timed(f"ls -d {home}/trials/*/ | xargs -P {slots} -n 1 {one}", environment | {"OMP_NUM_THREADS": str(threads)})
+    return run, loop, slots, threads
 
 
 def main() -> None:
@@ -100,22 +110,8 @@ def main() -> None:
         stock(Path(asked.stock[2]), Path(asked.stock[0]), int(asked.stock[1]))
         return
     folder = Path(tempfile.mkdtemp(prefix="run-overhead-"))
-    experiment = folder / EXPERIMENT.name
-    shutil.copytree(EXPERIMENT.parent / "published", folder / "published")
-    experiment.write_text(EXPERIMENT.read_text() + (f"set: {{epochs: {asked.epochs}}}\n" if asked.epochs else ""))
     home, out = folder / "runs", folder / "stock"
-    environment = os.environ | {"GFL_LAB_HOME": str(home), "PYTHONPATH": str(ROOT)}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    lab = [sys.executable, "-m", "gfl_lab.cli.main"]
-
-    planned = subprocess.run([*lab, "plan", str(experiment), "--json"], env=environment, check=True, capture_output=True, text=True)
-    slots = json.loads(planned.stdout)["at_once"]  # the plan also made the data set
-    timed([sys.executable, "-c", "import gfl_lab.train.trial, ray.tune, mlflow.tracking"], environment)  # files into the page cache
-    run = timed([*lab, "run", str(experiment)], environment)
-    threads = len(os.sched_getaffinity(0)) // slots
-    script = f"{sys.executable} {__file__} --stock {out} {threads}"
-    loop = timed(f"ls -d {home}/trials/*/ | xargs -P {slots} -n 1 {script}", environment | {"OMP_NUM_THREADS": str(threads)})
-
+    run, loop, slots, threads = race(folder, out, __file__, asked.epochs)
     lines = [
         *header("Overhead: gfl-lab run against a shell loop over mmengine's Runner", f"uv run python benchmarks/run_overhead.py{f' --epochs {asked.epochs}' if asked.epochs else ''}{' --write' if asked.write else ''}", PACKAGES),
         f"- the four cells of table3_qfl_dfl on desk, {slots} at a time on {threads} thread each; the data set was there before",

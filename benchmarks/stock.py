@@ -26,6 +26,29 @@ def stock_model(ours: dict[str, Any]) -> dict[str, Any]:
     return model
 
 
+def stock_loader(ours: Any, workers: int, training: bool) -> dict[str, Any]:
+    """mmdet's data set, pipeline and samplers for a loader configuration of ours without crops: the same scales and flips."""
+    steps = [dict(step) for step in ours.dataset.pipeline]
+    steps[0], steps[-1]["type"] = {"type": "LoadImageFromFile"}, "PackDetInputs"
+    if not training:
+        steps.insert(-1, {"type": "LoadAnnotations", "with_bbox": True})
+    data = {
+        "type": "CocoDataset",
+        "ann_file": ours.dataset.ann_file,
+        "data_prefix": ours.dataset.data_prefix,
+        "metainfo": {"classes": ours.dataset.classes},
+        "pipeline": steps,
+    }
+    return {
+        "batch_size": ours.batch_size,
+        "num_workers": workers,
+        "persistent_workers": workers > 0,
+        "sampler": {"type": "DefaultSampler", "shuffle": training},
+        **({"batch_sampler": {"type": "AspectRatioBatchSampler"}} if training else {"drop_last": False}),
+        "dataset": data | ({"filter_cfg": {"filter_empty_gt": True, "min_size": 32}} if training else {"test_mode": True}),
+    }
+
+
 def random_boxes(count: int, size: tuple[int, int], classes: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """(count, 4) boxes of 12 to 400 px inside an image of (height, width), xyxy, and their (count,) labels."""
     width_height = torch.tensor([float(size[1]), float(size[0])])

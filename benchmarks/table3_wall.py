@@ -15,17 +15,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from benchmarks.desk_training import stock_config
 from benchmarks.machine import header, publish
-from benchmarks.run_overhead import EXPERIMENT, PACKAGES, ROOT, timed
+from benchmarks.run_overhead import PACKAGES, STOCK_HOOKS, race
 
 
 def stock(trial: Path, out: Path, threads: int) -> None:
@@ -40,11 +37,7 @@ def stock(trial: Path, out: Path, threads: int) -> None:
     torch.set_num_threads(threads)
     folder = out / trial.name
     config = stock_config(trial, 0, folder)
-    config.default_hooks = {
-        "timer": {"type": "IterTimerHook"},
-        "logger": {"type": "LoggerHook", "interval": 50},
-        "checkpoint": {"type": "CheckpointHook", "interval": 1, "max_keep_ckpts": 1},
-    }
+    config.default_hooks = STOCK_HOOKS
     settings = cell(trial)
     if not settings["qfl"] and not settings["dfl"]:
         config.model.bbox_head = atss(config.model.bbox_head)
@@ -82,21 +75,7 @@ def main() -> None:
         return
     folder = Path(tempfile.mkdtemp(prefix="table3-wall-"))
     home, out = folder / "runs", folder / "stock"
-    shutil.copytree(EXPERIMENT.parent / "published", folder / "published")
-    environment = os.environ | {"GFL_LAB_HOME": str(home), "PYTHONPATH": str(ROOT)}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    lab = [sys.executable, "-m", "gfl_lab.cli.main"]
-
-    experiment = folder / EXPERIMENT.name
-    experiment.write_text(EXPERIMENT.read_text() + (f"set: {{epochs: {asked.epochs}}}\n" if asked.epochs else ""))
-    planned = subprocess.run([*lab, "plan", str(experiment), "--json"], env=environment, check=True, capture_output=True, text=True)
-    slots = json.loads(planned.stdout)["at_once"]  # the plan also made the data set
-    timed([sys.executable, "-c", "import gfl_lab.train.trial, ray.tune, mlflow.tracking"], environment)  # files into the page cache
-    ours = timed([*lab, "run", str(experiment)], environment)
-    threads = len(os.sched_getaffinity(0)) // slots
-    script = f"{sys.executable} {__file__} --stock {out} {threads}"
-    theirs = timed(f"ls -d {home}/trials/*/ | xargs -P {slots} -n 1 {script}", environment | {"OMP_NUM_THREADS": str(threads)})
+    ours, theirs, slots, threads = race(folder, out, __file__, asked.epochs)
     lines = [
         *header("Table 3 on desk: gfl-lab run and a shell loop over stock mmdet", f"uv run python benchmarks/table3_wall.py{f' --epochs {asked.epochs}' if asked.epochs else ''} --write", PACKAGES),
         f"- the four cells of table3_qfl_dfl on desk, {slots} at a time on {threads} thread each; the data set was there before",

@@ -23,8 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import header, publish
-from benchmarks.run_overhead import ROOT, timed
+from benchmarks.machine import LAB, header, lab_environment, publish, timed
 from gfl_lab.orchestrate.process import Job, TrialProcess
 
 EXPERIMENT = """
@@ -63,10 +62,9 @@ def main() -> None:
     asked = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="trial-start-"))
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    environment = os.environ | {"GFL_LAB_HOME": str(folder / "runs"), "PYTHONPATH": str(ROOT)}
-    environment.pop("MLFLOW_TRACKING_URI", None)
+    environment = lab_environment(folder / "runs")
     (folder / "start.yaml").write_text(EXPERIMENT)
-    timed([sys.executable, "-m", "gfl_lab.cli.main", "run", str(folder / "start.yaml"), "--executor", "inline"], environment)
+    timed([*LAB, "run", str(folder / "start.yaml"), "--executor", "inline"], environment)
     (trial,) = (folder / "runs" / "trials").glob("*/")
     stop = folder / "stop"
     threads = len(os.sched_getaffinity(0))

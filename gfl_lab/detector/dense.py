@@ -96,7 +96,7 @@ class _Dense(torch.autograd.Function):
         sums = []
         for logits, quality, weight, _, _ in _blocks(classes, qualities, valid):
             score, log_miss = _score(logits, quality)
-            loss = _power(score, power) if power else torch.ones_like(score)
+            loss = _power(score, power)
             sums.append((loss if weight is None else loss.mul_(weight)).mul_(log_miss).sum(dtype=torch.float32))
         total = torch.stack(sums).double().sum().float()
         return total, positives.gather(classes), positives.gather(qualities)[:, 0] if qualities else total.new_zeros(0)
@@ -113,9 +113,7 @@ class _Dense(torch.autograd.Function):
                 slope = (1 - score).mul_(log_miss).mul_(power).add_(score)
             else:
                 slope = score.div((1 - score).clamp_(min=1e-12)).add_(log_miss, alpha=power)
-            if power:
-                slope.mul_(_power(score, power))
-            slope.mul_(of_sum if weight is None else of_sum * weight)
+            slope.mul_(_power(score, power)).mul_(of_sum if weight is None else of_sum * weight)
             if quality is not None:
                 of_quality.add_((slope * (1 - quality.sigmoid())).sum_to_size(quality.shape))
                 slope.mul_(1 - logits.sigmoid())

@@ -148,7 +148,7 @@ def _optim_wrapper(settings: Settings) -> dict[str, Any]:
     wrapper = {
         "type": "OptimWrapper",
         "optimizer": optimizer | {"lr": learning_rate(settings), "weight_decay": settings.weight_decay},
-        "clip_grad": {"max_norm": settings.clip_grad_norm, "foreach": True} if settings.clip_grad_norm else None,
+        "clip_grad": {"max_norm": settings.clip_grad_norm} if settings.clip_grad_norm else None,
     }
     if settings.precision != "float32":
         wrapper |= {"type": "AutocastOptimWrapper", "precision": settings.precision}
