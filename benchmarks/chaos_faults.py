@@ -175,9 +175,11 @@ def torn_checkpoint(scene: Scene) -> bool:
 
 
 def forkserver_kill(scene: Scene) -> bool:
-    servers = {pid for pid, line in of_home(scene.home).items() if "gfl_lab.orchestrate.forkserver" in line}
+    """The nursery or a server: not a trial's process, which has the same command line."""
+    found = {pid for pid, line in of_home(scene.home).items() if "gfl_lab.orchestrate.forkserver" in line}
     with contextlib.suppress(psutil.Error):
-        servers = sorted(pid for pid in servers if psutil.Process(pid).ppid() not in servers)
+        parents = {pid: psutil.Process(pid).ppid() for pid in found}
+        servers = sorted(pid for pid in found if parents[pid] not in found or pid in parents.values())
         return bool(servers) and kill(scene.rng.choice(servers))
     return False
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -18,6 +19,7 @@ from gfl_lab import naming
 from gfl_lab.errors import FailureKind, InputError, ResourceError
 from gfl_lab.orchestrate import driver, resources
 from gfl_lab.orchestrate.inline import InlineExecutor
+from gfl_lab.orchestrate.nursery import Nursery
 from gfl_lab.orchestrate.process import MAX_LOST, Attempts, Job, TrialProcess
 from gfl_lab.plan.plan import build_plan
 from gfl_lab.rundir import MetricWriter, RunTree, TrialDir, TrialState, read_json, write_json
@@ -30,9 +32,16 @@ FAKES = "tests.support.fake_trial"
 
 
 @pytest.fixture
-def process(monkeypatch: pytest.MonkeyPatch) -> TrialProcess:
+def nursery(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nursery]:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-    server = TrialProcess(FAKES)
+    nursery = Nursery(FAKES, threads=1)
+    yield nursery
+    nursery.close()
+
+
+@pytest.fixture(params=["its own server", "a server from the nursery"])
+def process(request: pytest.FixtureRequest, nursery: Nursery) -> Iterator[TrialProcess]:
+    server = TrialProcess(FAKES, nursery.address if "nursery" in request.param else None)
     yield server
     server.close()
 
@@ -159,29 +168,99 @@ def test_a_signal_in_a_held_block_counts_at_its_end(tmp_path: Path) -> None:
         stop.restore()
 
 
-@pytest.mark.parametrize("victim", ["supervisor", "server", "child", "all three"])
-def test_nothing_stays_behind_whoever_is_killed(tmp_path: Path, victim: str) -> None:
+VICTIMS = ["supervisor", "server", "child", "server child supervisor"]
+
+
+@pytest.mark.parametrize(
+    ("born", "victims"),
+    [(born, victims) for born in ("its own", "of a nursery") for victims in VICTIMS]
+    + [("of a nursery", "nursery"), ("of a nursery", "nursery server child supervisor")],
+)
+def test_nothing_stays_behind_whoever_is_killed(tmp_path: Path, nursery: Nursery, born: str, victims: str) -> None:
+    address = nursery.address if born == "of a nursery" else None
     trial = tmp_path / "0123456789ab"
     trial.mkdir()
     code = (
         "from gfl_lab.orchestrate.process import *\n"
-        f"p = TrialProcess({FAKES!r})\n"
-        f"print(p._server.pid, flush=True)\np.run(Job({str(trial)!r}, {FAKES + ':sleep_with_child'!r}, {FAKES!r}, {{}}))"
+        f"TrialProcess({FAKES!r}, {address!r}).run(Job({str(trial)!r}, {FAKES + ':sleep_with_child'!r}, {FAKES!r}, {{}}))"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    supervisor = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
-    server = int(supervisor.stdout.readline())
+    supervisor = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     end = time.time() + 30
     while not (trial / "pids.json").exists() and time.time() < end:
         time.sleep(0.05)
     child, grandchild = read_json(trial / "pids.json")["pids"]
+    pids = {"supervisor": supervisor.pid, "server": psutil.Process(child).ppid(), "child": child, "nursery": nursery.pid}
     assert alive(child) and alive(grandchild)
-    victims = {"supervisor": [supervisor.pid], "server": [server], "child": [child], "all three": [server, child, supervisor.pid]}[victim]
-    for pid in victims:
-        os.kill(pid, signal.SIGKILL)
-    assert gone([child, grandchild] if victim == "child" else [server, child, grandchild])
+    for victim in victims.split():
+        os.kill(pids[victim], signal.SIGKILL)
+    assert gone([child, grandchild] if victims == "child" else [pids["server"], child, grandchild])
     supervisor.kill()
     supervisor.wait()
+    assert alive(nursery.pid) is ("nursery" not in victims)
+
+
+def test_servers_of_a_nursery_import_once_and_are_told_apart(nursery: Nursery, tmp_path: Path) -> None:
+    """Each has its asker's environment, priority and rank for the kernel, and ends with it alone."""
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom gfl_lab.orchestrate.process import *\n"
+        "number = sys.argv[1]\nos.environ['CUDA_VISIBLE_DEVICES'] = number\nos.nice(int(number))\n"
+        "Path('/proc/self/oom_score_adj').write_text(str(700 + int(number)))\n"
+        f"job = Job(sys.argv[2], {FAKES + ':tell'!r}, {FAKES!r}, {{}})\n"
+        f"process = TrialProcess({FAKES!r}, {nursery.address!r})\nprocess.run(job)\nprocess.close()"
+    )
+    folders = [tmp_path / f"{number:012x}" for number in (2, 3)]
+    for folder in folders:
+        folder.mkdir()
+    askers = [subprocess.Popen([sys.executable, "-c", code, str(number), str(folders[number - 2])]) for number in (2, 3)]
+    assert [asker.wait(30) for asker in askers] == [0, 0]
+    told = [TrialDir(folder).result() for folder in folders]
+    assert [one["gpus"] for one in told] == ["2", "3"]
+    assert [one["niceness"] for one in told] == [os.nice(0) + 2, os.nice(0) + 3]
+    assert [one["oom_score_adj"] for one in told] == [702, 703]
+    assert told[0]["imported"] == told[1]["imported"], "both come from one import"
+    assert len({one["server"] for one in told} | {nursery.pid}) == 3
+    assert alive(nursery.pid) and gone([one["server"] for one in told])
+
+
+def test_without_its_nursery_a_server_is_a_process_of_its_own(nursery: Nursery, tmp_path: Path) -> None:
+    os.kill(nursery.pid, signal.SIGSTOP)  # it still imports
+    asked = TrialProcess(FAKES, nursery.address)
+    nursery.close()
+    late = TrialProcess(FAKES, nursery.address)
+    try:
+        assert asked.run(job(tmp_path, "succeed", 1)) is late.run(job(tmp_path, "succeed", 2)) is TrialState.DONE
+    finally:
+        asked.close()
+        late.close()
+
+
+def test_a_killed_nursery_is_told_of_and_the_next_server_works(nursery: Nursery, tmp_path: Path) -> None:
+    """Tune gives the trial to another actor then, which makes a server anew."""
+    process = TrialProcess(FAKES, nursery.address)
+    assert process.run(job(tmp_path, "succeed", 1)) is TrialState.DONE
+    nursery.close()
+    with pytest.raises(RuntimeError, match="the process that starts trials ended"):
+        process.run(job(tmp_path, "succeed", 2))
+    process.close()
+
+
+def test_a_nursery_serves_its_own_user_alone(nursery: Nursery) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can act as another user")
+    code = (
+        "import json, os, socket, sys\n"
+        "asked = json.dumps({'environment': dict(os.environ), 'niceness': 0, 'oom_score_adj': '0'}).encode()\n"
+        "os.setuid(int(sys.argv[1]))\n(requests, to), (answers, says) = os.pipe(), os.pipe()\n"
+        f"connection = socket.socket(socket.AF_UNIX)\nconnection.connect(chr(0) + {nursery.address!r})\n"
+        "socket.send_fds(connection, [asked], [requests, says, 2])\nos.close(says)\nconnection.shutdown(socket.SHUT_WR)\n"
+        "print(os.read(answers, 100))"
+    )
+
+    def answer(user: int) -> str:
+        return subprocess.run([sys.executable, "-c", code, str(user)], capture_output=True, text=True, timeout=30).stdout
+
+    assert "ready" in answer(0)
+    assert answer(65534) == "b''\n"
 
 
 def test_inline_runs_in_this_process_and_stops(tmp_path: Path) -> None:

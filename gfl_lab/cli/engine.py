@@ -45,14 +45,18 @@ class Engine(threading.Thread):
         if self._error is not None:
             raise self._error
 
+    def release(self) -> None:
+        """Have the executor close, once it has started, while this goes on: nothing more is to be run."""
+        self._over.set()
+
     def close(self) -> None:
         """Close the executor, once it has started."""
-        self._over.set()
+        self.release()
         self.join()
 
 
-def make_executor(name: str, share: Any, address: str | None, machine_gpus: int, stop: Any, gpu_optional: bool) -> Any:
-    """The executor of ``--executor`` and ``--address``; nothing is started yet."""
+def make_executor(name: str, share: Any, address: str | None, machine_gpus: int, stop: Any, gpu_optional: bool, entry: str) -> Any:
+    """The executor of ``--executor`` and ``--address`` for trials that are run by ``entry``; nothing is started yet."""
     if name == "inline":
         from gfl_lab.orchestrate.inline import InlineExecutor
 
@@ -60,7 +64,7 @@ def make_executor(name: str, share: Any, address: str | None, machine_gpus: int,
     from gfl_lab.orchestrate.ray_tune import RayTuneExecutor
 
     return RayTuneExecutor(
-        cpus=share.cpus, gpus=share.gpus, gpu_optional=gpu_optional, machine_cpus=share.slots * share.cpus, machine_gpus=machine_gpus, address=address, should_stop=stop,
+        cpus=share.cpus, gpus=share.gpus, gpu_optional=gpu_optional, machine_cpus=share.slots * share.cpus, machine_gpus=machine_gpus, address=address, should_stop=stop, preload=entry.partition(":")[0],
     )  # fmt: skip
 
 

@@ -95,7 +95,7 @@ def command(
     measured = (tree.root / naming.MEASURED_DIR).exists()  # then what a trial takes follows from the plan
     first = sure and limit is None and not measured and not (folder / naming.PLAN).exists()
     optional = gpus is None and not wish.gpu_required
-    engine = engines.make_executor(executor, share, address, len(machine.gpus), stop, optional)
+    engine = engines.make_executor(executor, share, address, len(machine.gpus), stop, optional, TRIAL_ENTRY)
     starting = engines.Engine(engine) if executor == "ray" and first else None
     mirror, meter, complete = None, None, False
     stop.listen()
@@ -115,7 +115,7 @@ def command(
             paces = Paces(tree)
             if measured and not address:
                 share = share_of(machine, wish, cpus=cpus, gpus=gpus, peak=paces.peak(pending, gpu=bool(share.gpus)))
-                engine = engines.make_executor(executor, share, address, len(machine.gpus), stop, optional)
+                engine = engines.make_executor(executor, share, address, len(machine.gpus), stop, optional, TRIAL_ENTRY)
             if executor == "inline":
                 share = dataclasses.replace(share, slots=1)
             device = "" if address else resources.device_of(machine, share.gpus)
@@ -139,6 +139,8 @@ def command(
                 meter = Meter(folder / naming.COST, share, limit, stop=lambda: os.kill(os.getpid(), signal.SIGINT))
                 for sentence in _train(plan, pending, tree, engine, stop, wish, share, meter, shared):
                     say(f"error: {sentence}")
+            if starting:
+                starting.release()
             code = _finish(plan, tree, folder, mirror, as_json)
             missing = [state for state in driver.states(plan.trials, tree).values() if state != TrialState.DONE]
             complete = not missing

@@ -24,6 +24,7 @@ def run_search(
     data: Path | None, seeds: list[int] | None, weights: dict[str, str], as_json: bool,
 ) -> ExitCode:  # fmt: skip
     """Search until as many trials have ended as the file asks for, and print the ranked table. Goes on where it was."""
+    from gfl_lab.cli import run
     from gfl_lab.orchestrate import driver
     from gfl_lab.orchestrate.budget import Meter
 
@@ -51,12 +52,14 @@ def run_search(
             if not book.ledger.complete:
                 if executor == "ray":
                     optional = gpus is None and not files.profile.resources.gpu_required
-                    engine = engines.make_executor(executor, share, address, len(machine.gpus), stop, optional)
+                    engine = engines.make_executor(executor, share, address, len(machine.gpus), stop, optional, run.TRIAL_ENTRY)
                     starting = engines.Engine(engine)
                     starting.ready()
                 meter = Meter(folder / naming.COST, share, limit, stop=lambda: os.kill(os.getpid(), signal.SIGINT))
                 for sentence in _train(book, plan, engine, stop, share, meter, address):
                     say(f"error: Ray: {sentence}")
+            if starting:
+                starting.release()
             _save_plan(plan, book, folder, created)
             code = _finish(book, plan, tree, folder, mirror, files.source.path, as_json)
     except KeyboardInterrupt:
@@ -189,7 +192,10 @@ def _train(book: Any, plan: Any, engine: Any, stop: Any, share: Any, meter: Any,
                 return run_inline(book, begin, stop)
             from gfl_lab.orchestrate.ray_search import run_ray
 
-            return run_ray(book, begin, cpus=engine.cpus, gpus=engine.gpus, at_once=None if address else share.slots, should_stop=stop)
+            return run_ray(
+                book, begin, cpus=engine.cpus, gpus=engine.gpus, at_once=None if address else share.slots, should_stop=stop,
+                nursery=engine.nursery,
+            )  # fmt: skip
         finally:
             watcher.finish()
             meter.save()

@@ -1,13 +1,16 @@
 """A process that has imported what a trial needs and forks one child per trial: a fresh process without its imports.
 
-Run as ``python -m gfl_lab.orchestrate.forkserver PRELOAD_MODULE``. It talks in JSON lines, never in pickles:
+Run as ``python -m gfl_lab.orchestrate.forkserver MODULE``, the module to import. It talks in JSON lines, never in pickles:
 
     stdin   {"entry": "module:function", "kwargs": {...}, "log": "/path/log.txt"}     start a child (one at a time)
-    stdout  {"ready": true}   {"pid": 123}   {"exit": 0}   {"exit": -9}                negative: killed by that signal
+    stdout  {"ready": true, "pid": 122}   {"pid": 123}   {"exit": 0}   {"exit": -9}    negative: killed by that signal
 
 When stdin ends, because whoever started it has died or is done, the child is killed and the server leaves. The child asks
 the kernel to die with the server, and has a guard that ends what it has forked itself. So nothing stays behind, whichever of the
 three is killed, or all of them.
+
+With ``--nursery FD`` it is a nursery: it imports the same and forks such servers, for whoever asks at the listening socket FD
+(nursery.py), until its own stdin ends. So the servers of one machine import once, and they die with their nursery.
 
 Why not `multiprocessing`'s forkserver: see docs/decisions/0003-forkserver.md.
 """
@@ -21,6 +24,8 @@ import json
 import os
 import select
 import signal
+import socket
+import struct
 import sys
 from typing import Any
 
@@ -28,6 +33,9 @@ from gfl_lab.processes import GUARD, die_with_parent, rename
 
 EXIT_INTERRUPTED = 75
 """Exit code of a child that stopped because it was asked to."""
+
+ASK_S = 5.0
+"""Whoever asks a nursery has said it all within this."""
 
 
 def call(entry: str, kwargs: dict[str, Any]) -> int:
@@ -105,19 +113,77 @@ def _kill(pid: int) -> None:
             kill(pid, signal.SIGKILL)
 
 
-def main(preload: list[str]) -> None:
-    """Serve until stdin ends."""
+def main(preload: str, nursery: int | None) -> None:
+    """Serve until stdin ends; as a nursery where ``nursery`` is its listening socket."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal group; the driver decides what it means
-    for module in preload:
-        importlib.import_module(module)
+    importlib.import_module(preload)
     gc.collect()
     gc.freeze()  # a child neither looks through what was imported at each collection, nor copies its pages for that
+    if nursery is not None:
+        _raise_servers(socket.socket(fileno=nursery))
+    _serve()
+
+
+def _raise_servers(listener: socket.socket) -> None:
+    """Fork a process for each request; returns in that process, which has its asker's pipes, environment and priority."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # a server's end is seen by whoever holds its pipes
+    nursery = os.getpid()
+    while True:
+        readable, _, _ = select.select([0, listener], [], [])
+        if 0 in readable:
+            os._exit(0)
+        connection, _ = listener.accept()
+        pipes: list[int] = []
+        try:
+            with connection:
+                _check_user(connection)
+                connection.settimeout(ASK_S)
+                data, pipes, *_ = socket.recv_fds(connection, 65536, 3)
+                while more := connection.recv(65536):
+                    data += more
+            asked = json.loads(data)
+            if os.fork() == 0:
+                listener.close()
+                _take_after(asked, pipes, nursery)
+                return
+        except (OSError, ValueError) as error:
+            print(f"a request for a server failed: {error!r}", file=sys.stderr, flush=True)
+        finally:
+            for pipe in pipes:
+                os.close(pipe)
+
+
+def _take_after(asked: dict[str, Any], pipes: list[int], nursery: int) -> None:
+    """Make this process, just forked, what a child of its asker would be; it leaves if it cannot."""
+    try:
+        die_with_parent(nursery)
+        os.setsid()
+        for number, pipe in enumerate(pipes):
+            os.dup2(pipe, number)
+        os.environ.clear()
+        os.environ.update(asked["environment"])
+        os.setpriority(os.PRIO_PROCESS, 0, max(asked["niceness"], os.getpriority(os.PRIO_PROCESS, 0)))
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write(asked["oom_score_adj"])
+    except BaseException:
+        os._exit(1)
+
+
+def _check_user(connection: socket.socket) -> None:
+    """The socket has no file, whose rights would keep others out."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _pid, uid, _gid = struct.unpack("3i", credentials)
+    if uid != os.getuid():
+        raise PermissionError(f"user {uid} asked")
+
+
+def _serve() -> None:
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    _say({"ready": True})
+    _say({"ready": True, "pid": os.getpid()})
     pid, buffer = 0, b""
     while True:
         readable, _, _ = select.select([0, wake_read], [], [])
@@ -150,4 +216,4 @@ def main(preload: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1], int(sys.argv[3]) if sys.argv[2:3] == ["--nursery"] else None)

@@ -16,6 +16,7 @@ from typing import Any
 from gfl_lab import naming
 from gfl_lab.orchestrate.cost import detector, shape
 from gfl_lab.orchestrate.driver import jobs_for, write_manifests
+from gfl_lab.orchestrate.nursery import Nursery
 from gfl_lab.orchestrate.process import Job, TrialProcess
 from gfl_lab.orchestrate.resources import Machine, Share
 from gfl_lab.plan.plan import Trial
@@ -73,7 +74,9 @@ def measure(
             scratch = RunTree(folder / str(number))
             write_manifests([trial], scratch, paths, code)
             jobs.put((trial, jobs_for([trial], scratch, entry, how)[0]))
-        done = _run(jobs, [TrialProcess(entry.partition(":")[0]) for _ in range(at_once)])
+        preload = entry.partition(":")[0]
+        with contextlib.closing(Nursery(preload, share.cpus)) as nursery:
+            done = _run(jobs, [TrialProcess(preload, nursery.address) for _ in range(at_once)])
         problems = []
         for trial in models:
             own = [result for warmed, result in done if warmed.id == trial.id]

@@ -5,13 +5,9 @@ from __future__ import annotations
 import contextlib
 import datetime
 import errno
-import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +16,7 @@ from typing import Any
 from gfl_lab import naming
 from gfl_lab.errors import RETRY, DiskFull, FailureKind, Retry, StoreError
 from gfl_lab.orchestrate.forkserver import EXIT_INTERRUPTED
+from gfl_lab.orchestrate.nursery import Server
 from gfl_lab.rundir import LEASE_STALE_S, RESERVE_BYTES, TrialDir, TrialState, write_json
 
 MAX_LOST = 2
@@ -109,18 +106,14 @@ def _counter(file: Path, name: str) -> int:
 
 
 class TrialProcess:
-    """A fork server and, while a trial runs, its child."""
+    """A fork server and, while a trial runs, its child.
 
-    def __init__(self, preload: str) -> None:
-        self._errors = tempfile.TemporaryFile()
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "gfl_lab.orchestrate.forkserver", preload],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            bufsize=0,
-            start_new_session=True,
-        )
+    Args:
+        preload, nursery: as of `Server`.
+    """
+
+    def __init__(self, preload: str, nursery: str | None = None) -> None:
+        self._server = Server(preload, nursery)
 
     def run(self, job: Job) -> TrialState:
         """Run a trial to its end: done, failed or interrupted. Failures that ``RETRY`` says so of are tried again.
@@ -161,26 +154,14 @@ class TrialProcess:
 
     def _once(self, job: Job) -> int:
         request = {"entry": job.entry, "kwargs": {"path": job.path, **job.kwargs}, "log": str(Path(job.path) / naming.LOG)}
-        self._server.stdin.write(json.dumps(request).encode() + b"\n")
-        while True:
-            line = self._server.stdout.readline()
-            if not line:
-                self._errors.seek(0)
-                words = self._errors.read().decode(errors="replace").strip().splitlines()
-                raise RuntimeError(f"the process that starts trials ended: {words[-1] if words else 'no message'}")
-            message = json.loads(line)
-            if "exit" in message:
-                return message["exit"]
+        self._server.ask(request)
+        while "exit" not in (message := self._server.answer()):
+            pass
+        return message["exit"]
 
     def close(self) -> None:
         """End the server and whatever it runs."""
-        self._server.stdin.close()
-        self._errors.close()
-        try:
-            self._server.wait(5)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._server.pid, signal.SIGKILL)
-            self._server.wait()
+        self._server.close()
 
 
 def _why_lost(trial: TrialDir, code: int, *, killed_for_memory: bool) -> dict[str, Any]:

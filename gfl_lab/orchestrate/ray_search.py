@@ -60,12 +60,15 @@ class _Disposable:
         return object, ()
 
 
-def run_ray(book: Book, begin: Begin, *, cpus: int, gpus: float, at_once: int | None, should_stop: Callable[[], bool]) -> list[str]:
+def run_ray(
+    book: Book, begin: Begin, *, cpus: int, gpus: float, at_once: int | None, should_stop: Callable[[], bool], nursery: str | None = None
+) -> list[str]:
     """Run a search on the Ray that is connected; returns when nothing more is to be handed out, or a stop was asked for.
 
     Args:
         cpus, gpus: what one trial takes.
         at_once: trials at once; None, on a cluster, as many as it has room for.
+        nursery: the executor's.
 
     Returns:
         What went wrong outside the trials (an actor that could not start), one sentence each.
@@ -137,7 +140,7 @@ def run_ray(book: Book, begin: Begin, *, cpus: int, gpus: float, at_once: int | 
     while not (should_stop() or raised or book.over):  # once, unless an actor was lost when nothing more was to be asked for
         storage = tempfile.mkdtemp(prefix="tune-", dir=scratch_dir())
         tuner = tune.Tuner(
-            tune.with_resources(_trainable(), {"CPU": cpus, "GPU": gpus}),
+            tune.with_resources(_trainable(nursery), {"CPU": cpus, "GPU": gpus}),
             tune_config=tune.TuneConfig(
                 search_alg=BookSearcher(), scheduler=BookScheduler(), num_samples=-1, max_concurrent_trials=at_once, reuse_actors=True
             ),
@@ -156,7 +159,7 @@ def run_ray(book: Book, begin: Begin, *, cpus: int, gpus: float, at_once: int | 
     return [] if book.ledger.complete else sorted({*problems})
 
 
-def _trainable() -> type:
+def _trainable(nursery: str | None) -> type:
     from ray import tune
 
     class SearchActor(tune.Trainable):
@@ -176,7 +179,7 @@ def _trainable() -> type:
             self.follower = Follower(Path(self.job.path) / naming.METRICS_FILE, config["metric"], config["epochs"])
             self.news: list[tuple[int, float]] = []
             self.error: Exception | None = None
-            self.process = self.process or TrialProcess(self.job.preload)
+            self.process = self.process or TrialProcess(self.job.preload, nursery)
             self.thread = threading.Thread(target=self._run, args=(self.process,), daemon=True)
             self.thread.start()
 

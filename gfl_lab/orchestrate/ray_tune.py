@@ -22,6 +22,7 @@ from typing import Any
 
 from gfl_lab import rundir
 from gfl_lab.errors import Problem, ResourceError
+from gfl_lab.orchestrate.nursery import Nursery
 from gfl_lab.orchestrate.process import Job, TrialProcess
 from gfl_lab.rundir import TrialDir, TrialState
 
@@ -34,6 +35,7 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # signals are ours
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a traceback for each actor that dies; log.txt tells of it
+    "RAY_prestart_worker_first_driver": "0",  # idle workers of which no actor is made, while the machine is busy starting
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TQDM_PATCH_PRINT": "0",
     "PYTHONWARNINGS": "ignore",
@@ -84,14 +86,21 @@ class RayTuneExecutor:
         machine_cpus, machine_gpus: what Ray may use on this machine; ignored with ``address``.
         address: of a running cluster; None starts Ray here, for this run alone.
         should_stop: no further trial starts once it says yes.
+        preload: module that trials' processes on this machine have imported.
     """
 
     def __init__(
-        self, *, cpus: int, gpus: float, gpu_optional: bool, machine_cpus: int, machine_gpus: int, address: str | None, should_stop: Callable[[], bool]
+        self, *, cpus: int, gpus: float, gpu_optional: bool, machine_cpus: int, machine_gpus: int, address: str | None, should_stop: Callable[[], bool], preload: str
     ) -> None:  # fmt: skip
         self.cpus, self.gpus, self.machine_cpus, self.machine_gpus = cpus, gpus, machine_cpus, machine_gpus
-        self.gpu_optional, self.address, self.should_stop = gpu_optional, address, should_stop
+        self.gpu_optional, self.address, self.should_stop, self._preload = gpu_optional, address, should_stop, preload
         self._litter: list[Path] = []
+        self._nursery: Nursery | None = None
+
+    @property
+    def nursery(self) -> str | None:
+        """Where actors find the imports of their trials ready made: on this machine alone."""
+        return self._nursery.address if self._nursery else None
 
     def start(self) -> None:
         """Connect to Ray, or start it.
@@ -106,6 +115,8 @@ class RayTuneExecutor:
                     hint="Set RAY_AUTH_TOKEN to the cluster's token, or RAY_AUTH_MODE=disabled for a cluster without tokens.",
                 )
             )
+        if self.address is None:
+            self._nursery = Nursery(self._preload, self.cpus)
         prepare_environment()
         import ray
         import ray.tune  # here, in a thread that no signal interrupts: half imported, Ray ends the process with a traceback
@@ -164,7 +175,7 @@ class RayTuneExecutor:
                 return should_stop()
 
         tuner = tune.Tuner(
-            tune.with_resources(_trainable(), {"CPU": self.cpus, "GPU": self.gpus}),
+            tune.with_resources(_trainable(self.nursery), {"CPU": self.cpus, "GPU": self.gpus}),
             param_space={"job": tune.grid_search([asdict(job) for job in jobs])},
             tune_config=tune.TuneConfig(reuse_actors=True),
             run_config=tune.RunConfig(
@@ -184,6 +195,8 @@ class RayTuneExecutor:
         import ray
 
         ray.shutdown()
+        if self._nursery:
+            self._nursery.close()
         for folder in self._litter:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -271,7 +284,7 @@ def moves() -> Any:
     return Moves()
 
 
-def _trainable() -> type:
+def _trainable(nursery: str | None) -> type:
     from ray import tune
 
     class TrialActor(tune.Trainable):
@@ -279,7 +292,7 @@ def _trainable() -> type:
 
         def setup(self, config: dict[str, Any]) -> None:
             self.job = Job(**config["job"])
-            self.process = TrialProcess(self.job.preload)
+            self.process = TrialProcess(self.job.preload, nursery)
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             self.job = Job(**new_config["job"])
