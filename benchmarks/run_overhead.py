@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from benchmarks.machine import LAB, ROOT, header, lab_environment, publish, timed
 
@@ -86,17 +87,22 @@ def slots_of(experiment: Path, environment: dict[str, str]) -> int:
     return json.loads(planned.stdout)["at_once"]
 
 
+def lab_run(folder: Path, settings: dict[str, Any]) -> tuple[float, int, dict[str, str]]:
+    """Seconds of `gfl-lab run` over Table 3 with ``settings`` in ``folder/runs``; how many trials ran at once; the environment."""
+    experiment, environment = folder / EXPERIMENT.name, lab_environment(folder / "runs")
+    shutil.copytree(EXPERIMENT.parent / "published", folder / "published")
+    experiment.write_text(EXPERIMENT.read_text() + (f"set: {json.dumps(settings)}\n" if settings else ""))
+    slots = slots_of(experiment, environment)
+    return timed([*LAB, "run", str(experiment)], environment), slots, environment
+
+
 def race(folder: Path, out: Path, script: str, epochs: int | None) -> tuple[float, float, int, int]:
     """Seconds of `gfl-lab run` over Table 3 in ``folder/runs``, and of the shell loop over ``script --stock``; slots, threads of each."""
-    home, experiment = folder / "runs", folder / EXPERIMENT.name
-    environment = lab_environment(home)
-    shutil.copytree(EXPERIMENT.parent / "published", folder / "published")
-    experiment.write_text(EXPERIMENT.read_text() + (f"set: {{epochs: {epochs}}}\n" if epochs else ""))
-    slots = slots_of(experiment, environment)
-    run = timed([*LAB, "run", str(experiment)], environment)
+    run, slots, environment = lab_run(folder, {"epochs": epochs} if epochs else {})
     threads = len(os.sched_getaffinity(0)) // slots
     one = f"{sys.executable} {script} --stock {out} {threads}"
-    loop = timed(f"ls -d {home}/trials/*/ | xargs -P {slots} -n 1 {one}", environment | {"OMP_NUM_THREADS": str(threads)})
+    trials = f"{folder}/runs/trials"
+    loop = timed(f"ls -d {trials}/*/ | xargs -P {slots} -n 1 {one}", environment | {"OMP_NUM_THREADS": str(threads)})
     return run, loop, slots, threads
 
 
