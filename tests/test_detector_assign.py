@@ -120,6 +120,31 @@ def test_small_boxes_on_one_level_where_every_candidate_has_the_same_iou() -> No
             assert torch.equal((ours >= 0).any(0), (alone >= 0).any(0))
 
 
+@pytest.mark.parametrize("strides", [(8, 16, 32), (8, 16, 32, 64, 128), (4, 8)])
+def test_images_of_other_sizes_in_one_batch(strides: tuple[int, ...]) -> None:
+    """Priors that an image does not have are no candidates, also where it has fewer than candidates are wanted."""
+    generator = torch.Generator().manual_seed(13)
+    height, width = 128, 160
+    priors, counts = _priors(height, width, strides)
+    level = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    corner = (priors[:, :2] + priors[:, 2:]) / 2
+    shapes = [(128, 160), (96, 160), (128, 33), (40, 40), (8, 8), (64, 128)]
+    usable = torch.stack([(corner[:, 0] < w) & (corner[:, 1] < h) for h, w in shapes])
+    for _ in range(5):
+        images = [_boxes(n, min(shape), generator, smallest=4) for n, shape in zip((7, 3, 5, 2, 1, 0), shapes, strict=True)]
+        padded, valid = torch.zeros(len(images), 7, 4), torch.zeros(len(images), 7, dtype=torch.bool)
+        for row, boxes in enumerate(images):
+            padded[row, : len(boxes)], valid[row, : len(boxes)] = boxes, True
+        ours = assign(priors, counts, padded, valid, usable=usable)
+        assert (ours[~usable] == UNASSIGNED).all()
+        for row, boxes in enumerate(images):
+            own = usable[row]
+            stock = _stock(priors[own], torch.bincount(level[own], minlength=len(counts)).tolist(), boxes)
+            assert torch.equal(ours[row, own], stock), f"an image of {shapes[row]} with {len(boxes)} boxes"
+    everything = torch.ones(len(images), len(priors), dtype=torch.bool)
+    assert torch.equal(assign(priors, counts, padded, valid, usable=everything), assign(priors, counts, padded, valid))
+
+
 def test_hand_worked() -> None:
     """One level of stride 8 on a 24x24 image, anchors of 16 px, a box that is the middle anchor: it alone passes.
 

@@ -7,21 +7,27 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
 from gfl_lab.detector import dense, losses
 from tests.support.heads import FIVE, THREE, batch, feats, make_head, metas
 from tests.test_detector_head import _check_losses, _pair
 from tests.test_detector_variants import IDS, VARIANTS
 
+# isort: split
+# after ours: mmdet.models can be imported only once the operators are there
+from mmengine.structures import InstanceData
+
 SIZE = (96, 128)
 PADDED = [(96, 128), (64, 128), (96, 96)]
 
 
-@pytest.fixture
-def by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every batch goes the way of large ones, in blocks that end anywhere."""
+@pytest.fixture(params=[False, True], ids=["by blocks", "as on a GPU"])
+def by_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every batch goes the way of large ones, in blocks that end anywhere; or with as many positives as there can be."""
     monkeypatch.setattr(dense, "WORTHWHILE", 0)
     monkeypatch.setattr(dense, "_BLOCK", 101)
+    monkeypatch.setattr(dense, "ALWAYS_PADDED", request.param)
 
 
 @pytest.mark.parametrize("kind", ["none", "one", "crowded"])
@@ -45,15 +51,17 @@ def _terms_and_gradients(
 
 @pytest.mark.parametrize("padded", [None, PADDED], ids=["one shape", "padded"])
 @pytest.mark.parametrize("variant", VARIANTS, ids=IDS)
+@pytest.mark.parametrize("as_on_a_gpu", [False, True], ids=["by blocks", "as on a GPU"])
 def test_equals_the_loss_with_targets(
-    variant: dict[str, Any], padded: list[tuple[int, int]] | None, monkeypatch: pytest.MonkeyPatch
+    variant: dict[str, Any], padded: list[tuple[int, int]] | None, as_on_a_gpu: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     head = make_head(**variant)
-    for kind in ("crowded", "none"):
+    for kind in ("crowded", "one", "huge", "none"):
         expected, gradients = _terms_and_gradients(head, kind, padded, torch.contiguous_format)
         with monkeypatch.context() as patch:
             patch.setattr(dense, "WORTHWHILE", 0)
             patch.setattr(dense, "_BLOCK", 97)
+            patch.setattr(dense, "ALWAYS_PADDED", as_on_a_gpu)
             for order in (torch.contiguous_format, torch.channels_last):
                 terms, found = _terms_and_gradients(head, kind, padded, order)
                 assert terms.keys() == expected.keys()
@@ -110,3 +118,51 @@ def test_positives_come_back_in_their_order() -> None:
     zeros = [torch.zeros_like(level) for level in maps]
     at.add(zeros, torch.tensor([[1.0], [2], [3], [4], [5]]))
     assert at.gather(zeros).flatten().tolist() == [1, 2, 3, 4, 5] and sum(level.sum() for level in zeros) == 15
+
+
+@pytest.mark.parametrize("padded", [None, PADDED], ids=["one shape", "padded"])
+@pytest.mark.parametrize("variant", VARIANTS, ids=IDS)
+def test_nothing_is_asked_of_the_device(
+    variant: dict[str, Any], padded: list[tuple[int, int]] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses and gradients are computed of tensors without values: whatever had to know one, and so to wait for it, would raise."""
+    head = make_head(**variant)
+    generator = torch.Generator().manual_seed(3)
+    maps, boxes = feats(THREE, SIZE, generator), batch("crowded", SIZE, generator)
+    outs = [[level.detach() for level in levels] for levels in head(maps)]
+    head.geometry([tuple(level.shape[-2:]) for level in outs[0]], torch.device("cpu"))
+
+    def run(mode: FakeTensorMode) -> None:
+        fake = [[mode.from_tensor(level).requires_grad_() for level in levels] for levels in outs]
+        own = [InstanceData(bboxes=mode.from_tensor(one.bboxes), labels=mode.from_tensor(one.labels)) for one in boxes]
+        terms = head.loss_by_feat(*fake, batch_gt_instances=own, batch_img_metas=metas(3, SIZE, padded))
+        sum(terms.values()).backward()
+        assert all(level.grad.shape == level.shape for level in fake[0])
+
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        with pytest.raises(DynamicOutputShapeException):
+            run(mode)  # the way of a CPU asks how many positives there are
+        monkeypatch.setattr(dense, "ALWAYS_PADDED", True)
+        run(mode)
+
+
+def test_positives_in_arrays_of_any_length() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(4, 5), (2, 3), (1, 1)]
+    maps = [torch.randn(3, 2, h, w, generator=generator) for h, w in sizes]
+    joined = torch.cat([level.flatten(2) for level in maps], 2)
+    mask = torch.rand(3, 27, generator=generator) < 0.3
+    image, location = mask.nonzero(as_tuple=True)
+    values = torch.randn(len(image), 2, generator=generator)
+    for most in (len(image), len(image) + 1, 81):
+        found_image, found_location, real = dense.find(mask, most)
+        assert real.tolist() == [True] * len(image) + [False] * (most - len(image))
+        assert torch.equal(found_image[real], image) and torch.equal(found_location[real], location)
+        at = dense.PaddedPositives.locate(found_image, found_location, real, sizes)
+        gathered = at.gather(maps)
+        assert torch.equal(gathered[real], joined[image, :, location]) and not gathered[~real].any()
+        sums = [level.clone() for level in maps]
+        at.add(sums, torch.cat([values, torch.full((most - len(image), 2), 7.0)]))
+        expected = joined.clone()
+        expected[image, :, location] += values
+        assert torch.equal(torch.cat([level.flatten(2) for level in sums], 2), expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +15,9 @@ TOPK = 9
 """Candidates per box and level."""
 
 
-def assign(priors: Tensor, num_level_priors: Sequence[int], gt_boxes: Tensor, gt_valid: Tensor, topk: int = TOPK) -> Tensor:
+def assign(
+    priors: Tensor, num_level_priors: Sequence[int], gt_boxes: Tensor, gt_valid: Tensor, topk: int = TOPK, usable: Tensor | None = None
+) -> Tensor:
     """Which box each location is trained on; image by image the answer of mmdet's ``ATSSAssigner(topk)`` (but see ``_threshold``).
 
     For each box and level the ``topk`` priors with the nearest centres are candidates. Those whose IoU with the box
@@ -27,6 +30,8 @@ def assign(priors: Tensor, num_level_priors: Sequence[int], gt_boxes: Tensor, gt
         gt_boxes: (N, G, 4) xyxy pixels, padded to the largest number of boxes of an image.
         gt_valid: (N, G) bool, False where padding.
         topk: candidates per box and level, fewer where a level has fewer priors.
+        usable: (N, A) bool, the priors that each image has; None where each has all. Of priors equally far from a box others
+            may be candidates than for an image that has only its own.
 
     Returns:
         (N, A) int64 index into G, ``UNASSIGNED`` (-1) for background.
@@ -41,15 +46,20 @@ def assign(priors: Tensor, num_level_priors: Sequence[int], gt_boxes: Tensor, gt
     distance = (
         (centers[:, 0] - gt_centers[..., 0, None]).square_().add_((centers[:, 1] - gt_centers[..., 1, None]).square_()).sqrt_()
     )  # (N, G, A)
+    if usable is not None:
+        distance.masked_fill_(~usable[:, None], math.inf)
     nearest, start = [], 0
     for level in distance.split(list(num_level_priors), dim=2):
         nearest.append(level.topk(min(topk, level.shape[2]), dim=2, largest=False).indices + start)
         start += level.shape[2]
     candidates = torch.cat(nearest, dim=2)  # (N, G, K)
 
+    own = None if usable is None else distance.gather(2, candidates).isfinite()
     iou = _iou(priors[candidates], gt_boxes[:, :, None])
     inside = _is_inside(centers[candidates], gt_boxes[:, :, None])
-    positive = (iou >= _threshold(iou)[..., None]) & inside & gt_valid[..., None]
+    positive = (iou >= _threshold(iou, own)[..., None]) & inside & gt_valid[..., None]
+    if own is not None:
+        positive &= own
 
     claims = distance.fill_(-1).scatter_(2, candidates, torch.where(positive, iou, -1.0))
     best, winner = claims.max(dim=1)
@@ -69,12 +79,17 @@ def _is_inside(points: Tensor, boxes: Tensor) -> Tensor:
     return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], dim=-1).amin(dim=-1) > 0.01
 
 
-def _threshold(iou: Tensor) -> Tensor:
-    """Mean + standard deviation of each box's candidates: (N, G, K) to (N, G), float64.
+def _threshold(iou: Tensor, own: Tensor | None) -> Tensor:
+    """Mean + standard deviation of each box's candidates: (N, G, K) to (N, G), float64; of those in the mask ``own`` alone.
 
     In float64 the mean of equal numbers is that number. mmdet's float32 mean may be a bit above it, depending on how many
     boxes the image has and on the processor's vector width; where all candidates of a box have one IoU (a pyramid of one
     level and a box inside all its candidates) it then finds no positive. Here all of them are, as the definition says.
     """
     iou = iou.double()
-    return iou.mean(2) + iou.std(2)
+    if own is None:
+        return iou.mean(2) + iou.std(2)
+    many = own.sum(2)
+    mean = torch.where(own, iou, 0).sum(2) / many
+    apart = torch.where(own, iou - mean[..., None], 0)
+    return mean + (apart.square().sum(2) / (many - 1)).sqrt()

@@ -19,6 +19,9 @@ from torch.autograd.function import once_differentiable
 WORTHWHILE = 2**20
 """Logits of a batch from which on the way through here is taken; below it nothing is gained."""
 
+ALWAYS_PADDED = False
+"""Take positives as `PaddedPositives` on a CPU, too: for tests."""
+
 _BLOCK = 2**18
 """Logits of a block on a CPU: with what is computed from them they fit into the cache of a core or two."""
 
@@ -60,10 +63,52 @@ class Positives:
             level[i, :, y, x] += part.to(level.dtype)
 
 
+@dataclass(frozen=True)
+class PaddedPositives:
+    """The same in arrays as long as a batch can have positives, so that nobody need wait for a GPU to tell how many there are.
+
+    Attributes:
+        real: (P,) bool, which are positives; the others stand for place 0 and must count nowhere.
+        levels: (image, y, x) on each level and whether the positive is on it at all, (P,) each; place 0 where it is not.
+    """
+
+    real: Tensor
+    levels: tuple[tuple[Tensor, Tensor, Tensor, Tensor], ...]
+
+    @classmethod
+    def locate(cls, image: Tensor, location: Tensor, real: Tensor, sizes: Sequence[tuple[int, int]]) -> PaddedPositives:
+        """As ``Positives.locate``; of which those in the mask ``real`` are positives."""
+        found, start = [], 0
+        for height, width in sizes:
+            own = real & (location >= start) & (location < start + height * width)
+            within = torch.where(own, location - start, 0)
+            found.append((torch.where(own, image, 0), within // width, within % width, own))
+            start += height * width
+        return cls(real, tuple(found))
+
+    def gather(self, levels: Sequence[Tensor]) -> Tensor:
+        """(P, channels) float32 of (N, channels, H, W) maps; 0 where no positive is."""
+        parts = [torch.where(own[:, None], level[i, :, y, x].float(), 0) for level, (i, y, x, own) in zip(levels, self.levels, strict=True)]
+        return torch.stack(parts).sum(0)
+
+    def add(self, maps: Sequence[Tensor], values: Tensor) -> None:
+        """Add (P, channels) values to maps at the positives, in place."""
+        for level, (i, y, x, own) in zip(maps, self.levels, strict=True):
+            part = torch.where(own[:, None], values, 0).to(level.dtype)
+            level.permute(0, 2, 3, 1).index_put_((i, y, x), part, accumulate=True)
+
+
+def find(positive: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Where a (N, A) mask is true, which it is at ``most`` places at most: (most,) row, column, and whether there is such a place."""
+    flat = positive.flatten()
+    place = torch.nonzero_static(flat, size=most, fill_value=0)[:, 0]
+    return place // positive.shape[1], place % positive.shape[1], torch.arange(most, device=flat.device) < flat.sum()
+
+
 def background_and_positives(
     class_levels: Sequence[Tensor],
     quality_levels: Sequence[Tensor] | None,
-    positives: Positives,
+    positives: Positives | PaddedPositives,
     power: float,
     valid: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -89,7 +134,9 @@ def background_and_positives(
 
 class _Dense(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, power: float, valid: Tensor | None, positives: Positives, count: int, *levels: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, power: float, valid: Tensor | None, positives: Positives | PaddedPositives, count: int, *levels: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.power, ctx.valid, ctx.positives, ctx.count = power, valid, positives, count
         ctx.save_for_backward(*levels)
         classes, qualities = levels[:count], levels[count:]

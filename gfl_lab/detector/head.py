@@ -304,14 +304,28 @@ class GFLFamilyHead(AnchorHead):
         for index, meta in enumerate(metas):
             groups.setdefault(tuple(meta["pad_shape"][:2]), []).append(index)
         out = []
-        for (height, width), images in groups.items():
-            covered = all(
-                h * stride[1] - height < stride[1] and w * stride[0] - width < stride[0]
-                for (h, w), stride in zip(featmap_sizes, self.prior_generator.strides, strict=True)
-            )
-            flags = None if covered else torch.cat(self.prior_generator.valid_flags(featmap_sizes, (height, width), device=device))
+        for shape, images in groups.items():
+            flags = None
+            if not self._covers(shape, featmap_sizes):
+                flags = torch.cat(self.prior_generator.valid_flags(featmap_sizes, shape, device=device))
             out.append((images, flags))
         return out
+
+    def _covers(self, shape: Sequence[int], featmap_sizes: Sequence[tuple[int, int]]) -> bool:
+        """Whether an image padded to (height, width) has every location of the pyramid."""
+        return all(
+            h * stride[1] - shape[0] < stride[1] and w * stride[0] - shape[1] < stride[0]
+            for (h, w), stride in zip(featmap_sizes, self.prior_generator.strides, strict=True)
+        )
+
+    def _own_locations(self, geometry: Geometry, featmap_sizes: Sequence[tuple[int, int]], metas: list[dict]) -> Tensor | None:
+        """(N, A) bool, the locations inside each image's own ``pad_shape``; None where that is all. `_valid_groups` in one array."""
+        shapes = [tuple(meta["pad_shape"][:2]) for meta in metas]
+        if all(self._covers(shape, featmap_sizes) for shape in shapes):
+            return None
+        ends = torch.tensor([(width, height) for height, width in shapes], dtype=torch.float32)
+        corners = geometry.centers - self.prior_generator.center_offset * geometry.strides[:, None]
+        return (corners < ends.to(corners.device, non_blocking=True)[:, None]).all(-1)
 
     # --- training -----------------------------------------------------------------------------------
 
@@ -349,14 +363,24 @@ class GFLFamilyHead(AnchorHead):
             geometry = self.geometry(sizes, device)
             assigned, gt_boxes, gt_labels, valid = self._targets(geometry, sizes, batch_gt_instances, batch_img_metas)
 
-            image, location = (assigned != UNASSIGNED).nonzero(as_tuple=True)
+            is_positive = assigned != UNASSIGNED
+            many = sum(level.numel() for level in cls_scores) >= dense.WORTHWHILE and self.cls_loss is None
+            at: dense.Positives | dense.PaddedPositives | _InJoined
+            real: Tensor | None = None
+            if self._never_waits(device):
+                most = self._most_positives(geometry, batch_gt_instances)
+                image, location, real = dense.find(is_positive, most)
+                at = dense.PaddedPositives.locate(image, location, real, sizes)
+            else:
+                image, location = is_positive.nonzero(as_tuple=True)
+                at = dense.Positives.locate(image, location, sizes) if many else _InJoined(image, location)
             index = assigned[image, location]
             targets, labels = gt_boxes[image, index], gt_labels[image, index]
+            if real is not None:  # what counts nowhere must be a box all the same, or its gradient is no number
+                targets = torch.where(real[:, None], targets, geometry.priors[location])
             # mmdet counts at least one positive for each image
-            positives = (assigned != UNASSIGNED).sum(1).clamp(min=1).sum().float()
+            positives = is_positive.sum(1).clamp(min=1).sum().float()
 
-            many = sum(level.numel() for level in cls_scores) >= dense.WORTHWHILE and self.cls_loss is None
-            at = dense.Positives.locate(image, location, sizes) if many else _InJoined(image, location)
             boxes, targets_in_unit, own_loss = self._fit_positives(at.gather(bbox_preds), geometry, location, targets)
             iou, box_loss = losses.iou_and_box_loss(boxes, targets_in_unit, self.box_loss if isinstance(self.box_loss, str) else "giou")
             target_quality = {"iou": iou.detach(), "centerness": losses.centerness_target(geometry.centers[location], targets)}
@@ -366,6 +390,8 @@ class GFLFamilyHead(AnchorHead):
                     weight = weight * at.gather(_detached(qualities))[:, 0].sigmoid()
             else:
                 weight = target_quality.get(self.box_weighting, torch.ones_like(iou))
+            if real is not None:
+                weight = weight * real
 
             class_loss: list[Tensor] = []
             renormalise: list[Tensor] = []
@@ -393,15 +419,34 @@ class GFLFamilyHead(AnchorHead):
                 terms[name] = factor * (own_loss * weight).sum() / weight_sum
             if self.quality in ("centerness", "iou"):
                 assert qualities is not None
-                branch = F.binary_cross_entropy_with_logits(at.gather(qualities)[:, 0], target_quality[self.quality], reduction="sum")
+                branch = F.binary_cross_entropy_with_logits(
+                    at.gather(qualities)[:, 0], target_quality[self.quality], weight=None if real is None else real.float(), reduction="sum"
+                )
                 terms[f"loss_{self.quality}"] = self.quality_weight * branch / positives
         return terms
+
+    def _never_waits(self, device: torch.device) -> bool:
+        """Whether losses are computed without the host having to know what the device found: only a user's own parts ask for that.
+
+        On a CPU there is nobody to wait for, and what is not computed saves time.
+        """
+        own = self.cls_loss is not None or not isinstance(self.box_loss, str) or not self._assigns_by_atss
+        return (device.type != "cpu" or dense.ALWAYS_PADDED) and not own
+
+    @property
+    def _assigns_by_atss(self) -> bool:
+        return not self.train_cfg or type(self.assigner) is ATSSAssigner
+
+    def _most_positives(self, geometry: Geometry, instances: list[InstanceData]) -> int:
+        """More positives than a batch with these boxes cannot have."""
+        candidates = sum(min(self.topk, count) for count in geometry.num_level_priors)
+        return sum(min(len(instance.labels) * candidates, len(geometry.priors)) for instance in instances)
 
     def _class_loss(
         self,
         cls_scores: list[Tensor],
         qualities: list[Tensor] | None,
-        at: dense.Positives | _InJoined,
+        at: dense.Positives | dense.PaddedPositives | _InJoined,
         labels: Tensor,
         target_quality: dict[str, Tensor],
         valid: Tensor | None,
@@ -428,7 +473,10 @@ class GFLFamilyHead(AnchorHead):
             nothing = torch.zeros_like(logits)
             target = nothing.scatter(1, labels[:, None], label_target[:, None])
             of_positives = self._class_losses(logits, of_quality, target).sum(1)
-            total = factor * background + (of_positives - self._class_losses(logits, of_quality, nothing).sum(1)).sum()
+            more = of_positives - self._class_losses(logits, of_quality, nothing).sum(1)
+            if isinstance(at, dense.PaddedPositives):
+                of_positives, more = of_positives * at.real, more * at.real
+            total = factor * background + more.sum()
         if not guided or of_positives is None:
             return [total], []
         weighed = (of_positives * target_quality[self.quality.removesuffix("_guided")] ** self.guided_eta).sum()
@@ -470,10 +518,14 @@ class GFLFamilyHead(AnchorHead):
             if count:
                 gt_boxes[row, :count] = get_box_tensor(instance.bboxes)
                 gt_labels[row, :count] = instance.labels
-        gt_valid = torch.arange(max(counts), device=device) < torch.tensor(counts, device=device)[:, None]
+        gt_valid = (torch.arange(max(counts)) < torch.tensor(counts)[:, None]).to(device, non_blocking=True)
 
+        if self._never_waits(device):
+            own = self._own_locations(geometry, sizes, metas)
+            assigned = assign(geometry.priors, geometry.num_level_priors, gt_boxes, gt_valid, self.topk, own)
+            return assigned, gt_boxes, gt_labels, own
         groups = self._valid_groups(sizes, metas, device)
-        if self.train_cfg and type(self.assigner) is not ATSSAssigner:
+        if not self._assigns_by_atss:
             assigned, valid = self._assign_by_image(geometry, gt_boxes, gt_labels, counts, groups)
             return assigned, gt_boxes, gt_labels, valid
         if all(flags is None for _, flags in groups):

@@ -60,12 +60,10 @@ class TrialDetector(GFL):
         return super().extract_feat(batch_inputs.contiguous(memory_format=torch.channels_last))
 
     def parse_losses(self, losses: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """As mmengine's, the terms as means over the processes. Raises NonFiniteLoss (its step is filled in by the trial)."""
+        """As mmengine's, the terms as means over the processes."""
         total, terms = super().parse_losses(losses)
-        if self.team.size > 1:  # in all processes or in none
+        if self.team.size > 1:
             terms = dict(zip(terms, self.team.mean(torch.stack([term.detach().float() for term in terms.values()])), strict=True))
-        if not torch.isfinite(terms["loss"]):
-            raise NonFiniteLoss(0, 0, {name: float(value.detach()) for name, value in terms.items()})
         return total, terms
 
     def train_step(self, data: dict[str, Any], optim_wrapper: OptimWrapper) -> dict[str, torch.Tensor]:
@@ -74,22 +72,30 @@ class TrialDetector(GFL):
         Gradients are averaged over the processes here, not by torch's wrapper: so that goes with parts, and what evaluates, averages
         and saves the model sees it unwrapped. The batch is padded as a whole, so an image looks the same in a part. What differs a little is what the loss divides by
         (the positives of the part) and the statistics of batch norms.
+
+        Returns:
+            The terms of the loss, on the CPU.
+
+        Raises:
+            NonFiniteLoss: before any weight changes, in all processes or in none (its step is filled in by the trial). A GPU
+                has its backward pass to do while the terms, the only ones that are waited for, come from it.
         """
-        if self.parts == self.team.size == 1:
-            return super().train_step(data, optim_wrapper)
         with optim_wrapper.optim_context(self):
             data = self.data_preprocessor(data, True)
         images = len(data["inputs"])
         parts = self.team.least(min(self.parts, images))  # losses are normalised over the processes: as many calls in each
-        terms: dict[str, torch.Tensor] = {}
+        sums: dict[str, torch.Tensor] = {}
         for indices in np.array_split(np.arange(images), parts):
             part, share = slice(int(indices[0]), int(indices[-1]) + 1), len(indices) / images
             with optim_wrapper.optim_context(self):
-                losses = self._run_forward({key: value[part] for key, value in data.items()}, mode="loss")
+                losses = self._run_forward(data if parts == 1 else {key: value[part] for key, value in data.items()}, mode="loss")
             loss, found = self.parse_losses(losses)
             optim_wrapper.backward(loss * share)
-            terms = {name: terms.get(name, 0) + share * value.detach() for name, value in found.items()}
+            sums = {name: sums.get(name, 0) + share * value.detach() for name, value in found.items()}
         self.team.average_gradients(self.parameters())
+        terms = dict(zip(sums, torch.stack([value.float() for value in sums.values()]).cpu(), strict=True))
+        if not torch.isfinite(terms["loss"]):
+            raise NonFiniteLoss(0, 0, {name: float(value) for name, value in terms.items()})
         optim_wrapper.step()
         optim_wrapper.zero_grad()
         return terms
