@@ -28,11 +28,12 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule, Scale
+from mmcv.ops import batched_nms
 from mmdet.models.dense_heads.anchor_head import AnchorHead
 from mmdet.models.dense_heads.gfl_head import Integral
 from mmdet.models.task_modules.assigners import ATSSAssigner
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder, DistancePointBBoxCoder
-from mmdet.models.utils import filter_scores_and_topk, multi_apply, unpack_gt_instances
+from mmdet.models.utils import multi_apply, unpack_gt_instances
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import get_box_tensor
 from mmdet.utils import reduce_mean
@@ -43,11 +44,14 @@ from torch import Tensor, nn
 from gfl_lab.detector import dense, dgqp, losses
 from gfl_lab.detector.assign import TOPK, UNASSIGNED, assign
 from gfl_lab.detector.boxform import BoxForm, DiracDelta, DiracDistance, Gaussian, General
+from gfl_lab.detector.ops import nms
 from gfl_lab.spec.settings import default_box_weighting
 
 QUALITIES = ("none", "centerness", "iou", "centerness_guided", "iou_guided", "joint", "dgqp")
 BOXES = ("general", "gaussian", "dirac")
 WEIGHTINGS = ("score", "centerness", "iou", "uniform")
+NMS_AT_ONCE = 10_000
+"""Boxes of an image from which on each class has an NMS of its own, as in mmcv."""
 
 
 def group_norm(channels: int) -> dict[str, Any]:
@@ -577,13 +581,29 @@ class GFLFamilyHead(AnchorHead):
 
     # --- prediction ---------------------------------------------------------------------------------
 
-    def predict_by_feat(self, cls_scores: list[Tensor], bbox_preds: list[Tensor], score_factors: list[Tensor] | None = None, **kwargs: Any):
-        """Detections of each image, as mmdet's; in float32 outside of autocast, since bfloat16 has no exact pixels."""
+    def predict_by_feat(
+        self,
+        cls_scores: list[Tensor],
+        bbox_preds: list[Tensor],
+        score_factors: list[Tensor] | None = None,
+        batch_img_metas: Sequence[dict] = (),
+        cfg: Any = None,
+        rescale: bool = False,
+        with_nms: bool = True,
+    ) -> list[InstanceData]:
+        """Detections of each image, as mmdet's; in float32 outside of autocast, since bfloat16 has no exact pixels.
+
+        Threshold, top-k and decoding of all images and levels are done at once, unless ``_predict_by_feat_single`` is a
+        subclass's own.
+        """
         with torch.autocast(cls_scores[0].device.type, enabled=False):
             outputs = [
-                None if levels is None else [level.float() for level in levels] for levels in (cls_scores, bbox_preds, score_factors)
+                None if levels is None else [level.detach().float() for level in levels]
+                for levels in (cls_scores, bbox_preds, score_factors)
             ]
-            return super().predict_by_feat(*outputs, **kwargs)
+            if type(self)._predict_by_feat_single is not GFLFamilyHead._predict_by_feat_single:
+                return super().predict_by_feat(*outputs, batch_img_metas=batch_img_metas, cfg=cfg, rescale=rescale, with_nms=with_nms)
+            return self._detect(*outputs, batch_img_metas, cfg, rescale, with_nms)
 
     def _predict_by_feat_single(
         self,
@@ -596,32 +616,84 @@ class GFLFamilyHead(AnchorHead):
         rescale: bool = False,
         with_nms: bool = True,
     ) -> InstanceData:
-        """Detections of one image.
+        """Detections of one image, from its (C, H, W) maps: what a subclass may override."""
+        factors = None if any(level is None for level in score_factor_list) else [level[None] for level in score_factor_list]
+        maps = ([level[None] for level in levels] for levels in (cls_score_list, bbox_pred_list))
+        return self._detect(*maps, factors, [img_meta], cfg, rescale, with_nms)[0]
+
+    def _detect(
+        self,
+        cls_scores: list[Tensor],
+        bbox_preds: list[Tensor],
+        score_factors: list[Tensor] | None,
+        metas: Sequence[dict],
+        cfg: Any,
+        rescale: bool,
+        with_nms: bool,
+    ) -> list[InstanceData]:
+        """Detections of a batch.
 
         Threshold and top-k act on the class score alone and a branch comes in afterwards, as in mmdet's ATSS; the DGQP's
         product is the score from the start, as in its authors' code.
         """
         cfg = self.test_cfg if cfg is None else cfg
-        kept: dict[str, list[Tensor]] = {"scores": [], "labels": [], "preds": [], "priors": [], "strides": [], "factors": []}
-        outputs = zip(cls_score_list, bbox_pred_list, score_factor_list, mlvl_priors, self.prior_generator.strides, strict=True)
-        for cls_score, bbox_pred, factor, priors, stride in outputs:
-            scores = cls_score.flatten(1).t().sigmoid()
-            if factor is not None and self.quality == "dgqp":
-                scores, factor = scores * factor.flatten().sigmoid()[:, None], None
-            scores, labels, keep, _ = filter_scores_and_topk(scores, cfg.score_thr, cfg.get("nms_pre", -1))
-            kept["scores"].append(scores)
-            kept["labels"].append(labels)
-            kept["preds"].append(bbox_pred.flatten(1)[:, keep].t())
-            kept["priors"].append(priors[keep])
-            kept["strides"].append(priors.new_full((len(keep),), float(stride[0])))
-            if factor is not None:
-                kept["factors"].append(factor.flatten()[keep].sigmoid())
-        found = {name: torch.cat(levels) for name, levels in kept.items() if levels}
-        boxes = self.box_form.decode(found["preds"], found["priors"], self._unit(found["strides"])).boxes
-        results = InstanceData(bboxes=_clip(boxes, img_meta["img_shape"]), scores=found["scores"], labels=found["labels"])
-        if "factors" in found:
-            results.score_factors = found["factors"]
-        return self._bbox_post_process(results=results, cfg=cfg, rescale=rescale, with_nms=with_nms, img_meta=img_meta)
+        geometry = self.geometry([tuple(level.shape[-2:]) for level in cls_scores], cls_scores[0].device)
+        all_scores = _join(cls_scores).sigmoid()
+        factors = None if score_factors is None else _join(score_factors)[:, 0].sigmoid()
+        if factors is not None and self.quality == "dgqp":
+            all_scores, factors = all_scores * factors[:, None], None
+        image, labels, location = (all_scores > cfg.score_thr).nonzero(as_tuple=True)
+        scores = all_scores[image, labels, location]
+
+        # image after image, level after level, the best first; of each level at most nms_pre
+        levels = len(geometry.num_level_priors)
+        scores, best = scores.sort(descending=True)
+        group, order = (image * levels + geometry.levels[location])[best].sort(stable=True)
+        limit = cfg.get("nms_pre", -1)
+        if 0 < limit < max(geometry.num_level_priors) * self.cls_out_channels:
+            rank = torch.arange(len(group), device=group.device) - torch.searchsorted(group, group)
+            order = order[rank < limit]
+        scores, best = scores[order], best[order]
+        image, labels, location = image[best], labels[best], location[best]
+
+        predictions = _join(bbox_preds)[image, :, location]
+        boxes = self.box_form.decode(predictions, geometry.priors[location], self._unit(geometry.strides[location])).boxes
+        boxes = torch.minimum(boxes.clamp(min=0), _rows([meta["img_shape"][1::-1] * 2 for meta in metas], boxes)[image])
+        if factors is not None:
+            scores = scores * factors[image, location]
+        if rescale:
+            boxes = boxes * _rows([[1 / s for s in meta["scale_factor"]] * 2 for meta in metas], boxes)[image]
+        least = cfg.get("min_bbox_size", -1)
+        if least >= 0:
+            large = ((boxes[:, 2:] - boxes[:, :2]) > least).all(1)
+            image, labels, scores, boxes = image[large], labels[large], scores[large], boxes[large]
+        counts = torch.bincount(image, minlength=len(metas)).tolist()
+        if not with_nms:
+            parts = zip(boxes.split(counts), scores.split(counts), labels.split(counts), strict=True)
+            return [InstanceData(bboxes=box, scores=score, labels=label) for box, score, label in parts]
+        return self._suppress(boxes, scores, labels, image, counts, cfg)
+
+    @staticmethod
+    def _suppress(boxes: Tensor, scores: Tensor, labels: Tensor, image: Tensor, counts: list[int], cfg: Any) -> list[InstanceData]:
+        """NMS of each class of each image, as mmcv's ``batched_nms``: classes are kept apart by moving their boxes."""
+        plain = bool(cfg.nms) and set(cfg.nms) == {"type", "iou_threshold"} and cfg.nms["type"] == "nms" and max(counts) < NMS_AT_ONCE
+        if plain:
+            reach = boxes.new_zeros(len(counts)).scatter_reduce_(0, image, boxes.amax(1), "amax") + 1
+            moved = boxes + (labels * reach[image])[:, None]
+        found, start = [], 0
+        for count in counts:
+            own = slice(start, start + count)
+            start += count
+            if plain:
+                kept = nms(moved[own], scores[own], cfg.nms["iou_threshold"])[: cfg.max_per_img]
+                kept_scores = scores[own][kept]
+            elif count:
+                rows, kept = batched_nms(boxes[own], scores[own], labels[own], cfg.nms)
+                kept, kept_scores = kept[: cfg.max_per_img], rows[: cfg.max_per_img, -1]  # some change the scores
+            else:
+                kept, kept_scores = labels[own], scores[own]
+            found.append(InstanceData(bboxes=boxes[own][kept], scores=kept_scores, labels=labels[own][kept]))
+        return found
 
     @torch.no_grad()
     def dense_outputs(self, head_outs: tuple[list[Tensor], ...], img_metas: list[dict]) -> DenseOutputs:
@@ -657,6 +729,11 @@ class _InJoined:
     def gather(self, levels: list[Tensor]) -> Tensor:
         """(P, channels) float32 of (N, channels, H, W) maps."""
         return _join(levels)[self.image, :, self.location]
+
+
+def _rows(values: Sequence[Sequence[float]], like: Tensor) -> Tensor:
+    """A row for each image, on the device and with the type of ``like``."""
+    return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)
 
 
 def _detached(levels: list[Tensor]) -> list[Tensor]:
