@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -55,6 +55,43 @@ class _Image:
     scale: np.ndarray
     det_box: np.ndarray
     det_score: np.ndarray
+
+
+class _Row(NamedTuple):
+    """What a row is about: a box with its annotation and the (detection, IoU) that finds it, or a detection that finds none."""
+
+    label: int
+    annotation: dict[str, Any] | None
+    gt: np.ndarray | None
+    det: tuple[int, float] | None
+
+
+class _Said(NamedTuple):
+    """What the head says at (P,) cells of an image, on the host; where the cell is -1 it means nothing."""
+
+    cells: list[int]
+    scores: list[float]
+    boxes: np.ndarray
+    distances: list[list[float]]
+    probs: list[list[float]] | None
+    centers: np.ndarray
+    strides: list[int]
+    levels: list[int]
+
+
+def _said(dense: DenseOutputs, index: int, cells: Tensor, labels: list[int]) -> _Said:
+    """Of image ``index`` at these cells, with the scores of these classes."""
+    at = cells.clamp(min=0)
+    return _Said(
+        cells=cells.tolist(),
+        scores=dense.scores[index, at, torch.tensor(labels, device=at.device)].tolist(),
+        boxes=dense.boxes[index, at].cpu().numpy(),
+        distances=dense.distances[index, at].tolist(),
+        probs=None if dense.probs is None else dense.probs[index, at].flatten(1).tolist(),
+        centers=dense.centers[at].cpu().numpy().astype(np.float64),
+        strides=dense.strides[at].long().tolist(),
+        levels=dense.levels[at].tolist(),
+    )
 
 
 def _scale(sample: Any) -> np.ndarray:
@@ -146,70 +183,78 @@ class DistributionCollector:
         gt = _xyxy(annotations)
         labels = np.array([self.label_of[a["category_id"]] for a in annotations], np.int64)
         match = _match(gt, labels, det_box, det_score, det_label)
-        scores, boxes = dense.scores[index], dense.boxes[index]
-
-        for row, annotation in enumerate(annotations):
-            views = torch.stack([view == row for view in assigned])
-            scored = bool(views.all(0).any())
-            # A box without a common cell still shows what its best cell under either annotation says; it is not scored.
-            candidates = (views.all(0) if scored else views.any(0)).nonzero().flatten()
-            label = int(labels[row])
-            cell = int(candidates[scores[candidates, label].argmax()]) if len(candidates) else -1
-            self._append(image, dense, cell, label, annotation, gt[row], scored, match.get(row))
-
+        rows = [_Row(int(labels[row]), annotation, gt[row], match.get(row)) for row, annotation in enumerate(annotations)]
+        cells, scored = self._cells(dense.scores[index], labels, assigned)
         taken = {detection for detection, _ in match.values()}
-        for detection in np.flatnonzero(det_score >= self.least):
-            if int(detection) not in taken:
-                gap = (boxes - torch.from_numpy(det_box[detection] * image.scale).to(boxes)).abs().sum(1)
-                self._append(image, dense, int(gap.argmin()), int(det_label[detection]), det=(int(detection), float("nan")))
+        wrong = [int(detection) for detection in np.flatnonzero(det_score >= self.least) if int(detection) not in taken]
+        if wrong:
+            where = torch.from_numpy(det_box[wrong] * image.scale).to(dense.boxes)
+            gap = (dense.boxes[index] - where[:, None]).abs().sum(2)
+            cells = torch.cat([cells, gap.argmin(1)])
+            rows += [_Row(int(det_label[detection]), None, None, (detection, float("nan"))) for detection in wrong]
+        if rows:
+            said = _said(dense, index, cells, [row.label for row in rows])
+            self._append(image, rows, [*scored, *[False] * len(wrong)], said)
 
-    def _append(
-        self, image: _Image, dense: DenseOutputs, cell: int, label: int, annotation: dict[str, Any] | None = None,
-        gt: np.ndarray | None = None, scored: bool = False, det: tuple[int, float] | None = None,
-    ) -> None:  # fmt: skip
-        sample, index, scale = image.sample, image.index, image.scale
+    @staticmethod
+    def _cells(scores: Tensor, labels: np.ndarray, assigned: list[Tensor]) -> tuple[Tensor, list[bool]]:
+        """The cell that speaks for each box, -1 where none does, and whether all annotations of the box have cells in common.
+
+        A box without a common cell still shows what its best cell under either annotation says; it is not scored.
+        """
+        boxes = torch.arange(len(labels), device=scores.device)
+        views = torch.stack([view == boxes[:, None] for view in assigned])  # (views, G, A)
+        common = views.all(0)
+        scored = common.any(1)
+        candidates = torch.where(scored[:, None], common, views.any(0))
+        of_class = scores.t()[torch.from_numpy(labels).to(scores.device)]
+        best = torch.where(candidates, of_class, -1.0).argmax(1)
+        return torch.where(candidates.any(1), best, -1), scored.tolist()
+
+    def _append(self, image: _Image, rows: list[_Row], scored: list[bool], said: _Said) -> None:
+        sample, scale = image.sample, image.scale
         nan = float("nan")
-        ambiguity = (annotation or {}).get("ambiguity") if self.ambiguous else None
-        row: dict[str, Any] = {
-            "image_id": sample.img_id,
-            "file_name": self.truth.imgs[sample.img_id]["file_name"],
-            "annotation_id": annotation["id"] if annotation else -1,
-            "category_id": int(self.category_ids[label]),
-            "category": self.names[label],
-            "ambiguity": ambiguity["kind"] if ambiguity else "",
-            "ambiguous_side": ambiguity["side"] if ambiguity else -1,
-            "scale_x": scale[0], "scale_y": scale[1],
-            "bin_width": self.settings.bin_width,
-            "bins": self.settings.reg_max + 1 if dense.probs is not None else 0,
-            "scored": scored,
-            "edge_a": nan, "edge_b": nan, "prob_a": nan,
-            "probs": [], "expectation": [nan] * 4, "target": [nan] * 4,
-            "level": -1, "stride": 0, "cell_x": nan, "cell_y": nan, "score": nan, "cell_iou": nan,
-        }  # fmt: skip
-        row |= _parts("gt", gt) | _parts("cell", None) | _parts("det", None) | {"det_score": nan, "det_iou": nan}
-        if det is not None:
-            row |= _parts("det", image.det_box[det[0]]) | {"det_score": float(image.det_score[det[0]]), "det_iou": det[1]}
-        if cell >= 0:
-            stride = int(dense.strides[cell])
-            unit = stride * self.settings.bin_width
-            center = dense.centers[cell].cpu().numpy().astype(np.float64)
-            box = dense.boxes[index, cell].cpu().numpy() / scale
-            row |= _parts("cell", box) | {
-                "level": int(dense.levels[cell]), "stride": stride, "cell_x": center[0] / scale[0], "cell_y": center[1] / scale[1],
-                "score": float(dense.scores[index, cell, label]), "expectation": dense.distances[index, cell].tolist(),
+        gt = np.array([[nan] * 4 if row.gt is None else row.gt for row in rows])
+        boxes = said.boxes / scale
+        ious = bbox_overlaps(torch.from_numpy(boxes), torch.from_numpy(gt), is_aligned=True).tolist()
+        for number, (label, annotation, box, det) in enumerate(rows):
+            ambiguity = (annotation or {}).get("ambiguity") if self.ambiguous else None
+            row: dict[str, Any] = {
+                "image_id": sample.img_id,
+                "file_name": self.truth.imgs[sample.img_id]["file_name"],
+                "annotation_id": annotation["id"] if annotation else -1,
+                "category_id": int(self.category_ids[label]),
+                "category": self.names[label],
+                "ambiguity": ambiguity["kind"] if ambiguity else "",
+                "ambiguous_side": ambiguity["side"] if ambiguity else -1,
+                "scale_x": scale[0], "scale_y": scale[1],
+                "bin_width": self.settings.bin_width,
+                "bins": self.settings.reg_max + 1 if said.probs is not None else 0,
+                "scored": scored[number],
+                "edge_a": nan, "edge_b": nan, "prob_a": nan,
+                "probs": [], "expectation": [nan] * 4, "target": [nan] * 4,
+                "level": -1, "stride": 0, "cell_x": nan, "cell_y": nan, "score": nan, "cell_iou": nan,
             }  # fmt: skip
-            if dense.probs is not None:
-                row["probs"] = dense.probs[index, cell].flatten().tolist()
-            if gt is not None:
-                row["target"] = (_distances(center, gt * scale) / unit).tolist()
-                row["cell_iou"] = float(bbox_overlaps(torch.tensor(box[None]), torch.tensor(gt[None]), is_aligned=True)[0])
-            if ambiguity:
-                side = ambiguity["side"]
-                edges = []
-                for view in annotator_boxes(annotation):
-                    edges.append(_distances(center, np.asarray(view, np.float64) * scale)[side] / unit)
-                row |= {"edge_a": edges[0], "edge_b": edges[1], "prob_a": ambiguity["probs"][0]}
-        self.rows.append(row)
+            row |= _parts("gt", box) | _parts("cell", None) | _parts("det", None) | {"det_score": nan, "det_iou": nan}
+            if det is not None:
+                row |= _parts("det", image.det_box[det[0]]) | {"det_score": float(image.det_score[det[0]]), "det_iou": det[1]}
+            if said.cells[number] >= 0:
+                stride, center = said.strides[number], said.centers[number]
+                unit = stride * self.settings.bin_width
+                row |= _parts("cell", boxes[number]) | {
+                    "level": said.levels[number], "stride": stride, "cell_x": center[0] / scale[0], "cell_y": center[1] / scale[1],
+                    "score": said.scores[number], "expectation": said.distances[number],
+                }  # fmt: skip
+                if said.probs is not None:
+                    row["probs"] = said.probs[number]
+                if box is not None:
+                    row["target"] = (_distances(center, box * scale) / unit).tolist()
+                    row["cell_iou"] = ious[number]
+                if annotation and ambiguity:
+                    views = annotator_boxes(annotation)
+                    edges = [_distances(center, np.asarray(view, np.float64) * scale)[ambiguity["side"]] / unit for view in views]
+                    row |= {"edge_a": edges[0], "edge_b": edges[1], "prob_a": ambiguity["probs"][0]}
+            self.rows.append(row)
 
     def write(self, path: Path) -> None:
         """Write distributions.parquet atomically."""
