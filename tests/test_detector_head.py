@@ -255,6 +255,64 @@ def test_dense_outputs_agree_with_predictions(quality: str, box: str, _terms: se
                 assert (dense.boxes[image, here] - found).abs().amax(1).min() < 1e-3
 
 
+@pytest.mark.parametrize("variant", ["gfl", "atss"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"nms_pre": 7},
+        {"nms_pre": 1000, "max_per_img": 5},
+        {"min_bbox_size": 20},
+        {"min_bbox_size": -1, "nms": {"type": "nms", "iou_threshold": 0.3}},
+        {"nms": {"type": "nms", "iou_threshold": 0.6, "split_thr": 20}},
+        {"nms": {"type": "nms", "iou_threshold": 0.6, "class_agnostic": True}},
+        {"score_thr": 0.999},
+    ],
+    ids=str,
+)
+def test_test_settings_of_the_stock_head(variant: str, changes: dict[str, Any]) -> None:
+    """Of images of other sizes than the batch, too; and without NMS."""
+    ours, stock = _pair(variant, FIVE)
+    generator = torch.Generator().manual_seed(2)
+    feats, metas = _feats(FIVE, (128, 160), generator), _metas(3, (128, 160), [(128, 160), (64, 160), (96, 128)])
+    for meta, factor in zip(metas, ((1.0, 1.25), (0.5, 0.5), (2.0, 1.9)), strict=True):
+        meta["scale_factor"] = factor
+    for head in (ours.eval(), stock.eval()):
+        head.test_cfg.update(changes)
+    with torch.no_grad():
+        for with_nms in (True, False):
+            pair = [head.predict_by_feat(*head(feats), batch_img_metas=metas, rescale=True, with_nms=with_nms) for head in (ours, stock)]
+            for one, other in zip(*pair, strict=True):
+                assert len(one) == len(other)
+                torch.testing.assert_close(one.scores, other.scores, rtol=1e-5, atol=1e-6)
+                assert torch.equal(one.labels, other.labels)
+                torch.testing.assert_close(one.bboxes, other.bboxes, rtol=1e-4, atol=1e-3)
+
+
+def test_a_head_may_read_off_image_by_image() -> None:
+    """What docs/extending.md offers: a subclass's own ``_predict_by_feat_single`` is asked, and may ask ours."""
+    seen: list[tuple[int, int]] = []
+
+    class Own(GFLFamilyHead):
+        def _predict_by_feat_single(self, cls_score_list: Any, bbox_pred_list: Any, *args: Any, **kwargs: Any) -> InstanceData:
+            seen.append(cls_score_list[0].shape[1:])
+            return super()._predict_by_feat_single(cls_score_list, bbox_pred_list, *args, **kwargs)
+
+    for quality in ("joint", "centerness", "dgqp"):
+        heads = [kind(**_common(THREE, quality=quality)) for kind in (GFLFamilyHead, Own)]
+        heads[1].load_state_dict(heads[0].state_dict())
+        feats, metas = _feats(THREE, (96, 128), torch.Generator().manual_seed(0)), _metas(3, (96, 128))
+        with torch.no_grad():
+            for head in heads:
+                head.gfl_cls.bias.fill_(1.0)
+                head.test_cfg.score_thr = 0.3
+            found = [head.eval().predict_by_feat(*head(feats), batch_img_metas=metas) for head in heads]
+        for one, other in zip(*found, strict=True):
+            assert len(one)
+            torch.testing.assert_close(one.scores, other.scores)
+            torch.testing.assert_close(one.bboxes, other.bboxes)
+    assert seen == [(12, 16)] * 9
+
+
 def test_autocast_keeps_losses_and_boxes_in_float32() -> None:
     head = GFLFamilyHead(**_common(THREE, quality="centerness"))
     head.init_weights()

@@ -252,8 +252,9 @@ def test_a_nursery_serves_its_own_user_alone(nursery: Nursery) -> None:
         "asked = json.dumps({'environment': dict(os.environ), 'niceness': 0, 'oom_score_adj': '0'}).encode()\n"
         "os.setuid(int(sys.argv[1]))\n(requests, to), (answers, says) = os.pipe(), os.pipe()\n"
         f"connection = socket.socket(socket.AF_UNIX)\nconnection.connect(chr(0) + {nursery.address!r})\n"
-        "socket.send_fds(connection, [asked], [requests, says, 2])\nos.close(says)\nconnection.shutdown(socket.SHUT_WR)\n"
-        "print(os.read(answers, 100))"
+        "try:\n    socket.send_fds(connection, [asked], [requests, says, 2])\n    connection.shutdown(socket.SHUT_WR)\n"
+        "except OSError as error:\n    print(error, file=sys.stderr)\n"  # refused before all was said
+        "os.close(says)\nprint(os.read(answers, 100))"
     )
 
     def answer(user: int) -> str:
