@@ -137,7 +137,7 @@ class TrialError(GflLabError):
 
 
 class NonFiniteLoss(TrialError):
-    """A loss term was NaN or infinite; raised before the backward pass, so the weights are still the last good ones."""
+    """A loss term was NaN or infinite; raised before the optimizer's step, so the weights are still the last good ones."""
 
     kind = FailureKind.NON_FINITE_LOSS
 

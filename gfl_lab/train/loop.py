@@ -40,7 +40,7 @@ class Position:
 
 @MODELS.register_module()
 class TrialDetector(GFL):
-    """mmdet's single-stage detector that refuses a non-finite loss before the backward pass, and can do a batch in parts.
+    """mmdet's single-stage detector that makes no step of a non-finite loss, and can do a batch in parts.
 
     Convolutions run in channels-last memory order, which takes a fifth off a training step on a CPU (docs/decisions/0004).
 
