@@ -368,7 +368,6 @@ class GFLFamilyHead(AnchorHead):
             assigned, gt_boxes, gt_labels, valid = self._targets(geometry, sizes, batch_gt_instances, batch_img_metas)
 
             is_positive = assigned != UNASSIGNED
-            many = sum(level.numel() for level in cls_scores) >= dense.WORTHWHILE and self.cls_loss is None
             at: dense.Positives | dense.PaddedPositives | _InJoined
             real: Tensor | None = None
             if self._never_waits(device):
@@ -377,6 +376,7 @@ class GFLFamilyHead(AnchorHead):
                 at = dense.PaddedPositives.locate(image, location, real, sizes)
             else:
                 image, location = is_positive.nonzero(as_tuple=True)
+                many = sum(level.numel() for level in cls_scores) >= dense.WORTHWHILE and self.cls_loss is None
                 at = dense.Positives.locate(image, location, sizes) if many else _InJoined(image, location)
             index = assigned[image, location]
             targets, labels = gt_boxes[image, index], gt_labels[image, index]
@@ -658,7 +658,7 @@ class GFLFamilyHead(AnchorHead):
 
         predictions = _join(bbox_preds)[image, :, location]
         boxes = self.box_form.decode(predictions, geometry.priors[location], self._unit(geometry.strides[location])).boxes
-        boxes = torch.minimum(boxes.clamp(min=0), _rows([meta["img_shape"][1::-1] * 2 for meta in metas], boxes)[image])
+        boxes = torch.minimum(boxes.clamp(min=0), _far_corners(metas, boxes)[image])
         if factors is not None:
             scores = scores * factors[image, location]
         if rescale:
@@ -715,7 +715,7 @@ class GFLFamilyHead(AnchorHead):
             unit = self._unit(geometry.strides.repeat(images))
             flat = self.box_form.decode(predictions.flatten(0, 1), geometry.priors.repeat(images, 1), unit)
             boxes, distances, probs = (None if part is None else part.unflatten(0, (images, -1)) for part in flat)
-            boxes = torch.stack([_clip(own, meta["img_shape"]) for own, meta in zip(boxes, img_metas, strict=True)])
+            boxes = torch.minimum(boxes.clamp(min=0), _far_corners(img_metas, boxes)[:, None])
         return DenseOutputs(scores, boxes, probs, distances, geometry.centers, geometry.strides, geometry.levels)
 
 
@@ -736,6 +736,11 @@ def _rows(values: Sequence[Sequence[float]], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)
 
 
+def _far_corners(metas: Sequence[dict], like: Tensor) -> Tensor:
+    """(N, 4) width, height, width, height of each image: beyond these no box reaches."""
+    return _rows([meta["img_shape"][1::-1] * 2 for meta in metas], like)
+
+
 def _detached(levels: list[Tensor]) -> list[Tensor]:
     return [level.detach() for level in levels]
 
@@ -743,11 +748,3 @@ def _detached(levels: list[Tensor]) -> list[Tensor]:
 def _join(levels: list[Tensor]) -> Tensor:
     """Maps (N, channels, H, W) of all levels to (N, channels, A), float32; channels first, so it is a plain copy."""
     return torch.cat([level.flatten(2) for level in levels], dim=2).float()
-
-
-def _clip(boxes: Tensor, shape: Sequence[int]) -> Tensor:
-    """Clip (M, 4) xyxy boxes to an image of (height, width)."""
-    height, width = shape[:2]
-    return torch.stack(
-        [boxes[:, 0].clamp(0, width), boxes[:, 1].clamp(0, height), boxes[:, 2].clamp(0, width), boxes[:, 3].clamp(0, height)], dim=1
-    )

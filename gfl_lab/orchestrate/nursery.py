@@ -61,7 +61,8 @@ class Server:
 
     def __init__(self, preload: str, nursery: str | None = None) -> None:
         self.pid: int | None = None  # of one from a nursery: once it has said that it is ready
-        self._preload, self._last, self._closed = preload, b"", False
+        self._preload, self._closed = preload, False
+        self._last: dict[str, Any] = {}
         self._errors = tempfile.TemporaryFile()
         self._own: subprocess.Popen[bytes] | None = None
         self._start(nursery)
@@ -84,9 +85,9 @@ class Server:
 
     def ask(self, request: dict[str, Any]) -> None:
         """Send a request; `answer` tells what comes of it."""
-        self._last = json.dumps(request).encode() + b"\n"
+        self._last = request
         with contextlib.suppress(BrokenPipeError):  # then there is no answer either
-            self._to.write(self._last)
+            self._to.write(json.dumps(request).encode() + b"\n")
 
     def answer(self) -> dict[str, Any]:
         """The next message.
@@ -107,7 +108,7 @@ class Server:
             self._to.close()  # the nursery died before it forked one
             self._from.close()
             self._start(None)
-            self.ask(json.loads(self._last))
+            self.ask(self._last)
 
     def close(self) -> None:
         """End the server and whatever it runs."""
