@@ -4,8 +4,8 @@
     uv run python benchmarks/data_loading.py DATA --write      also writes benchmarks/results/
 
 What is timed is all that an image needs before the network: read, decode, scale, flip, pack, hand over to the training process, and
-there normalise and pad the batch (``data_preprocessor``, on the CPU). Batches of 2. Our cache of decoded images is off, as it is for
-a data set that does not fit into it, and on in the last line; each side has seen the files once before.
+there normalise and pad the batch (``data_preprocessor``, on the CPU). Batches of 2. Decoded images are not kept in memory, as those
+of a data set that does not fit into it, and are in the last lines; each side has seen the files once before.
 """
 
 from __future__ import annotations
@@ -81,10 +81,11 @@ def main() -> None:
 
     for workers in asked.workers:
         measure(workers, f"{workers} loader processes", 0)
-    measure(0, "0 loader processes, our cache of decoded images on", cached)
+    for workers in asked.workers:
+        measure(workers, f"{workers} loader processes, our images in memory", cached)
     images = len(loaders(asked.data, 0)["gfl-lab"][0].dataset)
     report = [
-        *header("Data loading at 800 x 1333", f"uv run python benchmarks/data_loading.py DATA --epochs {asked.epochs}", ("torch", "mmdet", "mmcv-lite", "opencv-python-headless")),
+        *header("Data loading at 800 x 1333", f"uv run python benchmarks/data_loading.py DATA --epochs {asked.epochs} --workers {' '.join(map(str, asked.workers))}", ("torch", "mmdet", "mmcv-lite", "opencv-python-headless")),
         f"- {asked.data.name}, {images} photographs; flips, short side 480 to 800 in steps of 40; batches of 2; median of {asked.epochs} epochs, in turns, after one that does not count",
         "",
         "| | gfl-lab, images/s | mmdet, images/s | gfl-lab / mmdet |",

@@ -28,8 +28,9 @@ from gfl_lab.spec.settings import Settings
 from mmdet.registry import MODELS
 
 PEAK = {"bfloat16": (989e12, 2), "TF32": (494e12, 4), "float32": (67e12, 4)}
-"""Operations a second and bytes a number. Torch takes TF32 for convolutions in float32 unless told otherwise."""
-BANDWIDTH = 4.8e12
+"""Operations a second and bytes a number, of an H200 or H100. Torch takes TF32 for convolutions in float32 unless told otherwise."""
+BANDWIDTH = {"H200": 4.8e12, "H100": 3.35e12}
+"""Bytes a second, by a part of the card's name."""
 
 
 def count(depth: int, size: tuple[int, int]) -> dict[str, float]:
@@ -60,6 +61,18 @@ def count(depth: int, size: tuple[int, int]) -> dict[str, float]:
     return {"forward operations": forward.get_total_flops(), "operations": whole.get_total_flops(), **moved}
 
 
+def floors(depth: int, size: tuple[int, int], bandwidth: float) -> list[tuple[str, str, float, float, float, float]]:
+    """Of training and inference in each precision: operations, and the seconds that arithmetic, layers and convolutions alone take."""
+    found, rows = count(depth, size), []
+    for what, operations, numbers, fused in (
+        ("training", found["operations"], found["forward"] + found["backward"], found["forward, convolutions"] + found["backward, convolutions"]),
+        ("inference", found["forward operations"], found["forward"], found["forward, convolutions"]),
+    ):  # fmt: skip
+        for precision, (peak, width) in PEAK.items():
+            rows.append((what, precision, operations, operations / peak, numbers * width / bandwidth, fused * width / bandwidth))
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", nargs=2, type=int, default=(800, 1344), metavar=("HEIGHT", "WIDTH"))
@@ -68,17 +81,11 @@ def main() -> None:
     size = tuple(asked.size)
     lines = []
     for depth in (50, 101):
-        found = count(depth, size)
-        for what, operations, numbers, fused in (
-            ("training", found["operations"], found["forward"] + found["backward"], found["forward, convolutions"] + found["backward, convolutions"]),
-            ("inference", found["forward operations"], found["forward"], found["forward, convolutions"]),
-        ):  # fmt: skip
-            for precision, (peak, width) in PEAK.items():
-                arithmetic, layers, perfect = operations / peak, numbers * width / BANDWIDTH, fused * width / BANDWIDTH
-                lines.append(
-                    f"| R{depth} {what} | {precision} | {operations / 1e9:.0f} | {1000 * arithmetic:.2f} | {1000 * layers:.2f} | {1000 * perfect:.2f} "
-                    f"| {1 / max(arithmetic, layers):.0f} | {1 / max(arithmetic, perfect):.0f} |"
-                )
+        for what, precision, operations, arithmetic, layers, perfect in floors(depth, size, BANDWIDTH["H200"]):
+            lines.append(
+                f"| R{depth} {what} | {precision} | {operations / 1e9:.0f} | {1000 * arithmetic:.2f} | {1000 * layers:.2f} | {1000 * perfect:.2f} "
+                f"| {1 / max(arithmetic, layers):.0f} | {1 / max(arithmetic, perfect):.0f} |"
+            )
     report = [
         *header("Floors of an H200", f"uv run python benchmarks/floors.py --size {size[0]} {size[1]}", ("torch", "mmdet")),
         f"- GFL at {size[0]} x {size[1]}, 80 classes, per image; frozen stem, first stage and batch norms' statistics; 4.8 TB/s, 989, 494 and 67 Tera-operations a second",

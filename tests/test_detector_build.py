@@ -205,3 +205,23 @@ def test_steps_aside_for_a_compiled_mmcv_and_imports_quietly(tmp_path: Any) -> N
     )
     done = subprocess.run([sys.executable, "-c", code, ops.__file__], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_what_mmdet_imports_for_other_tasks_is_imported_when_it_is_called() -> None:
+    code = """
+import sys
+import gfl_lab.train.trial
+import numpy as np
+import pytest
+from mmdet.models.task_modules.assigners.hungarian_assigner import linear_sum_assignment
+from mmdet.utils import imshow_mot_errors
+assert not sys.modules.keys() & {"sklearn", "scipy.optimize", "matplotlib.pyplot", "mmdet.utils.mot_error_visualize"}
+rows, columns = linear_sum_assignment(np.array([[4, 1, 3], [2, 0, 5], [3, 2, 2]]))
+assert rows.tolist() == [0, 1, 2] and columns.tolist() == [1, 0, 2], "the cheapest is 1 + 2 + 2"
+with pytest.raises(NotImplementedError):
+    imshow_mot_errors(np.zeros((4, 4, 3), np.uint8), np.zeros((0, 5)), np.zeros(0), np.zeros(0), backend="nobody")
+import scipy.optimize, mmdet.utils.mot_error_visualize
+assert scipy.optimize.minimize and mmdet.utils.mot_error_visualize.mmcv
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

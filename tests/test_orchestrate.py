@@ -11,19 +11,22 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from gfl_lab import naming
+from gfl_lab.cli.engine import how_to_run
 from gfl_lab.errors import FailureKind, InputError, ResourceError
 from gfl_lab.orchestrate import driver, resources
 from gfl_lab.orchestrate.inline import InlineExecutor
 from gfl_lab.orchestrate.nursery import Nursery
 from gfl_lab.orchestrate.process import MAX_LOST, Attempts, Job, TrialProcess
+from gfl_lab.orchestrate.resources import Share, loaders
 from gfl_lab.plan.plan import build_plan
 from gfl_lab.rundir import MetricWriter, RunTree, TrialDir, TrialState, read_json, write_json
-from gfl_lab.spec.files import load_experiment, load_profile
+from gfl_lab.spec.files import Resources, load_experiment, load_profile
 from gfl_lab.spec.settings import DataSpec
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -353,6 +356,34 @@ def test_more_than_there_is_is_refused_at_once_and_wishes_give_way() -> None:
     one_gpu = resources.Machine(16, ("H200",), 64.0)
     assert resources.share(one_gpu, cpus=1, gpus=0.25, gpu_required=False, asked_cpus=None, asked_gpus=None) == resources.Share(1, 0.25, 4)
     assert resources.share(one_gpu, cpus=8, gpus=0.25, gpu_required=False, asked_cpus=None, asked_gpus=None).slots == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "cores", "expected"),
+    [
+        (None, 0, 64, 0),
+        (None, 1, 1, 0),
+        (None, 1, 8, 7),
+        (None, 0.25, 4, 3),
+        (None, 1, 64, 16),
+        (None, 2, 16, 7),
+        (0, 1, 16, 0),
+        (5, 0, 2, 5),
+    ],
+)
+def test_loader_processes_take_the_cores_that_a_gpu_leaves_free(asked: int | None, gpus: float, cores: int, expected: int) -> None:
+    assert loaders(asked, gpus, cores) == expected
+
+
+def test_a_trial_is_told_of_its_share_of_this_machines_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    here, cluster = SimpleNamespace(gpus=0.25), SimpleNamespace(gpus=1, cores=6)
+    assert how_to_run(Share(1, 0.25, 4), here, Resources()) == {"threads": 1, "loader_workers": 3, "processes": 1}
+    assert how_to_run(Share(2, 1, 1), cluster, Resources()) == {"threads": 2, "loader_workers": 5, "processes": 1}
+    assert how_to_run(Share(2, 2, 1), SimpleNamespace(gpus=2), Resources()) == {"threads": 2, "loader_workers": 7, "processes": 2}
+    inline = SimpleNamespace()
+    assert how_to_run(Share(1, 0.25, 1), inline, Resources())["loader_workers"] == 15
+    assert how_to_run(Share(1, 0, 16), SimpleNamespace(gpus=0), Resources())["loader_workers"] == 0
 
 
 def test_hidden_gpus_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,6 +140,8 @@ def test_a_killed_driver_leaves_nothing_behind_and_the_same_command_goes_on(undi
     family = psutil.Process(process.pid).children(recursive=True)
     ours = [p for p in family if not p.name().startswith("ray::") and "gfl_lab.orchestrate" in " ".join(p.cmdline())]
     assert len(ours) >= 2, "fork servers and trials are in the family"
+    extras = ("dashboard.py", "monitor.py")
+    assert not [p for p in family if any(word.endswith(extras) for word in p.cmdline())], "Ray has only what a run needs"
     process.kill()
     process.wait()
     _, left = psutil.wait_procs(ours, timeout=15)

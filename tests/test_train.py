@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +16,7 @@ import torch
 import torchvision
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torch.utils.data import DataLoader
 
 import gfl_lab.train.trial as trial_module
 from gfl_lab import naming
@@ -24,7 +26,7 @@ from gfl_lab.errors import InputError, Interrupted, StoreError
 from gfl_lab.rundir import RunTree, TrialDir, TrialState, write_json
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
 from gfl_lab.train.checkpoint import load_backbone, load_last, load_safely
-from gfl_lab.train.dataset import TrialDataset
+from gfl_lab.train.dataset import DecodedImages, TrialDataset
 from gfl_lab.train.distributions import SCHEMA, DistributionCollector
 from gfl_lab.train.evaluate import CocoEvaluator, Detections
 from gfl_lab.train.loop import TrialDetector
@@ -272,6 +274,39 @@ def test_loader_processes_do_not_change_the_numbers(done: TrialDir, shapes: Path
     run_trial(trial.path, loader_workers=2)
     ours, theirs = weights(trial), weights(done)
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_loader_processes_share_the_images_that_they_decode(shapes: Path) -> None:
+    data = dataset(shapes)
+    loader = DataLoader(data, batch_size=4, num_workers=2, collate_fn=list, multiprocessing_context="fork")
+    paths = [data.get_data_info(index)["img_path"] for index in range(len(data))]
+    assert [data.decoded.get(path) for path in paths] == [None] * len(data)
+    first = list(loader)
+    for path in paths:
+        assert np.array_equal(data.decoded.get(path), cv2.imread(path))
+    for path in paths:
+        Path(path).rename(f"{path}.away")
+    try:  # the next epoch reads no file
+        second = list(loader)
+    finally:
+        for path in paths:
+            Path(f"{path}.away").rename(path)
+    assert all(torch.equal(a["inputs"], b["inputs"]) for one, two in zip(first, second, strict=True) for a, b in zip(one, two, strict=True))
+
+
+def test_images_are_kept_while_there_is_room_and_as_the_annotations_say() -> None:
+    infos = [{"img_path": str(number), "width": 4, "height": 2} for number in range(3)]
+    decoded = DecodedImages(infos, room=2 * 24 + 23)
+    assert decoded.size == 2 * 24
+    images = [np.random.default_rng(number).integers(256, size=(2, 4, 3), dtype=np.uint8) for number in range(3)]
+    for info, image in zip(infos, images, strict=True):
+        decoded.keep(info["img_path"], image)
+    assert [np.array_equal(decoded.get(str(number)), images[number]) for number in (0, 1)] == [True, True]
+    assert decoded.get("2") is None and decoded.get("elsewhere") is None
+    other = DecodedImages(infos, room=1000)
+    other.keep("1", images[0].transpose(1, 0, 2))  # a file that was replaced by one of another size
+    assert other.get("1") is None
+    assert DecodedImages(infos, room=0).get("0") is None
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other"])

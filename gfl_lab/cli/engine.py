@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import signal
 import sys
@@ -70,9 +71,12 @@ def make_executor(name: str, share: Any, address: str | None, machine_gpus: int,
 
 def how_to_run(share: Any, engine: Any, wish: Any) -> dict[str, Any]:
     """What a trial's process is told of its share. A cluster may have no GPU to take; who runs inline takes no more than one."""
-    from gfl_lab.orchestrate.resources import processes_of
+    from gfl_lab.orchestrate.resources import loaders, processes_of
 
-    return {"threads": share.cpus, "loader_workers": wish.loader_workers, "processes": processes_of(getattr(engine, "gpus", 0))}
+    processes = processes_of(getattr(engine, "gpus", 0))
+    gpus, cores = getattr(engine, "gpus", min(1.0, share.gpus)), getattr(engine, "cores", None)
+    workers = loaders(wish.loader_workers, gpus, len(os.sched_getaffinity(0)) // share.slots if cores is None else cores)
+    return {"threads": share.cpus, "loader_workers": workers, "processes": processes}
 
 
 def start_mirror(tree: Any, plan: Any) -> Any:

@@ -49,7 +49,8 @@ def command(
     found = driver.states(plan.trials, tree)
     pending = [trial for trial in plan.trials if found[trial.id] != "done"]
     if measure and pending:
-        _measure(pending, tree, prepared, share, machine, wish.loader_workers)
+        workers = resources.loaders(wish.loader_workers, share.gpus, machine.cpus // share.slots)
+        _measure(pending, tree, prepared, share, machine, workers)
     paces = Paces(tree)
     share = share_of(machine, wish, peak=paces.peak(pending, gpu=bool(share.gpus)))
     expected = estimates(pending, plan, tree, share, resources.device_of(machine, share.gpus), paces)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
+import math
 import os
 import secrets
 import shutil
@@ -15,7 +17,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,9 @@ class RayTuneExecutor:
         address: of a running cluster; None starts Ray here, for this run alone.
         should_stop: no further trial starts once it says yes.
         preload: module that trials' processes on this machine have imported.
+
+    Attributes:
+        cores: of a cluster that has been connected to: how many a trial can count on, where its nodes are full of trials like it.
     """
 
     def __init__(
@@ -99,6 +104,7 @@ class RayTuneExecutor:
         self.gpu_optional, self.address, self.should_stop, self._preload = gpu_optional, address, should_stop, preload
         self._litter: list[Path] = []
         self._nursery: Nursery | None = None
+        self.cores: int | None = None
 
     @property
     def nursery(self) -> str | None:
@@ -135,10 +141,11 @@ class RayTuneExecutor:
                 if self.address:
                     ray.init(address=self.address, log_to_driver=False, logging_level="ERROR")
                 else:
-                    ray.init(
-                        address="local", num_cpus=self.machine_cpus, num_gpus=self.machine_gpus, object_store_memory=OBJECT_STORE_BYTES,
-                        _temp_dir=str(scratch_dir() / "r"), **common,
-                    )  # fmt: skip
+                    with _without_extras():
+                        ray.init(
+                            address="local", num_cpus=self.machine_cpus, num_gpus=self.machine_gpus, object_store_memory=OBJECT_STORE_BYTES,
+                            _temp_dir=str(scratch_dir() / "r"), **common,
+                        )  # fmt: skip
                 break
             except Exception as error:  # a bare Exception too, when its node takes more than 30 s to start
                 ray.shutdown()
@@ -151,9 +158,13 @@ class RayTuneExecutor:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if self.gpu_optional and not any(node.get("GPU", 0) for node in nodes):
             self.gpus = 0
-        if not any(node.get("CPU", 0) >= self.cpus and node.get("GPU", 0) >= self.gpus for node in nodes):
+        fit = [node for node in nodes if node.get("CPU", 0) >= self.cpus and node.get("GPU", 0) >= self.gpus]
+        if not fit:
             shown = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
             raise ResourceError(f"a trial asks for {self.cpus} CPUs and {self.gpus:g} GPUs on one node, but the nodes have: {shown}")
+        if self.address:
+            at_once = [min(node["CPU"] // self.cpus, node["GPU"] // self.gpus if self.gpus else math.inf) for node in fit]
+            self.cores = min(int(node["CPU"] // count) for node, count in zip(fit, at_once, strict=True))
 
     def run(self, jobs: Sequence[Job]) -> list[str]:
         """Run every job; returns when all ended. How each ended stands in its run directory.
@@ -210,6 +221,23 @@ def _run(process: TrialProcess, job: Job) -> TrialState:
     from gfl_lab.orchestrate.node import run_on_node
 
     return run_on_node(process, job, (rundir.home() if os.environ.get("GFL_LAB_HOME") else scratch_dir()) / "node")
+
+
+@contextlib.contextmanager
+def _without_extras() -> Iterator[None]:
+    """Ray starts its node without dashboard, autoscaler and log monitor: three processes that nobody asks for, and a wait for one.
+
+    ``include_dashboard=False`` takes away only the dashboard's pages, and for the others `ray.init` has no argument.
+    """
+    from ray._private import parameter, services
+
+    dashboard, params = services.start_api_server, parameter.RayParams
+    services.start_api_server = lambda *_, **__: (None, None)  # as it says when there is none
+    parameter.RayParams = functools.partial(params, no_monitor=True, include_log_monitor=False)
+    try:
+        yield
+    finally:
+        services.start_api_server, parameter.RayParams = dashboard, params
 
 
 def _on_loopback(address: str) -> bool:

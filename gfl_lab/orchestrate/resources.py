@@ -14,6 +14,9 @@ from gfl_lab.errors import Problem, ResourceError
 MEMORY_SAFETY = 1.25
 """Measured peaks are multiplied by this before trials are packed: a warm-up does not see every shape of image."""
 
+MAX_LOADERS = 16
+"""Of one process of a trial, unless more are asked for: as many feed any GPU of today (docs/speed.md)."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -56,6 +59,21 @@ class Share:
 def processes_of(gpus: float) -> int:
     """Processes of a trial that takes ``gpus``: one for each whole GPU (train/team.py)."""
     return max(1, int(gpus))
+
+
+def loaders(asked: int | None, gpus: float, cores: int) -> int:
+    """Processes that load images for each process of a trial.
+
+    One makes some 100 images of 800 x 1333 a second (benchmarks/data_loading.py), and a GPU may train on several times as many.
+
+    Args:
+        asked: what the profile says; without it none on a CPU, where they would only take the trial's own cores.
+        gpus: of the trial.
+        cores: how many it can count on, also for its own process.
+    """
+    if asked is not None:
+        return asked
+    return max(0, min(MAX_LOADERS, cores // processes_of(gpus) - 1)) if gpus else 0
 
 
 def look() -> Machine:

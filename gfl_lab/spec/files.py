@@ -43,7 +43,9 @@ class Resources(BaseModel):
         False, description="as many trials on a GPU as fit by the peak memory that `plan --measure` has measured; `gpus` each until then"
     )
     gpu_required: bool = Field(False, description="refuse to run on a CPU")
-    loader_workers: int = Field(0, ge=0, le=64, description="processes that load images; 0 loads in the trial's own process")
+    loader_workers: int | None = Field(
+        None, ge=0, le=64, description="processes that load images, 0: the trial's own; not given: on a GPU one for each core that is free"
+    )
 
 
 class Profile(BaseModel):

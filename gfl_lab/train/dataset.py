@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
+import mmap
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from gfl_lab.data.ambiguous_shapes import draw_box
 from gfl_lab.data.coco import MIN_BOX_PX, load_coco
 
 CACHE_BYTES = 512 * 2**20
-"""Decoded images are kept in memory while they fit in this much; the desk data set takes 47 MB."""
+"""Decoded images of a split are kept in memory while they fit in this much; the desk data set takes 47 MB."""
 
 
 @DATASETS.register_module()
@@ -41,6 +43,9 @@ class TrialDataset(BaseDetDataset):
         seed: of the trial; with the epoch and the index it seeds every random choice of a sample.
         draw_annotators: draw, anew each epoch, which of the two annotators drew an ambiguous side (`ambiguous_shapes`).
         classes: category names in the order of the labels.
+
+    Attributes:
+        decoded: the images that are kept in memory, once the annotations have been read.
     """
 
     def __init__(self, *args: Any, seed: int = 0, draw_annotators: bool = False, classes: Sequence[str] = (), **kwargs: Any) -> None:
@@ -48,6 +53,16 @@ class TrialDataset(BaseDetDataset):
         self.draw_annotators = draw_annotators
         self._shared_epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # loader processes must see it change
         super().__init__(*args, metainfo={"classes": tuple(classes)}, **kwargs)
+
+    def full_init(self) -> None:
+        """mmengine's, and room for decoded images, which must be there before loader processes are forked."""
+        done = self._fully_initialized
+        super().full_init()
+        if not done:
+            self.decoded = DecodedImages(map(self.get_data_info, range(len(self))), CACHE_BYTES)
+            for transform in self.pipeline.transforms:
+                if isinstance(transform, LoadImageCached):
+                    transform.memory = self.decoded
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch (from 0) the next samples belong to."""
@@ -124,27 +139,69 @@ def seeded(*entropy: int) -> Iterator[None]:
 
 @TRANSFORMS.register_module()
 class LoadImageCached:
-    """Decode an image (BGR, uint8, EXIF orientation ignored as COCO's boxes do); keep it while the cache has room.
+    """Decode an image (BGR, uint8, EXIF orientation ignored as COCO's boxes do), or take it from memory.
 
     The cached array is handed out itself: the transforms after it (Resize first) write to new arrays.
+
+    Attributes:
+        memory: decoded images that are kept; none unless the data set has given one.
     """
 
     def __init__(self) -> None:
-        self._cache: dict[str, np.ndarray] = {}
-        self._bytes = 0
+        self.memory: DecodedImages | None = None
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         path = results["img_path"]
-        image = self._cache.get(path)
+        image = self.memory.get(path) if self.memory else None
         if image is None:
             image = cv2.imread(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
             if image is None:
                 raise FileNotFoundError(f"image {path} cannot be read any more")
-            if self._bytes + image.nbytes <= CACHE_BYTES:
-                self._cache[path] = image
-                self._bytes += image.nbytes
+            if self.memory:
+                self.memory.keep(path, image)
         results.update(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
         return results
+
+
+class DecodedImages:
+    """Decoded images in memory that loader processes share with the process that forks them: what one decodes, all have.
+
+    Args:
+        infos: ``img_path``, ``width`` and ``height`` of each image; they have a place up to the first that does not fit.
+        room: bytes.
+
+    Attributes:
+        size: bytes that they take once they are all here.
+    """
+
+    def __init__(self, infos: Iterable[dict[str, Any]], room: int) -> None:
+        self._places: dict[str, tuple[int, int, tuple[int, int, int]]] = {}  # number, first byte, shape
+        self.size = 0
+        for info in infos:
+            shape = (info["height"], info["width"], 3)
+            if self.size + math.prod(shape) > room:
+                break
+            self._places[info["img_path"]] = len(self._places), self.size, shape
+            self.size += math.prod(shape)
+        # Anonymous memory, taken page by page as images come in. A byte each says whether an image is there: it is set last.
+        self._pixels = np.frombuffer(mmap.mmap(-1, max(1, self.size)), np.uint8)
+        self._there = np.frombuffer(mmap.mmap(-1, max(1, len(self._places))), np.uint8)
+
+    def get(self, path: str) -> np.ndarray | None:
+        """The (H, W, 3) pixels of an image, if they are here."""
+        place = self._places.get(path)
+        if place is None or not self._there[place[0]]:
+            return None
+        _, start, shape = place
+        return self._pixels[start : start + math.prod(shape)].reshape(shape)
+
+    def keep(self, path: str, image: np.ndarray) -> None:
+        """Take in an image that has a place and the size that was said of it. Two processes that do so write the same bytes."""
+        place = self._places.get(path)
+        if place is not None and place[2] == image.shape:
+            number, start, shape = place
+            self._pixels[start : start + math.prod(shape)] = image.reshape(-1)
+            self._there[number] = 1
 
 
 @TRANSFORMS.register_module()

@@ -20,14 +20,14 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-import gfl_lab.train.optim  # noqa: F401  (registers what trial_config names, as dataset does)
+import gfl_lab.train.dataset
+import gfl_lab.train.optim  # noqa: F401  (both register what trial_config names)
 from gfl_lab import naming
 from gfl_lab.errors import FailureKind
 from gfl_lab.rundir import TrialDir, write_json
 from gfl_lab.spec.settings import TrialSpec
 from gfl_lab.train.components import load_of_trial
 from gfl_lab.train.config import trial_config
-from gfl_lab.train.dataset import CACHE_BYTES
 from gfl_lab.train.distributions import DistributionCollector, predict_and_collect
 from gfl_lab.train.evaluate import CocoEvaluator, collect, predict
 from gfl_lab.train.latency import MAX_SECONDS, MEASURED_IMAGES, WARMUP_IMAGES
@@ -106,14 +106,14 @@ def _measure(trial: TrialDir, threads: int, loader_workers: int) -> dict[str, An
     ends = timer.ends[min(DROPPED, len(timer.ends) - 2) :] if len(timer.ends) > 1 else [started + setup, *timer.ends]
     iteration = (ends[-1] - ends[0]) / (len(ends) - 1)
     image = _evaluation(runner.model, loader, evaluator, spec)
-    cached = sum(_decoded_bytes(each.dataset) for each in (runner.train_dataloader, loader))
+    cached = sum(each.dataset.decoded.size for each in (runner.train_dataloader, loader))
     device = next(runner.model.parameters()).device
     on_gpu = device.type == "cuda"
     result = {
         "seconds_per_iteration": iteration,
         "seconds_per_image": image,
         "seconds_once": setup + min(MAX_SECONDS, image * (WARMUP_IMAGES + min(MEASURED_IMAGES, len(loader.dataset)))),
-        "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 + cached * max(1, loader_workers) / 2**20,
+        "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 + cached / 2**20,
         "gpu_memory_mib": torch.cuda.max_memory_reserved(device) / 2**20 + CUDA_CONTEXT_MIB if on_gpu else 0.0,
         "iterations": len(ends) - 1,
     }
@@ -141,14 +141,3 @@ def _evaluation(model: torch.nn.Module, loader: Any, evaluator: CocoEvaluator, s
     if len(marks) == 1:
         return (marks[0][0] - started) / marks[0][1] + scoring
     return (marks[-1][0] - marks[0][0]) / sum(count for _, count in marks[1:]) + scoring
-
-
-def _decoded_bytes(dataset: Any) -> int:
-    """What the cache of decoded images will hold."""
-    total = 0
-    for index in range(len(dataset)):
-        info = dataset.get_data_info(index)
-        total += 3 * info["width"] * info["height"]
-        if total > CACHE_BYTES:
-            return CACHE_BYTES
-    return total
