@@ -13,6 +13,7 @@ optimizer, losses (under 1% of it), decoding. Peaks are those of NVIDIA's data s
 from __future__ import annotations
 
 import argparse
+import functools
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ BANDWIDTH = {"H200": 4.8e12, "H100": 3.35e12}
 """Bytes a second, by a part of the card's name."""
 
 
+@functools.cache
 def count(depth: int, size: tuple[int, int]) -> dict[str, float]:
     """Operations (a multiplication and an addition are two) and numbers moved, of one image, forward and backward."""
     torch.manual_seed(0)
