@@ -154,8 +154,8 @@ def inference(asked: argparse.Namespace) -> list[str]:
 def row(what: str, asked: argparse.Namespace, images: int, name: str, took: float) -> str:
     """A line of the table; on a card that is known also the share of its floor, layer by layer."""
     shares = ""
-    card = next((card for card in BANDWIDTH if asked.device == "cuda" and card in where(asked.device)), None)
-    if card:
+    card = where(asked.device)
+    if card in BANDWIDTH:
         precision = "TF32" if name.endswith("float32") else "bfloat16"
         for kind, width, _, arithmetic, layers, _ in floors(asked.depth, asked.size, BANDWIDTH[card]):
             if (kind, width) == (what, precision):
@@ -187,6 +187,7 @@ def profiled(asked: argparse.Namespace) -> list[str]:
         operators = [event for event in seen.key_averages() if event.device_type == DeviceType.CPU]  # a kernel's time is its operator's
         spent = grouped((event.key, getattr(event, attribute) / 1000 / asked.rounds) for event in operators)
         busy = sum(spent.values())
+        assert busy, "the profiler saw no operation: it needs rights that a container may not have"
         lines += ["", f"A training step of gfl-lab in {kind}, {wall:.1f} ms without the profiler, by kind of operation:", ""]
         lines += ["| what | ms | share |", "| :-- | --: | --: |"]
         lines += [f"| {name} | {took:.1f} | {100 * took / busy:.0f}% |" for name, took in sorted(spent.items(), key=lambda one: -one[1])]

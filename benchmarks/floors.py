@@ -7,7 +7,7 @@ Counted on the network itself, one image, by torch's FlopCounterMode and by the 
 memory: every layer reads its input and writes its output, as eager torch launches them; and convolutions alone do, with norms, ReLUs,
 sums and upsampling done on the way, as a perfect compiler would. Backward a convolution reads its input and the gradient of its output
 twice and writes that of its input; any other layer reads two and writes one. What can only be less is left out: weights, the
-optimizer, losses (under 1% of it), decoding. Peaks are those of NVIDIA's data sheet for the H200 SXM, dense: nobody reaches them.
+optimizer, losses (under 1% of it), decoding. Peaks are those of NVIDIA's data sheets for the H200 and H100 SXM, dense: nobody reaches them.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from mmdet.registry import MODELS
 
 PEAK = {"bfloat16": (989e12, 2), "TF32": (494e12, 4), "float32": (67e12, 4)}
 """Operations a second and bytes a number, of an H200 or H100. Torch takes TF32 for convolutions in float32 unless told otherwise."""
-BANDWIDTH = {"H200": 4.8e12, "H100": 3.35e12}
-"""Bytes a second, by a part of the card's name."""
+BANDWIDTH = {"NVIDIA H200": 4.8e12, "NVIDIA H100 80GB HBM3": 3.35e12}
+"""Bytes a second, by the name of a card whose arithmetic is PEAK's."""
 
 
 @functools.cache
@@ -83,7 +83,7 @@ def main() -> None:
     size = tuple(asked.size)
     lines = []
     for depth in (50, 101):
-        for what, precision, operations, arithmetic, layers, perfect in floors(depth, size, BANDWIDTH["H200"]):
+        for what, precision, operations, arithmetic, layers, perfect in floors(depth, size, BANDWIDTH["NVIDIA H200"]):
             lines.append(
                 f"| R{depth} {what} | {precision} | {operations / 1e9:.0f} | {1000 * arithmetic:.2f} | {1000 * layers:.2f} | {1000 * perfect:.2f} "
                 f"| {1 / max(arithmetic, layers):.0f} | {1 / max(arithmetic, perfect):.0f} |"

@@ -27,7 +27,7 @@ from benchmarks.run_overhead import EXPERIMENT, PACKAGES
 SCRIPTS: list[tuple[str, list[str], list[str]]] = [
     ("head_losses.py", ["--batch", "16", "--sweep"], ["--repeat", "1"]),
     ("detector_speed.py", ["--profile"], ["--depth", "18", "--size", "96", "128", "--batch", "2", "--throughput-batch", "2", "--rounds", "1", "--profile"]),
-    ("detector_speed.py", ["--depth", "101", "--only", "inference"], []),
+    ("detector_speed.py", ["--depth", "101"], []),
     ("variant_latency.py", [], ["--depth", "18", "--size", "96", "128", "--rounds", "4"]),
     ("growth.py", [], ["--depth", "18", "--size", "64", "64", "--batch", "1", "--rounds", "1"]),
 ]  # fmt: skip
@@ -48,7 +48,8 @@ def table(data: Path, home: Path, check: bool) -> int:
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump(content, sort_keys=False))
     command = ["run", str(file), "--profile", "bccd", "--data", str(data)]
-    done = subprocess.run([*LAB, *command], env=lab_environment(home), check=False).returncode
+    environment = lab_environment(home) | ({"CUDA_VISIBLE_DEVICES": "-1"} if check else {})
+    done = subprocess.run([*LAB, *command], env=environment, check=False).returncode
     if done == 0:
         told = (home / "experiments" / name / "bccd" / "table.md").read_text()
         lines = [
@@ -61,8 +62,8 @@ def table(data: Path, home: Path, check: bool) -> int:
 
 def devices(home: Path) -> str:
     """What the finished trials ran on."""
-    found = {json.loads(path.read_text())["device"] for path in (home / "trials").glob("*/result.json")}
-    return ", ".join(sorted(found))
+    found = [json.loads(path.read_text()) for path in (home / "trials").glob("*/result.json")]
+    return ", ".join(sorted({result["device"] for result in found if "device" in result}))
 
 
 def main() -> None:

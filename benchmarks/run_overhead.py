@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +100,22 @@ def lab_run(folder: Path, settings: dict[str, Any]) -> tuple[float, int, dict[st
 def race(folder: Path, out: Path, script: str, epochs: int | None) -> tuple[float, float, int, int]:
     """Seconds of `gfl-lab run` over Table 3 in ``folder/runs``, and of the shell loop over ``script --stock``; slots, threads of each."""
     run, slots, environment = lab_run(folder, {"epochs": epochs} if epochs else {})
-    threads = len(os.sched_getaffinity(0)) // slots
+    trials = sorted(path.parent for path in (folder / "runs" / "trials").glob("*/manifest.json"))
+    return run, stock_loop(trials, out, script, slots, environment), slots, threads_of(slots)
+
+
+def threads_of(slots: int) -> int:
+    """Threads of each trial where ``slots`` run at once."""
+    return len(os.sched_getaffinity(0)) // slots
+
+
+def stock_loop(trials: Sequence[Path], out: Path, script: str, slots: int, environment: dict[str, str]) -> float:
+    """Seconds of a shell loop over ``script --stock``, a process for each trial, ``slots`` at a time; 0 for none."""
+    if not trials:
+        return 0.0
+    threads = threads_of(slots)
     one = f"{sys.executable} {script} --stock {out} {threads}"
-    trials = f"{folder}/runs/trials"
-    loop = timed(f"ls -d {trials}/*/ | xargs -P {slots} -n 1 {one}", environment | {"OMP_NUM_THREADS": str(threads)})
-    return run, loop, slots, threads
+    return timed(f"ls -d {' '.join(map(str, trials))} | xargs -P {slots} -n 1 {one}", environment | {"OMP_NUM_THREADS": str(threads)})
 
 
 def main() -> None:

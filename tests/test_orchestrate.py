@@ -359,31 +359,33 @@ def test_more_than_there_is_is_refused_at_once_and_wishes_give_way() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "gpus", "cores", "expected"),
-    [
-        (None, 0, 64, 0),
-        (None, 1, 1, 0),
-        (None, 1, 8, 7),
-        (None, 0.25, 4, 3),
-        (None, 1, 64, 16),
-        (None, 2, 16, 7),
-        (0, 1, 16, 0),
-        (5, 0, 2, 5),
-    ],
+    ("asked", "cpus", "gpus", "expected"),
+    [(None, 64, 0, 0), (None, 1, 1, 0), (None, 8, 1, 7), (None, 4, 0.25, 3), (None, 16, 2, 7), (0, 16, 1, 0), (5, 2, 0, 5)],
 )
-def test_loader_processes_take_the_cores_that_a_gpu_leaves_free(asked: int | None, gpus: float, cores: int, expected: int) -> None:
-    assert loaders(asked, gpus, cores) == expected
+def test_loader_processes_take_the_trials_cores_that_a_gpu_leaves_free(asked: int | None, cpus: int, gpus: float, expected: int) -> None:
+    assert loaders(asked, cpus, gpus) == expected
 
 
-def test_a_trial_is_told_of_its_share_of_this_machines_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
-    here, cluster = SimpleNamespace(gpus=0.25), SimpleNamespace(gpus=1, cores=6)
-    assert how_to_run(Share(1, 0.25, 4), here, Resources()) == {"threads": 1, "loader_workers": 3, "processes": 1}
-    assert how_to_run(Share(2, 1, 1), cluster, Resources()) == {"threads": 2, "loader_workers": 5, "processes": 1}
-    assert how_to_run(Share(2, 2, 1), SimpleNamespace(gpus=2), Resources()) == {"threads": 2, "loader_workers": 7, "processes": 2}
+def test_a_trial_is_told_of_its_share() -> None:
+    assert how_to_run(Share(4, 0.25, 4), SimpleNamespace(gpus=0.25), Resources()) == {"threads": 4, "loader_workers": 3, "processes": 1}
+    assert how_to_run(Share(4, 1, 4), SimpleNamespace(gpus=0), Resources())["loader_workers"] == 0, "a cluster had no GPU"
+    assert how_to_run(Share(16, 2, 1), SimpleNamespace(gpus=2), Resources()) == {"threads": 16, "loader_workers": 7, "processes": 2}
     inline = SimpleNamespace()
-    assert how_to_run(Share(1, 0.25, 1), inline, Resources())["loader_workers"] == 15
-    assert how_to_run(Share(1, 0, 16), SimpleNamespace(gpus=0), Resources())["loader_workers"] == 0
+    assert how_to_run(Share(8, 1, 1), inline, Resources()) == {"threads": 8, "loader_workers": 0, "processes": 1}
+    assert how_to_run(Share(8, 1, 1), inline, Resources(loader_workers=2))["loader_workers"] == 2
+
+
+def test_a_wish_for_cores_leaves_no_gpu_idle() -> None:
+    def taken(cpus: int, gpus: int, wish: float, asked: int | None = None) -> Share:
+        machine = resources.Machine(cpus, ("H200",) * gpus, 64.0, (140.0,) * gpus)
+        return resources.share(machine, cpus=8, gpus=wish, gpu_required=False, asked_cpus=asked, asked_gpus=None)
+
+    assert taken(64, 4, 1) == Share(8, 1, 4)
+    assert taken(16, 4, 1) == Share(4, 1, 4)
+    assert taken(2, 4, 1) == Share(1, 1, 2)
+    assert taken(16, 1, 0.25) == Share(8, 0.25, 2) and taken(16, 4, 0.25) == Share(4, 0.25, 4)
+    assert taken(16, 4, 1, asked=8) == Share(8, 1, 2), "what is ordered is not touched"
+    assert taken(16, 0, 1) == Share(8, 0, 2) and taken(4, 0, 1) == Share(4, 0, 1)
 
 
 def test_hidden_gpus_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch.utils.data import DataLoader
 
+import gfl_lab.train.config as config_module
 import gfl_lab.train.trial as trial_module
 from gfl_lab import naming
 from gfl_lab.data import ambiguous_shapes, coco
@@ -26,6 +27,7 @@ from gfl_lab.errors import InputError, Interrupted, StoreError
 from gfl_lab.rundir import RunTree, TrialDir, TrialState, write_json
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
 from gfl_lab.train.checkpoint import load_backbone, load_last, load_safely
+from gfl_lab.train.config import loaders_that_fit
 from gfl_lab.train.dataset import DecodedImages, TrialDataset
 from gfl_lab.train.distributions import SCHEMA, DistributionCollector
 from gfl_lab.train.evaluate import CocoEvaluator, Detections
@@ -294,6 +296,14 @@ def test_loader_processes_share_the_images_that_they_decode(shapes: Path) -> Non
     assert all(torch.equal(a["inputs"], b["inputs"]) for one, two in zip(first, second, strict=True) for a, b in zip(one, two, strict=True))
 
 
+@pytest.mark.parametrize(("free_mib", "expected"), [(64, 0), (205, 1), (1024, 5), (100_000, 7)])
+def test_no_more_loader_processes_than_shared_memory_has_room_for(monkeypatch: pytest.MonkeyPatch, free_mib: int, expected: int) -> None:
+    """Two batches of 16 images of 1333 x 800 are 97.6 MiB; half of what is free may be taken."""
+    monkeypatch.setattr(config_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=free_mib * 2**20))
+    assert loaders_that_fit(7, Settings(image_size=(1333, 800), batch_size=16)) == expected
+    assert loaders_that_fit(0, Settings()) == 0
+
+
 def test_images_are_kept_while_there_is_room_and_as_the_annotations_say() -> None:
     infos = [{"img_path": str(number), "width": 4, "height": 2} for number in range(3)]
     decoded = DecodedImages(infos, room=2 * 24 + 23)
@@ -307,6 +317,9 @@ def test_images_are_kept_while_there_is_room_and_as_the_annotations_say() -> Non
     other.keep("1", images[0].transpose(1, 0, 2))  # a file that was replaced by one of another size
     assert other.get("1") is None
     assert DecodedImages(infos, room=0).get("0") is None
+    twice = DecodedImages([infos[0], infos[1], infos[0], infos[2]], room=3 * 24)
+    twice.keep("0", images[0])
+    assert twice.size == 3 * 24 and np.array_equal(twice.get("0"), images[0]) and twice.get("1") is None and twice.get("2") is None
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other"])

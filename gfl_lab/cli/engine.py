@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import signal
 import sys
@@ -73,10 +72,8 @@ def how_to_run(share: Any, engine: Any, wish: Any) -> dict[str, Any]:
     """What a trial's process is told of its share. A cluster may have no GPU to take; who runs inline takes no more than one."""
     from gfl_lab.orchestrate.resources import loaders, processes_of
 
-    processes = processes_of(getattr(engine, "gpus", 0))
-    gpus, cores = getattr(engine, "gpus", min(1.0, share.gpus)), getattr(engine, "cores", None)
-    workers = loaders(wish.loader_workers, gpus, len(os.sched_getaffinity(0)) // share.slots if cores is None else cores)
-    return {"threads": share.cpus, "loader_workers": workers, "processes": processes}
+    gpus = getattr(engine, "gpus", 0)  # inline: no loader processes either, unless they are asked for
+    return {"threads": share.cpus, "loader_workers": loaders(wish.loader_workers, share.cpus, gpus), "processes": processes_of(gpus)}
 
 
 def start_mirror(tree: Any, plan: Any) -> Any:

@@ -49,7 +49,7 @@ def command(
     found = driver.states(plan.trials, tree)
     pending = [trial for trial in plan.trials if found[trial.id] != "done"]
     if measure and pending:
-        workers = resources.loaders(wish.loader_workers, share.gpus, machine.cpus // share.slots)
+        workers = resources.loaders(wish.loader_workers, share.cpus, share.gpus)
         _measure(pending, tree, prepared, share, machine, workers)
     paces = Paces(tree)
     share = share_of(machine, wish, peak=paces.peak(pending, gpu=bool(share.gpus)))

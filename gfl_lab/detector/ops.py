@@ -233,10 +233,10 @@ def install() -> None:
 
 
 def import_models() -> None:
-    """Import ``mmdet.models`` without what takes half of the time and serves no detector here (decision 0003).
+    """Import ``mmdet.models`` without what takes two seconds and serves no detector here (decision 0003).
 
-    scikit-learn is only looked for by its tracking, which does without. SciPy's optimizers and matplotlib are imported by mmdet when
-    the one function that needs each is called.
+    scikit-learn is looked for by mmdet's tracking and its PAA head, which then count as without it. SciPy's optimizers and matplotlib
+    are imported when the one function of mmdet that needs each is called.
     """
     if sys.modules.keys() & {"sklearn", "mmdet.models"}:
         return

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
-import math
 import os
 import secrets
 import shutil
@@ -92,9 +91,6 @@ class RayTuneExecutor:
         address: of a running cluster; None starts Ray here, for this run alone.
         should_stop: no further trial starts once it says yes.
         preload: module that trials' processes on this machine have imported.
-
-    Attributes:
-        cores: of a cluster that has been connected to: how many a trial can count on, where its nodes are full of trials like it.
     """
 
     def __init__(
@@ -104,7 +100,6 @@ class RayTuneExecutor:
         self.gpu_optional, self.address, self.should_stop, self._preload = gpu_optional, address, should_stop, preload
         self._litter: list[Path] = []
         self._nursery: Nursery | None = None
-        self.cores: int | None = None
 
     @property
     def nursery(self) -> str | None:
@@ -158,13 +153,14 @@ class RayTuneExecutor:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if self.gpu_optional and not any(node.get("GPU", 0) for node in nodes):
             self.gpus = 0
-        fit = [node for node in nodes if node.get("CPU", 0) >= self.cpus and node.get("GPU", 0) >= self.gpus]
-        if not fit:
+        if not any(node.get("CPU", 0) >= self.cpus and node.get("GPU", 0) >= self.gpus for node in nodes):
             shown = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
-            raise ResourceError(f"a trial asks for {self.cpus} CPUs and {self.gpus:g} GPUs on one node, but the nodes have: {shown}")
-        if self.address:
-            at_once = [min(node["CPU"] // self.cpus, node["GPU"] // self.gpus if self.gpus else math.inf) for node in fit]
-            self.cores = min(int(node["CPU"] // count) for node, count in zip(fit, at_once, strict=True))
+            raise ResourceError(
+                Problem(
+                    f"a trial asks for {self.cpus} CPUs and {self.gpus:g} GPUs on one node, but the nodes have: {shown}",
+                    hint="Ask for less with --cpus or --gpus.",
+                )
+            )
 
     def run(self, jobs: Sequence[Job]) -> list[str]:
         """Run every job; returns when all ended. How each ended stands in its run directory.

@@ -14,9 +14,6 @@ from gfl_lab.errors import Problem, ResourceError
 MEMORY_SAFETY = 1.25
 """Measured peaks are multiplied by this before trials are packed: a warm-up does not see every shape of image."""
 
-MAX_LOADERS = 16
-"""Of one process of a trial, unless more are asked for: as many feed any GPU of today (docs/speed.md)."""
-
 
 @dataclass(frozen=True)
 class Machine:
@@ -61,19 +58,16 @@ def processes_of(gpus: float) -> int:
     return max(1, int(gpus))
 
 
-def loaders(asked: int | None, gpus: float, cores: int) -> int:
-    """Processes that load images for each process of a trial.
-
-    One makes some 100 images of 800 x 1333 a second (benchmarks/data_loading.py), and a GPU may train on several times as many.
+def loaders(asked: int | None, cpus: int, gpus: float) -> int:
+    """Processes that load images for each process of a trial that takes ``cpus`` and ``gpus``.
 
     Args:
-        asked: what the profile says; without it none on a CPU, where they would only take the trial's own cores.
-        gpus: of the trial.
-        cores: how many it can count on, also for its own process.
+        asked: what the profile says. Without it: on a GPU one for each core of the trial but its own process's, which feeds the GPU;
+            on a CPU none, since the trial's cores have enough to do.
     """
     if asked is not None:
         return asked
-    return max(0, min(MAX_LOADERS, cores // processes_of(gpus) - 1)) if gpus else 0
+    return max(0, cpus // processes_of(gpus) - 1) if gpus else 0
 
 
 def look() -> Machine:
@@ -165,11 +159,12 @@ def share(
             taken = int(10_000 / fit) / 10_000  # Ray counts in parts of 0.0001
     if problems:
         raise ResourceError(problems)
-    cpus = asked_cpus if asked_cpus is not None else min(cpus, machine.cpus)
-    slots = machine.cpus // cpus
+    slots, least = machine.cpus, 1
     if taken:  # parts of different GPUs make no whole one
-        whole = int(len(machine.gpus) / taken + 1e-9) if taken >= 1 else len(machine.gpus) * int(1 / taken + 1e-9)
-        slots = min(slots, whole)
+        slots = int(len(machine.gpus) / taken + 1e-9) if taken >= 1 else len(machine.gpus) * int(1 / taken + 1e-9)
+        least = min(slots, len(machine.gpus))  # trials at once that leave no GPU idle: a wish for more cores gives way
+    cpus = asked_cpus if asked_cpus is not None else max(1, min(cpus, machine.cpus // least))
+    slots = min(slots, machine.cpus // cpus)
     if peak and peak.memory_mib:
         slots = min(slots, int(machine.memory_gib * 1024 / (peak.memory_mib * MEMORY_SAFETY)))
     return Share(cpus, taken, max(1, slots))

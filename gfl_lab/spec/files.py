@@ -44,7 +44,10 @@ class Resources(BaseModel):
     )
     gpu_required: bool = Field(False, description="refuse to run on a CPU")
     loader_workers: int | None = Field(
-        None, ge=0, le=64, description="processes that load images, 0: the trial's own; not given: on a GPU one for each core that is free"
+        None,
+        ge=0,
+        le=64,
+        description="processes that load images, 0: the trial's own; not given: on a GPU one for each of its cores but one",
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -14,6 +16,10 @@ from gfl_lab.detector.build import model_config
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.settings import Settings, TrialSpec
 
+SHARED_MEMORY, SHARED_MEMORY_PART = Path("/dev/shm"), 0.5
+"""Where loader processes hand images over, and how much of what is free there those of a trial may take."""
+PREFETCHED = 2
+"""Batches that each of them has ready: torch's default."""
 VIT_ADAPTER_SHORT_SIDES = (0.5, 0.625, 0.75)
 VIT_ADAPTER_CROP = (0.48, 0.75)
 VIT_ADAPTER_LAST_CROP = 1.28
@@ -54,6 +60,20 @@ def trial_config(spec: TrialSpec, paths: dict[str, str], work_dir: str, loader_w
         "env_cfg": {"mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 1}, "dist_cfg": {"backend": "gloo"}},
     }
     return Config(config)
+
+
+def loaders_that_fit(wished: int, settings: Settings) -> int:
+    """So many of the ``wished`` loader processes as shared memory has room for: each keeps two batches there, ready to be taken.
+
+    A container often has 64 MB of it, and a process that finds it full is killed.
+    """
+    free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.exists() else 0
+    return min(wished, int(free * SHARED_MEMORY_PART // (PREFETCHED * batch_bytes(settings))))
+
+
+def batch_bytes(settings: Settings) -> int:
+    """Bytes of a batch of 8-bit images at their largest."""
+    return 3 * math.prod(settings.image_size) * settings.batch_size
 
 
 def _loader(spec: TrialSpec, paths: dict[str, str], split: str, workers: int) -> dict[str, Any]:

@@ -178,6 +178,8 @@ class DecodedImages:
         self._places: dict[str, tuple[int, int, tuple[int, int, int]]] = {}  # number, first byte, shape
         self.size = 0
         for info in infos:
+            if info["img_path"] in self._places:
+                continue
             shape = (info["height"], info["width"], 3)
             if self.size + math.prod(shape) > room:
                 break

@@ -33,7 +33,7 @@ from gfl_lab.rundir import TrialDir, write_json, write_text
 from gfl_lab.spec.settings import TrialSpec
 from gfl_lab.train.checkpoint import load_backbone, load_last, restore
 from gfl_lab.train.components import load_of_trial, recorded_spec
-from gfl_lab.train.config import trial_config
+from gfl_lab.train.config import SHARED_MEMORY, loaders_that_fit, trial_config
 from gfl_lab.train.distributions import DistributionCollector, predict_and_collect
 from gfl_lab.train.ema import MovingAverage
 from gfl_lab.train.environment import environment
@@ -179,7 +179,8 @@ def _train(
     random.seed(spec.seed)
     np.random.seed(spec.seed)
 
-    config = trial_config(spec, manifest["paths"], str(trial.path), loader_workers)
+    loaders = loaders_that_fit(loader_workers, settings)
+    config = trial_config(spec, manifest["paths"], str(trial.path), loaders)
     if team.leads:
         write_text(trial.file(naming.CONFIG), config.pretty_text)
     runner = TrialRunner.from_cfg(config)
@@ -214,6 +215,8 @@ def _train(
             f"trial {trial.id} {start}: seed {spec.seed}, data {spec.data.name} {spec.data.digest}, {_device_name(runner.model)}, "
             f"{threads} threads{processes}{in_parts}"
         )
+        if loaders < loader_workers:
+            trial.log(f"{loaders} of {loader_workers} loader processes: {SHARED_MEMORY} has no room for the batches of more")
     try:
         runner.train()
     except NonFiniteLoss as error:

@@ -6,6 +6,7 @@ the folder that it is given; nothing of it can be taken for a trial.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import resource
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -25,9 +27,9 @@ import gfl_lab.train.optim  # noqa: F401  (both register what trial_config names
 from gfl_lab import naming
 from gfl_lab.errors import FailureKind
 from gfl_lab.rundir import TrialDir, write_json
-from gfl_lab.spec.settings import TrialSpec
+from gfl_lab.spec.settings import Settings, TrialSpec
 from gfl_lab.train.components import load_of_trial
-from gfl_lab.train.config import trial_config
+from gfl_lab.train.config import PREFETCHED, batch_bytes, loaders_that_fit, trial_config
 from gfl_lab.train.distributions import DistributionCollector, predict_and_collect
 from gfl_lab.train.evaluate import CocoEvaluator, collect, predict
 from gfl_lab.train.latency import MAX_SECONDS, MEASURED_IMAGES, WARMUP_IMAGES
@@ -65,7 +67,7 @@ def measure(path: str | Path, *, threads: int, loader_workers: int, gpu: bool) -
     """Warm the trial of the manifest in folder ``path`` up, and write what was measured to its result.json.
 
     ``metrics`` there: ``seconds_per_iteration``, ``seconds_per_image`` (of evaluation), ``seconds_once`` (set-up and the
-    measurement of latency), ``memory_mib`` (of this process, with the images that it will come to keep) and
+    measurement of latency), ``memory_mib`` (of this process and its loaders, with the images that they will come to keep) and
     ``gpu_memory_mib``.
 
     Args:
@@ -90,7 +92,8 @@ def _measure(trial: TrialDir, threads: int, loader_workers: int) -> dict[str, An
     torch.set_num_threads(threads)
     random.seed(spec.seed)
     np.random.seed(spec.seed)
-    config = trial_config(spec, manifest["paths"], str(trial.path), loader_workers)
+    loaders = loaders_that_fit(loader_workers, spec.settings)
+    config = trial_config(spec, manifest["paths"], str(trial.path), loaders)
     runner = TrialRunner.from_cfg(config)
     runner.load_or_resume = lambda: None  # what it starts from changes no time
     evaluator = CocoEvaluator(manifest["paths"]["val_annotations"], spec.data.classes, spec.settings.max_dets)
@@ -113,11 +116,20 @@ def _measure(trial: TrialDir, threads: int, loader_workers: int) -> dict[str, An
         "seconds_per_iteration": iteration,
         "seconds_per_image": image,
         "seconds_once": setup + min(MAX_SECONDS, image * (WARMUP_IMAGES + min(MEASURED_IMAGES, len(loader.dataset)))),
-        "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 + cached / 2**20,
+        "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 + (cached + _loaders_bytes(loaders, spec.settings)) / 2**20,
         "gpu_memory_mib": torch.cuda.max_memory_reserved(device) / 2**20 + CUDA_CONTEXT_MIB if on_gpu else 0.0,
         "iterations": len(ends) - 1,
     }
     return {"status": "done", "metrics": result, "device": f"cuda {torch.cuda.get_device_name(device)}" if on_gpu else "cpu"}
+
+
+def _loaders_bytes(loaders: int, settings: Settings) -> int:
+    """What loader processes, alive since both loaders were used, have to themselves, and the batches that they keep ready."""
+    own = 0
+    for process in psutil.Process().children(recursive=True) if loaders else []:
+        with contextlib.suppress(psutil.Error):
+            own += process.memory_full_info().uss
+    return own + loaders * PREFETCHED * batch_bytes(settings)
 
 
 def _evaluation(model: torch.nn.Module, loader: Any, evaluator: CocoEvaluator, spec: TrialSpec) -> float:
