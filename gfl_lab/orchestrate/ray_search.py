@@ -163,25 +163,27 @@ def _trainable(nursery: str | None) -> type:
     from ray import tune
 
     class SearchActor(tune.Trainable):
-        """Supervises one trial process at a time, and tells Tune its metric after each epoch while it trains."""
+        """Supervises one trial process at a time, and tells Tune its metric after each epoch while it trains.
+
+        A trial begins with the first step, not before: while an actor starts, Tune may give its trial to one that has become free.
+        """
 
         def setup(self, config: dict[str, Any]) -> None:
             self.process: TrialProcess | None = None
-            self._begin(config)
+            self._take(config)
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             self._wait()
-            self._begin(new_config)
+            self._take(new_config)
             return True
 
-        def _begin(self, config: dict[str, Any]) -> None:
+        def _take(self, config: dict[str, Any]) -> None:
             self.job, self.number = Job(**config["job"]), config["number"]
             self.follower = Follower(Path(self.job.path) / naming.METRICS_FILE, config["metric"], config["epochs"])
             self.news: list[tuple[int, float]] = []
             self.error: Exception | None = None
             self.process = self.process or TrialProcess(self.job.preload, nursery)
-            self.thread = threading.Thread(target=self._run, args=(self.process,), daemon=True)
-            self.thread.start()
+            self.thread: threading.Thread | None = None
 
         def _run(self, process: TrialProcess) -> None:
             try:
@@ -190,6 +192,9 @@ def _trainable(nursery: str | None) -> type:
                 self.error = error
 
         def step(self) -> dict[str, Any]:
+            if self.thread is None:
+                self.thread = threading.Thread(target=self._run, args=(self.process,), daemon=True)
+                self.thread.start()
             while True:
                 ended = not self.thread.is_alive()
                 self.news += self.follower.look()
@@ -204,6 +209,8 @@ def _trainable(nursery: str | None) -> type:
 
         def _wait(self) -> None:
             """Let a trial that was asked to stop write its checkpoint."""
+            if self.thread is None:
+                return
             self.thread.join(STOP_WAIT_S)
             if self.thread.is_alive() and self.process:
                 self.process.close()
