@@ -20,9 +20,9 @@ from gfl_lab.spec.files import ExperimentFile, Profile, resolve_settings
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.search import Dimension
 from gfl_lab.spec.settings import Settings, SettingsRuleError, effective, inert
-from gfl_lab.spec.source import Source
+from gfl_lab.spec.source import Source, identity, same
 
-MAX_COMBINATIONS = 1000
+MAX_COMBINATIONS, MAX_DRAWN = 1000, 20_000
 
 
 class Outcome(StrEnum):
@@ -199,11 +199,12 @@ def corners(experiment: ExperimentFile, profile: Profile, source: Source) -> dic
     problems = []
     base = profile.settings, experiment.set
     found, refused, idle = _combinations(dimensions, base)
+    possible = {(key, identity(value)) for settings, _ in found for key, value in settings.items()}
     for dimension in dimensions:
         key = dimension.key
         for index, value in enumerate(dimension.corners):
-            if not any(settings[key] == value for settings, _ in found):
-                why = next((why for settings, why in refused if settings[key] == value), "")
+            if (key, identity(value)) not in possible:
+                why = next((why for settings, why in refused if same(settings[key], value)), "")
                 place = (index,) if dimension.choices else (("low", "high")[index],)
                 message = f"{naming.setting_text(value)} is possible in no combination under profile {profile.name}: {why}"
                 problems.append(Problem(message, source.place("search", "space", key, *place)))
@@ -238,13 +239,14 @@ def _combinations(
     ends = [dimension.corners for dimension in dimensions]
     if math.prod(map(len, ends)) <= MAX_COMBINATIONS:
         cells: Iterable[tuple[Any, ...]] = itertools.product(*ends)
-    else:  # too many to try all: each value a hundred times beside others drawn at random
+    else:  # too many to try all: each value up to a hundred times beside others drawn at random
         draw = random.Random(0)
+        times = max(3, min(100, MAX_DRAWN // sum(map(len, ends))))
         cells = [
             tuple(value if at == index else draw.choice(values) for at, values in enumerate(ends))
             for index in range(len(ends))
             for value in ends[index]
-            for _ in range(100)
+            for _ in range(times)
         ]
     found, refused = [], []
     idle: frozenset[str] | None = None

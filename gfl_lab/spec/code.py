@@ -16,6 +16,8 @@ from gfl_lab.errors import Problem
 from gfl_lab.spec.settings import BUILT_IN, ComponentFile, Settings
 from gfl_lab.spec.source import MAX_FILE_BYTES, Source
 
+NOT_PLAIN = "arguments hold what a trial's manifest cannot: only text, finite numbers, true, false, null, lists and mappings with text keys"
+
 
 @dataclass(frozen=True)
 class CodeFile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import graphlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -9,15 +10,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gfl_lab import naming
 from gfl_lab.errors import Problem, SpecError
-from gfl_lab.spec.code import is_plain, read_code
+from gfl_lab.spec.code import NOT_PLAIN, is_plain, read_code
 from gfl_lab.spec.search import SearchSpec, search_problems
-from gfl_lab.spec.settings import Settings, SettingsRuleError, lay_over
-from gfl_lab.spec.source import Source, check_keys, nearest, problems_of, read_yaml
+from gfl_lab.spec.settings import Settings, SettingsRuleError, lay_over, rule_problems
+from gfl_lab.spec.source import Source, check_keys, nearest, problems_of, read_yaml, repeated, same, show
+from gfl_lab.spec.values import value_problems
 
-_STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
+_STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 Model = TypeVar("Model", bound=BaseModel)
 MAX_ARM_CHARACTERS = 100
-NOT_PLAIN = "arguments hold what a trial's manifest cannot: only text, finite numbers, true, false, null, lists and mappings with text keys"
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
@@ -128,7 +129,7 @@ class PublishedTable(BaseModel):
 
 
 def settings_problems(given: dict[str, Any], source: Source, prefix: tuple[str | int, ...]) -> list[Problem]:
-    """Problems of a partial set of settings: unknown keys, wrong types, values out of range."""
+    """Problems of a partial set of settings: unknown keys, wrong types, values out of range, and rules between the others."""
     problems = check_keys(given, Settings.model_fields, source, prefix)
     known = {key: value for key, value in given.items() if key in Settings.model_fields}
     if not is_plain(known.get("arguments")):
@@ -137,6 +138,9 @@ def settings_problems(given: dict[str, Any], source: Source, prefix: tuple[str |
         resolve_settings(known)
     except ValidationError as error:
         problems += problems_of(error, Settings, source, prefix)
+        refused = {item["loc"][0] for item in error.errors(include_url=False) if item["loc"]}
+        if refused:  # then the rules between settings have not been looked at
+            problems += [Problem(message, source.place(*prefix, key)) for key, message in rule_problems(known, refused)]
     return problems
 
 
@@ -174,13 +178,12 @@ def find_profile(name: str, folders: list[Path]) -> Path:
 def load_profile(path: Path) -> Profile:
     """Read a profile file. Raises SpecError with every problem."""
     source = read_yaml(path)
-    profile = _validate(Profile, source)
-    problems = settings_problems(profile.settings, source, ("settings",))
-    if profile.name != path.stem:
-        problems.append(Problem(f"name is {profile.name!r} but the file is {path.name}", source.place("name"), "The two must agree."))
-    if problems:
-        raise SpecError(problems)
-    return profile
+    profile, problems = _validate(Profile, source)
+    if isinstance(settings := source.value.get("settings"), dict):
+        problems += settings_problems(settings, source, ("settings",))
+    if isinstance(name := source.value.get("name"), str) and name != path.stem:
+        problems.append(Problem(f"name is {name!r} but the file is {path.name}", source.place("name"), "The two must agree."))
+    return _checked(profile, problems, source)
 
 
 def load_published(table_id: str, folders: list[Path], source: Source | None = None) -> PublishedTable:
@@ -190,16 +193,17 @@ def load_published(table_id: str, folders: list[Path], source: Source | None = N
         place = source.place("reference") if source else ""
         raise SpecError(Problem(f"there is no published table {table_id!r}", place, nearest(table_id, known)))
     content = read_yaml(known[table_id])
-    table = _validate(PublishedTable, content)
-    problems = settings_problems(table.settings, content, ("settings",))
-    if table.id != table_id:
-        problems.append(Problem(f"id is {table.id!r} but the file is {content.path.name}", content.place("id"), "The two must agree."))
-    for index, row in enumerate([] if problems else table.rows):
-        if not row.why_not:
-            problems += settings_problems(lay_over(table.settings, row.settings), content, ("rows", index, "settings"))
-    if problems:
-        raise SpecError(problems)
-    return table
+    table, problems = _validate(PublishedTable, content)
+    raw = content.value
+    shared = raw["settings"] if isinstance(raw.get("settings"), dict) else {}
+    wrong = settings_problems(shared, content, ("settings",))
+    if isinstance(raw.get("id"), str) and raw["id"] != table_id:
+        wrong.append(Problem(f"id is {raw['id']!r} but the file is {content.path.name}", content.place("id"), "The two must agree."))
+    for index, row in enumerate(raw["rows"] if isinstance(raw.get("rows"), list) else []):
+        if isinstance(row, dict) and isinstance(row.get("settings"), dict) and not row.get("why_not"):
+            own = row["settings"] if wrong else lay_over(shared, row["settings"])
+            problems += settings_problems(own, content, ("rows", index, "settings"))
+    return _checked(table, problems + wrong, content)
 
 
 def load_experiment(path: Path) -> tuple[ExperimentFile, Source]:
@@ -209,18 +213,14 @@ def load_experiment(path: Path) -> tuple[ExperimentFile, Source]:
         SpecError: every problem of the file, each with its line.
     """
     source = read_yaml(path)
-    try:
-        experiment = ExperimentFile.model_validate(source.value)
-        problems: list[Problem] = []
-    except ValidationError as error:
-        problems = problems_of(error, ExperimentFile, source)
-        experiment = None
+    experiment, problems = _validate(ExperimentFile, source)
     raw = source.value
 
     def part(key: str, kind: type) -> Any:
         value = raw.get(key)
         return value if isinstance(value, kind) else kind()
 
+    axes, arms = part("axes", dict), part("arms", dict)
     if isinstance(raw.get("name"), str) and not naming.is_valid_name(raw["name"]):
         problems.append(
             Problem(
@@ -229,45 +229,64 @@ def load_experiment(path: Path) -> tuple[ExperimentFile, Source]:
             )
         )
     problems += read_code(part("code", list), source)[1]
-    problems += settings_problems({str(k): v for k, v in part("set", dict).items()}, source, ("set",))
-    problems += _axes_problems(part("axes", dict), source)
-    for arm, settings in part("arms", dict).items():
-        if isinstance(arm, str) and not (arm.strip() and arm.isprintable() and len(arm) <= MAX_ARM_CHARACTERS):
+    problems += settings_problems(part("set", dict), source, ("set",))
+    problems += _axes_problems(axes, source)
+    for arm, settings in arms.items():
+        if not (arm.strip() and arm.isprintable() and len(arm) <= MAX_ARM_CHARACTERS):
             rule = f"it is shown in tables, so 1 to {MAX_ARM_CHARACTERS} printable characters"
             problems.append(Problem(f"an arm is named {arm!r}: {rule}", source.place("arms", arm)))
         if isinstance(settings, dict):
             problems += settings_problems(settings, source, ("arms", arm))
-    axes, arms = part("axes", dict), part("arms", dict)
-    if axes and arms:
-        problems.append(
-            Problem(
-                "an experiment has axes or arms, not both",
-                source.place("arms"),
-                "Write the grid's cells as arms too, or split the file in two.",
-            )
-        )
+    problems += _varied_problems(raw, source)
     problems = _kind_problems(raw, source, problems)
-    if not axes and not arms and "axes" not in raw and "arms" not in raw and raw.get("kind") != "search":
-        problems.append(Problem("nothing varies: there are neither axes nor arms", source.place()))
     for key in sorted(set(axes) & set(part("set", dict))):
         problems.append(Problem(f"{key!r} is an axis and also set", source.place("set", key), "Keep one."))
     problems += _baseline_problems(raw.get("baseline"), axes, arms, source)
     problems += _when_problems(part("when", dict), axes, source)
-    seeds = part("seeds", list)
-    if len(set(map(str, seeds))) != len(seeds):
-        problems.append(Problem(f"seeds are {seeds}: each may stand once", source.place("seeds")))
-    table = part("table", dict)
-    if isinstance(table.get("rows"), list):
-        for index, key in enumerate(table["rows"]):
-            if axes and isinstance(key, str) and key not in axes:
-                problems.append(Problem(f"{key!r} is not an axis", source.place("table", "rows", index), nearest(key, map(str, axes))))
-    if isinstance(table.get("metrics"), list):
-        for index, key in enumerate(table["metrics"]):
-            if isinstance(key, str) and key not in naming.METRICS:
-                problems.append(Problem(f"{key!r} is not a metric", source.place("table", "metrics", index), nearest(key, naming.METRICS)))
-    if problems or experiment is None:
-        raise SpecError(sorted(problems, key=lambda problem: source.line_of(problem.place)))
-    return experiment, source
+    problems += _seed_problems(part("seeds", list), source)
+    problems += _table_problems(part("table", dict), axes, source)
+    return _checked(experiment, problems, source), source
+
+
+def _varied_problems(raw: dict[str, Any], source: Source) -> list[Problem]:
+    """What is wrong where nothing varies, or too much does."""
+    if raw.get("kind") == "search":
+        return []
+    given = [key for key in ("axes", "arms") if key in raw]
+    if not given:
+        hint = "Give `axes`, for example `axes: {qfl: [false, true]}`, or `arms`."
+        return [Problem("nothing varies: there are neither axes nor arms", source.place(), hint)]
+    if len(given) == 2:
+        hint = "Write the grid's cells as arms too, or split the file in two."
+        return [Problem("an experiment has axes or arms, not both", source.place("arms"), hint)]
+    hint = "List the values to try, or to train the defaults alone give one arm: `arms: {defaults: {}}`."
+    return [Problem(f"{key} is empty: nothing varies", source.place(key), hint) for key in given if raw[key] == {}]
+
+
+def _seed_problems(seeds: list[Any], source: Source) -> list[Problem]:
+    return [
+        Problem(
+            f"seeds list {show(seeds[index])} twice, first in line {source.line('seeds', first)}: each may stand once",
+            source.place("seeds", index),
+            "Keep one.",
+        )
+        for index, first in repeated(seeds).items()
+    ]
+
+
+def _table_problems(table: dict[str, Any], axes: dict[str, Any], source: Source) -> list[Problem]:
+    problems = []
+    rows, metrics = [value if isinstance(value := table.get(key), list) else [] for key in ("rows", "metrics")]
+    for index, key in enumerate(rows):
+        if axes and isinstance(key, str) and key not in axes:
+            problems.append(Problem(f"{key!r} is not an axis", source.place("table", "rows", index), nearest(key, axes)))
+    for index, key in enumerate(metrics):
+        if isinstance(key, str) and key not in naming.METRICS:
+            problems.append(Problem(f"{key!r} is not a metric", source.place("table", "metrics", index), nearest(key, naming.METRICS)))
+    for name, values in (("rows", rows), ("metrics", metrics)):
+        for index in repeated(values):
+            problems.append(Problem(f"table.{name} lists {show(values[index])} twice", source.place("table", name, index), "Keep one."))
+    return problems
 
 
 def _kind_problems(raw: dict[str, Any], source: Source, problems: list[Problem]) -> list[Problem]:
@@ -299,26 +318,14 @@ def _kind_problems(raw: dict[str, Any], source: Source, problems: list[Problem])
     return [problem for problem in problems if problem.place != source.place("scheduler")] + found
 
 
-def _axes_problems(axes: dict[Any, Any], source: Source) -> list[Problem]:
+def _axes_problems(axes: dict[str, Any], source: Source) -> list[Problem]:
     problems = check_keys(axes, Settings.model_fields, source, ("axes",))
     for key, values in axes.items():
-        if key not in Settings.model_fields:
-            continue
-        if not isinstance(values, list):
+        if key not in Settings.model_fields or not isinstance(values, list):
             continue  # told by the file's own model
         if not values:
             problems.append(Problem(f"axes.{key} is empty: it must list the values to try", source.place("axes", key)))
-        shown = [repr(value) for value in values]  # true and 1, 1 and 1.0 are different values
-        for index, value in enumerate(values):
-            if key == "arguments" and not is_plain(value):
-                problems.append(Problem(NOT_PLAIN, source.place("axes", key, index)))
-            if shown[index] in shown[:index]:
-                problems.append(Problem(f"{key} lists {value!r} twice", source.place("axes", key, index)))
-            try:
-                resolve_settings({key: value})
-            except ValidationError as error:
-                for problem in problems_of(error, Settings, source, ()):
-                    problems.append(Problem(problem.message, source.place("axes", key, index), problem.hint))
+        problems += value_problems(key, values, source, ("axes", key))
     return problems
 
 
@@ -327,20 +334,19 @@ def _baseline_problems(baseline: Any, axes: dict[str, Any], arms: dict[str, Any]
         return []
     if arms:
         if not isinstance(baseline, str) or baseline not in arms:
-            return [
-                Problem(f"baseline is {baseline!r}, which is not an arm", source.place("baseline"), nearest(str(baseline), map(str, arms)))
-            ]
+            return [Problem(f"baseline is {show(baseline)}, which is not an arm", source.place("baseline"), nearest(str(baseline), arms))]
         return []
     if not isinstance(baseline, dict):
-        return [Problem(f"baseline is {baseline!r}: it must give a value for each axis", source.place("baseline"))]
-    problems = check_keys(baseline, axes, source, ("baseline",))
+        if not isinstance(baseline, str):
+            return []  # told by the file's own model
+        return [Problem(f"baseline is {show(baseline)}: it must give a value for each axis", source.place("baseline"))]
+    problems = check_keys(baseline, axes, source, ("baseline",)) if axes else []
     for key, values in axes.items():
         if key not in baseline:
             problems.append(Problem(f"baseline gives no value for axis {key!r}", source.place("baseline")))
-        elif isinstance(values, list) and baseline[key] not in values:
-            problems.append(
-                Problem(f"baseline.{key} is {baseline[key]!r}, which is not among the axis' values {values}", source.place("baseline", key))
-            )
+        elif isinstance(values, list) and not _among(baseline[key], values):
+            message = f"baseline.{key} is {show(baseline[key])}, which is not among the axis' values {show(values)}"
+            problems.append(Problem(message, source.place("baseline", key)))
     return problems
 
 
@@ -348,26 +354,53 @@ def _when_problems(when: dict[str, Any], axes: dict[str, Any], source: Source) -
     problems = []
     for axis, condition in when.items():
         if axis not in axes:
-            problems.append(
-                Problem(f"when.{axis}: {axis!r} is not an axis", source.place("when", axis), nearest(str(axis), map(str, axes)))
-            )
+            problems.append(Problem(f"when.{axis}: {axis!r} is not an axis", source.place("when", axis), nearest(axis, axes)))
+        if condition == {}:
+            message = f"when.{axis} is empty: it must name another axis and its value"
+            problems.append(Problem(message, source.place("when", axis), "Drop it, or give a condition: `when: {reg_max: {dfl: true}}`."))
         for key, value in condition.items() if isinstance(condition, dict) else ():
+            place = source.place("when", axis, key)
             if key not in axes or key == axis:
-                problems.append(Problem(f"when.{axis}.{key}: the condition must name another axis", source.place("when", axis, key)))
-            elif isinstance(axes[key], list) and value not in axes[key]:
-                problems.append(
-                    Problem(
-                        f"when.{axis}.{key} is {value!r}, which is not among the axis' values {axes[key]}", source.place("when", axis, key)
-                    )
-                )
+                hint = nearest(key, set(axes) - {axis}) if set(axes) - {axis} else ""
+                problems.append(Problem(f"when.{axis}.{key}: the condition must name another axis", place, hint))
+            elif isinstance(axes[key], list) and not _among(value, axes[key]):
+                values = show(axes[key])
+                problems.append(Problem(f"when.{axis}.{key} is {show(value)}, which is not among the axis' values {values}", place))
+    if cycle := _cycle(
+        {axis: [key for key in condition if key in when] for axis, condition in when.items() if isinstance(condition, dict)}
+    ):
+        hint = "Drop one of these conditions: each axis would have to apply before the other."
+        problems.append(Problem(f"the conditions form a cycle: {' -> '.join(cycle)}", source.place("when", cycle[0]), hint))
     return problems
 
 
-def _validate(model: type[Model], source: Source) -> Model:
+def _cycle(needs: dict[str, list[str]]) -> list[str]:
+    """The keys of a cycle, the first also last; empty where there is none. A key that needs itself is no cycle: it is told apart."""
+    graph = {key: [other for other in others if other != key] for key, others in needs.items()}
     try:
-        return model.model_validate(source.value)
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(reversed(error.args[1]))  # graphlib names a key before those that need it
+    return []
+
+
+def _among(value: Any, values: list[Any]) -> bool:
+    return any(same(value, each) for each in values)
+
+
+def _validate(model: type[Model], source: Source) -> tuple[Model | None, list[Problem]]:
+    """The file as ``model``, or None and what is wrong with its form."""
+    try:
+        return model.model_validate(source.value), []
     except ValidationError as error:
-        raise SpecError(problems_of(error, model, source)) from None
+        return None, problems_of(error, model, source)
+
+
+def _checked(found: Model | None, problems: list[Problem], source: Source) -> Model:
+    """``found``. Raises SpecError with the problems, each once, in the order of the file."""
+    if problems or found is None:
+        raise SpecError(sorted(dict.fromkeys(problems), key=lambda problem: source.line_of(problem.place)))
+    return found
 
 
 __all__ = [

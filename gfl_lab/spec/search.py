@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gfl_lab import naming
 from gfl_lab.errors import Problem
-from gfl_lab.spec.code import is_plain
 from gfl_lab.spec.settings import Settings
-from gfl_lab.spec.source import Source, check_keys, nearest, problems_of
+from gfl_lab.spec.source import Source, check_keys, nearest, problems_of, show
+from gfl_lab.spec.values import one_value_problems, value_problems
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 BUDGET = ("epochs", "schedule")
@@ -24,6 +24,9 @@ EACH_EPOCH = (*naming.AP_METRICS, *naming.TRUTH_METRICS)
 
 SIGNIFICANT_DIGITS = 6
 """Drawn numbers are rounded to this many digits, so that a setting reads the same everywhere and its trial's id is stable."""
+
+MAX_CHOICES = 1000
+"""Values that a search may list for one setting."""
 
 _PROBES = 9
 
@@ -142,7 +145,7 @@ def search_problems(search: Mapping[str, Any], fixed: Iterable[str], source: Sou
             problems += _range_problems(key, given, source)
         else:
             rule = "it must be a list of values, or {low: ..., high: ...}"
-            problems.append(Problem(f"{key} is {given!r}: {rule}", source.place(*at, key)))
+            problems.append(Problem(f"{key} is {show(given)}: {rule}", source.place(*at, key)))
     metric, scheduler = search.get("metric", "AP"), search.get("scheduler", "asha")
     if isinstance(metric, str) and metric not in naming.METRICS:
         problems.append(Problem(f"{metric!r} is not a metric", source.place("search", "metric"), nearest(metric, naming.METRICS)))
@@ -166,15 +169,12 @@ def _choice_problems(key: str, values: list[Any], source: Source) -> list[Proble
     at = ("search", "space", key)
     if len(values) < 2:
         return [Problem(f"{key} lists {len(values)} values: there is nothing to search", source.place(*at), "Put it under `set`.")]
-    problems = []
-    shown = [repr(value) for value in values]  # true and 1, 1 and 1.0 are different values
-    for index, value in enumerate(values):
-        if shown[index] in shown[:index]:
-            problems.append(Problem(f"{key} lists {value!r} twice", source.place(*at, index)))
-        if key == "arguments" and not is_plain(value):
-            problems.append(Problem("arguments hold what JSON cannot", source.place(*at, index)))
-        problems += _value_problems(key, value, source, (*at, index))
-    return problems
+    if len(values) > MAX_CHOICES:
+        hint = "Give a range, {low: ..., high: ...}, or list fewer."
+        return [
+            Problem(f"{key} lists {len(values):,} values; a search takes at most {MAX_CHOICES:,} of a setting", source.place(*at), hint)
+        ]
+    return value_problems(key, values, source, at)
 
 
 def _range_problems(key: str, given: dict[str, Any], source: Source) -> list[Problem]:
@@ -192,7 +192,7 @@ def _range_problems(key: str, given: dict[str, Any], source: Source) -> list[Pro
         if kind is int and not value.is_integer():
             problems.append(Problem(f"{key} takes whole numbers, and {end} is {value:g}", source.place(*at, end)))
         else:
-            problems += _value_problems(key, kind(value), source, (*at, end))
+            problems += one_value_problems(key, kind(value), source, (*at, end))
     if found.low >= found.high:
         problems.append(Problem(f"{key} goes from {found.low:g} to {found.high:g}: low must be below high", source.place(*at)))
     elif found.log and found.low <= 0:
@@ -202,19 +202,11 @@ def _range_problems(key: str, given: dict[str, Any], source: Source) -> list[Pro
         for step in range(1, _PROBES):  # a setting may refuse values between two that it takes: qfl_beta does
             share = step / _PROBES
             drawn = found.low * (found.high / found.low) ** share if found.log else found.low + share * (found.high - found.low)
-            inside = _value_problems(key, dimension.value(drawn), source, at)
+            inside = one_value_problems(key, dimension.value(drawn), source, at)
             if inside:
                 hint = "Narrow the range, or list values."
                 return [Problem(f"the range holds values that are refused: {inside[0].message}", source.place(*at), hint)]
     return problems
-
-
-def _value_problems(key: str, value: Any, source: Source, at: tuple[str | int, ...]) -> list[Problem]:
-    try:
-        Settings(**{key: value})
-    except ValidationError as error:
-        return [Problem(problem.message, source.place(*at), problem.hint) for problem in problems_of(error, Settings, source)]
-    return []
 
 
 def _type(key: str) -> Any:

@@ -7,14 +7,18 @@ Defaults are the paper's (Li et al., arXiv 2006.04388; mmdet 3.3 ``configs/gfl``
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gfl_lab import naming
 
 DETECTOR, MODEL, SCHEDULE, INPUT, EVALUATION = "detector", "model", "schedule", "input", "evaluation"
+
+MAX_WEIGHT, MAX_ITERATIONS = 1_000_000, 1_000_000_000
+"""Upper ends of the settings that have no natural one: beyond them 32-bit numbers overflow."""
 
 
 JOINT, NOT_JOINT = ("joint", "dgqp"), ("centerness", "none", "iou", "centerness_guided", "iou_guided")
@@ -36,6 +40,73 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "backbone": BACKBONES,
 }
 """Settings that may also name a registered class of the user's, and what they may be without one."""
+
+ALIASES = {
+    alias: name
+    for name, aliases in {
+        "lr": "learning_rate base_lr lr0 initial_lr init_lr max_lr alpha rate",
+        "batch_size": "batch bs batchsize samples_per_gpu train_batch_size imgs_per_batch images_per_batch ims_per_batch",
+        "lr_batch": "base_batch_size auto_scale_lr reference_batch_size nominal_batch_size nbs",
+        "epochs": "epoch max_epochs num_epochs n_epochs total_epochs iterations max_iters steps",
+        "weight_decay": "wd decay l2 l2_penalty",
+        "no_decay": "no_weight_decay",
+        "bias_lr": "bias_lr_mult bias_lr_factor",
+        "optimizer": "optim opt solver",
+        "warmup_iters": "warmup warmup_steps warm_up warmup_iterations warmup_epochs",
+        "warmup_factor": "warmup_ratio warmup_lr warmup_start_factor start_factor",
+        "lr_schedule": "scheduler lr_scheduler lr_policy lr_config",
+        "lr_steps": "milestones steps_decay decay_epochs lr_milestones",
+        "clip_grad_norm": "grad_clip clip_grad max_norm gradient_clip gradient_clipping max_grad_norm",
+        "ema": "ema_decay model_ema momentum_ema",
+        "precision": "amp fp16 bf16 mixed_precision dtype half",
+        "flip": "flip_prob hflip fliplr horizontal_flip flip_ratio random_flip",
+        "scale_range": "multi_scale multiscale img_scale",
+        "image_size": "img_size imgsz input_size image_scale resize resolution size imsize",
+        "pad_to": "size_divisor pad_size_divisor",
+        "reg_max": "n bins num_bins regmax dfl_n",
+        "bin_width": "delta bin_size",
+        "qfl_beta": "beta gamma focal_gamma",
+        "dfl_weight": "loss_dfl_weight dfl_loss_weight",
+        "box_loss": "bbox_loss loss_bbox iou_loss reg_loss",
+        "box_weight": "bbox_weight loss_bbox_weight box_loss_weight",
+        "cls_loss": "classification_loss loss_cls",
+        "assigner": "assignment label_assignment",
+        "atss_topk": "topk",
+        "backbone": "model arch architecture encoder net network",
+        "base_channels": "width base_width",
+        "weights": "pretrained checkpoint init init_weights load_from init_cfg",
+        "frozen_stages": "freeze frozen freeze_at",
+        "norm_eval": "bn_eval freeze_bn frozen_bn",
+        "norm_train": "bn_requires_grad",
+        "drop_path": "drop_path_rate stochastic_depth droppath",
+        "neck_channels": "fpn_channels out_channels neck_width",
+        "head_channels": "feat_channels head_width",
+        "head_convs": "stacked_convs num_convs tower_convs",
+        "strides": "stride levels fpn_strides",
+        "anchor_scale": "octave_base_scale anchor_size anchor",
+        "score_thr": "score_threshold conf conf_thres confidence confidence_threshold score_thresh score",
+        "nms_iou": "iou_threshold nms_threshold nms_thr nms_thresh iou_thr iou_thres nms",
+        "max_dets": "max_per_img max_detections detections_per_image max_det",
+        "quality": "quality_branch centerness",
+        "box": "bbox box_form representation",
+        "seeds": "seed random_seed",
+        "axes": "axis grid sweep vary parameters matrix",
+        "arms": "variants combinations configs",
+        "set": "settings fixed common shared defaults config params overrides",
+        "when": "conditions if only_if",
+        "search": "space search_space hpo tune",
+        "trials": "num_trials max_trials n_trials num_samples samples budget",
+        "sampler_seed": "random_state",
+        "low": "min lower from start",
+        "high": "max upper to stop",
+        "grace_epochs": "grace_period min_epochs min_resource",
+        "reduction": "reduction_factor eta",
+        "code": "custom_imports imports plugins modules",
+        "question": "description about title",
+    }.items()
+    for alias in aliases.split()
+}
+"""What other tools call a key of ours, for the hint beside an unknown key."""
 
 
 def _field(group: str, default: Any, help: str, **rules: Any) -> Any:
@@ -64,9 +135,9 @@ class Settings(BaseModel):
     )
     reg_max: int = _field(DETECTOR, 16, "n: index of the last bin, so n+1 bins a side", ge=1, le=128)
     bin_width: float = _field(DETECTOR, 1.0, "Delta: distance between bins, in strides", gt=0, le=64)
-    dfl_weight: float = _field(DETECTOR, 0.25, "weight of DFL", ge=0)
+    dfl_weight: float = _field(DETECTOR, 0.25, "weight of DFL", ge=0, le=MAX_WEIGHT)
     box_loss: str = _field(DETECTOR, "giou", "loss of the whole box: giou, diou, ciou, iou, or a registered loss of yours")
-    box_weight: float = _field(DETECTOR, 2.0, "weight of the loss of the whole box", ge=0)
+    box_weight: float = _field(DETECTOR, 2.0, "weight of the loss of the whole box", ge=0, le=MAX_WEIGHT)
     box_weighting: Literal["auto", "score", "centerness", "iou", "uniform"] = _field(
         DETECTOR,
         "auto",
@@ -77,9 +148,9 @@ class Settings(BaseModel):
         "delta",
         "Dirac box: delta-xywh of the anchor (ATSS), or the exponential of the side distances in halves of the anchor (FCOS)",
     )
-    gaussian_weight: float = _field(DETECTOR, 1.0, "weight of the Gaussian box's likelihood, mean over the four sides", ge=0)
+    gaussian_weight: float = _field(DETECTOR, 1.0, "weight of the Gaussian box's likelihood, mean over the four sides", ge=0, le=MAX_WEIGHT)
     gaussian_box_loss: bool = _field(DETECTOR, False, "Gaussian box: add the loss of the whole box, on the means; the paper has none")
-    quality_weight: float = _field(DETECTOR, 1.0, "weight of the centerness or IoU branch's loss", ge=0)
+    quality_weight: float = _field(DETECTOR, 1.0, "weight of the centerness or IoU branch's loss", ge=0, le=MAX_WEIGHT)
     guided_eta: float = _field(DETECTOR, 1.0, "guided classification: exponent of the quality that weighs a positive", ge=0, le=8)
     guided_renormalise: bool = _field(DETECTOR, False, "guided classification: keep the summed loss of the positives unchanged")
     dgqp_topk: int = _field(DETECTOR, 4, "DGQP: highest probabilities of each side that it sees; 0 none", ge=0, le=129)
@@ -150,9 +221,9 @@ class Settings(BaseModel):
     lr_steps: tuple[Annotated[float, Field(gt=0, le=1)], ...] = _field(
         SCHEDULE, (0.6667, 0.9167), "where the step schedule drops, in parts of all epochs: 8 and 11 of 12"
     )
-    warmup_iters: int = _field(SCHEDULE, 500, "iterations of linear warm-up", ge=0)
+    warmup_iters: int = _field(SCHEDULE, 500, "iterations of linear warm-up", ge=0, le=MAX_ITERATIONS)
     warmup_factor: float = _field(SCHEDULE, 0.001, "where the warm-up starts, as a part of lr", gt=0, le=1)
-    clip_grad_norm: float = _field(SCHEDULE, 0.0, "clip gradients to this norm; 0 does not", ge=0)
+    clip_grad_norm: float = _field(SCHEDULE, 0.0, "clip gradients to this norm; 0 does not", ge=0, le=MAX_WEIGHT)
     ema: float = _field(SCHEDULE, 0.0, "decay of the moving average of weights that is evaluated, e.g. 0.9998; 0 has none", ge=0, lt=1)
     precision: Literal["float32", "bfloat16", "float16"] = _field(SCHEDULE, "float32", "float32, or autocast of the forward pass")
     flip: float = _field(SCHEDULE, 0.5, "probability of a horizontal flip in training", ge=0, le=1)
@@ -179,7 +250,7 @@ class Settings(BaseModel):
     )
     score_thr: float = _field(EVALUATION, 0.05, "class scores below this are no detections", ge=0, lt=1)
     nms_iou: float = _field(EVALUATION, 0.6, "IoU of non-maximum suppression, class by class", gt=0, le=1)
-    nms_pre: int = _field(EVALUATION, 1000, "(location, class) pairs kept per level before NMS", ge=1)
+    nms_pre: int = _field(EVALUATION, 1000, "(location, class) pairs kept per level before NMS", ge=1, le=MAX_ITERATIONS)
     max_dets: int = _field(EVALUATION, 100, "detections kept per image", ge=1, le=1000)
 
     @model_validator(mode="before")
@@ -201,44 +272,75 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _rules(self) -> Settings:
-        problems = []
-        if any(b != 2 * a for a, b in zip(self.strides, self.strides[1:], strict=False)):
-            problems.append(("strides", f"strides are {list(self.strides)}: each must be twice the one before"))
-        if self.strides[0] > 32:
-            problems.append(
-                ("strides", f"strides start at {self.strides[0]}: the backbone has 4, 8, 16 and 32, so the first must be at most 32")
-            )
-        if self.image_size[0] < self.image_size[1]:
-            problems.append(("image_size", f"image_size is {list(self.image_size)}: the longest side comes first"))
-        if self.scale_range[0] > self.scale_range[1]:
-            problems.append(("scale_range", f"scale_range is {list(self.scale_range)}: the smaller end comes first"))
-        if self.qfl != (self.quality in JOINT):
-            problems.append(("quality", f"qfl: {str(self.qfl).lower()} contradicts quality: {self.quality}; give one of the two"))
-        if self.dfl and self.box != "general":
-            problems.append(("box", f"dfl: true contradicts box: {self.box}, which has no bins; give box: general or dfl: false"))
-        if self.quality == "dgqp":
-            if self.box != "general":
-                problems.append(("quality", f"quality: dgqp reads the distribution of a general box, and box is {self.box}"))
-            if self.dgqp_topk > self.reg_max + 1:
-                problems.append(("dgqp_topk", f"dgqp_topk is {self.dgqp_topk}, but a side has {self.reg_max + 1} bins (reg_max + 1)"))
-            if not (self.dgqp_topk or self.dgqp_mean or self.dgqp_variance):
-                problems.append(("dgqp_topk", "dgqp_topk is 0 and dgqp_mean and dgqp_variance are off: the predictor would see nothing"))
-        if self.cls_loss != "auto" and self.quality in ("dgqp", "centerness_guided", "iou_guided"):
-            problems.append(
-                ("cls_loss", f"cls_loss: {self.cls_loss} would not see the quality that quality: {self.quality} brings into the loss")
-            )
-        if self.backbone == "vit-adapter-s" and self.pad_to % 32:
-            problems.append(("pad_to", f"pad_to is {self.pad_to}: backbone vit-adapter-s takes images padded to a multiple of 32"))
-        if self.dcn != "none" and self.backbone not in DCN_BACKBONES:
-            problems.append(("dcn", f"backbone {self.backbone} has no deformable form; {', '.join(DCN_BACKBONES)} have"))
-        for key, built_in in BUILT_IN.items():
-            value = getattr(self, key)
-            if value not in built_in and not _is_class_name(value):
-                hint = f"it must be one of {', '.join(built_in)}, or the name of a registered class (docs/extending.md)"
-                problems.append((key, f"{key} is {value!r}: {hint}"))
-        if problems:
+        if problems := _broken_rules(self):
             raise SettingsRuleError(problems)
         return self
+
+
+def _broken_rules(s: Settings) -> list[tuple[tuple[str, ...], str]]:
+    """(settings that a rule is about, message) for each rule between settings, or beyond what a type says, that ``s`` breaks.
+
+    The first of the settings is the one that the message is shown at.
+    """
+    problems: list[tuple[tuple[str, ...], str]] = []
+
+    def tell(message: str, *about: str) -> None:
+        problems.append((about, message))
+
+    if any(b != 2 * a for a, b in zip(s.strides, s.strides[1:], strict=False)):
+        tell(f"strides are {list(s.strides)}: each must be twice the one before", "strides")
+    if s.strides[0] > 32:
+        tell(f"strides start at {s.strides[0]}: the backbone has 4, 8, 16 and 32, so the first must be at most 32", "strides")
+    if s.image_size[0] < s.image_size[1]:
+        tell(f"image_size is {list(s.image_size)}: the longest side comes first", "image_size")
+    if s.scale_range[0] > s.scale_range[1]:
+        tell(f"scale_range is {list(s.scale_range)}: the smaller end comes first", "scale_range")
+    if s.qfl != (s.quality in JOINT):
+        tell(f"qfl: {str(s.qfl).lower()} contradicts quality: {s.quality}; give one of the two", "quality", "qfl")
+    if s.dfl and s.box != "general":
+        tell(f"dfl: true contradicts box: {s.box}, which has no bins; give box: general or dfl: false", "box", "dfl")
+    if s.quality == "dgqp":
+        if s.box != "general":
+            tell(f"quality: dgqp reads the distribution of a general box, and box is {s.box}", "quality", "box", "dfl")
+        if s.dgqp_topk > s.reg_max + 1:
+            tell(f"dgqp_topk is {s.dgqp_topk}, but a side has {s.reg_max + 1} bins (reg_max + 1)", "dgqp_topk", "reg_max", "quality")
+        if not (s.dgqp_topk or s.dgqp_mean or s.dgqp_variance):
+            message = "dgqp_topk is 0 and dgqp_mean and dgqp_variance are off: the predictor would see nothing"
+            tell(message, "dgqp_topk", "dgqp_mean", "dgqp_variance", "quality")
+    if s.cls_loss != "auto" and s.quality in ("dgqp", "centerness_guided", "iou_guided"):
+        message = f"cls_loss: {s.cls_loss} would not see the quality that quality: {s.quality} brings into the loss"
+        tell(message, "cls_loss", "quality")
+    if s.backbone == "vit-adapter-s" and s.pad_to % 32:
+        tell(f"pad_to is {s.pad_to}: backbone vit-adapter-s takes images padded to a multiple of 32", "pad_to", "backbone")
+    if s.dcn != "none" and s.backbone not in DCN_BACKBONES:
+        tell(f"backbone {s.backbone} has no deformable form; {', '.join(DCN_BACKBONES)} have", "dcn", "backbone")
+    for key, built_in in BUILT_IN.items():
+        value = getattr(s, key)
+        if value not in built_in and not _is_class_name(value):
+            near = difflib.get_close_matches(value.lower(), built_in, n=1, cutoff=0.5)
+            hint = f"it must be one of {', '.join(built_in)}, or the name of a registered class (docs/extending.md)"
+            tell(f"{key} is {value!r}: {hint}" + (f"; did you mean {near[0]}?" if near else ""), key)
+    return problems
+
+
+def rule_problems(values: dict[str, Any], refused: Iterable[str]) -> list[tuple[str, str]]:
+    """(setting, message) for each rule that the valid ones among ``values`` break, where ``refused`` are not valid by themselves.
+
+    A rule that is about a refused setting is left out: another value of it may keep the rule.
+    """
+    doubtful = set(refused) | {other for short, long, _, _ in _SHORT for other in (short, long) if {short, long} & set(refused)}
+    try:
+        Settings(**{key: value for key, value in values.items() if key not in doubtful})
+    except ValidationError as error:
+        rules = [item.get("ctx", {}).get("error") for item in error.errors(include_url=False)]
+        return [
+            (about[0], message)
+            for rule in rules
+            if isinstance(rule, SettingsRuleError)
+            for about, message in rule.broken
+            if not doubtful & set(about)
+        ]
+    return []
 
 
 def lay_over(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -321,11 +423,16 @@ def _is_class_name(name: str) -> bool:
 
 
 class SettingsRuleError(ValueError):
-    """Rules between or beyond single fields: (field, message) for each that is broken."""
+    """Rules between or beyond single fields: (fields that it is about, message) for each that is broken.
 
-    def __init__(self, problems: list[tuple[str, str]]) -> None:
-        self.problems = problems
-        super().__init__("; ".join(message for _, message in problems))
+    Attributes:
+        problems: (the field that a message is shown at, message).
+    """
+
+    def __init__(self, broken: list[tuple[tuple[str, ...], str]]) -> None:
+        self.broken = broken
+        self.problems = [(about[0], message) for about, message in broken]
+        super().__init__("; ".join(message for _, message in broken))
 
 
 def group_of(key: str) -> str:

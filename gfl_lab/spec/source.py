@@ -14,19 +14,45 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from gfl_lab.errors import Problem, SpecError
-from gfl_lab.spec.settings import SettingsRuleError
+from gfl_lab.spec.scalars import AmbiguousWord, value_of
+from gfl_lab.spec.settings import ALIASES, SettingsRuleError
 
 MAX_FILE_BYTES = 1_000_000
 MAX_NODES = 100_000
+MAX_DEPTH = 40
+"""Levels of lists and mappings within each other."""
 
 Path_ = tuple[str | int, ...]
 
+_PLAIN, _STRING = "plain", "tag:yaml.org,2002:str"
+
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, which also reads ``1e-4`` as a number, as YAML 1.2 does."""
+    """PyYAML's safe parser, which gives nodes alone: unquoted words are tagged as such, and sizes are limited while it reads."""
+
+    yaml_implicit_resolvers: typing.ClassVar[dict[Any, Any]] = {None: [(_PLAIN, re.compile(""))], "": [(_PLAIN, re.compile(""))]}
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._nodes = self._depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self._nodes, self._depth = self._nodes + 1, self._depth + 1
+        line = self.peek_event().start_mark.line + 1
+        if self._nodes > MAX_NODES:
+            raise _TooMuch(f"the file holds more than {MAX_NODES:,} values", line)
+        if self._depth > MAX_DEPTH:
+            raise _TooMuch(f"lists and mappings are nested more than {MAX_DEPTH} levels deep", line)
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
+class _TooMuch(Exception):
+    def __init__(self, message: str, line: int) -> None:
+        self.line = line
+        super().__init__(message)
 
 
 @dataclass
@@ -43,6 +69,10 @@ class Source:
         dotted = ".".join(str(key) for key in keys)
         return f"{self.path.name}:{line}" + (f": {dotted}" if dotted else "")
 
+    def line(self, *keys: str | int) -> int:
+        """The line of a key; 0 when it is not in the file."""
+        return self.lines.get(keys, 0)
+
     @staticmethod
     def line_of(place: str) -> int:
         """The line named in a place; 0 when it names none."""
@@ -51,10 +81,11 @@ class Source:
 
 
 def read_yaml(path: Path) -> Source:
-    """Read a YAML mapping with the safe loader.
+    """Read a YAML mapping: the core schema of YAML 1.2, keys as text, `<<` merges, no tags.
 
     Raises:
-        SpecError: no file, not text, not YAML, empty, not a mapping, or a key given twice.
+        SpecError: no file, not text, not YAML, empty, not a mapping, too large or too deep, a key given twice, or a word
+            that versions of YAML read differently.
     """
     try:
         if path.is_dir():
@@ -70,109 +101,355 @@ def read_yaml(path: Path) -> Source:
         raise SpecError(f"{path} is not a text file in UTF-8") from None
     except OSError as error:
         raise SpecError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:  # a NUL in the name
+        raise SpecError(f"{path!r} cannot be read: {error}") from None
+    node = _compose(text, path.name)
+    if node is None:
+        raise SpecError(Problem("the file is empty", path.name, "An experiment needs at least: name, profile, and axes or arms."))
+    if not isinstance(node, yaml.MappingNode):
+        raise SpecError(Problem("the file does not hold `key: value` lines at its top level", f"{path.name}:{node.start_mark.line + 1}"))
+    reader = _Reader(path)
+    reader.source.value = reader.value(node, ())
+    if reader.problems:
+        raise SpecError(reader.problems)
+    return reader.source
 
+
+def read_value(text: str) -> Any:
+    """Return one YAML value as a file's would be read.
+
+    Raises:
+        SpecError: it is none, or can be read in two ways.
+    """
+    node = _compose(text, "")
+    reader = _Reader(Path())
+    value = None if node is None else reader.value(node, ())
+    if reader.problems:
+        raise SpecError([Problem(problem.message, hint=problem.hint) for problem in reader.problems])
+    return value
+
+
+def _compose(text: str, name: str) -> yaml.Node | None:
+    """The root node of a text. Raises SpecError."""
     loader = None
     try:
         loader = _Loader(text)
-        node = loader.get_single_node()
-        if node is None:
-            raise SpecError(Problem("the file is empty", path.name, "An experiment needs at least: name, profile, and axes or arms."))
-        if not isinstance(node, yaml.MappingNode):
-            raise SpecError(
-                Problem("the file does not hold `key: value` lines at its top level", f"{path.name}:{node.start_mark.line + 1}")
-            )
-        source = Source(path, {})
-        problems: list[Problem] = []
-        _index(node, (), source, problems)
-        source.value = loader.construct_document(node)
+        return loader.get_single_node()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
+        line = f":{mark.line + 1}" if mark and name else ""
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise SpecError(Problem(f"not valid YAML: {what}", f"{path.name}{line}")) from None
-    except (ValueError, TypeError, RecursionError) as error:  # e.g. an impossible date, an unhashable key
-        raise SpecError(Problem(f"not valid YAML: {error}", path.name)) from None
+        hint = "Indent with spaces." if "'\\t'" in what else ""
+        raise SpecError(Problem(f"not valid YAML: {what}", f"{name}{line}", hint)) from None
+    except _TooMuch as error:
+        raise SpecError(Problem(str(error), f"{name}:{error.line}" if name else "")) from None
+    except (ValueError, RecursionError) as error:
+        raise SpecError(Problem(f"not valid YAML: {error}", name)) from None
     finally:
         if loader is not None:
             loader.dispose()
-    if problems:
-        raise SpecError(problems)
-    return source
 
 
-def _index(node: yaml.Node, at: Path_, source: Source, problems: list[Problem]) -> None:
-    if len(source.lines) > MAX_NODES:  # aliases of aliases: a few lines that stand for millions
-        raise SpecError(Problem(f"the file holds more than {MAX_NODES:,} values", source.path.name))
-    source.lines.setdefault(at, node.start_mark.line + 1)
-    if isinstance(node, yaml.MappingNode):
+class _Reader:
+    """From nodes to values, with the line of each key and every problem."""
+
+    def __init__(self, path: Path) -> None:
+        self.source = Source(path, {})
+        self.problems: list[Problem] = []
+        self._values = 0
+        self._open: list[yaml.Node] = []  # the nodes that hold the present one
+
+    def value(self, node: yaml.Node, at: Path_) -> Any:
+        """The value of ``node``, which stands at the key ``at``."""
+        self._values += 1
+        if self._values > MAX_NODES:  # aliases of aliases: a few lines that stand for millions
+            self._refuse(node, f"the file holds more than {MAX_NODES:,} values, aliases (*name) written out")
+        if len(self._open) > MAX_DEPTH:
+            self._refuse(node, f"lists and mappings are nested more than {MAX_DEPTH} levels deep, aliases (*name) written out")
+        if any(node is outer for outer in self._open):
+            self._refuse(node, "an alias (*name) stands inside of what it names")
+        self.source.lines.setdefault(at, node.start_mark.line + 1)
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node)
+        if node.tag not in ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
+            self._tell(node, f"the tag {_tag(node)} is not read", "Write lists, `key: value` pairs, text and numbers without tags.")
+        self._open.append(node)
+        try:
+            if isinstance(node, yaml.MappingNode):
+                return self._mapping(node, at)
+            found = []
+            for index, item in enumerate(node.value):
+                self.source.lines[(*at, index)] = item.start_mark.line + 1
+                found.append(self.value(item, (*at, index)))
+            return found
+        finally:
+            self._open.pop()
+
+    def _mapping(self, node: yaml.MappingNode, at: Path_) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
         seen: dict[str, int] = {}
-        for key, value in node.value:
-            name = getattr(key, "value", None)
+        for key, item in node.value:
             line = key.start_mark.line + 1
-            if not isinstance(name, str):
-                problems.append(Problem("a key must be a plain word", f"{source.path.name}:{line}"))
+            if not isinstance(key, yaml.ScalarNode) or (key.tag == _PLAIN and not key.value):
+                self._tell(key, "a key must be a plain word")
                 continue
+            name = key.value
             if name in seen:
-                problems.append(Problem(f"{name!r} is given twice, first in line {seen[name]}", f"{source.path.name}:{line}", "Keep one."))
+                self._tell(key, f"{name!r} is given twice, first in line {seen[name]}", "Keep one.")
             seen[name] = line
-            source.lines[(*at, name)] = line
-            _index(value, (*at, name), source, problems)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            source.lines[(*at, index)] = item.start_mark.line + 1
-            _index(item, (*at, index), source, problems)
+            if name == "<<" and key.tag == _PLAIN:
+                for each in item.value if isinstance(item, yaml.SequenceNode) else [item]:
+                    if isinstance(each, yaml.MappingNode):
+                        merged = self.value(each, at) | merged
+                    else:
+                        self._tell(key, "`<<` takes `key: value` pairs from elsewhere in the file, and this is something else")
+                continue
+            self.source.lines[(*at, name)] = line
+            found[name] = self.value(item, (*at, name))
+        return merged | found
+
+    def _scalar(self, node: yaml.ScalarNode) -> Any:
+        if node.tag == _STRING:
+            return node.value
+        if node.tag != _PLAIN:
+            hint = "Write text in quotes, and numbers, true, false and null without."
+            self._tell(node, f"the tag {_tag(node)} is not read", hint)
+            return None
+        try:
+            return value_of(node.value)
+        except AmbiguousWord as error:
+            self._tell(node, str(error), error.hint)
+        except ValueError as error:
+            self._tell(node, str(error))
+        return None
+
+    def _tell(self, node: yaml.Node, message: str, hint: str = "") -> None:
+        self.problems.append(Problem(message, self._place(node), hint))
+
+    def _refuse(self, node: yaml.Node, message: str) -> None:
+        raise SpecError([*self.problems, Problem(message, self._place(node))])
+
+    def _place(self, node: yaml.Node) -> str:
+        return f"{self.source.path.name}:{node.start_mark.line + 1}"
+
+
+def _tag(node: yaml.Node) -> str:
+    return node.tag.replace("tag:yaml.org,2002:", "!!")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint naming the nearest valid key, or all of them when none is near."""
+    """A hint naming the valid key that is probably meant, or all of them when none is near.
+
+    Names that other tools use count too: ``learning_rate`` is ``lr`` here.
+    """
     known = sorted(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"Did you mean {near[0]!r}?" if near else f"Valid keys: {', '.join(known)}."
+    plain = _plain(word)
+    names = {_plain(name): name for name in known} | {
+        alias: name for alias, name in ALIASES.items() if name in known and alias not in known
+    }
+    near = [plain] if plain in names else difflib.get_close_matches(plain, names, n=1, cutoff=0.6)
+    if near:
+        return f"Did you mean {names[near[0]]!r}?"
+    parts = {part for part in plain.split("_") if len(part) > 2}
+    alike = [name for name in known if parts & set(_plain(name).split("_"))]
+    if alike and len(alike) <= 4:
+        return f"Did you mean {' or '.join(repr(name) for name in alike)}?"
+    return f"Valid keys: {', '.join(known)}."
+
+
+def _plain(word: str) -> str:
+    """A name in small letters, its parts joined by ``_``: ``learningRate`` and ``Learning-rate`` are ``learning_rate``."""
+    return re.sub(r"[\s.-]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", word.strip()[:100])).lower()
 
 
 def problems_of(error: ValidationError, model: type[BaseModel], source: Source, prefix: Path_ = ()) -> list[Problem]:
     """Tell each of pydantic's errors in the file's own words and place."""
-    problems = []
+    found: dict[Path_, list[Any]] = {}
+    given = _at(source.value, prefix)
     for item in error.errors(include_url=False):
-        rule = item.get("ctx", {}).get("error")
+        found.setdefault(_keys(item["loc"], item["type"], model, given), []).append(item)
+    problems = []
+    for keys, items in found.items():
+        if any(len(other) > len(keys) and other[: len(keys)] == keys for other in found):
+            continue  # one of several forms did fit, but for something within it
+        rule = items[0].get("ctx", {}).get("error")
         if isinstance(rule, SettingsRuleError):
             problems += [Problem(message, source.place(*prefix, key)) for key, message in rule.problems]
-            continue
-        loc = tuple(part for part in item["loc"])
-        keys = prefix + loc
-        kind = item["type"]
-        if kind == "extra_forbidden":
-            parent = _model_at(model, loc[:-1])
-            known = parent.model_fields if parent is not None else ()
-            problems.append(Problem(f"unknown key {str(loc[-1])!r}", source.place(*keys), nearest(str(loc[-1]), known)))
-        elif kind == "missing":
-            problems.append(Problem(f"{loc[-1]!r} is missing", source.place(*keys[:-1])))
         else:
-            name = ".".join(str(part) for part in loc)
-            problems.append(Problem(f"{name} is {_show(item['input'])}: {_reword(item['msg'])}", source.place(*keys)))
+            problems.append(_told(items, keys, model, source, prefix))
     return problems
+
+
+def _told(items: list[Any], keys: Path_, model: type[BaseModel], source: Source, prefix: Path_) -> Problem:
+    """One problem for all that is wrong at one key: several items are the forms that it could have had."""
+    kind, place = items[0]["type"], source.place(*prefix, *keys)
+    name = ".".join(str(part) for part in keys)
+    if kind == "extra_forbidden":
+        parent = _model_at(model, keys[:-1])
+        return Problem(f"unknown key {str(keys[-1])!r}", place, nearest(str(keys[-1]), parent.model_fields if parent is not None else ()))
+    if kind == "missing":
+        if isinstance(keys[-1], int):
+            return Problem(f"{'.'.join(map(str, keys[:-1]))} lists {keys[-1]} values, too few", source.place(*prefix, *keys[:-1]))
+        return Problem(f"{keys[-1]!r} is missing", source.place(*prefix, *keys[:-1]))
+    if items[0]["loc"][-1:] == ("[key]",):
+        known = re.findall(r"'([^']+)'", items[0].get("ctx", {}).get("expected", ""))
+        return Problem(f"unknown key {items[0]['input']!r}", place, nearest(str(items[0]["input"]), known))
+    rules = list(dict.fromkeys(_rule(item) for item in items))
+    rule = rules[0] if len(rules) == 1 else "must be " + " or ".join(rule.removeprefix("must be ") for rule in rules)
+    value = items[0]["input"]
+    return Problem(f"{name} is {show(value)}: {rule}" if name else f"{show(value)} {rule}", place, _spelling(value, items))
+
+
+def _keys(loc: Path_, kind: str, model: type[BaseModel], given: Any) -> Path_:
+    """The keys of the file in an error's location, without the names of types that pydantic puts between them."""
+    keys: list[str | int] = []
+    for index, part in enumerate(loc):
+        last = index == len(loc) - 1
+        if isinstance(given, Mapping) and part in given:
+            given = given[part]
+        elif isinstance(given, list | tuple) and isinstance(part, int) and part < len(given):
+            given = given[part]
+        elif (last and kind in ("missing", "extra_forbidden")) or (not keys and part in model.model_fields):
+            given = None
+        elif not (given is None and isinstance(part, int)):
+            continue
+        keys.append(part)
+    return tuple(keys)
+
+
+def _at(value: Any, keys: Path_) -> Any:
+    for key in keys:
+        try:
+            value = value[key]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value
 
 
 def _model_at(model: type[BaseModel], loc: Path_) -> type[BaseModel] | None:
     for part in loc:
-        if not isinstance(part, str) or part not in model.model_fields:
+        if isinstance(part, int):  # an entry of a list
+            continue
+        if part not in model.model_fields:
             return None
-        annotation = model.model_fields[part].annotation
-        options = [annotation, *typing.get_args(annotation)]
+        options = _types_in(model.model_fields[part].annotation)
         model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
         if model is None:
             return None
     return model
 
 
-def _show(value: Any) -> str:
-    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+def _types_in(annotation: Any) -> list[Any]:
+    return [annotation, *(found for part in typing.get_args(annotation) for found in _types_in(part))]
+
+
+_RULES = {
+    "int_type": "must be a whole number (integer)",
+    "int_from_float": "must be a whole number (integer)",
+    "int_parsing": "must be a whole number (integer)",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "bool_type": "must be true or false (boolean)",
+    "string_type": "must be text",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "dict_type": "must be `key: value` pairs",
+    "model_type": "must be `key: value` pairs",
+    "model_attributes_type": "must be `key: value` pairs",
+    "none_required": "must be null",
+    "finite_number": "must be a finite number",
+}
+_BOUNDS = {
+    "greater_than_equal": ("greater than or equal to", "ge"),
+    "greater_than": ("greater than", "gt"),
+    "less_than_equal": ("less than or equal to", "le"),
+    "less_than": ("less than", "lt"),
+    "multiple_of": ("a multiple of", "multiple_of"),
+}
+
+
+def _rule(item: Any) -> str:
+    """The rule that one of pydantic's errors is about, in words that name no type of Python."""
+    kind, context = item["type"], item.get("ctx", {})
+    if kind in _RULES:
+        return _RULES[kind]
+    if kind in _BOUNDS:
+        words, key = _BOUNDS[kind]
+        return f"must be {words} {context[key]:g}" if abs(context[key]) < 1e5 else f"must be {words} {context[key]:,}"
+    if kind == "literal_error":
+        return f"must be {context['expected']}"
+    if kind in ("too_short", "too_long"):
+        least = kind == "too_short"
+        return f"must have {'at least' if least else 'at most'} {context['min_length' if least else 'max_length']} entries"
+    if kind == "value_error":
+        message = str(context["error"])
+        return message if message.startswith(("it ", "must ")) else f"it is refused: {message}"
+    return "must be something else; docs/experiment-files.md has the form of every key"
+
+
+def _spelling(value: Any, items: list[Any]) -> str:
+    """A hint for text that should be what it looks like."""
+    kinds = {item["type"] for item in items}
+    if not isinstance(value, str):
+        return ""
+    if "bool_type" in kinds and value.lower() in ("true", "yes", "on", "false", "no", "off"):
+        return f"Write {'true' if value.lower() in ('true', 'yes', 'on') else 'false'}, without quotes."
+    if kinds & {"int_type", "float_type"}:
+        try:
+            number = value_of(value.strip())
+        except ValueError:
+            return "Write the number with digits and a decimal point alone."
+        if isinstance(number, int | float) and not isinstance(number, bool):
+            return f"Write {value.strip()} without quotes."
+    return ""
+
+
+def show(value: Any) -> str:
+    """A value as an experiment file would have it, text in quotes, at most 80 characters."""
+    text = _written(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _reword(message: str) -> str:
-    message = message.removeprefix("Value error, ").removeprefix("Input should be ")
-    return message if message.startswith(("it ", "must ")) else f"must be {message}" if message[:1].islower() else message
+def _written(value: Any, depth: int = 0) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if depth > 3 and isinstance(value, Mapping | list | tuple):
+        return "..."
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_written(item, depth + 1)}" for key, item in list(value.items())[:10]) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_written(item, depth + 1) for item in value[:30]) + "]"
+    return repr(value)
+
+
+def same(first: Any, second: Any) -> bool:
+    """Whether two values of a file mean the same: 1 is 1.0, but neither ``true`` nor ``"1"``."""
+    return identity(first) == identity(second)
+
+
+def identity(value: Any) -> Any:
+    """What two values that mean the same have in common; it can be hashed."""
+    if isinstance(value, bool):
+        return ("bool", value)
+    if isinstance(value, Mapping):
+        return ("map", frozenset((key, identity(item)) for key, item in value.items()))
+    if isinstance(value, list | tuple):
+        return ("list", tuple(identity(item) for item in value))
+    return value if isinstance(value, int | float | str | type(None)) else repr(value)
+
+
+def repeated(values: list[Any]) -> dict[int, int]:
+    """{index: index of the first that means the same} of the values that are not the first of their kind."""
+    first: dict[Any, int] = {}
+    found = {}
+    for index, value in enumerate(values):
+        before = first.setdefault(identity(value), index)
+        if before != index:
+            found[index] = before
+    return found
 
 
 def check_keys(given: Mapping[str, Any], known: Iterable[str], source: Source, prefix: Path_) -> list[Problem]:

@@ -1,0 +1,43 @@
+"""Values listed for one setting: of an axis, and of a search."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from gfl_lab.errors import Problem
+from gfl_lab.spec.code import NOT_PLAIN, is_plain
+from gfl_lab.spec.settings import Settings
+from gfl_lab.spec.source import Source, problems_of, repeated, show
+
+MAX_TOLD = 10
+"""Problems of one list that are told; the others are counted."""
+
+
+def value_problems(key: str, values: list[Any], source: Source, at: tuple[str | int, ...]) -> list[Problem]:
+    """What is wrong with the values listed for setting ``key`` at the keys ``at``: refused ones, and those that mean the same."""
+    problems: list[Problem] = []
+    twice = repeated(values)
+    for index, value in enumerate(values):
+        if len(problems) >= MAX_TOLD:
+            problems.append(Problem(f"{key}: values after number {index} have not been looked at", source.place(*at, index)))
+            break
+        place = source.place(*at, index)
+        if index in twice:
+            first = twice[index]
+            spelled = "" if show(values[first]) == show(value) else f" (the first time as {show(values[first])})"
+            problems.append(Problem(f"{key} lists {show(value)} twice{spelled}", place, "Keep one."))
+        if key == "arguments" and not is_plain(value):
+            problems.append(Problem(NOT_PLAIN, place))
+        problems += one_value_problems(key, value, source, (*at, index))
+    return problems
+
+
+def one_value_problems(key: str, value: Any, source: Source, at: tuple[str | int, ...]) -> list[Problem]:
+    """What is wrong with one value of setting ``key``, told at the keys ``at``."""
+    try:
+        Settings(**{key: value})
+    except ValidationError as error:
+        return [Problem(problem.message, source.place(*at), problem.hint) for problem in problems_of(error, Settings, source)]
+    return []
