@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from gfl_lab.cli.numbers import Whole
 from gfl_lab.cli.output import plural, say
 from gfl_lab.cli.prepare import Files, experiment_argument, parse_seeds, profile_option, read_files
 from gfl_lab.errors import InputError, Problem, StoreError
@@ -18,7 +19,7 @@ DEFAULTS = "defaults"
 @click.command("confirm", context_settings={"ignore_unknown_options": True})
 @experiment_argument
 @profile_option
-@click.option("--top", type=click.IntRange(1, 20), default=1, show_default=True, help="How many of the best finished suggestions.")
+@click.option("--top", type=Whole(1, 20), default=1, show_default=True, help="How many of the best finished suggestions.")
 @click.option("--seeds", metavar="LIST", callback=parse_seeds, help="Seeds to compare on; default three that the search has not seen.")
 @click.argument("run_options", nargs=-1, type=click.UNPROCESSED)
 def command(experiment: Path, profile: str | None, top: int, seeds: list[int] | None, run_options: tuple[str, ...]) -> None:
@@ -66,11 +67,11 @@ def command(experiment: Path, profile: str | None, top: int, seeds: list[int] | 
 def _without_defaults(arms: dict[str, dict[str, Any]], files: Files) -> dict[str, dict[str, Any]]:
     """``arms`` without those that compute what the defaults do."""
     from gfl_lab.spec.files import resolve_settings
-    from gfl_lab.spec.settings import effective
+    from gfl_lab.spec.settings import computed
 
     base = files.profile.settings, files.experiment.set
-    default = effective(resolve_settings(*base))
-    return {name: settings for name, settings in arms.items() if effective(resolve_settings(*base, settings)) != default}
+    default = computed(resolve_settings(*base))
+    return {name: settings for name, settings in arms.items() if computed(resolve_settings(*base, settings)) != default}
 
 
 def _write(files: Files, folder: Path, arms: dict[str, dict[str, Any]], seeds: list[int]) -> Path:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gfl_lab.cli.numbers import Number, Whole
 from gfl_lab.cli.output import consoles, print_json, say
 from gfl_lab.cli.prepare import named_profile
 from gfl_lab.errors import ExitCode, InputError, Problem
@@ -25,10 +26,8 @@ def command() -> None:
 @command.command("check")
 @click.argument("path", required=False, type=click.Path(path_type=Path))
 @click.option("--profile", "profile_name", metavar="NAME", help="Show how far box sides are from their cells, with a profile's settings.")
-@click.option("--reg-max", type=click.IntRange(1, 128), help="n, instead of the profile's.")
-@click.option(
-    "--bin-width", type=click.FloatRange(0, 64, min_open=True), help="Distance between bins in strides, instead of the profile's."
-)
+@click.option("--reg-max", type=Whole(1, 128), help="n, instead of the profile's.")
+@click.option("--bin-width", type=Number(0, 64, min_open=True), help="Distance between bins in strides, instead of the profile's.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(path: Path | None, profile_name: str | None, reg_max: int | None, bin_width: float | None, as_json: bool) -> None:
     """Check the data set in folder PATH completely, every image decoded; exit code 2 when it cannot be trained on.
@@ -144,10 +143,10 @@ def histogram(counts: Sequence[int], reg_max: int, width: int = 32) -> str:
 
 @command.command("generate")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--train-images", type=click.IntRange(8, 100_000), default=800, show_default=True)
-@click.option("--val-images", type=click.IntRange(8, 100_000), default=200, show_default=True)
-@click.option("--size", type=click.IntRange(96, 1024), default=128, show_default=True, help="Side of the square images, px.")
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+@click.option("--train-images", type=Whole(8, 100_000), default=800, show_default=True)
+@click.option("--val-images", type=Whole(8, 100_000), default=200, show_default=True)
+@click.option("--size", type=Whole(96, 1024), default=128, show_default=True, help="Side of the square images, px.")
+@click.option("--seed", type=Whole(0, 2**31 - 1), default=0, show_default=True)
 def generate(path: Path, train_images: int, val_images: int, size: int, seed: int) -> None:
     """Make the data set ambiguous_shapes in a folder under PATH; prints the folder."""
     from gfl_lab.data.ambiguous_shapes import AmbiguousShapesSpec

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gfl_lab.cli.numbers import Whole
 from gfl_lab.cli.output import consoles, plural, print_json, say
 from gfl_lab.cli.prepare import named_profile
 from gfl_lab.cli.stored import require_done, trial_of_checkpoint, trial_or_file
@@ -52,7 +53,7 @@ def parse_changes(_ctx: click.Context, _param: click.Parameter, given: tuple[str
     metavar="NAME",
     help=f"Profile that gives imported WEIGHTS their image size and test settings.  [default: {DEFAULT_PROFILE}]",
 )
-@click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Only the first N validation images, for a quick look.")
+@click.option("--limit", metavar="N", type=Whole(1), help="Only the first N validation images, for a quick look.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(what: str, changes: dict[str, Any], data: Path | None, profile: str | None, limit: int | None, as_json: bool) -> None:
     """Evaluate trained weights: those of TRIAL, a finished trial's id or how it begins, beside its recorded numbers; or those

@@ -22,7 +22,7 @@ WARM_UP_ENTRY = "gfl_lab.train.warmup:measure"
 @click.option("--measure", is_flag=True, help="Warm each distinct model up for some iterations, for a better estimate and for packing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
-    experiment: Path, profile: str | None, data: Path | None, seeds: list[int] | None, weights: dict[str, str], budget: str | None,
+    experiment: Path, profile: str | None, data: Path | None, seeds: list[int] | None, weights: dict[str, str], max_trials: int, budget: str | None,
     measure: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Show the trials of EXPERIMENT, what is done and what the rest will cost; nothing is trained.
@@ -44,7 +44,7 @@ def command(
         from gfl_lab.cli.search import show_plan
 
         return show_plan(files, data=data, seeds=seeds, weights=weights, as_json=as_json)
-    prepared = prepare(files, tree, data=data, seeds=seeds, weights=weights, say=say)
+    prepared = prepare(files, tree, data=data, seeds=seeds, weights=weights, say=say, max_trials=max_trials)
     plan = prepared.plan
     found = driver.states(plan.trials, tree)
     pending = [trial for trial in plan.trials if found[trial.id] != "done"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from gfl_lab.cli.numbers import Whole
 from gfl_lab.cli.output import say
 from gfl_lab.errors import ResourceError
 
@@ -15,7 +16,7 @@ from gfl_lab.errors import ResourceError
 def port_option(default: int) -> Callable[..., Any]:
     """``--port``."""
     return click.option(
-        "--port", type=click.IntRange(1, 65535), default=default, show_default=True, help="Port on 127.0.0.1; the next free one when taken."
+        "--port", type=Whole(1, 65535), default=default, show_default=True, help="Port on 127.0.0.1; the next free one when taken."
     )
 
 

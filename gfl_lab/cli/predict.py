@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from gfl_lab import naming
+from gfl_lab.cli.numbers import Number, Whole
 from gfl_lab.cli.output import plural, print_json, say
 from gfl_lab.cli.prepare import named_profile
 from gfl_lab.cli.stored import require_done, trial_of_checkpoint, trial_or_file
@@ -18,8 +19,8 @@ from gfl_lab.errors import InputError, Problem
 @click.argument("what", metavar="TRIAL|CHECKPOINT")
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--distributions", is_flag=True, help="Draw the four edge distributions of each box, and add them to the JSON.")
-@click.option("--score", default=0.3, show_default=True, type=click.FloatRange(0, 1), help="Leave out detections below this score.")
-@click.option("--most", default=10, show_default=True, type=click.IntRange(1), help="Draw at most this many boxes, the best.")
+@click.option("--score", default=0.3, show_default=True, type=Number(0, 1), help="Leave out detections below this score.")
+@click.option("--most", default=10, show_default=True, type=Whole(1), help="Draw at most this many boxes, the best.")
 @click.option("--out", default=Path("predictions"), show_default=True, type=click.Path(path_type=Path), help="Folder for the pictures.")
 @click.option("--force", is_flag=True, help="Write over pictures that are there.")
 @click.option(

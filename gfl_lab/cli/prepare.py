@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,15 @@ from typing import Any
 
 import click
 
+from gfl_lab.cli.numbers import Whole
 from gfl_lab.errors import InputError, Problem, SpecError
 from gfl_lab.rundir import RunTree, write_json
 
+MAX_TRIALS, MANY = 10_000, 1000
+"""Trials that are planned unless --max-trials says more, and from how many on it takes seconds, so that their number is told first."""
+
+MAX_SEED, MAX_SEEDS = 2**31 - 1, 100_000
+_SEED = re.compile(r"[0-9]{1,10}")
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 
 
@@ -30,6 +37,14 @@ def profile_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """What decides which trials there are."""
     for option in (
+        click.option(
+            "--max-trials",
+            metavar="N",
+            type=Whole(1, 1_000_000),
+            default=MAX_TRIALS,
+            show_default=True,
+            help="Refuse an experiment with more trials than this.",
+        ),
         click.option(
             "--weights",
             metavar="[BACKBONE=]FILE",
@@ -62,16 +77,19 @@ def parse_seeds(_ctx: click.Context, _param: click.Parameter, text: str | None) 
     """``0,1,2`` or ``0..4`` (both ends included), or both mixed."""
     if text is None:
         return None
-    seeds: list[int] = []
+    seeds: dict[int, None] = {}  # each once, in order
     for part in text.split(","):
         first, dots, last = part.strip().partition("..")
-        if not first.isdigit() or (dots and not last.isdigit()):
-            raise click.BadParameter(f"{text!r}: write 0,1,2 or 0..4")
+        if not _SEED.fullmatch(first) or (dots and not _SEED.fullmatch(last)):
+            shown = text if len(text) <= 60 else text[:57] + "..."
+            raise click.BadParameter(f"{shown!r}: write 0,1,2 or 0..4; seeds go from 0 to {MAX_SEED}")
         span = range(int(first), int(last if dots else first) + 1)
-        if not span or span[-1] >= 2**31 or len(span) > 10_000:
-            raise click.BadParameter(f"{part!r}: seeds go from 0 to {2**31 - 1}, the smaller first, at most 10,000 at once")
-        seeds += [seed for seed in span if seed not in seeds]
-    return seeds
+        if not span or span[-1] > MAX_SEED:
+            raise click.BadParameter(f"{part!r}: seeds go from 0 to {MAX_SEED}, the smaller first")
+        if len(span) + len(seeds) > MAX_SEEDS:
+            raise click.BadParameter(f"{part!r}: at most {MAX_SEEDS:,} seeds are taken")
+        seeds.update(dict.fromkeys(span))
+    return list(seeds)
 
 
 @dataclass(frozen=True)
@@ -200,10 +218,17 @@ def _with_absolute_weights(experiment: Any, beside: Path) -> Any:
 
 
 def prepare(
-    files: Files, tree: RunTree, *, data: Path | None, seeds: list[int] | None, weights: dict[str, str], say: Callable[[str], None]
+    files: Files,
+    tree: RunTree,
+    *,
+    data: Path | None,
+    seeds: list[int] | None,
+    weights: dict[str, str],
+    say: Callable[[str], None],
+    max_trials: int = MAX_TRIALS,
 ) -> Prepared:
     """The plan. Raises SpecError, DataError, InputError; then nothing but a data set or its check has been written."""
-    from gfl_lab.plan.plan import build_plan
+    from gfl_lab.plan.plan import build_plan, cells
     from gfl_lab.spec.code import class_names
     from gfl_lab.spec.settings import DataSpec
 
@@ -231,14 +256,22 @@ def prepare(
             weights_digest=digest_weights,
             components=components,
             weights_of=lambda settings: weights.get(settings.backbone) or weights.get("") or settings.weights,
+            max_trials=max_trials,
         )
 
+    asked = experiment.seeds if seeds is None else seeds
+    count = len(cells(experiment, asked, source=files.source.path.name, max_trials=max_trials)) * len(asked)
+    if count > MANY:
+        say(f"planning {count:,} trials")
     # impossible settings and components, before any data is looked at
     draft = plan_over(DataSpec(name="", digest="", classes=(), train_images=0, val_images=0))
     registered = _check_components(files, [variant.settings for variant in draft.variants])
     _check_weights([variant.settings for variant in draft.variants], say)
     content, paths = prepare_data(files, tree, data, say)
-    return Prepared(plan_over(content), paths, files.code, lambda other: plan_over(content, other))
+    plan = plan_over(content)
+    for note in plan.notes:
+        say(f"note: {note}")
+    return Prepared(plan, paths, files.code, lambda other: plan_over(content, other))
 
 
 def _check_components(files: Files, variants: list[Any]) -> frozenset[str]:

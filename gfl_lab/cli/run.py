@@ -13,6 +13,7 @@ import click
 
 from gfl_lab.cli import engine as engines
 from gfl_lab.cli.costs import budget_option, check_budget, cost_text, parse_budget, share_of
+from gfl_lab.cli.numbers import Number, Whole
 from gfl_lab.cli.output import consoles, plural, print_json, say
 from gfl_lab.cli.prepare import experiment_argument, plan_options, prepare, read_files
 from gfl_lab.errors import ExitCode, InputError, Problem
@@ -39,12 +40,12 @@ LISTED = 100
     envvar="GFL_LAB_STORAGE",
     help="S3-compatible storage (s3://BUCKET/PREFIX) for a cluster whose nodes share no file system.",
 )
-@click.option("--cpus", type=click.IntRange(1), help="CPU cores for each trial, instead of the profile's.")
-@click.option("--gpus", type=click.FloatRange(0), help="GPUs, or a share of one, for each trial, instead of the profile's.")
+@click.option("--cpus", type=Whole(1, 1024), help="CPU cores for each trial, instead of the profile's.")
+@click.option("--gpus", type=Number(0, 64), help="GPUs, or a share of one, for each trial, instead of the profile's.")
 @budget_option
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON on stdout.")
 def command(
-    experiment: Path, profile: str | None, data: Path | None, seeds: list[int] | None, weights: dict[str, str],
+    experiment: Path, profile: str | None, data: Path | None, seeds: list[int] | None, weights: dict[str, str], max_trials: int,
     executor: str, address: str | None, storage: str | None, cpus: int | None, gpus: float | None, budget: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Train what is missing of EXPERIMENT and print its table.
@@ -100,7 +101,7 @@ def command(
     mirror, meter, complete = None, None, False
     stop.listen()
     try:
-        prepared = prepare(files, tree, data=data, seeds=seeds, weights=weights, say=say)
+        prepared = prepare(files, tree, data=data, seeds=seeds, weights=weights, say=say, max_trials=max_trials)
         plan = prepared.plan
         with driver.only_driver(folder) as killed:
             if shared:

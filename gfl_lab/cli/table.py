@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from gfl_lab.cli.numbers import Number
 from gfl_lab.cli.output import consoles, print_json, say
 from gfl_lab.cli.prepare import experiment_argument, profile_option
 from gfl_lab.cli.stored import require_run
@@ -28,7 +29,7 @@ from gfl_lab.errors import ExitCode, InputError, StoreError
 @click.option(
     "--difference",
     metavar="AP",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(0, 100, min_open=True),
     help="The difference in AP points for which the seeds needed are told.  [default: 0.3]",
 )
 def command(experiment: Path, profile: str | None, as_json: bool, form: str, difference: float | None) -> None:

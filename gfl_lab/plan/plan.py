@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,10 +16,23 @@ from gfl_lab.errors import Problem, SpecError
 from gfl_lab.plan import published as published_rows
 from gfl_lab.spec.files import ExperimentFile, Profile, PublishedTable, resolve_settings
 from gfl_lab.spec.schedule import total_epochs
-from gfl_lab.spec.settings import TRAINING_CODE_VERSION, ComponentFile, DataSpec, Settings, TrialSpec, effective, inert
+from gfl_lab.spec.settings import (
+    TRAINING_CODE_VERSION,
+    ComponentFile,
+    DataSpec,
+    Settings,
+    SettingsRuleError,
+    TrialSpec,
+    computed,
+    inactive,
+)
+from gfl_lab.spec.source import same
 
 COCO_VALIDATION = "coco_minival"
 """Published split that is COCO 2017's validation images, the ones that trials on COCO are evaluated on."""
+
+MAX_TRIALS = 10_000
+"""Trials that are planned unless more are asked for (`--max-trials`)."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +64,7 @@ class Plan:
     source: str
     data: DataSpec
     variants: tuple[Variant, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -99,8 +115,11 @@ def build_plan(
     weights_digest: Callable[[str], str] = lambda weights: "" if weights == "random" else weights,
     components: Callable[[Settings], tuple[ComponentFile, ...]] = lambda settings: (),
     weights_of: Callable[[Settings], str] = lambda settings: settings.weights,
+    max_trials: int = MAX_TRIALS,
 ) -> Plan:
     """Expand ``experiment`` under ``profile`` into trials.
+
+    Combinations of values that train the same are one variant; the plan's notes name them.
 
     Args:
         data: what the trials will see.
@@ -109,77 +128,203 @@ def build_plan(
         weights_digest: content digest of the setting ``weights``.
         components: the user's code that a variant uses.
         weights_of: the initial weights of a variant, where they follow from its backbone.
+        max_trials: more are refused before anything is expanded.
 
     Raises:
-        SpecError: a combination of settings breaks a rule.
+        SpecError: there are too many, or a combination of settings breaks a rule.
     """
-    variants, problems, seen = [], [], {}
-    idle: frozenset[str] | None = None
-    for axes, overrides, baseline in _cells(experiment):
-        name = axes["arm"] if experiment.arms else naming.variant_name(axes)
+    seeds = experiment.seeds if seeds is None else seeds
+    refused: dict[str, list[str]] = {}
+    groups: dict[str, list[_Cell]] = {}
+    idle: dict[str, str] | None = None
+    for cell in cells(experiment, seeds, source=source, max_trials=max_trials):
         try:
-            settings = resolve_settings(profile.settings, experiment.set, overrides)
+            settings = resolve_settings(profile.settings, experiment.set, cell.settings)
         except ValidationError as error:
-            problems += [
-                Problem(
-                    f"variant {name} under profile {profile.name}: {item['msg'].removeprefix('Value error, ')}",
-                    source,
-                    ""
-                    if experiment.arms
-                    else "Vary an axis only where it applies (`when: {quality: {box: general}}`), or name the combinations as arms.",
-                )
-                for item in error.errors()
-            ]
+            for message in _messages(error):
+                refused.setdefault(message, []).append(cell.name)
             continue
         settings = settings.model_copy(update={"weights": weights_of(settings)})
-        idle = inert(settings) if idle is None else idle & inert(settings)
-        key = naming.canonical_json(effective(settings))
-        if key in seen and not experiment.arms:
-            continue
-        if key in seen:
-            problems.append(Problem(f"arms {seen[key]!r} and {name!r} are the same settings, or compute the same", hint="Drop one."))
-            continue
-        seen[key] = name
+        cell = replace(cell, resolved=settings)
+        acting = inactive(settings)
+        idle = acting if idle is None else {key: why for key, why in idle.items() if key in acting}
+        groups.setdefault(naming.canonical_json(computed(settings)), []).append(cell)
+    problems = [_refusal(message, names, profile, source, bool(experiment.arms)) for message, names in refused.items()]
+    variants, merged = [], []
+    for group in groups.values():
+        if experiment.arms:
+            problems += [
+                Problem(
+                    f"arms {group[0].name!r} and {twin.name!r} are the same settings, or compute the same", source, _why(group[0], twin)
+                )
+                for twin in group[1:]
+            ]
+        cell = group[0]
+        if len(group) > 1 and not experiment.arms:
+            cell, about = _merge(group, lambda overrides: resolve_settings(profile.settings, experiment.set, overrides), weights_of)
+            merged.append((about, cell.name, len(group)))
+        used = components(cell.resolved)
+        digest = weights_digest(cell.resolved.weights)
         specs = [
-            TrialSpec(
-                settings=settings,
-                data=data,
-                seed=seed,
-                weights_digest=weights_digest(settings.weights),
-                code=TRAINING_CODE_VERSION,
-                components=components(settings),
-            )
-            for seed in (experiment.seeds if seeds is None else seeds)
+            TrialSpec(settings=cell.resolved, data=data, seed=seed, weights_digest=digest, code=TRAINING_CODE_VERSION, components=used)
+            for seed in seeds
         ]
-        reference = _reference(settings, profile, data, published) if published else None
-        variants.append(Variant(name, axes, settings, baseline, reference, tuple(Trial(spec.id, spec) for spec in specs)))
-    for axis in sorted((idle or frozenset()) & set(experiment.axes)):
-        problems.append(
-            Problem(f"axis {axis!r} has no effect in any variant", "axes", "Beside the other settings nothing reads it; docs/variants.md.")
-        )
+        reference = _reference(cell.resolved, profile, data, published) if published else None
+        trials = tuple(Trial(spec.id, spec) for spec in specs)
+        variants.append(Variant(cell.name, cell.axes, cell.resolved, cell.baseline, reference, trials))
+    for axis in sorted((idle or {}).keys() & set(experiment.axes)):
+        count = len(experiment.axes[axis])
+        same = f"; its {count} values would train the same" if count > 1 else ""
+        hint = f"It acts only beside {idle[axis]}. Drop the axis, or vary it where it acts; docs/variants.md."
+        problems.append(Problem(f"axis {axis!r} has no effect in any variant{same}", f"{source}: axes" if source else "axes", hint))
     if problems:
         raise SpecError(problems)
-    return Plan(experiment, profile, source, data, tuple(variants))
+    return Plan(experiment, profile, source, data, tuple(variants), _notes(merged))
 
 
-def _cells(experiment: ExperimentFile) -> Iterable[tuple[dict[str, Any], dict[str, Any], bool]]:
-    """(axes, overriding settings, is it the baseline) of each cell, the baseline first where it is named."""
+@dataclass(frozen=True)
+class _Cell:
+    """A combination of the experiment's values: its name, axes, settings over those of all, and all of them resolved."""
+
+    name: str
+    axes: dict[str, Any]
+    settings: dict[str, Any]
+    baseline: bool
+    resolved: Settings | None = None
+
+
+def cells(experiment: ExperimentFile, seeds: Sequence[int], *, source: str = "", max_trials: int = MAX_TRIALS) -> list[_Cell]:
+    """The combinations of an experiment's values, the baseline first where it is named.
+
+    An axis with a condition is there only where every axis that the condition names is there and has its value. The order
+    in which conditions are written has no influence.
+
+    Raises:
+        SpecError: together with the seeds there are more than ``max_trials``, counted before they are made; or the
+            conditions form a cycle.
+    """
+    most = max_trials // max(1, len(seeds))
     if experiment.arms:
-        cells = [({"arm": arm}, dict(settings), arm == experiment.baseline) for arm, settings in experiment.arms.items()]
-    else:
-        order = experiment.table.rows + [axis for axis in experiment.axes if axis not in experiment.table.rows]
-        cells, known = [], set()
-        for values in itertools.product(*(experiment.axes[axis] for axis in order)):
-            cell = dict(zip(order, values, strict=True))
-            for axis, condition in experiment.when.items():
-                if any(cell.get(key) != value for key, value in condition.items()):
-                    cell.pop(axis, None)
-            is_baseline = isinstance(experiment.baseline, dict) and all(cell.get(k, v) == v for k, v in experiment.baseline.items())
-            key = repr(cell)  # true and 1 are different values
-            if key not in known:
-                known.add(key)
-                cells.append((cell, dict(cell), is_baseline))
-    return sorted(cells, key=lambda cell: not cell[2])
+        if len(experiment.arms) > most:
+            raise _too_many(f"{len(experiment.arms):,} arms", len(experiment.arms), len(seeds), max_trials, source)
+        return sorted(
+            (_Cell(arm, {"arm": arm}, dict(settings), arm == experiment.baseline) for arm, settings in experiment.arms.items()),
+            key=lambda cell: not cell.baseline,
+        )
+    axes = experiment.axes
+    order = experiment.table.rows + [axis for axis in axes if axis not in experiment.table.rows]
+    when = {axis: condition for axis, condition in experiment.when.items() if axis in axes}
+    factors = " x ".join(f"{len(axes[axis]):,} {axis}" for axis in order)
+    at_most = math.prod(len(axes[axis]) for axis in order)
+    if at_most > most and not when:
+        raise _too_many(factors, at_most, len(seeds), max_trials, source)
+    try:
+        sequence = [axis for axis in TopologicalSorter({axis: when.get(axis, {}) for axis in order}).static_order() if axis in axes]
+    except CycleError as error:
+        raise SpecError(
+            Problem(f"the conditions form a cycle: {' -> '.join(error.args[1])}", f"{source}: when" if source else "when")
+        ) from None
+    found: list[dict[str, int]] = [{}]  # {axis: index of its value}; each stays one combination at least, so they are counted as they grow
+    for axis in sequence:
+        condition = {key: {i for i, each in enumerate(axes.get(key, ())) if same(each, value)} for key, value in when.get(axis, {}).items()}
+        grown: list[dict[str, int]] = []
+        for cell in found:
+            if all(cell.get(key, -1) in indices for key, indices in condition.items()):
+                if len(grown) + len(axes[axis]) > most:
+                    raise _too_many(factors, at_most, len(seeds), max_trials, source, conditions=True)
+                grown += [{**cell, axis: index} for index in range(len(axes[axis]))]
+            else:
+                grown.append(cell)
+        found = grown
+    found.sort(key=lambda cell: [cell.get(axis, 0) for axis in order])
+    made = []
+    for cell in found:
+        chosen = {axis: axes[axis][cell[axis]] for axis in order if axis in cell}
+        baseline = isinstance(experiment.baseline, dict) and all(same(chosen.get(k, v), v) for k, v in experiment.baseline.items())
+        made.append(_Cell(naming.variant_name(chosen), chosen, dict(chosen), baseline))
+    return sorted(made, key=lambda cell: not cell.baseline)
+
+
+def _too_many(factors: str, variants: int, seeds: int, max_trials: int, source: str, conditions: bool = False) -> SpecError:
+    times = f" x {seeds:,} seeds" if seeds != 1 else ""
+    size = f"{'up to ' if conditions else ''}{variants * seeds:,} trials ({factors}{times})"
+    more = f", and more than {max_trials:,} by its conditions" if conditions else ""
+    return SpecError(
+        Problem(
+            f"the experiment has {size}{more}; at most {max_trials:,} are planned",
+            source,
+            "List fewer values or seeds, vary axes only where they matter (`when`), or search instead (`kind: search`). "
+            "`--max-trials N` raises the limit.",
+        )
+    )
+
+
+def _messages(error: ValidationError) -> list[str]:
+    found: list[str] = []
+    for item in error.errors(include_url=False):
+        rule = item.get("ctx", {}).get("error")
+        found += (
+            [message for _, message in rule.problems]
+            if isinstance(rule, SettingsRuleError)
+            else [item["msg"].removeprefix("Value error, ")]
+        )
+    return found
+
+
+def _refusal(message: str, names: list[str], profile: Profile, source: str, arms: bool) -> Problem:
+    """One problem for all variants that break the same rule."""
+    which = (
+        f"variant {names[0]}" if len(names) == 1 else f"{len(names):,} variants ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+    )
+    way = "Vary an axis only where it applies (`when: {quality: {box: general}}`), or name the combinations as arms."
+    return Problem(f"{which} under profile {profile.name}: {message}", source, "" if arms else way)
+
+
+def _why(first: _Cell, second: _Cell) -> str:
+    """Why two arms train the same, and the way out."""
+    idle = inactive(second.resolved)
+    apart = [key for key in {**first.settings, **second.settings} if getattr(first.resolved, key) != getattr(second.resolved, key)]
+    reasons = [f"{key} acts only beside {idle[key]}" for key in apart if key in idle]
+    return f"Drop one{': ' + '; '.join(reasons) if reasons else ''}."
+
+
+def _merge(
+    group: list[_Cell], resolve: Callable[[dict[str, Any]], Settings], weights_of: Callable[[Settings], str]
+) -> tuple[_Cell, tuple[str, ...]]:
+    """The cell that stands for all of ``group``, which train the same, and the axes without effect in it.
+
+    These axes are left out of it, as if a condition said so; their settings are those of the profile. Where it is no such
+    axis that makes them equal (two spellings of one schedule), it is the first.
+    """
+    first = group[0]
+    idle = inactive(first.resolved)
+    apart = [axis for axis in first.axes if any(axis not in cell.axes or not same(cell.axes[axis], first.axes[axis]) for cell in group)]
+    if not apart or not all(axis in idle for axis in apart):
+        return first, ()
+    axes = {axis: value for axis, value in first.axes.items() if axis not in apart}
+    try:
+        settings = resolve(axes)
+    except ValidationError:  # the profile's own value breaks a rule here
+        return first, tuple(apart)
+    settings = settings.model_copy(update={"weights": weights_of(settings)})
+    return _Cell(naming.variant_name(axes), axes, axes, first.baseline, settings), tuple(apart)
+
+
+def _notes(merged: list[tuple[tuple[str, ...], str, int]]) -> tuple[str, ...]:
+    """One sentence for each set of axes without effect somewhere, with the variants that it concerns."""
+    by_axes: dict[tuple[str, ...], list[tuple[str, int]]] = {}
+    for about, name, count in merged:
+        by_axes.setdefault(about, []).append((name, count))
+    notes = []
+    for about, found in by_axes.items():
+        names = ", ".join(name for name, _ in found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+        total = sum(count for _, count in found)
+        if about:
+            cause = f"{' and '.join(about)} {'has' if len(about) == 1 else 'have'} no effect in {names}"
+        else:
+            cause = f"different values train the same in {names}"
+        notes.append(f"{cause}: {total} combinations are {'one variant' if len(found) == 1 else f'{len(found)} variants'}")
+    return tuple(notes)
 
 
 def _reference(settings: Settings, profile: Profile, data: DataSpec, published: PublishedTable) -> dict[str, Any] | None:

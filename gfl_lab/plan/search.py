@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -19,7 +19,7 @@ from gfl_lab.plan.plan import Plan, Variant
 from gfl_lab.spec.files import ExperimentFile, Profile, resolve_settings
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.search import Dimension
-from gfl_lab.spec.settings import Settings, SettingsRuleError, effective, inert
+from gfl_lab.spec.settings import Settings, SettingsRuleError, computed, inactive
 from gfl_lab.spec.source import Source, identity, same
 
 MAX_COMBINATIONS, MAX_DRAWN = 1000, 20_000
@@ -179,6 +179,10 @@ def resolve(experiment: ExperimentFile, settings: Mapping[str, Any], expand: Cal
     """
     name = naming.variant_name(dict(settings))
     plan = expand(experiment.model_copy(update={"arms": {name: dict(settings)}}))
+    idle = inactive(plan.variants[0].settings).keys() & settings.keys()
+    if idle:  # as everywhere, they keep the value of the profile: two suggestions that train the same are one trial
+        acting = {key: value for key, value in settings.items() if key not in idle}
+        plan = expand(experiment.model_copy(update={"arms": {name: acting}}))
     return dataclasses.replace(plan.variants[0], name=name, axes=dict(settings))
 
 
@@ -223,7 +227,7 @@ def corners(experiment: ExperimentFile, profile: Profile, source: Source) -> dic
     seen, shown = set(), set()
     for settings, resolved in found:
         new = {(key, repr(value)) for key, value in settings.items()} - shown
-        content = naming.canonical_json(effective(resolved))
+        content = naming.canonical_json(computed(resolved))
         if new and content not in seen:
             arms[naming.variant_name(settings)] = settings
             seen.add(content)
@@ -249,7 +253,7 @@ def _combinations(
             for _ in range(times)
         ]
     found, refused = [], []
-    idle: frozenset[str] | None = None
+    idle: Set[str] | None = None
     for values in cells:
         settings = dict(zip(keys, values, strict=True))
         try:
@@ -258,8 +262,8 @@ def _combinations(
             refused.append((settings, reason_of(error)))
             continue
         found.append((settings, resolved))
-        idle = inert(resolved) if idle is None else idle & inert(resolved)
-    return found, refused, idle or frozenset()
+        idle = inactive(resolved).keys() if idle is None else idle & inactive(resolved).keys()
+    return found, refused, frozenset(idle or ())
 
 
 def reason_of(error: ValidationError) -> str:

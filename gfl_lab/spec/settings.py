@@ -8,12 +8,14 @@ Defaults are the paper's (Li et al., arXiv 2006.04388; mmdet 3.3 ``configs/gfl``
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gfl_lab import naming
+from gfl_lab.spec.schedule import total_epochs
 
 DETECTOR, MODEL, SCHEDULE, INPUT, EVALUATION = "detector", "model", "schedule", "input", "evaluation"
 
@@ -57,7 +59,7 @@ ALIASES = {
         "lr_schedule": "scheduler lr_scheduler lr_policy lr_config",
         "lr_steps": "milestones steps_decay decay_epochs lr_milestones",
         "clip_grad_norm": "grad_clip clip_grad max_norm gradient_clip gradient_clipping max_grad_norm",
-        "ema": "ema_decay model_ema momentum_ema",
+        "ema": "ema_decay model_ema",
         "precision": "amp fp16 bf16 mixed_precision dtype half",
         "flip": "flip_prob hflip fliplr horizontal_flip flip_ratio random_flip",
         "scale_range": "multi_scale multiscale img_scale",
@@ -379,43 +381,104 @@ def implied(keys: Iterable[str]) -> set[str]:
     return found | (quality if found & {"qfl", "quality"} else set()) | (box if found & box else set())
 
 
-def inert(settings: Settings) -> frozenset[str]:
-    """Settings that nothing reads beside the others of ``settings``, so that they change no number.
+def inactive(settings: Settings) -> dict[str, str]:
+    """{setting: beside what it acts} for the settings that change no weight and no AP beside the others of ``settings``.
 
-    ``reg_max`` and ``bin_width`` are never among them: distances of every box form are measured in bins. With a head of the
-    user's nothing of the detector is, because it may read anything.
+    With a head of the user's nothing of the detector is among them, because it may read anything.
+    """
+    found: dict[str, str] = {}
+
+    def only(acts: bool, beside: str, *names: str) -> None:
+        if not acts:
+            found.update(dict.fromkeys(names, beside))
+
+    s = settings
+    if s.head in BUILT_IN["head"]:
+        only(s.quality in JOINT and s.cls_loss == "auto", "quality: joint or dgqp, with cls_loss: auto", "qfl_beta")
+        only(s.quality in ("centerness", "iou"), "quality: centerness or iou", "quality_weight")
+        only(s.quality.endswith("_guided"), "quality: centerness_guided or iou_guided", "guided_eta", "guided_renormalise")
+        only(s.quality == "dgqp", "quality: dgqp", *(name for name in Settings.model_fields if name.startswith("dgqp_")))
+        only(s.box == "general", "a general box (dfl: true, or box: general)", "decode", "reg_max")
+        only(s.box != "dirac" or s.dirac_coder == "distance", "a general or gaussian box, or dirac_coder: distance", "bin_width")
+        only(s.box == "dirac", "box: dirac", "dirac_coder")
+        only(s.box == "gaussian", "box: gaussian", "gaussian_weight", "gaussian_box_loss")
+        only(s.box != "gaussian" or s.gaussian_box_loss, "gaussian_box_loss: true on a Gaussian box", "box_loss", "box_weight")
+        only(s.dfl, "dfl: true", "dfl_weight")
+    only(s.assigner in BUILT_IN["assigner"], "assigner: ATSSAssigner", "atss_topk")
+    only(s.dcn != "none", "dcn: v1 or v2", "dcn_stages")
+    only(s.backbone == "vit-adapter-s", "backbone: vit-adapter-s", "drop_path")
+    resnet = s.backbone in BACKBONES and s.backbone != "vit-adapter-s"
+    only(resnet, "a ResNet, ResNeXt or Res2Net", "frozen_stages", "norm_eval", "norm_train")
+    only(s.backbone in BACKBONES, "a backbone of gfl-lab's", "base_channels")
+    only(len(s.strides) >= _maps_used(s) + 2, "two levels more than the backbone has", "neck_relu")
+    only(s.lr_schedule == "step", "lr_schedule: step", "lr_steps")
+    only(s.warmup_iters > 0, "warmup_iters above 0", "warmup_factor")
+    only(s.weight_decay > 0, "weight_decay above 0", "no_decay")
+    only(s.scale_range[0] != s.scale_range[1], "a scale_range with two ends", "scale_step")
+    return found
+
+
+def _maps_used(settings: Settings) -> int:
+    """Pyramid levels that come from maps of the backbone (strides 4, 8, 16, 32); the others are extra."""
+    return sum(stride <= 32 for stride in settings.strides)
+
+
+def _counted(settings: Settings, known_edges: bool) -> set[str]:
+    """Inactive settings that count in a trial's id all the same.
+
+    ``reg_max`` and ``bin_width`` do where they decide which sides are scored against known edges, or how wide an exported
+    distribution is. Those of a registered backbone do since they always have: else finished trials would count as missing.
     """
     found = set()
-
-    def unless(acts: bool, *names: str) -> None:
-        if not acts:
-            found.update(names)
-
-    if settings.head in BUILT_IN["head"]:
-        unless(settings.quality in JOINT and settings.cls_loss == "auto", "qfl_beta")
-        unless(settings.quality in ("centerness", "iou"), "quality_weight")
-        unless(settings.quality.endswith("_guided"), "guided_eta", "guided_renormalise")
-        unless(settings.quality == "dgqp", *(name for name in Settings.model_fields if name.startswith("dgqp_")))
-        unless(settings.box == "general", "decode")
-        unless(settings.box == "dirac", "dirac_coder")
-        unless(settings.box == "gaussian", "gaussian_weight", "gaussian_box_loss")
-        unless(settings.box != "gaussian" or settings.gaussian_box_loss, "box_loss", "box_weight")
-        unless(settings.dfl, "dfl_weight")
-    unless(settings.dcn != "none", "dcn_stages")
-    unless(settings.backbone == "vit-adapter-s", "drop_path")
-    unless(settings.backbone != "vit-adapter-s", "frozen_stages", "norm_eval", "norm_train")
-    unless(settings.lr_schedule == "step", "lr_steps")
-    unless(settings.scale_range[0] != settings.scale_range[1], "scale_step")
-    return frozenset(found)
+    if settings.box == "gaussian" or known_edges:
+        found |= {"reg_max", "bin_width"}
+    if settings.backbone not in BACKBONES:
+        found |= {"base_channels", "frozen_stages", "norm_eval", "norm_train"}
+    return found
 
 
-def effective(settings: Settings) -> dict[str, Any]:
-    """What ``settings`` compute, as JSON values: without those at their defaults, the inert ones and arguments nobody takes."""
+def effective(settings: Settings, known_edges: bool = True) -> dict[str, Any]:
+    """Return what a trial's id holds of ``settings``, as JSON values.
+
+    Left out are defaults, inactive settings and arguments that no component takes.
+
+    Args:
+        known_edges: whether the data set knows the true edge distributions.
+    """
     values = settings.model_dump(mode="json")
     own = {kind for kind, known in BUILT_IN.items() if getattr(settings, kind) not in known} | {"head"}
     values["arguments"] = {kind: given for kind, given in values["arguments"].items() if given and kind in own}
-    defaults, idle = Settings().model_dump(mode="json"), inert(settings)
-    return {key: value for key, value in values.items() if value != defaults[key] and key not in idle}
+    idle = set(inactive(settings)) - _counted(settings, known_edges)
+    return {key: value for key, value in values.items() if value != _defaults()[key] and key not in idle}
+
+
+def computed(settings: Settings) -> dict[str, Any]:
+    """Return what training computes from ``settings``, as JSON values: equal for variants whose weights and AP are equal.
+
+    It is coarser than ``effective``: other spellings of the same schedule, learning rate, freezing or loss are the same too.
+    """
+    idle = inactive(settings)
+    values = {key: value for key, value in effective(settings).items() if key not in idle}
+    values["epochs"] = total_epochs(settings)
+    values.pop("schedule", None)
+    if settings.lr_batch in (0, settings.batch_size):
+        values.pop("lr_batch", None)
+    if "frozen_stages" not in idle:
+        values["frozen_stages"] = min(settings.frozen_stages, _stages(settings))
+    if settings.dfl and settings.dfl_weight == 0 and settings.head in BUILT_IN["head"]:
+        values.pop("dfl_weight", None)
+        values |= {"dfl": False}
+    return values
+
+
+def _stages(settings: Settings) -> int:
+    """Stages of the backbone that the pyramid uses."""
+    return min(4, (4, 8, 16, 32).index(settings.strides[0]) + len(settings.strides))
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return Settings().model_dump(mode="json")
 
 
 def _is_class_name(name: str) -> bool:
@@ -491,7 +554,7 @@ class TrialSpec(BaseModel):
         changes no id. A default may therefore never change without raising ``TRAINING_CODE_VERSION``.
         """
         content = self.model_dump(mode="json")
-        content["settings"] = effective(self.settings)
+        content["settings"] = effective(self.settings, self.data.truth)
         content["settings"].pop("weights", None)  # its content counts (weights_digest), not where it lies
         content["data"].pop("name")
         components = content.pop("components")

@@ -29,7 +29,7 @@ from gfl_lab.data import ambiguous_shapes, coco
 from gfl_lab.errors import InputError, Problem, ResourceError, StoreError
 from gfl_lab.rundir import RunTree, TrialDir
 from gfl_lab.spec.files import Profile, resolve_settings
-from gfl_lab.spec.settings import EVALUATION, INPUT, TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec, group_of, inert
+from gfl_lab.spec.settings import EVALUATION, INPUT, TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec, group_of, inactive
 from gfl_lab.spec.source import Source, nearest, problems_of
 from gfl_lab.train.checkpoint import load_safely
 from gfl_lab.train.components import load_of_trial, recorded_spec
@@ -84,7 +84,7 @@ class Subject:
             settings = resolve_settings(self.spec.settings.model_dump(), dict(changes))
         except ValidationError as error:
             raise InputError(_told(error, "--set")) from None
-        if idle := sorted(inert(settings) & set(changes)):
+        if idle := sorted(inactive(settings).keys() & set(changes)):
             hint = f"The trial has box: {settings.box}, and only a general box can be decoded in two ways." if "decode" in idle else ""
             raise InputError([Problem(f"{key} has no effect on these weights", "--set", hint) for key in idle])
         return replace(self, spec=self.spec.model_copy(update={"settings": settings}))
