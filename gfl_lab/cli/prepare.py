@@ -228,7 +228,7 @@ def prepare(
     max_trials: int = MAX_TRIALS,
 ) -> Prepared:
     """The plan. Raises SpecError, DataError, InputError; then nothing but a data set or its check has been written."""
-    from gfl_lab.plan.plan import build_plan, cells
+    from gfl_lab.plan.plan import build_plan, cells, plan_over
     from gfl_lab.spec.code import class_names
     from gfl_lab.spec.settings import DataSpec
 
@@ -245,13 +245,15 @@ def prepare(
         # All files, not only the one that has the class: it may use what another one registers.
         return tuple(file.component for file in files.code) if registered & class_names(settings) else ()
 
-    def plan_over(content: Any, experiment: Any = experiment) -> Any:
+    asked = experiment.seeds if seeds is None else seeds
+
+    def expand(experiment: Any, content: Any) -> Any:
         return build_plan(
             _with_absolute_weights(experiment, beside),
             files.profile,
             content,
             source=files.source.path.name,
-            seeds=seeds,
+            seeds=asked,
             published=files.published,
             weights_digest=digest_weights,
             components=components,
@@ -259,19 +261,18 @@ def prepare(
             max_trials=max_trials,
         )
 
-    asked = experiment.seeds if seeds is None else seeds
     count = len(cells(experiment, asked, source=files.source.path.name, max_trials=max_trials)) * len(asked)
     if count > MANY:
         say(f"planning {count:,} trials")
     # impossible settings and components, before any data is looked at
-    draft = plan_over(DataSpec(name="", digest="", classes=(), train_images=0, val_images=0))
+    draft = expand(experiment, DataSpec(name="", digest="", classes=(), train_images=0, val_images=0))
     registered = _check_components(files, [variant.settings for variant in draft.variants])
     _check_weights([variant.settings for variant in draft.variants], say)
     content, paths = prepare_data(files, tree, data, say)
-    plan = plan_over(content)
+    plan = plan_over(draft, content, asked, published=files.published, weights_digest=digest_weights, components=components)
     for note in plan.notes:
         say(f"note: {note}")
-    return Prepared(plan, paths, files.code, lambda other: plan_over(content, other))
+    return Prepared(plan, paths, files.code, lambda other: expand(other, content))
 
 
 def _check_components(files: Files, variants: list[Any]) -> frozenset[str]:

@@ -163,15 +163,7 @@ def build_plan(
         if len(group) > 1 and not experiment.arms:
             cell, about = _merge(group, lambda overrides: resolve_settings(profile.settings, experiment.set, overrides), weights_of)
             merged.append((about, cell.name, len(group)))
-        used = components(cell.resolved)
-        digest = weights_digest(cell.resolved.weights)
-        specs = [
-            TrialSpec(settings=cell.resolved, data=data, seed=seed, weights_digest=digest, code=TRAINING_CODE_VERSION, components=used)
-            for seed in seeds
-        ]
-        reference = _reference(cell.resolved, profile, data, published) if published else None
-        trials = tuple(Trial(spec.id, spec) for spec in specs)
-        variants.append(Variant(cell.name, cell.axes, cell.resolved, cell.baseline, reference, trials))
+        variants.append(Variant(cell.name, cell.axes, cell.resolved, cell.baseline, None, ()))
     for axis in sorted((idle or {}).keys() & set(experiment.axes)):
         count = len(experiment.axes[axis])
         same = f"; its {count} values would train the same" if count > 1 else ""
@@ -179,7 +171,31 @@ def build_plan(
         problems.append(Problem(f"axis {axis!r} has no effect in any variant{same}", f"{source}: axes" if source else "axes", hint))
     if problems:
         raise SpecError(problems)
-    return Plan(experiment, profile, source, data, tuple(variants), _notes(merged))
+    plan = Plan(experiment, profile, source, data, tuple(variants), _notes(merged))
+    return plan_over(plan, data, seeds, published=published, weights_digest=weights_digest, components=components)
+
+
+def plan_over(
+    plan: Plan,
+    data: DataSpec,
+    seeds: Sequence[int],
+    *,
+    published: PublishedTable | None,
+    weights_digest: Callable[[str], str],
+    components: Callable[[Settings], tuple[ComponentFile, ...]],
+) -> Plan:
+    """Return the variants of ``plan`` with their trials over ``data``, and the published rows beside them."""
+
+    def over(variant: Variant) -> Variant:
+        settings, digest, used = variant.settings, weights_digest(variant.settings.weights), components(variant.settings)
+        specs = [
+            TrialSpec(settings=settings, data=data, seed=seed, weights_digest=digest, code=TRAINING_CODE_VERSION, components=used)
+            for seed in seeds
+        ]
+        reference = _reference(settings, plan.profile, data, published) if published else None
+        return replace(variant, reference=reference, trials=tuple(Trial(spec.id, spec) for spec in specs))
+
+    return replace(plan, data=data, variants=tuple(over(variant) for variant in plan.variants))
 
 
 @dataclass(frozen=True)

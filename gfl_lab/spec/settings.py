@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -381,41 +382,54 @@ def implied(keys: Iterable[str]) -> set[str]:
     return found | (quality if found & {"qfl", "quality"} else set()) | (box if found & box else set())
 
 
-def inactive(settings: Settings) -> dict[str, str]:
+def inactive(settings: Settings) -> Mapping[str, str]:
     """{setting: beside what it acts} for the settings that change no weight and no AP beside the others of ``settings``.
 
     With a head of the user's nothing of the detector is among them, because it may read anything.
     """
+    s = settings
+    return _inactive(
+        own_head=s.head not in BUILT_IN["head"], quality=s.quality, cls_loss=s.cls_loss, box=s.box, dfl=s.dfl, dirac_coder=s.dirac_coder,
+        gaussian_box_loss=s.gaussian_box_loss, assigner=s.assigner, dcn=s.dcn, backbone=s.backbone, extra=len(s.strides) - _maps_used(s),
+        lr_schedule=s.lr_schedule, warms_up=s.warmup_iters > 0, decays=s.weight_decay > 0, scales=s.scale_range[0] != s.scale_range[1],
+    )  # fmt: skip
+
+
+@functools.cache
+def _inactive(
+    *, own_head: bool, quality: str, cls_loss: str, box: str, dfl: bool, dirac_coder: str, gaussian_box_loss: bool, assigner: str, dcn: str,
+    backbone: str, extra: int, lr_schedule: str, warms_up: bool, decays: bool, scales: bool,
+) -> Mapping[str, str]:  # fmt: skip
+    """As ``inactive``, from all that it depends on. A plan asks for thousands of variants, most of them alike in this."""
     found: dict[str, str] = {}
 
     def only(acts: bool, beside: str, *names: str) -> None:
         if not acts:
             found.update(dict.fromkeys(names, beside))
 
-    s = settings
-    if s.head in BUILT_IN["head"]:
-        only(s.quality in JOINT and s.cls_loss == "auto", "quality: joint or dgqp, with cls_loss: auto", "qfl_beta")
-        only(s.quality in ("centerness", "iou"), "quality: centerness or iou", "quality_weight")
-        only(s.quality.endswith("_guided"), "quality: centerness_guided or iou_guided", "guided_eta", "guided_renormalise")
-        only(s.quality == "dgqp", "quality: dgqp", *(name for name in Settings.model_fields if name.startswith("dgqp_")))
-        only(s.box == "general", "a general box (dfl: true, or box: general)", "decode", "reg_max")
-        only(s.box != "dirac" or s.dirac_coder == "distance", "a general or gaussian box, or dirac_coder: distance", "bin_width")
-        only(s.box == "dirac", "box: dirac", "dirac_coder")
-        only(s.box == "gaussian", "box: gaussian", "gaussian_weight", "gaussian_box_loss")
-        only(s.box != "gaussian" or s.gaussian_box_loss, "gaussian_box_loss: true on a Gaussian box", "box_loss", "box_weight")
-        only(s.dfl, "dfl: true", "dfl_weight")
-    only(s.assigner in BUILT_IN["assigner"], "assigner: ATSSAssigner", "atss_topk")
-    only(s.dcn != "none", "dcn: v1 or v2", "dcn_stages")
-    only(s.backbone == "vit-adapter-s", "backbone: vit-adapter-s", "drop_path")
-    resnet = s.backbone in BACKBONES and s.backbone != "vit-adapter-s"
+    if not own_head:
+        only(quality in JOINT and cls_loss == "auto", "quality: joint or dgqp, with cls_loss: auto", "qfl_beta")
+        only(quality in ("centerness", "iou"), "quality: centerness or iou", "quality_weight")
+        only(quality.endswith("_guided"), "quality: centerness_guided or iou_guided", "guided_eta", "guided_renormalise")
+        only(quality == "dgqp", "quality: dgqp", *(name for name in Settings.model_fields if name.startswith("dgqp_")))
+        only(box == "general", "a general box (dfl: true, or box: general)", "decode", "reg_max")
+        only(box != "dirac" or dirac_coder == "distance", "a general or gaussian box, or dirac_coder: distance", "bin_width")
+        only(box == "dirac", "box: dirac", "dirac_coder")
+        only(box == "gaussian", "box: gaussian", "gaussian_weight", "gaussian_box_loss")
+        only(box != "gaussian" or gaussian_box_loss, "gaussian_box_loss: true on a Gaussian box", "box_loss", "box_weight")
+        only(dfl, "dfl: true", "dfl_weight")
+    only(assigner in BUILT_IN["assigner"], "assigner: ATSSAssigner", "atss_topk")
+    only(dcn != "none", "dcn: v1 or v2", "dcn_stages")
+    only(backbone == "vit-adapter-s", "backbone: vit-adapter-s", "drop_path")
+    resnet = backbone in BACKBONES and backbone != "vit-adapter-s"
     only(resnet, "a ResNet, ResNeXt or Res2Net", "frozen_stages", "norm_eval", "norm_train")
-    only(s.backbone in BACKBONES, "a backbone of gfl-lab's", "base_channels")
-    only(len(s.strides) >= _maps_used(s) + 2, "two levels more than the backbone has", "neck_relu")
-    only(s.lr_schedule == "step", "lr_schedule: step", "lr_steps")
-    only(s.warmup_iters > 0, "warmup_iters above 0", "warmup_factor")
-    only(s.weight_decay > 0, "weight_decay above 0", "no_decay")
-    only(s.scale_range[0] != s.scale_range[1], "a scale_range with two ends", "scale_step")
-    return found
+    only(backbone in BACKBONES, "a backbone of gfl-lab's", "base_channels")
+    only(extra >= 2, "two pyramid levels more than the backbone has", "neck_relu")
+    only(lr_schedule == "step", "lr_schedule: step", "lr_steps")
+    only(warms_up, "warmup_iters above 0", "warmup_factor")
+    only(decays, "weight_decay above 0", "no_decay")
+    only(scales, "a scale_range with two ends", "scale_step")
+    return MappingProxyType(found)
 
 
 def _maps_used(settings: Settings) -> int:
@@ -448,8 +462,8 @@ def effective(settings: Settings, known_edges: bool = True) -> dict[str, Any]:
     values = settings.model_dump(mode="json")
     own = {kind for kind, known in BUILT_IN.items() if getattr(settings, kind) not in known} | {"head"}
     values["arguments"] = {kind: given for kind, given in values["arguments"].items() if given and kind in own}
-    idle = set(inactive(settings)) - _counted(settings, known_edges)
-    return {key: value for key, value in values.items() if value != _defaults()[key] and key not in idle}
+    idle, defaults = set(inactive(settings)) - _counted(settings, known_edges), _defaults()
+    return {key: value for key, value in values.items() if value != defaults[key] and key not in idle}
 
 
 def computed(settings: Settings) -> dict[str, Any]:
@@ -553,7 +567,7 @@ class TrialSpec(BaseModel):
         Only settings that act and are not at their defaults count (``effective``), so that a setting that is added later
         changes no id. A default may therefore never change without raising ``TRAINING_CODE_VERSION``.
         """
-        content = self.model_dump(mode="json")
+        content = self.model_dump(mode="json", exclude={"settings"})
         content["settings"] = effective(self.settings, self.data.truth)
         content["settings"].pop("weights", None)  # its content counts (weights_digest), not where it lies
         content["data"].pop("name")
