@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +61,37 @@ def command(experiment: Path, profile: str | None, top: int, seeds: list[int] | 
     seeds = seeds or [search.seed + 1 + index for index in range(SEEDS)]
     if search.seed in seeds:
         say(f"note: seed {search.seed} is the search's own: the best was chosen for its number there, which flatters it")
-    path = _write(files, folder, arms, seeds)
-    say(f"{plural(len(arms), 'suggestion')} against the defaults, seeds {', '.join(map(str, seeds))}: {path}")
-    run.main([str(path), "--profile", profile_name, *run_options], prog_name="gfl-lab run", standalone_mode=False)
+    path = folder / f"{confirming(name)}.yaml"
+    context = run.make_context("gfl-lab run", [str(path), "--profile", profile_name, *run_options])  # refuses wrong options
+    with _as_before_where_refused([path, folder / "profiles" / f"{profile_name}.yaml"]):
+        _write(files, path, arms, seeds)
+        say(f"{plural(len(arms), 'suggestion')} against the defaults, seeds {', '.join(map(str, seeds))}: {path}")
+        with context:
+            run.invoke(context)
+
+
+@contextlib.contextmanager
+def _as_before_where_refused(paths: list[Path]) -> Iterator[None]:
+    """Put the files back as they were, or away, where the run that they are for is refused."""
+    before = {path: path.read_bytes() if path.exists() else None for path in paths}
+    try:
+        yield
+    except (InputError, click.UsageError):
+        from gfl_lab.rundir import write_bytes
+
+        for path, content in before.items():
+            if content is not None:
+                write_bytes(path, content)
+                continue
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what else lies there stays
+                path.parent.rmdir()
+        raise
+
+
+def confirming(name: str) -> str:
+    """Name of the ablation that confirms the search ``name``."""
+    return f"confirm_{name}"[:100]
 
 
 def _without_defaults(arms: dict[str, dict[str, Any]], files: Files) -> dict[str, dict[str, Any]]:
@@ -74,7 +104,7 @@ def _without_defaults(arms: dict[str, dict[str, Any]], files: Files) -> dict[str
     return {name: settings for name, settings in arms.items() if computed(resolve_settings(*base, settings)) != default}
 
 
-def _write(files: Files, folder: Path, arms: dict[str, dict[str, Any]], seeds: list[int]) -> Path:
+def _write(files: Files, path: Path, arms: dict[str, dict[str, Any]], seeds: list[int]) -> None:
     """The ablation's file, beside the search's results; the profile beside it, since a file finds its profile there."""
     import yaml
 
@@ -83,9 +113,8 @@ def _write(files: Files, folder: Path, arms: dict[str, dict[str, Any]], seeds: l
 
     experiment = files.experiment
     beside = files.source.path.resolve().parent
-    name = f"confirm_{experiment.name}"[:100]
     content = {
-        "name": name,
+        "name": path.stem,
         "question": f"Is the best of {experiment.name} better than the defaults on seeds that it was not chosen on?",
         "kind": "ablation",
         "profile": files.profile.name,
@@ -97,8 +126,6 @@ def _write(files: Files, folder: Path, arms: dict[str, dict[str, Any]], seeds: l
         "table": {"metrics": list(experiment.table.metrics)},
     }
     header = f"# Written by `gfl-lab confirm`; written anew each time. The search: {experiment.name} on {files.profile.name}.\n"
-    path = folder / f"{name}.yaml"
     write_text(path, header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     profile = yaml.safe_dump(files.profile.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
-    write_text(folder / "profiles" / f"{files.profile.name}.yaml", profile)
-    return path
+    write_text(path.parent / "profiles" / f"{files.profile.name}.yaml", profile)

@@ -12,6 +12,7 @@ import click
 from gfl_lab.cli.numbers import Number, Whole
 from gfl_lab.cli.output import consoles, print_json, say
 from gfl_lab.cli.prepare import named_profile
+from gfl_lab.cli.refusals import require_output
 from gfl_lab.errors import ExitCode, InputError, Problem
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ def histogram(counts: Sequence[int], reg_max: int, width: int = 32) -> str:
 @click.option("--seed", type=Whole(0, 2**31 - 1), default=0, show_default=True)
 def generate(path: Path, train_images: int, val_images: int, size: int, seed: int) -> None:
     """Make the data set ambiguous_shapes in a folder under PATH; prints the folder."""
+    require_output(path, folder=True)
     from gfl_lab.data.ambiguous_shapes import AmbiguousShapesSpec
     from gfl_lab.data.ambiguous_shapes import generate as make
 

@@ -14,7 +14,7 @@ from gfl_lab.cli.numbers import Whole
 from gfl_lab.cli.output import consoles, plural, print_json, say
 from gfl_lab.cli.prepare import named_profile
 from gfl_lab.cli.stored import require_done, trial_of_checkpoint, trial_or_file
-from gfl_lab.errors import InputError, Problem
+from gfl_lab.errors import InputError, Problem, SpecError
 
 if TYPE_CHECKING:
     from gfl_lab.rundir import TrialDir
@@ -25,7 +25,7 @@ DEFAULT_PROFILE = "coco_1x"
 
 def parse_changes(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
     """``KEY=VALUE`` each, the value in YAML."""
-    import yaml
+    from gfl_lab.spec.source import read_value
 
     changes: dict[str, Any] = {}
     for text in given:
@@ -35,12 +35,10 @@ def parse_changes(_ctx: click.Context, _param: click.Parameter, given: tuple[str
         if key in changes:
             raise click.BadParameter(f"{key} is given twice")
         try:
-            changes[key] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError):  # ValueError: an impossible date
-            raise click.BadParameter(f"{text!r}: {value} is no YAML value") from None
-        if isinstance(changes[key], str):  # YAML 1.1 takes 1e-3 for a word
-            with contextlib.suppress(ValueError):
-                changes[key] = float(value)
+            changes[key] = read_value(value)
+        except SpecError as error:
+            problem = error.problems[0]
+            raise click.BadParameter(f"{text!r}: {problem.message}{f'. {problem.hint}' if problem.hint else ''}") from None
     return changes
 
 

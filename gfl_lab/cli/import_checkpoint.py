@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gfl_lab.cli.output import consoles, plural, print_json
+from gfl_lab.cli.refusals import require_output
 
 if TYPE_CHECKING:
     from gfl_lab.train.import_checkpoint import Imported
@@ -27,9 +28,11 @@ def command(file: Path, out: Path | None, force: bool, as_json: bool) -> None:
 
     Example:  gfl-lab import-checkpoint gfl_r50_fpn_1x_coco.pth
     """
+    out = Path(f"{file.stem}.gfl-lab.pth") if out is None else out
+    require_output(out, folder=False)
     from gfl_lab.train.import_checkpoint import import_checkpoint
 
-    done = import_checkpoint(file, out or Path(f"{file.stem}.gfl-lab.pth"), force=force)
+    done = import_checkpoint(file, out, force=force)
     if as_json:
         print_json(_to_dict(done))
     else:

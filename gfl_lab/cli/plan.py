@@ -40,6 +40,10 @@ def command(
     wish = files.profile.resources
     share = share_of(machine, wish)
     limit = parse_budget(budget, share.gpus)
+    if measure and share.gpus > 1:
+        raise InputError(
+            f"--measure warms trials up on one GPU, and these take {share.gpus:g} each; the first finished one gives an estimate"
+        )
     if files.experiment.kind == "search":
         from gfl_lab.cli.search import show_plan
 
@@ -99,10 +103,6 @@ def command(
 def _measure(pending: list[Any], tree: Any, prepared: Any, share: Any, machine: Any, loader_workers: int) -> None:
     from gfl_lab.orchestrate.measure import distinct, measure
 
-    if share.gpus > 1:
-        raise InputError(
-            f"--measure warms trials up on one GPU, and these take {share.gpus:g} each; the first finished one gives an estimate"
-        )
     say(f"warming up {len(distinct(pending))} of {len(pending)} trials to train (the others are like them)")
     problems = measure(pending, tree, prepared.paths, prepared.code, share, machine, WARM_UP_ENTRY, loader_workers, say)
     if problems:

@@ -11,6 +11,7 @@ from gfl_lab import naming
 from gfl_lab.cli.numbers import Number, Whole
 from gfl_lab.cli.output import plural, print_json, say
 from gfl_lab.cli.prepare import named_profile
+from gfl_lab.cli.refusals import output_problem
 from gfl_lab.cli.stored import require_done, trial_of_checkpoint, trial_or_file
 from gfl_lab.errors import InputError, Problem
 
@@ -38,6 +39,9 @@ def command(
     missing = [Problem("there is no such file", str(path)) for path in images if not path.is_file()]
     if missing:
         raise InputError(missing)
+    unreadable = [Problem("it is no image that can be read", str(path)) for path in images if not _is_image(path)]
+    if unreadable:
+        raise InputError(unreadable)
     trial = trial_or_file(what) or trial_of_checkpoint(Path(what))
     if trial is not None:
         require_done(trial)
@@ -74,8 +78,8 @@ def command(
 def _targets(images: tuple[Path, ...], out: Path, force: bool) -> dict[Path, Path]:
     """Where the picture of each image goes. Raises InputError where it would write over something."""
     targets = {path: out / f"{path.stem}.png" for path in images}
-    problems = []
-    for path, target in targets.items():
+    problems = [problem for problem in [output_problem(out, folder=True)] if problem]
+    for path, target in ({} if problems else targets).items():
         twins = [str(other) for other, its in targets.items() if its == target and other != path]
         if twins:
             problems.append(
@@ -90,6 +94,12 @@ def _targets(images: tuple[Path, ...], out: Path, force: bool) -> dict[Path, Pat
     if problems:
         raise InputError(problems)
     return targets
+
+
+def _is_image(path: Path) -> bool:
+    import cv2
+
+    return cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) is not None
 
 
 def _pixels(path: Path) -> Any:

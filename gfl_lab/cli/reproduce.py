@@ -12,8 +12,10 @@ import click
 
 from gfl_lab import naming
 from gfl_lab.cli.output import consoles, duration, print_json, say
+from gfl_lab.cli.refusals import require_output
 from gfl_lab.cli.stored import find_trial, require_done
 from gfl_lab.errors import ExitCode, InputError, Problem, StoreError
+from gfl_lab.rundir import TrialDir, read_json
 
 
 @click.command("reproduce")
@@ -44,6 +46,9 @@ def command(trial: str, keep: Path | None, as_json: bool) -> None:
         raise InputError(error.problems) from None
     if keep is not None and keep.exists():
         raise InputError(Problem("it is there already", str(keep), "Give a folder that is not there yet."))
+    if keep is not None:
+        require_output(keep, folder=True)
+    _require_inputs(first)
     took = (first.result() or {}).get("seconds", {}).get("total")
     say(f"trial {first.id}: seed {recorded.seed}, data {recorded.data.get('name')}; it took {duration(took)} the first time")
     with contextlib.ExitStack() as stack:
@@ -92,3 +97,21 @@ def command(trial: str, keep: Path | None, as_json: bool) -> None:
             f"AP: recorded {recorded.metrics.get('AP', float('nan')):.4f}, again {second.metrics.get('AP', float('nan')):.4f}; {words}"
         )
     sys.exit(int(ExitCode.UNFAIR if numbers or not equal else ExitCode.DONE))
+
+
+def _require_inputs(trial: TrialDir) -> None:
+    """Refuse a trial whose data, weights or code are not where its manifest says. Raises InputError with all that is missing."""
+    try:
+        manifest = read_json(trial.file(naming.MANIFEST))
+        paths = [Path(path) for path in manifest["paths"].values()]
+        weights = manifest["spec"]["settings"].get("weights", "random")
+        components = [trial.file(naming.COMPONENTS_DIR) / file["name"] for file in manifest["spec"].get("components", [])]
+    except StoreError as error:
+        raise InputError(error.problems) from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(Problem(f"it is no manifest of a trial ({error})", str(trial.file(naming.MANIFEST)))) from None
+    paths += components + ([] if weights in ("random", "pretrained") else [Path(weights)])
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        hint = "Put it back there: a trial is reproduced from the paths in its manifest."
+        raise InputError([Problem("the trial was trained with this, and it is not there any more", str(path), hint) for path in missing])

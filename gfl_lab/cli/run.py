@@ -16,6 +16,7 @@ from gfl_lab.cli.costs import budget_option, check_budget, cost_text, parse_budg
 from gfl_lab.cli.numbers import Number, Whole
 from gfl_lab.cli.output import consoles, plural, print_json, say
 from gfl_lab.cli.prepare import experiment_argument, plan_options, prepare, read_files
+from gfl_lab.cli.refusals import check_address
 from gfl_lab.errors import ExitCode, InputError, Problem
 
 TRIAL_ENTRY = "gfl_lab.train.trial:run_trial"
@@ -61,6 +62,7 @@ def command(
     from gfl_lab.orchestrate.cost import Paces, estimates
     from gfl_lab.rundir import RunTree, TrialState
 
+    check_address(address, executor)
     storage = _storage_of(storage, cluster=bool(address) and executor == "ray")
     files = read_files(experiment, profile)
     tree = RunTree.default()

@@ -82,11 +82,14 @@ def prepare_search(files: Files, tree: Any, *, data: Path | None, seeds: list[in
     if seeds is not None and len(seeds) != 1:
         hint = "`gfl-lab confirm` compares the best with the defaults over several seeds."
         raise InputError(Problem(f"a search has one seed, and --seeds gives {len(seeds)}", hint=hint))
-    prepared = prepare(files, tree, data=data, seeds=seeds, weights=weights, say=say)
     metric = files.experiment.search.metric
-    if metric in naming.TRUTH_METRICS and not prepared.plan.data.truth:
-        place = files.source.place("search", "metric")
-        raise InputError(Problem(f"{metric} needs data whose true edges are known, and {prepared.plan.data.name} has none", place))
+    if metric in naming.TRUTH_METRICS and data is not None:
+        from gfl_lab.data import ambiguous_shapes
+
+        if ambiguous_shapes.describe(data.expanduser()) is None:
+            place = files.source.place("search", "metric")
+            raise InputError(Problem(f"{metric} needs data whose true edges are known, and {data} has none", place))
+    prepared = prepare(files, tree, data=data, seeds=seeds, weights=weights, say=say)
     return prepared
 
 

@@ -30,9 +30,13 @@ class Budget:
     @classmethod
     def parse(cls, text: str) -> Budget:
         """Read ``90min``, ``12h``, ``40gpuh`` or ``8cpuh``. Raises InputError."""
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)(min|h|gpuh|cpuh)", text.strip())
+        match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(min|h|gpuh|cpuh)", text.strip())
         if not match or not float(match[1]):
-            raise InputError(f"--budget {text!r}: write 90min or 12h (wall time), 8cpuh (core-hours) or 40gpuh (GPU-hours)")
+            shown = text if len(text) <= 60 else text[:57] + "..."
+            raise InputError(
+                f"--budget {shown!r}: write a number above 0 and below a billion and its unit: 90min or 12h (wall time), "
+                "8cpuh (core-hours) or 40gpuh (GPU-hours)"
+            )
         units: dict[str, tuple[Literal["wall", "core", "gpu"], int]] = {
             "min": ("wall", 60), "h": ("wall", 3600), "gpuh": ("gpu", 3600), "cpuh": ("core", 3600),
         }  # fmt: skip
