@@ -398,6 +398,7 @@ def _validate(model: type[Model], source: Source) -> tuple[Model | None, list[Pr
 
 def _checked(found: Model | None, problems: list[Problem], source: Source) -> Model:
     """``found``. Raises SpecError with the problems, each once, in the order of the file."""
+    problems = [*source.problems, *problems]
     if problems or found is None:
         raise SpecError(sorted(dict.fromkeys(problems), key=lambda problem: source.line_of(problem.place)))
     return found

@@ -25,10 +25,12 @@ class AmbiguousWord(ValueError):
 
     Args:
         readings: both readings, in words.
-        spelling: how to write the value that is probably meant.
+        meant: the value that is probably meant. spelling: how to write it.
     """
 
-    def __init__(self, word: str, readings: str, spelling: str) -> None:
+    def __init__(self, word: str, readings: str, meant: bool | int | float, spelling: str = "") -> None:
+        self.meant = meant
+        spelling = spelling or (str(meant).lower() if isinstance(meant, bool) else f"{meant}")
         self.hint = f"Write {spelling}, or '{word}' in quotes for the text."
         super().__init__(f"{word} is ambiguous: {readings}")
 
@@ -40,18 +42,20 @@ def value_of(word: str) -> str | int | float | bool | None:
         AmbiguousWord: ``010``, ``1_000``, ``0b1``, ``1:30``, ``yes``, ``off``, ...: versions of YAML disagree.
         ValueError: a number beyond what a computer can hold.
     """
+    if len(word) > _MOST_DIGITS:
+        if word.strip("+-.0123456789_:eExX") == "":
+            raise ValueError(f"a number of {len(word):,} characters; at most {_MOST_DIGITS} are read")
+        return word
     if word in _NULL:
         return None
     if word in _BOOLEANS:
         return _BOOLEANS[word]
     if word.lower() in _SWITCHES and word in (word.lower(), word.capitalize(), word.upper()):
         meant = _SWITCHES[word.lower()]
-        raise AmbiguousWord(word, f"some YAML readers take it for {meant}, others for text", meant)
+        raise AmbiguousWord(word, f"some YAML readers take it for {meant}, others for text", meant == "true")
     if zero := _LEADING_ZERO.fullmatch(word):
         decimal = zero[1] + (zero[2].replace("_", "").lstrip("0") or "0")
-        raise AmbiguousWord(word, f"some YAML readers take it for an octal number, others for {decimal}", decimal)
-    if len(word) > _MOST_DIGITS and (_INTEGER.fullmatch(word) or _FLOAT.fullmatch(word)):
-        raise ValueError(f"a number of {len(word)} digits; at most {_MOST_DIGITS} are read")
+        raise AmbiguousWord(word, f"some YAML readers take it for an octal number, others for {decimal}", int(decimal))
     if _INTEGER.fullmatch(word):
         return int(word)
     for prefix, base, form in _BASES:
@@ -64,18 +68,25 @@ def value_of(word: str) -> str | int | float | bool | None:
     if special := _SPECIAL.fullmatch(word):
         return math.nan if special[3] else -math.inf if special[1] == "-" else math.inf
     if "_" in word and _UNDERSCORES.fullmatch(word):
-        raise AmbiguousWord(word, "some YAML readers leave its underscores out, others take it for text", word.replace("_", ""))
+        bare = word.replace("_", "")
+        raise AmbiguousWord(word, "some YAML readers leave its underscores out, others take it for text", _number(bare), bare)
     if _BINARY.fullmatch(word):
         number = int(word.replace("_", ""), 2)
-        raise AmbiguousWord(word, "some YAML readers take it for a binary number, others for text", str(number))
+        raise AmbiguousWord(word, "some YAML readers take it for a binary number, others for text", number)
     if _SEXAGESIMAL.fullmatch(word):
         number = _sexagesimal(word)
-        raise AmbiguousWord(word, f"some YAML readers take it for {number:g}, in base 60, others for text", f"{number:g}")
+        raise AmbiguousWord(word, f"some YAML readers take it for {number}, in base 60, others for text", number)
     return word
 
 
-def _sexagesimal(word: str) -> float:
-    sign, total = (-1 if word.startswith("-") else 1), 0.0
+def _number(bare: str) -> int | float:
+    if bare.lstrip("+-").startswith("0x"):
+        return int(bare, 16)
+    return int(bare) if _INTEGER.fullmatch(bare) else float(bare)
+
+
+def _sexagesimal(word: str) -> int | float:
+    total: int | float = 0
     for part in word.lstrip("+-").replace("_", "").split(":"):
-        total = total * 60 + float(part)
-    return sign * total
+        total = total * 60 + (float(part) if "." in part else int(part))
+    return -total if word.startswith("-") else total

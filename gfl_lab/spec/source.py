@@ -62,6 +62,8 @@ class Source:
     path: Path
     value: dict[str, Any]
     lines: dict[Path_, int] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    """Wrong, though it could be read on: a key given twice, a word with two meanings (read as the likelier one)."""
 
     def place(self, *keys: str | int) -> str:
         """``file.yaml:12: axes.reg_max``; the nearest parent's line when the key itself has none."""
@@ -84,8 +86,8 @@ def read_yaml(path: Path) -> Source:
     """Read a YAML mapping: the core schema of YAML 1.2, keys as text, `<<` merges, no tags.
 
     Raises:
-        SpecError: no file, not text, not YAML, empty, not a mapping, too large or too deep, a key given twice, or a word
-            that versions of YAML read differently.
+        SpecError: no file, not text, not YAML, empty, not a mapping, too large or too deep. Keys that are given twice and
+            words that versions of YAML read differently are in the source's ``problems``, to be told with all others.
     """
     try:
         if path.is_dir():
@@ -110,8 +112,8 @@ def read_yaml(path: Path) -> Source:
         raise SpecError(Problem("the file does not hold `key: value` lines at its top level", f"{path.name}:{node.start_mark.line + 1}"))
     reader = _Reader(path)
     reader.source.value = reader.value(node, ())
-    if reader.problems:
-        raise SpecError(reader.problems)
+    if reader.unreadable:
+        raise SpecError(reader.source.problems)
     return reader.source
 
 
@@ -124,8 +126,8 @@ def read_value(text: str) -> Any:
     node = _compose(text, "")
     reader = _Reader(Path())
     value = None if node is None else reader.value(node, ())
-    if reader.problems:
-        raise SpecError([Problem(problem.message, hint=problem.hint) for problem in reader.problems])
+    if found := reader.source.problems:
+        raise SpecError([Problem(problem.message, hint=problem.hint) for problem in found])
     return value
 
 
@@ -155,7 +157,7 @@ class _Reader:
 
     def __init__(self, path: Path) -> None:
         self.source = Source(path, {})
-        self.problems: list[Problem] = []
+        self.unreadable = False
         self._values = 0
         self._open: list[yaml.Node] = []  # the nodes that hold the present one
 
@@ -196,7 +198,7 @@ class _Reader:
                 continue
             name = key.value
             if name in seen:
-                self._tell(key, f"{name!r} is given twice, first in line {seen[name]}", "Keep one.")
+                self._tell(key, f"{name!r} is given twice, first in line {seen[name]}", "Keep one.", readable=True)
             seen[name] = line
             if name == "<<" and key.tag == _PLAIN:
                 for each in item.value if isinstance(item, yaml.SequenceNode) else [item]:
@@ -219,16 +221,18 @@ class _Reader:
         try:
             return value_of(node.value)
         except AmbiguousWord as error:
-            self._tell(node, str(error), error.hint)
+            self._tell(node, str(error), error.hint, readable=True)
+            return error.meant
         except ValueError as error:
             self._tell(node, str(error))
         return None
 
-    def _tell(self, node: yaml.Node, message: str, hint: str = "") -> None:
-        self.problems.append(Problem(message, self._place(node), hint))
+    def _tell(self, node: yaml.Node, message: str, hint: str = "", readable: bool = False) -> None:
+        self.unreadable = self.unreadable or not readable
+        self.source.problems.append(Problem(message, self._place(node), hint))
 
     def _refuse(self, node: yaml.Node, message: str) -> None:
-        raise SpecError([*self.problems, Problem(message, self._place(node))])
+        raise SpecError([*self.source.problems, Problem(message, self._place(node))])
 
     def _place(self, node: yaml.Node) -> str:
         return f"{self.source.path.name}:{node.start_mark.line + 1}"
@@ -245,12 +249,22 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """
     known = sorted(known)
     plain = _plain(word)
-    names = {_plain(name): name for name in known} | {
-        alias: name for alias, name in ALIASES.items() if name in known and alias not in known
-    }
-    near = [plain] if plain in names else difflib.get_close_matches(plain, names, n=1, cutoff=0.6)
-    if near:
-        return f"Did you mean {names[near[0]]!r}?"
+    names = {_plain(name): name for name in known}
+    others = {alias: name for alias, name in ALIASES.items() if name in known and alias not in names}
+    if plain in others:
+        return f"Did you mean {others[plain]!r}?"
+    if len(plain) > 2:
+        near = difflib.get_close_matches(plain, names, n=1, cutoff=0.6)
+        like = difflib.get_close_matches(plain, [alias for alias in others if len(alias) > 3], n=1, cutoff=0.8)
+        closeness = difflib.SequenceMatcher(b=plain)
+
+        def ratio(candidate: str) -> float:
+            closeness.set_seq1(candidate)
+            return closeness.ratio()
+
+        if near or like:
+            best = max(near + like, key=ratio)
+            return f"Did you mean {(names | others)[best]!r}?"
     parts = {part for part in plain.split("_") if len(part) > 2}
     alike = [name for name in known if parts & set(_plain(name).split("_"))]
     if alike and len(alike) <= 4:
@@ -260,7 +274,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def _plain(word: str) -> str:
     """A name in small letters, its parts joined by ``_``: ``learningRate`` and ``Learning-rate`` are ``learning_rate``."""
-    return re.sub(r"[\s.-]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", word.strip()[:100])).lower()
+    return re.sub(r"[\s.-]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", word.strip()[:60])).lower()
 
 
 def problems_of(error: ValidationError, model: type[BaseModel], source: Source, prefix: Path_ = ()) -> list[Problem]:
@@ -372,6 +386,8 @@ _BOUNDS = {
 def _rule(item: Any) -> str:
     """The rule that one of pydantic's errors is about, in words that name no type of Python."""
     kind, context = item["type"], item.get("ctx", {})
+    if kind == "float_type" and isinstance(item["input"], int) and not isinstance(item["input"], bool):
+        return "must be a finite number, and this one is too large"
     if kind in _RULES:
         return _RULES[kind]
     if kind in _BOUNDS:
@@ -381,7 +397,8 @@ def _rule(item: Any) -> str:
         return f"must be {context['expected']}"
     if kind in ("too_short", "too_long"):
         least = kind == "too_short"
-        return f"must have {'at least' if least else 'at most'} {context['min_length' if least else 'max_length']} entries"
+        count = context["min_length" if least else "max_length"]
+        return f"must have {'at least' if least else 'at most'} {count} {'entry' if count == 1 else 'entries'}"
     if kind == "value_error":
         message = str(context["error"])
         return message if message.startswith(("it ", "must ")) else f"it is refused: {message}"
@@ -391,6 +408,8 @@ def _rule(item: Any) -> str:
 def _spelling(value: Any, items: list[Any]) -> str:
     """A hint for text that should be what it looks like."""
     kinds = {item["type"] for item in items}
+    if kinds & {"int_type", "int_from_float"} and isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return f"Write {int(value)}."
     if not isinstance(value, str):
         return ""
     if "bool_type" in kinds and value.lower() in ("true", "yes", "on", "false", "no", "off"):
