@@ -15,6 +15,7 @@ from gfl_lab.cli import engine as engines
 from gfl_lab.cli.costs import budget_option, check_budget, cost_text, parse_budget, share_of
 from gfl_lab.cli.output import consoles, plural, print_json, say
 from gfl_lab.cli.prepare import experiment_argument, plan_options, prepare, read_files
+from gfl_lab.cli.unassigned import say_unassigned, unassigned_groups
 from gfl_lab.errors import ExitCode, InputError, Problem
 
 TRIAL_ENTRY = "gfl_lab.train.trial:run_trial"
@@ -121,6 +122,8 @@ def command(
             device = "" if address else resources.device_of(machine, share.gpus)
             expected = estimates(pending, plan, tree, share, device, paces)
             _say_plan(plan, found, pending, share, expected)
+            if pending:
+                say_unassigned(unassigned_groups(plan, prepared.paths, tree), plan, data, files.source.path.parent, notes=False)
             check_budget(limit, expected, share, slots_known=not address)
             for backbone in sorted({t.spec.settings.backbone for t in pending if t.spec.settings.weights == "pretrained"}):
                 from gfl_lab.train.checkpoint import fetch_pretrained
