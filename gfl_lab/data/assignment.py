@@ -159,7 +159,7 @@ def assign(boxes: Boxes, pyramid: Pyramid) -> Assignment:
         Cause.NO_LOCATION_INSIDE: ~found.inside[lost],
         Cause.BEST_OUTSIDE: found.reaches[lost],
         Cause.BELOW_ANCHORS: size < anchors[0],
-        Cause.ABOVE_ANCHORS: size > anchors[-1],
+        Cause.ABOVE_ANCHORS: size >= anchors[-1],
         Cause.BETWEEN_ANCHORS: np.ones(len(lost), bool),
     }
     causes[lost] = np.select(list(conditions.values()), [order[cause] for cause in conditions], -1) if len(lost) else -1

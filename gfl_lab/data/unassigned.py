@@ -25,7 +25,7 @@ SCREENED = 5_000
 """Boxes that all settings are tried on; the best of them are counted on every box."""
 NOTEWORTHY = 0.02
 """Share of the boxes from which on `plan` and `run` speak of it."""
-ENOUGH = 0.0025
+ENOUGH = 0.005
 """Share of the boxes up to which fewer are no gain: then the cheaper settings are the better ones."""
 BETTER = 0.8
 """Settings are worth a line where they leave at most this share of the boxes that are without a location now."""
@@ -39,8 +39,8 @@ KINDS = ("strides", "anchor_scale", "image_size", "atss_topk")
 
 MEANING: dict[Cause, str] = {
     Cause.BETWEEN_ANCHORS: "size between two anchors",
-    Cause.ABOVE_ANCHORS: "larger than the largest anchor",
-    Cause.BELOW_ANCHORS: "smaller than the smallest anchor",
+    Cause.ABOVE_ANCHORS: "size at or above the largest anchor",
+    Cause.BELOW_ANCHORS: "size below the smallest anchor",
     Cause.NO_LOCATION_INSIDE: "too small or too thin: no location lies inside the box",
     Cause.BEST_OUTSIDE: "shape far from a square: the locations of highest IoU lie outside the box",
     Cause.CROWDED_OUT: "crowded out: other boxes have a higher IoU at all its locations",
@@ -154,9 +154,11 @@ class Unassigned:
             return f"all {self.boxes} training boxes have a location"
         main = self.reasons[0]
         most = "" if main.boxes == self.unassigned else f" ({main.boxes} of them)"
-        best = self.proposals[0] if self.proposals else None
-        way = f"{best.yaml} would leave {best.unassigned} ({best.cost})" if best else f"none of {self.tried} other settings helps much"
-        return f"{self.of} get no location and are never learned: {_short(main)}{most}; {way}"
+        text = f"{self.of} get no location and are never learned: {_short(main)}{most}"
+        if self.proposals:
+            best = self.proposals[0]
+            return f"{text}; {best.yaml} would leave {best.unassigned} ({best.cost})"
+        return text + (f"; none of {self.tried} other settings leaves clearly fewer" if self.tried else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -257,9 +259,8 @@ def _reasons(found: Assignment, pyramid: Pyramid) -> Iterator[Reason]:
         having = found.having(cause)
         groups: list[tuple[tuple[float, float] | None, Any]] = [(None, having)]
         if cause is Cause.BETWEEN_ANCHORS:
-            level = np.clip(np.searchsorted(anchors, size), 1, max(1, len(anchors) - 1))
-            pairs = list(itertools.pairwise(anchors)) or [(anchors[0], anchors[0])]
-            groups = [(pair, having & (level == index + 1)) for index, pair in enumerate(pairs)]
+            level = np.searchsorted(anchors, size, side="right")
+            groups = [(pair, having & (level == index + 1)) for index, pair in enumerate(itertools.pairwise(anchors))]
         for between, group in groups:
             if not group.any():
                 continue
