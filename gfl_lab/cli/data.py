@@ -16,6 +16,7 @@ from gfl_lab.cli.refusals import require_output
 from gfl_lab.errors import ExitCode, InputError, Problem
 
 if TYPE_CHECKING:
+    from gfl_lab.data.unassigned import Unassigned
     from gfl_lab.train.side_distances import SideDistances
 
 
@@ -26,20 +27,27 @@ def command() -> None:
 
 @command.command("check")
 @click.argument("path", required=False, type=click.Path(path_type=Path))
-@click.option("--profile", "profile_name", metavar="NAME", help="Show how far box sides are from their cells, with a profile's settings.")
+@click.option(
+    "--profile",
+    "profile_name",
+    metavar="NAME",
+    help="Show which boxes no location learns, and how far box sides are from their cells, with a profile's settings.",
+)
 @click.option("--reg-max", type=Whole(1, 128), help="n, instead of the profile's.")
 @click.option("--bin-width", type=Number(0, 64, min_open=True), help="Distance between bins in strides, instead of the profile's.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(path: Path | None, profile_name: str | None, reg_max: int | None, bin_width: float | None, as_json: bool) -> None:
     """Check the data set in folder PATH completely, every image decoded; exit code 2 when it cannot be trained on.
 
-    With --profile also assign every training box to cells, as training would, and show on each level how far the sides
-    are from the cells, in bins, and the share that reg_max and bin_width clip. PATH may then be left out where the
-    profile generates its data.
+    With --profile also assign every training box to locations (cells of the feature maps), as training would. Show the
+    boxes that have none, why, and the strides, anchor scale or image size that would leave fewer; and on each level how
+    far the sides are from the cells, in bins, and the share that reg_max and bin_width clip. PATH may then be left out
+    where the profile generates its data.
 
     Example:  gfl-lab data check ~/data/coco --profile coco_1x
     """
     from gfl_lab.data.coco import check_dataset
+    from gfl_lab.data.unassigned import why_not_analysed
 
     if profile_name is None and (reg_max is not None or bin_width is not None):
         raise click.UsageError("--reg-max and --bin-width need --profile: strides, image size and the rest come from it")
@@ -49,15 +57,25 @@ def check(path: Path | None, profile_name: str | None, reg_max: int | None, bin_
     if path is None:
         path = _generated(profile)
     report = check_dataset(path)
-    sides = None
-    if settings is not None and report.ok:
+    sides = unassigned = None
+    reason = why_not_analysed(settings) if settings is not None else ""
+    if settings is not None and report.ok and not reason:
+        own = {key: value for key, value in (("reg_max", reg_max), ("bin_width", bin_width)) if value is not None}
+        unassigned = _locate(path, settings.model_copy(update=own))
         sides = _measure(path, report.classes, settings, reg_max, bin_width)
     if as_json:
-        print_json(report.to_dict() | ({} if profile is None else {"profile": profile.name, "sides": sides and sides.to_dict()}))
+        found: dict[str, Any] = {}
+        if profile is not None:
+            located = {"analysed": False, "reason": reason} if reason else unassigned and unassigned.to_dict()
+            found = {"profile": profile.name, "sides": sides and sides.to_dict(), "unassigned": located if report.ok else None}
+        print_json(report.to_dict() | found)
     else:
         print(report.to_text())
+        if reason and report.ok:
+            print(f"\nassignment of boxes, profile {profile.name}: not analysed: {reason}")
         if sides:
             print_sides(sides, f"profile {profile.name}", consoles()[0])
+            print("", *unassigned.lines(), sep="\n")
     if report.errors:
         say(f"error: {path} cannot be trained on")
     sys.exit(int(ExitCode.USAGE if report.errors else ExitCode.DONE))
@@ -81,6 +99,20 @@ def _generated(profile: Any) -> Path:
         message = f"profile {profile.name} has no data set of its own"
         raise InputError(Problem(message, hint="Give PATH, a folder in COCO format (docs/data.md)."))
     return make(AmbiguousShapesSpec(**profile.data.model_dump()), RunTree.default().root / "data")
+
+
+def _locate(path: Path, settings: Any) -> Unassigned:
+    """The boxes of a valid data set that no location learns."""
+    from rich.progress import Progress
+
+    from gfl_lab.data.coco import find_dataset
+    from gfl_lab.data.unassigned import find_unassigned, training_boxes
+
+    console = consoles()[1]
+    boxes = training_boxes(find_dataset(path))
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("trying other settings")
+        return find_unassigned(boxes, settings, progress=lambda done, of: bar.update(task, completed=done, total=of))
 
 
 def _measure(path: Path, classes: tuple[str, ...], settings: Any, reg_max: int | None, bin_width: float | None) -> SideDistances:
@@ -127,7 +159,7 @@ def print_sides(sides: SideDistances, title: str, console: Any) -> None:
         console.print(f"sides in bins 0 to {sides.reg_max}, and beyond:")
         for level in sides.levels:
             console.print(f"{level.stride:6}  {histogram(level.counts, sides.reg_max)}")
-    console.print(f"boxes without a cell: {sides.boxes_without_cells}; distances are in bins; a box may have cells on several levels")
+    console.print("distances are in bins; a box may have cells on several levels")
     for note in sides.notes:
         console.print(f"note: {note}")
     console.print(sides.advice, soft_wrap=True)

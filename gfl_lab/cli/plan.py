@@ -10,6 +10,7 @@ import click
 from gfl_lab.cli.costs import budget_option, check_budget, cost_text, parse_budget, share_of
 from gfl_lab.cli.output import duration, print_json, say
 from gfl_lab.cli.prepare import experiment_argument, plan_options, prepare, read_files
+from gfl_lab.cli.unassigned import say_unassigned, unassigned_groups
 from gfl_lab.errors import InputError, Problem, ResourceError
 
 WARM_UP_ENTRY = "gfl_lab.train.warmup:measure"
@@ -50,6 +51,7 @@ def command(
         return show_plan(files, data=data, seeds=seeds, weights=weights, as_json=as_json)
     prepared = prepare(files, tree, data=data, seeds=seeds, weights=weights, say=say, max_trials=max_trials)
     plan = prepared.plan
+    unassigned = unassigned_groups(plan, prepared.paths, tree)
     found = driver.states(plan.trials, tree)
     pending = [trial for trial in plan.trials if found[trial.id] != "done"]
     if measure and pending:
@@ -82,7 +84,7 @@ def command(
                 "experiment": plan.experiment.name, "profile": plan.profile.name, "data": plan.data.model_dump(mode="json"), "rows": rows,
                 "expected_seconds": _rounded(cost.wall_s) if cost else None,
                 "expected": cost.to_json() if cost else None, "rests_on": rests_on(expected) if expected else None,
-                "at_once": share.slots, "share": {"cpus": share.cpus, "gpus": share.gpus},
+                "unassigned": unassigned, "at_once": share.slots, "share": {"cpus": share.cpus, "gpus": share.gpus},
                 "budget": {"given": limit.text, "enough": None if over is None else not over} if limit else None,
                 "machine": {
                     "cpus": machine.cpus, "gpus": list(machine.gpus), "gpu_memory_gib": machine.gpu_memory, "memory_gib": round(machine.memory_gib, 1),
@@ -95,6 +97,7 @@ def command(
             takes = f"  {duration(row['expected_seconds'])}" if row["trial"] in of_trial else ""
             mark = "  (baseline)" if row["baseline"] else ""
             print(f"{row['variant']:{width}}  seed {row['seed']}  {row['trial']}  {row['state']}{takes}{mark}")
+        say_unassigned(unassigned, plan, data, files.source.path.parent)
         say(f"machine: {machine}")
         say(f"{len(pending)} of {len(rows)} trials to train, {at_once} at once; {cost_text(cost, expected, share)}")
     check_budget(limit, expected, share)

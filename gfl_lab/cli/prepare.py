@@ -117,7 +117,7 @@ def read_files(path: Path, profile_name: str | None) -> Files:
     code, problems = read_code(experiment.code, source)
     profile = published = None
     try:
-        profile = load_profile(find_profile(profile_name or experiment.profile, [beside / "profiles", EXPERIMENTS / "profiles"]))
+        profile = load_profile(find_profile(profile_name or experiment.profile, profile_folders(beside)))
     except SpecError as error:
         place = "" if profile_name else source.place("profile")
         problems += [problem if problem.place else Problem(problem.message, place, problem.hint) for problem in error.problems]
@@ -136,11 +136,32 @@ def experiment_folders() -> list[Path]:
     return list(dict.fromkeys((Path("experiments").resolve(), EXPERIMENTS)))
 
 
+def profile_folders(beside: Path | None = None) -> list[Path]:
+    """Folders in which profiles are looked for: beside the experiment file, here, in ./experiments, then gfl-lab's own."""
+    here = [Path("profiles").resolve(), *(folder / "profiles" for folder in experiment_folders())]
+    return list(dict.fromkeys([beside / "profiles", *here] if beside else here))
+
+
 def named_profile(name: str) -> Any:
-    """A profile of ``experiment_folders``. Raises SpecError."""
+    """A profile of ``profile_folders``, or the one in a file where ``name`` is a path (``lab/profiles/mine.yaml``). Raises SpecError."""
     from gfl_lab.spec.files import find_profile, load_profile
 
-    return load_profile(find_profile(name, [folder / "profiles" for folder in experiment_folders()]))
+    if os.sep in name or name.endswith(".yaml"):
+        return load_profile(Path(name).expanduser())
+    return load_profile(find_profile(name, profile_folders()))
+
+
+def profile_argument(name: str, beside: Path) -> str:
+    """A profile of an experiment in folder ``beside`` as `gfl-lab data check --profile` takes it: its name, else its path.
+
+    Raises:
+        SpecError: there is none.
+    """
+    from gfl_lab.spec.files import find_profile
+
+    file = find_profile(name, profile_folders(beside))
+    first = next((folder / file.name for folder in profile_folders() if (folder / file.name).is_file()), None)
+    return name if first == file else os.path.relpath(file)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from gfl_lab.cli.numbers import Number, Whole
 from gfl_lab.cli.output import consoles, plural, print_json, say
 from gfl_lab.cli.prepare import experiment_argument, plan_options, prepare, read_files
 from gfl_lab.cli.refusals import check_address
+from gfl_lab.cli.unassigned import say_unassigned, unassigned_groups
 from gfl_lab.errors import ExitCode, InputError, Problem
 
 TRIAL_ENTRY = "gfl_lab.train.trial:run_trial"
@@ -124,6 +125,8 @@ def command(
             device = "" if address else resources.device_of(machine, share.gpus)
             expected = estimates(pending, plan, tree, share, device, paces)
             _say_plan(plan, found, pending, share, expected)
+            if pending:
+                say_unassigned(unassigned_groups(plan, prepared.paths, tree), plan, data, files.source.path.parent, notes=False)
             check_budget(limit, expected, share, slots_known=not address)
             for backbone in sorted({t.spec.settings.backbone for t in pending if t.spec.settings.weights == "pretrained"}):
                 from gfl_lab.train.checkpoint import fetch_pretrained

@@ -16,6 +16,7 @@ from gfl_lab.cli import engine as engines
 from gfl_lab.cli.costs import check_budget, cost_text, share_of
 from gfl_lab.cli.output import consoles, plural, print_json, say
 from gfl_lab.cli.prepare import Files, prepare
+from gfl_lab.cli.unassigned import say_unassigned, unassigned_groups
 from gfl_lab.errors import ExitCode, InputError, Problem
 
 
@@ -42,6 +43,8 @@ def run_search(
                 driver.wait_for_orphans([trial for variant in book.all_variants for trial in variant.trials], tree)
             share = _share(prepared, tree, machine, share, address, cpus, gpus, executor)
             _say_plan(plan, book.ledger, share, limit, tree, machine, address)
+            if not book.ledger.complete:
+                say_unassigned(unassigned_groups(prepared.plan, prepared.paths, tree), plan, data, files.source.path.parent, notes=False)
             for backbone in sorted({v.settings.backbone for v in prepared.plan.variants if v.settings.weights == "pretrained"}):
                 from gfl_lab.train.checkpoint import fetch_pretrained
 
@@ -247,14 +250,17 @@ def show_plan(files: Files, *, data: Path | None, seeds: list[int] | None, weigh
         tree.experiment(files.experiment.name, files.profile.name), definition, files.experiment.search.trials, look=True
     )
     plan = dataclasses.replace(prepared.plan, experiment=files.experiment)
+    unassigned = unassigned_groups(prepared.plan, prepared.paths, tree)
     if as_json:
         print_json(
             {
                 "experiment": plan.experiment.name, "profile": plan.profile.name, "kind": "search", "data": plan.data.model_dump(mode="json"),
                 "search": plan.experiment.search.model_dump(mode="json"), "ended": ledger.ended, "suggestions": len(ledger.suggestions),
+                "unassigned": unassigned,
             }
         )  # fmt: skip
         return
+    say_unassigned(unassigned, plan, data, files.source.path.parent)
     _say_plan(plan, ledger, share_of(machine, files.profile.resources), None, tree, machine, None)
 
 

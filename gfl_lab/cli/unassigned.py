@@ -1,0 +1,126 @@
+"""Boxes that no location learns, as `plan` and `run` tell of them: one line for each group of variants where they are many."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gfl_lab.cli.output import say
+from gfl_lab.cli.prepare import profile_argument
+from gfl_lab.rundir import RunTree, write_json
+
+MOST_BOXES = 50_000
+"""Boxes that are looked at here; `data check` looks at all."""
+MOST_GROUPS = 8
+"""Groups of variants that are looked at."""
+BESIDE = ("box", "reg_max", "bin_width", "flip", "scale_range", "crop")
+"""Settings that the report depends on, beside those of the assignment."""
+NAMED = 2
+"""Variants of a group that are named."""
+
+
+def unassigned_groups(plan: Any, paths: dict[str, str], tree: RunTree) -> list[dict[str, Any]]:
+    """What the variants of a plan leave without a location, those that assign boxes alike together.
+
+    The result is kept in the run tree, under the digest of the data and the settings that decide.
+
+    Args:
+        plan: of ``prepare``.
+        paths: of its data.
+
+    Returns:
+        For each group ``variants`` (names) and ``analysed``; and where that is true, ``Unassigned.to_dict()``, else ``reason``.
+
+    Raises:
+        DataError: the annotations cannot be read.
+    """
+    from gfl_lab.data.assignment import Pyramid
+    from gfl_lab.data.unassigned import why_not_analysed
+
+    groups: dict[Any, list[Any]] = {}
+    for variant in plan.variants:
+        groups.setdefault(why_not_analysed(variant.settings) or Pyramid.of(variant.settings), []).append(variant)
+    found, boxes, number = [], _Boxes(paths), 0
+    for key, variants in groups.items():
+        out: dict[str, Any] = {"variants": [variant.name for variant in variants]}
+        number += isinstance(key, Pyramid)
+        if not isinstance(key, Pyramid):
+            out |= {"analysed": False, "reason": key}
+        elif number > MOST_GROUPS:
+            out |= {"analysed": False, "reason": f"only the first {MOST_GROUPS} kinds of assignment are looked at"}
+        else:
+            out |= _kept(variants[0].settings, key, plan.data.digest, boxes, tree)
+        found.append(out)
+    return found
+
+
+def say_unassigned(groups: Sequence[dict[str, Any]], plan: Any, data: Path | None, beside: Path, notes: bool = True) -> None:
+    """Say on stderr where more than 2% of the boxes have no location.
+
+    Args:
+        groups: of ``unassigned_groups``.
+        plan: theirs.
+        data: the folder that the user gave.
+        beside: the experiment file's folder.
+        notes: also say what was not analysed.
+    """
+    from gfl_lab.data.unassigned import NOTEWORTHY
+    from gfl_lab.spec.files import resolve_settings
+
+    own = resolve_settings(plan.profile.settings)
+    for group in groups:
+        names, alone = group["variants"], len(groups) == 1
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        who = "" if alone else f" ({', '.join(names[:NAMED])}{more})"
+        if not group["analysed"]:
+            if notes:
+                say(f"note: boxes without a location are not counted{who}: {group['reason']}")
+        elif group["share"] > NOTEWORTHY:
+            path = f" {shlex.quote(str(data))}" if data else ""
+            like = all(group[key] == _plain(getattr(own, key)) for key in ("strides", "anchor_scale", "atss_topk", "image_size", "pad_to"))
+            profile = shlex.quote(profile_argument(plan.profile.name, beside.resolve()))
+            look = f". Causes and other settings:  gfl-lab data check{path} --profile {profile}" if like else ""
+            say(f"warning{who}: {group['summary']}{look}")
+
+
+class _Boxes:
+    """The training boxes of a data set, read when they are asked for."""
+
+    def __init__(self, paths: dict[str, str]) -> None:
+        self._paths, self._boxes = paths, None
+
+    def get(self) -> Any:
+        if self._boxes is None:
+            from gfl_lab.data.coco import CocoPaths
+            from gfl_lab.data.unassigned import training_boxes
+
+            self._boxes = training_boxes(CocoPaths(**{key: Path(path) for key, path in self._paths.items()}))
+        return self._boxes
+
+
+def _kept(settings: Any, pyramid: Any, data_digest: str, boxes: _Boxes, tree: RunTree) -> dict[str, Any]:
+    """The report on a group, from the run tree or made and kept there."""
+    from gfl_lab import naming
+    from gfl_lab.data.unassigned import NOTEWORTHY, VERSION, find_unassigned
+
+    values = settings.model_dump(mode="json")
+    key = naming.digest([VERSION, MOST_BOXES, _plain(asdict(pyramid)), [values[key] for key in BESIDE]])
+    file = tree.root / naming.DATA_DIR / ".checked" / f"unassigned-{data_digest}-{key}.json"
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(kept, dict) and kept.keys() >= {"analysed", "summary", "share", *asdict(pyramid).keys() - {"topk"}}:
+            return kept
+    except (OSError, ValueError):
+        pass  # not there, or damaged: it is made again
+    found = _plain(find_unassigned(boxes.get(), settings, most=MOST_BOXES, propose_above=NOTEWORTHY).to_dict())
+    write_json(file, found)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back: lists in place of tuples."""
+    return json.loads(json.dumps(value))

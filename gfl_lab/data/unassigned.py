@@ -1,0 +1,450 @@
+"""Training boxes that no location learns: how many, why, and which strides, anchor scale or image size would leave fewer.
+
+Nothing is decoded and nothing needs torch: the annotations and the settings decide (``assignment.py``).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from gfl_lab import naming
+from gfl_lab.data.assignment import Assignment, Boxes, Cause, Pyramid, assign
+from gfl_lab.data.coco import MIN_BOX_PX, MIN_SIDE_PX, CocoPaths, load_coco
+from gfl_lab.spec.settings import BUILT_IN, Settings
+
+VERSION = 1
+"""Raised whenever the analysis changes, so that what was kept of an older one is not taken for it."""
+SCREENED = 5_000
+"""Boxes that all settings are tried on; the best of them are counted on every box."""
+NOTEWORTHY = 0.02
+"""Share of the boxes from which on `plan` and `run` speak of it."""
+ENOUGH = 0.005
+"""Share of the boxes up to which fewer are no gain: then the cheaper settings are the better ones."""
+BETTER = 0.8
+"""Settings are worth a line where they leave at most this share of the boxes that are without a location now."""
+CLIPPED = 0.01
+"""Share of the sides beyond the last bin from which on a proposal says so."""
+STRIDES = (4, 8, 16, 32, 64, 128)
+ANCHOR_FACTORS = (0.5, 0.625, 0.75, 0.875, 1.25, 1.5, 2.0)
+IMAGE_FACTORS = (0.5, 0.75, 1.25, 1.5, 2.0)
+TOPKS = (5, 7, 12, 15)
+KINDS = ("strides", "anchor_scale", "image_size", "atss_topk")
+
+MEANING: dict[Cause, str] = {
+    Cause.BETWEEN_ANCHORS: "size between two anchors",
+    Cause.ABOVE_ANCHORS: "size at or above the largest anchor",
+    Cause.BELOW_ANCHORS: "size below the smallest anchor",
+    Cause.NO_LOCATION_INSIDE: "too small or too thin: no location lies inside the box",
+    Cause.BEST_OUTSIDE: "shape far from a square: the locations of highest IoU lie outside the box",
+    Cause.CROWDED_OUT: "crowded out: other boxes have a higher IoU at all its locations",
+    Cause.SAME_BOX: "repeats another box of its image exactly, which takes its locations",
+    Cause.ONE_CANDIDATE: "one candidate only: no standard deviation, so no threshold",
+}
+"""How each cause reads, in the order of the report."""
+NO_THRESHOLD = (Cause.BETWEEN_ANCHORS, Cause.ABOVE_ANCHORS, Cause.BELOW_ANCHORS)
+"""Causes by which no candidate's IoU reaches mean + standard deviation, because about half of them or more are alike."""
+WHY_NO_THRESHOLD = (
+    "ATSS trains a box on the candidates whose IoU reaches mean + standard deviation of all its candidates. Between two anchors "
+    "(and beyond the first or last one) about half of them have the same, highest IoU, and then none reaches that."
+)
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Boxes without a location for one cause.
+
+    Attributes:
+        cause: a ``Cause``.
+        boxes: how many.
+        between: sides of the anchors around them, px, where the size lies between two.
+        size: their median size (root of the area), px of the network input.
+        text: one line.
+    """
+
+    cause: str
+    boxes: int
+    between: tuple[float, float] | None
+    size: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Settings that leave fewer boxes without a location.
+
+    Attributes:
+        settings: those that differ from the present ones.
+        unassigned: boxes that they leave without a location.
+        cost: one line on what they cost.
+        clipped_share: share of the box sides beyond the last bin, of 1.
+    """
+
+    settings: dict[str, Any]
+    unassigned: int
+    cost: str
+    clipped_share: float
+
+    @property
+    def yaml(self) -> str:
+        """The settings as an experiment file or a profile has them."""
+        return ", ".join(f"{key}: {naming.setting_text(value)}" for key, value in self.settings.items())
+
+
+@dataclass(frozen=True)
+class Unassigned:
+    """The report.
+
+    Attributes:
+        strides, anchor_scale, atss_topk, image_size, pad_to: the settings that it holds for.
+        images, boxes: looked at. Crowd regions, boxes that training leaves out and images without a box are not counted.
+        all_images, all_boxes: of the training split; more than ``boxes`` where those are a sample.
+        unassigned: boxes without a location.
+        reasons: why, most frequent first; their boxes sum to ``unassigned``.
+        proposals: best first.
+        tried: other settings that were tried.
+        notes: what training does that is not in the numbers.
+    """
+
+    strides: tuple[int, ...]
+    anchor_scale: float
+    atss_topk: int
+    image_size: tuple[int, int]
+    pad_to: int
+    images: int
+    boxes: int
+    all_images: int
+    all_boxes: int
+    unassigned: int
+    reasons: tuple[Reason, ...] = ()
+    proposals: tuple[Proposal, ...] = ()
+    tried: int = 0
+    notes: tuple[str, ...] = ()
+    advice: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "advice", _advice(self))
+
+    @property
+    def share(self) -> float:
+        """Share of the boxes without a location, of 1."""
+        return self.unassigned / self.boxes if self.boxes else 0.0
+
+    @property
+    def noteworthy(self) -> bool:
+        """Return True if `plan` should speak of it."""
+        return self.share > NOTEWORTHY
+
+    @property
+    def of(self) -> str:
+        """`81 of 527 training boxes (15.4%)`."""
+        sampled = f" in a sample of {self.images} of {self.all_images} images" if self.boxes < self.all_boxes else ""
+        return f"{self.unassigned} of {self.boxes} training boxes ({self.share:.1%}){sampled}"
+
+    @property
+    def summary(self) -> str:
+        """One line: how many, the main cause, the best way out."""
+        if not self.unassigned:
+            return f"all {self.boxes} training boxes have a location"
+        main = self.reasons[0]
+        most = "" if main.boxes == self.unassigned else f" ({main.boxes} of them)"
+        text = f"{self.of} get no location and are never learned: {_short(main)}{most}"
+        if self.proposals:
+            best = self.proposals[0]
+            return f"{text}; {best.yaml} would leave {best.unassigned} ({best.cost})"
+        return text + (f"; none of {self.tried} other settings leaves clearly fewer" if self.tried else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"analysed": True} | asdict(self) | {"share": self.share, "summary": self.summary}
+
+    def lines(self) -> Iterator[str]:
+        """The report as text."""
+        if not self.unassigned:
+            yield f"boxes without a location: none of {self.boxes}"
+            return
+        yield f"boxes without a location: {self.of}; they are never learned"
+        width = len(str(self.unassigned))
+        for reason in self.reasons:
+            yield f"  {reason.boxes:{width}}  {reason.text}"
+        if any(reason.cause in NO_THRESHOLD for reason in self.reasons):
+            yield WHY_NO_THRESHOLD
+        if self.proposals:
+            yield "settings that leave fewer (`settings` of a profile, `set` or an axis of an experiment; the trials get new ids):"
+            texts = [proposal.yaml for proposal in self.proposals]
+            for proposal, text in zip(self.proposals, texts, strict=True):
+                line = f"  {text:{max(map(len, texts))}}  leaves {proposal.unassigned}; {proposal.cost}"
+                yield line + (f"; clips {proposal.clipped_share:.1%} of the box sides" if proposal.clipped_share > CLIPPED else "")
+        if self.advice:
+            yield self.advice
+
+
+def why_not_analysed(settings: Settings) -> str:
+    """Why the assignment of a variant cannot be told from its settings; empty where it can."""
+    for key in ("assigner", "head"):
+        if getattr(settings, key) not in BUILT_IN[key]:
+            return f"{key} is {getattr(settings, key)}, which may assign boxes in its own way"
+    return ""
+
+
+def training_boxes(paths: CocoPaths) -> Boxes:
+    """The boxes that training learns: not crowd regions, boxes under 1 px or outside their image, and images under 32 px.
+
+    Args:
+        paths: a data set that passed its check.
+
+    Raises:
+        DataError: the annotations cannot be read.
+    """
+    coco = load_coco(paths.train_annotations)
+    images = sorted(coco["images"], key=lambda image: image["id"])
+    number = {image["id"]: index for index, image in enumerate(images)}
+    sizes = np.array([(image["width"], image["height"]) for image in images], np.float64).reshape(-1, 2)
+    given = [entry for entry in coco["annotations"] if not entry["iscrowd"]]
+    image = np.array([number[entry["image_id"]] for entry in given], np.int64)
+    xywh = np.array([entry["bbox"] for entry in given], np.float64).reshape(-1, 4)
+    near, far, limits = xywh[:, :2], xywh[:, :2] + xywh[:, 2:], sizes[image]
+    kept = (np.minimum(far, limits) > np.maximum(near, 0)).all(1) & (xywh[:, 2:].min(1) >= MIN_BOX_PX)
+    kept &= limits.min(1) >= MIN_SIDE_PX
+    order = np.flatnonzero(kept)[np.argsort(image[kept], kind="stable")]
+    used = np.unique(image[order])
+    xyxy = np.concatenate([near, far], axis=1)[order].astype(np.float32)
+    return Boxes(xyxy, np.searchsorted(used, image[order]), sizes[used])
+
+
+def find_unassigned(
+    boxes: Boxes,
+    settings: Settings,
+    most: int | None = None,
+    propose_above: float = 0.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Unassigned:
+    """Count the boxes without a location, say why, and try other settings where there are some.
+
+    Images are scaled into ``image_size``, as in training without flips, multi-scale and crops. Of a generated data set the
+    annotated boxes count.
+
+    Args:
+        boxes: of ``training_boxes``.
+        settings: of a variant for which ``why_not_analysed`` has no objection.
+        most: boxes to look at; of more, those of a sample of the images.
+        propose_above: share of boxes without a location above which other settings are tried.
+        progress: called with the settings tried and all of them.
+    """
+    every, pyramid = boxes, Pyramid.of(settings)
+    boxes = boxes if most is None else boxes.sample(most)
+    now = assign(boxes, pyramid)
+    propose = now.unassigned > propose_above * len(boxes)
+    proposals, tried = _propose(boxes, settings, now, progress) if propose else ([], 0)
+    return Unassigned(
+        *(pyramid.strides, pyramid.anchor_scale, pyramid.topk, pyramid.image_size, pyramid.pad_to),
+        *(len(boxes.sizes), len(boxes), len(every.sizes), len(every), now.unassigned),
+        reasons=tuple(sorted(_reasons(now, pyramid), key=lambda reason: -reason.boxes)),
+        proposals=tuple(proposals),
+        tried=tried,
+        notes=tuple(_notes(settings)),
+    )
+
+
+def _reasons(found: Assignment, pyramid: Pyramid) -> Iterator[Reason]:
+    size = np.sqrt((found.xyxy[:, 2:] - found.xyxy[:, :2]).astype(float).prod(1))
+    anchors = pyramid.anchors
+    for cause, meaning in MEANING.items():
+        having = found.having(cause)
+        groups: list[tuple[tuple[float, float] | None, Any]] = [(None, having)]
+        if cause is Cause.BETWEEN_ANCHORS:
+            level = np.searchsorted(anchors, size, side="right")
+            groups = [(pair, having & (level == index + 1)) for index, pair in enumerate(itertools.pairwise(anchors))]
+        for between, group in groups:
+            if not group.any():
+                continue
+            median = float(np.median(size[group]))
+            text = meaning
+            if between:
+                text = f"size between the anchors of {between[0]:g} and {between[1]:g} px"
+            elif cause is Cause.ABOVE_ANCHORS:
+                text += f" ({anchors[-1]:g} px)"
+            elif cause is Cause.BELOW_ANCHORS:
+                text += f" ({anchors[0]:g} px)"
+            yield Reason(str(cause), int(group.sum()), between, median, f"{text} (median size {median:.3g} px)")
+
+
+def _short(reason: Reason) -> str:
+    """A reason without its explanation."""
+    if reason.between:
+        return f"size between the anchors of {reason.between[0]:g} and {reason.between[1]:g} px"
+    return MEANING[Cause(reason.cause)].partition(":")[0]
+
+
+# --- other settings -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Other settings, and what they leave without a location.
+
+    Attributes:
+        change: the settings that differ.
+        settings: all of them.
+        effort: how far the change goes, as a sum of logarithms: of the factor in locations and pixels, up or down, and of that
+            in ``anchor_scale`` and ``atss_topk``.
+        unassigned, boxes: boxes without a location, of those looked at.
+        clipped: share of the box sides beyond the last bin.
+    """
+
+    change: dict[str, Any]
+    settings: Settings
+    effort: float
+    unassigned: int = 0
+    boxes: int = 0
+    clipped: float = 0.0
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """Sort key: settings that leave hardly any box, then those that leave few, small changes first; then by what they leave."""
+        share = self.unassigned / max(1, self.boxes)
+        if share <= ENOUGH:
+            return 0, self.effort, share
+        return (1, self.effort, share) if share <= NOTEWORTHY else (2, share, self.effort)
+
+
+def _propose(boxes: Boxes, settings: Settings, now: Assignment, progress: Callable[[int, int], None] | None) -> tuple[list[Proposal], int]:
+    """The best other settings, and how many were tried.
+
+    All are tried on a sample; the best of each kind are counted on all boxes. Two kinds together are tried where one alone
+    leaves too many.
+    """
+    sample = boxes.sample(SCREENED)
+    current = now.unassigned if sample is boxes else assign(sample, Pyramid.of(settings)).unassigned
+    wanted = list(_changes(settings))
+    done: list[_Trial] = []
+    for number, trial in enumerate(wanted):
+        done.append(_count(sample, trial))
+        if progress:
+            progress(number + 1, len(wanted))
+    chosen = [trial for kind in KINDS for trial in _best([t for t in done if kind in t.change], current)]
+    if chosen and min(trial.unassigned for trial in chosen) > NOTEWORTHY * len(sample):
+        alone = min(trial.unassigned for trial in chosen)
+        pairs = [
+            _change(settings, one.change | other.change)
+            for one, other in itertools.combinations(chosen, 2)
+            if one.change.keys().isdisjoint(other.change)
+        ]
+        both = [_count(sample, trial) for trial in pairs if trial]
+        done += both
+        chosen += sorted((trial for trial in both if trial.unassigned <= BETTER * alone), key=lambda trial: trial.rank)[:2]
+    if sample is not boxes:
+        chosen = [_count(boxes, trial) for trial in chosen]
+    chosen = sorted((trial for trial in chosen if trial.unassigned <= BETTER * now.unassigned), key=lambda trial: trial.rank)
+    chosen = [trial for trial in chosen if not _is_superfluous(trial, chosen)]
+    return [Proposal(t.change, t.unassigned, _cost(t, settings), _clip_of(t)) for t in chosen], len(done)
+
+
+def _changes(settings: Settings) -> Iterator[_Trial]:
+    """Every single setting that is tried: more levels, other anchors, images and numbers of candidates."""
+    long, short = settings.image_size
+    levels = [STRIDES[first:last] for first, last in itertools.combinations(range(len(STRIDES) + 1), 2)]
+    changes: list[dict[str, Any]] = [{"strides": strides} for strides in levels if set(strides) > set(settings.strides)]
+    changes += [{"anchor_scale": float(f"{settings.anchor_scale * factor:.3g}")} for factor in ANCHOR_FACTORS]
+    changes += [{"image_size": (round(long * factor), round(short * factor))} for factor in IMAGE_FACTORS]
+    changes += [{"atss_topk": topk} for topk in TOPKS]
+    for trial in (_change(settings, change) for change in changes):
+        if trial and Pyramid.of(trial.settings) != Pyramid.of(settings):
+            yield trial
+
+
+def _change(settings: Settings, change: dict[str, Any]) -> _Trial | None:
+    """Settings with some changed; None where that breaks a rule."""
+    try:
+        other = Settings(**settings.model_dump() | change)
+    except ValidationError:
+        return None
+    factors = (
+        _locations(other) / _locations(settings),
+        math.prod(other.image_size) / math.prod(settings.image_size),
+        other.anchor_scale / settings.anchor_scale,
+        other.atss_topk / settings.atss_topk,
+    )
+    return _Trial(change, other, sum(abs(math.log(factor)) for factor in factors))
+
+
+def _locations(settings: Settings) -> float:
+    """Locations of the head for each pixel of the network input."""
+    return sum(1 / stride**2 for stride in settings.strides)
+
+
+def _count(boxes: Boxes, trial: _Trial) -> _Trial:
+    found = assign(boxes, Pyramid.of(trial.settings))
+    reach = (trial.settings.reg_max - 0.1) * trial.settings.bin_width
+    clipped = float((found.distances > reach).mean()) if found.distances.size else 0.0
+    return replace(trial, unassigned=found.unassigned, boxes=len(boxes), clipped=clipped)
+
+
+def _clip_of(trial: _Trial) -> float:
+    """Share of the clipped sides, where bins are what boxes are made of."""
+    return trial.clipped if trial.settings.box == "general" else 0.0
+
+
+def _best(trials: Sequence[_Trial], current: int) -> list[_Trial]:
+    """Of changes of one kind the one that leaves fewest, and a smaller change if that is much better than today, too."""
+    good = [trial for trial in trials if trial.unassigned <= BETTER * current]
+
+    def order(trial: _Trial) -> tuple[float, ...]:
+        return 0 if trial.unassigned <= ENOUGH * trial.boxes else trial.unassigned, trial.effort
+
+    best = sorted(good, key=order)[:1]
+    return best + sorted((trial for trial in good if best and trial.effort < best[0].effort), key=order)[:1]
+
+
+def _is_superfluous(trial: _Trial, chosen: Sequence[_Trial]) -> bool:
+    """Return True if another change of the same settings is listed that leaves fewer, and a smaller change leaves no more."""
+    same = any(other.change.keys() == trial.change.keys() and other.unassigned < trial.unassigned for other in chosen)
+    return same and any(other.unassigned <= trial.unassigned and other.effort < trial.effort for other in chosen)
+
+
+def _cost(trial: _Trial, settings: Settings) -> str:
+    """What the change costs, beyond new trials."""
+    parts = []
+    other = trial.settings
+    if "strides" in trial.change:
+        levels = len(other.strides) - len(settings.strides)
+        ratio = _locations(other) / _locations(settings)
+        parts.append(f"{levels} level{'s' if levels > 1 else ''} more, {ratio:.3g} times the locations")
+    if "image_size" in trial.change:
+        ratio = math.prod(other.image_size) / math.prod(settings.image_size)
+        parts.append(f"{ratio:.2g} times the pixels" + (", less detail" if ratio < 1 else ""))
+    if "anchor_scale" in trial.change:
+        parts.append(f"boxes move to {'coarser' if other.anchor_scale < settings.anchor_scale else 'finer'} levels")
+    if "atss_topk" in trial.change:
+        parts.append(f"{'more' if other.atss_topk > settings.atss_topk else 'fewer'} candidates for every box")
+    return ", ".join(parts)
+
+
+def _advice(report: Unassigned) -> str:
+    """A last sentence where the list of settings does not speak for itself."""
+    if not report.unassigned:
+        return ""
+    parts = []
+    same = sum(reason.boxes for reason in report.reasons if reason.cause == Cause.SAME_BOX)
+    if same:
+        boxes, it = ("box repeats", "it") if same == 1 else ("boxes repeat", "them")
+        parts.append(f"No setting helps where {same} {boxes} another one exactly: remove {it} from the annotations.")
+    if not report.proposals and same < report.unassigned:
+        percent = round(100 * (1 - BETTER))
+        parts.append(f"None of {report.tried} other strides, anchor scales, image sizes and atss_topk leaves {percent}% fewer.")
+    return " ".join(parts)
+
+
+def _notes(settings: Settings) -> Iterator[str]:
+    if settings.flip:
+        yield "flips are left out: a flipped box lies a little differently on the locations"
+    if settings.scale_range != (1.0, 1.0):
+        yield f"multi-scale is left out: training also scales images by {settings.scale_range[0]:g} to {settings.scale_range[1]:g}, here by 1"
+    if settings.crop != "none":
+        yield f"crops ({settings.crop}) are left out"
