@@ -54,6 +54,7 @@ def command(
         if as_json:
             found.append({"image": str(path), "detections": [_to_dict(row, distributions) for row in rows]})
             continue
+        from gfl_lab.data.pixels import read_rgb
         from gfl_lab.report.drawing import draw
         from gfl_lab.rundir import atomic_path
 
@@ -61,7 +62,7 @@ def command(
         target = targets[path]
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(target) as temporary:
-            draw(_pixels(path), views, distributions=distributions).save(temporary, format="PNG")
+            draw(read_rgb(path, subject.spec.data.white_level), views, distributions=distributions).save(temporary, format="PNG")
         rest = f", the best {most} drawn" if len(rows) > most else ""
         say(f"{path}: {plural(len(rows), 'detection')}{rest}; {target}")
         if distributions and views and not any(side.probability is not None for view in views for side in view.sides):
@@ -89,13 +90,6 @@ def _targets(images: tuple[Path, ...], out: Path, force: bool) -> dict[Path, Pat
     if problems:
         raise InputError(problems)
     return targets
-
-
-def _pixels(path: Path) -> Any:
-    """The image as the detector saw it: RGB, EXIF orientation ignored."""
-    import cv2
-
-    return cv2.cvtColor(cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION), cv2.COLOR_BGR2RGB)
 
 
 def _to_dict(row: dict[str, Any], distributions: bool) -> dict[str, Any]:

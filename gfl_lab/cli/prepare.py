@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,14 +93,14 @@ def read_files(path: Path, profile_name: str | None) -> Files:
         SpecError: every problem of the first file that has one.
     """
     from gfl_lab.spec.code import read_code
-    from gfl_lab.spec.files import find_profile, load_experiment, load_profile, load_published
+    from gfl_lab.spec.files import load_experiment, load_published
 
     experiment, source = load_experiment(path)
     beside = path.resolve().parent
     code, problems = read_code(experiment.code, source)
     profile = published = None
     try:
-        profile = load_profile(find_profile(profile_name or experiment.profile, [beside / "profiles", EXPERIMENTS / "profiles"]))
+        profile = named_profile(profile_name or experiment.profile, beside)
     except SpecError as error:
         place = "" if profile_name else source.place("profile")
         problems += [problem if problem.place else Problem(problem.message, place, problem.hint) for problem in error.problems]
@@ -118,11 +119,17 @@ def experiment_folders() -> list[Path]:
     return list(dict.fromkeys((Path("experiments").resolve(), EXPERIMENTS)))
 
 
-def named_profile(name: str) -> Any:
-    """A profile of ``experiment_folders``. Raises SpecError."""
+def named_profile(name: str, beside: Path | None = None) -> Any:
+    """Read the first profile of that name in ``profile_folders``, beside an experiment if one is given. Raises SpecError."""
     from gfl_lab.spec.files import find_profile, load_profile
 
-    return load_profile(find_profile(name, [folder / "profiles" for folder in experiment_folders()]))
+    return load_profile(find_profile(name, profile_folders(beside)))
+
+
+def profile_folders(beside: Path | None = None) -> list[Path]:
+    """Where every command looks for profiles: beside the experiment if there is one, ./profiles, ./experiments/profiles, gfl-lab's own."""
+    folders = [folder / "profiles" for folder in ([beside] if beside else [])]
+    return list(dict.fromkeys([*folders, Path("profiles").resolve(), *(folder / "profiles" for folder in experiment_folders())]))
 
 
 @dataclass(frozen=True)
@@ -168,8 +175,10 @@ def prepare_data(files: Files, tree: RunTree, data: Path | None, say: Callable[[
         if not passed.exists():
             say(f"checking {sum(split.images for split in report.splits.values())} images of {report.name}")
             report = coco.require_valid(folder)
-            for warning in report.warnings:
-                say(f"warning: {warning}")
+            if report.warning_kinds:
+                count = sum(map(len, report.warning_kinds))
+                kinds = len({finding.kind for finding in report.warning_kinds})
+                say(f"warning: {count} warnings of {kinds} kinds about the data:  gfl-lab data check {shlex.quote(str(folder))}")
             write_json(passed, {"format": 1, "name": report.name, "digest": content.digest})
     found = coco.find_dataset(folder)
     paths = {
