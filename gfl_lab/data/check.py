@@ -33,8 +33,8 @@ SMALL_AREA, MEDIUM_AREA = 32.0**2, 96.0**2
 
 _ID_RULE = "it must be a whole number from 0 to 2^53 - 1"
 _TEXT_IDS = "ids that are text"
-_BAD_IMAGES = ("images without an id", _TEXT_IDS)
-_BAD_CATEGORIES = ("categories without an id", "categories without a name", "category ids used twice", _TEXT_IDS)
+_BAD_IMAGES = ("no images", "images without an id", _TEXT_IDS)
+_BAD_CATEGORIES = ("no categories", "categories without an id", "categories without a name", "category ids used twice", _TEXT_IDS)
 Box = tuple[int, int, tuple[float, ...], float, bool]
 """Image id, category id, (x, y, w, h), area, crowd."""
 
