@@ -153,7 +153,8 @@ def change(key: str, index: int, **values) -> Callable[[dict], object]:
 
 BAD_CONTENT = {
     "missing image id": (change("annotations", 1, image_id=77), "instances_train.json: annotation 1: image_id 77 is not among the images"),
-    "image id as text": (change("annotations", 1, image_id="0"), 'annotation 1: image_id "0" is not among'),
+    "image id as text": (change("annotations", 1, image_id="0"), 'annotation 1: image_id is the text "0"; it must be a whole number'),
+    "image id of a half": (change("annotations", 1, image_id=0.5), "annotation 1: image_id 0.5 is not among the images"),
     "unknown category": (
         change("annotations", 0, category_id=3),
         "instances_train.json: annotation 0: category_id 3 is not among the categories",
@@ -164,13 +165,14 @@ BAD_CONTENT = {
     ),
     "box far left": (change("annotations", 0, bbox=[-5, 6, 18, 20]), "leaves its image of 64x48 px by 5 px"),
     "corners for a size": (change("annotations", 0, bbox=[40, 30, 60, 44]), "not two corners"),
-    "box without width": (change("annotations", 0, bbox=[5, 6, 0, 20]), "has no area"),
+    "box of negative width": (change("annotations", 0, bbox=[5, 6, -1, 20]), "width and height must not be negative"),
     "box of negative height": (change("annotations", 0, bbox=[5, 26, 18, -20]), "has no area"),
     "box of three": (change("annotations", 0, bbox=[5, 26, 18]), "it must be [x, y, width, height]"),
     "box of text": (change("annotations", 0, bbox=["5", 26, 18, 4]), "it must be [x, y, width, height]"),
     "no box": (lambda d: d["annotations"][0].pop("bbox"), "bbox is null"),
     "box beyond floats": (change("annotations", 0, bbox=[5, 6, 10**400, 4]), "is not finite"),
-    "area of zero": (change("annotations", 0, area=0), "area is 0"),
+    "area below zero": (change("annotations", 0, area=-1), "area is -1"),
+    "area as text": (change("annotations", 0, area="369"), 'area is "369"'),
     "iscrowd 2": (change("annotations", 0, iscrowd=2), "iscrowd is 2"),
     "annotation id twice": (change("annotations", 1, id=0), "annotation id 0 is used twice"),
     "annotation without id": (lambda d: d["annotations"][4].pop("id"), "annotations[4]: id is null"),
@@ -189,7 +191,7 @@ BAD_CONTENT = {
     "category name twice": (change("categories", 1, name="cat"), 'two categories are named "cat"'),
     "other categories": (
         change("categories", 1, name="cow"),
-        'category 2 differs between train and val: instances_train.json says "cow", instances_val.json says "dog"',
+        'category 2 differs between train and val: annotations/instances_train.json says "cow", annotations/instances_val.json says "dog"',
     ),
     "one category more": (lambda d: d["categories"].append({"id": 3, "name": "cow"}), "instances_val.json has none"),
     "no categories": (lambda d: d["categories"].clear(), "has no categories"),
@@ -266,7 +268,7 @@ def test_bad_images(data, case):
     damage(jpeg(data))
     errors = data.errors()
     assert len(errors) == 1
-    assert errors[0].startswith('instances_train.json: image 1 ("train1.jpg"): cannot be decoded')
+    assert errors[0].startswith('annotations/instances_train.json: image 1 ("train1.jpg"): cannot be decoded')
     assert expected in errors[0]
     assert coco.check_dataset(data.root, decode=False).ok  # only pixels tell
 
@@ -310,7 +312,7 @@ def test_missing_image_folder(data):
 def test_two_defects_at_once_are_both_reported(data):
     data.edit(change("annotations", 0, bbox=[50, 6, 18, 20]))
     jpeg(data).write_bytes(jpeg(data).read_bytes()[:-20])
-    data.edit(lambda d: (d["categories"][0].update(name="cow"), d["annotations"][3].update(bbox=[1, 1, 0, 5])), "val")
+    data.edit(lambda d: (d["categories"][0].update(name="cow"), d["annotations"][3].update(bbox=[1, 1, -1, 5])), "val")
     with pytest.raises(DataError) as caught:
         coco.require_valid(data.root)
     text = str(caught.value)
@@ -321,7 +323,7 @@ def test_two_defects_at_once_are_both_reported(data):
 
 def test_one_broken_file_does_not_hide_the_other(data):
     data.file("train").write_text("{")
-    data.edit(change("annotations", 0, bbox=[5, 6, 0, 20]), "val")
+    data.edit(change("annotations", 0, bbox=[5, 6, -1, 20]), "val")
     errors = data.errors()
     assert any("instances_train.json: is not JSON" in error for error in errors)
     assert any("instances_val.json: annotation 100" in error for error in errors)
@@ -330,14 +332,20 @@ def test_one_broken_file_does_not_hide_the_other(data):
 def test_a_thousand_of_one_kind_are_counted_and_hide_nothing(data):
     def many(d: dict) -> None:
         template = d["annotations"][0]
-        d["annotations"] += [{**copy.deepcopy(template), "id": 1000 + k, "bbox": [1, 1, 0, 0]} for k in range(1000)]
+        d["annotations"] += [{**copy.deepcopy(template), "id": 1000 + k, "bbox": [k, 1, -1, 0]} for k in range(1000)]
         d["annotations"].append({**template, "id": 5000, "category_id": 9})
 
     data.edit(many)
     errors = data.errors()
-    assert len(errors) == coco.EXAMPLES + 2
-    assert "instances_train.json: and 990 more: boxes without area" in errors
-    assert any("category_id 9" in error for error in errors)
+    assert len(errors) == 2
+    negative = next(error for error in errors if "negative" in error)
+    assert negative.startswith("annotations/instances_train.json: 1000 boxes of negative width or height: annotation 1000: bbox [0.0, 1.0,")
+    assert negative.count("bbox") == 3 and negative.endswith(", and 997 more")
+    assert any("annotation 5000: category_id 9" in error for error in errors)
+    report = coco.check_dataset(data.root)
+    assert len(report.to_text().splitlines()) < 10
+    assert len(report.to_text(verbose=True).splitlines()) > 1001
+    assert len(report.to_dict()["errors"]) == 1001
 
 
 def test_unsafe_names_are_never_opened(data, monkeypatch):

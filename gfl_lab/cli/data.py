@@ -35,8 +35,9 @@ def command() -> None:
 )
 @click.option("--reg-max", type=Whole(1, 128), help="n, instead of the profile's.")
 @click.option("--bin-width", type=Number(0, 64, min_open=True), help="Distance between bins in strides, instead of the profile's.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(path: Path | None, profile_name: str | None, reg_max: int | None, bin_width: float | None, as_json: bool) -> None:
+@click.option("--verbose", is_flag=True, help="Print every error and warning, not one line for each kind.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every error and warning.")
+def check(path: Path | None, profile_name: str | None, reg_max: int | None, bin_width: float | None, verbose: bool, as_json: bool) -> None:
     """Check the data set in folder PATH completely, every image decoded; exit code 2 when it cannot be trained on.
 
     With --profile also assign every training box to locations (cells of the feature maps), as training would. Show the
@@ -70,19 +71,19 @@ def check(path: Path | None, profile_name: str | None, reg_max: int | None, bin_
             found = {"profile": profile.name, "sides": sides and sides.to_dict(), "unassigned": located if report.ok else None}
         print_json(report.to_dict() | found)
     else:
-        print(report.to_text())
+        print(report.to_text(verbose))
         if reason and report.ok:
             print(f"\nassignment of boxes, profile {profile.name}: not analysed: {reason}")
         if sides:
             print_sides(sides, f"profile {profile.name}", consoles()[0])
             print("", *unassigned.lines(), sep="\n")
-    if report.errors:
+    if not report.ok:
         say(f"error: {path} cannot be trained on")
-    sys.exit(int(ExitCode.USAGE if report.errors else ExitCode.DONE))
+    sys.exit(int(ExitCode.DONE if report.ok else ExitCode.USAGE))
 
 
 def _profile(name: str) -> tuple[Any, Any]:
-    """A profile of ./experiments/profiles or gfl-lab's own, and its settings. Raises SpecError."""
+    """A profile and its settings. Raises SpecError."""
     from gfl_lab.spec.files import resolve_settings
 
     profile = named_profile(name)
@@ -172,6 +173,21 @@ def histogram(counts: Sequence[int], reg_max: int, width: int = 32) -> str:
     top = max(bars)
     drawn = ["\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"[-(-8 * bar // top) - 1] if bar else " " for bar in bars]
     return f"{''.join(drawn[:-1])}|{drawn[-1]}"
+
+
+@command.command("areas")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+def areas(path: Path, out: Path) -> None:
+    """Copy the data set PATH to the new folder OUT with every annotation's area set to width x height; images are linked.
+
+    AP_S, AP_M and AP_L go by area. Use the copy where `data check` warns of areas that do not fit their boxes.
+    """
+    from gfl_lab.data.areas import write_with_areas
+
+    for split, count in write_with_areas(path, out).items():
+        say(f"{split}: {count} areas changed")
+    print(out)
 
 
 @command.command("generate")

@@ -39,8 +39,7 @@ def command(
     missing = [Problem("there is no such file", str(path)) for path in images if not path.is_file()]
     if missing:
         raise InputError(missing)
-    unreadable = [Problem("it is no image that can be read", str(path)) for path in images if not _is_image(path)]
-    if unreadable:
+    if unreadable := [problem for path in images if (problem := _image_problem(path))]:
         raise InputError(unreadable)
     trial = trial_or_file(what) or trial_of_checkpoint(Path(what))
     if trial is not None:
@@ -59,6 +58,7 @@ def command(
         if as_json:
             found.append({"image": str(path), "detections": [_to_dict(row, distributions) for row in rows]})
             continue
+        from gfl_lab.data.pixels import read_rgb
         from gfl_lab.report.drawing import draw
         from gfl_lab.rundir import atomic_path
 
@@ -66,7 +66,7 @@ def command(
         target = targets[path]
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(target) as temporary:
-            draw(_pixels(path), views, distributions=distributions).save(temporary, format="PNG")
+            draw(read_rgb(path, subject.spec.data.white_level), views, distributions=distributions).save(temporary, format="PNG")
         rest = f", the best {most} drawn" if len(rows) > most else ""
         say(f"{path}: {plural(len(rows), 'detection')}{rest}; {target}")
         if distributions and views and not any(side.probability is not None for view in views for side in view.sides):
@@ -96,17 +96,15 @@ def _targets(images: tuple[Path, ...], out: Path, force: bool) -> dict[Path, Pat
     return targets
 
 
-def _is_image(path: Path) -> bool:
-    import cv2
+def _image_problem(path: Path) -> Problem | None:
+    """Return why an image cannot be read, before weights are loaded and other pictures are written."""
+    from gfl_lab.data.pixels import ImageError, read_image
 
-    return cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) is not None
-
-
-def _pixels(path: Path) -> Any:
-    """The image as the detector saw it: RGB, EXIF orientation ignored."""
-    import cv2
-
-    return cv2.cvtColor(cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION), cv2.COLOR_BGR2RGB)
+    try:
+        read_image(path)
+    except ImageError as error:
+        return Problem(error.why, str(path))
+    return None
 
 
 def _to_dict(row: dict[str, Any], distributions: bool) -> dict[str, Any]:

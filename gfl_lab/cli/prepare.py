@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,14 +111,14 @@ def read_files(path: Path, profile_name: str | None) -> Files:
         SpecError: every problem of the first file that has one.
     """
     from gfl_lab.spec.code import read_code
-    from gfl_lab.spec.files import find_profile, load_experiment, load_profile, load_published
+    from gfl_lab.spec.files import load_experiment, load_published
 
     experiment, source = load_experiment(path)
     beside = path.resolve().parent
     code, problems = read_code(experiment.code, source)
     profile = published = None
     try:
-        profile = load_profile(find_profile(profile_name or experiment.profile, profile_folders(beside)))
+        profile = named_profile(profile_name or experiment.profile, beside)
     except SpecError as error:
         place = "" if profile_name else source.place("profile")
         problems += [problem if problem.place else Problem(problem.message, place, problem.hint) for problem in error.problems]
@@ -137,28 +138,34 @@ def experiment_folders() -> list[Path]:
 
 
 def profile_folders(beside: Path | None = None) -> list[Path]:
-    """Folders in which profiles are looked for: beside the experiment file, here, in ./experiments, then gfl-lab's own."""
-    here = [Path("profiles").resolve(), *(folder / "profiles" for folder in experiment_folders())]
-    return list(dict.fromkeys([beside / "profiles", *here] if beside else here))
+    """Where every command looks for profiles: beside the experiment if there is one, ./profiles, ./experiments/profiles, gfl-lab's own."""
+    folders = [folder / "profiles" for folder in ([beside] if beside else [])]
+    return list(dict.fromkeys([*folders, Path("profiles").resolve(), *(folder / "profiles" for folder in experiment_folders())]))
 
 
-def named_profile(name: str) -> Any:
-    """A profile of ``profile_folders``, or the one in a file where ``name`` is a path (``lab/profiles/mine.yaml``). Raises SpecError."""
+def named_profile(name: str, beside: Path | None = None) -> Any:
+    """Read a profile by its name, from the first of ``profile_folders`` that has it, or by its path (``lab/profiles/mine.yaml``).
+
+    Raises:
+        SpecError: there is none, or every problem in it.
+    """
     from gfl_lab.spec.files import find_profile, load_profile
 
     if os.sep in name or name.endswith(".yaml"):
         return load_profile(Path(name).expanduser())
-    return load_profile(find_profile(name, profile_folders()))
+    return load_profile(find_profile(name, profile_folders(beside)))
 
 
 def profile_argument(name: str, beside: Path) -> str:
-    """A profile of an experiment in folder ``beside`` as `gfl-lab data check --profile` takes it: its name, else its path.
+    """Return a profile of an experiment in folder ``beside`` as `gfl-lab data check --profile` takes it: its name, else its path.
 
     Raises:
         SpecError: there is none.
     """
     from gfl_lab.spec.files import find_profile
 
+    if os.sep in name or name.endswith(".yaml"):
+        return name
     file = find_profile(name, profile_folders(beside))
     first = next((folder / file.name for folder in profile_folders() if (folder / file.name).is_file()), None)
     return name if first == file else os.path.relpath(file)
@@ -207,8 +214,10 @@ def prepare_data(files: Files, tree: RunTree, data: Path | None, say: Callable[[
         if not passed.exists():
             say(f"checking {sum(split.images for split in report.splits.values())} images of {report.name}")
             report = coco.require_valid(folder)
-            for warning in report.warnings:
-                say(f"warning: {warning}")
+            if report.warning_kinds:
+                count = sum(map(len, report.warning_kinds))
+                kinds = len({finding.kind for finding in report.warning_kinds})
+                say(f"warning: {count} warnings of {kinds} kinds about the data:  gfl-lab data check {shlex.quote(str(folder))}")
             write_json(passed, {"format": 1, "name": report.name, "digest": content.digest})
     found = coco.find_dataset(folder)
     paths = {

@@ -22,10 +22,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from gfl_lab import naming, rundir
 from gfl_lab.cocoap import RESAMPLED, Records, match, resample
+from gfl_lab.data.annotations import read_annotations
+from gfl_lab.data.findings import Findings
+from gfl_lab.data.layout import escapes, image_file
+from gfl_lab.data.pixels import ImageError, read_rgb
 from gfl_lab.errors import StoreError
 from gfl_lab.results.kept import Kept
 from gfl_lab.results.rows import DataRow, ExperimentRow, Failure, Logged, Recorded, Reference, Resampled, TrialRow, VariantRow
@@ -469,16 +472,15 @@ class Store:
         except _DAMAGE as error:
             raise StoreError(f"trial {trial_id} does not say where its images are: {self._reason(error)}") from None
         name = self._file_name(trial_id, image_id, manifest)
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
+        path = image_file(folder, name)
+        if escapes(name) or not path.resolve().is_relative_to(folder.resolve()):
             raise StoreError(f"image {image_id} is called {name!r}, which leads out of the image folder; it is not opened")
+        if not path.exists():
+            raise StoreError(f"image {image_id} ({name}) is not in the data folder any more")
         try:
-            with Image.open(path) as opened:
-                return np.asarray(opened.convert("RGB"))
-        except FileNotFoundError:
-            raise StoreError(f"image {image_id} ({name}) is not in the data folder any more") from None
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise StoreError(f"image {image_id} ({name}) cannot be read: {type(error).__name__}") from None
+            return read_rgb(path, _white_level(manifest))
+        except ImageError as error:
+            raise StoreError(f"image {image_id} ({name}) cannot be read: {error.why}") from None
 
     def _file_name(self, trial_id: str, image_id: int, manifest: dict[str, Any]) -> str:
         try:
@@ -493,7 +495,8 @@ class Store:
             with self._lock:
                 held = self._file_names.get(str(file))
             if held is None or held[0] != stamp:
-                held = (stamp, {int(i["id"]): str(i["file_name"]) for i in rundir.read_json(file)["images"]})
+                annotations = read_annotations(file, Findings(), file.name)
+                held = (stamp, {int(i["id"]): str(i["file_name"]) for i in annotations["images"]})
                 with self._lock:
                     self._file_names[str(file)] = held
             return held[1][int(image_id)]
@@ -546,6 +549,14 @@ def _numbers(value: Any) -> dict[str, float]:
         return {}
     pairs = ((str(k), v) for k, v in value.items() if isinstance(v, (int, float)) and not isinstance(v, bool))
     return {key: float(number) for key, number in pairs if math.isfinite(number)}
+
+
+def _white_level(manifest: Mapping[str, Any]) -> int:
+    """The white level of a trial's data; 0 in manifests of before."""
+    try:
+        return int(manifest["spec"]["data"].get("white_level") or 0)
+    except _DAMAGE:
+        return 0
 
 
 def _read_tail(path: Path, size: int) -> bytes:

@@ -13,7 +13,16 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from gfl_lab import naming
 from gfl_lab.spec.schedule import total_epochs
@@ -533,6 +542,12 @@ class DataSpec(BaseModel):
     train_images: int = Field(description="training images that are used; those without a box, or too small, are left out")
     val_images: int
     truth: bool = Field(False, description="whether annotations carry the true edge distributions (ambiguous_shapes)")
+    white_level: int = Field(0, ge=0, description="value of images of more than 8 bits that becomes 255; 0: there are none")
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the white level out where there is none: data sets of 8-bit images keep their trials' ids."""
+        return {key: value for key, value in serialise(self).items() if key != "white_level" or value}
 
 
 class ComponentFile(BaseModel):

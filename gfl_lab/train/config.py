@@ -11,7 +11,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from gfl_lab.data.coco import MIN_SIDE_PX
+from gfl_lab.data.annotations import MIN_SIDE_PX
 from gfl_lab.detector.build import model_config
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.settings import Settings, TrialSpec
@@ -79,11 +79,11 @@ def batch_bytes(settings: Settings) -> int:
 def _loader(spec: TrialSpec, paths: dict[str, str], split: str, workers: int) -> dict[str, Any]:
     settings, training = spec.settings, split == "train"
     meta = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction")
-    pipeline: list[dict[str, Any]] = [{"type": "LoadImageCached"}]
+    pipeline: list[dict[str, Any]] = [{"type": "LoadImageCached", "white_level": spec.data.white_level}]
     if training:
         pipeline += [{"type": "LoadAnnotations", "with_bbox": True}, *_augmentation(settings)]
     else:
-        pipeline += [{"type": "mmdet.Resize", "scale": tuple(settings.image_size), "keep_ratio": True}]
+        pipeline += [{"type": "ResizeKeepRatio", "scale": tuple(settings.image_size), "keep_ratio": True}]
     pipeline += [{"type": "PackBytes", "meta_keys": meta}]
     one_shape = {"type": "OneShapeBatchSampler", "image_size": tuple(settings.image_size), "pad_to": settings.pad_to}
     return {
@@ -142,10 +142,10 @@ def _resize(settings: Settings, factors: Sequence[float], between: bool = False)
     sizes = [(cap, min(cap, round(factor * short))) for factor in factors]  # the larger of the two caps the longest side
     how = {"keep_ratio": True, "interpolation": settings.interpolation}
     if len(set(factors)) == 1:
-        return {"type": "mmdet.Resize", "scale": sizes[0], **how}
+        return {"type": "ResizeKeepRatio", "scale": sizes[0], **how}
     if between:
-        return {"type": "RandomResize", "scale": sizes, "resize_type": "mmdet.Resize", **how}
-    return {"type": "RandomChoiceResize", "scales": sizes, "resize_type": "mmdet.Resize", **how}
+        return {"type": "RandomResize", "scale": sizes, "resize_type": "ResizeKeepRatio", **how}
+    return {"type": "RandomChoiceResize", "scales": sizes, "resize_type": "ResizeKeepRatio", **how}
 
 
 def learning_rate(settings: Settings) -> float:

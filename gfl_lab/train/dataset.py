@@ -12,16 +12,16 @@ import math
 import mmap
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-import cv2
+import mmcv
 import numpy as np
 import torch
 from mmcv.image import rescale_size
 from mmdet.datasets.base_det_dataset import BaseDetDataset
 from mmdet.datasets.samplers import AspectRatioBatchSampler
 from mmdet.datasets.transforms import PackDetInputs
+from mmdet.datasets.transforms import Resize as MmdetResize
 from mmdet.registry import DATASETS, TRANSFORMS
 from mmengine.dataset import DefaultSampler
 from mmengine.dist import get_dist_info
@@ -29,7 +29,9 @@ from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import BatchSampler
 
 from gfl_lab.data.ambiguous_shapes import draw_box
-from gfl_lab.data.coco import MIN_BOX_PX, load_coco
+from gfl_lab.data.annotations import is_learned, load_coco
+from gfl_lab.data.layout import image_file
+from gfl_lab.data.pixels import read_image
 
 CACHE_BYTES = 512 * 2**20
 """Decoded images of a split are kept in memory while they fit in this much; the desk data set takes 47 MB."""
@@ -75,10 +77,9 @@ class TrialDataset(BaseDetDataset):
         instances: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in dataset["images"]}
         sizes = {image["id"]: (image["width"], image["height"]) for image in dataset["images"]}
         for annotation in dataset["annotations"]:
-            x, y, w, h = annotation["bbox"]
-            width, height = sizes[annotation["image_id"]]
-            if min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0) or min(w, h) < MIN_BOX_PX:
+            if not is_learned(annotation["bbox"], sizes[annotation["image_id"]]):
                 continue
+            x, y, w, h = annotation["bbox"]
             instances[annotation["image_id"]].append(
                 {
                     "bbox": [x, y, x + w, y + h],
@@ -90,7 +91,7 @@ class TrialDataset(BaseDetDataset):
             )
         return [
             {
-                "img_path": str(Path(self.data_prefix["img"]) / image["file_name"]),
+                "img_path": str(image_file(self.data_prefix["img"], image["file_name"])),
                 "img_id": image["id"],
                 "width": image["width"],
                 "height": image["height"],
@@ -139,28 +140,52 @@ def seeded(*entropy: int) -> Iterator[None]:
 
 @TRANSFORMS.register_module()
 class LoadImageCached:
-    """Decode an image (BGR, uint8, EXIF orientation ignored as COCO's boxes do), or take it from memory.
+    """Read an image with ``pixels.read_image`` (BGR, uint8), or take it from memory.
 
     The cached array is handed out itself: the transforms after it (Resize first) write to new arrays.
+
+    Args:
+        white_level: of the data set, for images of more than 8 bits.
 
     Attributes:
         memory: decoded images that are kept; none unless the data set has given one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, white_level: int = 0) -> None:
+        self.white_level = white_level
         self.memory: DecodedImages | None = None
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         path = results["img_path"]
         image = self.memory.get(path) if self.memory else None
         if image is None:
-            image = cv2.imread(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-            if image is None:
-                raise FileNotFoundError(f"image {path} cannot be read any more")
+            image = read_image(path, self.white_level)
             if self.memory:
                 self.memory.keep(path, image)
         results.update(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
         return results
+
+
+def scaled_size(size: tuple[int, int], into: tuple[int, int]) -> tuple[int, int]:
+    """Return the (width, height) of an image scaled into the longest and shortest side ``into``, ratio kept, each at least 1 px.
+
+    It is mmcv's size, which would have no height for an image of 20000 x 40 px scaled into 128 x 128.
+    """
+    width, height = rescale_size(size, into)
+    return max(1, width), max(1, height)
+
+
+@TRANSFORMS.register_module()
+class ResizeKeepRatio(MmdetResize):
+    """mmdet's ``Resize`` with ``keep_ratio``, which leaves each side at least 1 px (``scaled_size``)."""
+
+    def _resize_img(self, results: dict[str, Any]) -> None:
+        height, width = results["img"].shape[:2]
+        size = scaled_size((width, height), results["scale"])
+        results["img"] = mmcv.imresize(results["img"], size, interpolation=self.interpolation, backend=self.backend)
+        results["img_shape"] = results["img"].shape[:2]
+        results["scale_factor"] = (size[0] / width, size[1] / height)
+        results["keep_ratio"] = self.keep_ratio
 
 
 class DecodedImages:
@@ -234,7 +259,7 @@ class OneShapeBatchSampler(BatchSampler):
         groups: dict[tuple[int, int], list[int]] = {}
         for index in sampler:
             info = sampler.dataset.get_data_info(index)
-            width, height = rescale_size((info["width"], info["height"]), tuple(image_size))
+            width, height = scaled_size((info["width"], info["height"]), tuple(image_size))
             groups.setdefault((-(-width // pad_to), -(-height // pad_to)), []).append(index)
         self.batches = [group[start : start + batch_size] for group in groups.values() for start in range(0, len(group), batch_size)]
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from gfl_lab import naming
 from gfl_lab.cocoap import Records, match, resample
-from gfl_lab.data.coco import load_coco
+from gfl_lab.data.annotations import load_coco
 from gfl_lab.rundir import atomic_path
 
 logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)

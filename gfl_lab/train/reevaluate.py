@@ -26,6 +26,8 @@ from torch import Tensor, nn
 import gfl_lab.train.trial  # noqa: F401  (registers what trial_config names)
 from gfl_lab import naming
 from gfl_lab.data import ambiguous_shapes, coco
+from gfl_lab.data.findings import readable
+from gfl_lab.data.pixels import ImageError
 from gfl_lab.errors import InputError, Problem, ResourceError, StoreError
 from gfl_lab.rundir import RunTree, TrialDir
 from gfl_lab.spec.files import Profile, resolve_settings
@@ -191,7 +193,7 @@ def evaluate(subject: Subject, limit: int | None = None, seen: Callable[[int, in
         seen: called after each image with how many are done, and of how many.
 
     Raises:
-        InputError: the weights do not fit their settings, or an image cannot be read. ResourceError: too little memory.
+        InputError: the weights do not fit their settings. DataError: an image cannot be read. ResourceError: too little memory.
     """
     spec, settings = subject.spec, subject.spec.settings
     config, model = _build(subject)
@@ -204,8 +206,6 @@ def evaluate(subject: Subject, limit: int | None = None, seen: Callable[[int, in
     samples = predict_and_collect(model, loader, collector) if collector else predict(model, loader)
     try:
         metrics, per_class = evaluator(collect(_counted(samples, images, seen)))
-    except FileNotFoundError as error:
-        raise InputError(str(error)) from None
     except torch.OutOfMemoryError:
         raise ResourceError(Problem("the GPU has too little memory", hint="CUDA_VISIBLE_DEVICES=-1 evaluates on the CPU.")) from None
     if collector:
@@ -238,8 +238,8 @@ def predict_images(subject: Subject, images: Sequence[Path], least: float) -> It
     for number, path in enumerate(images):
         try:
             sample = pipeline({"img_path": str(path), "img_id": number, "instances": []})
-        except FileNotFoundError:
-            raise InputError(Problem("it is no image that can be read", str(path))) from None
+        except ImageError as error:
+            raise InputError(Problem(error.why, readable(str(path)))) from None
         labels = np.arange(len(classes))
         truth = SimpleNamespace(
             cats={label: {"name": name} for label, name in enumerate(classes)}, imgs={number: {"file_name": path.name}}, imgToAnns={}
@@ -318,7 +318,11 @@ def _data(folder: Path) -> tuple[DataSpec, dict[str, str]]:
     """What a trial would see of a data set, but for the digest: that would take reading every image."""
     report = coco.require_valid(folder, decode=False)
     truth = ambiguous_shapes.describe(folder) is not None
-    counts = {"train_images": report.splits["train"].trainable, "val_images": report.splits["val"].images}
+    counts = {
+        "train_images": report.splits["train"].trainable,
+        "val_images": report.splits["val"].images,
+        "white_level": coco.find_white_level(folder),
+    }
     paths = {key: str(value) for key, value in asdict(coco.find_dataset(folder)).items()}
     return DataSpec(name=report.name, digest="", classes=report.classes, truth=truth, **counts), paths
 
