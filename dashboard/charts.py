@@ -531,7 +531,7 @@ def reliability(found: Mapping[str, Reliability], palette: dict[str, str], order
 
 
 def differences(rows: Sequence[PairRow], colours: tuple[str, str], low_is_good: bool, ink: str) -> go.Figure:
-    """Ours minus theirs, row by row, the interval as a bar; right of the line ours is higher."""
+    """Ours minus theirs, row by row, the interval as a bar; right of the line ours is higher. Grey where the difference is not resolved."""
     figure = go.Figure()
     names = [look.plot_text(_short(row.name)) for row in reversed(rows)]
     values = [row.found.mean for row in reversed(rows)]
@@ -541,7 +541,7 @@ def differences(rows: Sequence[PairRow], colours: tuple[str, str], low_is_good: 
         x=values,
         y=list(range(len(names))),
         mode="markers",
-        marker={"size": 9, "color": [colours[0] if (value > 0) != low_is_good else colours[1] for value in values]},
+        marker={"size": 9, "color": [{True: colours[0], False: colours[1], None: _AXIS}[row.better] for row in reversed(rows)]},
         error_x={"type": "data", "array": halves, "thickness": 1.6, "width": 5, "color": _AXIS},
         customdata=halves,
         text=names,

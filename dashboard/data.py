@@ -246,16 +246,20 @@ def coincidence(trial_id: str) -> sides_report.Coincidence:
 
 
 @st.cache_data(show_spinner="Comparing image by image …", max_entries=16)
-def _pair(root: str, pairs: tuple[tuple[str, str], ...], stamps: tuple[Stamp, ...]) -> list[pair_report.PairRow]:
+def _pair(
+    root: str, pairs: tuple[tuple[str, str], ...], stamps: tuple[Stamp, ...], table: str, _context: pair_report.Context
+) -> list[pair_report.PairRow]:
     records = [tuple(_store(root).records(trial) for trial in both) for both in pairs]
     if any(None in both for both in records):
         raise StoreError("a trial has no evaluation records")
     try:
-        return pair_report.compare_pair(records)
+        return pair_report.compare_pair(records, known=_context)
     except ValueError as error:
         raise StoreError(str(error)) from None
 
 
-def pair(pairs: tuple[tuple[str, str], ...]) -> list[pair_report.PairRow]:
-    """``report.pair.compare_pair`` of (ours, theirs), trial ids, one pair a seed. Raises StoreError."""
-    return _pair(str(store_root()), pairs, tuple(store().records_stamp(trial) for both in pairs for trial in both))
+def pair(pairs: tuple[tuple[str, str], ...], experiment: ExperimentRow, ours: str, theirs: str) -> list[pair_report.PairRow]:
+    """``report.pair.compare_pair`` of (ours, theirs), trial ids, one pair a seed, with what the table knows of the two. Raises StoreError."""
+    known = pair_report.context(experiment, *(variant_of(experiment, name) for name in (ours, theirs)), store().resampled_or_none)
+    stamps = tuple(store().records_stamp(trial) for both in pairs for trial in both)
+    return _pair(str(store_root()), pairs, stamps, repr(known), known)

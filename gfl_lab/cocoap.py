@@ -3,7 +3,9 @@
 Matching detections to ground truth does not depend on which other images there are, so it is done once (``match``). AP over
 images that each count w times (a bootstrap sample has some twice and some not at all) then needs sums along the ranking only
 (``Matches.precision``). The numbers are those of a full COCO evaluation on a data set in which each image stands w times
-(pycocotools, ``COCOeval``: T. Lin et al., ECCV 2014); tests hold them against it.
+(pycocotools, ``COCOeval``: T. Lin et al., ECCV 2014); tests hold them against it. There is one exception: detections of one class with the
+same score in the same image. Of an image that stands w times, COCO ranks such a group w times in a row, and this module each of its members
+w times. With scores that differ, by however little, both agree; no order among equal scores is the right one.
 
 numpy only; AP is 0 to 100 where a docstring does not say otherwise.
 """
@@ -123,7 +125,7 @@ class Matches:
 
 
 def resample(matches: Matches, replicates: int = REPLICATES, seed: int = 0) -> np.ndarray:
-    """AP, AP50 and AP75 on bootstrap samples of the images.
+    """AP, AP50 and AP75 on bootstrap samples of the images; of equal scores within an image see the top of this module.
 
     The samples follow from the number of images and ``seed`` alone: of two trials over the same images, the same row is of the
     same images, so that rows may be subtracted.

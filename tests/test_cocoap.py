@@ -139,6 +139,21 @@ def test_weights_are_copies_and_order_does_not_matter() -> None:
     assert match(r).ap(3 * weights) == pytest.approx(match(r).ap(weights), abs=2.0)  # more copies: finer recall steps, same curve
 
 
+def test_equal_scores_within_an_image_are_the_exception() -> None:
+    # One image with two boxes, counted twice; a right, a wrong and a right detection. With equal scores COCO ranks the copies of the image one
+    # after the other (right, wrong, right, right, wrong, right), we each detection twice (right, right, wrong, wrong, right, right).
+    truth = [(1, 0, BOX, False), (1, 0, (100.0, 0.0, 110.0, 10.0), False)]
+    for equal in (True, False):
+        scores = (0.5, 0.5, 0.5) if equal else (0.5, 0.5 - 1e-6, 0.5 - 2e-6)
+        found = [(1, 0, scores[0], BOX), (1, 0, scores[1], (50.0, 50.0, 60.0, 60.0)), (1, 0, scores[2], truth[1][2])]
+        r = records(truth, found, images=1)
+        ours, theirs = match(r).precision(np.array([2]))[0, 0], pycocotools_precision(r, np.array([2]))[0, :, 0, 0].mean()
+        assert ours == pytest.approx((51 + 2 / 3 * 50) / 101)  # precision 1 up to recall 1/2, then 4 of 6
+        assert theirs == pytest.approx(
+            (26 + 0.75 * 50 + 2 / 3 * 25) / 101 if equal else ours
+        )  # 1 up to recall 1/4, 3 of 4 up to 3/4, 4 of 6
+
+
 def test_nothing_found_and_nothing_there() -> None:
     assert match(records([(1, 0, BOX, False)], [], images=1)).ap() == 0
     assert np.isnan(match(records([], [(1, 0, 0.5, BOX)], images=1)).ap())

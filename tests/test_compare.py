@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 
 from gfl_lab import naming
-from gfl_lab.cocoap import Records, match
+from gfl_lab.cocoap import RESAMPLED, Records, match, mean_ap
 from gfl_lab.report.differences import differences
 from gfl_lab.report.errortypes import TYPES, costs, errors_of
-from gfl_lab.report.pair import compare_pair
+from gfl_lab.report.pair import compare_pair, context
+from gfl_lab.results.rows import TrialRow, VariantRow
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree, TrialState, read_json, write_json
 from tests.support.cli import Cli, runner
 from tests.support.fake_runs import write_fake_tree
 from tests.test_errortypes import scene
+from tests.test_report_table import experiment
 
 FILE = Path(__file__).parents[1] / "experiments" / "table3_qfl_dfl.yaml"
 
@@ -63,7 +65,8 @@ def test_numbers_are_those_of_the_parts() -> None:
 
 
 def test_what_is_equal_differs_by_nothing_and_other_images_are_refused() -> None:
-    assert all(row.found.mean == 0 == row.half for row in compare_pair([(scene(0), scene(0)), (scene(0), scene(0))], 5))
+    rows = compare_pair([(scene(0), scene(0)), (scene(0), scene(0))], 5)
+    assert all((row.found.mean, row.verdict, row.better) == (0, "no signal", None) for row in rows)
     with pytest.raises(ValueError, match="same images"):
         compare_pair([(scene(0), scene(0, images=39))])
 
@@ -81,7 +84,51 @@ def test_compare_prints_and_gives_json(cli: Cli, tmp_path: Path) -> None:
     code, out, _ = cli("compare", FILE, "qfl=on dfl=on", "qfl=on dfl=off", "--json")
     found = json.loads(out)
     assert code == 0 and found["seeds"] == [0, 1] and found["theirs"] == "qfl=on dfl=off"
-    assert all(row["interval"] for row in found["rows"])
+    assert all(row["interval"] or row["verdict"].startswith("no ") for row in found["rows"])
+    assert all(row["weak"] for row in found["rows"] if row["interval"]), "two seeds"
+
+
+def test_table_and_compare_print_the_same_numbers(cli: Cli, tmp_path: Path) -> None:
+    tree = written(tmp_path, seeds=(0, 1, 2))
+    for trial in Store(tree).experiment("table3_qfl_dfl", "desk").trials:  # what the records give, as in a real run
+        file, found = tree.trial(trial.id).file(naming.RESULT), resampled_ap(tree, trial.id)
+        result = read_json(file)
+        write_json(file, result | {"metrics": result["metrics"] | found})
+    table = json.loads(cli("table", FILE, "--json")[1])
+    for row in table["rows"][1:]:
+        found = json.loads(cli("compare", FILE, row["variant"], "--json")[1])
+        metrics = {each["name"]: each for each in found["rows"] if each["group"] == "metric"}
+        assert metrics.keys() == {"AP", "AP50", "AP75"}
+        for name, each in metrics.items():
+            known = row["delta"][name]
+            assert each["difference"] == pytest.approx(known["mean"], abs=1e-6)
+            assert {key: each[key] for key in ("interval", "p", "p_holm", "verdict", "weak", "rows_pooled", "why")} == {
+                key: known[key] for key in ("interval", "p", "p_holm", "verdict", "weak", "rows_pooled", "why")
+            }
+    text = cli("compare", FILE, table["rows"][1]["variant"])[1]
+    assert "corrected by Holm's method for its 3 rows" in text and table["rows"][1]["delta"]["AP"]["verdict"] in text
+
+
+def resampled_ap(tree: RunTree, trial: str) -> dict[str, float]:
+    precision = match(Store(tree).records(trial)).precision()
+    return {name: mean_ap(precision[list(at)]) for name, at in RESAMPLED.items()}
+
+
+def test_the_sizes_pool_their_spread_over_the_table() -> None:
+    def row(name: str, baseline: bool, *small: float) -> VariantRow:
+        trials = tuple(TrialRow(f"{name}{s}", s, TrialState.DONE, {"AP": 40.0 + s, "AP_M": value}) for s, value in enumerate(small))
+        return VariantRow(name, {}, {}, baseline, None, trials)
+
+    known = context(
+        experiment(row("off", True, 50, 51), row("v0", False, 52, 54), row("v1", False, 50, 55)),
+        row("v0", False, 52, 54), row("off", True, 50, 51), lambda name: None,
+    )  # fmt: skip
+    assert [each.seed_variance for each in known.others["AP_M"]] == [8.0]  # of v1: 0 and 4
+    pairs = [(better(scene(0), 0.5), scene(0)), (better(scene(1), 0.3), scene(1))]
+    alone, pooled = ({(each.group, each.name): each.found for each in compare_pair(pairs, 10, of)} for of in (None, known))
+    own = alone["size", "AP_M"].seed_variance
+    assert pooled["size", "AP_M"].spread == pytest.approx((own + 8.0) / 2) and pooled["size", "AP_M"].rows == 2
+    assert pooled["class", "a"] == alone["class", "a"] and pooled["size", "AP_L"] == alone["size", "AP_L"]
 
 
 @pytest.mark.parametrize(

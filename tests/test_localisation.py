@@ -41,7 +41,7 @@ def test_best_ious_are_those_of_each_pair() -> None:
 
 
 def test_calibration_by_hand() -> None:
-    # Two detections of score 0.95 with IoU 1 and 0.5, one of 0.15 that hits nothing: bins [0.9, 1] and [0.1, 0.2)
+    # Two detections of score 0.95 with IoU 1 and 0.5, one of 0.15 that hits nothing: bins (0.9, 1] and (0.1, 0.2]
     one = records([(0, 0, 0.95, BOX), (0, 0, 0.95, (0, 0, 100, 50)), (0, 0, 0.15, (500, 500, 510, 510))], [(0, 0, BOX)])
     found = reliability(one)
     assert found.count[[1, 9]].tolist() == [1, 2] and found.count.sum() == 3
@@ -49,6 +49,20 @@ def test_calibration_by_hand() -> None:
     assert found.error == pytest.approx((2 * 0.2 + 1 * 0.15) / 3)
     assert found.pearson == pytest.approx(np.corrcoef([0.95, 0.95, 0.15], [1, 0.5, 0])[0, 1])
     assert reliability(records([(0, 0, 1.0, BOX)], [(0, 0, BOX)])).count[9] == 1, "a score of 1 is in the last bin"
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_a_score_on_an_edge_belongs_to_the_bin_below_as_guo_et_al_have_it(kind: type) -> None:
+    far = (500, 500, 510, 510)
+    scores = np.array([0.0, *(np.arange(1, 11) / 10)], kind)
+    found = reliability(records([(0, 0, float(score), far) for score in scores], [(0, 0, BOX)]))
+    assert found.count.tolist() == [2] + [1] * 9, "(a, b], and 0 in the first"
+    # Scores of 0.5 (IoU 1) and 0.6 (IoU 0): alone in their bins the error is (0.5 + 0.6) / 2, in [0.5, 0.6] together only 0.05.
+    two = reliability(records([(0, 0, 0.5, BOX), (0, 0, 0.6, far)], [(0, 0, BOX)]))
+    assert two.count[[4, 5]].tolist() == [1, 1] and two.error == pytest.approx(0.55)
+    # 0.55 and 0.6 share the bin (0.5, 0.6], which [a, b) would part.
+    two = reliability(records([(0, 0, 0.55, BOX), (0, 0, 0.6, far)], [(0, 0, BOX)]))
+    assert two.count[5] == 2 and two.error == pytest.approx(0.575 - 0.5)
 
 
 def test_nothing_to_give_is_none() -> None:

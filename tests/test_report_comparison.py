@@ -10,14 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from gfl_lab import cocoap, naming
 from gfl_lab.cocoap import RESAMPLED, Records, match, resample
 from gfl_lab.errors import StoreError
 from gfl_lab.report import export
-from gfl_lab.report.cells import comparison_head, comparison_rows
-from gfl_lab.report.comparison import compare
-from gfl_lab.report.table import build_table, table_json
+from gfl_lab.report.cells import MISSING, comparison_head, comparison_rows, layout
+from gfl_lab.report.comparison import compare, compare_two
+from gfl_lab.report.table import Table, build_table, table_json
+from gfl_lab.report.terminal import render_terminal
 from gfl_lab.results.rows import ExperimentRow, Resampled, TrialRow, VariantRow
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree, TrialState
@@ -83,16 +85,28 @@ def test_one_seed_says_what_images_alone_make_uncertain() -> None:
     assert not any("8 times in 10" in note for note in table.footnotes)
 
 
-def test_missing_records_are_told_and_other_images_never_mixed() -> None:
-    known = samples(v0=0.5)
-    for lookup in (
-        lambda name: None if name == "v01" else known(name),
-        lambda name: dataclasses.replace(known(name), images=99) if name == "off1" else known(name),
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_without_records_there_is_no_interval_and_the_table_says_why(seeds: int) -> None:
+    known = samples(v0=0.5, v1=0.5)
+    for lookup, why in (
+        (lambda name: None if name == "v00" else known(name), "the evaluation records (eval.npz) of trial v00 are missing or damaged"),
+        (lambda name: dataclasses.replace(known(name), images=99) if name == "v00" else known(name), "different numbers of images"),
     ):
-        table = build_table(rows(1.0), lookup)
-        assert table.compared[0].found.image_variance is None
-        assert any("seeds alone for v0" in note for note in table.footnotes)
-    assert not any("seeds alone" in note for note in build_table(rows(1.0), known).footnotes)
+        table = build_table(rows(1.0, 2.0, seeds=seeds), lookup)
+        first, second = table.compared
+        assert (first.verdict, first.p, first.found.half, first.better) == ("no records", None, None, None)
+        assert second.verdict == ("one seed" if seeds == 1 else "better"), "the other row stands"
+        assert comparison_rows(table)[0][2:] == (MISSING, MISSING, MISSING, MISSING, "no records")
+        assert any(note.startswith("No interval for v0: ") and why in note for note in table.footnotes)
+        assert why in table_json(table)["rows"][1]["delta"]["AP"]["why"]
+        for form in (export.to_markdown, export.to_html, export.to_csv, export.to_latex):
+            assert "no records" in form(table)
+    assert not any("No interval" in note for note in build_table(rows(1.0), known).footnotes)
+
+
+def test_without_a_lookup_the_intervals_know_of_seeds_alone_and_say_so() -> None:
+    table = build_table(rows(1.0))
+    assert table.compared[0].verdict == "better" and any("seeds alone for v0" in note for note in table.footnotes)
 
 
 def test_the_seeds_needed_are_those_of_the_difference_that_is_asked_for() -> None:
@@ -135,6 +149,161 @@ def test_the_page_draws_each_interval_where_it_lies() -> None:
     assert (dots[0] - zero) / (zero - dots[1]) == pytest.approx(2.0, abs=0.01), "to scale"
     assert "+1.0</text>" in text and "0.0</text>" in text
     assert "<svg" not in export.to_html(build_table(rows(1.0, seeds=1)))
+
+
+def all_forms(table: Table) -> str:
+    console = Console(width=200, file=io.StringIO())
+    console.print(render_terminal(table))
+    text = console.file.getvalue() + export.to_markdown(table) + export.to_html(table) + export.to_csv(table)
+    return " ".join(text.split())
+
+
+def test_a_verdict_of_two_seeds_is_marked_as_weak_in_every_form() -> None:
+    table = build_table(rows(2.0, 0.0, seeds=2), samples(v0=0.1, v1=0.1))
+    assert [line[-1] for line in comparison_rows(table)] == ["better (weak)", "not resolved (weak)"]
+    for form in (export.to_markdown, export.to_html, export.to_latex):
+        assert "better (weak)" in form(table)
+    assert [row["delta"]["AP"]["weak"] for row in table_json(table)["rows"][1:]] == [True, True]
+    assert [row["AP_delta_weak"] for row in csv.DictReader(io.StringIO(export.to_csv(table)))] == ["", "true", "true"]
+    assert any(note.startswith("Weak: v0, v1 rest on two seeds") for note in table.footnotes)
+    three = build_table(rows(2.0, seeds=3), samples(v0=0.1))
+    assert "(weak)" not in all_forms(three) and not any("Weak" in note for note in three.footnotes)
+
+
+def test_colour_follows_the_verdict_and_not_the_sign() -> None:
+    def colours(table: Table) -> list[bool | None]:
+        return [cells[0].better for cells in layout(table).rows]
+
+    assert colours(build_table(rows(2.0, -2.0, 0.0), samples())) == [None, True, False, None]
+    assert colours(build_table(rows(2.0, -2.0, seeds=1), samples())) == [None, None, None], "one seed decides nothing"
+    assert colours(build_table(rows(2.0, -2.0), samples(v0=9.0, v1=9.0))) == [None, None, None], "not resolved"
+    assert colours(build_table(rows(2.0), lambda name: None)) == [None, None], "no records"
+    for seeds, wanted in ((1, 0), (3, 1)):
+        page = export.to_html(build_table(rows(2.0, seeds=seeds), samples()))
+        assert page.count('class="delta up"') == wanted and 'class="delta down"' not in page
+        console = Console(width=200, file=io.StringIO(), force_terminal=True, color_system="standard")
+        console.print(render_terminal(build_table(rows(2.0, seeds=seeds), samples())))
+        assert ("\x1b[32m" in console.file.getvalue()) == bool(wanted)
+
+
+def test_a_metric_that_is_not_judged_is_not_coloured() -> None:
+    small = [trial(name, seed, AP=50.0 + seed, AP_S=value) for name, value in (("off", 10.0), ("v0", 20.0)) for seed in range(3)]
+    variants = [VariantRow(name, {}, {}, name == "off", None, tuple(small[i : i + 3])) for name, i in (("off", 0), ("v0", 3))]
+    table = build_table(dataclasses.replace(experiment(*variants), metrics=("AP", "AP_S")))
+    assert [cell.better for cell in layout(table).rows[1]] == [None, None] and layout(table).rows[1][1].delta.startswith("+10.0")
+
+
+def test_no_detections_at_all_are_no_result() -> None:
+    def zero(name: str, baseline: bool) -> VariantRow:
+        return VariantRow(name, {}, {}, baseline, None, tuple(trial(name, seed, AP=0.0, AP50=0.0) for seed in range(3)))
+
+    table = build_table(
+        experiment(zero("off", True), zero("v0", False)), lambda name: Resampled(dict.fromkeys(RESAMPLED, np.zeros(200)), 72)
+    )
+    assert comparison_rows(table) == [("v0", "0.0", MISSING, MISSING, MISSING, MISSING, "no signal")]
+    found = table_json(table)["rows"][1]["delta"]["AP"]
+    assert (found["interval"], found["p"], found["seeds_needed"], found["verdict"]) == (None, None, None, "no signal")
+    text = all_forms(table)
+    assert "No signal for v0: AP says nothing here, since it is 0.0 in every trial of both." in text
+    assert "AP is 0.0 in every trial of off and v0" in text and "1.00" not in text and "8 times in 10" not in text
+
+
+def test_a_setting_without_effect_is_no_result_either() -> None:
+    found = compare(rows(0.0, 2.0, spread=0.0), samples())
+    assert [each.verdict for each in found[:2]] == ["no signal", "no spread"]
+    table = build_table(rows(0.0, spread=0.0), samples())
+    assert any("both have the same numbers in every seed" in note for note in table.footnotes)
+
+
+def test_a_metric_that_is_undefined_says_so() -> None:
+    def one(name: str, baseline: bool) -> VariantRow:
+        return VariantRow(name, {}, {}, baseline, None, tuple(trial(name, s, AP=40.0 + s, AP_S=float("nan")) for s in range(3)))
+
+    table = build_table(dataclasses.replace(experiment(one("off", True), one("v0", False)), metrics=("AP", "AP_S")))
+    assert any(note.startswith("No AP_S: it is undefined in every finished trial.") for note in table.footnotes), table.footnotes
+    nothing = VariantRow("off", {}, {}, True, None, (trial("off", 0, AP=float("nan")),))
+    assert any(note.startswith("No AP: it is undefined") for note in build_table(experiment(nothing)).footnotes)
+
+
+def test_images_that_are_too_few_are_told_with_how_many_would_do() -> None:
+    known = samples(v0=0.4, v1=0.4)
+    table = build_table(rows(2.0, 0.0), lambda name: dataclasses.replace(known(name), images=72))
+    first = table.compared[0]
+    # all seeds share their image noise, so none of it averages out: 2.8016 sd, and (2.8016 sd / 0.3)^2 x 72 images
+    limit = 2.801585 * first.found.image_variance**0.5
+    assert (first.images_resolve, first.images_needed) == (pytest.approx(limit, rel=1e-6), int(72 * (limit / 0.3) ** 2) + 1)
+    assert first.needed is None
+    rounded = -(-first.images_needed // 10) * 10
+    assert comparison_rows(table)[0][5] == f"≥ {rounded} images"
+    text = all_forms(table)
+    assert "over 1000" not in text and f"≥ {rounded} images" in text
+    assert "0.3 AP: not with 72 validation images, however many seeds." in text
+    assert f"They resolve {limit:.2g} AP at best; about {rounded:,} images would be needed at least." in text
+    found = table_json(table)["rows"][1]["delta"]["AP"]
+    assert (found["seeds_needed"], found["images"], found["images_needed"]) == (None, 72, first.images_needed)
+    assert found["images_resolve"] == pytest.approx(limit, abs=1e-6)
+    assert list(csv.DictReader(io.StringIO(export.to_csv(table))))[1]["AP_delta_images_needed"] == str(first.images_needed)
+    assert r"$\geq$ " in export.to_latex(table)
+    enough = build_table(rows(2.0, spread=30.0), samples(v0=0.01))
+    assert comparison_rows(enough)[0][5] == "over 1000 seeds" and enough.compared[0].images_needed is None, "here the seeds are the limit"
+
+
+def test_what_is_pooled_is_told_and_which_row_is_not() -> None:
+    table = build_table(rows(2.0, 0.0, 1.0), samples(v0=0.1))
+    assert any("pooled over 3 rows that have two seeds or more" in note for note in table.footnotes)
+    assert {row["delta"]["AP"]["rows_pooled"] for row in table_json(table)["rows"][1:]} == {3}
+    odd = rows(2.0, 0.0, 1.0)
+    wild = dataclasses.replace(odd.variants[3], trials=tuple(trial("v2", seed, AP=50 + 9 * (-1) ** seed) for seed in range(3)))
+    table = build_table(dataclasses.replace(odd, variants=(*odd.variants[:3], wild)), samples())
+    assert any(note.startswith("v2: seeds differ far more here than in the other rows") for note in table.footnotes)
+    assert [row["delta"]["AP"]["guarded"] for row in table_json(table)["rows"][1:]] == [False, False, True]
+    assert not any("pooled" in note for note in build_table(rows(2.0), samples()).footnotes)
+
+
+# --- two variants by themselves ---
+
+
+def noisy(seeds: int = 3, variants: int = 4) -> ExperimentRow:
+    """A table whose differences vary from seed to seed; without detections that are alike."""
+    rng = np.random.default_rng(5)
+
+    def one(name: str, index: int) -> VariantRow:
+        trials = [trial(name, s, **{key: 40 + index + rng.normal(0, 0.4) for key in RESAMPLED}) for s in range(seeds)]
+        return VariantRow(name, {"n": index}, {"n": index}, index == 0, None, tuple(trials))
+
+    return experiment(*(one(f"v{i}", i) for i in range(variants)))
+
+
+def trial_noise(name: str) -> Resampled:
+    rng = np.random.default_rng(sum(map(ord, name)))
+    return Resampled({key: 40 + rng.normal(0, 0.3, 100) for key in RESAMPLED}, 100)
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_a_row_of_the_table_and_the_comparison_of_its_two_variants_are_the_same_numbers(seeds: int) -> None:
+    row = noisy(seeds)
+    table = {(each.variant, each.metric): each for each in compare(row, trial_noise)}
+    baseline = row.variants[0]
+    for variant in row.variants[1:]:
+        forth, back = compare_two(row, variant, baseline, trial_noise), compare_two(row, baseline, variant, trial_noise)
+        assert len(forth) == len(back) == len(RESAMPLED)
+        for one, other in zip(forth, back, strict=True):
+            assert one == table[variant.name, one.metric]
+            assert (other.p, other.found.half, other.found.mean) == (one.p, one.found.half, -one.found.mean)
+            assert {one.verdict, other.verdict} in ({"better", "worse"}, {one.verdict})
+
+
+@pytest.mark.parametrize("baseline", [True, False])
+def test_two_variants_beside_the_baseline_give_the_same_in_either_order(baseline: bool) -> None:
+    row = noisy()
+    if not baseline:
+        row = dataclasses.replace(row, variants=tuple(dataclasses.replace(each, baseline=False) for each in row.variants))
+    for ours, theirs in ((2, 3), (1, 3), (0, 1), (0, 3)):
+        forth = compare_two(row, row.variants[ours], row.variants[theirs], trial_noise)
+        back = compare_two(row, row.variants[theirs], row.variants[ours], trial_noise)
+        assert [each.found.mean for each in forth] == pytest.approx([-each.found.mean for each in back])
+        assert [(each.found.half, each.p) for each in forth] == [pytest.approx((each.found.half, each.p)) for each in back]
+        assert forth[0].found.rows == (4 if baseline and 0 not in (ours, theirs) else 3 if 0 in (ours, theirs) else 4)
 
 
 def test_nothing_to_compare_shows_nothing() -> None:

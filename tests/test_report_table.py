@@ -139,10 +139,12 @@ def test_json_has_the_documented_form() -> None:
         "row": "ATSS", "metrics": {"AP": 39.2}, "source": PAPER, "split": "coco_minival", "comparable": False, "why_not": "other data",
     }  # fmt: skip
     assert first["trials"] == [{"id": "000000000000", "seed": 0, "state": "done"}]
-    nothing = {"interval": None, "p": None, "p_holm": None, "std_error_images": None, "resolves": None, "seeds_needed": None}
-    assert second["delta"] == {
-        "AP": {"mean": 0.7, "std": None, "n": 1, "seeds": [0], **nothing, "seeds_needed_for": 0.3, "verdict": "one seed"}
-    }
+    unknown = (
+        "interval", "p", "p_holm", "std_error_images", "std_seeds", "rows_pooled", "resolves", "seeds_needed", "images", "images_resolve",
+        "images_needed",
+    )  # fmt: skip
+    told = {"guarded": False, "seeds_needed_for": 0.3, "verdict": "one seed", "weak": False, "why": ""}
+    assert second["delta"] == {"AP": {"mean": 0.7, "std": None, "n": 1, "seeds": [0], **dict.fromkeys(unknown), **told}}
     assert second["reference"] is None
     assert second["trials"][1]["failure"] == {"kind": "error", "reason": "x", "step": 3}
 

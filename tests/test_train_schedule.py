@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.optim import build_optim_wrapper
@@ -132,6 +134,23 @@ def test_parameters_without_decay_and_biases_with_their_own_rate() -> None:
     }
     assert {name: found[name] for name in expected} == expected
     assert groups(model, bias_lr=2.0)["bbox_head.gfl_cls.bias"] == (0.02, 0.0001)
+
+
+@pytest.mark.parametrize("deformable", [{}, {"dcn": "v2", "dcn_stages": "c3-c5"}])
+def test_the_gfl_authors_zoo_has_their_decay_for_every_parameter(deformable: dict[str, str]) -> None:
+    zoo = yaml.safe_load((Path(__file__).parents[1] / "experiments" / "zoo_gfocal.yaml").read_text())
+    recipe = {key: zoo["set"][key] for key in ("bias_lr", "no_decay")}
+    small = {"backbone": "r50", "base_channels": 8, "neck_channels": 8, "head_channels": 8, "strides": (8, 16), "frozen_stages": 1}
+    model = build_detector(Settings(**small, **deformable), 3)
+    found = groups(model, **recipe)
+    assert any("gn.bias" in name for name in found) and any("conv_offset.bias" in name for name in found) == bool(deformable)
+    for name, (rate, decay) in found.items():
+        # mmdet 1.x with paramwise_options=dict(bias_lr_mult=2., bias_decay_mult=0.): norms first, by their names, then biases
+        norm = re.search(r"(bn|gn)\d*\.(weight|bias)$", name)
+        bias = not norm and name.endswith(".bias")
+        assert decay == (0.0 if bias else 0.0001), name
+        if ".downsample." not in name:  # the one difference left, which the published table's `differs` states
+            assert rate == (0.02 if bias else 0.01), name
 
 
 def test_the_logged_rate_is_that_of_plain_parameters() -> None:

@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard import charts, data, live, look, state
 from gfl_lab.report import pair as report
-from gfl_lab.report.cells import MISSING, format_number
+from gfl_lab.report.cells import MISSING, format_number, p_text, verdict_text
 from gfl_lab.report.comparison import by_seed, shared
 from gfl_lab.report.errortypes import ABOUT
 from gfl_lab.results.rows import ExperimentRow
@@ -23,16 +23,20 @@ _TITLES = {
 
 def _table(rows: list[report.PairRow], group: str) -> str:
     head = [("", "name"), ("ours", "num"), ("theirs", "num"), ("difference", "num"), ("± 95%", "num")]
+    if group == report.METRIC:
+        head += [("p", "num"), ("verdict", "num")]
     if group == report.ERROR:
         head += [("number", "num"), ("", "name")]
     lines = []
     for row in rows:
         half = MISSING if row.half is None else format_number("AP", row.half)
-        css = "dim"
-        if row.found.half is not None and abs(row.found.mean) > row.found.half:
-            css = "better" if (row.found.mean > 0) != (group == report.ERROR) else "worse"
+        css = {True: "better", False: "worse", None: "dim"}[row.better]
         line = [look.text(row.name), format_number("AP", row.ours), format_number("AP", row.theirs)]
         line += [f'<span class="{css}">{format_number("AP", row.found.mean, True)}</span>', half]
+        if group == report.METRIC:
+            verdict = verdict_text(row.comparison) if row.comparison else row.verdict
+            p = row.found.p if row.comparison is None else row.comparison.p
+            line += [p_text(p), f'<span class="{css}">{look.text(verdict)}</span>']
         if row.counts:
             line += [f"{row.counts[0]:.0f} / {row.counts[1]:.0f}", f'<span class="dim small">{look.text(ABOUT[row.name])}</span>']
         lines.append(line)
@@ -94,9 +98,12 @@ def _body() -> None:
         about = "over other seeds and other images" if len(pairs) > 1 else "over other images alone: one seed says nothing of others"
         look.show(f'<div class="dim">{seeds}. Intervals are {about}; they are not corrected for the number of rows.</div>')
         try:
-            _show(data.pair(tuple(pairs)), (palette[ours], palette[theirs]))
+            rows = data.pair(tuple(pairs), experiment, ours, theirs)
         except data.StoreError as error:
             look.alert(str(error))
+        else:
+            _show(rows, (palette[ours], palette[theirs]))
+            look.show("".join(f'<div class="dim small">{look.text(note)}</div>' for note in report.notes(rows)))
     live.watch(experiment)
 
 

@@ -120,7 +120,7 @@ def _comparisons(table: Table, order: list[int]) -> str:
     lines = []
     known = {each.variant: (line, each) for line, each in zip(comparison_rows(table), table.compared, strict=True)}
     for line, each in (known[name] for i in order if (name := table.rows[i].variant) in known):
-        css = {"better": "better", "worse": "worse"}.get(each.verdict, "dim")
+        css = {True: "better", False: "worse", None: "dim"}[each.better]
         lines.append([*map(look.text, line[:-1]), f'<span class="{css}">{look.text(line[-1])}</span>'])
     return look.table_html(head, lines)
 

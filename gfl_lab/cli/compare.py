@@ -30,7 +30,7 @@ def command(experiment: Path, variant: str, other: str | None, profile: str | No
     Example:  gfl-lab compare experiments/table3_qfl_dfl.yaml "qfl=on dfl=on"
     """
     from gfl_lab.report.comparison import shared
-    from gfl_lab.report.pair import compare_pair, pair_json
+    from gfl_lab.report.pair import compare_pair, context, pair_json
 
     store, row = stored_experiment(experiment, profile)
     ours = _variant(row, variant)
@@ -52,7 +52,7 @@ def command(experiment: Path, variant: str, other: str | None, profile: str | No
         pairs.append(both)
     say(f"{ours.name} against {theirs.name}, {plural(len(finished), 'seed')}")
     try:
-        rows = compare_pair(pairs)
+        rows = compare_pair(pairs, known=context(row, ours, theirs, store.resampled_or_none))
     except ValueError as error:
         raise InputError(str(error)) from None
     if as_json:
@@ -89,11 +89,11 @@ def _print(rows: Sequence[Any], ours: str, theirs: str) -> None:
     from rich.text import Text
 
     from gfl_lab.report import pair
-    from gfl_lab.report.cells import MISSING, format_number
+    from gfl_lab.report.cells import MISSING, format_number, p_text, verdict_text
     from gfl_lab.report.errortypes import ABOUT
 
     out = consoles()[0]
-    one_seed = any(row.found.half is None for row in rows)
+    one_seed = all(row.found.half is None for row in rows)
     titles = {
         pair.METRIC: "AP", pair.SIZE: "AP by size", pair.CLASS: "AP by class", pair.ERROR: "AP50 that errors cost (lower is better)",
     }  # fmt: skip
@@ -109,18 +109,23 @@ def _print(rows: Sequence[Any], ours: str, theirs: str) -> None:
         grid.add_column(title, overflow="fold")
         for head in ("ours", "theirs", "difference", "± 95%"):
             grid.add_column(head, justify="right")
+        if group == pair.METRIC:
+            grid.add_column("p", justify="right")
+            grid.add_column("verdict")
         if group == pair.ERROR:
             grid.add_column("number", justify="right")
             grid.add_column("")
         for row in shown:
-            resolved = row.half is not None and abs(row.found.mean) > row.half and not one_seed
-            good = (row.found.mean > 0) != (group == pair.ERROR)
-            style = ("green" if good else "red") if resolved else "dim"
+            style = {True: "green", False: "red", None: "dim"}[row.better]
             line = [Text(row.name), format_number("AP", row.ours), format_number("AP", row.theirs)]
             line += [
                 Text(format_number("AP", row.found.mean, True), style=style),
                 MISSING if row.half is None else format_number("AP", row.half),
             ]
+            if row.comparison:
+                line += [p_text(row.comparison.p), Text(verdict_text(row.comparison), style=style)]
+            elif group == pair.METRIC:
+                line += [p_text(row.found.p), Text(row.verdict, style=style)]
             if row.counts:
                 line += [f"{row.counts[0]:.0f} / {row.counts[1]:.0f}", Text(ABOUT[row.name], style="dim")]
             grid.add_row(*line)
@@ -132,3 +137,5 @@ def _print(rows: Sequence[Any], ours: str, theirs: str) -> None:
     out.print(Text(f"theirs: {theirs}", style="dim"))
     about = "over the choice of images alone: one seed says nothing of others" if one_seed else "over seeds and images"
     out.print(Text(f"± 95%: half width of the interval of the difference, {about}; not corrected for the number of rows.", style="dim"))
+    for note in pair.notes(rows):
+        out.print(Text(note, style="dim"))

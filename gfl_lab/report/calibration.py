@@ -21,7 +21,8 @@ class Reliability:
     QFL trains the joint score to be the IoU with the box of its class (arXiv 2006.04388, section 3.1), so the ideal is the diagonal.
 
     Attributes:
-        edges: (B+1,) of the score's bins, equally wide, from 0 to 1.
+        edges: (B+1,) of the score's bins, equally wide, from 0 to 1. A bin holds its upper edge, (a, b], as Guo et al. have them
+            (ICML 2017, section 2); the first one holds 0 too.
         score, iou: (B,) means in each bin, NaN where it is empty. count: (B,) detections.
         error: expected calibration error: mean over detections of |mean score - mean IoU| of their bin; None without detections.
         pearson, spearman: correlation of score and IoU; None where there are too few, or one of them never varies.
@@ -70,7 +71,8 @@ def reliability(records: Records, bins: int = BINS) -> Reliability:
     """Scores of all kept detections against their ``best_ious``."""
     score, iou = records.det_score.astype(np.float64), best_ious(records)
     edges = np.linspace(0, 1, bins + 1)
-    at = np.clip((score * bins).astype(int), 0, bins - 1)
+    # Compared as float32, which scores are kept as: 0.3 is then on an edge, as it is for who reads it.
+    at = np.clip(np.searchsorted(edges.astype(np.float32), score.astype(np.float32), side="left") - 1, 0, bins - 1)
     count = np.bincount(at, minlength=bins)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean_score = np.bincount(at, score, bins) / count

@@ -9,8 +9,8 @@ import unicodedata
 from dataclasses import dataclass
 
 from gfl_lab import naming
-from gfl_lab.report.comparison import SMALLEST, Comparison
-from gfl_lab.report.statistics import MAX_SEEDS
+from gfl_lab.report.comparison import SMALLEST, Comparison, about
+from gfl_lab.report.statistics import MAX_SEEDS, NO_SIGNAL
 from gfl_lab.report.table import UNFAIR, Delta, Stat, Table, TableRow
 
 MISSING = "–"
@@ -31,7 +31,8 @@ class Column:
 class Cell:
     """``value`` and ``delta`` as people read them (``delta`` is empty where there is none or a column shows none).
 
-    ``best`` marks the column's best mean; ``better`` says whether the difference is an improvement (None: no change).
+    ``best`` marks the column's best mean; ``better`` is the verdict on the difference: True for better, False for worse, None where it is
+    not resolved, weighed by one seed, or not judged at all (all metrics but AP, AP50 and AP75). Colour follows it, never the sign alone.
     """
 
     value: str
@@ -110,6 +111,7 @@ def layout(table: Table) -> Layout:
         if len(set(means)) > 1 and key in naming.METRICS:
             best[key] = max(means) if naming.METRICS[key].higher_is_better else min(means)
 
+    verdicts = {(each.variant, each.metric): each.better for each in table.comparisons}
     rows = []
     for row in table.rows:
         cells = []
@@ -121,8 +123,7 @@ def layout(table: Table) -> Layout:
                 continue
             found = row.metrics.get(key)
             delta = row.delta.get(key) if key in naming.AP_METRICS else None
-            change = 0.0 if delta is None else rounded(key, delta.mean)
-            better = None if change == 0 else (change > 0) == naming.METRICS[key].higher_is_better
+            better = None if delta is None else verdicts.get((row.variant, key))
             # Not against the known edges: a Dirac box has no false modes for free.
             is_best = column.group == OURS and found is not None and key in best and rounded(key, found.mean) == best[key]
             cells.append(Cell(format_stat(key, found), format_delta(key, delta), is_best, better))
@@ -190,7 +191,25 @@ def _comparison(each: Comparison) -> tuple[str, ...]:
     if found.low is not None and found.high is not None:
         interval = f"{points(found.low, True)} to {points(found.high, True)}"
     else:
-        interval = MISSING if found.image_half is None else f"± {points(found.image_half)} (images)"
-    p = MISSING if each.p is None else "< 0.001" if each.p < 0.001 else f"{each.p:.3f}" if each.p < 0.1 else f"{each.p:.2f}"
-    needed = MISSING if found.seed_variance is None else f"over {MAX_SEEDS}" if each.needed is None else str(each.needed)
-    return each.variant, points(found.mean, True), interval, p, points(each.detectable), needed, each.verdict
+        told = found.image_half is not None and each.verdict != NO_SIGNAL
+        interval = f"± {points(found.image_half)} (images)" if told else MISSING
+    return each.variant, points(found.mean, True), interval, p_text(each.p), points(each.detectable), needed_text(each), verdict_text(each)
+
+
+def p_text(p: float | None) -> str:
+    """p as people read it; an en dash where there is none."""
+    return MISSING if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def needed_text(each: Comparison) -> str:
+    """``12 seeds``; ``≥ 330 images`` where these images are too few however many seeds there are; an en dash where nothing is known."""
+    if each.p is None:
+        return MISSING
+    if each.images_needed is not None:
+        return f"≥ {about(each.images_needed)} images"
+    return f"over {MAX_SEEDS} seeds" if each.needed is None else f"{each.needed} seeds"
+
+
+def verdict_text(each: Comparison) -> str:
+    """The verdict, marked where it rests on two seeds: ``better (weak)``."""
+    return each.verdict + (" (weak)" if each.weak else "")

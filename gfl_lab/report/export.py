@@ -48,8 +48,8 @@ def _csv_number(value: float | None) -> str:
 def to_csv(table: Table) -> str:
     """One line a variant; flat columns for every metric: ``AP_mean, AP_std, AP_n, AP_delta, AP_delta_std, AP_delta_n, …``.
 
-    AP, AP50 and AP75 also have ``AP_delta_low, _high, _p, _p_holm, _resolves, _seeds_needed, _seeds_needed_for``. Unknown values
-    are empty. Published values are ``published_AP`` and so on, with source, split and comparability.
+    AP, AP50 and AP75 also have ``AP_delta_low`` and the other parts of ``_COMPARED``. Unknown values are empty. Published values are
+    ``published_AP`` and so on, with source, split and comparability.
     """
     axes = list(dict.fromkeys(key for row in table.rows for key in row.axes))
     published = list(dict.fromkeys(key for row in table.rows if row.reference for key in row.reference.metrics))
@@ -57,7 +57,7 @@ def to_csv(table: Table) -> str:
     for key in table.all_metrics:
         header += [f"{key}_{part}" for part in ("mean", "std", "n", "delta", "delta_std", "delta_n")]
         if key in RESAMPLED:
-            header += [f"{key}_delta_{part}" for part in ("low", "high", "p", "p_holm", "resolves", "seeds_needed", "seeds_needed_for")]
+            header += [f"{key}_delta_{part}" for part in _COMPARED]
     header += ["published_row", *(f"published_{key}" for key in published)]
     header += ["published_source", "published_split", "published_comparable", "published_why_not"]
 
@@ -86,9 +86,15 @@ def to_csv(table: Table) -> str:
     return out.getvalue()
 
 
+_COMPARED = (
+    "low", "high", "p", "p_holm", "resolves", "seeds_needed", "seeds_needed_for", "images_resolve", "images_needed", "rows_pooled",
+    "verdict", "weak", "why",
+)  # fmt: skip
+
+
 def _csv_comparison(each: Comparison | None) -> list[Any]:
     if each is None:
-        return [""] * 7
+        return [""] * len(_COMPARED)
     p_values = ["" if p is None else f"{p:.4g}" for p in (each.found.p, each.p)]
     needed = "" if each.needed is None else each.needed
     return [
@@ -98,6 +104,12 @@ def _csv_comparison(each: Comparison | None) -> list[Any]:
         _csv_number(each.detectable),
         needed,
         _csv_number(each.smallest),
+        _csv_number(each.images_resolve),
+        "" if each.images_needed is None else each.images_needed,
+        "" if each.found.half is None else each.found.rows,
+        each.verdict,
+        _lower(each.weak),
+        one_line(each.found.why),
     ]
 
 

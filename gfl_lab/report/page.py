@@ -141,7 +141,8 @@ def _comparisons(table: Table, esc: Callable[[str], str]) -> str:
     head = "".join(f'<th scope="col"{_LEFT if i == 0 else ""}>{esc(title)}</th>' for i, title in enumerate(comparison_head(table)))
     body = []
     for row, each in zip(comparison_rows(table), table.compared, strict=True):
-        css = {"better": ' class="up best"', "worse": ' class="down best"'}.get(each.verdict, "")
+        css = {True: "up", False: "down", None: ""}[each.better] + ("" if each.better is None or each.weak else " best")
+        css = f' class="{css}"' if css else ""
         cells = "".join(f"<td>{esc(cell)}</td>" for cell in row[1:-1])
         body.append(f'<tr><th scope="row">{esc(row[0])}</th>{cells}<td{css}>{esc(row[-1])}</td></tr>')
     newline = "\n"
@@ -183,7 +184,7 @@ def _plot(table: Table, esc: Callable[[str], str]) -> str:
         )
     for index, each in enumerate(known):
         y = 4 + _ROW * index + _ROW / 2
-        css = {"better": "up", "worse": "down"}.get(each.verdict, "")
+        css = {True: "up", False: "down", None: ""}[each.better]
         name = esc(each.variant if len(each.variant) <= _LONGEST else each.variant[: _LONGEST - 1] + "…")
         parts += [
             f'<text x="{_LABEL - 12}" y="{y + 4}" text-anchor="end">{name}</text>',

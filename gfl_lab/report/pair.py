@@ -1,24 +1,28 @@
 """Two variants side by side: where their difference lies, by size, class and type of error, with intervals.
 
-Each number is the mean over the seeds that both have finished; intervals are those of ``report.statistics``. They are not
-corrected for how many there are: with 80 classes some four lie outside of theirs by chance.
+Each number is the mean over the seeds that both have finished. AP, AP50 and AP75 are those of the table (``report.comparison``), and AP by
+size pools its spread over seeds over the table's rows too; classes and types of error stand by themselves. Intervals are not corrected for how
+many there are: with 80 classes some four lie outside of theirs by chance.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from gfl_lab.cocoap import AREAS, RESAMPLED, Records, match, mean_ap
 from gfl_lab.report import errortypes
-from gfl_lab.report.statistics import Difference, difference
+from gfl_lab.report.comparison import FEW_SEEDS, Comparison, Lookup, compare_two, others
+from gfl_lab.report.statistics import LEVEL, Difference, Paired, judge, paired
+from gfl_lab.results.rows import ExperimentRow, VariantRow
 
 REPLICATES = 200
-"""Bootstrap samples of the images; fewer than for the one number of a table, since here there are many."""
+"""Bootstrap samples of the images for sizes, classes and types of error: the first ones of those that a table has. There are many numbers here,
+and a fifth of the samples leaves 5% of doubt in a width."""
 _SIZES = {"small": "AP_S", "medium": "AP_M", "large": "AP_L"}
 METRIC, SIZE, CLASS, ERROR = "metric", "size", "class", "error"
 
@@ -31,6 +35,7 @@ class PairRow:
         group: METRIC, SIZE, CLASS (AP of one class), or ERROR (AP50 points that a type of error costs: lower is better).
         ours, theirs: means over seeds. found: ours minus theirs.
         counts: for errors, how many of ours and theirs, means over seeds.
+        comparison: for METRIC, what the table says of the two variants.
     """
 
     group: str
@@ -39,42 +44,96 @@ class PairRow:
     theirs: float
     found: Difference
     counts: tuple[float, float] | None = None
+    comparison: Comparison | None = None
 
     @property
     def half(self) -> float | None:
         """Half width of the 95% interval; with one seed of one that knows of images alone."""
         return self.found.image_half if self.found.half is None else self.found.half
 
+    @property
+    def better(self) -> bool | None:
+        """True where ours is better, False where it is worse: by the table's verdict if there is one, else by the interval.
 
-def compare_pair(pairs: Sequence[tuple[Records, Records]], replicates: int = REPLICATES) -> list[PairRow]:
+        None where neither decides; colour follows this.
+        """
+        if self.comparison is not None:
+            return self.comparison.better
+        if self.found.p is None or self.found.p >= 1 - LEVEL:
+            return None
+        return (self.found.mean > 0) != (self.group == ERROR)
+
+    @property
+    def verdict(self) -> str:
+        """``better``, ``worse``, ``not resolved``, or why nothing can be concluded, as a table has them."""
+        if self.comparison is not None:
+            return self.comparison.verdict
+        return self.found.verdict or {True: "better", False: "worse", None: "not resolved"}[self.better]
+
+    @property
+    def weak(self) -> bool:
+        """True for a verdict that rests on two seeds."""
+        return self.found.p is not None and self.found.seeds <= FEW_SEEDS
+
+
+@dataclass(frozen=True)
+class Context:
+    """What an experiment's table knows of two variants beside their own records.
+
+    Attributes:
+        totals: the two in AP, AP50 and AP75.
+        others: by AP_S, AP_M and AP_L the other rows over which the spread over seeds is pooled.
+    """
+
+    totals: tuple[Comparison, ...] = ()
+    others: Mapping[str, Sequence[Paired]] = field(default_factory=dict)
+
+
+def context(experiment: ExperimentRow, ours: VariantRow, theirs: VariantRow, resampled: Lookup) -> Context:
+    """Return what the table of ``experiment`` knows of two of its variants."""
+    by_size = {name: tuple(others(experiment, ours, theirs, name)) for name in _SIZES.values()}
+    return Context(compare_two(experiment, ours, theirs, resampled), by_size)
+
+
+def compare_pair(pairs: Sequence[tuple[Records, Records]], replicates: int = REPLICATES, known: Context | None = None) -> list[PairRow]:
     """Compare (ours, theirs) of each seed.
+
+    Args:
+        pairs: the records of both, seed by seed.
+        replicates: bootstrap samples of the images for what the table does not know.
+        known: what the table knows of the two; without it all numbers rest on the records alone.
 
     Raises:
         ValueError: they were not evaluated on the same images and classes.
     """
+    known = known or Context()
     first = pairs[0][0]
     for records in (one for pair in pairs for one in pair):
         if set(records.image_ids) != set(first.image_ids) or records.classes != first.classes:
             raise ValueError("the trials were not evaluated on the same images and classes")
+    totals = {each.metric: each for each in known.totals}
     images = len(np.unique(first.image_ids))
     rng = np.random.default_rng(0)
     weights = [None, *(np.bincount(rng.integers(0, images, images), minlength=images) for _ in range(replicates))]
     found = [tuple(_numbers(records, weights) for records in pair) for pair in pairs]
     rows = []
-    for key in found[0][0][0]:
-        each = [(ours[0][key], theirs[0][key]) for ours, theirs in found]
+    for group, name in found[0][0][0]:
+        each = [(ours[0][group, name], theirs[0][group, name]) for ours, theirs in found]
         if any(math.isnan(values[0]) for pair in each for values in pair):
             continue
-        samples = np.mean([ours[1:] - theirs[1:] for ours, theirs in each], axis=0)
-        known = samples[~np.isnan(samples)]
-        variance = float(np.var(known, ddof=1)) if len(known) > 1 else None
         values = [(float(ours[0]), float(theirs[0])) for ours, theirs in each]
         means = np.mean(values, axis=0)
         counts = None
-        if key[0] == ERROR:
-            counted = np.mean([(ours[1][key[1]], theirs[1][key[1]]) for ours, theirs in found], axis=0)
+        if group == ERROR:
+            counted = np.mean([(ours[1][name], theirs[1][name]) for ours, theirs in found], axis=0)
             counts = (float(counted[0]), float(counted[1]))
-        rows.append(PairRow(*key, float(means[0]), float(means[1]), difference(values, variance, images), counts))
+        total = totals.get(name) if group == METRIC else None
+        if total is None:
+            own = paired(values, [(ours[1:], theirs[1:]) for ours, theirs in each], images, signal=group != ERROR)
+            difference = judge([*(known.others.get(name, ()) if group == SIZE else ()), own])[-1]
+        else:
+            difference = total.found
+        rows.append(PairRow(group, name, float(means[0]), float(means[1]), difference, counts, total))
     return rows
 
 
@@ -101,12 +160,34 @@ def pair_json(rows: Sequence[PairRow]) -> list[dict[str, Any]]:
     def number(value: float | None) -> float | None:
         return None if value is None or not math.isfinite(value) else round(value, 6)
 
+    def p_number(value: float | None) -> float | None:
+        return None if value is None else float(f"{value:.4g}")
+
     return [
         {
             "group": row.group, "name": row.name, "ours": number(row.ours), "theirs": number(row.theirs), "difference": number(row.found.mean),
             "interval": None if row.found.half is None else [number(row.found.low), number(row.found.high)],
             "half_width_images": number(row.found.image_half), "seeds": row.found.seeds,
+            "p": p_number(row.found.p), "p_holm": None if row.comparison is None else p_number(row.comparison.p),
+            "rows_pooled": None if row.found.half is None else row.found.rows,
+            "verdict": row.verdict, "weak": row.weak, "why": row.found.why,
             **({} if row.counts is None else {"count_ours": number(row.counts[0]), "count_theirs": number(row.counts[1])}),
         }
         for row in rows
     ]  # fmt: skip
+
+
+def notes(rows: Sequence[PairRow]) -> list[str]:
+    """What a reader must know of these rows beside their numbers."""
+    totals = [row for row in rows if row.comparison is not None]
+    told = []
+    if several := next((row.comparison.rows for row in totals if row.comparison.rows > 1), 0):
+        told.append(f"p and verdict of AP, AP50 and AP75 are those of the table: corrected by Holm's method for its {several} rows.")
+    if any(row.found.rows > 1 for row in rows):
+        told.append(
+            "How much seeds differ is pooled over the table's rows for AP and its sizes; classes and errors rest on these two variants."
+        )
+    if any(row.weak for row in rows):
+        told.append("Two seeds: all verdicts are weak. Two numbers hardly show how much seeds differ; take three or more.")
+    told += [f"{row.name}: {row.verdict}, since {row.found.why}." for row in totals if row.found.why]
+    return told

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.report.comparison import SMALLEST, Comparison, Lookup, by_seed, compare, explain, shared
+from gfl_lab.report.statistics import FAINT
 from gfl_lab.results.rows import ExperimentRow, Reference, TrialRow, VariantRow
 from gfl_lab.rundir import TrialState
 
@@ -127,7 +128,8 @@ def build_table(experiment: ExperimentRow, resampled: Lookup | None = None, smal
     """The table of ``experiment`` as it stands now: works while trials run, and with none finished.
 
     Args:
-        resampled: knows trials' AP on bootstrap samples of the images; without it intervals know of seeds alone.
+        resampled: knows trials' AP on bootstrap samples of the images; without it intervals know of seeds alone. A row that it does not know
+            all trials of has no interval, and says so.
         smallest: AP points, the difference for which the seeds needed are told.
     """
     existing = _metric_order(
@@ -171,7 +173,11 @@ def build_table(experiment: ExperimentRow, resampled: Lookup | None = None, smal
         axes=keys[0] if keys and all(set(found) == set(keys[0]) for found in keys) else (),
         rows=tuple(rows),
         comparisons=comparisons,
-        footnotes=(*(f"{UNFAIR} Unfair: {problem}." for problem in problems), *_footnotes(rows, published, baseline), *explain(shown)),
+        footnotes=(
+            *(f"{UNFAIR} Unfair: {problem}." for problem in problems),
+            *_footnotes(rows, columns, published, baseline),
+            *explain(shown),
+        ),
     )
 
 
@@ -183,7 +189,7 @@ def _join(words: list[str]) -> str:
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
 
 
-def _footnotes(rows: list[TableRow], published: tuple[str, ...], baseline: VariantRow | None) -> list[str]:
+def _footnotes(rows: list[TableRow], columns: Sequence[str], published: tuple[str, ...], baseline: VariantRow | None) -> list[str]:
     """What a reader must know to read the numbers: once each, plain text."""
     notes = []
     sizes = {found.n for row in rows for found in row.metrics.values()}
@@ -205,6 +211,7 @@ def _footnotes(rows: list[TableRow], published: tuple[str, ...], baseline: Varia
         if done < len(row.trials):
             rest = ", ".join(f"{n} {state}" for state, n in row.counts.items() if state != TrialState.DONE.value)
             notes.append(f"Incomplete: {row.variant} has {done} of {len(row.trials)} trials done ({rest}).")
+    notes += _undefined(rows, columns)
     notes += _failures(rows)
     for row in rows:
         for trial in row.trials:
@@ -217,6 +224,23 @@ def _footnotes(rows: list[TableRow], published: tuple[str, ...], baseline: Varia
     devices = sorted({trial.device for row in rows for trial in row.trials if trial.device and trial.state is TrialState.DONE})
     if len(devices) > 1:
         notes.append(f"fps was measured on different devices ({', '.join(devices)}): do not compare it between rows.")
+    return notes
+
+
+def _undefined(rows: list[TableRow], columns: Sequence[str]) -> list[str]:
+    """AP columns in which finished trials have no number, and rows whose AP is 0 throughout."""
+    notes = []
+    done = [row for row in rows if row.counts.get(TrialState.DONE.value)]
+    for key in columns:
+        if key in naming.AP_METRICS and (missing := [row.variant for row in done if key not in row.metrics]):
+            where = "" if len(missing) == len(done) else f" for {_join(missing)}"
+            kind = "no box of that size" if key in ("AP_S", "AP_M", "AP_L") else "no box"
+            notes.append(
+                f"No {naming.METRICS[key].title}{where}: it is undefined in every finished trial. Validation has {kind}, or the evaluation gave no number."
+            )
+    ends = {row.variant: [trial.metrics.get("AP") for trial in row.trials if trial.state is TrialState.DONE] for row in done}
+    if silent := [name for name, values in ends.items() if all(value is not None and abs(value) < FAINT for value in values)]:
+        notes.append(f"AP is 0.0 in every trial of {_join(silent)}: nothing was learned, or no detection lies on a box.")
     return notes
 
 
@@ -318,10 +342,18 @@ def _comparison_json(each: Comparison) -> dict[str, Any]:
         "p": _p(found.p),
         "p_holm": _p(each.p),
         "std_error_images": None if found.image_variance is None else _number(math.sqrt(found.image_variance)),
+        "std_seeds": None if found.spread is None else _number(math.sqrt(found.spread)),
+        "rows_pooled": None if found.half is None else found.rows,
+        "guarded": found.guarded,
         "resolves": _number(each.detectable),
         "seeds_needed": each.needed,
         "seeds_needed_for": each.smallest,
+        "images": found.images or None,
+        "images_resolve": _number(each.images_resolve),
+        "images_needed": each.images_needed,
         "verdict": each.verdict,
+        "weak": each.weak,
+        "why": found.why,
     }
 
 

@@ -91,7 +91,7 @@ def render_terminal(table: Table) -> Any:
         for title in comparison_head(table)[1:]:
             grid.add_column(title, justify="right", overflow="fold")
         for line, each in zip(comparison_rows(table), table.compared, strict=True):
-            style = {"better": "bold green", "worse": "bold red"}.get(each.verdict, "dim")
+            style = {True: "green", False: "red", None: "dim"}[each.better] + ("" if each.better is None or each.weak else " bold")
             grid.add_row(*(Text(cell) for cell in line[:-1]), Text(line[-1], style=style))
         return grid
 
