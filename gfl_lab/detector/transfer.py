@@ -25,7 +25,8 @@ def all_to_device(tensors: Iterable[Tensor], device: torch.device) -> list[Tenso
     tensors = list(tensors)
     groups: dict[tuple[torch.dtype, torch.Size], list[int]] = {}
     for index, tensor in enumerate(tensors):
-        groups.setdefault((tensor.dtype, tensor.shape[1:]), []).append(index)
+        if tensor.device != device:
+            groups.setdefault((tensor.dtype, tensor.shape[1:]), []).append(index)
     for members in groups.values():
         counts = [len(tensors[index]) for index in members]
         moved = to_device(torch.cat([tensors[index] for index in members]), device)

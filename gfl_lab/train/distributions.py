@@ -23,8 +23,10 @@ from gfl_lab.boxdist import TruthScores, truth_scores
 from gfl_lab.data.ambiguous_shapes import annotator_boxes
 from gfl_lab.detector.assign import UNASSIGNED, assign
 from gfl_lab.detector.head import DenseOutputs
+from gfl_lab.detector.transfer import to_device
 from gfl_lab.rundir import atomic_path
 from gfl_lab.spec.settings import Settings
+from gfl_lab.train.evaluate import on_host
 
 MATCH_IOU = 0.5
 """A detection of the box's class with at least this IoU finds it; the best score first, each used once."""
@@ -143,12 +145,13 @@ class DistributionCollector:
         truths = [self._boxes(sample) for sample in samples]
         most = max((len(annotations) for annotations, _ in truths), default=0)
         views = 2 if self.ambiguous else 1
-        boxes = priors.new_zeros(views, len(samples), most, 4)
-        valid = torch.zeros(len(samples), most, dtype=torch.bool, device=priors.device)
+        boxes = torch.zeros(views, len(samples), most, 4)
+        valid = torch.zeros(len(samples), most, dtype=torch.bool)
         for index, (present, variants) in enumerate(truths):
             if present:
-                boxes[:, index, : len(present)] = variants.to(boxes)
+                boxes[:, index, : len(present)] = variants
                 valid[index, : len(present)] = True
+        boxes, valid = to_device(boxes, priors.device), to_device(valid, priors.device)
         assigned = [self._assign(dense, priors, num_level_priors, view, valid, samples) for view in boxes]
         for index, (sample, (present, _)) in enumerate(zip(samples, truths, strict=True)):
             if self.wants([sample]):
@@ -307,8 +310,8 @@ def predict_and_collect(model: nn.Module, loader: Any, collector: DistributionCo
         metas = [sample.metainfo for sample in data["data_samples"]]
         outs = head(model.extract_feat(data["inputs"]))
         results = head.predict_by_feat(*outs, batch_img_metas=metas, rescale=True)
-        samples = model.add_pred_to_datasample(data["data_samples"], results)
+        samples = on_host(model.add_pred_to_datasample(data["data_samples"], results))
         if collector.wants(samples):
-            anchors = head.prior_generator.grid_priors([level.shape[-2:] for level in outs[0]], device=outs[0][0].device)
-            collector.add(head.dense_outputs(outs, metas), torch.cat(anchors), [len(level) for level in anchors], samples)
+            geometry = head.geometry([tuple(level.shape[-2:]) for level in outs[0]], outs[0][0].device)
+            collector.add(head.dense_outputs(outs, metas), geometry.priors, list(geometry.num_level_priors), samples)
         yield from samples
