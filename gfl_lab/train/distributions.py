@@ -86,7 +86,7 @@ def _said(dense: DenseOutputs, index: int, cells: Tensor, labels: list[int]) -> 
     at = cells.clamp(min=0)
     return _Said(
         cells=cells.tolist(),
-        scores=dense.scores[index, at, torch.tensor(labels, device=at.device)].tolist(),
+        scores=dense.scores[index, at, to_device(torch.tensor(labels), at.device)].tolist(),
         boxes=dense.boxes[index, at].cpu().numpy(),
         distances=dense.distances[index, at].tolist(),
         probs=None if dense.probs is None else dense.probs[index, at].flatten(1).tolist(),
@@ -191,7 +191,7 @@ class DistributionCollector:
         taken = {detection for detection, _ in match.values()}
         wrong = [int(detection) for detection in np.flatnonzero(det_score >= self.least) if int(detection) not in taken]
         if wrong:
-            where = torch.from_numpy(det_box[wrong] * image.scale).to(dense.boxes)
+            where = to_device(torch.from_numpy(det_box[wrong] * image.scale).to(dense.boxes.dtype), dense.boxes.device)
             gap = (dense.boxes[index] - where[:, None]).abs().sum(2)
             cells = torch.cat([cells, gap.argmin(1)])
             rows += [_Row(int(det_label[detection]), None, None, (detection, float("nan"))) for detection in wrong]
@@ -210,7 +210,7 @@ class DistributionCollector:
         common = views.all(0)
         scored = common.any(1)
         candidates = torch.where(scored[:, None], common, views.any(0))
-        of_class = scores.t()[torch.from_numpy(labels).to(scores.device)]
+        of_class = scores.t()[to_device(torch.from_numpy(labels), scores.device)]
         best = torch.where(candidates, of_class, -1.0).argmax(1)
         return torch.where(candidates.any(1), best, -1), scored.tolist()
 
