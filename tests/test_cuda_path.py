@@ -19,11 +19,13 @@ from gfl_lab import naming
 from gfl_lab.data import ambiguous_shapes
 from gfl_lab.detector import dense
 from gfl_lab.detector.build import model_config
-from gfl_lab.rundir import TrialState
+from gfl_lab.errors import FailureKind
+from gfl_lab.rundir import TrialDir, TrialState
 from gfl_lab.spec.settings import Settings
 from gfl_lab.train import latency
 from gfl_lab.train.checkpoint import restore
 from gfl_lab.train.ema import MovingAverage
+from gfl_lab.train.failure import failure_of
 from gfl_lab.train.optim import AutocastOptimWrapper, TrialOptimWrapper
 from gfl_lab.train.trial import run_trial
 
@@ -233,3 +235,14 @@ def test_geometries_of_many_shapes_are_kept(monkeypatch: pytest.MonkeyPatch) -> 
     assert head.geometry(a, cpu) is first
     head.geometry(c, cpu)
     assert head.geometry(a, cpu) is first and head.geometry(b, cpu) is not second
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", "NCCL error: Cuda failure 2 'out of memory'",
+    ],
+)  # fmt: skip
+def test_libraries_that_want_memory_are_understood(words: str, tmp_path: Path) -> None:
+    assert failure_of(TrialDir(tmp_path), RuntimeError(words))["kind"] == FailureKind.OUT_OF_MEMORY

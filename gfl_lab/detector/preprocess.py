@@ -73,8 +73,9 @@ class BatchPreprocessor(DetDataPreprocessor):
 
     def _on_device(self, images: list[Tensor], height: int, width: int) -> Tensor:
         """The batch of (H, W, 3) images on the model's device."""
-        pinned = self.device.type == "cuda"
-        batch = torch.zeros((len(images), height, width, 3), dtype=torch.uint8, pin_memory=pinned)
+        padded = any(image.shape[:2] != (height, width) for image in images)
+        make = torch.zeros if padded else torch.empty
+        batch = make((len(images), height, width, 3), dtype=torch.uint8, pin_memory=self.device.type == "cuda")
         for row, image in zip(batch, images, strict=True):
             row[: image.shape[0], : image.shape[1]] = image
         moved = batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
