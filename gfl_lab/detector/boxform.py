@@ -22,7 +22,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from mmdet.models.dense_heads.gfl_head import Integral
-from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder, DistancePointBBoxCoder
+from mmdet.models.task_modules.coders import DistancePointBBoxCoder
 from torch import Tensor
 
 from gfl_lab.detector import losses
@@ -32,6 +32,9 @@ DISTANCE_MARGIN = 0.1
 
 MAX_LOG_RATIO = math.log(1000 / 16)
 """Bound of a log distance, as mmdet's delta coder has for widths: a box of 62 anchors."""
+
+DELTA_STDS = 0.1, 0.2
+"""Standard deviations of ATSS's deltas: of a centre, and of a log size."""
 
 LOG_VARIANCE_BOUND = 7.0
 """Bound of the Gaussian's log variance, a standard deviation of 0.03 to 33 bins; reached smoothly, so a gradient leads back."""
@@ -68,7 +71,7 @@ def _centers(priors: Tensor) -> Tensor:
 
 
 def _half_anchor(priors: Tensor, unit: Tensor) -> Tensor:
-    return (priors[:, 2:] - priors[:, :2])[:, [0, 1, 0, 1]] / 2 / unit
+    return (priors[:, 2:] - priors[:, :2]).repeat(1, 2) / 2 / unit
 
 
 def _around(centers: Tensor, distances: Tensor) -> Tensor:
@@ -79,15 +82,23 @@ def _around(centers: Tensor, distances: Tensor) -> Tensor:
 class DiracDelta:
     """ATSS's box: delta-xywh of the anchor, means 0, stds 0.1 0.1 0.2 0.2. Boxes and targets of ``fit`` are in px."""
 
-    coder: DeltaXYWHBBoxCoder
     channels: int = 4
 
     def decode(self, predictions: Tensor, priors: Tensor, unit: Tensor) -> Decoded:
-        boxes, centers = self.coder.decode(priors, predictions), _centers(priors)
+        boxes, centers = self._boxes(predictions, priors), _centers(priors)
         return Decoded(boxes, torch.cat([centers - boxes[:, :2], boxes[:, 2:] - centers], dim=1) / unit, None)
 
     def fit(self, predictions: Tensor, priors: Tensor, unit: Tensor, targets: Tensor) -> Fitted:
-        return Fitted(self.coder.decode(priors, predictions), targets, None)
+        return Fitted(self._boxes(predictions, priors), targets, None)
+
+    @staticmethod
+    def _boxes(predictions: Tensor, priors: Tensor) -> Tensor:
+        """Decode as mmdet's ``DeltaXYWHBBoxCoder``, bit by bit; that one copies its constants to the device in each call."""
+        shift, log_scale = predictions[:, :2] * DELTA_STDS[0], predictions[:, 2:] * DELTA_STDS[1]
+        sizes = priors[:, 2:] - priors[:, :2]
+        centers = (priors[:, :2] + priors[:, 2:]) * 0.5 + sizes * shift
+        sizes = sizes * log_scale.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+        return torch.cat([centers - sizes * 0.5, centers + sizes * 0.5], dim=1)
 
 
 @dataclass(frozen=True)

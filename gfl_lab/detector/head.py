@@ -32,7 +32,7 @@ from mmcv.ops import batched_nms
 from mmdet.models.dense_heads.anchor_head import AnchorHead
 from mmdet.models.dense_heads.gfl_head import Integral
 from mmdet.models.task_modules.assigners import ATSSAssigner
-from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder, DistancePointBBoxCoder
+from mmdet.models.task_modules.coders import DistancePointBBoxCoder
 from mmdet.models.utils import multi_apply, unpack_gt_instances
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import get_box_tensor
@@ -45,11 +45,14 @@ from gfl_lab.detector import dense, dgqp, losses
 from gfl_lab.detector.assign import TOPK, UNASSIGNED, assign
 from gfl_lab.detector.boxform import BoxForm, DiracDelta, DiracDistance, Gaussian, General
 from gfl_lab.detector.ops import nms
+from gfl_lab.detector.transfer import to_device
 from gfl_lab.spec.settings import default_box_weighting
 
 QUALITIES = ("none", "centerness", "iou", "centerness_guided", "iou_guided", "joint", "dgqp")
 BOXES = ("general", "gaussian", "dirac")
 WEIGHTINGS = ("score", "centerness", "iou", "uniform")
+GEOMETRIES = 64
+"""Geometries that a head keeps, at most 50 MB at 800 x 1333 px: multi-scale training comes back to the same shapes."""
 NMS_AT_ONCE = 10_000
 """Boxes of an image from which on each class has an NMS of its own, as in mmcv."""
 
@@ -213,7 +216,7 @@ class GFLFamilyHead(AnchorHead):
         self.cls_loss = MODELS.build(cls_loss) if cls_loss else None
         self.box_loss = box_loss if isinstance(box_loss, str) else MODELS.build(box_loss)
         self.topk = self.train_cfg["assigner"].get("topk", TOPK) if self.train_cfg else TOPK
-        self._last_geometry: tuple[Any, Geometry] | None = None
+        self._geometries: dict[Any, Geometry] = {}
 
     @property
     def box_form(self) -> BoxForm:
@@ -224,7 +227,7 @@ class GFLFamilyHead(AnchorHead):
             return Gaussian(self.reg_max)
         if self.dirac_coder == "distance":
             return DiracDistance()
-        return DiracDelta(DeltaXYWHBBoxCoder(target_means=(0.0,) * 4, target_stds=(0.1, 0.1, 0.2, 0.2)))
+        return DiracDelta()
 
     # --- network ------------------------------------------------------------------------------------
 
@@ -282,20 +285,29 @@ class GFLFamilyHead(AnchorHead):
     # --- geometry -----------------------------------------------------------------------------------
 
     def geometry(self, featmap_sizes: Sequence[tuple[int, int]], device: torch.device) -> Geometry:
-        """Locations of a pyramid with these (height, width) of its levels. The last one asked for is kept."""
+        """Return the locations of a pyramid with these (height, width) of its levels.
+
+        Those used last are kept, ``GEOMETRIES`` of them.
+        """
         key = (tuple((int(h), int(w)) for h, w in featmap_sizes), torch.device(device))
-        if self._last_geometry is None or self._last_geometry[0] != key:
+        found = self._geometries.pop(key, None)
+        if found is None:
             with torch.inference_mode(False):  # what an evaluation leaves here must do for training
-                self._last_geometry = key, self._make_geometry(*key)
-        return self._last_geometry[1]
+                found = self._make_geometry(*key)
+        self._geometries[key] = found  # the one used last is the last of the dictionary
+        if len(self._geometries) > GEOMETRIES:
+            del self._geometries[next(iter(self._geometries))]
+        return found
 
     def _make_geometry(self, featmap_sizes: Sequence[tuple[int, int]], device: torch.device) -> Geometry:
-        levels = self.prior_generator.grid_priors(list(featmap_sizes), dtype=torch.float32, device=device)
+        """Compute a geometry on the host, so that it comes to a GPU in four copies and none of them is waited for."""
+        levels = self.prior_generator.grid_priors(list(featmap_sizes), dtype=torch.float32, device="cpu")
         counts = tuple(len(level) for level in levels)
         priors = torch.cat(levels)
-        strides = torch.tensor([float(stride[0]) for stride in self.prior_generator.strides], device=device)
-        level = torch.arange(len(counts), device=device).repeat_interleave(torch.tensor(counts, device=device), output_size=len(priors))
-        return Geometry(priors, (priors[:, :2] + priors[:, 2:]) / 2, strides[level], level, counts)
+        strides = torch.tensor([float(stride[0]) for stride in self.prior_generator.strides])
+        level = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts), output_size=len(priors))
+        parts = (priors, (priors[:, :2] + priors[:, 2:]) / 2, strides[level], level)
+        return Geometry(*(to_device(part, device) for part in parts), counts)
 
     def _valid_groups(
         self, featmap_sizes: list[tuple[int, int]], metas: list[dict], device: torch.device
@@ -329,7 +341,7 @@ class GFLFamilyHead(AnchorHead):
             return None
         ends = torch.tensor([(width, height) for height, width in shapes], dtype=torch.float32)
         corners = geometry.centers - self.prior_generator.center_offset * geometry.strides[:, None]
-        return (corners < ends.to(corners.device, non_blocking=True)[:, None]).all(-1)
+        return (corners < to_device(ends, corners.device)[:, None]).all(-1)
 
     # --- training -----------------------------------------------------------------------------------
 
@@ -517,12 +529,13 @@ class GFLFamilyHead(AnchorHead):
         device = geometry.priors.device
         counts = [len(instance.labels) for instance in instances]
         gt_boxes = geometry.priors.new_zeros((len(counts), max(counts), 4))
-        gt_labels = torch.zeros((len(counts), max(counts)), dtype=torch.long, device=device)
+        gt_labels = torch.full((len(counts), max(counts)), -1, dtype=torch.long, device=device)
         for row, (count, instance) in enumerate(zip(counts, instances, strict=True)):
             if count:
                 gt_boxes[row, :count] = get_box_tensor(instance.bboxes)
                 gt_labels[row, :count] = instance.labels
-        gt_valid = (torch.arange(max(counts)) < torch.tensor(counts)[:, None]).to(device, non_blocking=True)
+        gt_valid = gt_labels >= 0
+        gt_labels.clamp_(min=0)
 
         if self._never_waits(device):
             own = self._own_locations(geometry, sizes, metas)
@@ -635,6 +648,8 @@ class GFLFamilyHead(AnchorHead):
 
         Threshold and top-k act on the class score alone and a branch comes in afterwards, as in mmdet's ATSS; the DGQP's
         product is the score from the start, as in its authors' code.
+
+        On a GPU the host waits once for the number of candidates of each image, and once in the NMS of each image.
         """
         cfg = self.test_cfg if cfg is None else cfg
         geometry = self.geometry([tuple(level.shape[-2:]) for level in cls_scores], cls_scores[0].device)
@@ -642,19 +657,11 @@ class GFLFamilyHead(AnchorHead):
         factors = None if score_factors is None else _join(score_factors)[:, 0].sigmoid()
         if factors is not None and self.quality == "dgqp":
             all_scores, factors = all_scores * factors[:, None], None
-        image, labels, location = (all_scores > cfg.score_thr).nonzero(as_tuple=True)
-        scores = all_scores[image, labels, location]
-
-        # image after image, level after level, the best first; of each level at most nms_pre
-        levels = len(geometry.num_level_priors)
-        scores, best = scores.sort(descending=True)
-        group, order = (image * levels + geometry.levels[location])[best].sort(stable=True)
         limit = cfg.get("nms_pre", -1)
-        if 0 < limit < max(geometry.num_level_priors) * self.cls_out_channels:
-            rank = torch.arange(len(group), device=group.device) - torch.searchsorted(group, group)
-            order = order[rank < limit]
-        scores, best = scores[order], best[order]
-        image, labels, location = image[best], labels[best], location[best]
+        fixed = limit > 0 and (all_scores.device.type != "cpu" or dense.ALWAYS_PADDED)
+        find = self._best_of_levels if fixed else self._above_threshold
+        image, labels, location, scores = find(all_scores, geometry, cfg.score_thr, limit)
+        real = scores > cfg.score_thr
 
         predictions = _join(bbox_preds)[image, :, location]
         boxes = self.box_form.decode(predictions, geometry.priors[location], self._unit(geometry.strides[location])).boxes
@@ -665,13 +672,44 @@ class GFLFamilyHead(AnchorHead):
             boxes = boxes * _rows([[1 / s for s in meta["scale_factor"]] * 2 for meta in metas], boxes)[image]
         least = cfg.get("min_bbox_size", -1)
         if least >= 0:
-            large = ((boxes[:, 2:] - boxes[:, :2]) > least).all(1)
-            image, labels, scores, boxes = image[large], labels[large], scores[large], boxes[large]
-        counts = torch.bincount(image, minlength=len(metas)).tolist()
+            real &= ((boxes[:, 2:] - boxes[:, :2]) > least).all(1)
+        counts = torch.zeros(len(metas), dtype=torch.long, device=image.device).index_add_(0, image, real.long()).tolist()
+        if sum(counts) < len(real):
+            kept = torch.nonzero_static(real, size=sum(counts))[:, 0]
+            image, labels, scores, boxes = image[kept], labels[kept], scores[kept], boxes[kept]
         if not with_nms:
             parts = zip(boxes.split(counts), scores.split(counts), labels.split(counts), strict=True)
             return [InstanceData(bboxes=box, scores=score, labels=label) for box, score, label in parts]
         return self._suppress(boxes, scores, labels, image, counts, cfg)
+
+    def _above_threshold(self, all_scores: Tensor, geometry: Geometry, least: float, limit: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return (M,) image, class, location and score above ``least``; at most ``limit`` of each image and level where it is positive.
+
+        Image after image, level after level, the best first.
+        """
+        image, labels, location = (all_scores > least).nonzero(as_tuple=True)
+        scores = all_scores[image, labels, location]
+        levels = len(geometry.num_level_priors)
+        scores, best = scores.sort(descending=True)
+        group, order = (image * levels + geometry.levels[location])[best].sort(stable=True)
+        if 0 < limit < max(geometry.num_level_priors) * self.cls_out_channels:
+            rank = torch.arange(len(group), device=group.device) - torch.searchsorted(group, group)
+            order = order[rank < limit]
+        best = best[order]
+        return image[best], labels[best], location[best], scores[order]
+
+    @staticmethod
+    def _best_of_levels(all_scores: Tensor, geometry: Geometry, least: float, limit: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the same in arrays of fixed length, without waiting for a GPU; among them are scores that are not above ``least``."""
+        found, start = [], 0
+        for count in geometry.num_level_priors:
+            level = all_scores[:, :, start : start + count].flatten(1)
+            scores, place = level.topk(min(limit, level.shape[1]))
+            found.append((place // count, place % count + start, scores))
+            start += count
+        labels, location, scores = (torch.cat(part, dim=1) for part in zip(*found, strict=True))
+        image = torch.arange(len(scores), device=scores.device)[:, None].expand_as(scores)
+        return image.flatten(), labels.flatten(), location.flatten(), scores.flatten()
 
     @staticmethod
     def _suppress(boxes: Tensor, scores: Tensor, labels: Tensor, image: Tensor, counts: list[int], cfg: Any) -> list[InstanceData]:
@@ -733,7 +771,7 @@ class _InJoined:
 
 def _rows(values: Sequence[Sequence[float]], like: Tensor) -> Tensor:
     """A row for each image, on the device and with the type of ``like``."""
-    return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)
+    return to_device(torch.tensor(values, dtype=like.dtype), like.device)
 
 
 def _far_corners(metas: Sequence[dict], like: Tensor) -> Tensor:

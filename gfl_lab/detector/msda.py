@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gfl_lab.detector.transfer import to_device
+
 Shapes = Sequence[tuple[int, int]]
 """(height, width) in cells of each level of a feature pyramid."""
 
@@ -103,7 +105,7 @@ class MultiScaleDeformableAttention(nn.Module):
         images, queries, _ = query.shape
         value = self.value_proj(features).unflatten(-1, (self.heads, -1))
         offsets = _at_least_float32(self.sampling_offsets(query)).view(images, queries, self.heads, self.levels, self.points, 2)
-        cells = offsets.new_tensor([(width, height) for height, width in shapes])[:, None]  # (levels, 1, 2)
+        cells = to_device(torch.tensor([(width, height) for height, width in shapes], dtype=offsets.dtype), offsets.device)[:, None]
         locations = references[:, :, None, None, None] + offsets / cells
         weights = self.attention_weights(query).view(images, queries, self.heads, self.levels * self.points).softmax(-1)
         weights = weights.unflatten(-1, (self.levels, self.points))

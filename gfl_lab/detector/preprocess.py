@@ -10,14 +10,18 @@ import torch
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.models.utils.misc import samplelist_boxtype2tensor
 from mmdet.registry import MODELS
+from mmengine.structures import InstanceData
 from torch import Tensor
+
+from gfl_lab.detector.transfer import all_to_device
 
 
 @MODELS.register_module()
 class BatchPreprocessor(DetDataPreprocessor):
     """mmdet's ``DetDataPreprocessor`` for 8-bit images, bit by bit, but the batch is made as a whole and channels-last.
 
-    On a CPU a pixel's 256 normalised values are looked up; elsewhere images cross to the device as bytes, in one copy.
+    On a CPU a pixel's 256 normalised values are looked up; elsewhere images cross to the device as bytes, in one copy, and boxes
+    and labels in one more for each type. Both copies to a GPU start from pinned memory, so loaders need not pin anything.
     Whatever else it is given (a batch already stacked, images of floats) goes to mmdet's.
     """
 
@@ -31,12 +35,28 @@ class BatchPreprocessor(DetDataPreprocessor):
         height, width = (max(sides) for sides in zip(*shapes, strict=True))
         make = self._look_up if self.device.type == "cpu" else self._on_device
         batch = make([image.permute(1, 2, 0) for image in images], height, width)
-        samples = self.cast_data(data.get("data_samples"))
+        samples = data.get("data_samples")
         if samples is not None:
+            samples = self.cast_data(samples if self.device.type == "cpu" else self._annotations_on_device(samples))
             for sample, shape in zip(samples, shapes, strict=True):
                 sample.set_metainfo({"batch_input_shape": (height, width), "pad_shape": shape})
             samplelist_boxtype2tensor(samples)
         return {"inputs": batch, "data_samples": samples}
+
+    def _annotations_on_device(self, samples: list[Any]) -> list[Any]:
+        """Return samples with the boxes and labels of all images on the model's device, each kind in one copy."""
+        samples = [sample.new() for sample in samples]
+        kept: list[InstanceData] = []
+        for sample in samples:
+            for name in ("gt_instances", "ignored_instances"):
+                if name in sample:
+                    setattr(sample, name, getattr(sample, name).new())
+                    kept.append(getattr(sample, name))
+        samplelist_boxtype2tensor(samples)
+        places = [(one, key) for one in kept for key, value in one.items() if isinstance(value, Tensor)]
+        for (one, key), value in zip(places, all_to_device((one[key] for one, key in places), self.device), strict=True):
+            one[key] = value
+        return samples
 
     def _look_up(self, images: list[Tensor], height: int, width: int) -> Tensor:
         """The batch of (H, W, 3) images on a CPU."""
@@ -53,8 +73,9 @@ class BatchPreprocessor(DetDataPreprocessor):
 
     def _on_device(self, images: list[Tensor], height: int, width: int) -> Tensor:
         """The batch of (H, W, 3) images on the model's device."""
-        pinned = self.device.type == "cuda"
-        batch = torch.zeros((len(images), height, width, 3), dtype=torch.uint8, pin_memory=pinned)
+        padded = any(image.shape[:2] != (height, width) for image in images)
+        make = torch.zeros if padded else torch.empty
+        batch = make((len(images), height, width, 3), dtype=torch.uint8, pin_memory=self.device.type == "cuda")
         for row, image in zip(batch, images, strict=True):
             row[: image.shape[0], : image.shape[1]] = image
         moved = batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2)

@@ -54,10 +54,7 @@ def save_checkpoint(trial: TrialDir, runner: Any, *, epoch: int, step: int, aver
         epoch: finished epochs. step: finished iterations. average: the moving average of the weights.
     """
 
-    def on_cpu(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {key: value.detach().cpu() for key, value in state.items()}
-
-    weights = on_cpu(runner.model.state_dict())
+    weights = _on_cpu(dict(runner.model.state_dict()))
     content = {
         "meta": {
             "epoch": epoch,
@@ -66,8 +63,8 @@ def save_checkpoint(trial: TrialDir, runner: Any, *, epoch: int, step: int, aver
             "format": naming.FORMAT_VERSION,
             "classes": list(runner.train_dataloader.dataset.metainfo["classes"]),
         },
-        "state_dict": on_cpu(average.weights) if average else weights,
-        "optimizer": runner.optim_wrapper.state_dict(),
+        "state_dict": _on_cpu(average.weights) if average else weights,
+        "optimizer": _on_cpu(runner.optim_wrapper.state_dict()),
         "param_schedulers": [scheduler.state_dict() for scheduler in runner.param_schedulers],
     }
     if average:
@@ -82,6 +79,15 @@ def save_checkpoint(trial: TrialDir, runner: Any, *, epoch: int, step: int, aver
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
         if path.exists():
             path.replace(trial.file(naming.PREVIOUS_CHECKPOINT))
+
+
+def _on_cpu(state: Any) -> Any:
+    """Return nested dictionaries and lists with their tensors on the CPU: a checkpoint from a GPU is read on any machine."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().cpu()
+    if isinstance(state, Mapping):
+        return {key: _on_cpu(value) for key, value in state.items()}
+    return type(state)(_on_cpu(value) for value in state) if isinstance(state, (list, tuple)) else state
 
 
 _WHOLE = {"meta", "state_dict", "optimizer", "param_schedulers"}

@@ -166,7 +166,7 @@ def _optim_wrapper(settings: Settings) -> dict[str, Any]:
     else:
         optimizer = {"type": "AdamW", "fused": True}
     wrapper = {
-        "type": "OptimWrapper",
+        "type": "TrialOptimWrapper",
         "optimizer": optimizer | {"lr": learning_rate(settings), "weight_decay": settings.weight_decay},
         "clip_grad": {"max_norm": settings.clip_grad_norm} if settings.clip_grad_norm else None,
     }

@@ -23,8 +23,10 @@ from gfl_lab.boxdist import TruthScores, truth_scores
 from gfl_lab.data.ambiguous_shapes import annotator_boxes
 from gfl_lab.detector.assign import UNASSIGNED, assign
 from gfl_lab.detector.head import DenseOutputs
+from gfl_lab.detector.transfer import to_device
 from gfl_lab.rundir import atomic_path
 from gfl_lab.spec.settings import Settings
+from gfl_lab.train.evaluate import on_host
 
 MATCH_IOU = 0.5
 """A detection of the box's class with at least this IoU finds it; the best score first, each used once."""
@@ -84,7 +86,7 @@ def _said(dense: DenseOutputs, index: int, cells: Tensor, labels: list[int]) -> 
     at = cells.clamp(min=0)
     return _Said(
         cells=cells.tolist(),
-        scores=dense.scores[index, at, torch.tensor(labels, device=at.device)].tolist(),
+        scores=dense.scores[index, at, to_device(torch.tensor(labels), at.device)].tolist(),
         boxes=dense.boxes[index, at].cpu().numpy(),
         distances=dense.distances[index, at].tolist(),
         probs=None if dense.probs is None else dense.probs[index, at].flatten(1).tolist(),
@@ -143,12 +145,13 @@ class DistributionCollector:
         truths = [self._boxes(sample) for sample in samples]
         most = max((len(annotations) for annotations, _ in truths), default=0)
         views = 2 if self.ambiguous else 1
-        boxes = priors.new_zeros(views, len(samples), most, 4)
-        valid = torch.zeros(len(samples), most, dtype=torch.bool, device=priors.device)
+        boxes = torch.zeros(views, len(samples), most, 4)
+        valid = torch.zeros(len(samples), most, dtype=torch.bool)
         for index, (present, variants) in enumerate(truths):
             if present:
-                boxes[:, index, : len(present)] = variants.to(boxes)
+                boxes[:, index, : len(present)] = variants
                 valid[index, : len(present)] = True
+        boxes, valid = to_device(boxes, priors.device), to_device(valid, priors.device)
         assigned = [self._assign(dense, priors, num_level_priors, view, valid, samples) for view in boxes]
         for index, (sample, (present, _)) in enumerate(zip(samples, truths, strict=True)):
             if self.wants([sample]):
@@ -188,7 +191,7 @@ class DistributionCollector:
         taken = {detection for detection, _ in match.values()}
         wrong = [int(detection) for detection in np.flatnonzero(det_score >= self.least) if int(detection) not in taken]
         if wrong:
-            where = torch.from_numpy(det_box[wrong] * image.scale).to(dense.boxes)
+            where = to_device(torch.from_numpy(det_box[wrong] * image.scale).to(dense.boxes.dtype), dense.boxes.device)
             gap = (dense.boxes[index] - where[:, None]).abs().sum(2)
             cells = torch.cat([cells, gap.argmin(1)])
             rows += [_Row(int(det_label[detection]), None, None, (detection, float("nan"))) for detection in wrong]
@@ -207,7 +210,7 @@ class DistributionCollector:
         common = views.all(0)
         scored = common.any(1)
         candidates = torch.where(scored[:, None], common, views.any(0))
-        of_class = scores.t()[torch.from_numpy(labels).to(scores.device)]
+        of_class = scores.t()[to_device(torch.from_numpy(labels), scores.device)]
         best = torch.where(candidates, of_class, -1.0).argmax(1)
         return torch.where(candidates.any(1), best, -1), scored.tolist()
 
@@ -307,8 +310,8 @@ def predict_and_collect(model: nn.Module, loader: Any, collector: DistributionCo
         metas = [sample.metainfo for sample in data["data_samples"]]
         outs = head(model.extract_feat(data["inputs"]))
         results = head.predict_by_feat(*outs, batch_img_metas=metas, rescale=True)
-        samples = model.add_pred_to_datasample(data["data_samples"], results)
+        samples = on_host(model.add_pred_to_datasample(data["data_samples"], results))
         if collector.wants(samples):
-            anchors = head.prior_generator.grid_priors([level.shape[-2:] for level in outs[0]], device=outs[0][0].device)
-            collector.add(head.dense_outputs(outs, metas), torch.cat(anchors), [len(level) for level in anchors], samples)
+            geometry = head.geometry([tuple(level.shape[-2:]) for level in outs[0]], outs[0][0].device)
+            collector.add(head.dense_outputs(outs, metas), geometry.priors, list(geometry.num_level_priors), samples)
         yield from samples

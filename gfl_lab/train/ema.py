@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class MovingAverage:
@@ -33,12 +34,16 @@ class MovingAverage:
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take the model's present weights in."""
-        rate = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+        averaged: list[torch.Tensor] = []
+        present: list[torch.Tensor] = []
         for name, value in model.state_dict().items():
             if value.is_floating_point():
-                self.weights[name].lerp_(value, rate)
+                averaged.append(self.weights[name])
+                present.append(value)
             else:
                 self.weights[name].copy_(value)
+        # a few kernels for all on a GPU; on a CPU one lerp_ each
+        get_ema_multi_avg_fn(min(self.decay, (1 + self.updates) / (10 + self.updates)))(averaged, present, None)
         self.updates += 1
 
     @torch.no_grad()

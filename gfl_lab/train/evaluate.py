@@ -17,6 +17,7 @@ from torch import nn
 from gfl_lab import naming
 from gfl_lab.cocoap import Records, match, resample
 from gfl_lab.data.annotations import load_coco
+from gfl_lab.detector.transfer import all_to_device
 from gfl_lab.rundir import atomic_path
 
 logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
@@ -45,14 +46,8 @@ def collect(samples: Iterator[Any]) -> Detections:
     for sample in samples:
         found = sample.pred_instances
         ids.append(sample.img_id)
-        parts.append(
-            (
-                np.full(len(found), sample.img_id, np.int64),
-                found.labels.cpu().numpy(),
-                found.scores.cpu().numpy(),
-                found.bboxes.cpu().numpy(),
-            )
-        )
+        columns = (found.labels.cpu().numpy(), found.scores.cpu().numpy(), found.bboxes.cpu().numpy())
+        parts.append((np.full(len(found), sample.img_id, np.int64), *columns))
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)] if parts else [np.zeros(0)] * 3 + [np.zeros((0, 4))]
     image_id, label, score, box = columns
     return Detections(
@@ -145,4 +140,13 @@ def predict(model: nn.Module, loader: Any) -> Iterator[Any]:
     """mmdet's predicted samples for every image of ``loader``, boxes in pixels of the original image."""
     model.eval()
     for batch in loader:
-        yield from model.test_step(batch)
+        yield from on_host(model.test_step(batch))
+
+
+def on_host(samples: list[Any]) -> list[Any]:
+    """Move the detections of a batch's samples to the host, with one wait for a GPU for each of boxes, scores and classes."""
+    places = [(sample.pred_instances, key) for sample in samples for key in ("bboxes", "scores", "labels")]
+    values = all_to_device((instances[key] for instances, key in places), torch.device("cpu"))
+    for (instances, key), value in zip(places, values, strict=True):
+        instances[key] = value
+    return samples

@@ -17,8 +17,11 @@ from gfl_lab.rundir import TrialDir
 from gfl_lab.train.components import MODULE_PREFIX
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-_NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED", "Insufficient memory")
-"""What allocators of torch, CUDA's libraries and OpenCV say in errors of no type of their own."""
+_NO_MEMORY = (
+    "can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED", "_ALLOCATION_FAILED", "failure 'out of memory'",
+    "failure 2 'out of memory'", "Insufficient memory",
+)  # fmt: skip
+"""Words of torch's allocators, cuBLAS, cuDNN, NCCL and OpenCV in errors that have no type of their own."""
 
 
 def failure_of(trial: TrialDir, error: Exception) -> dict[str, Any]:

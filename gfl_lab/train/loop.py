@@ -20,6 +20,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from gfl_lab import naming
+from gfl_lab.detector.transfer import to_host
 from gfl_lab.errors import Interrupted, NonFiniteLoss
 from gfl_lab.rundir import MetricWriter, TrialDir
 from gfl_lab.train.checkpoint import save_checkpoint
@@ -77,8 +78,8 @@ class TrialDetector(GFL):
             The terms of the loss, on the CPU.
 
         Raises:
-            NonFiniteLoss: before any weight changes, in all processes or in none (its step is filled in by the trial). A GPU
-                has its backward pass to do while the terms, the only ones that are waited for, come from it.
+            NonFiniteLoss: before any weight changes, in all processes or in none (its step is filled in by the trial). The host
+                waits for the terms after it has queued the backward pass, so a GPU has work to do meanwhile.
         """
         with optim_wrapper.optim_context(self):
             data = self.data_preprocessor(data, True)
@@ -90,10 +91,11 @@ class TrialDetector(GFL):
             with optim_wrapper.optim_context(self):
                 losses = self._run_forward(data if parts == 1 else {key: value[part] for key, value in data.items()}, mode="loss")
             loss, found = self.parse_losses(losses)
-            optim_wrapper.backward(loss * share)
             sums = {name: sums.get(name, 0) + share * value.detach() for name, value in found.items()}
+            values = to_host(torch.stack([value.float() for value in sums.values()]))  # queued before the backward pass
+            optim_wrapper.backward(loss * share)
         self.team.average_gradients(self.parameters())
-        terms = dict(zip(sums, torch.stack([value.float() for value in sums.values()]).cpu(), strict=True))
+        terms = dict(zip(sums, values(), strict=True))
         if not torch.isfinite(terms["loss"]):
             raise NonFiniteLoss(0, 0, {name: float(value) for name, value in terms.items()})
         optim_wrapper.step()

@@ -47,11 +47,28 @@ class SettingsOptimConstructor(DefaultOptimWrapperConstructor):
 
 
 @OPTIM_WRAPPERS.register_module()
-class AutocastOptimWrapper(OptimWrapper):
+class TrialOptimWrapper(OptimWrapper):
+    """mmengine's wrapper, which clips gradients without waiting for a GPU: mmengine notes their norm at each step, and nobody reads it."""
+
+    def step(self, **kwargs: Any) -> None:
+        """Clip the gradients, where that is asked for, and make a step of the optimizer."""
+        self.clip_gradients()
+        self.optimizer.step(**kwargs)
+
+    def clip_gradients(self) -> None:
+        """Clip the gradients of all parameters together to ``clip_grad_kwargs``; None leaves them as they are."""
+        if self.clip_grad_kwargs:
+            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            self.clip_func([parameter for parameter in parameters if parameter.grad is not None], **self.clip_grad_kwargs)
+
+
+@OPTIM_WRAPPERS.register_module()
+class AutocastOptimWrapper(TrialOptimWrapper):
     """The forward pass under autocast; for float16 the loss is scaled so that small gradients survive.
 
     mmengine's AmpOptimWrapper needs a GPU, and its autocast takes only bfloat16 on a CPU. The scale doubles after 2,000 good
-    steps and halves after a step whose gradients overflow, which is left out; both are torch's ``GradScaler``.
+    steps and halves after a step whose gradients overflow, which is left out; both are torch's ``GradScaler``. With float16 a step on
+    a GPU waits for the scale, and for whether a gradient overflows unless the optimizer is a fused one; with bfloat16 it does not.
 
     Args:
         precision: ``bfloat16`` or ``float16``.
@@ -81,12 +98,12 @@ class AutocastOptimWrapper(OptimWrapper):
         """
         if self.clip_grad_kwargs:
             self.scaler.unscale_(self.optimizer)
-            self._clip_grad()
+            self.clip_gradients()
         self.scaler.step(self.optimizer, **kwargs)
         self.scaler.update()
-        if self.scaler.get_scale() < LEAST_LOSS_SCALE:
+        if self.scaler.is_enabled() and (scale := self.scaler.get_scale()) < LEAST_LOSS_SCALE:
             raise OverflowingGradients(
-                f"gradients overflow float16 at any scale of the loss (it is down to {self.scaler.get_scale():g}); "
+                f"gradients overflow float16 at any scale of the loss (it is down to {scale:g}); "
                 "precision: bfloat16 or float32, or a lower lr, is the usual cure"
             )
 

@@ -5,6 +5,7 @@ Nothing is trained and nothing is written.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -195,6 +196,11 @@ def evaluate(subject: Subject, limit: int | None = None, seen: Callable[[int, in
     Raises:
         InputError: the weights do not fit their settings. DataError: an image cannot be read. ResourceError: too little memory.
     """
+    with _too_little_memory_told():
+        return _evaluate(subject, limit, seen)
+
+
+def _evaluate(subject: Subject, limit: int | None, seen: Callable[[int, int], None]) -> Evaluation:
     spec, settings = subject.spec, subject.spec.settings
     config, model = _build(subject)
     if limit is not None:
@@ -204,10 +210,7 @@ def evaluate(subject: Subject, limit: int | None = None, seen: Callable[[int, in
     evaluator = CocoEvaluator(subject.paths["val_annotations"], spec.data.classes, settings.max_dets)
     collector = DistributionCollector(evaluator.truth, evaluator.category_ids, settings, ambiguous=True) if spec.data.truth else None
     samples = predict_and_collect(model, loader, collector) if collector else predict(model, loader)
-    try:
-        metrics, per_class = evaluator(collect(_counted(samples, images, seen)))
-    except torch.OutOfMemoryError:
-        raise ResourceError(Problem("the GPU has too little memory", hint="CUDA_VISIBLE_DEVICES=-1 evaluates on the CPU.")) from None
+    metrics, per_class = evaluator(collect(_counted(samples, images, seen)))
     if collector:
         metrics |= collector.truth_scores().metrics()
     return Evaluation(
@@ -232,7 +235,8 @@ def predict_images(subject: Subject, images: Sequence[Path], least: float) -> It
     Raises:
         InputError: the weights do not fit their settings, or a file is no image.
     """
-    config, model = _build(subject)
+    with _too_little_memory_told():
+        config, model = _build(subject)
     classes = subject.spec.data.classes
     pipeline = Compose(config.val_loader.dataset.pipeline)
     for number, path in enumerate(images):
@@ -245,9 +249,19 @@ def predict_images(subject: Subject, images: Sequence[Path], least: float) -> It
             cats={label: {"name": name} for label, name in enumerate(classes)}, imgs={number: {"file_name": path.name}}, imgToAnns={}
         )
         collector = DistributionCollector(truth, labels, subject.spec.settings, ambiguous=False, least=least)
-        for _ in predict_and_collect(model, [pseudo_collate([sample])], collector):
-            pass
+        with _too_little_memory_told():
+            for _ in predict_and_collect(model, [pseudo_collate([sample])], collector):
+                pass
         yield path, sorted(collector.rows, key=lambda row: -row["det_score"])
+
+
+@contextlib.contextmanager
+def _too_little_memory_told() -> Iterator[None]:
+    """Raise ResourceError in place of torch's error for want of memory on a GPU."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise ResourceError(Problem("the GPU has too little memory", hint="CUDA_VISIBLE_DEVICES=-1 takes the CPU.")) from None
 
 
 def _build(subject: Subject) -> tuple[Any, nn.Module]:

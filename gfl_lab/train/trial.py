@@ -255,7 +255,7 @@ def _train(
         "steps": runner.iter,
         "processes": team.size,
         "seconds": {key: round(value, 3) for key, value in clock.laps.items()},
-        "peak_memory_mib": _peak_memory_mib(),
+        "peak_memory_mib": _peak_memory_mib(_device(runner.model)),
         "device": _device_name(runner.model),
         "environment": environment(_device_name(runner.model), threads),
     }
@@ -293,10 +293,10 @@ def _parts(trial: TrialDir, step: int, team: Team) -> int:
     return accumulation["parts"]
 
 
-def _peak_memory_mib() -> float:
-    """Peak memory so far: of the GPU's allocator where there is one, else of this process."""
-    if torch.cuda.is_available():
-        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+def _peak_memory_mib(device: torch.device) -> float:
+    """Return the peak memory of the trial: of torch's allocator on its GPU, or of this process where the model is on the CPU."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
