@@ -9,7 +9,6 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -195,3 +194,36 @@ def test_a_trial_is_reproduced_on_the_device_that_it_was_trained_on(
     assert code == 4 and "train" not in err.lower().replace("trained", ""), err  # there are no detections to compare
     (start,) = starts(pretend / "again")
     assert start["visible"] == visible and not start["bad_fork"]
+
+
+def test_loader_processes_ask_nothing_of_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are forked from a process that may have used a GPU: in them any question would be an error."""
+    import torch
+    from mmengine.registry import init_default_scope
+    from mmengine.runner import Runner
+
+    from gfl_lab.data import ambiguous_shapes
+    from gfl_lab.spec.settings import TrialSpec
+    from gfl_lab.train.config import trial_config
+    from tests.test_train import make_trial
+
+    data = ambiguous_shapes.generate(ambiguous_shapes.AmbiguousShapesSpec(train_images=8, val_images=4), tmp_path / "data")
+    trial = make_trial(tmp_path / "runs", data, batch_size=2)
+    manifest = trial.manifest()
+    init_default_scope("mmdet")
+    config = trial_config(TrialSpec.model_validate(manifest["spec"]), manifest["paths"], str(trial.path), loader_workers=2)
+    parent = os.getpid()
+
+    def refuse(*_: object) -> None:
+        if os.getpid() != parent:
+            (tmp_path / "asked").touch()
+            raise AssertionError("a loader process asks for CUDA")
+
+    for name in ("_lazy_init", "is_available", "device_count", "current_device"):
+        monkeypatch.setattr(torch.cuda, name, refuse)
+    for part in (config.train_dataloader, config.val_loader):
+        loader = Runner.build_dataloader(part, seed=0)
+        batches = list(loader)
+        assert loader.num_workers == 2 and not loader.pin_memory, "the trial pins what it copies, in its own process"
+        assert batches and not any(image.is_cuda or image.is_pinned() for batch in batches for image in batch["inputs"])
+    assert not (tmp_path / "asked").exists()

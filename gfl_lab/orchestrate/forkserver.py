@@ -28,6 +28,7 @@ import signal
 import socket
 import struct
 import sys
+import traceback
 from typing import Any, NoReturn
 
 from gfl_lab.processes import GUARD, call_and_exit, die_with_parent, fresh_command, hide_gpus, rename
@@ -55,6 +56,8 @@ def _child(request: dict[str, Any], server: int, fresh: bool) -> NoReturn:
         hide_gpus()
         sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w", buffering=1), open(2, "w", buffering=1)
         call_and_exit(request["entry"], request["kwargs"])
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(1)
 
