@@ -85,13 +85,17 @@ class _Ranks(Team):
         self._over = threading.Event()
         if others:
             threading.Thread(target=self._watch, name="ranks", daemon=True).start()
+
+    def meet(self) -> None:
+        """Connect to the others; waits for them."""
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # gloo else listens on the host's own address
         os.environ["NCCL_SOCKET_IFNAME"] = "lo"
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if gpus >= size:
-            torch.cuda.set_device(rank)
-        backend = "cpu:gloo,cuda:nccl" if gpus >= size else "gloo"
-        dist.init_process_group(backend, init_method=f"file://{folder}/meet", rank=rank, world_size=size, timeout=PATIENCE)
+        if gpus >= self.size:
+            torch.cuda.set_device(self.rank)
+        backend = "cpu:gloo,cuda:nccl" if gpus >= self.size else "gloo"
+        place = f"file://{self.folder}/meet"
+        dist.init_process_group(backend, init_method=place, rank=self.rank, world_size=self.size, timeout=PATIENCE)
         self._flags = dist.new_group(backend="gloo", timeout=PATIENCE)
 
     def any(self, flag: bool) -> bool:
@@ -207,6 +211,7 @@ def in_team(
                 others[rank] = subprocess.Popen(command, stdin=subprocess.DEVNULL)
             team = _Ranks(0, size, Path(folder), others, abandon)
             try:
+                team.meet()
                 result = work(team)
                 team.close()
                 return result
@@ -233,6 +238,7 @@ def join(rank: int, size: int, folder: str, work: Callable[[Team], Any], tell: C
     """
     try:
         team = _Ranks(rank, size, Path(folder), {})
+        team.meet()
         work(team)
         team.close()
     except Interrupted:
