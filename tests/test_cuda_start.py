@@ -79,7 +79,7 @@ def answer_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def on_ray(folder: Path, experiment: str, *arguments: str, **environment: str) -> tuple[list[dict], str]:
-    """What the trials of ``gfl-lab run`` on Ray noted, in the order in which they began, and what the command said."""
+    """Return the notes of the trials of ``gfl-lab run`` on Ray, in the order in which they began, and what the command said."""
     command = [sys.executable, "-c", DRIVER, "run", experiment, *arguments]
     done = subprocess.run(command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr + done.stdout
@@ -111,7 +111,7 @@ def test_a_trial_that_has_a_gpu_can_use_it_and_another_sees_none(
 
 @pytest.mark.parametrize("nvml", [False, pytest.param(True, marks=pytest.mark.exhaustive)], ids=["", "NVML answers"])
 def test_each_process_of_a_trial_can_use_its_gpu(pretend: Path, monkeypatch: pytest.MonkeyPatch, nvml: bool) -> None:
-    """Where NVML answers, torch believes in the GPUs and they do not work: so the processes do not come to meet."""
+    """The processes do not meet if NVML answers: torch then believes in GPUs that do not work."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(UUIDS))
     if nvml:
         answer_nvml(monkeypatch)

@@ -115,7 +115,7 @@ def _machine() -> Lines:
 
 
 def _gpus(listed: int) -> Lines:
-    """Whether CUDA sees GPUs where nvidia-smi lists some: trials are given those that are listed, and torch uses those that it sees."""
+    """Compare the GPUs that nvidia-smi lists, which trials are given, with those that torch sees, which it uses."""
     import torch
 
     seen = torch.cuda.device_count() if torch.cuda.is_available() else 0

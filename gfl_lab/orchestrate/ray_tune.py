@@ -103,7 +103,7 @@ class RayTuneExecutor:
 
     @property
     def nursery(self) -> str | None:
-        """Where actors find the imports of their trials ready made: on this machine alone, and without GPUs."""
+        """Address of the nursery, which is there on this machine alone and for trials without GPUs."""
         return self._nursery.address if self._nursery else None
 
     def start(self) -> None:

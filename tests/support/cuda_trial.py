@@ -28,7 +28,7 @@ import mmengine.device  # noqa: E402
 
 
 def start_of() -> dict[str, Any]:
-    """What this process is, as a trial begins in it."""
+    """Return what this process is, as a trial begins in it."""
     return {
         "pid": os.getpid(),
         "bad_fork": torch.cuda._is_in_bad_fork(),
@@ -45,7 +45,7 @@ def note(folder: Path) -> None:
 
 
 def starts(root: Path) -> list[dict[str, Any]]:
-    """What trials below ``root`` have noted."""
+    """Return what trials below ``root`` have noted."""
     return [read_json(path) for path in sorted(root.rglob(START))]
 
 
@@ -85,7 +85,7 @@ def record_team(path: str, size: int) -> None:
 
 
 def record_another(path: str, rank: int, size: int, folder: str) -> None:
-    """What the other processes of `record_team` do."""
+    """Be another process of `record_team`."""
     note(Path(path) / str(rank))
     from gfl_lab.train.team import join
 

@@ -1,4 +1,4 @@
-"""What the processes of a team do in tests; called through a fork server, as a trial is."""
+"""The work of a team in tests, called through a fork server as a trial is."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def agree(path: str, size: int) -> None:
 
 
 def also_agree(path: str, rank: int, size: int, folder: str) -> None:
-    """What the further processes of `agree` do."""
+    """Be a further process of `agree`."""
     join(rank, size, folder, lambda team: _agree(team, path), _tell)
 
 
@@ -65,7 +65,7 @@ def go_wrong(path: str, size: int, how: str) -> None:
 
 
 def also_go_wrong(path: str, how: str, rank: int, size: int, folder: str) -> None:
-    """What the further processes of `go_wrong` do. ``how`` absent: the last one does not even get to the others."""
+    """Be a further process of `go_wrong`. With ``how`` absent the last one does not even get to the others."""
     if how == "absent" and rank == size - 1:
         raise ImportError("it cannot be imported")
     join(rank, size, folder, lambda team: _go_wrong(team, path, how), _tell)
