@@ -1,13 +1,26 @@
-"""Processes that never outlive whoever started them."""
+"""Processes that never outlive whoever started them; and a function in a fresh interpreter.
+
+Run as ``python -m gfl_lab.processes MODULE:FUNCTION KWARGS PARENT``: import the module and call the function with the keyword
+arguments (JSON), as a child of process PARENT that ends with it. So begins what uses a GPU: CUDA works in no fork of a process
+that has asked for it before, and importing mmengine asks (docs/decisions/0015).
+"""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import importlib
+import json
 import os
 import signal
+import sys
+import traceback
+from typing import Any, NoReturn
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+EXIT_INTERRUPTED = 75
+"""Exit code of a process that stopped because it was asked to."""
 GUARD = "gfl-lab-guard"
 """Name of a process that waits for a trial's end and ends what it has forked."""
 
@@ -38,3 +51,50 @@ def keep_freed_memory() -> None:
 def rename(name: str) -> None:
     """Give this process another name, of at most 15 bytes, as `ps` and psutil show it."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
+def hide_gpus() -> None:
+    """Hide every GPU from this process and its children. Call it before torch is imported.
+
+    With both variables torch answers from the environment alone: it asks no driver, so a fork is not marked as unfit for CUDA.
+    """
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+
+
+def fresh_command(entry: str, kwargs: dict[str, Any], parent: int) -> list[str]:
+    """Return the command that calls ``module:function`` in a fresh interpreter, a child of process ``parent``."""
+    return [sys.executable, "-m", "gfl_lab.processes", entry, json.dumps(kwargs), str(parent)]
+
+
+def call_and_exit(entry: str, kwargs: dict[str, Any]) -> NoReturn:
+    """Call ``module:function`` and end this process: exit code 0, EXIT_INTERRUPTED, or 1 after printing what was raised.
+
+    Nothing else is cleaned up, so that neither a parent's exit handlers nor a GPU library can hold the process up.
+    """
+    from gfl_lab.errors import Interrupted
+
+    code = 0
+    try:
+        module, _, name = entry.partition(":")
+        getattr(importlib.import_module(module), name)(**kwargs)
+    except Interrupted:
+        code = EXIT_INTERRUPTED
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def _main(entry: str, kwargs: str, parent: str) -> NoReturn:
+    die_with_parent(int(parent))
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as in a forked process; Python's own would print a traceback
+    sys.stdout.reconfigure(line_buffering=True)
+    call_and_exit(entry, json.loads(kwargs))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -207,7 +207,7 @@ def test_gpus_and_their_memory_are_asked_of_nvidia_smi(nvidia_smi: Path, monkeyp
     assert resources.device_of(machine, 0.5) == "cuda NVIDIA H100 80GB HBM3" and resources.device_of(machine, 0) == "cpu"
     for visible, names in (
         ("1", ["NVIDIA L4"]), ("1,0", ["NVIDIA L4", "NVIDIA H100 80GB HBM3"]), ("GPU-bbbb", ["NVIDIA L4"]), ("0,7,1", ["NVIDIA H100 80GB HBM3"]),
-        ("", []), ("-1", []),
+        ("", []), ("-1", []), ("0,-1,1", ["NVIDIA H100 80GB HBM3"]), ("0,0", []), ("GPU-aaaa-1,GPU-aaaa-1", []),
     ):  # fmt: skip
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert list(resources.look().gpus) == names, visible

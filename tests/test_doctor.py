@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from gfl_lab import naming
+from gfl_lab.cli import doctor
 from gfl_lab.orchestrate import leftovers, resources
 from gfl_lab.orchestrate.measure import WARM_UP_PREFIX
 from gfl_lab.processes import GUARD
@@ -137,6 +138,23 @@ def test_an_orphan_is_killed_and_a_driver_with_its_trial_is_not(cli: Cli, tmp_pa
         for pid in (servers[0], *children[0]):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("listed", "seen", "words"),
+    [
+        (0, 0, []),
+        (1, 1, [(True, "CUDA works: H100")]),
+        (2, 0, [(False, "nvidia-smi lists 2 GPUs, but CUDA does not work in torch")]),
+        (0, 1, [(False, "CUDA sees 1 GPU, but nvidia-smi is missing or lists none")]),
+    ],
+)
+def test_gpus_that_trials_cannot_use_are_told(monkeypatch: pytest.MonkeyPatch, listed: int, seen: int, words: list[tuple[bool, str]]) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: bool(seen))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: seen)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "H100")
+    found = list(doctor._gpus(listed))
+    assert [(ok, message[: len(text)]) for (ok, message), (_, text) in zip(found, words, strict=True)] == words
 
 
 def test_a_pid_that_was_given_away_is_not_killed() -> None:

@@ -42,9 +42,10 @@ def nursery(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nursery]:
     nursery.close()
 
 
-@pytest.fixture(params=["its own server", "a server from the nursery"])
+@pytest.fixture(params=["a fork of its own server", "a fork of a server from the nursery", "a fresh interpreter"])
 def process(request: pytest.FixtureRequest, nursery: Nursery) -> Iterator[TrialProcess]:
-    server = TrialProcess(FAKES, nursery.address if "nursery" in request.param else None)
+    preload = "" if "fresh" in request.param else FAKES
+    server = TrialProcess(preload, nursery.address if "nursery" in request.param else None)
     yield server
     server.close()
 
@@ -176,16 +177,17 @@ VICTIMS = ["supervisor", "server", "child", "server child supervisor"]
 
 @pytest.mark.parametrize(
     ("born", "victims"),
-    [(born, victims) for born in ("its own", "of a nursery") for victims in VICTIMS]
+    [(born, victims) for born in ("its own", "of a nursery", "fresh") for victims in VICTIMS]
     + [("of a nursery", "nursery"), ("of a nursery", "nursery server child supervisor")],
 )
 def test_nothing_stays_behind_whoever_is_killed(tmp_path: Path, nursery: Nursery, born: str, victims: str) -> None:
     address = nursery.address if born == "of a nursery" else None
+    preload = "" if born == "fresh" else FAKES
     trial = tmp_path / "0123456789ab"
     trial.mkdir()
     code = (
         "from gfl_lab.orchestrate.process import *\n"
-        f"TrialProcess({FAKES!r}, {address!r}).run(Job({str(trial)!r}, {FAKES + ':sleep_with_child'!r}, {FAKES!r}, {{}}))"
+        f"TrialProcess({preload!r}, {address!r}).run(Job({str(trial)!r}, {FAKES + ':sleep_with_child'!r}, {FAKES!r}, {{}}))"
     )
     supervisor = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     end = time.time() + 30
@@ -206,7 +208,7 @@ def test_servers_of_a_nursery_import_once_and_are_told_apart(nursery: Nursery, t
     """Each has its asker's environment, priority and rank for the kernel, and ends with it alone."""
     code = (
         "import os, sys\nfrom pathlib import Path\nfrom gfl_lab.orchestrate.process import *\n"
-        "number = sys.argv[1]\nos.environ['CUDA_VISIBLE_DEVICES'] = number\nos.nice(int(number))\n"
+        "number = sys.argv[1]\nos.environ['ASKER'] = os.environ['CUDA_VISIBLE_DEVICES'] = number\nos.nice(int(number))\n"
         "Path('/proc/self/oom_score_adj').write_text(str(700 + int(number)))\n"
         f"job = Job(sys.argv[2], {FAKES + ':tell'!r}, {FAKES!r}, {{}})\n"
         f"process = TrialProcess({FAKES!r}, {nursery.address!r})\nprocess.run(job)\nprocess.close()"
@@ -217,7 +219,8 @@ def test_servers_of_a_nursery_import_once_and_are_told_apart(nursery: Nursery, t
     askers = [subprocess.Popen([sys.executable, "-c", code, str(number), str(folders[number - 2])]) for number in (2, 3)]
     assert [asker.wait(30) for asker in askers] == [0, 0]
     told = [TrialDir(folder).result() for folder in folders]
-    assert [one["gpus"] for one in told] == ["2", "3"]
+    assert [one["asker"] for one in told] == ["2", "3"]
+    assert [one["gpus"] for one in told] == ["", ""], "a fork could not use them"
     assert [one["niceness"] for one in told] == [os.nice(0) + 2, os.nice(0) + 3]
     assert [one["oom_score_adj"] for one in told] == [702, 703]
     assert told[0]["imported"] == told[1]["imported"], "both come from one import"

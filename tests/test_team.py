@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -51,6 +52,7 @@ def test_processes_agree_and_leave(server: TrialProcess, tmp_path: Path) -> None
     ranks = [read_json(tmp_path / f"rank{rank}.json") for rank in range(3)]
     assert [rank["leads"] for rank in ranks] == [True, False, False]
     assert all(rank["any"] == [True, False] and rank["mean"] == 1.0 for rank in ranks)
+    assert not any(rank["bad_fork"] for rank in ranks), "each could use its GPU"
     returned = read_json(tmp_path / "returned.json")
     assert returned == {"size": 3, "pid": ranks[0]["pid"]}, "only the first process goes on after the work"
     assert len({rank["pid"] for rank in ranks}) == 3 and gone([rank["pid"] for rank in ranks])
@@ -62,6 +64,13 @@ def test_the_first_process_tells_what_befell_another(server: TrialProcess, tmp_p
     told = json.loads((tmp_path / "told.json").read_text())
     assert told[0] == kind and words in told[1] and "process 2 of 3" in told[1]
     assert gone([read_json(tmp_path / f"rank{rank}.json")["pid"] for rank in range(3)])
+
+
+def test_one_that_never_comes_to_the_others_is_noticed(server: TrialProcess, tmp_path: Path) -> None:
+    code = server._once(Job(str(tmp_path), f"{WORK}:go_wrong_and_be_ended", TRIAL, {"size": 2}))
+    assert code == -signal.SIGKILL
+    assert json.loads((tmp_path / "told.json").read_text()) == ["lost_process", "process 1 of 2 ended with exit code 1"]
+    assert "ImportError: it cannot be imported" in (tmp_path / naming.LOG).read_text()
 
 
 STILL = {"norm_eval": True, "frozen_stages": 4}

@@ -104,8 +104,6 @@ def _detector() -> Lines:
     with torch.inference_mode():
         scores = model.bbox_head(model.extract_feat(torch.zeros(1, 3, 64, 64)))[0]
     yield scores[0].shape == (1, 2, 8, 8), "a detector builds and runs without a compiled mmcv"
-    if torch.cuda.is_available():
-        yield True, f"CUDA works: {torch.cuda.get_device_name(0)}"
 
 
 def _machine() -> Lines:
@@ -113,6 +111,20 @@ def _machine() -> Lines:
 
     machine = look()
     yield machine.memory_gib >= 4, f"{machine} (4 GiB memory at least)"
+    yield from _gpus(len(machine.gpus))
+
+
+def _gpus(listed: int) -> Lines:
+    """Compare the GPUs that nvidia-smi lists, which trials are given, with those that torch sees, which it uses."""
+    import torch
+
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if listed and not seen:
+        yield False, f"nvidia-smi lists {plural(listed, 'GPU')}, but CUDA does not work in torch {torch.__version__}: trials train on the CPU"
+    elif seen and not listed:
+        yield False, f"CUDA sees {plural(seen, 'GPU')}, but nvidia-smi is missing or lists none: trials train on the CPU"
+    elif seen:
+        yield True, f"CUDA works: {torch.cuda.get_device_name(0)}"
 
 
 def _disk() -> Lines:

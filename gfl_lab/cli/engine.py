@@ -68,11 +68,16 @@ def make_executor(name: str, share: Any, address: str | None, machine_gpus: int,
     )  # fmt: skip
 
 
+def gpus_of(engine: Any) -> float:
+    """Return the GPUs of a trial's own process: 0 inline, where trials have no process of their own, and on a cluster without any."""
+    return getattr(engine, "gpus", 0)
+
+
 def how_to_run(share: Any, engine: Any, wish: Any) -> dict[str, Any]:
     """What a trial's process is told of its share. A cluster may have no GPU to take; who runs inline takes no more than one."""
     from gfl_lab.orchestrate.resources import loaders, processes_of
 
-    gpus = getattr(engine, "gpus", 0)  # inline: no loader processes either, unless they are asked for
+    gpus = gpus_of(engine)  # inline: no loader processes either, unless they are asked for
     return {"threads": share.cpus, "loader_workers": loaders(wish.loader_workers, share.cpus, gpus), "processes": processes_of(gpus)}
 
 

@@ -15,6 +15,7 @@ from gfl_lab.cli.output import consoles, duration, print_json, say
 from gfl_lab.cli.refusals import require_output
 from gfl_lab.cli.stored import find_trial, require_done
 from gfl_lab.errors import ExitCode, InputError, Problem, StoreError
+from gfl_lab.processes import hide_gpus
 from gfl_lab.rundir import TrialDir, read_json
 
 
@@ -61,6 +62,8 @@ def command(trial: str, keep: Path | None, as_json: bool) -> None:
         stop = driver.StopSwitch(root / naming.STOP_REQUEST)
         stop.install()
         try:
+            if (first.result() or {}).get("device") == "cpu":
+                hide_gpus()  # a GPU would compute other last digits
             # The number of threads decides in which order sums are made, so it is the recorded one.
             how = {"stop_file": str(stop.file), "threads": int(recorded.environment.get("threads", 1))}
             InlineExecutor(stop).run([Job(str(again.path), TRIAL_ENTRY, "", how)])

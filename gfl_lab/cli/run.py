@@ -19,6 +19,7 @@ from gfl_lab.cli.prepare import experiment_argument, plan_options, prepare, read
 from gfl_lab.cli.refusals import check_address
 from gfl_lab.cli.unassigned import say_unassigned, unassigned_groups
 from gfl_lab.errors import ExitCode, InputError, Problem
+from gfl_lab.processes import hide_gpus
 
 TRIAL_ENTRY = "gfl_lab.train.trial:run_trial"
 LISTED = 100
@@ -75,6 +76,8 @@ def command(
     else:
         share = share_of(machine, wish, cpus=cpus, gpus=gpus)
     _check_gpus(share.gpus, executor)
+    if executor == "inline" and not share.gpus:
+        hide_gpus()  # the trials' process is this one
     limit = parse_budget(budget, share.gpus)
     say(
         f"gfl-lab: {files.experiment.name} on profile {files.profile.name}"
@@ -237,7 +240,7 @@ def _train(plan: Any, pending: list[Any], tree: Any, engine: Any, stop: Any, wis
     labels = {trial.id: f"{variant.name} seed {trial.spec.seed}" for variant in plan.variants for trial in variant.trials}
     stop.install()
     how = engines.how_to_run(share, engine, wish) | {"stop_file": str(stop.file)}
-    jobs = driver.jobs_for(pending, tree, TRIAL_ENTRY, how)
+    jobs = driver.jobs_for(pending, tree, TRIAL_ENTRY, how, gpus=engines.gpus_of(engine))
     if shared:
         jobs = shared.watch(jobs)
         shared.start()

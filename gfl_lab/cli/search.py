@@ -190,7 +190,8 @@ def _train(book: Any, plan: Any, engine: Any, stop: Any, share: Any, meter: Any,
         def begin(variant: Any, number: int, stop_file: Path) -> Any:
             _save_plan(plan, book, book.folder, book.ledger.created)
             watcher.add(number, variant, plan.data.train_images)
-            return driver.jobs_for(variant.trials, book.tree, run.TRIAL_ENTRY, how | {"stop_file": str(stop_file)})[0]
+            own = how | {"stop_file": str(stop_file)}
+            return driver.jobs_for(variant.trials, book.tree, run.TRIAL_ENTRY, own, gpus=engines.gpus_of(engine))[0]
 
         watcher.start()
         try:

@@ -306,9 +306,15 @@ class Watcher(threading.Thread):
         )
 
 
-def jobs_for(trials: Sequence[Trial], tree: RunTree, entry: str, kwargs: dict[str, Any]) -> list[Job]:
-    """Jobs that run ``trials``. ``entry`` is ``module:function``; its module is what the fork server imports once."""
-    return [Job(str(tree.trial(trial.id).path), entry, entry.partition(":")[0], kwargs) for trial in trials]
+def jobs_for(trials: Sequence[Trial], tree: RunTree, entry: str, kwargs: dict[str, Any], *, gpus: float = 0.0) -> list[Job]:
+    """Jobs that run ``trials``.
+
+    Args:
+        entry: ``module:function``; on a CPU its module is what the fork server imports once.
+        gpus: what each trial takes.
+    """
+    preload = "" if gpus else entry.partition(":")[0]
+    return [Job(str(tree.trial(trial.id).path), entry, preload, kwargs) for trial in trials]
 
 
 def states(trials: Sequence[Trial], tree: RunTree) -> dict[str, TrialState]:

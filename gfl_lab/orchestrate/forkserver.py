@@ -1,6 +1,7 @@
 """A process that has imported what a trial needs and forks one child per trial: a fresh process without its imports.
 
-Run as ``python -m gfl_lab.orchestrate.forkserver MODULE``, the module to import. It talks in JSON lines, never in pickles:
+Run as ``python -m gfl_lab.orchestrate.forkserver MODULE``, the module to import. A fork sees no GPU. With an empty MODULE nothing
+is imported, and each child becomes a fresh interpreter, which CUDA needs. It talks in JSON lines, never in pickles:
 
     stdin   {"entry": "module:function", "kwargs": {...}, "log": "/path/log.txt"}     start a child (one at a time)
     stdout  {"ready": true, "pid": 122}   {"pid": 123}   {"exit": 0}   {"exit": -9}    negative: killed by that signal
@@ -27,36 +28,17 @@ import signal
 import socket
 import struct
 import sys
-from typing import Any
+import traceback
+from typing import Any, NoReturn
 
-from gfl_lab.processes import GUARD, die_with_parent, rename
-
-EXIT_INTERRUPTED = 75
-"""Exit code of a child that stopped because it was asked to."""
+from gfl_lab.processes import GUARD, call_and_exit, die_with_parent, fresh_command, hide_gpus, rename
 
 ASK_S = 5.0
 """Whoever asks a nursery has said it all within this."""
 
 
-def call(entry: str, kwargs: dict[str, Any]) -> int:
-    """Run ``module:function`` and give an exit code."""
-    from gfl_lab.errors import Interrupted
-
-    module, _, name = entry.partition(":")
-    try:
-        getattr(importlib.import_module(module), name)(**kwargs)
-    except Interrupted:
-        return EXIT_INTERRUPTED
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-        return 1
-    return 0
-
-
-def _child(request: dict[str, Any], server: int) -> None:
-    code = 1
+def _child(request: dict[str, Any], server: int, fresh: bool) -> NoReturn:
+    """Be the child: in the log, in a session of its own, with a guard. ``fresh``: go on as a new interpreter, with all of that."""
     try:
         die_with_parent(server)
         os.setsid()
@@ -68,13 +50,16 @@ def _child(request: dict[str, Any], server: int) -> None:
         os.dup2(null, 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        if fresh:
+            command = fresh_command(request["entry"], request["kwargs"], server)
+            os.execv(command[0], command)
+        hide_gpus()
         sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w", buffering=1), open(2, "w", buffering=1)
-        code = call(request["entry"], request["kwargs"])
+        call_and_exit(request["entry"], request["kwargs"])
+    except BaseException:
+        traceback.print_exc()
     finally:
-        with contextlib.suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
+        os._exit(1)
 
 
 def _guard() -> None:
@@ -117,12 +102,14 @@ def main(preload: str, nursery: int | None) -> None:
     """Serve until stdin ends; as a nursery where ``nursery`` is its listening socket."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal group; the driver decides what it means
-    importlib.import_module(preload)
-    gc.collect()
-    gc.freeze()  # a child neither looks through what was imported at each collection, nor copies its pages for that
+    if preload:
+        hide_gpus()
+        importlib.import_module(preload)
+        gc.collect()
+        gc.freeze()  # a child neither looks through what was imported at each collection, nor copies its pages for that
     if nursery is not None:
         _raise_servers(socket.socket(fileno=nursery))
-    _serve()
+    _serve(fresh=not preload)
 
 
 def _raise_servers(listener: socket.socket) -> None:
@@ -178,7 +165,7 @@ def _check_user(connection: socket.socket) -> None:
         raise PermissionError(f"user {uid} asked")
 
 
-def _serve() -> None:
+def _serve(fresh: bool) -> None:
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -209,7 +196,7 @@ def _serve() -> None:
             if pid == 0:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                _child(request, server)
+                _child(request, server, fresh)
             _say({"pid": pid})
     if pid:
         _kill(pid)

@@ -19,7 +19,8 @@ from gfl_lab.orchestrate.ray_tune import scratch_dir
 from gfl_lab.processes import GUARD
 from gfl_lab.rundir import RunTree, TrialDir
 
-SERVER = "gfl_lab.orchestrate.forkserver"
+STARTED_AS = {"gfl_lab.orchestrate.forkserver", "gfl_lab.processes"}
+"""Modules on the command lines of the processes that start and run trials."""
 OLD_S = 3600.0
 """A temporary file younger than this may still be written."""
 
@@ -56,7 +57,7 @@ def orphans() -> list[Orphan]:
         with contextlib.suppress(psutil.Error):
             if process.uids().real != os.getuid() or process.name() == GUARD:  # a guard ends with its trial
                 continue
-            if SERVER in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+            if STARTED_AS & {*process.cmdline()} and process.status() != psutil.STATUS_ZOMBIE:
                 own[process.pid] = process
     found = []
     for process in own.values():

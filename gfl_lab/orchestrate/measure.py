@@ -67,16 +67,19 @@ def measure(
     root = tree.root / naming.MEASURED_DIR
     root.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=WARM_UP_PREFIX, dir=root))
-    how = {"threads": share.cpus, "loader_workers": loader_workers, "gpu": gpu}
+    how = {"threads": share.cpus, "loader_workers": loader_workers}
     jobs: SimpleQueue[tuple[Trial, Job]] = SimpleQueue()
     try:
         for number, trial in enumerate(rounds):
             scratch = RunTree(folder / str(number))
             write_manifests([trial], scratch, paths, code)
-            jobs.put((trial, jobs_for([trial], scratch, entry, how)[0]))
-        preload = entry.partition(":")[0]
-        with contextlib.closing(Nursery(preload, share.cpus)) as nursery:
-            done = _run(jobs, [TrialProcess(preload, nursery.address) for _ in range(at_once)])
+            jobs.put((trial, jobs_for([trial], scratch, entry, how, gpus=share.gpus)[0]))
+        if gpu:
+            done = _run(jobs, [TrialProcess("")])
+        else:
+            preload = entry.partition(":")[0]
+            with contextlib.closing(Nursery(preload, share.cpus)) as nursery:
+                done = _run(jobs, [TrialProcess(preload, nursery.address) for _ in range(at_once)])
         problems = []
         for trial in models:
             own = [result for warmed, result in done if warmed.id == trial.id]

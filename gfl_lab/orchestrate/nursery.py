@@ -55,7 +55,7 @@ class Server:
     """A fork server, seen from the process whose trials it starts and with which it ends.
 
     Args:
-        preload: the module that it has imported before it forks.
+        preload: the module that it has imported before it forks; empty: each of its trials is a fresh interpreter.
         nursery: address of the nursery to take it from; without one, or when that has gone, it is a process of its own.
     """
 
@@ -128,8 +128,8 @@ class Server:
 def _ask(address: str, pipes: list[int]) -> bool:
     """Ask the nursery at ``address`` for a server with ``pipes`` as stdin, stdout and stderr; whether there was one to be asked.
 
-    The server gets what else a child of this process would have: its environment (the GPUs that Ray gives out are named there),
-    its priority, and its rank among those the kernel kills first for want of memory.
+    The server gets what else a child of this process would have: its environment, its priority, and its rank among those the
+    kernel kills first for want of memory.
     """
     own = {
         "environment": dict(os.environ),

@@ -15,8 +15,8 @@ from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.errors import RETRY, DiskFull, FailureKind, Retry, StoreError
-from gfl_lab.orchestrate.forkserver import EXIT_INTERRUPTED
 from gfl_lab.orchestrate.nursery import Server
+from gfl_lab.processes import EXIT_INTERRUPTED
 from gfl_lab.rundir import LEASE_STALE_S, RESERVE_BYTES, TrialDir, TrialState, write_json
 
 MAX_LOST = 2
@@ -34,7 +34,8 @@ class Job:
     Args:
         path: the run directory, with a manifest.
         entry: ``module:function``; called with ``path`` and ``kwargs``.
-        preload: module imported once, before the first trial.
+        preload: module imported once, before the first trial; empty where each trial begins in a fresh interpreter, as it must
+            to use a GPU.
         link: how a node without the driver's disk finds the trial (exchange.Link), else None.
     """
 
@@ -107,6 +108,8 @@ def _counter(file: Path, name: str) -> int:
 
 class TrialProcess:
     """A fork server and, while a trial runs, its child.
+
+    A trial has a GPU only with an empty ``preload``.
 
     Args:
         preload, nursery: as of `Server`.

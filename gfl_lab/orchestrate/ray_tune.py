@@ -90,7 +90,7 @@ class RayTuneExecutor:
         machine_cpus, machine_gpus: what Ray may use on this machine; ignored with ``address``.
         address: of a running cluster; None starts Ray here, for this run alone.
         should_stop: no further trial starts once it says yes.
-        preload: module that trials' processes on this machine have imported.
+        preload: module that trials' processes on this machine have imported, unless they have GPUs.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class RayTuneExecutor:
 
     @property
     def nursery(self) -> str | None:
-        """Where actors find the imports of their trials ready made: on this machine alone."""
+        """Address of the nursery, which is there on this machine alone and for trials without GPUs."""
         return self._nursery.address if self._nursery else None
 
     def start(self) -> None:
@@ -119,7 +119,7 @@ class RayTuneExecutor:
                     hint="Set RAY_AUTH_TOKEN to the cluster's token, or RAY_AUTH_MODE=disabled for a cluster without tokens.",
                 )
             )
-        if self.address is None:
+        if self.address is None and not self.gpus:
             self._nursery = Nursery(self._preload, self.cpus)
         prepare_environment()
         import ray

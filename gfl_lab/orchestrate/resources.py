@@ -99,8 +99,11 @@ def _gpus() -> tuple[tuple[str, float], ...]:
     found = {(index, uuid): (name, float(mib) / 1024 if mib.isdigit() else 0.0) for index, uuid, mib, name in rows}
     if visible is None:
         return tuple(found.values())
-    chosen = []
-    for part in filter(None, map(str.strip, visible.split(","))):
+    chosen: list[tuple[str, float]] = []
+    parts = [part for part in map(str.strip, visible.split(",")) if part]
+    if len({*parts}) < len(parts):
+        return ()  # CUDA sees none where one is named twice
+    for part in parts:
         match = [gpu for (index, uuid), gpu in found.items() if part == index or (part.startswith("GPU-") and uuid.startswith(part))]
         if part.startswith("MIG-") and found:  # a slice, whose memory nvidia-smi does not list this way
             match = [(next(iter(found.values()))[0], 0.0)]

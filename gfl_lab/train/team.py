@@ -1,31 +1,29 @@
 """One trial in several processes of one node, a GPU each: they share every batch, and only the first one writes.
 
-The first process forks the others, as the fork server forked it, so that none of them imports anything again; `torchrun` would
-start interpreters of their own, 11 s each on two cores (docs/decisions/0009). All of them are in the session of the first and
-die with it. Gradients go over NCCL where each process has a GPU, else over gloo; flags always go over gloo, on 127.0.0.1.
+The first process starts the others, each a fresh interpreter, so that every one can use its GPU (docs/decisions/0015). All of
+them are in the session of the first and die with it. Gradients go over NCCL where each process has a GPU, else over gloo;
+flags always go over gloo, on 127.0.0.1.
 """
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 import os
 import signal
-import sys
+import subprocess
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from gfl_lab.errors import FailureKind, Interrupted, TrialError
-from gfl_lab.processes import die_with_parent
+from gfl_lab.processes import fresh_command
 
 PATIENCE = datetime.timedelta(hours=12)
 """How long the others wait while the first one evaluates. A process that dies is noticed within seconds, not by this."""
@@ -78,21 +76,27 @@ class Team:
 
 
 class _Ranks(Team):
+    """A place in the team. The first one knows the others, by rank, and watches them from the start."""
+
     def __init__(
-        self, rank: int, size: int, folder: Path, children: dict[int, int], abandon: Callable[[LostRank], None] | None = None
+        self, rank: int, size: int, folder: Path, others: dict[int, subprocess.Popen[bytes]], abandon: Callable[[LostRank], None] | None = None
     ) -> None:
-        self.rank, self.size, self.folder, self.children, self._abandon = rank, size, folder, children, abandon
+        self.rank, self.size, self.folder, self.others, self._abandon = rank, size, folder, others, abandon
+        self._over = threading.Event()
+        if others:
+            threading.Thread(target=self._watch, name="ranks", daemon=True).start()
+
+    def meet(self) -> None:
+        """Connect to the others; waits for them."""
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # gloo else listens on the host's own address
         os.environ["NCCL_SOCKET_IFNAME"] = "lo"
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if gpus >= size:
-            torch.cuda.set_device(rank)
-        backend = "cpu:gloo,cuda:nccl" if gpus >= size else "gloo"
-        dist.init_process_group(backend, init_method=f"file://{folder}/meet", rank=rank, world_size=size, timeout=PATIENCE)
+        if gpus >= self.size:
+            torch.cuda.set_device(self.rank)
+        backend = "cpu:gloo,cuda:nccl" if gpus >= self.size else "gloo"
+        place = f"file://{self.folder}/meet"
+        dist.init_process_group(backend, init_method=place, rank=self.rank, world_size=self.size, timeout=PATIENCE)
         self._flags = dist.new_group(backend="gloo", timeout=PATIENCE)
-        self._over = threading.Event()
-        if rank == 0:
-            threading.Thread(target=self._watch, name="ranks", daemon=True).start()
 
     def any(self, flag: bool) -> bool:
         told = torch.tensor([int(flag)])
@@ -137,28 +141,28 @@ class _Ranks(Team):
     def end(self) -> None:
         """Nothing of the team stays behind, however its work ended."""
         self._over.set()
-        for pid in self.children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
 
     def lost(self, seconds: float = 5.0) -> LostRank | None:
         """The failure of another process, if one has ended badly: what this one then sees is only a broken connection."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if any(_ended(pid) for pid in self.children):
+        while self.others and time.monotonic() < end:
+            if self._ended():
                 return self._cause()
             time.sleep(0.05)
         return None
 
+    def _ended(self) -> list[int]:
+        return [rank for rank, process in self.others.items() if process.poll() is not None]
+
     def _cause(self) -> LostRank:
         """What befell the first one that ended: the others lose their connections to it, and tell of that."""
         time.sleep(0.5)  # for those that are just ending
-        told = {rank: self.folder / f"{rank}.json" for pid, rank in self.children.items() if _ended(pid)}
+        told = {rank: _failure_file(self.folder, rank) for rank in self._ended()}
         for rank, file in told.items():
             if not file.exists():
-                return LostRank(FailureKind.LOST_PROCESS, f"process {rank} of {self.size} was killed; often the machine ran out of memory")
+                code = self.others[rank].returncode
+                how = "was killed; often the machine ran out of memory" if code < 0 else f"ended with exit code {code}"
+                return LostRank(FailureKind.LOST_PROCESS, f"process {rank} of {self.size} {how}")
         rank = min(told, key=lambda rank: told[rank].stat().st_mtime_ns)
         failure = json.loads(told[rank].read_text())
         return LostRank(FailureKind(failure["kind"]), f"{failure['reason']} (in process {rank} of {self.size})")
@@ -166,7 +170,7 @@ class _Ranks(Team):
     def _watch(self) -> None:
         """End this process when another one has died and it does not notice: NCCL may wait for ever."""
         while not self._over.wait(1.0):
-            if any(_ended(pid) for pid in self.children):
+            if self._ended():
                 if not self._over.wait(GRACE_S):
                     try:
                         if self._abandon:
@@ -176,25 +180,22 @@ class _Ranks(Team):
                 return
 
 
-def _ended(pid: int) -> bool:
-    """Whether a child has ended; it stays to be waited for."""
-    try:
-        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:
-        return True
+def _failure_file(folder: Path, rank: int) -> Path:
+    return folder / f"{rank}.json"
 
 
 def in_team(
     size: int,
     work: Callable[[Team], Any],
-    tell: Callable[[Exception], dict[str, Any]],
+    entry: str,
+    kwargs: dict[str, Any],
     abandon: Callable[[LostRank], None] | None = None,
 ) -> Any:
-    """Do ``work`` in this process and ``size - 1`` forked ones; what it returned here.
+    """Do ``work`` in this process, and the same in ``size - 1`` more that it starts; what it returned here.
 
     Args:
-        work: called in each process with its place in the team; must not start threads or touch a GPU before that.
-        tell: {kind, reason} of what ``work`` raised in a forked process.
+        work: called with this process' place in the team.
+        entry: ``module:function`` that the others call, with ``kwargs`` and the ``rank``, ``size`` and ``folder`` that `join` takes.
         abandon: called in a thread of this process, which is then killed, when another one has ended and ``work`` does not notice.
 
     Raises:
@@ -202,43 +203,46 @@ def in_team(
     """
     if size == 1:
         return work(Team())
-    with tempfile.TemporaryDirectory(prefix="gfl-ranks-") as name:
-        folder, first = Path(name), os.getpid()
-        children: dict[int, int] = {}
-        for rank in range(1, size):
-            pid = os.fork()
-            if pid == 0:
-                die_with_parent(first)
-                _follow(rank, size, folder, work, tell)
-            children[pid] = rank
-        team = _Ranks(0, size, folder, children, abandon)
+    others: dict[int, subprocess.Popen[bytes]] = {}
+    with tempfile.TemporaryDirectory(prefix="gfl-ranks-") as folder:
         try:
-            result = work(team)
-            team.close()
-            return result
-        except Exception as error:
-            if not isinstance(error, TrialError) and (lost := team.lost()):  # else only a broken connection is seen here
-                raise lost from error
-            raise
+            for rank in range(1, size):
+                command = fresh_command(entry, {**kwargs, "rank": rank, "size": size, "folder": folder}, os.getpid())
+                others[rank] = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+            team = _Ranks(0, size, Path(folder), others, abandon)
+            try:
+                team.meet()
+                result = work(team)
+                team.close()
+                return result
+            except Exception as error:
+                if not isinstance(error, TrialError) and (lost := team.lost()):  # else only a broken connection is seen here
+                    raise lost from error
+                raise
+            finally:
+                team.end()
         finally:
-            team.end()
+            for process in others.values():
+                process.kill()
+                process.wait()
 
 
-def _follow(rank: int, size: int, folder: Path, work: Callable[[Team], Any], tell: Callable[[Exception], dict[str, Any]]) -> NoReturn:
-    """What a forked process does; it leaves by ``os._exit``, so that nothing of its parent's is cleaned up by it."""
-    code = 1
+def join(rank: int, size: int, folder: str, work: Callable[[Team], Any], tell: Callable[[Exception], dict[str, Any]]) -> None:
+    """Do ``work`` as process ``rank`` of a team, in a process that `in_team` has started.
+
+    Args:
+        tell: {kind, reason} of what ``work`` raised, which the first process then tells.
+
+    Raises:
+        Exception: whatever ``work`` raises, but for Interrupted.
+    """
     try:
-        team = _Ranks(rank, size, folder, {})
+        team = _Ranks(rank, size, Path(folder), {})
+        team.meet()
         work(team)
         team.close()
-        code = 0
     except Interrupted:
-        code = 0
+        pass
     except Exception as error:
-        traceback.print_exc()
-        (folder / f"{rank}.json").write_text(json.dumps(tell(error)))
-    finally:
-        with contextlib.suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
+        _failure_file(Path(folder), rank).write_text(json.dumps(tell(error)))
+        raise

@@ -42,7 +42,7 @@ from gfl_lab.train.failure import failure_of, full_disk_told
 from gfl_lab.train.history import History
 from gfl_lab.train.latency import measure_latency
 from gfl_lab.train.loop import Position, TrialHook, TrialRunner
-from gfl_lab.train.team import LostRank, Team, in_team
+from gfl_lab.train.team import LostRank, Team, in_team, join
 
 HEARTBEAT_S = 10.0
 
@@ -90,18 +90,19 @@ def run_trial(
     def failed(error: Exception) -> dict[str, Any]:
         return {"status": "failed", "failure": {**failure_of(trial, error), "step": position.step, "epoch": position.epoch}}
 
+    of_each = {"threads": max(1, threads // processes), "loader_workers": loader_workers}
+
     def work(team: Team) -> dict[str, Any]:
-        if team.leads:  # not before: a process with threads had better not fork
-            threading.Thread(target=_heartbeat, args=(trial, beating), daemon=True).start()
-        return _train(trial, max(1, threads // team.size), loader_workers, asked, position, team)
+        return _train(trial, **of_each, should_stop=asked, position=position, team=team)
 
     def abandon(error: LostRank) -> None:
         trial.log(str(error))
         _write_result(trial, failed(error), time.time() - started)
         trial.drop_lease()
 
+    threading.Thread(target=_heartbeat, args=(trial, beating), daemon=True).start()
     try:
-        outcome = in_team(processes, work, lambda error: failure_of(trial, error), abandon)
+        outcome = in_team(processes, work, f"{__name__}:follow", {"path": str(trial.path.absolute()), **of_each}, abandon)
     except Interrupted as error:
         outcome = {"status": "interrupted", "reason": str(error)}
         raise
@@ -122,6 +123,20 @@ def run_trial(
             trial.drop_lease()
     if outcome["status"] == "done":
         trial.file(naming.PREVIOUS_CHECKPOINT).unlink(missing_ok=True)
+
+
+def follow(path: str, *, threads: int, loader_workers: int, rank: int, size: int, folder: str) -> None:
+    """Train the trial in folder ``path`` as process ``rank`` of ``size``; the first one writes and evaluates.
+
+    Args:
+        threads, loader_workers: of this process. folder: where the processes meet (`team.join`).
+    """
+    trial = TrialDir(Path(path))
+
+    def work(team: Team) -> None:
+        _train(trial, threads, loader_workers, lambda: False, Position(), team)
+
+    join(rank, size, folder, work, lambda error: failure_of(trial, error))
 
 
 def _write_result(trial: TrialDir, outcome: dict[str, Any], seconds: float) -> None:

@@ -7,7 +7,6 @@ the folder that it is given; nothing of it can be taken for a trial.
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import resource
 import time
@@ -62,7 +61,7 @@ class _Timer(Hook):
             raise _Enough
 
 
-def measure(path: str | Path, *, threads: int, loader_workers: int, gpu: bool) -> None:
+def measure(path: str | Path, *, threads: int, loader_workers: int) -> None:
     """Warm the trial of the manifest in folder ``path`` up, and write what was measured to its result.json.
 
     ``metrics`` there: ``seconds_per_iteration``, ``seconds_per_image`` (of evaluation), ``seconds_once`` (set-up and the
@@ -70,10 +69,8 @@ def measure(path: str | Path, *, threads: int, loader_workers: int, gpu: bool) -
     ``gpu_memory_mib``.
 
     Args:
-        threads: CPU threads. loader_workers: processes that load images. gpu: whether a GPU may be used.
+        threads: CPU threads. loader_workers: processes that load images.
     """
-    if not gpu:
-        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     trial = TrialDir(Path(path))
     try:
         outcome = _measure(trial, threads, loader_workers)

@@ -74,7 +74,7 @@ IMPORTED = f"{os.getpid()} {time.monotonic()}"
 def tell(path: str, **_: object) -> None:
     """What a trial's process has from whoever started it."""
     told = {
-        "server": os.getppid(), "imported": IMPORTED, "gpus": os.environ["CUDA_VISIBLE_DEVICES"], "niceness": os.nice(0),
+        "server": os.getppid(), "imported": IMPORTED, "gpus": os.environ["CUDA_VISIBLE_DEVICES"], "asker": os.environ["ASKER"], "niceness": os.nice(0),
         "oom_score_adj": int(Path("/proc/self/oom_score_adj").read_text()),
     }  # fmt: skip
     _result(TrialDir(Path(path)), status="done", metrics={}, **told)
