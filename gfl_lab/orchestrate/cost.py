@@ -7,7 +7,7 @@ import datetime
 import functools
 import re
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -259,16 +259,23 @@ def _measured(tree: RunTree) -> Iterator[tuple[str, Pace]]:
 
 
 def estimates(
-    trials: Sequence[Trial], plan: Plan, tree: RunTree, share: Share, device: str, paces: Paces | None = None, **how: Any
-) -> list[Estimate]:
-    """What each trial of a plan still takes with ``share`` of the machine; one that was interrupted goes on from where it stood."""
+    trials: Sequence[Trial], plan: Plan, tree: RunTree, share: Share, device: str, paces: Paces | None = None,
+    evaluated: Collection[str] = (), **how: Any,
+) -> list[Estimate]:  # fmt: skip
+    """What each trial of a plan still takes with ``share`` of the machine; one that was interrupted goes on from where it stood.
+
+    Args:
+        evaluated: ids of trials that train nothing: only their final weights are evaluated.
+    """
     paces = paces or Paces(tree)
     data = plan.data.model_dump(mode="json")
     found = []
     for trial in trials:
         settings = trial.spec.settings.model_dump(mode="json")
         done = 0.0
-        if tree.trial(trial.id).state() is TrialState.INTERRUPTED:
+        if trial.id in evaluated:
+            done = 1.0
+        elif tree.trial(trial.id).state() is TrialState.INTERRUPTED:
             lines = read_metric_lines(tree.trial(trial.id).file(naming.METRICS_FILE))[0]
             done = min(1.0, max((line["step"] for line in lines), default=0) / steps_of(settings, plan.data.train_images))
         processes = processes_of(share.gpus)
