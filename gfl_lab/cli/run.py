@@ -62,6 +62,7 @@ def command(
     from gfl_lab.orchestrate import driver, resources
     from gfl_lab.orchestrate.budget import Meter
     from gfl_lab.orchestrate.cost import Paces, estimates
+    from gfl_lab.orchestrate.trainings import Trainings
     from gfl_lab.rundir import RunTree, TrialState
 
     storage = _storage_of(storage, cluster=bool(address) and executor == "ray")
@@ -134,8 +135,13 @@ def command(
             if executor == "inline":
                 share = dataclasses.replace(share, slots=1)
             device = "" if address else resources.device_of(machine, share.gpus)
-            expected = estimates(pending, plan, tree, share, device, paces, evaluated=to_repair)
-            _say_plan(plan, found, damaged, pending, share, expected)
+            # A node that shares a storage alone does not see another trial's weights: there each trial trains.
+            trainings = None if shared else Trainings([trial for trial in pending if trial.id not in to_repair], tree)
+            weights_of = trainings.evaluated() if trainings else {}
+            expected = estimates(pending, plan, tree, share, device, paces, evaluated={*to_repair, *weights_of})
+            _say_plan(plan, found, damaged, weights_of, pending, share, expected)
+            if shared and (several := len(pending) - len({trial.spec.training_id for trial in pending})):
+                say(f"note: {plural(several, 'trial')} could share the training of others, but not over --storage: each one trains")
             check_budget(limit, expected, share, slots_known=not address)
             for backbone in sorted({t.spec.settings.backbone for t in pending if t.spec.settings.weights == "pretrained"}):
                 from gfl_lab.train.checkpoint import fetch_pretrained
@@ -154,7 +160,7 @@ def command(
                     starting = starting or engines.Engine(engine)
                     starting.ready()
                 meter = Meter(folder / naming.COST, share, limit, stop=lambda: os.kill(os.getpid(), signal.SIGINT))
-                for sentence in _train(plan, pending, tree, engine, stop, wish, share, meter, shared):
+                for sentence in _train(plan, pending, trainings, tree, engine, stop, wish, share, meter, shared):
                     say(f"error: {sentence}")
             if starting:
                 starting.release()
@@ -212,7 +218,9 @@ def _driver_side(storage: str | None, tree: Any) -> Any:
     return DriverSide(storage, tree)
 
 
-def _say_plan(plan: Any, found: dict[str, Any], damaged: dict[str, Any], pending: list[Any], share: Any, expected: list[Any]) -> None:
+def _say_plan(
+    plan: Any, found: dict[str, Any], damaged: dict[str, Any], weights_of: dict[str, str], pending: list[Any], share: Any, expected: list[Any]
+) -> None:  # fmt: skip
     from gfl_lab.orchestrate.cost import cost_of
 
     data = plan.data
@@ -230,6 +238,8 @@ def _say_plan(plan: Any, found: dict[str, Any], damaged: dict[str, Any], pending
     going = {trial.id for trial in pending}
 
     def word(trial: str) -> str:
+        if trial in weights_of:
+            return f"to evaluate, with the weights of {weights_of[trial]}"
         if (damage := damaged.get(trial)) is None:
             return words[found[trial]]
         if trial in going:
@@ -258,12 +268,16 @@ def _say_plan(plan: Any, found: dict[str, Any], damaged: dict[str, Any], pending
     at_once = min(share.slots, len(pending))
     takes = f"{plural(share.cpus, 'core')}" + (f" and {share.gpus:g} GPU" if share.gpus else "")
     cost = cost_of([estimate.seconds for estimate in expected], share)
-    parts = [f"{plural(len(pending) - again, 'trial')} to train"] + ([f"{again} to evaluate again"] if again else [])
+    parts = [f"{plural(len(pending) - again - len(weights_of), 'trial')} to train"]
+    parts += [f"{len(weights_of)} to evaluate with their weights or those of finished ones"] if weights_of else []
+    parts += [f"{again} to evaluate again"] if again else []
     parts += [f"{done} reused"] + ([f"{len(beyond)} damaged"] if beyond else [])
     say(f"{', '.join(parts)}; {at_once} at once, each on {takes}; {cost_text(cost, expected, share)}")
 
 
-def _train(plan: Any, pending: list[Any], tree: Any, engine: Any, stop: Any, wish: Any, share: Any, meter: Any, shared: Any) -> list[str]:
+def _train(
+    plan: Any, pending: list[Any], trainings: Any, tree: Any, engine: Any, stop: Any, wish: Any, share: Any, meter: Any, shared: Any
+) -> list[str]:  # fmt: skip
     from gfl_lab.cli.display import display
     from gfl_lab.orchestrate import driver
     from gfl_lab.rundir import TrialState
@@ -271,9 +285,7 @@ def _train(plan: Any, pending: list[Any], tree: Any, engine: Any, stop: Any, wis
     labels = {trial.id: f"{variant.name} seed {trial.spec.seed}" for variant in plan.variants for trial in variant.trials}
     stop.install()
     how = engines.how_to_run(share, engine, wish) | {"stop_file": str(stop.file)}
-    jobs = driver.jobs_for(pending, tree, TRIAL_ENTRY, how)
     if shared:
-        jobs = shared.watch(jobs)
         shared.start()
     with display(consoles()[1]) as listener:
 
@@ -285,7 +297,13 @@ def _train(plan: Any, pending: list[Any], tree: Any, engine: Any, stop: Any, wis
         watcher.start()
         problems, in_a_hurry = [], True
         try:
-            problems = [f"Ray: {sentence}" for sentence in engine.run(jobs)]
+            waiting = pending
+            while waiting and not stop():
+                ready = trainings.next_ones(waiting) if trainings else waiting
+                jobs = driver.jobs_for(ready, tree, TRIAL_ENTRY, how)
+                jobs = shared.watch(jobs) if shared else trainings.jobs(jobs)
+                problems += [f"Ray: {sentence}" for sentence in engine.run(jobs)]
+                waiting = [trial for trial in waiting if trial not in ready]
             in_a_hurry = False
         finally:
             if shared:
@@ -297,6 +315,7 @@ def _train(plan: Any, pending: list[Any], tree: Any, engine: Any, stop: Any, wis
 
 def _tell_repairs(plan: Any, tree: Any, damaged: dict[str, Any], checked: Any) -> dict[str, Any]:
     """Look at every finished trial once more, say what was repaired and what was not; what is still damaged, by id."""
+    from gfl_lab import naming
     from gfl_lab.orchestrate import damaged as damages
     from gfl_lab.orchestrate import driver
 
@@ -311,9 +330,12 @@ def _tell_repairs(plan: Any, tree: Any, damaged: dict[str, Any], checked: Any) -
         if not reason:
             failed = damages.failure(tree.trial(trial))
             reason = f"{damage}; it was not evaluated again" + (f": {failed}" if failed else f", see {tree.trial(trial).file('log.txt')}")
+        folder = tree.trial(trial)
+        stand = "Its numbers are in the table as recorded. " if folder.state() == "done" else ""
+        if {each.file for each in damage.found} == {naming.LAST_CHECKPOINT}:
+            stand += f"No table needs {naming.LAST_CHECKPOINT}, which may be deleted. "
         say(
-            f"warning: trial {trial} is still damaged: {reason}\n    Its numbers are in the table as recorded. To train it once more, move "
-            f"{tree.trial(trial).path} away and give the same command."
+            f"warning: trial {trial} is still damaged: {reason}\n    {stand}To train it once more, move {folder.path} away and give the same command."
         )
     return left
 

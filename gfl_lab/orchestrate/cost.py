@@ -74,9 +74,10 @@ class Pace:
     def seconds(self, settings: Mapping[str, Any], data: Mapping[str, Any], done: float, cpus: int) -> float:
         """Seconds that a trial with a share ``done`` of its steps behind it still takes on ``cpus`` cores."""
         epochs = total_epochs(settings)
-        work = steps_of(settings, data["train_images"]) * self.iteration_s + epochs * data["val_images"] * self.image_s
+        training = steps_of(settings, data["train_images"]) * self.iteration_s * (1 - done)
+        evaluations = max(1.0, epochs * (1 - done)) * data["val_images"] * self.image_s  # the last one is always left
         scale = self.cpus / cpus if self.device == "cpu" and self.cpus and cpus else 1.0
-        return (work * (1 - done) + self.rest_s) * scale
+        return (training + evaluations + self.rest_s) * scale
 
 
 @dataclass(frozen=True)

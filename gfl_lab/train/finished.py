@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import datetime
 import gc
+import json
 import pickle
 import random
 import threading
 import traceback
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,10 +28,10 @@ from torch import Tensor
 from gfl_lab import integrity, naming
 from gfl_lab.errors import GflLabError, StoreError
 from gfl_lab.processes import keep_freed_memory
-from gfl_lab.rundir import MetricWriter, TrialDir, write_json
+from gfl_lab.rundir import MetricWriter, TrialDir, TrialState, write_json, write_text
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.settings import TrialSpec
-from gfl_lab.train.checkpoint import DAMAGE, load_safely
+from gfl_lab.train.checkpoint import DAMAGE, load_safely, write_weights
 from gfl_lab.train.components import load_of_trial, recorded_spec
 from gfl_lab.train.config import loaders_that_fit, trial_config
 from gfl_lab.train.environment import environment
@@ -92,6 +93,36 @@ def trained_weights(trial: TrialDir) -> FinalWeights | None:
         return None
 
 
+def adopted_weights(trial: TrialDir, donor_id: str) -> FinalWeights | None:
+    """Take the final weights of another finished trial that trained as this one would; its curves and its notes come along.
+
+    Afterwards the folder is that of a trial whose training is over, with a checkpoint of its own. None where there is no such trial,
+    or its weights cannot be used: then the log says why, and the trial trains.
+    """
+    if not donor_id:
+        return None
+    donor = TrialDir(trial.path.parent / donor_id)
+    try:
+        spec, theirs = (read_spec(each, each.manifest()) for each in (trial, donor))
+        if donor.state() is not TrialState.DONE or theirs.training_id != spec.training_id:
+            raise StoreError(f"trial {donor_id} is not finished, or trained otherwise")
+        weights = final_weights(donor, theirs)
+        lines = [line for line in donor.metric_lines() if line["kind"] == "train"]
+        accumulation = donor.accumulation()
+    except (GflLabError, OSError) as error:
+        trial.log(f"the weights of trial {donor_id} cannot be used, so this one trains: {error}")
+        return None
+    trial.log(f"its weights are those of trial {donor_id}, which differs from it in test settings alone")
+    for name in (naming.HISTORY, naming.PREVIOUS_CHECKPOINT, naming.ACCUMULATION):
+        trial.file(name).unlink(missing_ok=True)
+    if accumulation:
+        trial.write_accumulation(accumulation["parts"], accumulation["since_step"])
+    write_text(trial.file(naming.METRICS_FILE), "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+    meta = {**weights.meta, "trial": trial.id, "weights_from": donor_id}
+    write_weights(trial.file(naming.LAST_CHECKPOINT), {"meta": meta, "state_dict": dict(weights.state)})
+    return replace(weights, meta=meta)
+
+
 def read_spec(trial: TrialDir, manifest: dict[str, Any]) -> TrialSpec:
     """What the trial computes.
 
@@ -124,7 +155,7 @@ def evaluated(trial: TrialDir, weights: FinalWeights, *, threads: int, loader_wo
     return numbers.to_json() | {
         "files": integrity.file_entries(trial), "epochs": weights.epoch, "steps": weights.step, "processes": 1, "seconds": clock.seconds(),
         "peak_memory_mib": peak_memory_mib(), "device": device, "environment": environment(device, threads),
-    }  # fmt: skip
+    } | ({"weights_from": weights.meta["weights_from"]} if "weights_from" in weights.meta else {})  # fmt: skip
 
 
 def evaluate_weights(
@@ -147,6 +178,8 @@ def evaluate_weights(
     random.seed(spec.seed)
     np.random.seed(spec.seed)
     config = trial_config(spec, paths, str(trial.path), loaders_that_fit(loader_workers, spec.settings))
+    if not trial.file(naming.CONFIG).exists():
+        write_text(trial.file(naming.CONFIG), config.pretty_text)
     init_default_scope("mmdet")
     model = MODELS.build(config.model)
     try:
@@ -220,12 +253,22 @@ def _former(trial: TrialDir) -> dict[str, Any]:
         return {}
     files = result.get("files")
     known = {
-        key: result[key] for key in ("processes", "peak_memory_mib", "device", "environment", "finished", "accumulation") if key in result
+        key: result[key]
+        for key in ("processes", "peak_memory_mib", "device", "environment", "finished", "accumulation", "weights_from")
+        if key in result
     }
     seconds = result.get("seconds")
     if isinstance(seconds, dict) and all(isinstance(value, (int, float)) and value == value for value in seconds.values()):
         known["seconds"] = seconds
-    forms = {"processes": int, "peak_memory_mib": (int, float), "device": str, "environment": dict, "finished": str, "accumulation": dict}
+    forms = {
+        "processes": int,
+        "peak_memory_mib": (int, float),
+        "device": str,
+        "environment": dict,
+        "finished": str,
+        "accumulation": dict,
+        "weights_from": str,
+    }
     known = {key: value for key, value in known.items() if key not in forms or (isinstance(value, forms[key]) and value == value)}
     if isinstance(files, dict):
         known["files"] = {name: entry for name, entry in files.items() if isinstance(entry, dict)}

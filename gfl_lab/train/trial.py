@@ -40,7 +40,7 @@ from gfl_lab.train.environment import environment
 from gfl_lab.train.evaluate import CocoEvaluator, collect
 from gfl_lab.train.failure import failure_of, full_disk_told
 from gfl_lab.train.final import Clock, device_name, device_of, evaluate_final, peak_memory_mib
-from gfl_lab.train.finished import FinalWeights, evaluated, read_spec, repair, trained_weights
+from gfl_lab.train.finished import FinalWeights, adopted_weights, evaluated, read_spec, repair, trained_weights
 from gfl_lab.train.history import History
 from gfl_lab.train.loop import Position, TrialHook, TrialRunner
 from gfl_lab.train.team import LostRank, Team, in_team
@@ -55,6 +55,7 @@ def run_trial(
     loader_workers: int = 0,
     processes: int = 1,
     stop_file: str = "",
+    weights_from: str = "",
     should_stop: Callable[[], bool] | None = None,
 ) -> None:
     """Train and evaluate the trial in folder ``path``, going on from its last checkpoint; write its result.
@@ -69,6 +70,8 @@ def run_trial(
         loader_workers: processes that load images, for each process.
         processes: that share each batch, a GPU each where there are as many (team.py).
         stop_file: a file whose appearance asks the trial to stop; its driver's.
+        weights_from: id of a finished trial beside this one that differs from it in test settings alone. Its final weights are
+            evaluated, and nothing is trained, unless they are gone or damaged by now.
         should_stop: asked before each step, instead of looking for the file.
 
     Raises:
@@ -112,7 +115,7 @@ def run_trial(
         trial.drop_lease()
 
     try:
-        if weights := trained_weights(trial):
+        if weights := trained_weights(trial) or adopted_weights(trial, weights_from):
             outcome = evaluate_only(weights)
         else:
             outcome = in_team(processes, work, lambda error: failure_of(trial, error), abandon)
