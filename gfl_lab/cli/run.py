@@ -269,7 +269,7 @@ def _say_plan(
     takes = f"{plural(share.cpus, 'core')}" + (f" and {share.gpus:g} GPU" if share.gpus else "")
     cost = cost_of([estimate.seconds for estimate in expected], share)
     parts = [f"{plural(len(pending) - again - len(weights_of), 'trial')} to train"]
-    parts += [f"{len(weights_of)} to evaluate with their weights or those of finished ones"] if weights_of else []
+    parts += [f"{len(weights_of)} to evaluate with the weights of another"] if weights_of else []
     parts += [f"{again} to evaluate again"] if again else []
     parts += [f"{done} reused"] + ([f"{len(beyond)} damaged"] if beyond else [])
     say(f"{', '.join(parts)}; {at_once} at once, each on {takes}; {cost_text(cost, expected, share)}")
