@@ -115,11 +115,13 @@ HISTORY = "history.parquet"  # the distributions of a few boxes after every epoc
 LAST_CHECKPOINT, PREVIOUS_CHECKPOINT = "last.pth", "previous.pth"
 ACCUMULATION = "accumulation.json"  # in a trial's folder: it ran out of memory, each batch is done in parts
 RESERVE = ".reserve"  # in a trial's folder: space given back when the disk is full, so that the outcome can be written
+REPAIR = "repair.json"  # in a finished trial's folder: why its damaged records could not be made again
 COMPONENTS_DIR = "components"  # in a trial's folder: the user's code that it uses
 LEASE = "lease.json"
 STOP_REQUEST = ".stop"  # in an experiment's folder: its driver was asked to stop
 PLAN, TABLE_STEM = "plan.json", "table"
 LOCK = "table.lock.json"  # in an experiment's folder: the trials behind its table, and what each found
+NEW_LOCK = "table.lock.new.json"  # beside it: the numbers as they are now, where locked ones differ
 SEARCH = "search.json"  # in an experiment's folder: what a search has suggested, and how each ended
 COST = "cost.json"  # in an experiment's folder: what its commands have spent
 

@@ -381,6 +381,11 @@ class RunTree:
         found = sorted((self.root / naming.TRIALS_DIR).glob("*/" + naming.MANIFEST))
         return [TrialDir(path.parent) for path in found if naming.is_trial_id(path.parent.name)]
 
+    def folders(self) -> list[TrialDir]:
+        """Every folder that is named as a trial, with a manifest or not, sorted by id."""
+        found = sorted((self.root / naming.TRIALS_DIR).glob("*"))
+        return [TrialDir(path) for path in found if naming.is_trial_id(path.name) and path.is_dir()]
+
     def experiment(self, name: str, profile: str) -> Path:
         """Folder of an experiment under a profile; need not exist. Raises StoreError for a name that is no name."""
         for text in (name, profile):

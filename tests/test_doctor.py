@@ -60,7 +60,7 @@ def age(path: Path, seconds: float = 2 * leftovers.OLD_S) -> Path:
 
 
 def test_stale_leases_and_half_written_files(cli: Cli, tmp_path: Path) -> None:
-    tree = write_fake_tree(tmp_path / "runs", states={1: "interrupted", 2: "running"})
+    tree = write_fake_tree(tmp_path / "runs", states={1: "interrupted", 2: "running"}, whole=True)
     dead, living = [next(t for t in tree.trials() if t.state() == state) for state in ("interrupted", "running")]
     done = next(trial for trial in tree.trials() if trial.state() == "done")
     write_json(dead.file(naming.LEASE), {"format": 1, "pid": 2**22 + 1, "start": 1, "host": os.uname().nodename, "since": 1.0})
@@ -189,7 +189,7 @@ def test_sessions_of_dead_drivers_are_told_from_living_ones(cli: Cli, tmp_path: 
 @pytest.mark.slow
 def test_mlflow_of_an_older_schema_and_runs_left_running(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver dies: its runs say RUNNING. Then an older MLflow's database: it is raised, and a copy kept."""
-    tree = write_fake_tree(tmp_path / "runs", states={0: "running"})
+    tree = write_fake_tree(tmp_path / "runs", states={0: "running"}, whole=True)
     mirror = Mirror(tree)
     mirror.prepare()
     mirror.sync("table3_qfl_dfl", "desk")

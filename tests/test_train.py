@@ -19,6 +19,7 @@ from pycocotools.cocoeval import COCOeval
 from torch.utils.data import DataLoader
 
 import gfl_lab.train.config as config_module
+import gfl_lab.train.final as final_module
 import gfl_lab.train.trial as trial_module
 from gfl_lab import naming
 from gfl_lab.data import ambiguous_shapes, coco
@@ -201,7 +202,7 @@ def test_average_precision_crops_and_groups_resume_bitwise(
         dtypes.add((self.training, maps[0].dtype))
         return tuple(torch.nn.functional.dropout(level, 0.2, self.training) for level in maps)
 
-    update, latency = trial_module.MovingAverage.update, trial_module.measure_latency
+    update, latency = trial_module.MovingAverage.update, final_module.measure_latency
     states: list[dict[str, torch.Tensor]] = []
     judged: list[dict[str, torch.Tensor]] = []
 
@@ -220,7 +221,7 @@ def test_average_precision_crops_and_groups_resume_bitwise(
 
     monkeypatch.setattr(TrialDetector, "extract_feat", noisy)
     monkeypatch.setattr(trial_module.MovingAverage, "update", seen)
-    monkeypatch.setattr(trial_module, "measure_latency", timed)
+    monkeypatch.setattr(final_module, "measure_latency", timed)
     whole = make_trial(tmp_path / "whole", shapes, **settings)
     run_trial(whole.path)
     assert whole.state() is TrialState.DONE, whole.file(naming.LOG).read_text()

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gfl_lab import naming
-from gfl_lab.cocoap import match
+from gfl_lab.integrity import recomputed_ap
 from gfl_lab.report.lock import deviations, digest_of, lock_json
 from gfl_lab.report.table import build_table
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree, TrialDir, TrialState, read_json, write_json
 from tests.support.cli import Cli, runner
-from tests.support.fake_runs import write_fake_tree
+from tests.support.fake_runs import CLASSES, write_fake_tree
 from tests.test_compare import FILE, better
 from tests.test_errortypes import scene
 from tests.test_evaluate import altered, general, shapes, tree
@@ -37,12 +38,14 @@ def lock_of(tree: RunTree) -> dict:
 
 def locked(tmp_path: Path) -> RunTree:
     """Four finished trials whose AP is that of their records, with the lock file."""
-    tree = write_fake_tree(tmp_path, val_images=2)
+    tree = write_fake_tree(tmp_path, val_images=40)
     for index, variant in enumerate(Store(tree).experiment("table3_qfl_dfl", "desk").variants):
         trial = tree.trial(variant.trials[0].id)
-        records = better(scene(0), 0.2 * index)
+        records = replace(better(scene(0), 0.2 * index), classes=CLASSES)
         np.savez_compressed(trial.file(naming.EVAL_RECORDS), **records.arrays())
-        set_metric(trial, AP=match(records).ap())
+        result = read_json(trial.file(naming.RESULT))
+        kept = {key: value for key, value in result["metrics"].items() if not key.startswith("AP")}
+        write_json(trial.file(naming.RESULT), result | {"metrics": recomputed_ap(records) | kept})
     write_json(tree.experiment("table3_qfl_dfl", "desk") / naming.LOCK, lock_of(tree))
     return tree
 
@@ -60,7 +63,11 @@ def test_what_has_not_changed_verifies(cli: Cli, tmp_path: Path) -> None:
     tree = locked(tmp_path)
     set_metric(first_trial(tree), fps=1.0)  # speed is not locked
     code, out, err = cli("verify", FILE)
-    assert code == 0 and not out and "4 trials; every number is as locked" in err
+    assert (
+        code == 0
+        and not out
+        and "4 trials locked; recomputed the AP of 4 of 4 trials from their detections; every number is as locked" in err
+    )
 
 
 def test_an_edited_result_is_seen_in_the_trial_the_table_and_against_its_records(cli: Cli, tmp_path: Path) -> None:
@@ -69,15 +76,24 @@ def test_an_edited_result_is_seen_in_the_trial_the_table_and_against_its_records
     set_metric(trial, AP=99.0)
     code, out, err = cli("verify", FILE)
     assert code == 4 and "deviations" in err
-    assert f"trial {trial.id}: AP: locked" in out and "mean of AP" in out and "difference of AP" in out and "from its detections" in out
+    assert (
+        f"trial {trial.id}: AP: locked" in out
+        and "mean of AP" in out
+        and "difference of AP" in out
+        and "result.json and eval.npz disagree" in out
+    )
 
 
 def test_other_detections_a_missing_trial_and_other_data_are_told(cli: Cli, tmp_path: Path) -> None:
     tree = locked(tmp_path)
     trial = first_trial(tree)
-    np.savez_compressed(trial.file(naming.EVAL_RECORDS), **scene(1).arrays())
+    np.savez_compressed(trial.file(naming.EVAL_RECORDS), **replace(scene(1), classes=CLASSES).arrays())
     found = json.loads(cli("verify", FILE, "--json")[1])
-    assert {"detections", "AP"} <= {each["what"] for each in found["deviations"] if each["trial"] == trial.id} and found["trials"] == 4
+    assert {"detections", naming.RESULT} <= {each["what"] for each in found["deviations"] if each["trial"] == trial.id}
+    assert (found["trials"], found["finished"], found["recomputed"]) == (4, 4, 4)
+    trial.file(naming.EVAL_RECORDS).write_bytes(b"garbage")
+    found = json.loads(cli("verify", FILE, "--json")[1])
+    assert naming.EVAL_RECORDS in {each["what"] for each in found["deviations"]} and (found["finished"], found["recomputed"]) == (4, 3)
     trial.file(naming.RESULT).unlink()
     assert "not finished or not there" in cli("verify", FILE)[1]
     other = lock_of(tree) | {"data": {"digest": "0"}}

@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from gfl_lab import naming
 from gfl_lab.cli.output import plural, print_json, say
 from gfl_lab.errors import ExitCode, GflLabError
 
@@ -176,6 +177,7 @@ def _runs(repair: bool) -> Lines:
     yield True, f"{len(tree.trials())} trials, {len(tree.experiments())} experiments in {tree.root}"
     for problem in Store(tree).problems():
         yield False, problem
+    yield from _damaged(tree)
     for trial in leftovers.stale_leases(tree):
         if repair:
             trial.drop_lease()
@@ -184,6 +186,36 @@ def _runs(repair: bool) -> Lines:
         if repair:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         yield repair, f"half-written: {path.relative_to(tree.root)}" + (", removed" if repair else f"; {HOW}")
+
+
+def _damaged(tree: Any) -> Lines:
+    """Finished trials with missing or damaged files; the command that makes them again, where there is one."""
+    from gfl_lab.integrity import Checked
+    from gfl_lab.orchestrate.damaged import examine
+    from gfl_lab.results.store import Store
+
+    checked, commands, count = Checked(tree), {}, 0
+    for row in Store(tree).experiments():
+        for trial in row.trials:
+            commands.setdefault(trial.id, f"`gfl-lab run {row.source} --profile {row.profile}`")
+    for trial in tree.folders():
+        try:
+            found = examine(trial, trial.state(), checked)
+        except (GflLabError, OSError) as error:
+            yield False, f"trial {trial.id} cannot be checked: {error}"
+            continue
+        if found is None:
+            count += trial.file(naming.RESULT).exists()
+            continue
+        again = commands.get(trial.id)
+        if rest := found.beyond_repair:
+            way = f"to train it once more, move {trial.path} away and give {again or 'its command again'}"
+            yield False, f"trial {trial.id} is damaged: {rest}; {way}"
+        else:
+            yield False, f"trial {trial.id} is damaged: {found}; {again or 'the command that trained it'} makes it again, without training"
+    checked.save()
+    if count:
+        yield True, f"{plural(count, 'trial')} that have ended have whole files, and the AP that their detections give"
 
 
 def _mlflow(repair: bool) -> Lines:
@@ -226,8 +258,6 @@ def _mlflow(repair: bool) -> Lines:
 
 def _zombies(path: Path, tree: Any) -> Counter[tuple[str, str]]:
     """Experiments with runs that say RUNNING: of trials without a living lease, or of the experiment without a driver."""
-    from gfl_lab import naming
-
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         rows = connection.execute(
             "SELECT r.run_uuid, t.key, t.value FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid "

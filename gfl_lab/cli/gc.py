@@ -80,9 +80,13 @@ def command(delete: bool, checkpoints: bool, unreferenced: bool, as_json: bool) 
 
 def _find(tree: Any, checkpoints: bool, unreferenced: bool) -> Iterator[Item]:
     from gfl_lab.orchestrate import leftovers
+    from gfl_lab.orchestrate.trainings import needed_by_others
     from gfl_lab.rundir import TrialState
 
     named = _referenced(tree) if unreferenced else None
+    needed = needed_by_others(tree) if unreferenced or checkpoints else set()
+    if needed:
+        say(f"note: the weights of {plural(len(needed), 'finished trial')} stay: unfinished trials are going to evaluate them")
     if (tree.root / naming.TRIALS_DIR).is_symlink():
         say(f"note: {tree.root / naming.TRIALS_DIR} is a link, which is not followed")
         trials = []
@@ -96,12 +100,12 @@ def _find(tree: Any, checkpoints: bool, unreferenced: bool) -> Iterator[Item]:
             continue
         if state is TrialState.RUNNING:
             continue
-        if named is not None and trial.id not in named:
+        if named is not None and trial.id not in named and trial.id not in needed:
             yield Item("unreferenced trial", trial.path, _size(trial.path), trial.id)
             continue
         last, previous = trial.file(naming.LAST_CHECKPOINT), trial.file(naming.PREVIOUS_CHECKPOINT)
         if state is TrialState.DONE:
-            if checkpoints and _is_file(last):
+            if checkpoints and _is_file(last) and trial.id not in needed:
                 yield Item("last checkpoint", last, _size(last), trial.id)
             elif _is_file(last) and (surplus := _surplus(last)):
                 yield Item(TRAINING_STATE, last, surplus, trial.id)
@@ -109,7 +113,7 @@ def _find(tree: Any, checkpoints: bool, unreferenced: bool) -> Iterator[Item]:
                 yield Item("previous checkpoint", previous, _size(previous), trial.id)
         for path in filter(_is_file, sorted(trial.path.glob(DAMAGED))):
             yield Item("damaged, set aside", path, _size(path), trial.id)
-    going = [] if named is None else [trial.path for trial in trials if trial.id not in named]
+    going = [] if named is None else [trial.path for trial in trials if trial.id not in named and trial.id not in needed]
     for path in leftovers.temporary_files(tree):
         if not any(path.is_relative_to(folder) for folder in going):
             yield Item("half-written", path, _size(path))

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from gfl_lab.cli.costs import budget_option, check_budget, cost_text, parse_budget, share_of
-from gfl_lab.cli.output import duration, print_json, say
+from gfl_lab.cli.output import duration, plural, print_json, say
 from gfl_lab.cli.prepare import experiment_argument, plan_options, prepare, read_files
 from gfl_lab.cli.unassigned import say_unassigned, unassigned_groups
 from gfl_lab.errors import InputError, Problem, ResourceError
@@ -33,6 +33,7 @@ def command(
     """
     from gfl_lab.orchestrate import driver, resources
     from gfl_lab.orchestrate.cost import Paces, cost_of, estimates, rests_on
+    from gfl_lab.orchestrate.trainings import Trainings
     from gfl_lab.rundir import RunTree
 
     files = read_files(experiment, profile)
@@ -59,7 +60,8 @@ def command(
         _measure(pending, tree, prepared, share, machine, workers)
     paces = Paces(tree)
     share = share_of(machine, wish, peak=paces.peak(pending, gpu=bool(share.gpus)))
-    expected = estimates(pending, plan, tree, share, resources.device_of(machine, share.gpus), paces)
+    weights_of = Trainings(pending, tree).evaluated()
+    expected = estimates(pending, plan, tree, share, resources.device_of(machine, share.gpus), paces, evaluated=weights_of)
     cost = cost_of([estimate.seconds for estimate in expected], share)
     over = limit.exceeded(expected, share) if limit else None
     of_trial = dict(zip([trial.id for trial in pending], expected, strict=True))
@@ -71,6 +73,7 @@ def command(
             "trial": trial.id,
             "state": str(found[trial.id]),
             "baseline": variant.baseline,
+            "weights_from": weights_of.get(trial.id),
             "expected_seconds": _rounded(of_trial[trial.id].seconds) if trial.id in of_trial else 0.0,
             "rests_on": of_trial[trial.id].rests_on if trial.id in of_trial else None,
         }
@@ -82,7 +85,7 @@ def command(
         print_json(
             {
                 "experiment": plan.experiment.name, "profile": plan.profile.name, "data": plan.data.model_dump(mode="json"), "rows": rows,
-                "expected_seconds": _rounded(cost.wall_s) if cost else None,
+                "trainings": len(pending) - len(weights_of), "expected_seconds": _rounded(cost.wall_s) if cost else None,
                 "expected": cost.to_json() if cost else None, "rests_on": rests_on(expected) if expected else None,
                 "unassigned": unassigned, "at_once": share.slots, "share": {"cpus": share.cpus, "gpus": share.gpus},
                 "budget": {"given": limit.text, "enough": None if over is None else not over} if limit else None,
@@ -95,11 +98,13 @@ def command(
         width = max(len(row["variant"]) for row in rows)
         for row in rows:
             takes = f"  {duration(row['expected_seconds'])}" if row["trial"] in of_trial else ""
-            mark = "  (baseline)" if row["baseline"] else ""
+            mark = f"  (weights of {row['weights_from']})" if row["weights_from"] else ""
+            mark += "  (baseline)" if row["baseline"] else ""
             print(f"{row['variant']:{width}}  seed {row['seed']}  {row['trial']}  {row['state']}{takes}{mark}")
         say_unassigned(unassigned, plan, data, files.source.path.parent)
         say(f"machine: {machine}")
-        say(f"{len(pending)} of {len(rows)} trials to train, {at_once} at once; {cost_text(cost, expected, share)}")
+        shared = f" in {plural(len(pending) - len(weights_of), 'training')}" if weights_of else ""
+        say(f"{len(pending)} of {len(rows)} trials to train{shared}, {at_once} at once; {cost_text(cost, expected, share)}")
     check_budget(limit, expected, share)
 
 

@@ -46,22 +46,27 @@ LISTED = 100
 @click.option("--cpus", type=Whole(1, 1024), help="CPU cores for each trial, instead of the profile's.")
 @click.option("--gpus", type=Number(0, 64), help="GPUs, or a share of one, for each trial, instead of the profile's.")
 @budget_option
+@click.option("--relock", is_flag=True, help="Replace the table's lock file, also where locked numbers differ from those of now.")
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON on stdout.")
 def command(
     experiment: Path, profile: str | None, data: Path | None, seeds: list[int] | None, weights: dict[str, str], max_trials: int,
-    executor: str, address: str | None, storage: str | None, cpus: int | None, gpus: float | None, budget: str | None, as_json: bool,
+    executor: str, address: str | None, storage: str | None, cpus: int | None, gpus: float | None, budget: str | None, relock: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Train what is missing of EXPERIMENT and print its table.
 
     The same command goes on after an interruption, retries failed trials, and adds seeds. What is done is never trained
-    again.
+    again; where its files are missing or damaged, they are made again from its last checkpoint. Exit code 4 when that cannot
+    be done, or when numbers differ from those that were locked.
 
     Example:  gfl-lab run experiments/table3_qfl_dfl.yaml --seeds 0,1,2
     """
     from gfl_lab import naming
+    from gfl_lab.integrity import Checked
+    from gfl_lab.orchestrate import damaged as damages
     from gfl_lab.orchestrate import driver, resources
     from gfl_lab.orchestrate.budget import Meter
     from gfl_lab.orchestrate.cost import Paces, estimates
+    from gfl_lab.orchestrate.trainings import Trainings
     from gfl_lab.rundir import RunTree, TrialState
 
     check_address(address, executor)
@@ -118,7 +123,18 @@ def command(
             if shared:  # what others have done
                 came = [t for t in plan.trials if found[t.id] is TrialState.DONE and not tree.trial(t.id).file(naming.MANIFEST).exists()]
                 driver.write_manifests(came, tree, prepared.paths, prepared.code)
-            pending = [trial for trial in plan.trials if found[trial.id] not in (TrialState.DONE, TrialState.RUNNING)]
+            checked = Checked(tree)
+            damaged = damages.examine_all(plan.trials, found, tree, checked)
+            if shared and damaged:
+                shared.fetch_again(damaged)
+                found = driver.states(plan.trials, tree)
+                damaged = damages.examine_all(plan.trials, found, tree, checked)
+            to_repair = {trial for trial, each in damaged.items() if each.evaluated and not shared}
+            lost = {trial for trial, each in damaged.items() if each.lost}
+            pending = [
+                trial for trial in plan.trials
+                if trial.id in to_repair or (found[trial.id] not in (TrialState.DONE, TrialState.RUNNING) and trial.id not in lost)
+            ]  # fmt: skip
             paces = Paces(tree)
             if measured and not address:
                 share = share_of(machine, wish, cpus=cpus, gpus=gpus, peak=paces.peak(pending, gpu=bool(share.gpus)))
@@ -126,8 +142,13 @@ def command(
             if executor == "inline":
                 share = dataclasses.replace(share, slots=1)
             device = "" if address else resources.device_of(machine, share.gpus)
-            expected = estimates(pending, plan, tree, share, device, paces)
-            _say_plan(plan, found, pending, share, expected)
+            # A node that shares a storage alone does not see another trial's weights: there each trial trains.
+            trainings = None if shared else Trainings([trial for trial in pending if trial.id not in to_repair], tree)
+            weights_of = trainings.evaluated() if trainings else {}
+            expected = estimates(pending, plan, tree, share, device, paces, evaluated={*to_repair, *weights_of})
+            _say_plan(plan, found, damaged, weights_of, pending, share, expected)
+            if shared and (several := len(pending) - len({trial.spec.training_id for trial in pending})):
+                say(f"note: {plural(several, 'trial')} could share the training of others, but not over --storage: each one trains")
             if pending:
                 say_unassigned(unassigned_groups(plan, prepared.paths, tree), plan, data, files.source.path.parent, notes=False)
             check_budget(limit, expected, share, slots_known=not address)
@@ -137,6 +158,8 @@ def command(
                 fetch_pretrained(backbone)  # once, before anything is written and before trials would each do it
             for note in driver.save_plan(plan, folder):
                 say(f"note: {note}")
+            rewritten = [trial for trial in plan.trials if trial.id in damaged and damaged[trial.id].rewritten]
+            driver.write_manifests(rewritten, tree, prepared.paths, prepared.code)
             mirror = engines.start_mirror(tree, plan)
             if pending:
                 driver.write_manifests(pending, tree, prepared.paths, prepared.code)
@@ -146,11 +169,16 @@ def command(
                     starting = starting or engines.Engine(engine)
                     starting.ready()
                 meter = Meter(folder / naming.COST, share, limit, stop=lambda: os.kill(os.getpid(), signal.SIGINT))
-                for sentence in _train(plan, pending, tree, engine, stop, wish, share, meter, shared):
+                for sentence in _train(plan, pending, trainings, tree, engine, stop, wish, share, meter, shared):
                     say(f"error: {sentence}")
             if starting:
                 starting.release()
-            code = _finish(plan, tree, folder, mirror, as_json)
+            trained = any(
+                found[trial.id] is not TrialState.DONE and tree.trial(trial.id).state() is TrialState.DONE
+                for trial in pending if trial.id not in to_repair
+            )  # fmt: skip
+            left = _tell_repairs(plan, tree, damaged, checked)
+            code = _finish(plan, tree, folder, mirror, as_json, left, trained=trained, relock=relock, experiment=str(experiment))
             missing = [state for state in driver.states(plan.trials, tree).values() if state != TrialState.DONE]
             complete = not missing
             if not stop.signal and missing:
@@ -199,7 +227,9 @@ def _driver_side(storage: str | None, tree: Any) -> Any:
     return DriverSide(storage, tree)
 
 
-def _say_plan(plan: Any, found: dict[str, Any], pending: list[Any], share: Any, expected: list[Any]) -> None:
+def _say_plan(
+    plan: Any, found: dict[str, Any], damaged: dict[str, Any], weights_of: dict[str, str], pending: list[Any], share: Any, expected: list[Any]
+) -> None:  # fmt: skip
     from gfl_lab.orchestrate.cost import cost_of
 
     data = plan.data
@@ -214,25 +244,49 @@ def _say_plan(plan: Any, found: dict[str, Any], pending: list[Any], share: Any, 
         "failed": "failed before, tried again",
         "running": "run by another process",
     }
+    going = {trial.id for trial in pending}
+
+    def word(trial: str) -> str:
+        if trial in weights_of:
+            return f"to evaluate, with the weights of {weights_of[trial]}"
+        if (damage := damaged.get(trial)) is None:
+            return words[found[trial]]
+        if trial in going:
+            return "damaged, evaluated again from its checkpoint"
+        return "damaged" if damage.lost or damage.evaluated or damage.beyond_repair else "done, reused; its manifest is written anew"
+
     lines = [
-        f"  {variant.name:{width}}  seed {trial.spec.seed}  {trial.id}  {words[found[trial.id]]}{'  (baseline)' if variant.baseline else ''}"
+        f"  {variant.name:{width}}  seed {trial.spec.seed}  {trial.id}  {word(trial.id)}{'  (baseline)' if variant.baseline else ''}"
         for variant in plan.variants
         for trial in variant.trials
     ]
     say("\n".join(lines[:LISTED]))
     if len(lines) > LISTED:
         say(f"  and {len(lines) - LISTED} more, which `gfl-lab plan` lists")
-    done = sum(state == "done" for state in found.values())
+    for trial, damage in damaged.items():
+        say(f"warning: trial {trial} is damaged: {damage}")
+    beyond = {trial for trial, damage in damaged.items() if trial not in going and damage.beyond_repair}
+    done = sum(state == "done" and trial not in going and trial not in beyond for trial, state in found.items())
+    again = sum(trial in damaged for trial in going)
     if not pending:
-        say(f"all {plural(len(found), 'trial')} of this plan are done already: nothing to train")
+        if beyond:
+            say(f"{done} of {plural(len(found), 'trial')} of this plan are reused, {len(beyond)} damaged; nothing to train")
+        else:
+            say(f"all {plural(len(found), 'trial')} of this plan are done already: nothing to train")
         return
     at_once = min(share.slots, len(pending))
     takes = f"{plural(share.cpus, 'core')}" + (f" and {share.gpus:g} GPU" if share.gpus else "")
     cost = cost_of([estimate.seconds for estimate in expected], share)
-    say(f"{plural(len(pending), 'trial')} to train, {done} reused; {at_once} at once, each on {takes}; {cost_text(cost, expected, share)}")
+    parts = [f"{plural(len(pending) - again - len(weights_of), 'trial')} to train"]
+    parts += [f"{len(weights_of)} to evaluate with the weights of another"] if weights_of else []
+    parts += [f"{again} to evaluate again"] if again else []
+    parts += [f"{done} reused"] + ([f"{len(beyond)} damaged"] if beyond else [])
+    say(f"{', '.join(parts)}; {at_once} at once, each on {takes}; {cost_text(cost, expected, share)}")
 
 
-def _train(plan: Any, pending: list[Any], tree: Any, engine: Any, stop: Any, wish: Any, share: Any, meter: Any, shared: Any) -> list[str]:
+def _train(
+    plan: Any, pending: list[Any], trainings: Any, tree: Any, engine: Any, stop: Any, wish: Any, share: Any, meter: Any, shared: Any
+) -> list[str]:  # fmt: skip
     from gfl_lab.cli.display import display
     from gfl_lab.orchestrate import driver
     from gfl_lab.rundir import TrialState
@@ -240,9 +294,7 @@ def _train(plan: Any, pending: list[Any], tree: Any, engine: Any, stop: Any, wis
     labels = {trial.id: f"{variant.name} seed {trial.spec.seed}" for variant in plan.variants for trial in variant.trials}
     stop.install()
     how = engines.how_to_run(share, engine, wish) | {"stop_file": str(stop.file)}
-    jobs = driver.jobs_for(pending, tree, TRIAL_ENTRY, how, gpus=engines.gpus_of(engine))
     if shared:
-        jobs = shared.watch(jobs)
         shared.start()
     with display(consoles()[1]) as listener:
 
@@ -254,7 +306,13 @@ def _train(plan: Any, pending: list[Any], tree: Any, engine: Any, stop: Any, wis
         watcher.start()
         problems, in_a_hurry = [], True
         try:
-            problems = [f"Ray: {sentence}" for sentence in engine.run(jobs)]
+            waiting = pending
+            while waiting and not stop():
+                ready = trainings.next_ones(waiting) if trainings else waiting
+                jobs = driver.jobs_for(ready, tree, TRIAL_ENTRY, how, gpus=engines.gpus_of(engine))
+                jobs = shared.watch(jobs) if shared else trainings.jobs(jobs)
+                problems += [f"Ray: {sentence}" for sentence in engine.run(jobs)]
+                waiting = [trial for trial in waiting if trial not in ready]
             in_a_hurry = False
         finally:
             if shared:
@@ -264,21 +322,48 @@ def _train(plan: Any, pending: list[Any], tree: Any, engine: Any, stop: Any, wis
         return problems
 
 
-def _finish(plan: Any, tree: Any, folder: Path, mirror: Any, as_json: bool) -> ExitCode:
-    """Write and print the table, complete the mirror, say what failed; the exit code."""
+def _tell_repairs(plan: Any, tree: Any, damaged: dict[str, Any], checked: Any) -> dict[str, Any]:
+    """Look at every finished trial once more, say what was repaired and what was not; what is still damaged, by id."""
     from gfl_lab import naming
+    from gfl_lab.orchestrate import damaged as damages
+    from gfl_lab.orchestrate import driver
+
+    left = damages.examine_all(plan.trials, driver.states(plan.trials, tree), tree, checked)
+    for trial in damaged:
+        if trial not in left:
+            before, now = damaged[trial].ap, damages.recorded_ap(tree.trial(trial))
+            changed = "" if before == now else f"; AP was {before}, and is {now}"
+            say(f"repaired: trial {trial} ({damaged[trial]}){changed}")
+    for trial, damage in left.items():
+        reason = damage.beyond_repair
+        if not reason:
+            failed = damages.failure(tree.trial(trial))
+            reason = f"{damage}; it was not evaluated again" + (f": {failed}" if failed else f", see {tree.trial(trial).file('log.txt')}")
+        folder = tree.trial(trial)
+        stand = "Its numbers are in the table as recorded. " if folder.state() == "done" else ""
+        if {each.file for each in damage.found} == {naming.LAST_CHECKPOINT}:
+            stand += f"No table needs {naming.LAST_CHECKPOINT}, which may be deleted. "
+        say(
+            f"warning: trial {trial} is still damaged: {reason}\n    {stand}To train it once more, move {folder.path} away and give the same command."
+        )
+    return left
+
+
+def _finish(
+    plan: Any, tree: Any, folder: Path, mirror: Any, as_json: bool, damaged: dict[str, Any], *, trained: bool, relock: bool, experiment: str
+) -> ExitCode:  # fmt: skip
+    """Write and print the table, settle its lock file, complete the mirror, say what failed; the exit code."""
+    from gfl_lab.cli.lock import settle
     from gfl_lab.report.export import write_all
-    from gfl_lab.report.lock import lock_json
     from gfl_lab.report.table import build_table, table_json, unfair
     from gfl_lab.report.terminal import render_terminal
     from gfl_lab.results.store import Store
-    from gfl_lab.rundir import TrialState, write_json
+    from gfl_lab.rundir import TrialState
 
     store = Store(tree)
     row = store.experiment(plan.experiment.name, plan.profile.name)
     table = build_table(row, store.resampled_or_none)
     write_all(table, folder)
-    write_json(folder / naming.LOCK, lock_json(row, table, store.records_or_none))
     out, err = consoles()
     if as_json:
         print_json(table_json(table))
@@ -297,10 +382,11 @@ def _finish(plan: Any, tree: Any, folder: Path, mirror: Any, as_json: bool) -> E
     problems = unfair(row)
     for problem in problems:
         say(f"unfair: {problem}")
+    agrees = settle(row, store, folder, damaged=damaged, trained=trained, relock=relock, experiment=experiment)
     if not mirror.finish():
         say(f"warning: {mirror.shortfall}. Complete it later with:  gfl-lab sync")
     say(f"table written to {folder} (json, md, csv, tex, html)")
     say("look closer:  gfl-lab dashboard   or   gfl-lab ui")
     if failed:
         return ExitCode.TRIALS_FAILED
-    return ExitCode.UNFAIR if problems else ExitCode.DONE
+    return ExitCode.UNFAIR if problems or damaged or not agrees else ExitCode.DONE

@@ -22,11 +22,13 @@ from gfl_lab.errors import ExitCode, InputError, Problem, StoreError
 def command(experiment: Path, profile: str | None, lock: Path | None, as_json: bool) -> None:
     """Rebuild the table of EXPERIMENT from the run directories, and compare it with its lock file.
 
-    Exit code 4 when anything differs.
+    Every file of the finished trials is read, and their AP recomputed from their detections. Exit code 4 when anything differs,
+    is missing or damaged.
     """
-    from gfl_lab.report.lock import deviations, lock_json, recomputed
+    from gfl_lab.orchestrate.damaged import examine
+    from gfl_lab.report.lock import Deviation, deviations, lock_json
     from gfl_lab.report.table import build_table, unfair
-    from gfl_lab.rundir import RunTree, read_json
+    from gfl_lab.rundir import RunTree, TrialState, read_json
 
     store, row = stored_experiment(experiment, profile)
     path = lock or RunTree.default().experiment(row.name, row.profile) / naming.LOCK
@@ -35,17 +37,25 @@ def command(experiment: Path, profile: str | None, lock: Path | None, as_json: b
         raise InputError(Problem("there is no such lock file", str(path), hint))
     try:
         known = read_json(path)
-        found = deviations(known, lock_json(row, build_table(row, store.resampled_or_none), store.records))
+        found = deviations(known, lock_json(row, build_table(row, store.resampled_or_none), store.records_or_none))
     except StoreError as error:
         raise InputError(error.problems) from None
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(Problem(f"it is no lock file of a table ({type(error).__name__}: {error})", str(path))) from None
-    found += recomputed(row, store.records)
+    tree, done, sound = RunTree.default(), 0, 0
+    for trial in {trial.id: tree.trial(trial.id) for trial in row.trials}.values():
+        state = trial.state()
+        done += state is TrialState.DONE
+        damage = examine(trial, state)
+        found += [Deviation(trial.id, each.file, "", each.what) for each in (damage.found if damage else ())]
+        sound += state is TrialState.DONE and not any(each.file == naming.EVAL_RECORDS for each in (damage.found if damage else ()))
+    recomputed = f"recomputed the AP of {sound} of {plural(done, 'trial')} from their detections"
     problems = unfair(row)
     if as_json:
         print_json(
             {
-                "experiment": row.name, "profile": row.profile, "lock": str(path), "trials": len(known["trials"]), "unfair": problems,
+                "experiment": row.name, "profile": row.profile, "lock": str(path), "trials": len(known["trials"]),
+                "finished": done, "recomputed": sound, "unfair": problems,
                 "deviations": [{"trial": each.trial, "what": each.what, "locked": each.locked, "found": each.found} for each in found],
             }
         )  # fmt: skip
@@ -55,6 +65,6 @@ def command(experiment: Path, profile: str | None, lock: Path | None, as_json: b
             out.print(str(each))
         for problem in problems:
             out.print(f"unfair: {problem}")
-        same = "every number is as locked, and AP as its detections give it" if not found else f"{plural(len(found), 'deviation')}"
-        say(f"{row.name} on {row.profile}: {plural(len(known['trials']), 'trial')}; {same}")
+        same = "every number is as locked" if not found else plural(len(found), "deviation")
+        say(f"{row.name} on {row.profile}: {plural(len(known['trials']), 'trial')} locked; {recomputed}; {same}")
     sys.exit(int(ExitCode.UNFAIR if found or problems else ExitCode.DONE))

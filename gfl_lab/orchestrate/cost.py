@@ -7,7 +7,7 @@ import datetime
 import functools
 import re
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,9 +74,10 @@ class Pace:
     def seconds(self, settings: Mapping[str, Any], data: Mapping[str, Any], done: float, cpus: int) -> float:
         """Seconds that a trial with a share ``done`` of its steps behind it still takes on ``cpus`` cores."""
         epochs = total_epochs(settings)
-        work = steps_of(settings, data["train_images"]) * self.iteration_s + epochs * data["val_images"] * self.image_s
+        training = steps_of(settings, data["train_images"]) * self.iteration_s * (1 - done)
+        evaluations = max(1.0, epochs * (1 - done)) * data["val_images"] * self.image_s  # the last one is always left
         scale = self.cpus / cpus if self.device == "cpu" and self.cpus and cpus else 1.0
-        return (work * (1 - done) + self.rest_s) * scale
+        return (training + evaluations + self.rest_s) * scale
 
 
 @dataclass(frozen=True)
@@ -259,16 +260,23 @@ def _measured(tree: RunTree) -> Iterator[tuple[str, Pace]]:
 
 
 def estimates(
-    trials: Sequence[Trial], plan: Plan, tree: RunTree, share: Share, device: str, paces: Paces | None = None, **how: Any
-) -> list[Estimate]:
-    """What each trial of a plan still takes with ``share`` of the machine; one that was interrupted goes on from where it stood."""
+    trials: Sequence[Trial], plan: Plan, tree: RunTree, share: Share, device: str, paces: Paces | None = None,
+    evaluated: Collection[str] = (), **how: Any,
+) -> list[Estimate]:  # fmt: skip
+    """What each trial of a plan still takes with ``share`` of the machine; one that was interrupted goes on from where it stood.
+
+    Args:
+        evaluated: ids of trials that train nothing: only their final weights are evaluated.
+    """
     paces = paces or Paces(tree)
     data = plan.data.model_dump(mode="json")
     found = []
     for trial in trials:
         settings = trial.spec.settings.model_dump(mode="json")
         done = 0.0
-        if tree.trial(trial.id).state() is TrialState.INTERRUPTED:
+        if trial.id in evaluated:
+            done = 1.0
+        elif tree.trial(trial.id).state() is TrialState.INTERRUPTED:
             lines = read_metric_lines(tree.trial(trial.id).file(naming.METRICS_FILE))[0]
             done = min(1.0, max((line["step"] for line in lines), default=0) / steps_of(settings, plan.data.train_images))
         processes = processes_of(share.gpus)

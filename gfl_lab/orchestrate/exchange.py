@@ -179,6 +179,17 @@ class DriverSide:
 
         _each(one, trials)
 
+    def fetch_again(self, trial_ids: Iterable[str]) -> None:
+        """Fetch every file of these trials that the storage has, whatever is here, where its result there says done."""
+
+        def one(trial: TrialDir) -> None:
+            listed = self.storage.list(trial_folder(trial.id))
+            if naming.RESULT in listed:
+                for name in exchanged(listed):
+                    self._sync(trial).pull(name, listed[name])
+
+        _each(one, [self.tree.trial(trial_id) for trial_id in trial_ids])
+
     def publish(self, trial_ids: Iterable[str], paths: dict[str, str], say: Callable[[str], None]) -> None:
         """Put what pending trials read and what they go on from: manifests, components, data, weights, checkpoints.
 

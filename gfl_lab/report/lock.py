@@ -7,26 +7,24 @@ or came out differently where the trials were trained again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from gfl_lab import __version__, naming
-from gfl_lab.cocoap import Records, match
+from gfl_lab.cocoap import Records
+from gfl_lab.integrity import UNSTABLE
 from gfl_lab.report.table import Table, table_json
 from gfl_lab.results.rows import ExperimentRow
 
-UNSTABLE = ("fps", "latency_ms")
-"""Metrics that come out differently each time, and stand in no lock file."""
-TOLERANCE = 0.01
-"""AP points by which AP from the records may differ from the recorded one: records hold float32."""
+ADDED, GONE = "finished since", "not finished or not there"
 
 
 @dataclass(frozen=True)
 class Deviation:
-    """One thing that is not as the lock file has it; ``trial`` is empty where it is of the table."""
+    """One thing that is not as the lock file has it; ``trial`` is empty where it is of the table, ``locked`` for a damaged file."""
 
     trial: str
     what: str
@@ -34,7 +32,8 @@ class Deviation:
     found: str
 
     def __str__(self) -> str:
-        return (f"trial {self.trial}: " if self.trial else "") + f"{self.what}: locked {self.locked}, here {self.found}"
+        told = f"{self.what}: locked {self.locked}, here {self.found}" if self.locked else f"{self.what} {self.found}"
+        return (f"trial {self.trial}: " if self.trial else "") + told
 
 
 def digest_of(records: Records) -> str:
@@ -95,14 +94,14 @@ def deviations(locked: Mapping[str, Any], found: Mapping[str, Any]) -> list[Devi
     for trial, known in locked["trials"].items():
         here = found["trials"].get(trial)
         if here is None:
-            listed.append(Deviation(trial, f"{known['variant']}, seed {known['seed']}", "finished", "not finished or not there"))
+            listed.append(Deviation(trial, f"{known['variant']}, seed {known['seed']}", "finished", GONE))
             continue
         if known["records"] != here["records"]:
             listed.append(Deviation(trial, "detections", str(known["records"]), str(here["records"])))
         listed += _differing(trial, known["metrics"], here["metrics"])
     for trial, here in found["trials"].items():
         if trial not in locked["trials"]:
-            listed.append(Deviation(trial, f"{here['variant']}, seed {here['seed']}", "not there", "finished since"))
+            listed.append(Deviation(trial, f"{here['variant']}, seed {here['seed']}", "not there", ADDED))
     for variant, row in locked["rows"].items():
         own = found["rows"].get(variant)
         if own is None:
@@ -118,11 +117,52 @@ def _differing(trial: str, locked: Mapping[str, Any], found: Mapping[str, Any], 
     return [Deviation(trial, prefix + key, str(value), str(found.get(key))) for key, value in locked.items() if found.get(key) != value]
 
 
-def recomputed(experiment: ExperimentRow, records: Callable[[str], Records | None]) -> list[Deviation]:
-    """Finished trials whose recorded AP is not what their records give."""
-    listed = []
-    for trial in experiment.trials:
-        found = records(trial.id) if "AP" in trial.metrics else None
-        if found is not None and not abs((ap := match(found).ap()) - trial.metrics["AP"]) <= TOLERANCE:
-            listed.append(Deviation(trial.id, "AP", f"{trial.metrics['AP']:.6f}", f"{ap:.6f} from its detections"))
-    return listed
+def without(experiment: ExperimentRow, trials: Collection[str]) -> ExperimentRow:
+    """The experiment without these trials."""
+    kept = [replace(row, trials=tuple(trial for trial in row.trials if trial.id not in trials)) for row in experiment.variants]
+    return replace(experiment, variants=tuple(kept))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A table's lock file beside the table as it is now.
+
+    Attributes:
+        changed: locked numbers that differ now, or belong to trials that the plan has and that are not finished.
+        dropped: locked trials and rows that the plan does not have any more.
+        added: trials that finished since.
+    """
+
+    changed: tuple[Deviation, ...]
+    dropped: tuple[Deviation, ...]
+    added: tuple[Deviation, ...]
+
+    @property
+    def equal(self) -> bool:
+        """Whether the lock file says what the table says now."""
+        return not (self.changed or self.dropped or self.added)
+
+
+def compare(locked: Mapping[str, Any], found: Mapping[str, Any], planned: Collection[str], rows: Collection[str]) -> Comparison:
+    """Sort the deviations of a lock file by what a run may do about them.
+
+    The means of a row change with the trials behind them. They are compared only where no trial was added or dropped.
+
+    Args:
+        planned: ids of the plan's trials. rows: names of its variants.
+
+    Raises:
+        KeyError, TypeError, AttributeError: ``locked`` is no lock file.
+    """
+    listed = deviations(locked, found)
+    added = tuple(each for each in listed if each.found == ADDED)
+    gone_rows = {name for name in locked["rows"] if name not in rows}
+    dropped = tuple(
+        each for each in listed
+        if (each.found == GONE and each.trial not in planned) or (not each.trial and each.found == "no row" and each.what in gone_rows)
+    )  # fmt: skip
+    rest = [each for each in listed if each not in added and each not in dropped]
+    heads = ("experiment", "profile", "data")
+    if added or dropped:
+        rest = [each for each in rest if each.trial or each.what in heads]
+    return Comparison(tuple(rest), dropped, added)

@@ -582,9 +582,23 @@ class TrialSpec(BaseModel):
         Only settings that act and are not at their defaults count (``effective``), so that a setting that is added later
         changes no id. A default may therefore never change without raising ``TRAINING_CODE_VERSION``.
         """
+        return self._digest(effective(self.settings, self.data.truth))
+
+    @property
+    def training_id(self) -> str:
+        """Content hash of what the trained weights depend on: trials that differ in test settings alone have it in common.
+
+        A component of the user's may read any setting, so with one it is the trial's own id.
+        """
+        settings = effective(self.settings, self.data.truth)
+        if not self.components:
+            settings = {key: value for key, value in settings.items() if group_of(key) != EVALUATION}
+        return self._digest(settings)
+
+    def _digest(self, settings: dict[str, Any]) -> str:
+        """Hash of the trial with these settings in place of its own."""
         content = self.model_dump(mode="json", exclude={"settings"})
-        content["settings"] = effective(self.settings, self.data.truth)
-        content["settings"].pop("weights", None)  # its content counts (weights_digest), not where it lies
+        content["settings"] = {key: value for key, value in settings.items() if key != "weights"}  # weights_digest has its content
         content["data"].pop("name")
         components = content.pop("components")
         if components:

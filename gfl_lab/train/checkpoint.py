@@ -71,12 +71,7 @@ def save_checkpoint(trial: TrialDir, runner: Any, *, epoch: int, step: int, aver
         content |= {"trained": weights, "average_updates": average.updates}
     path = trial.file(naming.LAST_CHECKPOINT)
     with atomic_path(path) as temporary:
-        try:
-            torch.save(content, temporary)
-        except RuntimeError as error:  # torch's writer hides the system's error
-            if "inline_container" not in str(error):
-                raise
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
+        _save(content, temporary, path)
         if path.exists():
             path.replace(trial.file(naming.PREVIOUS_CHECKPOINT))
 
@@ -88,6 +83,21 @@ def _on_cpu(state: Any) -> Any:
     if isinstance(state, Mapping):
         return {key: _on_cpu(value) for key, value in state.items()}
     return type(state)(_on_cpu(value) for value in state) if isinstance(state, (list, tuple)) else state
+
+
+def write_weights(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint atomically, in place of one that is there. Raises OSError, also for what torch hides of a full disk."""
+    with atomic_path(path) as temporary:
+        _save(content, temporary, path)
+
+
+def _save(content: dict[str, Any], temporary: Path, path: Path) -> None:
+    try:
+        torch.save(content, temporary)
+    except RuntimeError as error:  # torch's writer hides the system's error
+        if "inline_container" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
 
 
 _WHOLE = {"meta", "state_dict", "optimizer", "param_schedulers"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,10 +106,14 @@ class CocoEvaluator:
                 per_class[name] = 100 * float(values[values > -1].mean())
         return metrics, per_class
 
-    def write_records(self, path: Path, detections: Detections) -> None:
+    def write_records(self, path: Path, detections: Detections, metrics: Mapping[str, float] | None = None) -> None:
         """Write eval.npz: detections and ground truth, image by image, and AP on bootstrap samples of the images.
 
-        Arrays: those of ``cocoap.Records``, enough to compute AP on any images; resampled (R, 3), from ``cocoap.resample``.
+        Arrays: those of ``cocoap.Records``, enough to compute AP on any images; resampled (R, 3), from ``cocoap.resample``;
+        metrics, as JSON, so that a result that was changed later is seen.
+
+        Args:
+            metrics: of the evaluation, as result.json will have them; without them the file has none.
         """
         label_of = {int(category): label for label, category in enumerate(self.category_ids)}
         truth = [self.truth.anns[key] for key in sorted(self.truth.anns)]
@@ -132,7 +136,8 @@ class CocoEvaluator:
         )
         resampled = resample(match(records))
         with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, format=naming.FORMAT_VERSION, resampled=resampled, **records.arrays())
+            told = {} if metrics is None else {"metrics": np.array(naming.canonical_json(dict(metrics)))}
+            np.savez_compressed(file, format=naming.FORMAT_VERSION, resampled=resampled, **told, **records.arrays())
 
 
 @torch.inference_mode()

@@ -7,7 +7,6 @@ import datetime
 import gc
 import os
 import random
-import resource
 import threading
 import time
 import traceback
@@ -28,19 +27,21 @@ from gfl_lab.errors import (
     NonFiniteLoss,
     StoreError,
 )
+from gfl_lab.integrity import file_entries, has_finished
 from gfl_lab.processes import keep_freed_memory
 from gfl_lab.rundir import TrialDir, write_json, write_text
 from gfl_lab.spec.settings import TrialSpec
 from gfl_lab.train.checkpoint import load_backbone, load_last, restore
-from gfl_lab.train.components import load_of_trial, recorded_spec
+from gfl_lab.train.components import load_of_trial
 from gfl_lab.train.config import SHARED_MEMORY, loaders_that_fit, trial_config
 from gfl_lab.train.distributions import DistributionCollector, predict_and_collect
 from gfl_lab.train.ema import MovingAverage
 from gfl_lab.train.environment import environment
 from gfl_lab.train.evaluate import CocoEvaluator, collect
 from gfl_lab.train.failure import failure_of, full_disk_told
+from gfl_lab.train.final import Clock, device_name, device_of, evaluate_final, peak_memory_mib
+from gfl_lab.train.finished import FinalWeights, adopted_weights, evaluated, read_spec, repair, trained_weights
 from gfl_lab.train.history import History
-from gfl_lab.train.latency import measure_latency
 from gfl_lab.train.loop import Position, TrialHook, TrialRunner
 from gfl_lab.train.team import LostRank, Team, in_team, join
 
@@ -54,9 +55,12 @@ def run_trial(
     loader_workers: int = 0,
     processes: int = 1,
     stop_file: str = "",
+    weights_from: str = "",
     should_stop: Callable[[], bool] | None = None,
 ) -> None:
     """Train and evaluate the trial in folder ``path``, going on from its last checkpoint; write its result.
+
+    A finished trial whose records are damaged is evaluated again, from its last checkpoint; else it is left as it is.
 
     Whatever happens, the outcome is in result.json when this returns or raises; nothing is raised for a failed trial.
 
@@ -66,6 +70,8 @@ def run_trial(
         loader_workers: processes that load images, for each process.
         processes: that share each batch, a GPU each where there are as many (team.py).
         stop_file: a file whose appearance asks the trial to stop; its driver's.
+        weights_from: id of a finished trial beside this one that differs from it in test settings alone. Its final weights are
+            evaluated, and nothing is trained, unless they are gone or damaged by now.
         should_stop: asked before each step, instead of looking for the file.
 
     Raises:
@@ -76,8 +82,11 @@ def run_trial(
     trial = TrialDir(Path(path))
     with full_disk_told(trial):
         trial.take_lease()
-        if _is_done(trial):  # by another driver, after this one had planned
-            trial.drop_lease()
+        if _has_finished(trial):  # by another driver, after this one had planned; or its records are damaged
+            try:
+                repair(trial, threads=max(1, threads // processes), loader_workers=loader_workers)
+            finally:
+                trial.drop_lease()
             return
         trial.prepare()
     started = time.time()
@@ -92,6 +101,10 @@ def run_trial(
 
     of_each = {"threads": max(1, threads // processes), "loader_workers": loader_workers}
 
+    def evaluate_only(weights: FinalWeights) -> dict[str, Any]:
+        position.step, position.epoch = weights.step, weights.epoch
+        return evaluated(trial, weights, **of_each)
+
     def work(team: Team) -> dict[str, Any]:
         return _train(trial, **of_each, should_stop=asked, position=position, team=team)
 
@@ -102,7 +115,10 @@ def run_trial(
 
     threading.Thread(target=_heartbeat, args=(trial, beating), daemon=True).start()
     try:
-        outcome = in_team(processes, work, f"{__name__}:follow", {"path": str(trial.path.absolute()), **of_each}, abandon)
+        if weights := trained_weights(trial) or adopted_weights(trial, weights_from):
+            outcome = evaluate_only(weights)
+        else:
+            outcome = in_team(processes, work, f"{__name__}:follow", {"path": str(trial.path.absolute()), **of_each}, abandon)
     except Interrupted as error:
         outcome = {"status": "interrupted", "reason": str(error)}
         raise
@@ -148,15 +164,13 @@ def _write_result(trial: TrialDir, outcome: dict[str, Any], seconds: float) -> N
     write_json(trial.file(naming.RESULT), {"format": naming.FORMAT_VERSION, "trial": trial.id, **outcome, "finished": finished})
 
 
-def _is_done(trial: TrialDir) -> bool:
-    """Whether a result says so. Raises FormatError for one of another format, which is not ours to write over."""
+def _has_finished(trial: TrialDir) -> bool:
+    """Whether nothing is left to train. Raises FormatError for a result of another format, which is not ours to write over."""
     try:
-        return (trial.result() or {}).get("status") == "done"
+        return has_finished(trial)
     except FormatError:
         trial.drop_lease()
         raise
-    except StoreError:
-        return False
 
 
 def _heartbeat(trial: TrialDir, done: threading.Event) -> None:
@@ -164,27 +178,15 @@ def _heartbeat(trial: TrialDir, done: threading.Event) -> None:
         trial.touch_lease()
 
 
-def _read_spec(trial: TrialDir, manifest: dict[str, Any]) -> TrialSpec:
-    """What the trial computes.
-
-    Raises:
-        StoreError: the manifest is damaged, another version's, or another trial's.
-    """
-    path, spec = trial.file(naming.MANIFEST), recorded_spec(trial, manifest)
-    if spec.id != trial.id or not isinstance(manifest.get("paths"), dict):
-        raise StoreError(f"{path} is damaged, or another trial's: it computes {spec.id}")
-    return spec
-
-
 def _train(
     trial: TrialDir, threads: int, loader_workers: int, should_stop: Callable[[], bool], position: Position, team: Team
 ) -> dict[str, Any]:
     """The outcome; nothing in a process that only follows."""
     manifest = trial.manifest()
-    spec = _read_spec(trial, manifest)
+    spec = read_spec(trial, manifest)
     load_of_trial(trial, spec)
     settings = spec.settings
-    clock = _Clock()
+    clock = Clock()
     if torch.cuda.is_initialized():  # inline, a trial before has used this process
         gc.collect()
         torch.cuda.empty_cache()
@@ -199,7 +201,7 @@ def _train(
     if team.leads:
         write_text(trial.file(naming.CONFIG), config.pretty_text)
     runner = TrialRunner.from_cfg(config)
-    if team.size > 1 and _device(runner.model).type == "cuda":
+    if team.size > 1 and device_of(runner.model).type == "cuda":
         runner.model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(runner.model)
     runner.model.team = team
     evaluator = CocoEvaluator(manifest["paths"]["val_annotations"], spec.data.classes, settings.max_dets)
@@ -227,7 +229,7 @@ def _train(
     processes = f" in each of {team.size} processes" if team.size > 1 else ""
     if team.leads:
         trial.log(
-            f"trial {trial.id} {start}: seed {spec.seed}, data {spec.data.name} {spec.data.digest}, {_device_name(runner.model)}, "
+            f"trial {trial.id} {start}: seed {spec.seed}, data {spec.data.name} {spec.data.digest}, {device_name(runner.model)}, "
             f"{threads} threads{processes}{in_parts}"
         )
         if loaders < loader_workers:
@@ -242,37 +244,19 @@ def _train(
         hook.average.copy_to(runner.model)  # from here on it is the trial's model
     clock.lap("train", minus=hook.eval_seconds)
 
-    collector = DistributionCollector(evaluator.truth, evaluator.category_ids, settings, spec.data.truth)
-    detections = collect(predict_and_collect(runner.model, val_loader, collector))
-    metrics, per_class = evaluator(detections)
-    evaluator.write_records(trial.file(naming.EVAL_RECORDS), detections)
-    clock.lap("eval", plus=hook.eval_seconds)
-
-    collector.write(trial.file(naming.DISTRIBUTIONS))
-    history.add(runner.epoch, collector.rows)
-    counts: dict[str, int] = {"detections": len(detections.score), "boxes": sum(row["annotation_id"] >= 0 for row in collector.rows)}
-    if spec.data.truth:
-        scores = collector.truth_scores()
-        metrics |= scores.metrics()
-        counts |= scores.counts()
-    hook.writer.write("val", runner.iter, runner.epoch, {key: round(value, 4) for key, value in metrics.items()})
+    numbers = evaluate_final(trial, spec, runner.model, val_loader, evaluator, clock, eval_seconds=hook.eval_seconds)
+    history.add(runner.epoch, numbers.rows)
+    hook.writer.write("val", runner.iter, runner.epoch, numbers.logged)
     hook.writer.close()
-    clock.lap("distributions")
-    metrics |= measure_latency(runner.model, val_loader.dataset, trial.path.parent / ".latency.lock")
-    clock.lap("latency")
-    trial.log(f"done: AP {metrics.get('AP', 0):.1f}, {metrics['fps']:.1f} images a second")
-    return {
-        "status": "done",
-        "metrics": {key: round(value, 6) for key, value in metrics.items()},
-        "per_class": {key: round(value, 4) for key, value in per_class.items()},
-        "counts": counts,
+    return numbers.to_json() | {
+        "files": file_entries(trial),
         "epochs": runner.epoch,
         "steps": runner.iter,
         "processes": team.size,
-        "seconds": {key: round(value, 3) for key, value in clock.laps.items()},
-        "peak_memory_mib": _peak_memory_mib(_device(runner.model)),
-        "device": _device_name(runner.model),
-        "environment": environment(_device_name(runner.model), threads),
+        "seconds": clock.seconds(),
+        "peak_memory_mib": peak_memory_mib(device_of(runner.model)),
+        "device": device_name(runner.model),
+        "environment": environment(device_name(runner.model), threads),
     }
 
 
@@ -306,32 +290,3 @@ def _parts(trial: TrialDir, step: int, team: Team) -> int:
     if team.leads and (since is None or step < since):
         trial.write_accumulation(accumulation["parts"], step)
     return accumulation["parts"]
-
-
-def _peak_memory_mib(device: torch.device) -> float:
-    """Return the peak memory of the trial: of torch's allocator on its GPU, or of this process where the model is on the CPU."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
-
-
-def _device(model: torch.nn.Module) -> torch.device:
-    return next(model.parameters()).device
-
-
-def _device_name(model: torch.nn.Module) -> str:
-    device = _device(model)
-    return f"{device} {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
-
-
-class _Clock:
-    """Seconds spent in each part."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str, *, plus: float = 0.0, minus: float = 0.0) -> None:
-        now = time.perf_counter()
-        self.laps[name] = now - self._last + plus - minus
-        self._last = now

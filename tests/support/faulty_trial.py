@@ -17,7 +17,7 @@ import torch
 
 from gfl_lab import naming
 from gfl_lab.rundir import MetricWriter, TrialDir
-from gfl_lab.train import loop, trial
+from gfl_lab.train import final, loop, trial
 from gfl_lab.train.trial import run_trial
 
 POINTS = (
@@ -83,7 +83,7 @@ def killed(path: str, at: list[str], **kwargs: Any) -> None:
     elif point == "distributions":
         _before(Path, "chmod", lambda file, mode: die() if file.name.startswith(".distributions") else None)
     elif point == "last line":
-        _before(trial, "measure_latency", die)
+        _before(final, "measure_latency", die)
     elif point == "result":
         _before(trial, "_write_result", die)
     run_trial(path, **kwargs)

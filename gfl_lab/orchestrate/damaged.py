@@ -1,0 +1,88 @@
+"""Finished trials whose files are missing or damaged: which of them a run can make whole again, and how."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gfl_lab import naming
+from gfl_lab.errors import StoreError
+from gfl_lab.integrity import Checked, Cure, Damage, checkpoint_damage, damage, has_finished, phrase
+from gfl_lab.plan.plan import Trial
+from gfl_lab.rundir import RunTree, TrialDir, TrialState, read_json
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A finished trial with damaged files.
+
+    Attributes:
+        trial: its id. found: every damage. ap: the recorded AP, as it stands in the result.
+        lost: why its records cannot be made again from its checkpoint; empty where they can, and where they need not be.
+    """
+
+    trial: str
+    found: tuple[Damage, ...]
+    lost: str
+    ap: Any = None
+
+    @property
+    def rewritten(self) -> bool:
+        """Whether the manifest, or a component beside it, is to be written anew."""
+        return any(each.cure is Cure.REWRITE for each in self.found)
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether its records can be made again from the last checkpoint."""
+        return not self.lost and any(each.cure is Cure.EVALUATE for each in self.found)
+
+    @property
+    def beyond_repair(self) -> str:
+        """What stays damaged, and why; empty where everything can be repaired."""
+        rest = [each for each in self.found if each.cure is Cure.TRAIN or (each.cure is Cure.EVALUATE and self.lost)]
+        needed = any(each.cure is Cure.EVALUATE for each in rest)
+        return phrase(rest) + (f"; it cannot be evaluated again: {self.lost}" if needed else "")
+
+    def __str__(self) -> str:
+        return phrase(self.found)
+
+
+def examine(trial: TrialDir, state: TrialState, checked: Checked | None = None) -> Damaged | None:
+    """The damage of a trial that has finished, also of one whose result cannot be read any more; None for all others.
+
+    Args:
+        checked: knows which trials have passed before; None reads everything.
+    """
+    if state not in (TrialState.DONE, TrialState.INTERRUPTED) or not has_finished(trial):
+        return None
+    found = damage(trial) if checked is None else checked.damage(trial)
+    if not found:
+        return None
+    lost = ""
+    if any(each.cure is Cure.EVALUATE for each in found):
+        what = checkpoint_damage(trial.file(naming.LAST_CHECKPOINT), whole=True)
+        lost = f"{naming.LAST_CHECKPOINT} {what}" if what else ""
+    return Damaged(trial.id, tuple(found), lost, recorded_ap(trial))
+
+
+def examine_all(trials: Sequence[Trial], states: Mapping[str, TrialState], tree: RunTree, checked: Checked) -> dict[str, Damaged]:
+    """The damaged ones of a plan's trials, by id. What has passed is remembered for the next command."""
+    found = {trial.id: examine(tree.trial(trial.id), states[trial.id], checked) for trial in trials}
+    checked.save()
+    return {trial: each for trial, each in found.items() if each is not None}
+
+
+def recorded_ap(trial: TrialDir) -> Any:
+    """AP in a trial's result, whatever stands there; None where there is none."""
+    with contextlib.suppress(StoreError, OSError, AttributeError):
+        return ((trial.result() or {}).get("metrics") or {}).get("AP")
+    return None
+
+
+def failure(trial: TrialDir) -> str:
+    """Why the last attempt to repair a trial failed; empty where none has."""
+    with contextlib.suppress(StoreError):
+        return str(read_json(trial.file(naming.REPAIR)).get("reason") or "")
+    return ""
