@@ -289,7 +289,7 @@ def _finish(plan: Any, tree: Any, folder: Path, mirror: Any, as_json: bool) -> E
     for problem in problems:
         say(f"unfair: {problem}")
     if not mirror.finish():
-        say(f"warning: {mirror.shortfall}. Complete it later with:  gfl-lab sync")
+        say(f"warning: {mirror.shortfall}")
     say(f"table written to {folder} (json, md, csv, tex, html)")
     say("look closer:  gfl-lab dashboard   or   gfl-lab ui")
     if failed:

@@ -30,6 +30,7 @@ import numpy as np
 from PIL import Image
 
 from gfl_lab import naming
+from gfl_lab.addresses import absolute
 from gfl_lab.data import ambiguous_shapes
 from gfl_lab.errors import DataError, Problem
 from gfl_lab.spec.settings import DataSpec
@@ -173,7 +174,7 @@ def find_dataset(root: Path | str) -> CocoPaths:
     Raises:
         DataError: there is no such folder, or an annotation file or image folder is missing; all of them at once.
     """
-    root = Path(root).expanduser().resolve()
+    root = absolute(root, "the data set folder")
     hint = "expected annotations/instances_train.json, annotations/instances_val.json and images/, or another layout of docs/data.md"
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
@@ -668,7 +669,7 @@ def check_dataset(root: Path | str, decode: bool = True) -> DatasetReport:
         root: its folder.
         decode: decode every image (threads). Without, pixels, real sizes and duplicates go unchecked and there is no digest.
     """
-    root = Path(root).expanduser()
+    root = absolute(root, "the data set folder")
     errors, warnings = _Findings(), _Findings()
     name = root.resolve().name
     try:

@@ -88,7 +88,8 @@ class _Ranks(Team):
         if gpus >= size:
             torch.cuda.set_device(rank)
         backend = "cpu:gloo,cuda:nccl" if gpus >= size else "gloo"
-        dist.init_process_group(backend, init_method=f"file://{folder}/meet", rank=rank, world_size=size, timeout=PATIENCE)
+        store = dist.FileStore(str(folder / "meet"), size)  # not its URL, in which a folder's # and ? would have a meaning
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
         self._flags = dist.new_group(backend="gloo", timeout=PATIENCE)
         self._over = threading.Event()
         if rank == 0:
