@@ -35,8 +35,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from gfl_lab import naming
-from gfl_lab.errors import FormatError, Problem, StoreError
+from gfl_lab import addresses, naming
+from gfl_lab.errors import FormatError, InputError, Problem, StoreError
 
 LEASE_STALE_S = 60.0
 """A lease from another host is taken for dead when its file was not touched for this long."""
@@ -51,6 +51,16 @@ TEMPORARY_OF = (
 """What only the process that holds the lease writes: temporary files of these are litter once it is dead."""
 
 
+WAYS_OUT = {
+    naming.PLAN: "Move it away (`gfl-lab doctor --repair` does so) and run the experiment again: finished trials are found by their ids.",
+    naming.SEARCH: "Move it away and run the search again: the trials are kept, but the search starts anew.",
+    naming.MANIFEST: "Run the experiment again: the manifest is written anew.",
+    naming.RESULT: "Run the experiment again: the trial goes on from its last checkpoint.",
+    naming.ACCUMULATION: "Move the trial's folder away and run the experiment again: it trains the trial anew.",
+}
+"""What to do about a damaged file, by its name."""
+
+
 class TrialState(StrEnum):
     """Where a trial stands."""
 
@@ -62,8 +72,17 @@ class TrialState(StrEnum):
 
 
 def home() -> Path:
-    """Absolute path of the run tree: ``$GFL_LAB_HOME``, or ``runs`` in the current folder."""
-    return Path(os.environ.get("GFL_LAB_HOME") or "runs").expanduser().resolve()
+    """Absolute path of the run tree: ``$GFL_LAB_HOME``, or ``runs`` in the current folder.
+
+    Raises:
+        InputError: it cannot be the path of a folder.
+    """
+    given = os.environ.get("GFL_LAB_HOME")
+    path = addresses.absolute(given or "runs", "GFL_LAB_HOME" if given else "the run tree ./runs")
+    existing = next(one for one in (path, *path.parents) if one.exists())
+    if not existing.is_dir():
+        raise InputError(Problem(f"the run tree {path}: {existing} is not a folder", hint="Set GFL_LAB_HOME to a folder."))
+    return path
 
 
 @contextlib.contextmanager
@@ -115,11 +134,18 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise StoreError(f"{path} does not exist") from None
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read: {error}") from None
+        raise damaged(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except RecursionError:
+        raise damaged(path, "cannot be read: it is nested too deeply") from None
     if not isinstance(value, dict):
-        raise StoreError(f"{path} holds {type(value).__name__}, not an object")
+        raise damaged(path, f"holds {type(value).__name__}, not an object")
     check_format(path, value.get("format", naming.FORMAT_VERSION))
     return value
+
+
+def damaged(path: Path, reason: str) -> StoreError:
+    """Return the error to raise for a file of the run tree that cannot be used, with the way out."""
+    return StoreError(Problem(f"{path} {reason}", hint=WAYS_OUT.get(path.name, "")))
 
 
 def check_format(path: Path, version: Any) -> None:
@@ -269,7 +295,7 @@ class TrialDir:
         value = read_json(path)
         parts, since = value.get("parts"), value.get("since_step")
         if not isinstance(parts, int) or parts < 2 or not (since is None or isinstance(since, int)):
-            raise StoreError(f"{path} is damaged")
+            raise damaged(path, "is damaged")
         return {"parts": parts, "since_step": since}
 
     def write_accumulation(self, parts: int, since_step: int | None) -> None:
@@ -405,4 +431,4 @@ class RunTree:
     @property
     def mlflow_uri(self) -> str:
         """Tracking URI of the mirror beside the runs."""
-        return f"sqlite:///{self.root / naming.MLFLOW_DB}"
+        return addresses.sqlite_uri(self.root / naming.MLFLOW_DB)

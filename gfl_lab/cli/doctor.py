@@ -19,7 +19,7 @@ import click
 
 from gfl_lab import naming
 from gfl_lab.cli.output import plural, print_json, say
-from gfl_lab.errors import ExitCode, GflLabError
+from gfl_lab.errors import ExitCode, GflLabError, StoreError
 
 PACKAGES = ("torch", "torchvision", "mmdet", "mmengine", "mmcv-lite", "ray", "mlflow", "streamlit", "faster-coco-eval", "numpy", "pandas")
 MIN_FREE_GIB = 2.0
@@ -39,6 +39,7 @@ def command(repair: bool, as_json: bool) -> None:
         ("disk", _disk),
         ("processes", lambda: _processes(repair)),
         ("ray", lambda: _ray(repair)),
+        ("plans", lambda: _plans(repair)),
         ("runs", lambda: _runs(repair)),
         ("mlflow", lambda: _mlflow(repair)),
     ):
@@ -168,6 +169,26 @@ def _ray(repair: bool) -> Lines:
     yield True, f"{plural(len(found), 'folder')} of dead Ray sessions in {scratch_dir()}" + (", removed" if repair else f"; {HOW}")
 
 
+def _plans(repair: bool) -> Lines:
+    """Plans that cannot be read are moved out of the way; without ``repair`` the check of the runs tells them."""
+    from gfl_lab import naming
+    from gfl_lab.errors import FormatError
+    from gfl_lab.rundir import RunTree
+    from gfl_lab.tracking.content import read_plan
+
+    tree = RunTree.default()
+    for name, profile in tree.experiments() if repair else ():
+        try:
+            read_plan(tree, name, profile)
+        except FormatError:  # another gfl-lab's, and whole
+            continue
+        except StoreError as error:
+            path = tree.experiment(name, profile) / naming.PLAN
+            kept = path.with_name(f"{path.name}.damaged")
+            path.replace(kept)
+            yield True, f"{error.problems[0].message}; moved to {kept.name}: run {name} again, finished trials are found by their ids"
+
+
 def _runs(repair: bool) -> Lines:
     from gfl_lab.orchestrate import leftovers
     from gfl_lab.results.store import Store
@@ -220,20 +241,27 @@ def _damaged(tree: Any) -> Lines:
 
 def _mlflow(repair: bool) -> Lines:
     """The database's schema against the installed MLflow's, and runs that say RUNNING while nobody runs their trial."""
+    from gfl_lab.addresses import sqlite_path
     from gfl_lab.rundir import RunTree
-    from gfl_lab.tracking.database import sqlite_path
+    from gfl_lab.tracking import database
     from gfl_lab.tracking.mirror import Mirror, default_uri
+    from gfl_lab.tracking.server import DamagedDatabase
 
     tree = RunTree.default()
     path = sqlite_path(default_uri(tree))
     if path is None:
         yield True, "MLflow is a server: `gfl-lab sync` completes what it has"
         return
-    if not path.exists():
-        yield True, "no MLflow database yet"
+    try:
+        if database.check(path):
+            yield True, "no MLflow database yet"
+            return
+        database.check_pages(path)
+    except DamagedDatabase as error:
+        yield _replaced(error, tree, repair)
         return
     mirror = Mirror(tree)
-    stored, installed = _schema(path), _installed_schema()
+    stored, installed = database.schema(path), _installed_schema()
     if stored == installed:
         yield True, f"{path} has the schema of the installed MLflow"
     else:
@@ -256,9 +284,32 @@ def _mlflow(repair: bool) -> Lines:
         yield True, "no run of MLflow says RUNNING without a process"
 
 
+def _replaced(error: Any, tree: Any, repair: bool) -> tuple[bool, str]:
+    """The line on a damaged database: set aside for a new one, if it is the run tree's own."""
+    from gfl_lab import naming
+    from gfl_lab.tracking import database
+    from gfl_lab.tracking.mirror import Mirror
+
+    problem = error.problems[0].message
+    if error.path != tree.root.resolve() / naming.MLFLOW_DB:
+        return False, f"{problem}; it is not the one beside the runs: move it away, and `gfl-lab sync` fills a new one"
+    if not repair:
+        return False, f"{problem}; {HOW}: it is kept under another name, and a new one filled from the run directories"
+    with database.exclusive(database.lock_path(tree, tree.mlflow_uri)):
+        kept = database.set_aside(error.path)
+    mirror = Mirror(tree, tree.mlflow_uri)
+    mirror.prepare()
+    for name, profile in tree.experiments():
+        with contextlib.suppress(StoreError):  # a plan that cannot be read has a line of its own
+            mirror.sync(name, profile, final=not _driven(tree.experiment(name, profile)))
+    return True, f"{problem}; kept as {kept.name}, and a new one filled from the run directories"
+
+
 def _zombies(path: Path, tree: Any) -> Counter[tuple[str, str]]:
     """Experiments with runs that say RUNNING: of trials without a living lease, or of the experiment without a driver."""
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+    from gfl_lab.addresses import sqlite_reader
+
+    with sqlite_reader(path) as connection:
         rows = connection.execute(
             "SELECT r.run_uuid, t.key, t.value FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid "
             "WHERE r.status = 'RUNNING' AND r.lifecycle_stage = 'active' AND t.key LIKE 'gfl.%'"
@@ -288,12 +339,6 @@ def _driven(folder: Path) -> bool:
     except OSError:
         pass
     return False
-
-
-def _schema(path: Path) -> str:
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-        found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-    return found[0] if found else "unknown"
 
 
 def _installed_schema() -> str:

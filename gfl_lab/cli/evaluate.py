@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gfl_lab.addresses import absolute
 from gfl_lab.cli.numbers import Whole
 from gfl_lab.cli.output import consoles, plural, print_json, say
 from gfl_lab.cli.prepare import named_profile
@@ -76,7 +77,7 @@ def command(what: str, changes: dict[str, Any], data: Path | None, profile: str 
     if trial is not None:
         subject = reevaluate.read_trial(trial)
     else:
-        subject = reevaluate.read_weights(Path(what), data.expanduser(), named_profile(profile or DEFAULT_PROFILE))
+        subject = reevaluate.read_weights(Path(what), absolute(data, "--data"), named_profile(profile or DEFAULT_PROFILE))
     changed = subject.under(changes)
     for note in subject.notes:
         say(f"note: {note}")

@@ -11,6 +11,7 @@ import sys
 import click
 
 from gfl_lab import __version__
+from gfl_lab.addresses import check_text
 from gfl_lab.errors import ExitCode, GflLabError
 
 _VERBS = {
@@ -85,6 +86,8 @@ def cli() -> None:
 def main() -> None:
     """Entry point: a user's mistake is one message and an exit code, never a traceback."""
     try:
+        for text in sys.argv[1:]:
+            check_text(text, "the command line")
         cli.main(prog_name="gfl-lab", standalone_mode=False)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)

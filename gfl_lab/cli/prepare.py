@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from gfl_lab.addresses import absolute, check_text
 from gfl_lab.cli.numbers import Whole
 from gfl_lab.errors import InputError, Problem, SpecError
 from gfl_lab.rundir import RunTree, write_json
@@ -206,7 +207,7 @@ def prepare_data(files: Files, tree: RunTree, data: Path | None, say: Callable[[
         folder = ambiguous_shapes.generate(spec, tree.root / "data")
         content = coco.dataspec(folder)
     else:
-        folder = data.expanduser().resolve()
+        folder = absolute(data, "--data")
         report = coco.require_valid(folder, decode=False)
         cache = tree.root / "data" / ".checked"
         content = coco.dataspec(folder, report, cache)
@@ -229,7 +230,14 @@ def prepare_data(files: Files, tree: RunTree, data: Path | None, say: Callable[[
 
 def _weights_path(weights: str, beside: Path) -> str:
     """The setting ``weights`` with a path made absolute."""
-    return weights if weights in ("random", "pretrained") else os.path.abspath(beside / Path(weights).expanduser())
+    if weights in ("random", "pretrained"):
+        return weights
+    try:
+        path = os.path.abspath(beside / Path(weights).expanduser())
+    except RuntimeError:  # no such user
+        path = os.path.abspath(beside / weights)
+    check_text(path, "weights")
+    return path
 
 
 def with_weights(settings: dict[str, Any], beside: Path) -> dict[str, Any]:

@@ -384,7 +384,7 @@ def _finish(
         say(f"unfair: {problem}")
     agrees = settle(row, store, folder, damaged=damaged, trained=trained, relock=relock, experiment=experiment)
     if not mirror.finish():
-        say(f"warning: {mirror.shortfall}. Complete it later with:  gfl-lab sync")
+        say(f"warning: {mirror.shortfall}")
     say(f"table written to {folder} (json, md, csv, tex, html)")
     say("look closer:  gfl-lab dashboard   or   gfl-lab ui")
     if failed:

@@ -225,7 +225,7 @@ def _finish(book: Any, plan: Any, tree: Any, folder: Path, mirror: Any, file: Pa
         say(f"failed: suggestion {entry.number} ({entry.trial}): {entry.failure['kind']}: {entry.failure['reason']}")
         say(f"        log: {tree.trial(entry.trial).file(naming.LOG)}")
     if not mirror.finish():
-        say(f"warning: {mirror.shortfall}. Complete it later with:  gfl-lab sync")
+        say(f"warning: {mirror.shortfall}")
     say(f"table written to {folder} (json, md, csv, html)")
     if ranking.best and book.ledger.complete:
         say(f"confirm the best with:  gfl-lab confirm {shlex.quote(str(file))}")

@@ -83,12 +83,11 @@ def find_dataset(root: Path | str) -> CocoPaths:
 
 
 def absolute(root: Path | str) -> Path:
-    """Return the folder of a data set as an absolute path without links; as given where links run in a circle."""
-    root = Path(root).expanduser()
+    """Return the folder of a data set as an absolute path without links; as given where links run in a circle or there is no such user."""
     try:
-        return root.resolve()
+        return Path(root).expanduser().resolve()
     except (OSError, RuntimeError, ValueError):
-        return root.absolute()
+        return Path(root).absolute()
 
 
 def below(root: Path, path: Path) -> str:

@@ -19,7 +19,7 @@ from gfl_lab import naming
 from gfl_lab.errors import InputError, Problem, StoreError
 from gfl_lab.orchestrate.process import Job
 from gfl_lab.plan.plan import Plan, Trial, steps_of
-from gfl_lab.rundir import RunTree, TrialDir, TrialState, read_json, read_metric_lines, write_bytes, write_json
+from gfl_lab.rundir import WAYS_OUT, RunTree, TrialDir, TrialState, read_json, read_metric_lines, write_bytes, write_json
 from gfl_lab.spec.code import CodeFile
 from gfl_lab.spec.schedule import total_epochs
 
@@ -205,7 +205,7 @@ def _former_plan(path: Path) -> dict[str, Any]:
         reason = f"{path} is no plan"
     except StoreError as error:
         reason = error.problems[0].message
-    raise StoreError(Problem(reason, hint="Move it away and give the same command again: finished trials are found by their ids."))
+    raise StoreError(Problem(reason, hint=WAYS_OUT[naming.PLAN]))
 
 
 def write_manifests(trials: Sequence[Trial], tree: RunTree, paths: Mapping[str, str], code: Sequence[CodeFile] = ()) -> None:

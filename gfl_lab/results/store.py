@@ -29,7 +29,7 @@ from gfl_lab.data.annotations import read_annotations
 from gfl_lab.data.findings import Findings
 from gfl_lab.data.layout import escapes, image_file
 from gfl_lab.data.pixels import ImageError, read_rgb
-from gfl_lab.errors import StoreError
+from gfl_lab.errors import FormatError, GflLabError, Problem, StoreError
 from gfl_lab.results.kept import Kept
 from gfl_lab.results.rows import DataRow, ExperimentRow, Failure, Logged, Recorded, Reference, Resampled, TrialRow, VariantRow
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
@@ -114,7 +114,7 @@ class Store:
             try:
                 rows.append(self.experiment(name, profile))
             except StoreError as error:
-                problems.append(str(error))
+                problems += [". ".join(filter(None, (problem.message, problem.hint))) for problem in error.problems]
         return tuple(rows), tuple(problems)
 
     def experiment(self, name: str, profile: str) -> ExperimentRow:
@@ -130,7 +130,8 @@ class Store:
         try:
             return self._experiment_row(name, profile, self._plan(name, profile))
         except _DAMAGE as error:
-            raise StoreError(f"the plan of {name} ({profile}) cannot be read: {self._reason(error)}") from None
+            hint = error.problems[0].hint if isinstance(error, FormatError) else rundir.WAYS_OUT[naming.PLAN]
+            raise StoreError(Problem(f"the plan of {name} ({profile}) cannot be read: {self._reason(error)}", hint=hint)) from None
 
     def question(self, name: str, profile: str) -> str:
         """What an experiment asks; empty where its plan does not say. Reads no trial."""
@@ -518,7 +519,10 @@ class Store:
         """What went wrong, without the place of the tree on this machine."""
         if isinstance(error, KeyError):
             return f"{error.args[0]!r} is missing"
-        text = error.strerror or type(error).__name__ if isinstance(error, OSError) and error.strerror else str(error)
+        if isinstance(error, GflLabError):
+            text = "; ".join(problem.message for problem in error.problems)
+        else:
+            text = error.strerror or type(error).__name__ if isinstance(error, OSError) and error.strerror else str(error)
         return text.replace(str(self._tree.root) + os.sep, "")
 
 

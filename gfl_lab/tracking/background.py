@@ -6,7 +6,7 @@ import threading
 import time
 
 from gfl_lab.tracking.mirror import Mirror
-from gfl_lab.tracking.server import PATIENCE_S, redacted
+from gfl_lab.tracking.server import PATIENCE_S, DamagedDatabase, redacted
 
 FINISH_S = 30.0
 """Longest wait for the last sync when the server answers; a call without an answer is waited for PATIENCE_S."""
@@ -53,10 +53,13 @@ class BackgroundMirror(threading.Thread):
 
     @property
     def shortfall(self) -> str:
-        """After ``finish``: why the server is not complete, and what is missing."""
+        """After ``finish``: why the server is not complete, what is missing, and the way out."""
+        way_out = "Complete it later with:  gfl-lab sync"
         if self.error is not None:
-            reason = getattr(self.error, "problems", [self.error])[0]
-            reason = getattr(reason, "message", str(reason))
+            problem = getattr(self.error, "problems", [self.error])[0]
+            reason = getattr(problem, "message", str(problem))
+            if isinstance(self.error, DamagedDatabase):
+                way_out = problem.hint
         else:
             waits = self.mirror.waited >= PATIENCE_S
             reason = f"MLflow at {redacted(self.mirror.uri)} {'does not answer' if waits else 'is slow'}"
@@ -66,4 +69,4 @@ class BackgroundMirror(threading.Thread):
             if behind
             else "the experiment's own run is not complete there"
         )
-        return f"{reason}; {missing}"
+        return f"{reason}; {missing}. {way_out}"

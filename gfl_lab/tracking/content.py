@@ -75,8 +75,19 @@ class Plan:
 
 def read_plan(tree: RunTree, experiment: str, profile: str) -> Plan:
     """The plan of an experiment under a profile. Raises StoreError."""
-    folder = tree.experiment(experiment, profile)
-    content = rundir.read_json(folder / naming.PLAN)
+    path = tree.experiment(experiment, profile) / naming.PLAN
+    content = rundir.read_json(path)
+    try:
+        naming.canonical_json(content).encode()  # half a surrogate pair, NaN: MLflow's databases take neither
+        plan = _plan_of(tree, experiment, profile, content, path.parent)
+        parent_params(plan)
+        data_input(content["data"], {})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise rundir.damaged(path, f"is no plan: {type(error).__name__}: {error}") from None
+    return plan
+
+
+def _plan_of(tree: RunTree, experiment: str, profile: str, content: dict[str, Any], folder: Path) -> Plan:
     trials: dict[str, Trial] = {}
     for variant in content["variants"]:
         for trial in variant["trials"]:

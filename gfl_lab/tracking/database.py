@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import sqlite3
 import sys
@@ -15,18 +16,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gfl_lab import naming
+from gfl_lab.addresses import SQLITE_PATH_BYTES, file_uri, sqlite_path, sqlite_reader, sqlite_uri
 from gfl_lab.errors import Problem
 from gfl_lab.rundir import RunTree
-from gfl_lab.tracking.server import MirrorError, quiet_import, unusable
+from gfl_lab.tracking.server import DamagedDatabase, MirrorError, quiet_import, unusable
 
 LOCK_WAIT_S = 120.0
 
+BUSY_S = 5.0
+"""How long a database that another program has locked is waited for."""
 
-def sqlite_path(uri: str) -> Path | None:
-    """The file of a sqlite URI, absolute; None for another kind of server."""
-    if not uri.startswith("sqlite:///"):
-        return None
-    return Path(uri.removeprefix("sqlite:///").partition("?")[0]).resolve()
+COMPANIONS = ("-wal", "-shm", "-journal")
+"""Ends of the names of the files that SQLite keeps beside a database."""
+
+WAYS_OUT = {
+    "database or disk is full": "make room on its disk",
+    "attempt to write a readonly database": "make the file and its folder writable, or set MLFLOW_TRACKING_URI to a server",
+}
+"""Way out by SQLite's message."""
 
 
 # --- schema ---------------------------------------------------------------------------------------
@@ -45,11 +52,12 @@ def make_usable(path: Path, uri: str, artifacts: Path) -> None:
     """Create the database ``path`` of ``uri``, or raise its schema to that of the installed mlflow. The caller holds its lock.
 
     Raises:
-        MirrorError: it is no database, or one of a newer MLflow, or cannot be written.
+        DamagedDatabase: it is no database of MLflow's. MirrorError: it is one of a newer MLflow, or cannot be written.
     """
+    is_new = check(path)
     quiet_import()
     try:
-        if not path.exists() or path.stat().st_size == 0:
+        if is_new:
             _create(path, artifacts)
         else:
             _upgrade(path)
@@ -80,11 +88,13 @@ def _create(path: Path, artifacts: Path) -> None:
             shutil.rmtree(litter, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as folder:
         fresh = Path(folder) / path.name
-        store = SqlAlchemyStore(f"sqlite:///{fresh}", artifacts.as_uri())
+        store = SqlAlchemyStore(sqlite_uri(fresh), file_uri(artifacts))
         store.engine.dispose()
         # WAL: readers (the UI) and the writer do not block each other. The mode stays with the file.
         with contextlib.closing(sqlite3.connect(fresh)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
+        for end in COMPANIONS:  # of a database that was moved away: SQLite would play them into the new one
+            path.with_name(path.name + end).unlink(missing_ok=True)
         fresh.replace(path)
 
 
@@ -93,21 +103,14 @@ def _upgrade(path: Path) -> None:
     from mlflow.store.db import utils
     from sqlalchemy import create_engine
 
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        try:
-            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-            with contextlib.suppress(sqlite3.OperationalError):  # in use by a reader just now: the next start sets it
-                connection.execute("PRAGMA journal_mode=WAL")
-        except sqlite3.DatabaseError as error:
-            raise MirrorError(
-                Problem(f"{path} is no MLflow database: {error}", hint="move it away; gfl-lab makes a new one and fills it")
-            ) from None
-    found = row[0] if row else "unknown"
+    found = schema(path)
+    with contextlib.closing(sqlite3.connect(path, timeout=BUSY_S)) as connection, contextlib.suppress(sqlite3.OperationalError):
+        connection.execute("PRAGMA journal_mode=WAL")  # in use by a reader just now: the next start sets it
     if found == utils._get_latest_schema_revision():
         return
     from alembic.script import ScriptDirectory
 
-    script = ScriptDirectory.from_config(utils._get_alembic_config(f"sqlite:///{path}"))
+    script = ScriptDirectory.from_config(utils._get_alembic_config(sqlite_uri(path)))
     if found not in {revision.revision for revision in script.walk_revisions()}:
         raise MirrorError(
             Problem(
@@ -118,11 +121,116 @@ def _upgrade(path: Path) -> None:
     backup = path.with_name(f"{path.name}.{found}.bak")
     with contextlib.closing(sqlite3.connect(path)) as source, contextlib.closing(sqlite3.connect(backup)) as target:
         source.backup(target)
-    engine = create_engine(f"sqlite:///{path}")
+    engine = create_engine(sqlite_uri(path))
     try:
         utils._upgrade_db(engine)
     finally:
         engine.dispose()
+
+
+# --- damage ---------------------------------------------------------------------------------------
+
+
+def check(path: Path) -> bool:
+    """Find out by SQLite alone whether MLflow can work with ``path``; MLflow itself would try for minutes before it gives up.
+
+    Returns:
+        True if the database is still to be made: there is no file, or an empty one.
+
+    Raises:
+        DamagedDatabase: it is no database of MLflow's. MirrorError: it cannot be opened or written now.
+    """
+    if len(os.fsencode(path)) > SQLITE_PATH_BYTES:
+        raise MirrorError(
+            Problem(
+                f"the path of MLflow's database is {len(os.fsencode(path))} bytes long, and SQLite opens {SQLITE_PATH_BYTES} at most: {path}",
+                hint="set GFL_LAB_HOME to a shorter path, or MLFLOW_TRACKING_URI to a tracking server",
+            )
+        )
+    try:
+        if not path.exists() and not path.is_symlink():
+            return True
+        if not path.is_file():
+            raise DamagedDatabase(path, "a broken link" if path.is_symlink() and not path.exists() else "a folder or a device, not a file")
+        if path.stat().st_size == 0:
+            return True
+        schema(path)
+        with contextlib.closing(sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        raise _fault(path, error) from None
+    except OSError as error:
+        raise unusable(sqlite_uri(path), error) from error
+    return False
+
+
+def schema(path: Path) -> str:
+    """Return the revision of the database's schema.
+
+    Raises:
+        DamagedDatabase: it is no database of MLflow's. MirrorError: it cannot be read now.
+    """
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=BUSY_S)) as connection:
+            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    except sqlite3.Error as error:
+        raise _fault(path, error) from None
+    if row is None:
+        raise DamagedDatabase(path, "its schema has no version")
+    return str(row[0])
+
+
+def check_pages(path: Path) -> None:
+    """Read the whole database and compare its pages with each other.
+
+    Raises:
+        DamagedDatabase: they contradict each other. MirrorError: it cannot be read now.
+    """
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=BUSY_S)) as connection:
+            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.Error as error:
+        raise _fault(path, error) from None
+    if found != "ok":
+        raise DamagedDatabase(path, " ".join(found.split()))
+
+
+def _fault(path: Path, error: sqlite3.Error) -> MirrorError:
+    """Return the error to raise for an answer of SQLite's."""
+    text = str(error)
+    if "locked" in text:
+        return MirrorError(
+            Problem(
+                f"another program has locked {path} for more than {BUSY_S:.0f} s",
+                hint=f"`fuser {shlex.quote(str(path))}` names it. The run directories are complete; `gfl-lab sync` mirrors them afterwards",
+            )
+        )
+    if isinstance(error, sqlite3.OperationalError) and "no such table" not in text:
+        way_out = WAYS_OUT.get(text, "make sure that the file and its folder can be read and written")
+        return MirrorError(
+            Problem(
+                f"{path} cannot be used: {text}",
+                hint=f"{way_out}. The run directories are complete; `gfl-lab sync` mirrors them afterwards",
+            )
+        )
+    return DamagedDatabase(path, text)
+
+
+def set_aside(path: Path) -> Path:
+    """Give a database another name, with the files that SQLite keeps beside it. The caller sees to it that nobody mirrors.
+
+    Returns:
+        Its new path.
+    """
+    number = 1
+    while (target := path.with_name(f"{path.name}.damaged-{number}")).exists() or target.is_symlink():
+        number += 1
+    for end in ("", *COMPANIONS):
+        own = path.with_name(path.name + end)
+        if own.exists() or own.is_symlink():
+            own.replace(target.with_name(target.name + end))
+    return target
 
 
 # --- one mirror at a time -------------------------------------------------------------------------
@@ -197,7 +305,7 @@ def ui_command(tree: RunTree, port: int) -> tuple[list[str], dict[str, str]]:
     tree = RunTree(tree.root.resolve())
     argv = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     argv += ["--backend-store-uri", tree.mlflow_uri, "--no-serve-artifacts"]
-    argv += ["--default-artifact-root", (tree.root / naming.MLFLOW_ARTIFACTS).as_uri()]
+    argv += ["--default-artifact-root", file_uri(tree.root / naming.MLFLOW_ARTIFACTS)]
     env = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "MLFLOW_BACKEND_STORE_URI")}
     env |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
     return argv, env
@@ -208,12 +316,12 @@ def ui_pages(tree: RunTree, port: int, most: int = 5) -> list[tuple[str, str]]:
 
     From its start page MLflow 3 leads to its views for language models; these addresses open the runs.
     """
-    path = sqlite_path(tree.mlflow_uri)
+    path = tree.root / naming.MLFLOW_DB
     asked = (
         "SELECT experiments.name, experiment_id FROM experiments LEFT JOIN runs USING (experiment_id) "
         "WHERE experiments.lifecycle_stage = 'active' AND experiments.name != 'Default' "
         "GROUP BY experiment_id ORDER BY MAX(runs.start_time) DESC, experiment_id DESC"
     )
-    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+    with sqlite_reader(path) as connection:
         found = connection.execute(f"{asked} LIMIT ?", [most]).fetchall()
     return [(name, f"http://127.0.0.1:{port}/#/experiments/{number}/runs?workflowType=machine_learning") for name, number in found]

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator
 
 from gfl_lab import naming
+from gfl_lab.addresses import sqlite_path
 from gfl_lab.errors import StoreError
 from gfl_lab.rundir import RunTree
 from gfl_lab.tracking import database
@@ -123,7 +124,7 @@ class Mirror:
 
     def _connect(self) -> Server:
         """The server; a database that is not there is made."""
-        path = database.sqlite_path(self.uri)
+        path = sqlite_path(self.uri)
         if self._server is not None and (path is None or database.identity(path) == self._identity):
             return self._server
         artifacts = self.tree.root / naming.MLFLOW_ARTIFACTS

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gfl_lab.addresses import file_uri, sqlite_path
 from gfl_lab.errors import Problem, ResourceError
 
 BATCH = 1000
@@ -42,6 +43,20 @@ class MirrorError(ResourceError):
 
     waited = 0.0
     """Seconds for which the call that failed had waited."""
+
+
+class DamagedDatabase(MirrorError):
+    """The file of the sqlite database holds no usable database of MLflow's."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        super().__init__(
+            Problem(
+                f"{path} is damaged or no MLflow database: {reason}",
+                hint="The run directories are complete. Move it away, or have `gfl-lab doctor --repair` do so for the one beside the runs: "
+                "a new one is filled from them.",
+            )
+        )
 
 
 class StorageError(MirrorError):
@@ -83,15 +98,19 @@ def quiet_import() -> Any:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)  # each of its ten attempts to open a database
     return mlflow
 
 
 def unusable(uri: str, error: Exception, what: str = "be used") -> MirrorError:
     """The error that says that MLflow at ``uri`` cannot do ``what``."""
-    text = redacted(" ".join(str(error).split()))[:400]
+    text = redacted(" ".join(str(error).split()))
+    path = sqlite_path(uri)
+    if path is not None and (found := re.search(r"database disk image is malformed|file is not a database", text)):
+        return DamagedDatabase(path, found[0])
     return MirrorError(
         Problem(
-            f"MLflow at {redacted(uri)} cannot {what}: {type(error).__name__}: {text}",
+            f"MLflow at {redacted(uri)} cannot {what}: {type(error).__name__}: {text.partition(' [SQL: ')[0][:400]}",
             hint="the run directories are complete; `gfl-lab sync` mirrors them when it can be reached",
         )
     )
@@ -138,7 +157,7 @@ class Server:
             found = self._client.get_experiment_by_name(name)
             if found is None:
                 # Never from the current folder, which is MLflow's default.
-                location = None if self._artifacts is None else (self._artifacts / name).as_uri()
+                location = None if self._artifacts is None else file_uri(self._artifacts / name)
                 tags = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens its pages for language models
                 return self._client.create_experiment(name, artifact_location=location, tags=tags)
         if found.lifecycle_stage != "active":

@@ -94,8 +94,8 @@ class _Ranks(Team):
         if gpus >= self.size:
             torch.cuda.set_device(self.rank)
         backend = "cpu:gloo,cuda:nccl" if gpus >= self.size else "gloo"
-        place = f"file://{self.folder}/meet"
-        dist.init_process_group(backend, init_method=place, rank=self.rank, world_size=self.size, timeout=PATIENCE)
+        store = dist.FileStore(str(self.folder / "meet"), self.size)  # not its URL, in which a folder's # and ? would have a meaning
+        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=PATIENCE)
         self._flags = dist.new_group(backend="gloo", timeout=PATIENCE)
 
     def any(self, flag: bool) -> bool:
