@@ -81,7 +81,7 @@ def answer_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
 def on_ray(folder: Path, experiment: str, *arguments: str, **environment: str) -> tuple[list[dict], str]:
     """Return the notes of the trials of ``gfl-lab run`` on Ray, in the order in which they began, and what the command said."""
     command = [sys.executable, "-c", DRIVER, "run", experiment, *arguments]
-    done = subprocess.run(command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr + done.stdout
     found = sorted(starts(folder / "runs"), key=lambda start: start["began"])
     assert len(found) == len({start["pid"] for start in found}) == 4, "each trial has a process of its own"
