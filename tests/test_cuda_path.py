@@ -1,6 +1,6 @@
-"""All that a trial does on a GPU, on fake tensors of the device ``cuda``: nothing mixes devices, copies do not wait, waits are known ones.
+"""Run everything that a trial does on a GPU on fake tensors of the device ``cuda``: no mixed devices, no copy that waits, known waits only.
 
-`WAITS_...` are all places at which the host waits for a GPU; docs/decisions/0016 says why each remains.
+`WAITS_...` list all places at which the host waits for a GPU; docs/decisions/0016 has the reason for each.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
@@ -24,6 +26,8 @@ from gfl_lab.rundir import TrialDir, TrialState
 from gfl_lab.spec.settings import Settings
 from gfl_lab.train import latency
 from gfl_lab.train.checkpoint import restore
+from gfl_lab.train.components import recorded_spec
+from gfl_lab.train.config import trial_config
 from gfl_lab.train.ema import MovingAverage
 from gfl_lab.train.failure import failure_of
 from gfl_lab.train.optim import AutocastOptimWrapper, TrialOptimWrapper
@@ -59,7 +63,7 @@ WAITS_OF_DISTRIBUTIONS = {
     ("tolist", "train/distributions.py:_said"),
     ("tolist", "train/distributions.py:_cells"),
 }
-"""For what the head says at the locations of each image; of an image that is looked at."""
+"""For the head's outputs at the locations of each image that is looked at."""
 WAITS_OF_LATENCY = {("synchronize", "train/latency.py:measure_latency")}
 WAITS_OF_A_CHECKPOINT = {("copy to the host", "train/checkpoint.py:_on_cpu"), ("_local_scalar_dense", "train/optim.py:state_dict")}
 WAITS_OF_A_START = {("copy to the host", "train/trial.py:_train")}
@@ -75,7 +79,7 @@ COPIES_OF_DISTRIBUTIONS = {f"train/distributions.py:{name}" for name in ("add", 
 
 
 def settled(seen: FakeCuda, waits: set[tuple[str, str]], copies: set[str], waiting: set[str] = frozenset()) -> None:
-    """What was seen is allowed; copies of ``waiting`` places may come from pageable memory."""
+    """Check that all that was seen is allowed; copies at ``waiting`` places may come from pageable memory."""
     assert not seen.mixed
     assert set(seen.waits) <= waits, set(seen.waits) - waits
     assert {one.place for one in seen.copies} <= copies, seen.copies
@@ -246,3 +250,23 @@ def test_geometries_of_many_shapes_are_kept(monkeypatch: pytest.MonkeyPatch) -> 
 )  # fmt: skip
 def test_libraries_that_want_memory_are_understood(words: str, tmp_path: Path) -> None:
     assert failure_of(TrialDir(tmp_path), RuntimeError(words))["kind"] == FailureKind.OUT_OF_MEMORY
+
+
+def test_loader_processes_touch_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are forked by a process that has initialised CUDA, after which the first use of it in a fork is an error."""
+
+    def touched(*_: Any) -> None:
+        raise RuntimeError("a loader process uses CUDA")
+
+    data = ambiguous_shapes.generate(ambiguous_shapes.AmbiguousShapesSpec(train_images=4, val_images=2), tmp_path / "data")
+    trial = make_trial(tmp_path / "runs", data, image_size=(64, 64), batch_size=4, flip=0.5, scale_range=(0.6, 1.0))
+    config = trial_config(recorded_spec(trial, trial.manifest()), trial.manifest()["paths"], str(trial.path), loader_workers=1)
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
+    for name in ("_lazy_init", "_lazy_call", "is_available", "device_count", "current_device"):
+        monkeypatch.setattr(torch.cuda, name, touched)
+    init_default_scope("mmdet")
+    for part in ("train_dataloader", "val_loader"):
+        loader = Runner.build_dataloader(config[part], seed=0)
+        batches = list(loader)
+        assert batches and all(image.device.type == "cpu" for image in batches[0]["inputs"])
+        del loader

@@ -44,7 +44,7 @@ def to_host(tensor: Tensor) -> Callable[[], Tensor]:
         return lambda: tensor
     values = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     values.copy_(tensor, non_blocking=True)
-    done = torch.cuda.Event()
+    done = torch.cuda.Event(blocking=True)  # the core is free for loaders and for other trials meanwhile
     done.record()
 
     def wait() -> Tensor:

@@ -1,7 +1,7 @@
 """Code that runs as on a GPU, without one: tensors have the device ``cuda``, shapes and types, and no values (torch's fake tensors).
 
-Every operation passes through ``FakeCuda``, which notes what a GPU would suffer from: tensors of two devices in one operation, copies
-from the host, and everything for which the host waits. What depends on values gets made-up ones, so that the code goes on.
+Every operation passes through ``FakeCuda``, which records tensors of two devices in one operation, copies from the host, and everything
+for which the host waits. An operation whose result depends on values gets made-up ones, so that the code goes on.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Copy:
 
 
 class FakeCuda(TorchDispatchMode):
-    """What happened on the device.
+    """Record what happens on the device.
 
     Attributes:
         waits: (operation, place) of each wait of the host, and how often. copies: to the device. mixed: operations over two devices.
@@ -59,13 +59,13 @@ class FakeCuda(TorchDispatchMode):
         self.pinned: set[int] = set()
 
     def clear(self) -> None:
-        """Forget what happened so far."""
+        """Delete the record so far."""
         self.waits.clear()
         self.copies.clear()
         self.mixed.clear()
 
     def wait(self, what: str) -> None:
-        """Note that the host waits."""
+        """Record a wait of the host."""
         self.waits[what, place()] += 1
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -224,7 +224,7 @@ def trial_on_fake_cuda() -> Iterator[tuple[FakeCuda, list[dict[str, Any]]]]:
     """Within the block `run_trial` trains on the fake device from the moment that its model goes there.
 
     Yields:
-        What happened there, and the content of each checkpoint, which is not written. Loaders work with real tensors.
+        The record of the device, and the content of each checkpoint, which is not written. Loaders work with real tensors.
     """
     seen, saved = FakeCuda(), []
     originals = loop.TrialRunner.wrap_model, trial.Runner.build_dataloader, DataLoader.__iter__
