@@ -90,14 +90,18 @@ def tables(
     """
     most, rows = max(seeds), len(seeds)
     rng = np.random.default_rng(zlib.crc32(repr((seeds, share, scale)).encode()))
-    scales = np.array([1.0, *(scale or [1.0] * rows)])[None, :, None]
-    weights = bootstrap_weights(images, samples).T
+    scales = np.array([1.0, *(scale or [1.0] * rows)], np.float32)[None, :, None]
+    weights = bootstrap_weights(images, samples).T.astype(np.float32)
     variance = PAIR_SD**2 / 2  # of a trial
-    of_seed, of_image = np.sqrt(variance * (1 - share)), np.sqrt(variance * share / 2 * images)
+    of_seed, of_image = np.float32(np.sqrt(variance * (1 - share))), np.float32(np.sqrt(variance * share / 2 * images))
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape, np.float32)
+
     found: list[list[np.ndarray]] = []
     for start in range(0, runs, CHUNK):
         n = min(CHUNK, runs - start)
-        level = of_seed * rng.normal(size=(n, rows + 1, most)) * scales
+        level = of_seed * normal(n, rows + 1, most) * scales
         per_image = (
             of_image * (rng.normal(size=(n, rows + 1, 1, images)) + rng.normal(size=(n, rows + 1, most, images))) * scales[..., None]
         )
@@ -107,7 +111,7 @@ def tables(
         members += [(one + 1, other + 1, min(seeds[one], seeds[other])) for one, other in pairs]
         parts = []
         for row, other, k in members:
-            each = (value[:, row] - value[:, other])[:, :k]
+            each = (value[:, row] - value[:, other])[:, :k].astype(float)
             known = image_variances((sampled[:, row] - sampled[:, other])[:, :k])
             spread = each.var(-1, ddof=1) if k > 1 else np.full(n, np.nan)
             parts.append((each.mean(-1), np.full(n, float(k)), spread, *known))

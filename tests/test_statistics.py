@@ -105,21 +105,36 @@ def test_rows_share_their_spread_by_hand() -> None:
         assert each.half == pytest.approx(half_by_hand(b, m, e, 3, stats.t.ppf(0.975, freedom)), rel=1e-6)
 
 
-def test_a_row_that_varies_far_more_keeps_its_own_spread() -> None:
-    wide = [(45.0, 40.0), (38.0, 40.6), (44.0, 40.1)]
-    rows = {
-        **{name: paired(pairs, samples_of(name, 3), 72) for name, pairs in VALUES.items()},
-        "wide": paired(wide, samples_of("w", 3), 72),
-    }
+WIDE = [(41.0, 40.0), (39.1, 40.6), (41.3, 40.1)]
+FAR = [(45.0, 40.0), (38.0, 40.6), (44.0, 40.1)]
+
+
+@pytest.mark.parametrize(("odd", "far"), [(WIDE, False), (FAR, True)])
+def test_a_row_that_varies_too_much_keeps_its_own_spread(odd: list[tuple[float, float]], far: bool) -> None:
+    rows = {name: paired(pairs, samples_of(name, 3), 72) for name, pairs in (VALUES | {"odd": odd}).items()}
     found = dict(zip(rows, judge(list(rows.values())), strict=True))
     s2 = {name: row.seed_variance for name, row in rows.items()}
-    assert s2["wide"] > stats.f.ppf(0.95, 2, 6) * plain.fmean([s2["a"], s2["b"], s2["c"]])
-    _, _, b, e = by_hand(wide, samples_of("w", 3))
-    assert found["wide"].guarded and found["wide"].rows == 1
-    assert found["wide"].half == pytest.approx(half_by_hand(b, s2["wide"], e, 3, 4.302652730), rel=1e-7)
-    assert found["a"].spread == pytest.approx(plain.fmean(s2.values())) and not found["a"].guarded, (
-        "the others keep it in their mean: careful"
+    others = [s2["a"], s2["b"], s2["c"]]
+    assert s2["odd"] > stats.f.ppf(0.95, 2, 6) * plain.fmean(others)
+    assert (s2["odd"] > stats.f.ppf(0.999, 2, 6) * plain.fmean(others)) == far
+    _, _, b, e = by_hand(odd, samples_of("odd", 3))
+    assert found["odd"].guarded and found["odd"].rows == 1
+    assert found["odd"].half == pytest.approx(half_by_hand(b, s2["odd"], e, 3, 4.302652730), rel=1e-7)
+    pooled, freedom = (others, 6 / 1.5) if far else (s2.values(), 8 / 1.75)
+    for name in "abc":
+        assert not found[name].guarded
+        assert (found[name].spread, found[name].freedom) == pytest.approx((plain.fmean(pooled), freedom)), "far: left out of the mean"
+
+
+def test_of_two_rows_one_far_off_leaves_two_single_rows() -> None:
+    alone = [
+        difference(pairs, samples_of(name, 3), 72)
+        for name, pairs in (("a", VALUES["a"]), ("far", [(90.0, 40.0), (20.0, 40.6), (40.0, 40.1)]))
+    ]
+    together = judge(
+        [paired(VALUES["a"], samples_of("a", 3), 72), paired([(90.0, 40.0), (20.0, 40.6), (40.0, 40.1)], samples_of("far", 3), 72)]
     )
+    assert [(each.half, each.p) for each in together] == [(each.half, each.p) for each in alone]
 
 
 def test_rows_of_unequal_numbers_of_seeds_by_hand() -> None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -36,6 +37,8 @@ LEVEL = 0.95
 POWER = 0.80
 GUARD = 0.95
 """A row keeps its own spread where its variance lies above this quantile of F, were all rows alike."""
+FAR = 0.999
+"""A row above this quantile does not count for the others either: a seed that failed in one row would hide every difference in the table."""
 CORRELATION = 0.5
 """Of the differences of two rows to one baseline, when all variants vary alike: they share the baseline's part."""
 TWO_SEEDS = 0.15
@@ -166,22 +169,22 @@ def image_variances(samples: Array) -> tuple[Array, Array]:
         with one seed, and for both with fewer than two samples.
     """
     seeds = samples.shape[-2]
-    known = ~np.isnan(samples).any(-2, keepdims=True)
-    if not known.all():
-        samples = np.where(known, samples, np.nan)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        count = known.sum(-1)[..., 0]  # (...)
-        mean = samples.mean(-2)
-        of_mean = np.nansum((mean - (np.nansum(mean, -1) / count)[..., None]) ** 2, -1) / (count - 1)
-        centred = samples - (np.nansum(samples, -1) / count[..., None])[..., None]
-        of_each = (np.nansum(centred**2, -1) / (count - 1)[..., None]).mean(-1)
-        few = count < 2
-        residual = np.maximum(0.0, (of_each - of_mean) * seeds / (seeds - 1)) if seeds > 1 else np.full(of_mean.shape, np.nan)
-    return np.where(few, np.nan, of_mean), np.where(few, np.nan, residual)
+    undefined = np.isnan(samples).any(-2)  # (..., R)
+    if undefined.any():
+        samples = np.where(undefined[..., None, :], np.nan, samples)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of numpy, where fewer than two samples are left: NaN is the answer
+            of_mean, of_each = np.nanvar(samples.mean(-2), -1, ddof=1), np.nanvar(samples, -1, ddof=1).mean(-1)
+    else:
+        of_mean, of_each = samples.mean(-2).var(-1, ddof=1), samples.var(-1, ddof=1).mean(-1)
+    residual = np.maximum(0.0, (of_each - of_mean) * seeds / (seeds - 1)) if seeds > 1 else np.full(np.shape(of_mean), np.nan)
+    return np.asarray(of_mean, float), np.asarray(residual, float)
 
 
 def pool(seeds: Array, seed_variance: Array, residual: Array) -> Noise:
     """Pool the spread over seeds of rows that are compared with one baseline.
+
+    A row that varies too much by ``GUARD`` keeps its own spread; by ``FAR`` it is left out of the others' mean, too.
 
     Args:
         seeds: (..., rows) number of pairs. seed_variance: (..., rows), NaN for a row that is not to be pooled, as with one seed.
@@ -189,20 +192,34 @@ def pool(seeds: Array, seed_variance: Array, residual: Array) -> Noise:
     """
     seed_variance, residual = np.asarray(seed_variance, float), np.asarray(residual, float)
     freedom = np.where(np.isfinite(seed_variance), np.asarray(seeds, float) - 1, 0.0)
+    variance = np.nan_to_num(seed_variance)
     known = freedom > 0
-    squares = np.where(known, freedom * np.nan_to_num(seed_variance), 0.0)
-    others = 1 - np.eye(squares.shape[-1])
-    rows, total = known.sum(-1, keepdims=True), freedom.sum(-1, keepdims=True)
-    rest = freedom @ others
+    others = 1 - np.eye(freedom.shape[-1])
+
+    def above(quantile: float, among: np.ndarray) -> np.ndarray:
+        """Which rows ``among`` some vary more than the quantile of F allows, were all of these alike."""
+        weight = np.where(among, freedom, 0.0)
+        rest = weight @ others
+        with np.errstate(invalid="ignore", divide="ignore"):
+            limit = special.fdtri(freedom, rest, quantile) * ((weight * variance) @ others) / rest
+        return among & (rest > 0) & (variance > limit)
+
+    pooled = known
+    for _ in range(freedom.shape[-1] - 1):
+        far = above(FAR, pooled)
+        if not far.any():
+            break
+        pooled = pooled & ~far
+    guarded = (known & ~pooled) | above(GUARD, pooled)
+    rows, weight = pooled.sum(-1, keepdims=True), np.where(pooled, freedom, 0.0)
+    total = weight.sum(-1, keepdims=True)
+    own = guarded | (known & (rows == 1))
+    seen = pooled & np.isfinite(residual)
     with np.errstate(invalid="ignore", divide="ignore"):
-        limit = special.fdtri(freedom, rest, GUARD) * (squares @ others) / rest
-        guarded = known & (rows > 1) & (seed_variance > limit)
-        own = guarded | (known & (rows == 1))
-        pooled = squares.sum(-1, keepdims=True) / total
-        seen = known & np.isfinite(residual)
-        shared = np.where(seen, residual, 0.0).sum(-1, keepdims=True) / np.maximum(1, seen.sum(-1, keepdims=True))
+        mean = (weight * variance).sum(-1, keepdims=True) / total
+    shared = np.where(seen, residual, 0.0).sum(-1, keepdims=True) / np.maximum(1, seen.sum(-1, keepdims=True))
     return Noise(
-        np.where(own, seed_variance, pooled),
+        np.where(own, seed_variance, mean),
         np.where(own, freedom, total / (1 + (rows - 1) * CORRELATION**2)),
         np.where(np.isfinite(residual) | ~known, np.where(own, residual, shared), 0.0),
         np.where(own, 1, rows),
