@@ -73,7 +73,7 @@ class _Verbs(click.Group):
     cls=_Verbs,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Example:  gfl-lab run experiments/table3_qfl_dfl.yaml\n\nExit codes: 0 done, 1 internal error, 2 wrong input, 3 some trials "
-    "failed, 4 unfair comparison, 5 over budget, 6 machine unfit, 130 Ctrl-C, 143 terminated.",
+    "failed, 4 unfair comparison or numbers not as recorded, 5 over budget, 6 machine unfit, 130 Ctrl-C, 143 terminated.",
 )
 @click.version_option(__version__, prog_name="gfl-lab")
 def cli() -> None:

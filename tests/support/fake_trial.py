@@ -27,8 +27,32 @@ def succeed(path: str, should_stop: Callable[[], bool] | None = None, **_: objec
     for step in range(1, 11):
         writer.write("train", step, 1, {"loss": 1 / step})
     writer.write("val", 10, 1, {"AP": 50.0})
-    _result(trial, status="done", metrics={"AP": 50.0}, seconds={"total": 0.1}, pid=os.getpid())
+    metrics = {"AP": 50.0}
+    if trial.file(naming.MANIFEST).exists():
+        write_records(trial)
+        metrics |= {"AP50": 50.0, "AP75": 50.0}
+    _result(trial, status="done", metrics=metrics, seconds={"total": 0.1}, pid=os.getpid())
     trial.drop_lease()
+
+
+def write_records(trial: TrialDir) -> None:
+    """The records of an evaluation whose AP is 50: of two boxes, each of a class of its own, one is found."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from gfl_lab.cocoap import Records
+    from tests.support.fake_runs import SCHEMA
+
+    data = trial.manifest()["spec"]["data"]
+    box = np.array([[0.0, 0.0, 40.0, 40.0]])
+    records = Records(
+        image_ids=np.arange(data["val_images"]), det_image=np.zeros(1, int), det_label=np.zeros(1, int), det_score=np.ones(1), det_box=box,
+        gt_image=np.zeros(2, int), gt_label=np.arange(2), gt_area=np.full(2, 1600.0), gt_crowd=np.zeros(2, bool), gt_id=np.arange(1, 3),
+        gt_box=np.repeat(box, 2, 0), classes=tuple(data["classes"]),
+    )  # fmt: skip
+    np.savez(trial.file(naming.EVAL_RECORDS), resampled=np.full((10, 3), 50.0), **records.arrays())
+    pq.write_table(pa.Table.from_pylist([], SCHEMA), trial.file(naming.DISTRIBUTIONS))
 
 
 def fail(path: str, **_: object) -> None:
