@@ -30,9 +30,12 @@ from gfl_lab.cli import prepare
 from gfl_lab.cocoap import match
 from gfl_lab.data import coco, pixels
 from gfl_lab.errors import DataError, InputError
+from gfl_lab.orchestrate.content import fetch_dataset, push_dataset
+from gfl_lab.report.drawing import draw
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree, write_json
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
+from gfl_lab.storage import Storage
 from gfl_lab.train.config import trial_config
 from gfl_lab.train.dataset import scaled_size
 from gfl_lab.train.evaluate import CocoEvaluator, Detections
@@ -416,6 +419,12 @@ def test_images_of_extreme_sides(folder: Folder, tmp_path: Path, size: tuple[int
     assert ("training skips images with a side under 32 px" in str(report.warnings)) == (min(size) < 32)
 
 
+def test_a_panorama_is_drawn_without_being_enlarged_to_gigabytes() -> None:
+    assert draw(np.zeros((40, 20000, 3), np.uint8), [], distributions=False).size == (20000, 40)
+    assert draw(np.zeros((100, 1000, 3), np.uint8), [], distributions=False).size == (4000, 400)
+    assert draw(np.zeros((480, 640, 3), np.uint8), [], distributions=False).size == (1280, 960)
+
+
 def test_a_side_is_never_scaled_to_nothing() -> None:
     assert scaled_size((20000, 40), (128, 128)) == (128, 1)
     assert scaled_size((40, 20000), (1333, 800)) == (3, 1333)
@@ -569,6 +578,27 @@ def test_file_names_as_exporters_write_them(folder: Folder, tmp_path: Path, writ
     assert plain != any("is read as" in str(warning) for warning in report.warnings), report.warnings
 
 
+def test_a_data_set_that_goes_to_a_cluster_is_the_same_there(folder: Folder, tmp_path: Path) -> None:
+    for split, written in (("train", "sub\\a%20b.png"), ("val", unicodedata.normalize("NFC", "é.png"))):
+        content = folder.read(split)
+        target = folder.images / ("sub/a b.png" if split == "train" else unicodedata.normalize("NFD", written))
+        target.parent.mkdir(exist_ok=True)
+        (folder.images / content["images"][0]["file_name"]).rename(target)
+        content["images"][0]["file_name"] = written
+        folder.write(content, split)
+    folder.file("val").write_bytes(folder.file("val").read_text().encode("utf-16"))
+    data = coco.dataspec(folder.root)
+    (tmp_path / "storage").mkdir()
+    (tmp_path / "cache").mkdir()
+    storage = Storage(f"file://{tmp_path}/storage")
+    push_dataset(storage, data.digest, {key: str(value) for key, value in vars(coco.find_dataset(folder.root)).items()}, lambda _: None)
+    paths = {key: Path(value) for key, value in fetch_dataset(storage, data.digest, tmp_path / "cache").items()}
+    for split in ("train", "val"):
+        for image in coco.load_coco(paths[f"{split}_annotations"])["images"]:
+            there, here = (coco.image_file(place, image["file_name"]) for place in (paths[f"{split}_images"], folder.images))
+            assert there.read_bytes() == here.read_bytes()
+
+
 def test_names_are_printed_readably(folder: Folder) -> None:
     folder.edit(first("images", file_name="\u7ec6\u80de\u202e\x1b[31m.png"), "train")
     folder.edit(first("categories", name="\u7ec6\u80de"))
@@ -708,7 +738,9 @@ def test_any_change_is_refused_or_trains(valid: tuple[Folder, dict[str, Any]], t
         action = draw.draw(st.sampled_from(["replace", "nudge", "nudge", "nudge", "delete", "repeat"]))
         number = isinstance(inner[key], (int, float)) and not isinstance(inner[key], bool)
         if action == "nudge" and number:
-            inner[key] = draw.draw(st.sampled_from([float(inner[key]), inner[key] * 0.99, inner[key] + 0.3, 0, inner[key] == 1, inner[key] / 30]))
+            inner[key] = draw.draw(
+                st.sampled_from([float(inner[key]), inner[key] * 0.99, inner[key] + 0.3, 0, inner[key] == 1, inner[key] / 30])
+            )
         elif action == "nudge" and isinstance(inner[key], dict):
             inner[key][draw.draw(st.sampled_from(["area", "iscrowd", "extra", "coco_url"]))] = draw.draw(SCALARS)
         elif action in ("replace", "nudge"):

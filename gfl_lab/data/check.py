@@ -158,7 +158,7 @@ def check_dataset(root: Path | str, decode: bool = True) -> DatasetReport:
         read[split] = coco
         names[split] = _check_categories(coco, file, errors, warnings)
         images[split] = _check_images(coco, folders[split], split, file, errors, warnings)
-        boxes = _check_annotations(coco, images[split], names[split], file, errors, warnings)
+        boxes = _check_annotations(coco, images[split], names[split], split, file, errors, warnings)
         check_areas([(number, box, area) for number, (_, _, box, area, crowd) in boxes.items() if not crowd], file, warnings)
         sound = list(boxes.values())
         _warn_same_boxes(sound, file, warnings)
@@ -313,6 +313,7 @@ def _check_annotations(
     coco: Mapping[str, Any],
     images: Mapping[int, Mapping[str, Any]],
     names: Mapping[int, str],
+    split: str,
     file: str,
     errors: Findings,
     warnings: Findings,
@@ -349,7 +350,7 @@ def _check_annotations(
         if box is None:
             continue
         x, y, width, height = box
-        area, flat = entry.get("area"), width == 0 or height == 0
+        area = entry.get("area")
         if area is None:
             no_area += 1
             area = width * height
@@ -373,15 +374,7 @@ def _check_annotations(
                 warnings.add("boxes slightly outside their image", message, file, place)
             if width * height >= WHOLE_IMAGE * size[0] * size[1]:
                 warnings.add("boxes over the whole image", "the box covers the whole image; it may be right", file, place)
-        if flat:
-            message = f"bbox {show(list(box))} has no width or no height: training skips it, evaluation counts it as missed"
-            warnings.add("boxes without height or width are skipped in training", message, file, place)
-        elif min(width, height) < MIN_BOX_PX:
-            message = f"bbox {show(list(box))} is thinner than a pixel: training skips it"
-            warnings.add("boxes thinner than a pixel are skipped in training", message, file, place)
-        elif size and not is_learned(box, size):
-            message = f"bbox {show(list(box))} does not meet its image of {size[0]}x{size[1]} px"
-            warnings.add("boxes beside their image are skipped in training", message, file, place)
+        _warn_not_learned(box, size, split == "train", file, place, warnings)
         sound[number if is_id(number) else -1 - index] = (image_id, category_id, box, float(area), bool(crowd))
     if no_area:
         warnings.add("annotations without an area", f"{no_area} annotations have no area; width x height is used", file)
@@ -405,6 +398,24 @@ def _check_box(box: Any, file: str, place: str, errors: Findings) -> tuple[float
         errors.add("boxes of negative width or height", message, file, place)
         return None
     return box
+
+
+def _warn_not_learned(
+    box: tuple[float, ...], size: tuple[int, int] | None, training: bool, file: str, place: str, warnings: Findings
+) -> None:
+    """Warn of a box that training skips, or that evaluation counts although nothing can find it."""
+    if min(box[2:]) == 0:
+        kind, what = "boxes without height or width", "has no width or no height"
+    elif min(box[2:]) < MIN_BOX_PX:
+        kind, what = "boxes thinner than a pixel", "is thinner than a pixel"
+    elif size and not is_learned(box, size):
+        kind, what = "boxes beside their image", f"does not meet its image of {size[0]}x{size[1]} px"
+    else:
+        return
+    so, one = "are skipped in training", "training skips it"
+    if not training:
+        so, one = "count in evaluation all the same", "evaluation counts it all the same, as pycocotools does"
+    warnings.add(f"{kind} {so}", f"bbox {show(list(box))} {what}: {one}", file, place)
 
 
 def _warn_same_boxes(sound: list[Box], file: str, warnings: Findings) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gfl_lab import naming
+from gfl_lab.data.layout import image_file
 from gfl_lab.errors import Problem, StoreError
 from gfl_lab.rundir import read_json
 from gfl_lab.storage import Storage, is_plain_name
@@ -52,8 +53,10 @@ def push_dataset(storage: Storage, digest: str, paths: Mapping[str, str], say: C
         images = "images" if shared else split
         annotations = Path(paths[f"{split}_annotations"])
         members[f"{split}.json"] = annotations
+        folder_of_images = Path(paths[f"{split}_images"])
         for image in json.loads(annotations.read_bytes())["images"]:
-            members[f"{images}/{image['file_name']}"] = Path(paths[f"{split}_images"]) / image["file_name"]
+            file = image_file(folder_of_images, image["file_name"])  # under the name that it has here: it is found by it there too
+            members[f"{images}/{file.relative_to(folder_of_images).as_posix()}"] = file
         found |= {f"{split}_annotations": f"{split}.json", f"{split}_images": images}
     there = storage.list(folder)
     archives = []

@@ -15,6 +15,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#6b4e9b", "#56b4e9")
 TRUTH = "#e69f00"
 SHORT_SIDE = 720
 """px: smaller images are enlarged to about this, so that bars of a few px are seen."""
+LONG_SIDE = 4096
+"""px: no image is enlarged beyond this, so that a panorama needs no gigabytes."""
 _BAR = 64
 """px: length of the highest bar of a side."""
 _MARGIN = 56
@@ -34,7 +36,7 @@ def draw(image: np.ndarray, boxes: Sequence[BoxView], *, distributions: bool = T
         boxes: best first; drawn from the last to the first, so that the best lie on top.
     """
     height, width = image.shape[:2]
-    factor = max(1, round(SHORT_SIDE / min(height, width)))
+    factor = _enlargement(height, width)
     margin = _MARGIN if distributions else 0
     canvas = Image.new("RGBA", (width * factor + 2 * margin, height * factor + 2 * margin), "white")
     canvas.paste(Image.fromarray(image).resize((width * factor, height * factor), Image.Resampling.BICUBIC), (margin, margin))
@@ -53,7 +55,7 @@ def close_up(image: np.ndarray, box: BoxView, side: str, size: int = 300) -> Ima
     """
     view = replace(box, sides=tuple(each for each in box.sides if each.side == side), detection=box.gt or box.detection, category="")
     height, width = image.shape[:2]
-    factor = max(1, round(SHORT_SIDE / min(height, width)))
+    factor = _enlargement(height, width)
     picture = draw(image, [view])
     x1, y1, x2, y2 = view.prediction or (0, 0, width, height)
     for each in view.sides:
@@ -65,6 +67,11 @@ def close_up(image: np.ndarray, box: BoxView, side: str, size: int = 300) -> Ima
     cut = Image.new("RGB", (round(2 * half), round(2 * half)), "white")
     cut.paste(picture, (round(half - x), round(half - y)))
     return cut.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def _enlargement(height: int, width: int) -> int:
+    """How many times an image is enlarged."""
+    return max(1, min(round(SHORT_SIDE / min(height, width)), LONG_SIDE // max(height, width)))
 
 
 def _draw_box(pen: ImageDraw.ImageDraw, box: BoxView, colour: str, factor: int, margin: int, distributions: bool) -> None:
