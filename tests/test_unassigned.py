@@ -129,7 +129,7 @@ SHAPES = [(40, 30), (320, 240), (640, 480), (300, 500), (900, 33), (33, 700), (1
 def test_what_is_counted_is_what_the_head_does_not_learn(
     seed: int, strides: tuple[int, ...], scale: float, topk: int, into: tuple[int, int], pad_to: int
 ) -> None:
-    """Boxes of no round numbers: of equally near anchors training may take another one as candidate."""
+    """Also boxes of whole px, which often lie equally far from several anchors, and copies."""
     own = Settings(
         strides=strides, anchor_scale=scale, atss_topk=topk, image_size=into, pad_to=pad_to, head_channels=8, neck_channels=8, head_convs=1
     )
@@ -138,10 +138,13 @@ def test_what_is_counted_is_what_the_head_does_not_learn(
     image = np.sort(rng.integers(3, size=int(rng.integers(1, 40))))
     corner = rng.uniform(0, sizes[image] * 0.95)
     far = np.minimum(corner + np.exp(rng.uniform(0, math.log(400), corner.shape)), sizes[image])
+    if whole := rng.random() < 0.5:
+        sizes[:] = into  # not scaled
+        corner, far = np.floor(corner), np.floor(corner) + np.ceil(far - corner)
     boxes = Boxes(np.concatenate([corner, far], axis=1).astype(np.float32), image, sizes)
     if rng.random() < 0.3:  # twins
         boxes.xyxy[1:][image[1:] == image[:-1]] = boxes.xyxy[:-1][image[1:] == image[:-1]]
-    found = assign(boxes, Pyramid.of(own))
+    found = assign(boxes, Pyramid.of(own), told.nearest_of if whole else None)
     np.testing.assert_array_equal(found.causes < 0, learnt_by_the_head(own, boxes))
     assert sum(int(found.having(cause).sum()) for cause in Cause) == found.unassigned == int((found.causes >= 0).sum())
 
@@ -182,7 +185,7 @@ def test_real_data_agrees_with_the_side_distances_of_torch(name: str, profile: s
         pytest.skip(f"../shared/data/{name} is not there")
     own = resolve_settings(load_profile(ROOT / f"experiments/profiles/{profile}.yaml").settings)
     paths = coco.find_dataset(SHARED / name)
-    found = find_unassigned(training_boxes(paths), own, propose_above=1)
+    found = find_unassigned(training_boxes(paths), own, propose_above=1, nearest_of=told.nearest_of)
     classes = coco.check_dataset(SHARED / name, decode=False).classes
     other = side_distances(paths, classes, own)
     assert (found.images, found.boxes, found.unassigned) == (other.images, other.boxes, other.boxes_without_cells)
@@ -280,6 +283,21 @@ def test_odd_boxes(xyxy: list[list[float]], size: tuple[int, int]) -> None:
         found = find_unassigned(boxes_of(xyxy, size), own)
         assert found.boxes == len(xyxy) and sum(reason.boxes for reason in found.reasons) == found.unassigned
         assert json.dumps(found.to_dict(), allow_nan=False) and "\n".join(found.lines()) and found.summary
+
+
+def test_locations_equally_far_are_asked_for() -> None:
+    """Around (16, 16) the 9 nearest anchors are the 3 x 3; of the 16 around (20, 20) 12 are nearest: 4, then 8 at the same distance."""
+    asked: list[tuple[int, int]] = []
+
+    def first(distances: np.ndarray, many: int) -> np.ndarray:
+        asked.append(distances.shape)
+        assert distances.dtype == np.float32 and many == 9
+        return np.argsort(distances, axis=1, kind="stable")[:, :many]
+
+    found = assign(boxes_of([[12, 12, 20, 20], [4, 4, 36, 36], [8, 8, 24, 24]], (64, 64)), ANCHORS_OF_16, first)
+    assert asked == [(1, 64)]
+    plain = assign(boxes_of([[12, 12, 20, 20], [4, 4, 36, 36], [8, 8, 24, 24]], (64, 64)), ANCHORS_OF_16)
+    np.testing.assert_array_equal(found.causes, plain.causes)
 
 
 def test_own_assigners_and_heads_are_not_analysed() -> None:

@@ -106,6 +106,7 @@ def _locate(path: Path, settings: Any) -> Unassigned:
     """The boxes of a valid data set that no location learns."""
     from rich.progress import Progress
 
+    from gfl_lab.cli.unassigned import nearest_of
     from gfl_lab.data.coco import find_dataset
     from gfl_lab.data.unassigned import find_unassigned, training_boxes
 
@@ -113,7 +114,7 @@ def _locate(path: Path, settings: Any) -> Unassigned:
     boxes = training_boxes(find_dataset(path))
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("trying other settings")
-        return find_unassigned(boxes, settings, progress=lambda done, of: bar.update(task, completed=done, total=of))
+        return find_unassigned(boxes, settings, nearest_of=nearest_of, progress=lambda done, of: bar.update(task, completed=done, total=of))
 
 
 def _measure(path: Path, classes: tuple[str, ...], settings: Any, reg_max: int | None, bin_width: float | None) -> SideDistances:

@@ -87,6 +87,13 @@ def say_unassigned(groups: Sequence[dict[str, Any]], plan: Any, data: Path | Non
             say(f"warning{who}: {group['summary']}{look}")
 
 
+def nearest_of(distances: Any, many: int) -> Any:
+    """``assignment.NearestOf``: what training chooses among locations at the same distance. Loads torch."""
+    import torch
+
+    return torch.from_numpy(distances).topk(many, dim=1, largest=False).indices.numpy()
+
+
 class _Boxes:
     """The training boxes of a data set, read when they are asked for."""
 
@@ -116,7 +123,10 @@ def _kept(settings: Any, pyramid: Any, data_digest: str, boxes: _Boxes, tree: Ru
             return kept
     except (OSError, ValueError):
         pass  # not there, or damaged: it is made again
-    found = _plain(find_unassigned(boxes.get(), settings, most=MOST_BOXES, propose_above=NOTEWORTHY).to_dict())
+    report = find_unassigned(boxes.get(), settings, most=MOST_BOXES, propose_above=1)
+    if report.share > NOTEWORTHY / 2:  # worth loading torch, if locations are equally far from boxes
+        report = find_unassigned(boxes.get(), settings, most=MOST_BOXES, propose_above=NOTEWORTHY, nearest_of=nearest_of)
+    found = _plain(report.to_dict())
     write_json(file, found)
     return found
 

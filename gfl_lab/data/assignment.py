@@ -2,13 +2,14 @@
 
 The anchors of a level are a regular grid, so the nearest to a box are found around it, instead of among all anchors of the
 image as ``detector/assign.py`` does in training. The arithmetic is that of training, operation by operation in float32. One
-thing is left open there: which of several anchors at the same distance from a box are candidates. Here they are the first by
-row and column.
+thing it does not settle: which of several anchors at the same distance from a box are candidates. Without ``nearest_of`` they
+are the first by row and column.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -25,6 +26,8 @@ CHUNK = 2**21
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+NearestOf = Callable[[Floats, int], Ints]
+"""Of distances (G, A) and k: indices (G, k) of the k least of each row, chosen among equal ones as training does."""
 
 
 class Cause(StrEnum):
@@ -133,15 +136,19 @@ def scaled_size(width: float, height: float, into: tuple[int, int]) -> tuple[int
     return max(1, int(width * factor + 0.5)), max(1, int(height * factor + 0.5))
 
 
-def assign(boxes: Boxes, pyramid: Pyramid) -> Assignment:
-    """Assign every box to locations as training does, each image by itself, and say why a box has none."""
+def assign(boxes: Boxes, pyramid: Pyramid, nearest_of: NearestOf | None = None) -> Assignment:
+    """Assign every box to locations as training does, each image by itself, and say why a box has none.
+
+    Args:
+        nearest_of: asked for the candidates of boxes for which several locations at the same distance come into question.
+    """
     xyxy, padded = _scaled(boxes, pyramid)
     number = len(xyxy)
     found = _Found(*(np.zeros(number, bool) for _ in range(4)), [])
     cells = (3 + math.isqrt(pyramid.topk - 1)) | 1  # a square of topk locations, and one more around it
     step = max(1, CHUNK // (cells * cells * len(pyramid.strides)))
     for start in range(0, number, step):
-        _candidates(slice(start, start + step), xyxy, padded[boxes.image[start : start + step]], pyramid, cells, found)
+        _candidates(slice(start, start + step), xyxy, padded[boxes.image[start : start + step]], pyramid, cells, nearest_of, found)
     learnt, distances = _settle(found.positives, boxes.image, xyxy)
 
     causes = np.full(number, -1)
@@ -195,7 +202,9 @@ def _axis(stride: int, count: int, anchor: np.float32) -> tuple[Floats, Floats, 
     return near, far, (near + far) / np.float32(2)
 
 
-def _candidates(chunk: slice, every: Floats, padded: Ints, pyramid: Pyramid, cells: int, found: _Found) -> None:
+def _candidates(
+    chunk: slice, every: Floats, padded: Ints, pyramid: Pyramid, cells: int, nearest_of: NearestOf | None, found: _Found
+) -> None:
     """Find the candidates of a chunk of boxes on all levels, and those that are positive."""
     xyxy = every[chunk]
     centers = (xyxy[:, :2] + xyxy[:, 2:]) / np.float32(2)
@@ -203,7 +212,9 @@ def _candidates(chunk: slice, every: Floats, padded: Ints, pyramid: Pyramid, cel
     for level, stride in enumerate(pyramid.strides):
         counts = -(-padded // stride)
         near, far, middle = _axis(stride, int(counts.max(initial=1)), np.float32(stride) * np.float32(pyramid.anchor_scale))
-        col, row, real = _nearest(centers, counts, middle, stride, pyramid.topk, cells)
+        col, row, real, tied = _nearest(centers, counts, middle, stride, pyramid.topk, cells)
+        if nearest_of:
+            _untie(np.flatnonzero(tied), centers, counts, middle, nearest_of, (col, row))
         iou = _iou((near[col], near[row], far[col], far[row]), xyxy)
         x, y = middle[col], middle[row]
         sides = (x - xyxy[:, 0, None], y - xyxy[:, 1, None], xyxy[:, 2, None] - x, xyxy[:, 3, None] - y)
@@ -220,8 +231,10 @@ def _candidates(chunk: slice, every: Floats, padded: Ints, pyramid: Pyramid, cel
     found.positives.append((box + (chunk.start or 0), location[at], iou[at], stride[at], x[at], y[at]))
 
 
-def _nearest(centers: Floats, counts: Ints, middle: Floats, stride: int, topk: int, cells: int) -> tuple[Ints, Ints, Flags]:
+def _nearest(centers: Floats, counts: Ints, middle: Floats, stride: int, topk: int, cells: int) -> tuple[Ints, Ints, Flags, Flags]:
     """Column and row of the ``topk`` locations of a level nearest to each box's center, and which of them exist: all (G, topk).
+
+    The last result, (G,), says where a further location is as near as the farthest of them.
 
     Args:
         centers: (G, 2) px.
@@ -248,8 +261,12 @@ def _nearest(centers: Floats, counts: Ints, middle: Floats, stride: int, topk: i
     distance[~(col_real[:, None, :] & row_real[:, :, None])] = np.inf
     distance = distance.reshape(len(centers), -1)
     many = min(topk, distance.shape[1])
-    order = np.argsort(distance, axis=1, kind="stable")[:, :many]
-    farthest = np.take_along_axis(distance, order, axis=1)
+    order = np.argsort(distance, axis=1, kind="stable")
+    farthest = np.take_along_axis(distance, order[:, : many + 1], axis=1)
+    tied = np.zeros(len(centers), bool)
+    if farthest.shape[1] > many:
+        tied = (farthest[:, many - 1] == farthest[:, many]) & np.isfinite(farthest[:, many])
+    order, farthest = order[:, :many], farthest[:, :many]
     real = np.isfinite(farthest)
     beyond = np.minimum(beyond_x, beyond_y)
     col = np.take_along_axis(cols, order % cols.shape[1], axis=1)
@@ -261,8 +278,22 @@ def _nearest(centers: Floats, counts: Ints, middle: Floats, stride: int, topk: i
     cells = 2 * cells + 1
     step = max(1, CHUNK // cells**2)
     for again in (short[start : start + step] for start in range(0, len(short), step)):
-        col[again], row[again], real[again] = _nearest(centers[again], counts[again], middle, stride, topk, cells)
-    return col, row, real
+        col[again], row[again], real[again], tied[again] = _nearest(centers[again], counts[again], middle, stride, topk, cells)
+    return col, row, real, tied
+
+
+def _untie(tied: Ints, centers: Floats, counts: Ints, middle: Floats, nearest_of: NearestOf, found: tuple[Ints, Ints]) -> None:
+    """Put the columns and rows in ``found`` that ``nearest_of`` chooses for the boxes ``tied``, among all locations of the level."""
+    col, row = found
+    shapes, group = np.unique(counts[tied], axis=0, return_inverse=True)
+    for number, (cols, rows) in enumerate(shapes.tolist()):
+        own = tied[group.reshape(-1) == number]
+        step = max(1, CHUNK // (cols * rows))
+        for part in (own[start : start + step] for start in range(0, len(own), step)):
+            x, y = middle[:cols] - centers[part, 0, None], middle[:rows] - centers[part, 1, None]
+            distance = np.sqrt((x * x)[:, None, :] + (y * y)[:, :, None]).reshape(len(part), -1)
+            index = nearest_of(distance, col.shape[1])
+            col[part], row[part] = index % cols, index // cols
 
 
 def _iou(anchor: tuple[Floats, Floats, Floats, Floats], xyxy: Floats) -> Floats:

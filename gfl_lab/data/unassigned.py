@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from gfl_lab import naming
-from gfl_lab.data.assignment import Assignment, Boxes, Cause, Pyramid, assign
+from gfl_lab.data.assignment import Assignment, Boxes, Cause, NearestOf, Pyramid, assign
 from gfl_lab.data.coco import MIN_BOX_PX, MIN_SIDE_PX, CocoPaths, load_coco
 from gfl_lab.spec.settings import BUILT_IN, Settings
 
@@ -223,6 +223,7 @@ def find_unassigned(
     settings: Settings,
     most: int | None = None,
     propose_above: float = 0.0,
+    nearest_of: NearestOf | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Unassigned:
     """Count the boxes without a location, say why, and try other settings where there are some.
@@ -235,13 +236,14 @@ def find_unassigned(
         settings: of a variant for which ``why_not_analysed`` has no objection.
         most: boxes to look at; of more, those of a sample of the images.
         propose_above: share of boxes without a location above which other settings are tried.
+        nearest_of: see ``assign``.
         progress: called with the settings tried and all of them.
     """
     every, pyramid = boxes, Pyramid.of(settings)
     boxes = boxes if most is None else boxes.sample(most)
-    now = assign(boxes, pyramid)
+    now = assign(boxes, pyramid, nearest_of)
     propose = now.unassigned > propose_above * len(boxes)
-    proposals, tried = _propose(boxes, settings, now, progress) if propose else ([], 0)
+    proposals, tried = _propose(boxes, settings, now, nearest_of, progress) if propose else ([], 0)
     return Unassigned(
         *(pyramid.strides, pyramid.anchor_scale, pyramid.topk, pyramid.image_size, pyramid.pad_to),
         *(len(boxes.sizes), len(boxes), len(every.sizes), len(every), now.unassigned),
@@ -314,18 +316,20 @@ class _Trial:
         return (1, self.effort, share) if share <= NOTEWORTHY else (2, share, self.effort)
 
 
-def _propose(boxes: Boxes, settings: Settings, now: Assignment, progress: Callable[[int, int], None] | None) -> tuple[list[Proposal], int]:
+def _propose(
+    boxes: Boxes, settings: Settings, now: Assignment, nearest_of: NearestOf | None, progress: Callable[[int, int], None] | None
+) -> tuple[list[Proposal], int]:
     """The best other settings, and how many were tried.
 
     All are tried on a sample; the best of each kind are counted on all boxes. Two kinds together are tried where one alone
     leaves too many.
     """
     sample = boxes.sample(SCREENED)
-    current = now.unassigned if sample is boxes else assign(sample, Pyramid.of(settings)).unassigned
+    current = now.unassigned if sample is boxes else assign(sample, Pyramid.of(settings), nearest_of).unassigned
     wanted = list(_changes(settings))
     done: list[_Trial] = []
     for number, trial in enumerate(wanted):
-        done.append(_count(sample, trial))
+        done.append(_count(sample, trial, nearest_of))
         if progress:
             progress(number + 1, len(wanted))
     chosen = [trial for kind in KINDS for trial in _best([t for t in done if kind in t.change], current)]
@@ -336,11 +340,11 @@ def _propose(boxes: Boxes, settings: Settings, now: Assignment, progress: Callab
             for one, other in itertools.combinations(chosen, 2)
             if one.change.keys().isdisjoint(other.change)
         ]
-        both = [_count(sample, trial) for trial in pairs if trial]
+        both = [_count(sample, trial, nearest_of) for trial in pairs if trial]
         done += both
         chosen += sorted((trial for trial in both if trial.unassigned <= BETTER * alone), key=lambda trial: trial.rank)[:2]
     if sample is not boxes:
-        chosen = [_count(boxes, trial) for trial in chosen]
+        chosen = [_count(boxes, trial, nearest_of) for trial in chosen]
     chosen = sorted((trial for trial in chosen if trial.unassigned <= BETTER * now.unassigned), key=lambda trial: trial.rank)
     chosen = [trial for trial in chosen if not _is_superfluous(trial, chosen)]
     return [Proposal(t.change, t.unassigned, _cost(t, settings), _clip_of(t)) for t in chosen], len(done)
@@ -379,8 +383,8 @@ def _locations(settings: Settings) -> float:
     return sum(1 / stride**2 for stride in settings.strides)
 
 
-def _count(boxes: Boxes, trial: _Trial) -> _Trial:
-    found = assign(boxes, Pyramid.of(trial.settings))
+def _count(boxes: Boxes, trial: _Trial, nearest_of: NearestOf | None) -> _Trial:
+    found = assign(boxes, Pyramid.of(trial.settings), nearest_of)
     reach = (trial.settings.reg_max - 0.1) * trial.settings.bin_width
     clipped = float((found.distances > reach).mean()) if found.distances.size else 0.0
     return replace(trial, unassigned=found.unassigned, boxes=len(boxes), clipped=clipped)
