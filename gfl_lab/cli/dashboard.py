@@ -20,7 +20,7 @@ def command(port: int) -> None:
     port = free_port(port)
     arguments = [
         sys.executable, "-P", "-m", "dashboard", "--server.address=127.0.0.1", f"--server.port={port}", "--server.headless=true",
-        "--browser.gatherUsageStats=false", "--server.fileWatcherType=none", "--client.toolbarMode=minimal",
+        "--browser.gatherUsageStats=false", "--browser.serverAddress=localhost", "--server.fileWatcherType=none", "--client.toolbarMode=minimal",
     ]  # fmt: skip
     say(f"dashboard: http://127.0.0.1:{port}  over {home()}  (Ctrl-C ends it)")
     os.execvpe(sys.executable, arguments, os.environ | {"GFL_LAB_HOME": str(home())})

@@ -118,10 +118,15 @@ def command(
                 engine = engines.make_executor(executor, share, address, len(machine.gpus), stop, optional, TRIAL_ENTRY)
             if executor == "inline":
                 share = dataclasses.replace(share, slots=1)
-            device = "" if address else resources.device_of(machine, share.gpus)
+            if pending and address and executor == "ray":
+                starting = engines.Engine(engine)
+                share = engines.on_cluster(starting, engine)
+                limit = parse_budget(budget, share.gpus)
+            # The kind of a cluster's GPU is not known here.
+            device = resources.device_of(machine, share.gpus) if not address else "" if share.gpus else "cpu"
             expected = estimates(pending, plan, tree, share, device, paces)
             _say_plan(plan, found, pending, share, expected)
-            check_budget(limit, expected, share, slots_known=not address)
+            check_budget(limit, expected, share)
             for backbone in sorted({t.spec.settings.backbone for t in pending if t.spec.settings.weights == "pretrained"}):
                 from gfl_lab.train.checkpoint import fetch_pretrained
 
