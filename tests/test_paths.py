@@ -136,6 +136,19 @@ def test_an_account_that_is_not_there(cli: Cli) -> None:
     assert code == 2 and "no path here" in err
 
 
+def test_the_hint_on_where_to_look_helps_where_it_is_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from gfl_lab.cli import output
+
+    monkeypatch.delenv("GFL_LAB_PAGES", raising=False)
+    for inside, words in ((False, "gfl-lab dashboard"), (True, "outside of this container")):
+        monkeypatch.setattr(output, "in_container", lambda inside=inside: inside)
+        assert words in output.look_closer()
+        output.warn_of_container()
+        assert bool(capsys.readouterr().err) is inside
+    monkeypatch.setenv("GFL_LAB_PAGES", "http://localhost:8501")
+    assert output.look_closer() == "look closer:  http://localhost:8501"
+
+
 def test_messages_show_what_cannot_be_printed() -> None:
     assert addresses.shown("a\n\x1b[2J") == r"'a\n\x1b[2J'" and addresses.shown("細") == "'細'"
 

@@ -13,7 +13,7 @@ import click
 
 from gfl_lab.cli import engine as engines
 from gfl_lab.cli.costs import budget_option, check_budget, cost_text, parse_budget, share_of
-from gfl_lab.cli.output import consoles, plural, print_json, say
+from gfl_lab.cli.output import consoles, look_closer, plural, print_json, say
 from gfl_lab.cli.prepare import experiment_argument, plan_options, prepare, read_files
 from gfl_lab.errors import ExitCode, InputError, Problem
 
@@ -296,7 +296,7 @@ def _finish(plan: Any, tree: Any, folder: Path, mirror: Any, as_json: bool) -> E
     if not mirror.finish():
         say(f"warning: {mirror.shortfall}")
     say(f"table written to {folder} (json, md, csv, tex, html)")
-    say("look closer:  gfl-lab dashboard   or   gfl-lab ui")
+    say(look_closer())
     if failed:
         return ExitCode.TRIALS_FAILED
     return ExitCode.UNFAIR if problems else ExitCode.DONE
