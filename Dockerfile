@@ -15,10 +15,11 @@ RUN pip install --no-deps -r requirements.txt
 # The build tools are pinned too (pyproject.toml, build-system and build-constraint-dependencies), so no build isolation.
 # Editable, so that the profiles in /app/experiments are found.
 RUN pip install --no-deps hatchling==1.33.0 packaging==26.3 pathspec==1.1.1 pluggy==1.7.0 trove-classifiers==2026.9.21.13 editables==0.6
-COPY pyproject.toml README.md ./
-COPY gfl_lab ./gfl_lab
-COPY dashboard ./dashboard
-COPY experiments ./experiments
+# With the owner that runs them: a checkout under umask 077 has files that nobody else may read.
+COPY --chown=lab:lab pyproject.toml README.md ./
+COPY --chown=lab:lab gfl_lab ./gfl_lab
+COPY --chown=lab:lab dashboard ./dashboard
+COPY --chown=lab:lab experiments ./experiments
 RUN pip install --no-deps --no-build-isolation -e .
 
 USER 1000:1000

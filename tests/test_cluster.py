@@ -74,8 +74,8 @@ class Lab:
             return []
         return [trial for trial in self.trials(file) if max((line["step"] for line in trial.metric_lines()), default=0) == HELD_AT - 1]
 
-    def whole(self, file: Path, driver: subprocess.Popen[str]) -> None:
-        """The driver ends with 0, each trial has counted each step once, and the table has every number."""
+    def whole(self, file: Path, driver: subprocess.Popen[str]) -> str:
+        """The driver ends with 0, each trial has counted each step once, and the table has every number. What it said."""
         out, err = driver.communicate(timeout=240)
         assert driver.returncode == 0, out + err
         assert "Traceback" not in out + err
@@ -84,6 +84,7 @@ class Lab:
             assert [line["step"] for line in trial.metric_lines() if line["kind"] == "train"] == list(range(1, STEPS + 1))
         table = json.loads((self.tree.experiment(file.stem, "tiny") / "table.json").read_text())
         assert [[trial["state"] for trial in row["trials"]] for row in table["rows"]] == [["done"] * (len(self.trials(file)) // 2)] * 2
+        return err
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,9 @@ def test_a_run_uses_every_node_but_the_head(lab: Lab) -> None:
     driver = lab.start(file, "--seeds", "0,1")
     lab.until(driver, lambda: len(lab.held(file)) == 4, "four trials at once")
     lab.release()
-    lab.whole(file, driver)
+    err = lab.whole(file, driver)
+    assert "room for 4 trials at once" in err and "4 trials to train, 0 reused; 4 at once, each on 1 core;" in err
+    assert "no GPU" in err and "GPU-hours" not in err
     assert nodes_of(lab.trials(file)) == {node.name for node in lab.cluster.nodes[1:]}
     assert all(len({place["pid"] for place in places(trial)}) == 1 for trial in lab.trials(file))
 
@@ -201,6 +204,36 @@ def test_half_a_gpu_each_is_two_trials_on_a_gpu_and_never_three(lab: Lab) -> Non
     assert nodes_of(trials) == {node.name}
     spans = [(began["began"], ended["ended"]) for began, ended in map(places, trials)]
     assert max(sum(began <= moment < ended for began, ended in spans) for moment, _ in spans) == 2
+
+
+def health(node: Node) -> tuple[int, str]:
+    """Exit code and words of the node's health check."""
+    asked = node.start(sys.executable, "-m", "gfl_lab.orchestrate.node_health", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = asked.communicate(timeout=120)
+    return asked.returncode, out + err
+
+
+def raylets(node: Node) -> set[int]:
+    return {process.pid for process in node.processes() if process.name() == "raylet"}
+
+
+def test_a_node_is_healthy_while_the_head_counts_it(lab: Lab) -> None:
+    """The head is started anew, under the same address: the nodes' daemons live on for a while, in no cluster."""
+    head, worker = lab.cluster.head, lab.cluster.nodes[-1]
+    assert health(head)[0] == health(worker)[0] == 0
+    before = raylets(worker)
+    for process in head.processes():
+        if process.name() == "gcs_server":
+            process.kill()
+    code, text = health(worker)
+    assert code == 1 and "does not answer" in text
+    wait_for(lambda: health(head)[0] == 0, "the new head")
+    code, text = health(worker)
+    if raylets(worker) == before:
+        assert code == 1 and "among the living" in text, text
+    for node in lab.cluster.nodes:
+        wait_for(lambda node=node: health(node)[0] == 0, f"{node.name} in the new cluster")
+    assert raylets(worker) and not raylets(worker) & before
 
 
 def test_more_than_any_node_has_is_refused(lab: Lab) -> None:

@@ -391,3 +391,20 @@ def test_a_warm_up_measures_and_a_spent_budget_stops(small: Path, tmp_path: Path
     assert next(trial for trial in tree.trials() if trial.result()).file(naming.LAST_CHECKPOINT).exists()
     cost = spent(tree.experiment("small", "small") / naming.COST)
     assert cost.wall_s >= 6 and 0 < cost.core_s <= cost.wall_s
+
+
+@pytest.mark.parametrize(
+    "nodes,cpus,gpus,slots",
+    [
+        ([{"CPU": 2}, {"CPU": 2}, {}], 1, 0, 4),
+        ([{"CPU": 3}, {"CPU": 3}], 2, 0, 2),  # a trial runs on one node
+        ([{"CPU": 8, "GPU": 1}, {"CPU": 8}], 1, 1, 1),
+        ([{"CPU": 8, "GPU": 2}], 1, 0.3, 6),
+        ([{"CPU": 8, "GPU": 3}, {"CPU": 1, "GPU": 4}], 2, 2, 1),
+        ([{"CPU": 0.5}], 1, 0, 0),
+    ],
+)
+def test_trials_at_once_on_a_cluster_are_those_that_fit_on_each_node(nodes: list[dict[str, float]], cpus: int, gpus: float, slots: int) -> None:  # fmt: skip
+    from gfl_lab.orchestrate.resources import share_of_nodes
+
+    assert share_of_nodes(nodes, cpus, gpus) == Share(cpus, gpus, slots)

@@ -41,6 +41,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(resources, "_gpus", lambda: ())
     monkeypatch.setattr("gfl_lab.cli.doctor._detector", lambda: iter(()))  # slow, and not asked here
+    monkeypatch.setattr("gfl_lab.cli.doctor._sockets", lambda: iter(()))  # pytest's folders are longer than a socket's may be
     return runner(monkeypatch, capsys, "doctor")
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
+import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ import yaml
 from gfl_lab.cli.main import _VERBS, cli
 from gfl_lab.spec.files import ExperimentFile, Profile, find_profile, load_experiment, load_profile
 from gfl_lab.spec.settings import Settings, group_of, help_of
+from tests.support.nodes import why_not
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -202,8 +206,87 @@ def test_only_mlflow_reaches_the_database_and_the_storage() -> None:
 @pytest.mark.parametrize("name", sorted(OURS - {"s3-bucket"}))
 def test_a_health_check_is_valid_python(name: str) -> None:
     program, flag, code = SERVICES[name]["healthcheck"]["test"][1:]
-    assert (program, flag) == ("python", "-c")
-    compile(code, name, "exec")
+    assert program == "python" and flag in ("-c", "-m")
+    if flag == "-c":
+        compile(code, name, "exec")
+    else:
+        assert importlib.util.find_spec(code)
+
+
+def test_one_service_builds_the_image_and_the_others_wait_for_it() -> None:
+    image = SERVICES["s3-bucket"]["image"]
+    assert [name for name, service in SERVICES.items() if "build" in service] == ["s3-bucket"]
+    for name, service in SERVICES.items():
+        if service["image"] != image or name == "s3-bucket":
+            continue
+        assert service["pull_policy"] == "never"
+        waits, seen = set(service["depends_on"]), set()
+        while waits - seen:
+            seen |= waits
+            waits = {other for one in waits for other in SERVICES[one].get("depends_on", {})}
+        assert "s3-bucket" in seen, f"{name} may start before its image is built"
+
+
+def test_user_1000_reads_what_is_copied_whatever_the_umask_of_the_checkout() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    copies = re.findall(r"^COPY (.+)$", text, re.MULTILINE)
+    assert all("--chown=lab:lab" in line for line in copies if "requirements.txt" not in line), "pip reads that one, as root"
+
+
+def test_streamlit_is_told_its_address() -> None:
+    """Else it asks for the machine's outer one, at a server in the internet."""
+    from gfl_lab.cli import dashboard
+
+    option = "--browser.serverAddress=localhost"
+    assert option in SERVICES["dashboard"]["command"] and option in Path(dashboard.__file__).read_text()
+    assert tomllib.loads((ROOT / "dashboard" / ".streamlit" / "config.toml").read_text())["browser"]["serverAddress"] == "localhost"
+
+
+ASKED = """
+import os, sys
+def note(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        target = arguments[1] if event == "socket.connect" else arguments[:1]
+        if isinstance(target, tuple):
+            with open(os.environ["ASKED"], "a") as log:
+                log.write(f"{target[0]}\\n")
+sys.addaudithook(note)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(why_not()), reason=why_not() or "-")
+def test_the_dashboard_of_the_container_asks_no_other_machine(tmp_path: Path) -> None:
+    """The command of the service, in a network namespace of its own: it listens on every address there."""
+    (tmp_path / "sitecustomize.py").write_text(ASKED)
+    command = [str(ROOT / part.removeprefix("/app/")) if part.startswith("/app/") else part for part in SERVICES["dashboard"]["command"]]
+    command[0:1] = [sys.executable, "-m", "streamlit"]
+    environment = os.environ | {
+        "PYTHONPATH": f"{tmp_path}:{ROOT}",
+        "ASKED": str(tmp_path / "asked"),
+        "GFL_LAB_HOME": str(tmp_path),
+        "HOME": str(tmp_path),
+    }
+    script = 'ip link set lo up; exec "$@"'
+    process = subprocess.Popen(
+        ["unshare", "--net", "sh", "-c", script, "sh", *command],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if "URL:" in line:
+                break
+        assert any("localhost:8501" in line for line in lines), lines
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+    asked = (tmp_path / "asked").read_text().split() if (tmp_path / "asked").exists() else []
+    assert set(asked) <= {"localhost", "127.0.0.1", "0.0.0.0", "::1", "::"}, asked
 
 
 def test_there_is_no_literal_secret() -> None:
@@ -289,7 +372,8 @@ def test_the_cluster_for_kuberay_is_closed_and_asks_for_its_token() -> None:
         assert [volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"]] == [claim["metadata"]["name"]]
         (container,) = pod["containers"]
         assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-        assert container["image"] == SERVICES["ray-head"]["image"] and container["livenessProbe"] and container["readinessProbe"]
+        assert container["image"] == SERVICES["ray-head"]["image"] and container["livenessProbe"]
+        assert container["readinessProbe"]["exec"]["command"] == SERVICES["ray-worker"]["healthcheck"]["test"][1:]
         assert [mount["mountPath"] for mount in container["volumeMounts"]] == ["/srv/gfl-lab"]
         assert not [entry["name"] for entry in container["env"] if re.search("TOKEN|PASSWORD|KEY", entry["name"])]
 
@@ -320,7 +404,9 @@ def test_the_image_is_built_from_pins() -> None:
     assert build.items() <= tools.items()
     assert tools.keys() <= build.keys() | {"editables"}
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    copied = {source for line in re.findall(r"^COPY (.+)$", text, re.MULTILINE) for source in line.split()[:-1]}
+    copied = {
+        source for line in re.findall(r"^COPY (.+)$", text, re.MULTILINE) for source in line.split()[:-1] if not source.startswith("--")
+    }
     assert copied == kept and all((ROOT / name).exists() for name in kept)
 
 

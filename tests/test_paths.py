@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from gfl_lab import addresses, naming, rundir
 from gfl_lab.addresses import file_uri, sqlite_path, sqlite_reader, sqlite_uri
-from gfl_lab.errors import InputError, StoreError
+from gfl_lab.errors import InputError, ResourceError, StoreError
 from gfl_lab.rundir import RunTree
 from gfl_lab.tracking import database
 from gfl_lab.tracking.mirror import Mirror
@@ -120,8 +120,8 @@ def test_the_run_tree_is_absolute_and_without_links(tmp_path: Path, monkeypatch:
     (tmp_path / "link").symlink_to(tmp_path / "real")
     (tmp_path / "real").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path))
-    for home_text in ("link/x", "./real/../real/x", "~/link/x"):
-        monkeypatch.setenv("GFL_LAB_HOME", home_text)
+    for path in ("link/x", "./real/../real/x", "~/link/x"):
+        monkeypatch.setenv("GFL_LAB_HOME", path)
         assert rundir.home() == tmp_path.resolve() / "real" / "x"
 
 
@@ -136,8 +136,52 @@ def test_an_account_that_is_not_there(cli: Cli) -> None:
     assert code == 2 and "no path here" in err
 
 
+def test_the_hint_on_where_to_look_helps_where_it_is_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from gfl_lab.cli import output
+
+    monkeypatch.delenv("GFL_LAB_PAGES", raising=False)
+    for inside, words in ((False, "gfl-lab dashboard"), (True, "outside of this container")):
+        monkeypatch.setattr(output, "in_container", lambda inside=inside: inside)
+        assert words in output.look_closer()
+        output.warn_of_container()
+        assert bool(capsys.readouterr().err) is inside
+    monkeypatch.setenv("GFL_LAB_PAGES", "http://localhost:8501")
+    assert output.look_closer() == "look closer:  http://localhost:8501"
+
+
 def test_messages_show_what_cannot_be_printed() -> None:
     assert addresses.shown("a\n\x1b[2J") == r"'a\n\x1b[2J'" and addresses.shown("細") == "'細'"
+
+
+def test_a_folder_too_long_for_sockets_is_told_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tempfile
+
+    from gfl_lab.cli.doctor import _sockets
+    from gfl_lab.orchestrate import ray_tune
+
+    most = ray_tune.SOCKET_BYTES - len(f"/{ray_tune.SCRATCH.format(os.getuid())}/r/{ray_tune._SOCKET}")
+    for length, fits in ((most, True), (most + 1, False)):
+        monkeypatch.setattr(tempfile, "tempdir", "/" + "d" * (length - 1))
+        ((ok, text),) = _sockets()
+        assert ok is fits and (fits or "Set TMPDIR" in text)
+    monkeypatch.setattr(tempfile, "tempdir", "/" + "細" * (most // 2))
+    assert not next(iter(_sockets()))[0], "bytes count, not characters"
+    executor = ray_tune.RayTuneExecutor(
+        cpus=1, gpus=0, gpu_optional=True, machine_cpus=1, machine_gpus=0, address=None, should_stop=lambda: False, preload="json"
+    )
+    monkeypatch.setattr(tempfile, "tempdir", "/" + "d" * 200)
+    with pytest.raises(ResourceError, match="too long for the sockets"):
+        executor.start()
+
+
+@pytest.mark.parametrize(
+    "address,reason,told",
+    [(None, "The current node timed out during startup.", "--executor inline"), (None, "x", "gfl-lab doctor"), ("h:1", "x", "token")],
+)
+def test_a_ray_that_does_not_start_is_told_with_the_way_out(address: str | None, reason: str, told: str) -> None:
+    from gfl_lab.orchestrate.ray_tune import _not_started
+
+    assert told in _not_started(address, reason).hint
 
 
 # --- files that are damaged -----------------------------------------------------------------------
@@ -267,7 +311,7 @@ def test_a_torn_plan_is_told_with_the_way_out(cli: Cli, tmp_path: Path, content:
 def test_doctor_replaces_a_damaged_database(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     from gfl_lab.cli import doctor
 
-    for check in ("_detector", "_packages"):
+    for check in ("_detector", "_packages", "_sockets"):
         monkeypatch.setattr(doctor, check, lambda: iter(()))
     for check in ("_processes", "_ray"):
         monkeypatch.setattr(doctor, check, lambda repair: iter(()))

@@ -52,13 +52,13 @@ def cost_text(cost: Any, expected: Any, share: Any) -> str:
     return f"expected time about {duration(cost.wall_s)}, {' and '.join(parts)}; rests on {rests_on(expected)}"
 
 
-def check_budget(limit: Any, expected: Any, share: Any, slots_known: bool = True) -> None:
+def check_budget(limit: Any, expected: Any, share: Any) -> None:
     """Refuse what is expected to cost more than the budget, or say that this cannot be told. Raises BudgetError."""
     from gfl_lab.orchestrate.cost import cost_of, rests_on
 
     if limit is None or not expected:
         return
-    over = limit.exceeded(expected, share) if slots_known or limit.unit != "wall" else None
+    over = limit.exceeded(expected, share)
     if over is None:
         say(
             f"note: no estimate is possible, so --budget {limit.text} is not checked beforehand; a run stops when it is spent. "

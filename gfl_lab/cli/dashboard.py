@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from gfl_lab.cli.output import say
+from gfl_lab.cli.output import say, warn_of_container
 from gfl_lab.cli.ports import free_port, port_option
 
 
@@ -17,10 +17,11 @@ def command(port: int) -> None:
     """Open the dashboard on 127.0.0.1: tables, curves, box distributions. Works while trials run. Ctrl-C ends it."""
     from gfl_lab.rundir import home
 
+    warn_of_container()
     port = free_port(port)
     arguments = [
         sys.executable, "-P", "-m", "dashboard", "--server.address=127.0.0.1", f"--server.port={port}", "--server.headless=true",
-        "--browser.gatherUsageStats=false", "--server.fileWatcherType=none", "--client.toolbarMode=minimal",
+        "--browser.gatherUsageStats=false", "--browser.serverAddress=localhost", "--server.fileWatcherType=none", "--client.toolbarMode=minimal",
     ]  # fmt: skip
     say(f"dashboard: http://127.0.0.1:{port}  over {home()}  (Ctrl-C ends it)")
     os.execvpe(sys.executable, arguments, os.environ | {"GFL_LAB_HOME": str(home())})

@@ -39,6 +39,7 @@ def command(repair: bool, as_json: bool) -> None:
         ("disk", _disk),
         ("processes", lambda: _processes(repair)),
         ("ray", lambda: _ray(repair)),
+        ("sockets", _sockets),
         ("plans", lambda: _plans(repair)),
         ("runs", lambda: _runs(repair)),
         ("mlflow", lambda: _mlflow(repair)),
@@ -167,6 +168,18 @@ def _ray(repair: bool) -> Lines:
             shutil.rmtree(folder, ignore_errors=True)
     # They take room, and nothing else: what is left of a clean run too is no fault.
     yield True, f"{plural(len(found), 'folder')} of dead Ray sessions in {scratch_dir()}" + (", removed" if repair else f"; {HOW}")
+
+
+def _sockets() -> Lines:
+    """Whether the folder for temporary files leaves room for the names of sockets."""
+    from gfl_lab.orchestrate.ray_tune import check_sockets
+
+    try:
+        check_sockets()
+    except GflLabError as error:
+        yield False, ". ".join((error.problems[0].message, error.problems[0].hint))
+    else:
+        yield True, "the path of the folder for temporary files is short enough for Ray's sockets"
 
 
 def _plans(repair: bool) -> Lines:

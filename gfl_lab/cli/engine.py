@@ -73,6 +73,19 @@ def gpus_of(engine: Any) -> float:
     return getattr(engine, "gpus", 0)
 
 
+def on_cluster(starting: Engine, executor: Any) -> Any:
+    """Wait until the executor has reached its cluster, say what that has, and return what a trial takes there and how many run at once."""
+    from gfl_lab.cli.output import plural
+    from gfl_lab.orchestrate.resources import share_of_nodes
+
+    starting.ready()
+    share = share_of_nodes(executor.nodes, executor.cpus, executor.gpus)
+    cpus, gpus = (sum(node.get(key, 0) for node in executor.nodes) for key in ("CPU", "GPU"))
+    has = f"{plural(round(cpus), 'CPU core')}, {plural(round(gpus), 'GPU') if gpus else 'no GPU'}"
+    say(f"cluster: {plural(len(executor.nodes), 'node')} with {has}; room for {plural(share.slots, 'trial')} at once now")
+    return share
+
+
 def how_to_run(share: Any, engine: Any, wish: Any) -> dict[str, Any]:
     """What a trial's process is told of its share. A cluster may have no GPU to take; who runs inline takes no more than one."""
     from gfl_lab.orchestrate.resources import loaders, processes_of

@@ -28,6 +28,28 @@ def say(text: str = "") -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def in_container() -> bool:
+    """Return True if this process runs in a container of Docker, Podman or Kubernetes."""
+    return os.path.exists("/.dockerenv") or os.path.exists("/run/.containerenv") or "KUBERNETES_SERVICE_HOST" in os.environ
+
+
+def look_closer() -> str:
+    """Return the line that says how to see the results: by commands, or by the addresses in GFL_LAB_PAGES."""
+    if pages := os.environ.get("GFL_LAB_PAGES"):
+        return f"look closer:  {pages}"
+    if in_container():
+        return "look closer:  outside of this container, with the dashboard and the MLflow server of its cluster (docs/deployment.md)"
+    return "look closer:  gfl-lab dashboard   or   gfl-lab ui"
+
+
+def warn_of_container() -> None:
+    """Say that a server in a container listens there alone, if this is one."""
+    if in_container():
+        say(
+            "warning: this listens on 127.0.0.1 of the container, which nobody outside of it reaches; docs/deployment.md has services that do"
+        )
+
+
 def print_json(value: Any) -> None:
     """JSON on stdout."""
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))

@@ -14,7 +14,7 @@ import click
 from gfl_lab.cli import engine as engines
 from gfl_lab.cli.costs import budget_option, check_budget, cost_text, parse_budget, share_of
 from gfl_lab.cli.numbers import Number, Whole
-from gfl_lab.cli.output import consoles, plural, print_json, say
+from gfl_lab.cli.output import consoles, look_closer, plural, print_json, say
 from gfl_lab.cli.prepare import experiment_argument, plan_options, prepare, read_files
 from gfl_lab.cli.refusals import check_address
 from gfl_lab.cli.unassigned import say_unassigned, unassigned_groups
@@ -141,7 +141,12 @@ def command(
                 engine = engines.make_executor(executor, share, address, len(machine.gpus), stop, optional, TRIAL_ENTRY)
             if executor == "inline":
                 share = dataclasses.replace(share, slots=1)
-            device = "" if address else resources.device_of(machine, share.gpus)
+            if pending and address and executor == "ray":
+                starting = engines.Engine(engine)
+                share = engines.on_cluster(starting, engine)
+                limit = parse_budget(budget, share.gpus)
+            # The kind of a cluster's GPU is not known here.
+            device = resources.device_of(machine, share.gpus) if not address else "" if share.gpus else "cpu"
             # A node that shares a storage alone does not see another trial's weights: there each trial trains.
             trainings = None if shared else Trainings([trial for trial in pending if trial.id not in to_repair], tree)
             weights_of = trainings.evaluated() if trainings else {}
@@ -151,7 +156,7 @@ def command(
                 say(f"note: {plural(several, 'trial')} could share the training of others, but not over --storage: each one trains")
             if pending:
                 say_unassigned(unassigned_groups(plan, prepared.paths, tree), plan, data, files.source.path.parent, notes=False)
-            check_budget(limit, expected, share, slots_known=not address)
+            check_budget(limit, expected, share)
             for backbone in sorted({t.spec.settings.backbone for t in pending if t.spec.settings.weights == "pretrained"}):
                 from gfl_lab.train.checkpoint import fetch_pretrained
 
@@ -386,7 +391,7 @@ def _finish(
     if not mirror.finish():
         say(f"warning: {mirror.shortfall}")
     say(f"table written to {folder} (json, md, csv, tex, html)")
-    say("look closer:  gfl-lab dashboard   or   gfl-lab ui")
+    say(look_closer())
     if failed:
         return ExitCode.TRIALS_FAILED
     return ExitCode.UNFAIR if problems or damaged or not agrees else ExitCode.DONE

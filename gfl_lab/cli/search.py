@@ -42,6 +42,12 @@ def run_search(
             if killed:
                 driver.wait_for_orphans([trial for variant in book.all_variants for trial in variant.trials], tree)
             share = _share(prepared, tree, machine, share, address, cpus, gpus, executor)
+            optional = gpus is None and not files.profile.resources.gpu_required
+            if executor == "ray" and not book.ledger.complete:
+                engine = engines.make_executor(executor, share, address, len(machine.gpus), stop, optional, run.TRIAL_ENTRY)
+                if address:
+                    starting = engines.Engine(engine)
+                    share = engines.on_cluster(starting, engine)
             _say_plan(plan, book.ledger, share, limit, tree, machine, address)
             if not book.ledger.complete:
                 say_unassigned(unassigned_groups(prepared.plan, prepared.paths, tree), plan, data, files.source.path.parent, notes=False)
@@ -53,10 +59,8 @@ def run_search(
             _save_plan(plan, book, folder, created)
             mirror = engines.start_mirror(tree, plan)
             if not book.ledger.complete:
-                if executor == "ray":
-                    optional = gpus is None and not files.profile.resources.gpu_required
-                    engine = engines.make_executor(executor, share, address, len(machine.gpus), stop, optional, run.TRIAL_ENTRY)
-                    starting = engines.Engine(engine)
+                if engine:
+                    starting = starting or engines.Engine(engine)
                     starting.ready()
                 meter = Meter(folder / naming.COST, share, limit, stop=lambda: os.kill(os.getpid(), signal.SIGINT))
                 for sentence in _train(book, plan, engine, stop, share, meter, address):
@@ -160,11 +164,11 @@ def _say_plan(plan: Any, ledger: Any, share: Any, limit: Any, tree: Any, machine
     if ledger.complete:
         say(f"{plural(ledger.ended, 'trial')} have ended already: nothing to train")
         return
-    device = "" if address else resources.device_of(machine, share.gpus)
+    device = resources.device_of(machine, share.gpus) if not address else "" if share.gpus else "cpu"
     each = estimates(plan.trials, plan, tree, share, device, Paces(tree))
     expected = list(itertools.islice(itertools.cycle(each), left))
     if search.scheduler == "none":
-        check_budget(limit, expected, share, slots_known=not address)
+        check_budget(limit, expected, share)
     at_most = "" if search.scheduler == "none" else "if none were stopped early: "
     cost = cost_of([estimate.seconds for estimate in expected], share)
     say(f"{ledger.ended} ended, {left} to go, {min(share.slots, left)} at once; {at_most}{cost_text(cost, expected, share)}")

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from gfl_lab.cli.output import say
+from gfl_lab.cli.output import say, warn_of_container
 from gfl_lab.cli.ports import free_port, port_option
 
 
@@ -21,6 +21,7 @@ def command(port: int) -> None:
     tree = RunTree.default()
     if os.environ.get("MLFLOW_TRACKING_URI"):
         say("note: MLFLOW_TRACKING_URI is set; this shows the database beside the runs, not that server")
+    warn_of_container()
     port = free_port(port)
     Mirror(tree, tree.mlflow_uri).prepare()
     arguments, environment = ui_command(tree, port)

@@ -52,20 +52,40 @@ GONE_S = 30.0
 QUIET_S, PAUSE_S = 3.0, 0.3
 """After so long without an event Tune's loop pauses at each turn: by as much later it may notice the next one, or a Ctrl-C."""
 
+SCRATCH = "gfl-lab-{}"
+"""Name of ``scratch_dir``, by user id."""
+
 OBJECT_STORE_BYTES = 100 * 2**20
 
-STARTS = 3
-"""Attempts to start Ray here: it gives its own node 30 s, which a busy machine may exceed."""
+STARTS = 4
+"""Attempts to start Ray here: it gives its own node 30 s, which a busy machine may exceed. Ray has no setting for it."""
+
+SOCKET_BYTES = 107
+"""Longest path of a Unix socket on Linux."""
+_SOCKET = "session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+"""A socket of Ray's below its folder, with the longest process id."""
 
 
 def scratch_dir() -> Path:
     """Folder for Ray's sessions: short (socket paths end at 107 bytes), of this user alone."""
-    path = Path(tempfile.gettempdir()) / f"gfl-lab-{os.getuid()}"
+    path = Path(tempfile.gettempdir()) / SCRATCH.format(os.getuid())
     path.mkdir(mode=0o700, exist_ok=True)
     owner = path.stat()
     if owner.st_uid != os.getuid() or owner.st_mode & 0o077:
         raise ResourceError(f"{path} belongs to someone else or is open to others; remove it or set TMPDIR")
     return path
+
+
+def check_sockets() -> None:
+    """Raise ResourceError if a socket of Ray's could not be made below ``scratch_dir``."""
+    most = SOCKET_BYTES - len(f"/{SCRATCH.format(os.getuid())}/r/{_SOCKET}")
+    if len(os.fsencode(tempfile.gettempdir())) > most:
+        raise ResourceError(
+            Problem(
+                f"the path of the folder for temporary files is too long for the sockets of Ray: {tempfile.gettempdir()}",
+                hint=f"Set TMPDIR to a folder whose path has at most {most} bytes, /tmp for example, or give --executor inline.",
+            )
+        )
 
 
 def prepare_environment() -> None:
@@ -98,6 +118,8 @@ class RayTuneExecutor:
     ) -> None:  # fmt: skip
         self.cpus, self.gpus, self.machine_cpus, self.machine_gpus = cpus, gpus, machine_cpus, machine_gpus
         self.gpu_optional, self.address, self.should_stop, self._preload = gpu_optional, address, should_stop, preload
+        self.nodes: list[dict[str, float]] = []
+        """Resources of each living node, known once it has started."""
         self._litter: list[Path] = []
         self._nursery: Nursery | None = None
 
@@ -119,6 +141,8 @@ class RayTuneExecutor:
                     hint="Set RAY_AUTH_TOKEN to the cluster's token, or RAY_AUTH_MODE=disabled for a cluster without tokens.",
                 )
             )
+        if self.address is None:
+            check_sockets()
         if self.address is None and not self.gpus:
             self._nursery = Nursery(self._preload, self.cpus)
         prepare_environment()
@@ -146,20 +170,19 @@ class RayTuneExecutor:
                 ray.shutdown()
                 if attempt < STARTS and "timed out during startup" in str(error):
                     continue
-                where = f"the cluster at {self.address}" if self.address else "Ray on this machine"
-                raise ResourceError(f"{where} could not be reached or started: {error}") from None
+                raise ResourceError(_not_started(self.address, str(error))) from None
         if self.address is None:
             self._litter.append(Path(ray._private.worker._global_node.get_session_dir_path()))
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = self.nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if self.gpu_optional and not any(node.get("GPU", 0) for node in nodes):
             self.gpus = 0
         if not any(node.get("CPU", 0) >= self.cpus and node.get("GPU", 0) >= self.gpus for node in nodes):
             shown = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
+            hint = "Ask for less with --cpus or --gpus."
+            if self.address:
+                hint += " Nodes that have just been started, or the head of which has, take up to a minute to join."
             raise ResourceError(
-                Problem(
-                    f"a trial asks for {self.cpus} CPUs and {self.gpus:g} GPUs on one node, but the nodes have: {shown}",
-                    hint="Ask for less with --cpus or --gpus.",
-                )
+                Problem(f"a trial asks for {self.cpus} CPUs and {self.gpus:g} GPUs on one node, but the nodes have: {shown}", hint=hint)
             )
 
     def run(self, jobs: Sequence[Job]) -> list[str]:
@@ -209,6 +232,18 @@ class RayTuneExecutor:
             self._nursery.close()
         for folder in self._litter:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _not_started(address: str | None, reason: str) -> Problem:
+    """Say why Ray is not there, and what to do."""
+    if address:
+        hint = "See that its head runs and that the address, the token and the version of Ray are those of the cluster."
+        return Problem(f"the cluster at {address} could not be reached: {reason}", hint=hint)
+    if "timed out during startup" in reason:
+        message = f"Ray did not start on this machine within 30 s, {STARTS} times in a row: the machine is too busy"
+        return Problem(message, hint="Give the same command again when it has less to do, or with --executor inline, which needs no Ray.")
+    hint = f"`gfl-lab doctor` looks at what Ray needs; its logs are in {scratch_dir() / 'r'}. --executor inline trains without Ray."
+    return Problem(f"Ray could not be started on this machine: {reason}", hint=hint)
 
 
 def _run(process: TrialProcess, job: Job) -> TrialState:

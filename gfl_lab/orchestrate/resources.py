@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +78,24 @@ def look() -> Machine:
         memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     gpus = _gpus()
     return Machine(len(os.sched_getaffinity(0)), tuple(name for name, _ in gpus), memory / 2**30, tuple(gib for _, gib in gpus))
+
+
+def share_of_nodes(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> Share:
+    """Return what a trial takes, and how many run at once on the nodes of a cluster.
+
+    Args:
+        nodes: resources of each living node, as Ray names them: ``CPU``, ``GPU``.
+        cpus, gpus: what a trial takes; it runs on one node.
+    """
+    slots = 0
+    for node in nodes:
+        fit = int(node.get("CPU", 0) / cpus)
+        if gpus >= 1:
+            fit = min(fit, int(node.get("GPU", 0) / gpus + 1e-9))
+        elif gpus:  # parts of different GPUs make no whole one
+            fit = min(fit, int(node.get("GPU", 0)) * int(1 / gpus + 1e-9))
+        slots += fit
+    return Share(cpus, gpus, slots)
 
 
 def device_of(machine: Machine, gpus: float) -> str:
