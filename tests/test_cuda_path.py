@@ -261,12 +261,11 @@ def test_loader_processes_touch_no_gpu(tmp_path: Path, monkeypatch: pytest.Monke
     data = ambiguous_shapes.generate(ambiguous_shapes.AmbiguousShapesSpec(train_images=4, val_images=2), tmp_path / "data")
     trial = make_trial(tmp_path / "runs", data, image_size=(64, 64), batch_size=4, flip=0.5, scale_range=(0.6, 1.0))
     config = trial_config(recorded_spec(trial, trial.manifest()), trial.manifest()["paths"], str(trial.path), loader_workers=1)
-    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
-    for name in ("_lazy_init", "_lazy_call", "is_available", "device_count", "current_device"):
-        monkeypatch.setattr(torch.cuda, name, touched)
     init_default_scope("mmdet")
-    for part in ("train_dataloader", "val_loader"):
-        loader = Runner.build_dataloader(config[part], seed=0)
+    loaders = [Runner.build_dataloader(config[part], seed=0) for part in ("train_dataloader", "val_loader")]
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)  # as torch finds it in such a fork
+    for name in ("_lazy_init", "_lazy_call"):
+        monkeypatch.setattr(torch.cuda, name, touched)
+    for loader in loaders:
         batches = list(loader)
         assert batches and all(image.device.type == "cpu" for image in batches[0]["inputs"])
-        del loader
