@@ -124,20 +124,20 @@ def noise_of(drawn: Tables) -> Noise:
     return pool(drawn.seeds, drawn.seed_variance, drawn.residual)
 
 
-def judged(drawn: Tables, shown: Sequence[int] | None = None, noise: Noise | None = None) -> dict[str, float]:
+def judged(drawn: Tables, shown: Sequence[int] | None = None) -> dict[str, float]:
     """Coverage, family-wise error with Holm's correction, and mean half width over the rows ``shown``, in percent and AP.
 
-    ``noise`` is of these rows; by default they are pooled here.
+    The spread is pooled over all rows of ``drawn``, those that are not shown too.
     """
-    noise = noise_of(drawn) if noise is None else noise
+    shown = list(range(drawn.mean.shape[1])) if shown is None else list(shown)
+    noise, drawn = Noise(*(part[:, shown] for part in noise_of(drawn))), drawn.columns(shown)
     half = half_width(1 - LEVEL, drawn.seeds, drawn.image_variance, noise)
     p = p_values(drawn.mean, drawn.seeds, drawn.image_variance, noise)
-    shown = list(range(drawn.mean.shape[1])) if shown is None else list(shown)
-    wrong = [min(holm(dict(enumerate(row))).values()) < 1 - LEVEL for row in p[:, shown]]
+    wrong = [min(holm(dict(enumerate(row))).values()) < 1 - LEVEL for row in p]
     return {
-        "coverage": 100 * float((np.abs(drawn.mean) <= half)[:, shown].mean()),
+        "coverage": 100 * float((np.abs(drawn.mean) <= half).mean()),
         "fwer": 100 * float(np.mean(wrong)),
-        "half_width": float(half[:, shown].mean()),
+        "half_width": float(half.mean()),
     }
 
 

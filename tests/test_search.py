@@ -430,6 +430,14 @@ def test_importance_finds_the_setting_that_matters_and_says_when_there_is_too_li
 # --- with Ray ---
 
 
+def test_a_search_without_a_detection_says_that_it_shows_nothing() -> None:
+    found = rank(searched(*(row(i, "done", 0.0) for i in range(14))))
+    assert found.importance == "Importance of the settings cannot be given: all 14 finished trials have the same AP."
+    assert any(note.startswith("No signal: AP is 0.0 in every finished trial") for note in found.notes)
+    assert not any("flatters" in note for note in found.notes)
+    assert not any("No signal" in note for note in rank(searched(row(0, "done", 0.0), row(1, "done", 30.0))).notes)
+
+
 INTERRUPT_IMPORT = """
 import atexit, os, signal
 register = atexit.register

@@ -93,7 +93,7 @@ def _print(rows: Sequence[Any], ours: str, theirs: str) -> None:
     from gfl_lab.report.errortypes import ABOUT
 
     out = consoles()[0]
-    one_seed = all(row.found.half is None for row in rows)
+    one_seed = all(row.found.seeds == 1 for row in rows)
     titles = {
         pair.METRIC: "AP", pair.SIZE: "AP by size", pair.CLASS: "AP by class", pair.ERROR: "AP50 that errors cost (lower is better)",
     }  # fmt: skip

@@ -15,6 +15,7 @@ from gfl_lab import naming, rundir
 from gfl_lab.report import export
 from gfl_lab.report.cells import MISSING, format_number
 from gfl_lab.report.page import document, escaped
+from gfl_lab.report.statistics import FAINT
 from gfl_lab.results.search import DONE, FAILED, INVALID, REPEAT, STOPPED, SearchRow, SuggestionRow
 from gfl_lab.spec.search import dimensions_of
 
@@ -77,6 +78,8 @@ def importance(search: SearchRow) -> Importance | str:
     reached, which is said.
     """
     finished = [(row.drawn, row.value) for row in search.suggestions if row.state == DONE and row.value is not None]
+    if len(finished) >= MIN_FOR_IMPORTANCE and len({value for _, value in finished}) == 1:
+        return f"Importance of the settings cannot be given: all {len(finished)} finished trials have the same {search.metric}."
     if len(finished) >= MIN_FOR_IMPORTANCE:
         return Importance(_shares(search, finished), f"the final {search.metric} of {len(finished)} finished trials")
     grace = int(search.scheduler.get("grace_epochs") or 0)
@@ -106,7 +109,9 @@ def _shares(search: SearchRow, points: list[tuple[Mapping[str, float], float]]) 
 def _notes(search: SearchRow, valued: list[SuggestionRow], found: Importance | str) -> list[str]:
     notes = []
     done = [row for row in valued if row.state == DONE]
-    if done:
+    if done and search.metric in naming.AP_METRICS and all(abs(row.value) < FAINT for row in done):
+        notes.append(f"No signal: {search.metric} is 0.0 in every finished trial. The order of the rows says nothing.")
+    elif done:
         notes.append(
             f"The number of the best of {len(done)} finished {'trial' if len(done) == 1 else 'trials'} flatters it: it was chosen for that number, on these images and with "
             "this seed. `gfl-lab confirm` compares it with the defaults over seeds that it was not chosen on."
