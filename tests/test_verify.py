@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gfl_lab import naming
+from gfl_lab.cocoap import match, resample
 from gfl_lab.integrity import recomputed_ap
 from gfl_lab.report.lock import deviations, digest_of, lock_json
 from gfl_lab.report.table import build_table
@@ -42,7 +43,7 @@ def locked(tmp_path: Path) -> RunTree:
     for index, variant in enumerate(Store(tree).experiment("table3_qfl_dfl", "desk").variants):
         trial = tree.trial(variant.trials[0].id)
         records = replace(better(scene(0), 0.2 * index), classes=CLASSES)
-        np.savez_compressed(trial.file(naming.EVAL_RECORDS), **records.arrays())
+        np.savez_compressed(trial.file(naming.EVAL_RECORDS), resampled=resample(match(records), 20), **records.arrays())
         result = read_json(trial.file(naming.RESULT))
         kept = {key: value for key, value in result["metrics"].items() if not key.startswith("AP")}
         write_json(trial.file(naming.RESULT), result | {"metrics": recomputed_ap(records) | kept})
@@ -87,7 +88,7 @@ def test_an_edited_result_is_seen_in_the_trial_the_table_and_against_its_records
 def test_other_detections_a_missing_trial_and_other_data_are_told(cli: Cli, tmp_path: Path) -> None:
     tree = locked(tmp_path)
     trial = first_trial(tree)
-    np.savez_compressed(trial.file(naming.EVAL_RECORDS), **replace(scene(1), classes=CLASSES).arrays())
+    np.savez_compressed(trial.file(naming.EVAL_RECORDS), resampled=np.zeros((20, 3)), **replace(scene(1), classes=CLASSES).arrays())
     found = json.loads(cli("verify", FILE, "--json")[1])
     assert {"detections", naming.RESULT} <= {each["what"] for each in found["deviations"] if each["trial"] == trial.id}
     assert (found["trials"], found["finished"], found["recomputed"]) == (4, 4, 4)
