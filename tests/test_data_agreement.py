@@ -517,6 +517,38 @@ def test_a_png_without_its_last_chunk_is_read_by_everyone(folder: Folder, tmp_pa
     assert "has no end marker" in str(report.warnings) and np.array_equal(shown[10], np.asarray(RGB))
 
 
+def test_deep_pngs_without_their_last_chunk_lose_no_bits(folder: Folder, tmp_path: Path) -> None:
+    values = photo(5).astype(np.uint16) * 16
+    folder.image("x.png", cv2.imencode(".png", values)[1].tobytes()[:-12])
+    assert "it is damaged, or holds more than 8 bits" in refused(folder.root)
+    folder.image("x.png", cv2.imencode(".png", values[..., 0])[1].tobytes()[:-12])
+    report, shown = agree(folder.root, tmp_path)
+    assert report.white_level == 4095 and np.abs(shown[10][..., 0] - values[..., 0] * (255 / 4095)).max() <= 1
+
+
+def test_damaged_files_of_every_format_are_read_or_refused_in_one_line() -> None:
+    deep = photo(1).astype(np.uint16) * 16
+    files = [encoded(RGB.convert(mode), kind) for mode, kind in FORMATS.values() if kind != "ICO"]
+    files += [cv2.imencode(f".{kind}", deep)[1].tobytes() for kind in ("png", "tiff")]
+    files += [cv2.imencode(f".{kind}", deep.astype(np.float32))[1].tobytes() for kind in ("tiff", "hdr", "pfm")]
+    rng = np.random.default_rng(0)
+    outcomes = []
+    for clean in files:
+        for variant in range(12):
+            data = bytearray(clean)
+            if variant % 3:
+                for at in rng.integers(0, len(data) if variant % 3 == 1 else min(200, len(data)), 4):
+                    data[at] = rng.integers(256)
+            else:
+                del data[rng.integers(1, len(data)) :]
+            try:
+                pixels_read = pixels.to_8_bits(pixels.decode(bytes(data)))
+                outcomes.append(pixels_read.ndim == 3 and pixels_read.shape[2] == 3 and pixels_read.dtype == np.uint8)
+            except ValueError as error:
+                outcomes.append("\n" not in str(error) and str(error) != "")
+    assert all(outcomes)
+
+
 def test_an_image_that_unfolds_into_gigabytes_is_refused(folder: Folder) -> None:
     folder.image("x.png", encoded(Image.new("1", (20_000, 10_000)), "PNG"), width=20_000, height=10_000)
     assert 'image 0 ("train_x.png"): cannot be decoded: it has more than 178,956,970 px' in refused(folder.root)

@@ -17,7 +17,7 @@ from gfl_lab.data.areas import check_areas
 from gfl_lab.data.digest import digest_of
 from gfl_lab.data.findings import Finding, Findings, listed, readable, show
 from gfl_lab.data.image_check import check_pixels, white_level_of
-from gfl_lab.data.layout import SPLITS, absolute, below, escapes, find_dataset, image_file, is_file, why_missing
+from gfl_lab.data.layout import SPLITS, Listings, absolute, below, escapes, find_dataset, image_file, is_file, why_missing
 from gfl_lab.errors import DataError, Problem
 
 ROUNDING_PX = 1.0
@@ -261,7 +261,7 @@ def _check_images(
     """Images by id whose entry is sound; the ``path`` key is set where the file is there."""
     images: dict[int, dict[str, Any]] = {}
     names: dict[Path, int] = {}
-    listing: dict[str, list[str]] = {}
+    listings = Listings()
     for index, entry in enumerate(coco["images"]):
         number, name = entry.get("id"), entry.get("file_name")
         if not _check_id(number, "images", "id", file, f"images[{index}]", errors):
@@ -297,7 +297,7 @@ def _check_images(
                     message = f"file_name {show(name)} is read as {show(path.relative_to(folder).as_posix())}"
                     warnings.add("file names that are written in another way than the files are named", message, file, place)
             else:
-                why, hint = why_missing(folder, name, listing)
+                why, hint = why_missing(folder, name, listings)
                 if "\\" in name:
                     hint += "; backslashes are read as slashes"
                 errors.add("image files that are missing", f"the image file {show(name)} {why}", file, place, hint)

@@ -65,12 +65,12 @@ def _header(path: Path, data: bytes) -> list[tuple[str, str]]:
             frames = getattr(image, "n_frames", 1) if kind not in ("MPO", "JPEG") else 1
             try:
                 orientation = image.getexif().get(ORIENTATION, 1)
-            except pixels.BROKEN:  # broken EXIF harms no pixel
+            except Exception:  # broken EXIF harms no pixel
                 orientation = 1
     except Image.DecompressionBombError:
         raise ValueError(f"it has more than {pixels.MAX_PIXELS:,} px") from None
-    except pixels.BROKEN:
-        return []  # the reader says whether it can be used
+    except Exception:  # the reader says whether it can be used
+        return []
     if problem := pixels.size_problem(*size):
         raise ValueError(problem)
     found = []
@@ -121,7 +121,8 @@ def check_pixels(
     owners: dict[str, dict[Path, tuple[str, str]]] = defaultdict(dict)
     deep: dict[Path, tuple[str, str, Deep]] = {}
     for split, records in images.items():
-        root = folders[split].resolve()
+        folder = folders[split]
+        root = folder.resolve()
         for number, record in records.items():
             path = record["path"]
             if path is None:
@@ -137,7 +138,7 @@ def check_pixels(
                 errors.add("images of another size than stated", message, files[split], place, swapped if turned else "boxes would not fit")
             for kind, text in result.warnings:
                 found_warnings.add(kind, text, files[split], place)
-            if not path.resolve().is_relative_to(root):
+            if (path.parent != folder or path.is_symlink()) and not path.resolve().is_relative_to(root):
                 message = "leads out of the image folder: training reads it, but pages do not show it"
                 found_warnings.add("symbolic links that lead out of the image folder", message, files[split], place)
             if result.deep:

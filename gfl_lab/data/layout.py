@@ -181,12 +181,32 @@ def _is_url(text: str) -> bool:
         return False
 
 
-def why_missing(folder: Path, name: str, listing: dict[str, list[str]]) -> tuple[str, str]:
-    """Return why there is no file for an image, as (message, hint).
+class Listings:
+    """Names of the files in folders, each read once: by name without case, and by name without ending."""
 
-    Args:
-        listing: contents of folders that were looked into, by folder; filled here.
-    """
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[dict[str, str], dict[str, str]]] = {}
+
+    def named(self, folder: Path, name: str) -> str | None:
+        """Return the file of that name, whatever its case."""
+        return self._of(folder)[0].get(name.casefold())
+
+    def stem(self, folder: Path, stem: str) -> str | None:
+        """Return a file of that name with another ending."""
+        return self._of(folder)[1].get(stem)
+
+    def _of(self, folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+        if folder not in self._known:
+            try:
+                names = sorted(os.listdir(folder))
+            except (OSError, ValueError):
+                names = []
+            self._known[folder] = {name.casefold(): name for name in names}, {Path(name).stem: name for name in names}
+        return self._known[folder]
+
+
+def why_missing(folder: Path, name: str, listings: Listings) -> tuple[str, str]:
+    """Return why there is no file for an image, as (message, hint)."""
     path = image_file(folder, name)
     place = f"looked for in {readable(str(folder))}"
     try:
@@ -199,26 +219,11 @@ def why_missing(folder: Path, name: str, listing: dict[str, list[str]]) -> tuple
     except (OSError, ValueError):
         return "is missing", place
     near = Path(name.replace("\\", "/"))
-    parent = str(folder / near.parent)
-    if parent not in listing:
-        listing[parent] = _names_in(parent)
-    own = near.name.casefold()
-    for other in listing[parent]:
-        if other.casefold() == own:
-            return "is missing", f"there is {readable(other)}: upper and lower case differ"
-    if len(near.parts) > 1:
-        if str(folder) not in listing:
-            listing[str(folder)] = _names_in(str(folder))
-        if near.name in listing[str(folder)]:
-            return "is missing", f"there is {readable(near.name)}: file names count from {readable(str(folder))}"
-    for other in listing[parent]:
-        if Path(other).stem == near.stem:
-            return "is missing", f"there is {readable(other)}"
+    parent = folder / near.parent
+    if other := listings.named(parent, near.name):
+        return "is missing", f"there is {readable(other)}: upper and lower case differ"
+    if len(near.parts) > 1 and (other := listings.named(folder, near.name)):
+        return "is missing", f"there is {readable(other)}: file names count from {readable(str(folder))}"
+    if other := listings.stem(parent, near.stem):
+        return "is missing", f"there is {readable(other)}"
     return "is missing", place
-
-
-def _names_in(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except (OSError, ValueError):
-        return []

@@ -10,8 +10,6 @@ from __future__ import annotations
 import functools
 import io
 import math
-import struct
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,26 +23,11 @@ from gfl_lab.errors import DataError, Problem
 MAX_PIXELS = 178_956_970
 """Images with more are refused, as Pillow refuses them: a small file can unfold into many gigabytes."""
 
-BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    NotImplementedError,
-    EOFError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-"""What Pillow's decoders raise on damaged files."""
-
 _EIGHT_BIT = (b"\xff\xd8", b"GIF8", b"BM", b"RIFF")
 """Files that begin so (JPEG, GIF, BMP, WebP) have 8 bits a channel."""
 _PNG, _PNG_DEPTH_AT = b"\x89PNG\r\n\x1a\n", 24
 _PNG_END = b"IEND\xaeB`\x82"
+_BITS_PER_SAMPLE = 258
 _REFUSED_FORMATS = ("EPS",)
 """Pillow starts Ghostscript for these."""
 NOT_AN_IMAGE = "it is no image format that can be read"
@@ -193,10 +176,14 @@ def _with_pillow(data: bytes) -> np.ndarray:
             image.load()
             if image.mode in ("I", "F") or image.mode.startswith("I;16"):
                 return _three_channels(np.asarray(image))
+            if data.startswith(_PNG) and may_be_deep(data[:32]) or max(getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (8,))) > 8:
+                raise ValueError(
+                    "it is damaged, or holds more than 8 bits a channel in a form that cannot be read"
+                )  # Pillow would cut them
             return np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
     except Image.UnidentifiedImageError:
         raise ValueError(NOT_AN_IMAGE) from None
     except Image.DecompressionBombError:
         raise ValueError(f"it has more than {MAX_PIXELS:,} px") from None
-    except BROKEN as error:
-        raise ValueError(str(error) or type(error).__name__) from None
+    except Exception as error:  # decoders raise anything on damaged files: OSError, SyntaxError, struct.error, RuntimeError, ...
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
