@@ -174,7 +174,7 @@ def test_the_boxes_are_those_that_training_learns(tmp_path: Path) -> None:
     config = trial_config(spec, {key: str(value) for key, value in vars(paths).items()}, "")
     infos = DATASETS.build({**config.train_dataloader.dataset, "pipeline": [], "serialize_data": False}).data_list
     expected = [[one["bbox"] for one in info["instances"] if not one["ignore_flag"]] for info in infos]
-    found = training_boxes(paths)
+    found = training_boxes(paths.train_annotations)
     assert [found.xyxy[found.image == number].tolist() for number in range(len(found.sizes))] == expected and len(expected) == 2
     assert found.sizes.tolist() == [[100, 100]] * 2
 
@@ -185,7 +185,7 @@ def test_real_data_agrees_with_the_side_distances_of_torch(name: str, profile: s
         pytest.skip(f"../shared/data/{name} is not there")
     own = resolve_settings(load_profile(ROOT / f"experiments/profiles/{profile}.yaml").settings)
     paths = coco.find_dataset(SHARED / name)
-    found = find_unassigned(training_boxes(paths), own, propose_above=1, nearest_of=told.nearest_of)
+    found = find_unassigned(training_boxes(paths.train_annotations), own, propose_above=1, nearest_of=told.nearest_of)
     classes = coco.check_dataset(SHARED / name, decode=False).classes
     other = side_distances(paths, classes, own)
     assert (found.images, found.boxes, found.unassigned) == (other.images, other.boxes, other.boxes_without_cells)

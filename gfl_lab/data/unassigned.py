@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 
 from gfl_lab import naming
 from gfl_lab.data.assignment import Assignment, Boxes, Cause, NearestOf, Pyramid, assign
-from gfl_lab.data.coco import MIN_BOX_PX, MIN_SIDE_PX, CocoPaths, load_coco
+from gfl_lab.data.coco import MIN_BOX_PX, MIN_SIDE_PX, load_coco
 from gfl_lab.spec.settings import BUILT_IN, Settings
 
 VERSION = 1
@@ -193,16 +194,16 @@ def why_not_analysed(settings: Settings) -> str:
     return ""
 
 
-def training_boxes(paths: CocoPaths) -> Boxes:
+def training_boxes(annotations: Path) -> Boxes:
     """The boxes that training learns: not crowd regions, boxes under 1 px or outside their image, and images under 32 px.
 
     Args:
-        paths: a data set that passed its check.
+        annotations: of the training split of a data set that passed its check.
 
     Raises:
         DataError: the annotations cannot be read.
     """
-    coco = load_coco(paths.train_annotations)
+    coco = load_coco(annotations)
     images = sorted(coco["images"], key=lambda image: image["id"])
     number = {image["id"]: index for index, image in enumerate(images)}
     sizes = np.array([(image["width"], image["height"]) for image in images], np.float64).reshape(-1, 2)
@@ -274,6 +275,8 @@ def _reasons(found: Assignment, pyramid: Pyramid) -> Iterator[Reason]:
                 text += f" ({anchors[-1]:g} px)"
             elif cause is Cause.BELOW_ANCHORS:
                 text += f" ({anchors[0]:g} px)"
+            elif cause is Cause.NO_LOCATION_INSIDE:
+                text += f"; the finest are {pyramid.strides[0]} px apart"
             yield Reason(str(cause), int(group.sum()), between, median, f"{text} (median size {median:.3g} px)")
 
 
@@ -424,7 +427,8 @@ def _cost(trial: _Trial, settings: Settings) -> str:
         ratio = math.prod(other.image_size) / math.prod(settings.image_size)
         parts.append(f"{ratio:.2g} times the pixels" + (", less detail" if ratio < 1 else ""))
     if "anchor_scale" in trial.change:
-        parts.append(f"boxes move to {'coarser' if other.anchor_scale < settings.anchor_scale else 'finer'} levels")
+        way = "coarser" if other.anchor_scale < settings.anchor_scale else "finer"
+        parts.append(f"boxes move to {way} levels" if len(other.strides) > 1 else "other anchors for every box")
     if "atss_topk" in trial.change:
         parts.append(f"{'more' if other.atss_topk > settings.atss_topk else 'fewer'} candidates for every box")
     return ", ".join(parts)
