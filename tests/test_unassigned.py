@@ -252,6 +252,13 @@ def test_large_sets_are_screened_on_a_sample_and_counted_on_all(monkeypatch: pyt
     assert find_unassigned(boxes, bccd(), most=500) == part
 
 
+def test_boxes_that_other_scales_may_learn_are_not_called_never_learned() -> None:
+    assert "and are never learned" in find_unassigned(cards(), bccd()).summary
+    for own in ({"scale_range": [0.6, 1.0]}, {"crop": "vit_adapter"}):
+        found = find_unassigned(cards(), bccd(**own))
+        assert "get no location at scale 1 without crops: " in found.summary and "never" not in "\n".join(found.lines())
+
+
 def test_no_setting_helps_where_boxes_repeat() -> None:
     found = find_unassigned(boxes_of([[100, 100, 160, 160]] * 500, (320, 240)), bccd())
     assert found.unassigned == 499 and not found.proposals and [reason.cause for reason in found.reasons] == ["same_box"]
@@ -350,7 +357,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_data_check_says_why_and_what_would_serve(cli: Cli, folder: Path, card_set: Path) -> None:
     code, out, _ = cli("data", "check", card_set, "--profile", "lab/profiles/lab.yaml")
-    assert code == 0 and "boxes without a location: 4 of 8 training boxes (50.0%)" in out
+    assert code == 0 and "boxes without a location: 4 of 8 training boxes (50.0%); they are never learned\n" in out
     assert "  4  size between the anchors of 64 and 128 px (median size 90 px)" in out and "mean + standard deviation" in out
     assert "strides: [8, 16, 32, 64]" in out and "leaves 0" in out
     code, out, _ = cli("data", "check", card_set, "--profile", "lab/profiles/lab.yaml", "--json")

@@ -149,13 +149,19 @@ class Unassigned:
         return f"{self.unassigned} of {self.boxes} training boxes ({self.share:.1%}){sampled}"
 
     @property
+    def _is_partial(self) -> bool:
+        """Return True if training also sees other scales or crops, where a box may get a location all the same."""
+        return any(not note.startswith("flips") for note in self.notes)
+
+    @property
     def summary(self) -> str:
         """One line: how many, the main cause, the best way out."""
         if not self.unassigned:
             return f"all {self.boxes} training boxes have a location"
         main = self.reasons[0]
         most = "" if main.boxes == self.unassigned else f" ({main.boxes} of them)"
-        text = f"{self.of} get no location and are never learned: {_short(main)}{most}"
+        consequence = " at scale 1 without crops" if self._is_partial else " and are never learned"
+        text = f"{self.of} get no location{consequence}: {_short(main)}{most}"
         if self.proposals:
             best = self.proposals[0]
             return f"{text}; {best.yaml} would leave {best.unassigned} ({best.cost})"
@@ -170,7 +176,7 @@ class Unassigned:
         if not self.unassigned:
             yield f"boxes without a location: none of {self.boxes}"
             return
-        yield f"boxes without a location: {self.of}; they are never learned"
+        yield f"boxes without a location: {self.of}" + (", at scale 1 without crops" if self._is_partial else "; they are never learned")
         width = len(str(self.unassigned))
         for reason in self.reasons:
             yield f"  {reason.boxes:{width}}  {reason.text}"
