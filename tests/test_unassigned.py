@@ -174,7 +174,7 @@ def test_the_boxes_are_those_that_training_learns(tmp_path: Path) -> None:
     config = trial_config(spec, {key: str(value) for key, value in vars(paths).items()}, "")
     infos = DATASETS.build({**config.train_dataloader.dataset, "pipeline": [], "serialize_data": False}).data_list
     expected = [[one["bbox"] for one in info["instances"] if not one["ignore_flag"]] for info in infos]
-    found = training_boxes(paths)
+    found = training_boxes(paths.train_annotations)
     assert [found.xyxy[found.image == number].tolist() for number in range(len(found.sizes))] == expected and len(expected) == 2
     assert found.sizes.tolist() == [[100, 100]] * 2
 
@@ -185,7 +185,7 @@ def test_real_data_agrees_with_the_side_distances_of_torch(name: str, profile: s
         pytest.skip(f"../shared/data/{name} is not there")
     own = resolve_settings(load_profile(ROOT / f"experiments/profiles/{profile}.yaml").settings)
     paths = coco.find_dataset(SHARED / name)
-    found = find_unassigned(training_boxes(paths), own, propose_above=1, nearest_of=told.nearest_of)
+    found = find_unassigned(training_boxes(paths.train_annotations), own, propose_above=1, nearest_of=told.nearest_of)
     classes = coco.check_dataset(SHARED / name, decode=False).classes
     other = side_distances(paths, classes, own)
     assert (found.images, found.boxes, found.unassigned) == (other.images, other.boxes, other.boxes_without_cells)
@@ -250,6 +250,13 @@ def test_large_sets_are_screened_on_a_sample_and_counted_on_all(monkeypatch: pyt
     assert 500 <= part.boxes < 510 and part.all_boxes == len(boxes) and part.share == pytest.approx(found.share, abs=0.05)
     assert f"in a sample of {part.images} of {len(boxes.sizes)} images" in part.summary
     assert find_unassigned(boxes, bccd(), most=500) == part
+
+
+def test_boxes_that_other_scales_may_learn_are_not_called_never_learned() -> None:
+    assert "and are never learned" in find_unassigned(cards(), bccd()).summary
+    for own in ({"scale_range": [0.6, 1.0]}, {"crop": "vit_adapter"}):
+        found = find_unassigned(cards(), bccd(**own))
+        assert "get no location at scale 1 without crops: " in found.summary and "never" not in "\n".join(found.lines())
 
 
 def test_no_setting_helps_where_boxes_repeat() -> None:
@@ -350,7 +357,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_data_check_says_why_and_what_would_serve(cli: Cli, folder: Path, card_set: Path) -> None:
     code, out, _ = cli("data", "check", card_set, "--profile", "lab/profiles/lab.yaml")
-    assert code == 0 and "boxes without a location: 4 of 8 training boxes (50.0%)" in out
+    assert code == 0 and "boxes without a location: 4 of 8 training boxes (50.0%); they are never learned\n" in out
     assert "  4  size between the anchors of 64 and 128 px (median size 90 px)" in out and "mean + standard deviation" in out
     assert "strides: [8, 16, 32, 64]" in out and "leaves 0" in out
     code, out, _ = cli("data", "check", card_set, "--profile", "lab/profiles/lab.yaml", "--json")

@@ -111,7 +111,7 @@ def _locate(path: Path, settings: Any) -> Unassigned:
     from gfl_lab.data.unassigned import find_unassigned, training_boxes
 
     console = consoles()[1]
-    boxes = training_boxes(find_dataset(path))
+    boxes = training_boxes(find_dataset(path).train_annotations)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("trying other settings")
         return find_unassigned(boxes, settings, nearest_of=nearest_of, progress=lambda done, of: bar.update(task, completed=done, total=of))

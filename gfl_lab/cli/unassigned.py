@@ -44,7 +44,7 @@ def unassigned_groups(plan: Any, paths: dict[str, str], tree: RunTree) -> list[d
     groups: dict[Any, list[Any]] = {}
     for variant in plan.variants:
         groups.setdefault(why_not_analysed(variant.settings) or Pyramid.of(variant.settings), []).append(variant)
-    found, boxes, number = [], _Boxes(paths), 0
+    found, boxes, number = [], _Boxes(Path(paths["train_annotations"])), 0
     for key, variants in groups.items():
         out: dict[str, Any] = {"variants": [variant.name for variant in variants]}
         number += isinstance(key, Pyramid)
@@ -97,15 +97,14 @@ def nearest_of(distances: Any, many: int) -> Any:
 class _Boxes:
     """The training boxes of a data set, read when they are asked for."""
 
-    def __init__(self, paths: dict[str, str]) -> None:
-        self._paths, self._boxes = paths, None
+    def __init__(self, annotations: Path) -> None:
+        self._annotations, self._boxes = annotations, None
 
     def get(self) -> Any:
         if self._boxes is None:
-            from gfl_lab.data.coco import CocoPaths
             from gfl_lab.data.unassigned import training_boxes
 
-            self._boxes = training_boxes(CocoPaths(**{key: Path(path) for key, path in self._paths.items()}))
+            self._boxes = training_boxes(self._annotations)
         return self._boxes
 
 

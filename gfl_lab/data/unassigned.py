@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 
 from gfl_lab import naming
 from gfl_lab.data.assignment import Assignment, Boxes, Cause, NearestOf, Pyramid, assign
-from gfl_lab.data.coco import MIN_BOX_PX, MIN_SIDE_PX, CocoPaths, load_coco
+from gfl_lab.data.coco import MIN_BOX_PX, MIN_SIDE_PX, load_coco
 from gfl_lab.spec.settings import BUILT_IN, Settings
 
 VERSION = 1
@@ -148,13 +149,19 @@ class Unassigned:
         return f"{self.unassigned} of {self.boxes} training boxes ({self.share:.1%}){sampled}"
 
     @property
+    def _is_partial(self) -> bool:
+        """Return True if training also sees other scales or crops, where a box may get a location all the same."""
+        return any(not note.startswith("flips") for note in self.notes)
+
+    @property
     def summary(self) -> str:
         """One line: how many, the main cause, the best way out."""
         if not self.unassigned:
             return f"all {self.boxes} training boxes have a location"
         main = self.reasons[0]
         most = "" if main.boxes == self.unassigned else f" ({main.boxes} of them)"
-        text = f"{self.of} get no location and are never learned: {_short(main)}{most}"
+        consequence = " at scale 1 without crops" if self._is_partial else " and are never learned"
+        text = f"{self.of} get no location{consequence}: {_short(main)}{most}"
         if self.proposals:
             best = self.proposals[0]
             return f"{text}; {best.yaml} would leave {best.unassigned} ({best.cost})"
@@ -169,7 +176,7 @@ class Unassigned:
         if not self.unassigned:
             yield f"boxes without a location: none of {self.boxes}"
             return
-        yield f"boxes without a location: {self.of}; they are never learned"
+        yield f"boxes without a location: {self.of}" + (", at scale 1 without crops" if self._is_partial else "; they are never learned")
         width = len(str(self.unassigned))
         for reason in self.reasons:
             yield f"  {reason.boxes:{width}}  {reason.text}"
@@ -193,16 +200,16 @@ def why_not_analysed(settings: Settings) -> str:
     return ""
 
 
-def training_boxes(paths: CocoPaths) -> Boxes:
+def training_boxes(annotations: Path) -> Boxes:
     """The boxes that training learns: not crowd regions, boxes under 1 px or outside their image, and images under 32 px.
 
     Args:
-        paths: a data set that passed its check.
+        annotations: of the training split of a data set that passed its check.
 
     Raises:
         DataError: the annotations cannot be read.
     """
-    coco = load_coco(paths.train_annotations)
+    coco = load_coco(annotations)
     images = sorted(coco["images"], key=lambda image: image["id"])
     number = {image["id"]: index for index, image in enumerate(images)}
     sizes = np.array([(image["width"], image["height"]) for image in images], np.float64).reshape(-1, 2)
@@ -274,6 +281,8 @@ def _reasons(found: Assignment, pyramid: Pyramid) -> Iterator[Reason]:
                 text += f" ({anchors[-1]:g} px)"
             elif cause is Cause.BELOW_ANCHORS:
                 text += f" ({anchors[0]:g} px)"
+            elif cause is Cause.NO_LOCATION_INSIDE:
+                text += f"; the finest are {pyramid.strides[0]} px apart"
             yield Reason(str(cause), int(group.sum()), between, median, f"{text} (median size {median:.3g} px)")
 
 
@@ -424,7 +433,8 @@ def _cost(trial: _Trial, settings: Settings) -> str:
         ratio = math.prod(other.image_size) / math.prod(settings.image_size)
         parts.append(f"{ratio:.2g} times the pixels" + (", less detail" if ratio < 1 else ""))
     if "anchor_scale" in trial.change:
-        parts.append(f"boxes move to {'coarser' if other.anchor_scale < settings.anchor_scale else 'finer'} levels")
+        way = "coarser" if other.anchor_scale < settings.anchor_scale else "finer"
+        parts.append(f"boxes move to {way} levels" if len(other.strides) > 1 else "other anchors for every box")
     if "atss_topk" in trial.change:
         parts.append(f"{'more' if other.atss_topk > settings.atss_topk else 'fewer'} candidates for every box")
     return ", ".join(parts)
