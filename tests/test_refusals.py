@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import shutil
 import socket
 from collections.abc import Iterator
@@ -152,7 +153,9 @@ def test_outputs_that_cannot_be_written_are_refused_first(cli: Cli, tmp_path: Pa
     (tmp_path / "folder").mkdir()
     (tmp_path / "weights.pth").write_bytes(b"no weights")
     (tmp_path / "text.png").write_text("no image")
-    trial = next((tmp_path / "runs" / "trials").iterdir()).name
+    folder = next((tmp_path / "runs" / "trials").iterdir())
+    trial, manifest = folder.name, json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"paths": {"train_annotations": str(tmp_path / "gone.json")}}))
     before = listing(tmp_path)
     for arguments in (
         ["reproduce", trial, "--keep", "file/deeper"],
