@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gfl_lab.errors import SpecError
-from gfl_lab.plan.plan import build_plan, looks_like_coco, steps_of
+from gfl_lab.plan.plan import build_plan, cells, looks_like_coco, steps_of
 from gfl_lab.spec.files import ExperimentFile, load_experiment, load_profile, load_published
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
 
@@ -123,3 +125,62 @@ def test_an_axis_that_acts_nowhere_is_an_error_and_one_that_acts_somewhere_gives
         build_plan(_experiment(axes={"decode": ["expectation", "local_peak"]}, set={"box": "dirac"}), DESK, DATA)
     plan = build_plan(_experiment(axes={"dfl": [False, True], "decode": ["expectation", "local_peak"]}), DESK, DATA)
     assert len(plan.variants) == 3
+
+
+CONDITIONS = {"reg_max": {"dfl": True}, "dfl_weight": {"dfl": True, "qfl": True}, "atss_topk": {"dfl_weight": 0.5}}
+GRID = {"qfl": [False, True], "dfl": [False, True], "reg_max": [8, 16], "dfl_weight": [0.25, 0.5], "atss_topk": [5, 9]}
+
+
+@given(st.permutations(list(CONDITIONS)), st.permutations(list(GRID)), st.randoms())
+def test_the_order_of_conditions_and_axes_changes_no_variant(order: list[str], axes: list[str], random: Random) -> None:
+    when = {key: dict(random.sample(sorted(CONDITIONS[key].items()), len(CONDITIONS[key]))) for key in order}
+    known = cells(_experiment(axes=GRID, when=CONDITIONS), [0])
+    found = cells(_experiment(axes={key: GRID[key] for key in axes}, when=when), [0])
+    assert {frozenset(cell.axes.items()) for cell in found} == {frozenset(cell.axes.items()) for cell in known}
+    # by hand: dfl off 2; dfl on, qfl off, 2 bins: 2; both on, 2 bins, weight 0.25: 2; and weight 0.5 with 2 k: 4
+    assert len(found) == len(known) == 2 + 2 + 2 + 4
+
+
+def test_a_condition_on_an_axis_that_does_not_apply_does_not_hold() -> None:
+    for when in ({"reg_max": {"dfl": True}, "bin_width": {"reg_max": 8}}, {"bin_width": {"reg_max": 8}, "reg_max": {"dfl": True}}):
+        experiment = _experiment(axes={"dfl": [False, True], "reg_max": [8, 16], "bin_width": [1.0, 2.0]}, when=when)
+        assert [cell.name for cell in cells(experiment, [0])] == [
+            "dfl=off", "dfl=on reg_max=8 bin_width=1", "dfl=on reg_max=8 bin_width=2", "dfl=on reg_max=16",
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("keys", [("qfl", "dfl"), ("dfl", "reg_max", "qfl")])
+def test_conditions_in_a_cycle_are_refused_by_name(tmp_path: Path, keys: tuple[str, ...]) -> None:
+    values = {"qfl": True, "dfl": True, "reg_max": 8}
+    when = {key: {other: values[other]} for key, other in zip(keys, keys[1:] + keys[:1], strict=True)}
+    path = tmp_path / "exp.yaml"
+    path.write_text(
+        f"name: x\nprofile: desk\naxes: {{qfl: [true, false], dfl: [true, false], reg_max: [8, 16]}}\nwhen: {json.dumps(when)}\n"
+    )
+    with pytest.raises(SpecError) as caught:
+        load_experiment(path)
+    assert "exp.yaml:4" in str(caught.value) and "form a cycle" in str(caught.value)
+    assert all(f"{key}" in str(caught.value).partition("cycle:")[2] for key in keys)
+
+
+def test_trials_are_counted_before_they_are_expanded() -> None:
+    many = _experiment(axes={"reg_max": list(range(1, 101)), "atss_topk": list(range(1, 100))})
+    assert len(cells(many, [0])) == 9900
+    with pytest.raises(SpecError, match=r"19,800 trials \(100 reg_max x 99 atss_topk x 2 seeds\)"):
+        cells(many, [0, 1])
+    assert len(cells(many, [0, 1], max_trials=19_800)) == 9900
+    with pytest.raises(SpecError, match="at most 10,000"):
+        cells(many, range(10**9))
+    # what conditions leave out is not counted, and what they leave is
+    axes = {"dfl": [False, True], "reg_max": list(range(1, 129)), "qfl": [False, True], "atss_topk": list(range(1, 101))}
+    assert len(cells(_experiment(axes=axes, when={"reg_max": {"dfl": True}, "atss_topk": {"dfl": False}}), [0])) == 2 * (128 + 100)
+    with pytest.raises(SpecError, match="up to 51,200 trials"):
+        cells(_experiment(axes=axes, when={"reg_max": {"qfl": True}}), [0])
+    with pytest.raises(SpecError, match="3 arms"):
+        cells(_experiment(arms={"a": {}, "b": {}, "c": {}}), range(10), max_trials=20)
+
+
+def test_a_rule_that_many_variants_break_is_one_problem() -> None:
+    with pytest.raises(SpecError) as caught:
+        build_plan(_experiment(axes={"image_size": [[64, 128]], "qfl_beta": [1.0, 2.0, 3.0, 4.0]}), DESK, DATA)
+    assert len(caught.value.problems) == 1 and "4 variants (image_size=" in str(caught.value)

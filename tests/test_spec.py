@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from gfl_lab.errors import SpecError
 from gfl_lab.spec.files import find_profile, load_experiment, load_profile, load_published, resolve_settings
 from gfl_lab.spec.settings import Settings
-from gfl_lab.spec.source import read_yaml
+from gfl_lab.spec.source import read_value, read_yaml
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
@@ -172,3 +172,71 @@ def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
     assert read_yaml(path).value["axes"]["lr"] == [1e-4, 2.5e-3, 1e-2, -1e3]
     path.write_text("name: 1e5x\nquestion: e5\nprofile: desk\n")
     assert read_yaml(path).value == {"name": "1e5x", "question": "e5", "profile": "desk"}
+
+
+def test_the_docs_print_the_real_profile() -> None:
+    text = (EXPERIMENTS.parent / "docs" / "experiment-files.md").read_text()
+    assert f"```yaml\n{(EXPERIMENTS / 'profiles' / 'desk.yaml').read_text()}```" in text
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("8", 8), ("+8", 8), ("-0", 0), ("0x10", 16), ("0o10", 8), ("1e-4", 1e-4), (".5", 0.5), ("1.", 1.0), ("2.5E3", 2500.0), ("0", 0), ("0.10", 0.1),
+        ("~", None), ("null", None), ("", None), ("true", True), ("FALSE", False), ("2026-11-27", "2026-11-27"), ("'on'", "on"), ('"010"', "010"),
+        ("y", "y"), ("nO", "nO"), ("12:99", "12:99"), ("1.2.3", "1.2.3"), ("e5", "e5"), ("_1", "_1"), ("desk", "desk"), ("0b2", "0b2"),
+    ],
+)  # fmt: skip
+def test_words_are_read_by_the_core_schema(word: str, value: object) -> None:
+    found = read_value(word)
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("word", "spelling"),
+    [
+        ("010", "10"), ("08", "8"), ("-007", "-7"), ("00", "0"), ("0_1", "1"), ("1_000", "1000"), ("1_000.5", "1000.5"), ("0x1_0", "0x10"), ("0b11", "3"),
+        ("1:30", "90"), ("012:30:45", "45045"), ("1:30.5", "90.5"), ("-1:30", "-90"), ("yes", "true"), ("On", "true"), ("NO", "false"), ("off", "false"),
+    ],
+)  # fmt: skip
+def test_a_word_that_versions_of_yaml_read_differently_is_refused_with_its_plain_spelling(tmp_path: Path, word: str, spelling: str) -> None:
+    told = problems(tmp_path, GOOD + f"set:\n  lr: {word}\n")
+    assert told[0].startswith("exp.yaml:6: ") and "ambiguous" in told[0] and f"Write {spelling}, or '{word}' in quotes" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (HEAD + "axes: &a {qfl: [*a]}", "stands inside of what it names"),
+        ("a: " + "[" * 5000, "nested more than 40"),
+        ("a: " + "{b: " * 5000, "nested more than 40"),
+        ("\n".join(f"{'  ' * n}a:" for n in range(200)), "nested more than 40"),
+        ("a0: &a0 [1]\n" + "".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 10)}]\n" for n in range(8)), "more than 100,000 values"),
+        ("a0: &a0 {}\n" + "".join(f"a{n + 1}: &a{n + 1} [*a{n}]\n" for n in range(60)), "nested more than 40"),
+        (HEAD + "axes: {dfl: !!set {a}}", "tag !!set is not read"),
+        (HEAD + "axes: {lr: [!!float 1]}", "tag !!float is not read"),
+        (HEAD + "axes: {dfl: [true]}\nset: {lr: " + "9" * 5000 + "}", "at most 400"),
+        (HEAD + "axes: {dfl: [true]}\nset: {lr: 1e400}", "too large"),
+        (HEAD + "axes:\n\tdfl: [true]", "Indent with spaces"),
+        (HEAD + "axes: {}", "axes is empty: nothing varies"),
+        (HEAD + "arms: {}", "arms is empty: nothing varies"),
+        (HEAD + "axes:", "axes is null"),
+        (HEAD + "axes: {dfl: }", "axes.dfl is null: must be a list"),
+        (HEAD + "axes: {dfl: []}", "axes.dfl is empty"),
+        (HEAD + "axes: {dfl: [true]}\nseeds: []", "at least 1 entry"),
+        (HEAD + "axes: {bin_width: [1, 1.0]}", "bin_width lists 1.0 twice (the first time as 1)"),
+        (HEAD + "axes: {lr: [1e-4, 0.0001]}", "lr lists 0.0001 twice"),
+        (HEAD + "axes: {image_size: [[128, 128], [128, 128]]}", "image_size lists [128, 128] twice"),
+        (HEAD + "axes: {reg_max: [1, 8]}\nbaseline: {reg_max: true}", "not among the axis' values [1, 8]"),
+    ],
+)
+def test_files_that_are_too_much_or_too_little(tmp_path: Path, text: str, words: str) -> None:
+    assert any(words in problem for problem in problems(tmp_path, text))
+
+
+def test_merges_and_aliases_are_read_with_lines(tmp_path: Path) -> None:
+    path = tmp_path / "exp.yaml"
+    path.write_text("a: &a {b: 1, c: 2}\nd:\n  <<: *a\n  c: 3\ne: {<<: [*a, {f: 4}]}\n8: x\non: y\n")
+    source = read_yaml(path)
+    assert source.value == {"a": {"b": 1, "c": 2}, "d": {"b": 1, "c": 3}, "e": {"b": 1, "c": 2, "f": 4}, "8": "x", "on": "y"}
+    assert source.lines[("d", "c")] == 4 and ("d", "b") in source.lines

@@ -26,7 +26,9 @@ DEFAULT_PROFILE = "coco_1x"
 
 def parse_changes(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
     """``KEY=VALUE`` each, the value in YAML."""
-    from gfl_lab.spec.source import read_value
+    from gfl_lab.spec.settings import Settings
+    from gfl_lab.spec.source import Source, read_value
+    from gfl_lab.spec.values import one_value_problems
 
     changes: dict[str, Any] = {}
     for text in given:
@@ -39,7 +41,10 @@ def parse_changes(_ctx: click.Context, _param: click.Parameter, given: tuple[str
             changes[key] = read_value(value)
         except SpecError as error:
             problem = error.problems[0]
-            raise click.BadParameter(f"{text!r}: {problem.message}{f'. {problem.hint}' if problem.hint else ''}") from None
+            why = problem.message.replace("not valid YAML:", f"{value} is no YAML value:")
+            raise click.BadParameter(f"{text!r}: {why}{f'. {problem.hint}' if problem.hint else ''}") from None
+        if key in Settings.model_fields and (problems := one_value_problems(key, changes[key], Source(Path(), {}), ())):
+            raise click.BadParameter("; ".join(problem.message for problem in problems))
     return changes
 
 
