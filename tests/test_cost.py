@@ -186,6 +186,22 @@ def test_host_memory_bounds_how_many_run_at_once() -> None:
     assert take(machine, gpus=0).slots == 16
 
 
+def test_without_nvidia_smi_torch_is_asked_where_there_is_a_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torch.py").write_text(
+        "from types import SimpleNamespace\n"
+        "cuda = SimpleNamespace(device_count=lambda: 2, get_device_properties=lambda i: SimpleNamespace(total_memory=80 << 30, name=f'H100 {i}'))\n"
+    )
+    (tmp_path / "driver").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(resources.shutil, "which", lambda name: None)
+    monkeypatch.setattr(resources, "DRIVER", tmp_path / "driver")
+    machine = resources.look()
+    assert machine.gpus == ("H100 0", "H100 1") and machine.gpu_memory_gib == (80.0, 80.0)
+    monkeypatch.setattr(resources, "DRIVER", tmp_path / "none")
+    assert resources.look().gpus == ()
+
+
 @pytest.fixture
 def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A stand-in on PATH that lists two GPUs as the real one does."""

@@ -6,12 +6,15 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gfl_lab.errors import Problem, ResourceError
 
+DRIVER = Path("/dev/nvidiactl")
+"""Is there where NVIDIA's driver is loaded."""
 MEMORY_SAFETY = 1.25
 """Measured peaks are multiplied by this before trials are packed: a warm-up does not see every shape of image."""
 
@@ -104,16 +107,14 @@ def device_of(machine: Machine, gpus: float) -> str:
 
 
 def _gpus() -> tuple[tuple[str, float], ...]:
-    """(name, GiB) of each visible GPU, as nvidia-smi lists them; none without it."""
+    """Return (name, GiB) of each visible GPU, as nvidia-smi lists them; without it, as torch does where there is a driver."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible in ("", "-1"):
+        return ()
     tool = shutil.which("nvidia-smi")
-    if visible in ("", "-1") or tool is None:
-        return ()
-    query = [tool, "--query-gpu=index,uuid,memory.total,name", "--format=csv,noheader,nounits"]
-    try:
-        listed = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ()
+    listed = tool and _output([tool, "--query-gpu=index,uuid,memory.total,name", "--format=csv,noheader,nounits"], 20)
+    if not listed:
+        return _gpus_of_torch() if DRIVER.exists() else ()
     rows = [[part.strip() for part in line.split(",", 3)] for line in listed.splitlines() if line.count(",") >= 3]
     found = {(index, uuid): (name, float(mib) / 1024 if mib.isdigit() else 0.0) for index, uuid, mib, name in rows}
     if visible is None:
@@ -130,6 +131,23 @@ def _gpus() -> tuple[tuple[str, float], ...]:
             break  # CUDA sees none from the first wrong one on
         chosen += match[:1]
     return tuple(chosen)
+
+
+def _gpus_of_torch() -> tuple[tuple[str, float], ...]:
+    """Return (name, GiB) of each GPU that torch can use, asked in a process of its own: some containers have a driver and no nvidia-smi."""
+    code = (
+        "import torch\nfor i in range(torch.cuda.device_count()):\n p = torch.cuda.get_device_properties(i)\n print(p.total_memory, p.name)"
+    )
+    lines = [line.split(" ", 1) for line in _output([sys.executable, "-c", code], 120).splitlines()]
+    return tuple((name, int(size) / 2**30) for size, name in lines)
+
+
+def _output(command: list[str], seconds: float) -> str:
+    """Return what a command prints; nothing if it fails or takes longer."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def share(
