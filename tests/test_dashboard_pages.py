@@ -15,6 +15,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import data, look
 from gfl_lab import naming
+from gfl_lab.report.cells import layout
 from gfl_lab.report.table import build_table
 from gfl_lab.results.store import open_store
 from tests.support.fake_runs import HOSTILE_CLASSES, HOSTILE_TEXT, write_fake_tree
@@ -218,6 +219,18 @@ def test_the_seeds_needed_are_told_for_the_difference_of_the_url(trees, monkeypa
     assert "0.3 needs" in html_of(open_page("table", trees["full"], monkeypatch))
     assert "2 needs" in html_of(open_page("table", trees["full"], monkeypatch, difference="2"))
     assert "0.3 needs" in html_of(open_page("table", trees["full"], monkeypatch, difference="7"))
+
+
+def test_colour_follows_the_verdict(trees, monkeypatch, tmp_path):
+    store = open_store(trees["full"])
+    cells = [cell for row in layout(build_table(store.experiments()[0], store.resampled_or_none)).rows for cell in row]
+    page = html_of(open_page("table", trees["full"], monkeypatch))
+    for css, verdict in (("better", True), ("worse", False)):
+        assert page.count(f'class="delta {css}"') == sum(cell.better is verdict for cell in cells)
+    write_fake_tree(tmp_path, seeds=(0,), val_images=2)
+    page = html_of(open_page("table", tmp_path, monkeypatch))
+    assert 'class="delta">+' in page and "one seed" in page
+    assert 'class="delta better"' not in page and 'class="delta worse"' not in page
 
 
 def test_rows_without_a_value_come_last(trees, monkeypatch):

@@ -199,6 +199,12 @@ def test_samples_on_which_a_number_is_undefined_are_left_out() -> None:
     assert difference(VALUES["a"], [(np.full(5, np.nan), np.zeros(5))] * 3, 72).image_variance is None
 
 
+@pytest.mark.parametrize("pairs", [[], [(float("nan"), 40.0), (41.0, 40.0)], [(float("inf"), 40.0)]])
+def test_numbers_that_are_none_are_refused(pairs: list[tuple[float, float]]) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        difference(pairs)
+
+
 def test_holm_by_hand() -> None:
     assert holm({"a": 0.04, "b": 0.01, "c": 0.03}) == pytest.approx({"a": 0.06, "b": 0.03, "c": 0.06})
     assert holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}

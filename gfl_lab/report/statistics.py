@@ -262,8 +262,13 @@ def paired(pairs: Sequence[tuple[float, float]], samples: Sampled | None = None,
         samples: both on bootstrap samples of the images; None leaves the choice of images out.
         images: how many there are.
         signal: False for numbers, such as costs of errors, that may be 0 although detectors work.
+
+    Raises:
+        ValueError: there is no pair, or a number is not finite.
     """
     each = [ours - theirs for ours, theirs in pairs]
+    if not each or not all(map(math.isfinite, each)):
+        raise ValueError(f"a difference needs pairs of finite numbers, and these are {list(pairs)}")
     count = len(each)
     found = Paired(statistics.fmean(each), count, images=images)
     if samples is not None:
