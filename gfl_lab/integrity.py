@@ -304,9 +304,11 @@ def _listed(trial: TrialDir, name: str, files: Mapping[str, Any], found: list[Da
     path, entry = trial.file(name), files.get(name)
     try:
         size = path.stat().st_size
-        if entry is None:
+        if not path.is_file():
+            found.append(Damage(name, "is not a file; move it away"))
+        elif entry is None:
             return True
-        if size != entry["bytes"]:
+        elif size != entry["bytes"]:
             found.append(Damage(name, f"has {size} bytes, not {entry['bytes']}"))
         elif file_entry(path)["sha256"] != entry["sha256"]:
             found.append(Damage(name, "has another content than its trial wrote"))

@@ -182,7 +182,7 @@ def command(
                 found[trial.id] is not TrialState.DONE and tree.trial(trial.id).state() is TrialState.DONE
                 for trial in pending if trial.id not in to_repair
             )  # fmt: skip
-            left = _tell_repairs(plan, tree, damaged, checked)
+            left = _tell_repairs(plan, tree, damaged, checked, over_storage=bool(shared))
             code = _finish(plan, tree, folder, mirror, as_json, left, trained=trained, relock=relock, experiment=str(experiment))
             missing = [state for state in driver.states(plan.trials, tree).values() if state != TrialState.DONE]
             complete = not missing
@@ -327,7 +327,7 @@ def _train(
         return problems
 
 
-def _tell_repairs(plan: Any, tree: Any, damaged: dict[str, Any], checked: Any) -> dict[str, Any]:
+def _tell_repairs(plan: Any, tree: Any, damaged: dict[str, Any], checked: Any, *, over_storage: bool) -> dict[str, Any]:
     """Look at every finished trial once more, say what was repaired and what was not; what is still damaged, by id."""
     from gfl_lab import naming
     from gfl_lab.orchestrate import damaged as damages
@@ -343,6 +343,8 @@ def _tell_repairs(plan: Any, tree: Any, damaged: dict[str, Any], checked: Any) -
         reason = damage.beyond_repair
         if not reason:
             failed = damages.failure(tree.trial(trial))
+            if over_storage:
+                failed = "over --storage no finished trial is; the same command without --address does it"
             reason = f"{damage}; it was not evaluated again" + (f": {failed}" if failed else f", see {tree.trial(trial).file('log.txt')}")
         folder = tree.trial(trial)
         stand = "Its numbers are in the table as recorded. " if folder.state() == "done" else ""
