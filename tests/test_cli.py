@@ -127,7 +127,7 @@ def _break(folder: Path, how: str) -> None:
     elif how == "outside":
         content["annotations"][0]["bbox"] = [100, 100, 500, 20]
     elif how == "no area":
-        content["annotations"][0]["bbox"][2] = 0
+        content["annotations"][0]["bbox"][2] = -3
     elif how == "categories":
         content["categories"][0]["name"] = "other"
     elif how == "truncated":

@@ -246,8 +246,11 @@ REFUSED = {
     "half a category": (first("annotations", category_id=1.5), "annotation 0: category_id 1.5"),
     "a lone surrogate": (each("categories", name="\ud800"), "no valid Unicode"),
     "coco_url alone": (lambda d: (d["images"][0].pop("file_name"), d["images"][0].update(coco_url="http://x/1.jpg")), "coco_url alone"),
-    "absolute name": (first("images", file_name="/data/images/train0.png"), "leaves the image folder"),
-    "Windows drive": (first("images", file_name="C:\\images\\train0.png"), "leaves the image folder"),
+    "absolute name": (
+        first("images", file_name="/data/images/train0.png"),
+        "there is train0.png in the image folder: write the name alone",
+    ),
+    "Windows drive": (first("images", file_name="C:\\images\\train0.png"), "there is train0.png in the image folder"),
     "parent by URL": (first("images", file_name="%2e%2e/annotations/instances_val.json"), "is missing"),
     "another case": (first("images", file_name="TRAIN0.PNG"), "there is train0.png: upper and lower case differ"),
     "a folder in the name": (first("images", file_name="export/train0.png"), "there is train0.png: file names count from"),
@@ -566,6 +569,17 @@ def test_what_is_no_file_is_named(folder: Folder) -> None:
     ):
         folder.edit(first("images", file_name=name), "train")
         assert f'annotations/instances_train.json: image 0: the image file "{name}" {words}' in refused(folder.root)
+
+
+def test_a_folder_of_another_case_is_named(folder: Folder) -> None:
+    folder.images.rename(folder.root / "Images")
+    assert "there is Images: upper and lower case differ" in refused(folder.root)
+
+
+def test_one_id_for_all_annotations_is_told_alone(folder: Folder) -> None:
+    folder.edit(each("annotations", id=1))
+    report = coco.check_dataset(folder.root)
+    assert len(report.errors) == 2 and not report.warnings
 
 
 def test_a_link_out_of_the_folder_trains_and_the_check_says_that_it_is_not_shown(folder: Folder) -> None:

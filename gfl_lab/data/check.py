@@ -6,7 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -159,8 +159,8 @@ def check_dataset(root: Path | str, decode: bool = True) -> DatasetReport:
         names[split] = _check_categories(coco, file, errors, warnings)
         images[split] = _check_images(coco, folders[split], split, file, errors, warnings)
         boxes = _check_annotations(coco, images[split], names[split], split, file, errors, warnings)
-        check_areas([(number, box, area) for number, (_, _, box, area, crowd) in boxes.items() if not crowd], file, warnings)
-        sound = list(boxes.values())
+        check_areas([(number, box, area) for number, (_, _, box, area, crowd) in boxes if not crowd], file, warnings)
+        sound = [box for _, box in boxes]
         _warn_same_boxes(sound, file, warnings)
         splits[split] = _split_report(images[split], sound, names[split])
         if split == "train" and splits[split].boxes and not splits[split].trainable and not errors:
@@ -285,6 +285,8 @@ def _check_images(
             errors.add("images without a file name", f"file_name is {show(name)}; it must be text", file, place, hint)
         elif escapes(name):
             hint = "file names are relative to the image folder and hold no '..'"
+            if is_file(folder / PureWindowsPath(name).name):
+                hint += f"; there is {readable(PureWindowsPath(name).name)} in the image folder: write the name alone"
             errors.add("file names that leave the image folder", f"file_name {show(name)} leaves the image folder", file, place, hint)
         else:
             path = image_file(folder, name)
@@ -317,9 +319,9 @@ def _check_annotations(
     file: str,
     errors: Findings,
     warnings: Findings,
-) -> dict[int, Box]:
-    """Sound annotations, by their index in the file."""
-    sound: dict[int, Box] = {}
+) -> list[tuple[int, Box]]:
+    """Ids of sound annotations, and what they hold."""
+    sound: list[tuple[int, Box]] = []
     ids: set[int] = set()
     no_area = 0
     # Where ids of images or categories are unusable, annotations cannot be matched with them: that would be told once more for each.
@@ -375,10 +377,10 @@ def _check_annotations(
             if width * height >= WHOLE_IMAGE * size[0] * size[1]:
                 warnings.add("boxes over the whole image", "the box covers the whole image; it may be right", file, place)
         _warn_not_learned(box, size, split == "train", file, place, warnings)
-        sound[number if is_id(number) else -1 - index] = (image_id, category_id, box, float(area), bool(crowd))
+        sound.append((number, (image_id, category_id, box, float(area), bool(crowd))))
     if no_area:
         warnings.add("annotations without an area", f"{no_area} annotations have no area; width x height is used", file)
-    if not any(not crowd for *_, crowd in sound.values()) and not errors:
+    if not any(not crowd for _, (*_, crowd) in sound) and not errors:
         errors.add("no boxes", "has no boxes: nothing to learn from or to measure", file)
     return sound
 

@@ -42,7 +42,7 @@ class Finding:
         rest = len(self.entries) - len(shown)
         more = f", and {rest} more" if rest else ""
         items = [item for item, _ in shown]
-        if len({message for _, message in shown}) == 1 and all(items):
+        if len({message for _, message in self.entries}) == 1 and all(items):
             text = f"{', '.join(items)}{more}: {shown[0][1]}"
         else:
             text = "; ".join(f"{item}: {message}" if item else message for item, message in shown) + more

@@ -116,7 +116,7 @@ def check_pixels(
         files: by split, what messages call the annotation file. folders: by split, where images lie.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore")  # Pillow about single files: the check has words of its own
         found = each(inspect, (record["path"] for split in images.values() for record in split.values() if record["path"]))
     owners: dict[str, dict[Path, tuple[str, str]]] = defaultdict(dict)
     deep: dict[Path, tuple[str, str, Deep]] = {}

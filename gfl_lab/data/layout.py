@@ -75,7 +75,9 @@ def find_dataset(root: Path | str) -> CocoPaths:
         folders = _image_folders(split)
         folder = _folder_of_images(file, root, [root / name for name in folders if os.path.isdir(root / name)])
         if folder is None:
-            problems.append(Problem(f"no folder with the images of {split}: none of {', '.join(folders)} is there", shown, hint))
+            near = next((name for name in sorted(os.listdir(root)) if name.casefold() in folders), "")
+            case = f"there is {readable(near)}: upper and lower case differ" if near else hint
+            problems.append(Problem(f"no folder with the images of {split}: none of {', '.join(folders)} is there", shown, case))
         found[split] = (file, folder)
     if problems:
         raise DataError(problems)
