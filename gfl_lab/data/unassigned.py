@@ -405,14 +405,14 @@ def _clip_of(trial: _Trial) -> float:
 
 
 def _best(trials: Sequence[_Trial], current: int) -> list[_Trial]:
-    """Of changes of one kind the one that leaves fewest, and a smaller change if that is much better than today, too."""
+    """Of changes of one kind the one that leaves fewest, and the best of at most half its effort, if much better than today."""
     good = [trial for trial in trials if trial.unassigned <= BETTER * current]
 
     def order(trial: _Trial) -> tuple[float, ...]:
         return 0 if trial.unassigned <= ENOUGH * trial.boxes else trial.unassigned, trial.effort
 
     best = sorted(good, key=order)[:1]
-    return best + sorted((trial for trial in good if best and trial.effort < best[0].effort), key=order)[:1]
+    return best + sorted((trial for trial in good if best and trial.effort <= best[0].effort / 2), key=order)[:1]
 
 
 def _is_superfluous(trial: _Trial, chosen: Sequence[_Trial]) -> bool:
