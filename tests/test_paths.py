@@ -164,8 +164,12 @@ def test_a_folder_too_long_for_sockets_is_told_with_the_way_out(monkeypatch: pyt
         monkeypatch.setattr(tempfile, "tempdir", "/" + "d" * (length - 1))
         ((ok, text),) = _sockets()
         assert ok is fits and (fits or "Set TMPDIR" in text)
-    monkeypatch.setattr(tempfile, "tempdir", "/" + "細" * (most // 2))
-    assert not next(iter(_sockets()))[0], "bytes count, not characters"
+    for folder in ("/細", '/a"', "/a\\b", "/\udcff"):  # seen: Ray reads its own path as ASCII, and as JSON
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        ((ok, text),) = _sockets()
+        assert not ok and "Set TMPDIR" in text and text.encode()
+    monkeypatch.setattr(tempfile, "tempdir", "/t %2F#?&;:@='")  # seen to work
+    assert next(iter(_sockets()))[0]
     executor = ray_tune.RayTuneExecutor(
         cpus=1, gpus=0, gpu_optional=True, machine_cpus=1, machine_gpus=0, address=None, should_stop=lambda: False, preload="json"
     )

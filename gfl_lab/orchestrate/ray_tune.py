@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from gfl_lab import rundir
+from gfl_lab.addresses import shown
 from gfl_lab.errors import Problem, ResourceError
 from gfl_lab.orchestrate.nursery import Nursery
 from gfl_lab.orchestrate.process import Job, TrialProcess
@@ -77,15 +78,17 @@ def scratch_dir() -> Path:
 
 
 def check_sockets() -> None:
-    """Raise ResourceError if a socket of Ray's could not be made below ``scratch_dir``."""
+    """Raise ResourceError if Ray could not make its sockets below ``scratch_dir``."""
     most = SOCKET_BYTES - len(f"/{SCRATCH.format(os.getuid())}/r/{_SOCKET}")
-    if len(os.fsencode(tempfile.gettempdir())) > most:
-        raise ResourceError(
-            Problem(
-                f"the path of the folder for temporary files is too long for the sockets of Ray: {tempfile.gettempdir()}",
-                hint=f"Set TMPDIR to a folder whose path has at most {most} bytes, /tmp for example, or give --executor inline.",
-            )
-        )
+    folder = tempfile.gettempdir()
+    if not folder.isascii() or set(folder) & set('"\\'):
+        reason = f"Ray cannot work below the folder for temporary files, whose path is not of ASCII without quotes and backslashes: {shown(folder)}"
+    elif len(folder) > most:
+        reason = f"the path of the folder for temporary files is too long for the sockets of Ray: {shown(folder)}"
+    else:
+        return
+    hint = f"Set TMPDIR to a folder with a plain path of at most {most} bytes, /tmp for example, or give --executor inline."
+    raise ResourceError(Problem(reason, hint=hint))
 
 
 def prepare_environment() -> None:

@@ -130,7 +130,11 @@ class Cluster:
             f"--system-config={json.dumps(QUICKER)}",
         )  # fmt: skip
         self.address = f"{self.head.address}:{PORT}"
-        self.ready(self.head)
+        try:
+            self.ready(self.head)
+        except BaseException:  # nobody else can end it
+            self.close()
+            raise
 
     def _add(self, head: Node | None, *ray: str) -> Node:
         node = Node(self, self._made, *ray)
