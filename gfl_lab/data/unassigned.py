@@ -16,8 +16,8 @@ import numpy as np
 from pydantic import ValidationError
 
 from gfl_lab import naming
+from gfl_lab.data.annotations import MIN_SIDE_PX, is_learned, load_coco
 from gfl_lab.data.assignment import Assignment, Boxes, Cause, NearestOf, Pyramid, assign
-from gfl_lab.data.coco import MIN_BOX_PX, MIN_SIDE_PX, load_coco
 from gfl_lab.spec.settings import BUILT_IN, Settings
 
 VERSION = 1
@@ -212,17 +212,15 @@ def training_boxes(annotations: Path) -> Boxes:
     coco = load_coco(annotations)
     images = sorted(coco["images"], key=lambda image: image["id"])
     number = {image["id"]: index for index, image in enumerate(images)}
-    sizes = np.array([(image["width"], image["height"]) for image in images], np.float64).reshape(-1, 2)
-    given = [entry for entry in coco["annotations"] if not entry["iscrowd"]]
-    image = np.array([number[entry["image_id"]] for entry in given], np.int64)
-    xywh = np.array([entry["bbox"] for entry in given], np.float64).reshape(-1, 4)
-    near, far, limits = xywh[:, :2], xywh[:, :2] + xywh[:, 2:], sizes[image]
-    kept = (np.minimum(far, limits) > np.maximum(near, 0)).all(1) & (xywh[:, 2:].min(1) >= MIN_BOX_PX)
-    kept &= limits.min(1) >= MIN_SIDE_PX
+    sizes = [(image["width"], image["height"]) for image in images]
+    given = [(number[entry["image_id"]], entry["bbox"]) for entry in coco["annotations"] if not entry["iscrowd"]]
+    image = np.array([index for index, _ in given], np.int64)
+    xywh = np.array([box for _, box in given], np.float64).reshape(-1, 4)
+    kept = np.array([min(sizes[index]) >= MIN_SIDE_PX and is_learned(box, sizes[index]) for index, box in given], bool)
     order = np.flatnonzero(kept)[np.argsort(image[kept], kind="stable")]
     used = np.unique(image[order])
-    xyxy = np.concatenate([near, far], axis=1)[order].astype(np.float32)
-    return Boxes(xyxy, np.searchsorted(used, image[order]), sizes[used])
+    xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)[order].astype(np.float32)
+    return Boxes(xyxy, np.searchsorted(used, image[order]), np.array(sizes, np.float64).reshape(-1, 2)[used])
 
 
 def find_unassigned(
