@@ -247,6 +247,8 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setenv("FAKE_EPOCH_S", "0")
     monkeypatch.setattr(resources, "_gpus", lambda: ())
     monkeypatch.setattr("gfl_lab.cli.run.TRIAL_ENTRY", FAKE)
+    for module in ("integrity", "orchestrate.damaged"):  # fakes have no detections
+        monkeypatch.setattr(f"gfl_lab.{module}.damage", lambda trial: [])
     monkeypatch.setattr("gfl_lab.cli.engine.start_mirror", NoMirror)
     return runner(monkeypatch, capsys)
 
