@@ -179,7 +179,9 @@ def prepare_data(files: Files, tree: RunTree, data: Path | None, say: Callable[[
             if report.warning_kinds:
                 count = sum(map(len, report.warning_kinds))
                 kinds = len({finding.kind for finding in report.warning_kinds})
-                say(f"warning: {plural(count, 'warning')} of {plural(kinds, 'kind')} about the data:  gfl-lab data check {shlex.quote(str(folder))}")
+                say(
+                    f"warning: {plural(count, 'warning')} of {plural(kinds, 'kind')} about the data:  gfl-lab data check {shlex.quote(str(folder))}"
+                )
             write_json(passed, {"format": 1, "name": report.name, "digest": content.digest})
     found = coco.find_dataset(folder)
     paths = {
