@@ -723,7 +723,7 @@ def test_a_warning_for_many_images_is_one_line(folder: Folder, monkeypatch: pyte
     files = type("F", (), {"profile": None})()
     prepare.prepare_data(files, tree, folder.root, said.append)
     assert [line for line in said if "warning:" in line] == [
-        f"warning: 400 warnings of 1 kinds about the data:  gfl-lab data check {folder.root}"
+        f"warning: 400 warnings of 1 kind about the data:  gfl-lab data check {folder.root}"
     ]
 
 

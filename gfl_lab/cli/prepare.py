@@ -15,6 +15,7 @@ import click
 
 from gfl_lab.addresses import absolute, check_text
 from gfl_lab.cli.numbers import Whole
+from gfl_lab.cli.output import plural
 from gfl_lab.errors import InputError, Problem, SpecError
 from gfl_lab.rundir import RunTree, write_json
 
@@ -218,7 +219,9 @@ def prepare_data(files: Files, tree: RunTree, data: Path | None, say: Callable[[
             if report.warning_kinds:
                 count = sum(map(len, report.warning_kinds))
                 kinds = len({finding.kind for finding in report.warning_kinds})
-                say(f"warning: {count} warnings of {kinds} kinds about the data:  gfl-lab data check {shlex.quote(str(folder))}")
+                say(
+                    f"warning: {plural(count, 'warning')} of {plural(kinds, 'kind')} about the data:  gfl-lab data check {shlex.quote(str(folder))}"
+                )
             write_json(passed, {"format": 1, "name": report.name, "digest": content.digest})
     found = coco.find_dataset(folder)
     paths = {
