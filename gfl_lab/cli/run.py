@@ -142,7 +142,7 @@ def command(
             if executor == "inline":
                 share = dataclasses.replace(share, slots=1)
             if pending and address and executor == "ray":
-                starting = engines.Engine(engine)
+                starting = starting or engines.Engine(engine)  # on a first run it has begun already
                 share = engines.on_cluster(starting, engine)
                 limit = parse_budget(budget, share.gpus)
             # The kind of a cluster's GPU is not known here.
