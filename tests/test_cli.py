@@ -216,13 +216,13 @@ def test_a_table_of_unequal_arms_is_exit_4(cli: Cli, tmp_path: Path) -> None:
     assert code == 4 and "epochs" in err
 
 
-def test_a_home_that_cannot_be_written_is_exit_6(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_that_is_no_folder_is_told(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("GFL_LAB_HOME", str(tmp_path / "file"))
     code, _, err = cli("plan", TABLE3)
-    assert code == 6 and "file" in err and "bug" not in err
+    assert code == 2 and f"{tmp_path / 'file'} is not a folder" in err and "GFL_LAB_HOME" in err
     code, out, _ = cli("doctor")
-    assert code == 6 and "is not a folder that can be written" in out
+    assert code == 6 and f"BAD  disk      the run tree {tmp_path / 'file'}" in out
 
 
 def test_no_colour_and_no_bars_without_a_terminal(tmp_path: Path) -> None:

@@ -119,11 +119,11 @@ def test_everything_wrong_with_the_files_is_told_at_once_each_with_its_line(tmp_
 def test_entries_must_be_text(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("name: mine\nprofile: desk\ncode: [1]\naxes: {dfl: [true]}\n")
-    with pytest.raises(SpecError, match="must be a valid string"):
+    with pytest.raises(SpecError, match="code.0 is 1: must be text"):
         load_experiment(path)
 
 
-@pytest.mark.parametrize("value", [".nan", "2026-11-21", "{1: 2}", "[.inf]", "!!set {a}"])
+@pytest.mark.parametrize("value", [".nan", "[.inf]"])
 def test_arguments_must_survive_the_manifest(tmp_path: Path, value: str) -> None:
     path = tmp_path / "mine.yaml"
     for text in (
@@ -133,6 +133,12 @@ def test_arguments_must_survive_the_manifest(tmp_path: Path, value: str) -> None
         path.write_text(f"name: mine\nprofile: desk\n{text}\n")
         with pytest.raises(SpecError, match="arguments hold what a trial's manifest cannot"):
             load_experiment(path)
+
+
+def test_dates_and_keys_in_arguments_are_text(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nprofile: desk\nset: {arguments: {head: {a: 2026-11-21, b: {1: 2}}}}\naxes: {dfl: [true]}\n")
+    assert load_experiment(path)[0].set["arguments"] == {"head": {"a": "2026-11-21", "b": {"1": 2}}}
 
 
 def test_names_of_classes_are_found_in_settings_and_deep_in_arguments() -> None:

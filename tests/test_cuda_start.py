@@ -33,6 +33,8 @@ ABLATION = "name: grid\nprofile: fake\naxes: {dfl: [false, true]}\nseeds: [0, 1]
 SEARCH = "name: find\nkind: search\nprofile: fake\nsearch: {space: {lr: {low: 0.001, high: 0.1}}, trials: 4, scheduler: none}\n"
 DRIVER = f"""
 from gfl_lab.cli import engine, main, run
+from tests.support.unchecked import skip_checks
+skip_checks()
 run.TRIAL_ENTRY = "{TRIAL}:record"
 class NoMirror:
     def finish(self, _timeout=0):
@@ -67,6 +69,8 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def cli(pretend: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """The command line in this process."""
     monkeypatch.setattr("gfl_lab.cli.run.TRIAL_ENTRY", f"{TRIAL}:record")
+    for module in ("integrity", "orchestrate.damaged"):  # fakes have no detections
+        monkeypatch.setattr(f"gfl_lab.{module}.damage", lambda trial: [])
     monkeypatch.setattr("gfl_lab.cli.plan.WARM_UP_ENTRY", f"{TRIAL}:warm_up")
     monkeypatch.setattr("gfl_lab.cli.engine.start_mirror", lambda *_: type("NoMirror", (), {"finish": lambda *_: True})())
     return runner(monkeypatch, capsys)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gfl_lab.addresses import absolute
 from gfl_lab.cli.numbers import Number, Whole
 from gfl_lab.cli.output import consoles, print_json, say
 from gfl_lab.cli.prepare import named_profile
@@ -57,7 +58,7 @@ def check(path: Path | None, profile_name: str | None, reg_max: int | None, bin_
     profile, settings = (None, None) if profile_name is None else _profile(profile_name)
     if path is None:
         path = _generated(profile)
-    report = check_dataset(path)
+    report = check_dataset(absolute(path, "PATH"))
     sides = unassigned = None
     reason = why_not_analysed(settings) if settings is not None else ""
     if settings is not None and report.ok and not reason:
@@ -186,7 +187,7 @@ def areas(path: Path, out: Path) -> None:
     """
     from gfl_lab.data.areas import write_with_areas
 
-    for split, count in write_with_areas(path, out).items():
+    for split, count in write_with_areas(absolute(path, "PATH"), absolute(out, "OUT")).items():
         say(f"{split}: {count} areas changed")
     print(out)
 

@@ -47,7 +47,8 @@ def command(repair: bool, as_json: bool) -> None:
         try:
             found += [{"check": name, "ok": ok, "message": text} for ok, text in check()]
         except (GflLabError, ImportError, OSError, RuntimeError, sqlite3.Error) as error:
-            found.append({"check": name, "ok": False, "message": f"{type(error).__name__}: {error}"})
+            message = str(error) if isinstance(error, GflLabError) else f"{type(error).__name__}: {error}"
+            found.append({"check": name, "ok": False, "message": message})
     if as_json:
         print_json({"rows": found})
     else:

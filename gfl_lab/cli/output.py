@@ -37,8 +37,6 @@ def look_closer() -> str:
     """Return the line that says how to see the results: by commands, or by the addresses in GFL_LAB_PAGES."""
     if pages := os.environ.get("GFL_LAB_PAGES"):
         return f"look closer:  {pages}"
-    if in_container():
-        return "look closer:  outside of this container, with the dashboard and the MLflow server of its cluster (docs/deployment.md)"
     return "look closer:  gfl-lab dashboard   or   gfl-lab ui"
 
 

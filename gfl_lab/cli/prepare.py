@@ -153,7 +153,7 @@ def named_profile(name: str, beside: Path | None = None) -> Any:
     """
     from gfl_lab.spec.files import find_profile, load_profile
 
-    if os.sep in name or name.endswith(".yaml"):
+    if name.endswith(".yaml"):
         return load_profile(Path(name).expanduser())
     return load_profile(find_profile(name, profile_folders(beside)))
 
@@ -166,7 +166,7 @@ def profile_argument(name: str, beside: Path) -> str:
     """
     from gfl_lab.spec.files import find_profile
 
-    if os.sep in name or name.endswith(".yaml"):
+    if name.endswith(".yaml"):
         return name
     file = find_profile(name, profile_folders(beside))
     first = next((folder / file.name for folder in profile_folders() if (folder / file.name).is_file()), None)

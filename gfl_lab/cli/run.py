@@ -69,11 +69,11 @@ def command(
     from gfl_lab.orchestrate.trainings import Trainings
     from gfl_lab.rundir import RunTree, TrialState
 
-    check_address(address, executor)
     storage = _storage_of(storage, cluster=bool(address) and executor == "ray")
     files = read_files(experiment, profile)
     tree = RunTree.default()
     shared = _driver_side(storage, tree)
+    check_address(address, executor)
     machine = resources.look()
     wish = files.profile.resources
     if address:
