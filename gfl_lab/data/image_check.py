@@ -15,8 +15,9 @@ from typing import Any
 
 from PIL import Image
 
+from gfl_lab.addresses import readable
 from gfl_lab.data import pixels
-from gfl_lab.data.findings import Findings, readable, show
+from gfl_lab.data.findings import Findings, show
 
 ORIENTATION = 0x0112
 _MODES = {"L": "greyscale", "1": "black and white", "P": "a palette image", "RGBA": "RGB with an alpha channel", "CMYK": "CMYK"}

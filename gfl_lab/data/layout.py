@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import unquote
 
-from gfl_lab.data.findings import listed, readable
+from gfl_lab.addresses import readable
+from gfl_lab.data.findings import listed
 from gfl_lab.errors import DataError, Problem
 
 SPLITS = ("train", "val")

@@ -138,11 +138,6 @@ class Unassigned:
         return self.unassigned / self.boxes if self.boxes else 0.0
 
     @property
-    def noteworthy(self) -> bool:
-        """Return True if `plan` should speak of it."""
-        return self.share > NOTEWORTHY
-
-    @property
     def of(self) -> str:
         """`81 of 527 training boxes (15.4%)`."""
         sampled = f" in a sample of {self.images} of {self.all_images} images" if self.boxes < self.all_boxes else ""
