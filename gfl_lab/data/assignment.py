@@ -27,7 +27,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 NearestOf = Callable[[Floats, int], Ints]
-"""Of distances (G, A) and k: indices (G, k) of the k least of each row, chosen among equal ones as training does."""
+"""From distances (G, A) and k: indices (G, k) of the k least of each row, chosen among equal ones as training does."""
 
 
 class Cause(StrEnum):
@@ -105,7 +105,7 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Assignment:
-    """What became of each box.
+    """The outcome for each box.
 
     Attributes:
         xyxy: (G, 4) float32, px of the network input.
@@ -175,7 +175,7 @@ def assign(boxes: Boxes, pyramid: Pyramid, nearest_of: NearestOf | None = None) 
 
 @dataclass
 class _Found:
-    """What the candidates of each box are, and the positives: (box, location, IoU, stride, center x, center y) of each chunk."""
+    """Return the candidates of each box, and the positives: (box, location, IoU, stride, center x, center y) of each chunk."""
 
     positive: Flags
     inside: Flags

@@ -325,7 +325,7 @@ def _check_annotations(
     sound: list[tuple[int, Box]] = []
     ids: set[int] = set()
     no_area = 0
-    # Where ids of images or categories are unusable, annotations cannot be matched with them: that would be told once more for each.
+    # If ids of images or categories are unusable, annotations cannot be matched with them: that would be told once more for each.
     images_known, names_known = not errors.has(file, *_BAD_IMAGES), not errors.has(file, *_BAD_CATEGORIES)
     for index, entry in enumerate(coco["annotations"]):
         number = entry.get("id")

@@ -33,7 +33,7 @@ class Deep:
 
 @dataclass(frozen=True)
 class ImageFile:
-    """What reading an image file found. ``error`` is set when it cannot be used."""
+    """The outcome of reading an image file. ``error`` is set when it cannot be used."""
 
     sha256: str = ""
     size: tuple[int, int] = (0, 0)

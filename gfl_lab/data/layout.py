@@ -1,4 +1,4 @@
-"""Where the files of a data set lie: its annotation files, its image folders, and the file of one image.
+"""The places of a data set's files: its annotation files, its image folders, and the file of one image.
 
 Layouts (docs/data.md):
 
@@ -30,7 +30,7 @@ _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 @dataclass(frozen=True)
 class CocoPaths:
-    """Where a data set's files are; all absolute."""
+    """Paths of a data set's files; all absolute."""
 
     train_annotations: Path
     val_annotations: Path

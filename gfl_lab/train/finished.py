@@ -124,7 +124,7 @@ def adopted_weights(trial: TrialDir, donor_id: str) -> FinalWeights | None:
 
 
 def read_spec(trial: TrialDir, manifest: dict[str, Any]) -> TrialSpec:
-    """What the trial computes.
+    """Return the specification of the trial.
 
     Raises:
         StoreError: the manifest is damaged, another version's, or another trial's.
@@ -249,7 +249,7 @@ def _evaluate_again(trial: TrialDir, threads: int, loader_workers: int) -> None:
 
 
 def _former(trial: TrialDir) -> dict[str, Any]:
-    """What a result, damaged or not, says of the training: what an evaluation does not tell. Only parts of the right form."""
+    """Return the parts of a result, damaged or not, that an evaluation does not give. Parts of a wrong form are left out."""
     try:
         result = trial.result() or {}
     except StoreError:
