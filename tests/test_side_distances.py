@@ -308,8 +308,8 @@ def test_a_profile_of_the_users_that_generates_its_data(cli: Cli, tmp_path: Path
         (["--profile", "bccd"], "has no data set of its own"),
         ([], "give PATH"),
         ([".", "--reg-max", "8"], "need --profile"),
-        ([".", "--profile", "desk", "--reg-max", "0"], "1<=x<=128"),
-        ([".", "--profile", "desk", "--bin-width", "0"], "0<x<=64"),
+        ([".", "--profile", "desk", "--reg-max", "0"], "a whole number from 1 to 128"),
+        ([".", "--profile", "desk", "--bin-width", "0"], "above 0 and of at most 64"),
         (["/nowhere/at/all", "--profile", "desk"], "/nowhere/at/all"),
     ],
 )
