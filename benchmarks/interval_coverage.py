@@ -9,7 +9,7 @@ Two kinds of worlds, and the statistics of ``gfl_lab.report`` in both:
   and halved between a variant and the baseline; 200 images, and one pair's difference has a standard deviation of 0.5 AP. The image
   share is the part of that variance which images make, half of it by response and half by noise. All true differences are 0.
 - ``detectors``: boxes and scores of detectors drawn from a model (tests/support/detectors.py) over 50 images, AP computed by COCO's rules;
-  one row. Where there is an effect, the true difference is measured over all runs. They take long, and are drawn where asked for.
+  one row. With an effect, the true difference is measured over all runs. They take long, and are drawn where asked for.
 
 ``cells`` hold the worlds that the intervals are made for, with equal and unequal numbers of seeds. ``beside`` holds those that break what
 they take for granted: one row that varies three times as much as the others, and pooled intervals for rows with one seed.
@@ -120,7 +120,7 @@ def tables(
 
 
 def noise_of(drawn: Tables) -> Noise:
-    """What ``report.statistics`` makes of the rows' spread."""
+    """Return the rows' spread as ``report.statistics`` pools it."""
     return pool(drawn.seeds, drawn.seed_variance, drawn.residual)
 
 

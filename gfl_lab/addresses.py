@@ -42,9 +42,14 @@ def check_text(text: str, what: str) -> None:
         raise InputError(Problem(f"{what}: {shown(text)} has bytes that are not UTF-8", hint="Rename it, or give another path.")) from None
 
 
+def readable(text: str) -> str:
+    """Return text as it can be printed: letters of any script as they are; control characters and marks that turn text escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
+
+
 def shown(text: str) -> str:
-    """Return ``text`` in quotes, readable, with escapes for what cannot be printed."""
-    return repr(text) if text.isprintable() else ascii(text)
+    """Return ``text`` in quotes, as ``readable`` returns it."""
+    return f"'{readable(text)}'"
 
 
 def file_uri(path: Path) -> str:

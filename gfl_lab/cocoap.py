@@ -4,7 +4,7 @@ Matching detections to ground truth does not depend on which other images there 
 images that each count w times (a bootstrap sample has some twice and some not at all) then needs sums along the ranking only
 (``Matches.precision``). The numbers are those of a full COCO evaluation on a data set in which each image stands w times
 (pycocotools, ``COCOeval``: T. Lin et al., ECCV 2014); tests hold them against it. There is one exception: detections of one class with the
-same score in the same image. Of an image that stands w times, COCO ranks such a group w times in a row, and this module each of its members
+same score in the same image. For an image that stands w times, COCO ranks such a group w times in a row, and this module each of its members
 w times. With scores that differ, by however little, both agree; no order among equal scores is the right one.
 
 numpy only; AP is 0 to 100 where a docstring does not say otherwise.

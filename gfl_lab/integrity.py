@@ -43,7 +43,7 @@ _COLUMNS = {"image_id", "annotation_id", "category_id", "file_name", "score", "d
 
 
 class Cure(StrEnum):
-    """What makes a damaged file whole again."""
+    """The way to make a damaged file whole again."""
 
     REWRITE = "rewrite"  # from the plan: it says what the trial computes
     EVALUATE = "evaluate"  # from the last checkpoint
@@ -67,7 +67,7 @@ class Damage:
 
     @property
     def cure(self) -> Cure:
-        """What makes the file whole again."""
+        """The way to make the file whole again."""
         return Cure.REWRITE if self.file.startswith(naming.COMPONENTS_DIR + "/") else _CURES.get(self.file, Cure.TRAIN)
 
     def __str__(self) -> str:
@@ -396,7 +396,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _told(error: Exception) -> str:
-    """What went wrong, without the place of the tree on this machine."""
+    """Say what went wrong, without the place of the tree on this machine."""
     if isinstance(error, FileNotFoundError) or (isinstance(error, StoreError) and "does not exist" in str(error)):
         return "is missing"
     if isinstance(error, PermissionError) or "Permission denied" in str(error):

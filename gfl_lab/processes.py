@@ -63,8 +63,11 @@ def hide_gpus() -> None:
 
 
 def fresh_command(entry: str, kwargs: dict[str, Any], parent: int) -> list[str]:
-    """Return the command that calls ``module:function`` in a fresh interpreter, a child of process ``parent``."""
-    return [sys.executable, "-m", "gfl_lab.processes", entry, json.dumps(kwargs), str(parent)]
+    """Return the command that calls ``module:function`` in a fresh interpreter, a child of process ``parent``.
+
+    Files in the current folder, such as the user's ``random.py``, are not imported (``-P``).
+    """
+    return [sys.executable, "-P", "-m", "gfl_lab.processes", entry, json.dumps(kwargs), str(parent)]
 
 
 def call_and_exit(entry: str, kwargs: dict[str, Any]) -> NoReturn:

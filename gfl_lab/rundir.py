@@ -58,7 +58,7 @@ WAYS_OUT = {
     naming.RESULT: "Run the experiment again: the trial goes on from its last checkpoint.",
     naming.ACCUMULATION: "Move the trial's folder away and run the experiment again: it trains the trial anew.",
 }
-"""What to do about a damaged file, by its name."""
+"""The way out for a damaged file, by its name."""
 
 
 class TrialState(StrEnum):

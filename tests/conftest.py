@@ -5,7 +5,13 @@ Files with slow tests come first: with several processes, what is left at the en
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
+
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+"""Processes of trials import nothing from the current folder; fake trials are modules of the tests."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

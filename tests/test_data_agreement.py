@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mmdet.registry import DATASETS
@@ -29,6 +30,7 @@ from gfl_lab.cli import data as cli_data
 from gfl_lab.cli import prepare
 from gfl_lab.cocoap import match
 from gfl_lab.data import coco, pixels
+from gfl_lab.data.assignment import scaled_size
 from gfl_lab.errors import DataError, InputError
 from gfl_lab.orchestrate.content import fetch_dataset, push_dataset
 from gfl_lab.report.drawing import draw
@@ -37,8 +39,8 @@ from gfl_lab.rundir import RunTree, write_json
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
 from gfl_lab.storage import Storage
 from gfl_lab.train.config import trial_config
-from gfl_lab.train.dataset import scaled_size
 from gfl_lab.train.evaluate import CocoEvaluator, Detections
+from gfl_lab.train.side_distances import scale_boxes
 from tests.support.cli import runner
 
 SMALL = Settings(backbone="r18", strides=(8, 16, 32), image_size=(128, 128), epochs=1, batch_size=2)
@@ -429,9 +431,11 @@ def test_a_panorama_is_drawn_without_being_enlarged_to_gigabytes() -> None:
 
 
 def test_a_side_is_never_scaled_to_nothing() -> None:
-    assert scaled_size((20000, 40), (128, 128)) == (128, 1)
-    assert scaled_size((40, 20000), (1333, 800)) == (3, 1333)
-    assert scaled_size((640, 480), (1333, 800)) == (1067, 800)
+    assert scaled_size(20000, 40, (128, 128)) == (128, 1)
+    assert scaled_size(40, 20000, (1333, 800)) == (3, 1333)
+    assert scaled_size(640, 480, (1333, 800)) == (1067, 800)
+    boxes, size = scale_boxes(torch.tensor([[0.0, 0.0, 10000.0, 40.0]]), (20000, 40), (128, 128))
+    assert size == (128, 1) and boxes.tolist() == [[0.0, 0.0, 64.0, 1.0]]
 
 
 DEEP = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -78,6 +79,14 @@ def test_each_trial_has_a_process_of_its_own_and_a_log(process: TrialProcess, tm
     pids = [TrialDir(Path(j.path)).result()["pid"] for j in jobs]
     assert len({*pids, os.getpid()}) == 4
     assert "hello from the trial" in (Path(jobs[0].path) / naming.LOG).read_text()
+
+
+@pytest.mark.parametrize("preload", [FAKES, ""], ids=["a fork", "a fresh interpreter"])
+def test_a_file_in_the_current_folder_takes_the_place_of_no_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preload: str) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('not the json of Python')")
+    monkeypatch.chdir(tmp_path)
+    with contextlib.closing(TrialProcess(preload)) as process:
+        assert process.run(job(tmp_path, "succeed")) is TrialState.DONE
 
 
 def test_a_failed_trial_is_not_tried_again(process: TrialProcess, tmp_path: Path) -> None:

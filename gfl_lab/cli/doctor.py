@@ -185,7 +185,6 @@ def _sockets() -> Lines:
 
 def _plans(repair: bool) -> Lines:
     """Plans that cannot be read are moved out of the way; without ``repair`` the check of the runs tells them."""
-    from gfl_lab import naming
     from gfl_lab.errors import FormatError
     from gfl_lab.rundir import RunTree
     from gfl_lab.tracking.content import read_plan
@@ -300,7 +299,6 @@ def _mlflow(repair: bool) -> Lines:
 
 def _replaced(error: Any, tree: Any, repair: bool) -> tuple[bool, str]:
     """The line on a damaged database: set aside for a new one, if it is the run tree's own."""
-    from gfl_lab import naming
     from gfl_lab.tracking import database
     from gfl_lab.tracking.mirror import Mirror
 

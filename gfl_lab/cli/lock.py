@@ -1,4 +1,4 @@
-"""What `run` does with a table's lock file: extends it, keeps it, or replaces it when told to."""
+"""Bring a table's lock file up to date after a run: extend it, keep it, or replace it when told to."""
 
 from __future__ import annotations
 

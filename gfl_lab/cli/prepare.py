@@ -140,7 +140,7 @@ def experiment_folders() -> list[Path]:
 
 
 def profile_folders(beside: Path | None = None) -> list[Path]:
-    """Where every command looks for profiles: beside the experiment if there is one, ./profiles, ./experiments/profiles, gfl-lab's own."""
+    """Return the folders in which every command looks for profiles: beside the experiment if there is one, ./profiles, ./experiments/profiles, gfl-lab's own."""
     folders = [folder / "profiles" for folder in ([beside] if beside else [])]
     return list(dict.fromkeys([*folders, Path("profiles").resolve(), *(folder / "profiles" for folder in experiment_folders())]))
 

@@ -1,4 +1,4 @@
-"""What can be refused from the command line alone, before anything is read, started or written."""
+"""Refusals from the command line alone, before anything is read, started or written."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def check_address(address: str | None, executor: str) -> None:
 
 
 def output_problem(path: Path, folder: bool) -> Problem | None:
-    """Why ``path`` cannot be written as a file, or with ``folder`` as a folder of files; None where it can."""
+    """Return why ``path`` cannot be written as a file, or with ``folder`` as a folder of files; None where it can."""
     kind = "folder" if folder else "file"
     if not str(path).strip() or "\0" in str(path):
         return Problem(f"the path of the {kind} to write is empty" if "\0" not in str(path) else "the path holds a NUL character")
@@ -70,6 +70,6 @@ def output_problem(path: Path, folder: bool) -> Problem | None:
 
 
 def require_output(path: Path, *, folder: bool) -> None:
-    """Raises InputError where ``path`` cannot be written."""
+    """Raise InputError if ``path`` cannot be written."""
     if problem := output_problem(path, folder):
         raise InputError(problem)

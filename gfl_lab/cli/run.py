@@ -317,7 +317,8 @@ def _train(
                 jobs = driver.jobs_for(ready, tree, TRIAL_ENTRY, how, gpus=engines.gpus_of(engine))
                 jobs = shared.watch(jobs) if shared else trainings.jobs(jobs)
                 problems += [f"Ray: {sentence}" for sentence in engine.run(jobs)]
-                waiting = [trial for trial in waiting if trial not in ready]
+                begun = {trial.id for trial in ready}
+                waiting = [trial for trial in waiting if trial.id not in begun]
             in_a_hurry = False
         finally:
             if shared:
@@ -345,7 +346,7 @@ def _tell_repairs(plan: Any, tree: Any, damaged: dict[str, Any], checked: Any, *
             failed = damages.failure(tree.trial(trial))
             if over_storage:
                 failed = "over --storage no finished trial is; the same command without --address does it"
-            reason = f"{damage}; it was not evaluated again" + (f": {failed}" if failed else f", see {tree.trial(trial).file('log.txt')}")
+            reason = f"{damage}; it was not evaluated again" + (f": {failed}" if failed else f", see {tree.trial(trial).file(naming.LOG)}")
         folder = tree.trial(trial)
         stand = "Its numbers are in the table as recorded. " if folder.state() == "done" else ""
         if {each.file for each in damage.found} == {naming.LAST_CHECKPOINT}:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gfl_lab import naming
+from gfl_lab.addresses import absolute
 from gfl_lab.cli import engine as engines
 from gfl_lab.cli.costs import check_budget, cost_text, share_of
 from gfl_lab.cli.output import consoles, plural, print_json, say
@@ -93,7 +94,7 @@ def prepare_search(files: Files, tree: Any, *, data: Path | None, seeds: list[in
     if metric in naming.TRUTH_METRICS and data is not None:
         from gfl_lab.data import ambiguous_shapes
 
-        if ambiguous_shapes.describe(data.expanduser()) is None:
+        if ambiguous_shapes.describe(absolute(data, "--data")) is None:
             place = files.source.place("search", "metric")
             raise InputError(Problem(f"{metric} needs data whose true edges are known, and {data} has none", place))
     prepared = prepare(files, tree, data=data, seeds=seeds, weights=weights, say=say)

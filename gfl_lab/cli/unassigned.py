@@ -24,7 +24,7 @@ NAMED = 2
 
 
 def unassigned_groups(plan: Any, paths: dict[str, str], tree: RunTree) -> list[dict[str, Any]]:
-    """What the variants of a plan leave without a location, those that assign boxes alike together.
+    """Count the boxes that a plan's variants leave without a location; variants that assign boxes alike are one group.
 
     The result is kept in the run tree, under the digest of the data and the settings that decide.
 

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gfl_lab.data.findings import Findings, kind_of, readable
+from gfl_lab.addresses import readable
+from gfl_lab.data.findings import Findings, kind_of
 from gfl_lab.errors import DataError
 
 MIN_SIDE_PX, MIN_BOX_PX = 32, 1

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from gfl_lab.addresses import readable
 from gfl_lab.data.annotations import read_annotations
-from gfl_lab.data.findings import Findings, readable, show
+from gfl_lab.data.findings import Findings, show
 from gfl_lab.data.layout import SPLITS, absolute, below, find_dataset
 from gfl_lab.errors import DataError, InputError, Problem
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from gfl_lab.addresses import readable
 from gfl_lab.data import ambiguous_shapes
 from gfl_lab.data.annotations import MIN_BOX_PX, MIN_SIDE_PX, as_float, is_id, is_learned, is_number, read_annotations
 from gfl_lab.data.areas import check_areas
 from gfl_lab.data.digest import digest_of
-from gfl_lab.data.findings import Finding, Findings, listed, readable, show
+from gfl_lab.data.findings import Finding, Findings, listed, show
 from gfl_lab.data.image_check import check_pixels, white_level_of
 from gfl_lab.data.layout import SPLITS, Listings, absolute, below, escapes, find_dataset, image_file, is_file, why_missing
 from gfl_lab.errors import DataError, Problem
@@ -324,7 +325,7 @@ def _check_annotations(
     sound: list[tuple[int, Box]] = []
     ids: set[int] = set()
     no_area = 0
-    # Where ids of images or categories are unusable, annotations cannot be matched with them: that would be told once more for each.
+    # If ids of images or categories are unusable, annotations cannot be matched with them: that would be told once more for each.
     images_known, names_known = not errors.has(file, *_BAD_IMAGES), not errors.has(file, *_BAD_CATEGORIES)
     for index, entry in enumerate(coco["annotations"]):
         number = entry.get("id")

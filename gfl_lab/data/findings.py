@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from gfl_lab.addresses import readable
 from gfl_lab.errors import Problem
 
 EXAMPLES = 3
@@ -85,11 +86,6 @@ class Findings:
     def problems(self) -> tuple[Problem, ...]:
         """Return one problem a kind."""
         return tuple(finding.summary() for finding in self.all())
-
-
-def readable(text: str) -> str:
-    """Return text as it can be printed: letters of any script as they are; control characters and marks that turn text escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
 
 
 def show(value: Any) -> str:

@@ -15,8 +15,9 @@ from typing import Any
 
 from PIL import Image
 
+from gfl_lab.addresses import readable
 from gfl_lab.data import pixels
-from gfl_lab.data.findings import Findings, readable, show
+from gfl_lab.data.findings import Findings, show
 
 ORIENTATION = 0x0112
 _MODES = {"L": "greyscale", "1": "black and white", "P": "a palette image", "RGBA": "RGB with an alpha channel", "CMYK": "CMYK"}
@@ -32,7 +33,7 @@ class Deep:
 
 @dataclass(frozen=True)
 class ImageFile:
-    """What reading an image file found. ``error`` is set when it cannot be used."""
+    """The outcome of reading an image file. ``error`` is set when it cannot be used."""
 
     sha256: str = ""
     size: tuple[int, int] = (0, 0)

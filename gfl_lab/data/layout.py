@@ -1,4 +1,4 @@
-"""Where the files of a data set lie: its annotation files, its image folders, and the file of one image.
+"""The places of a data set's files: its annotation files, its image folders, and the file of one image.
 
 Layouts (docs/data.md):
 
@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import unquote
 
-from gfl_lab.data.findings import listed, readable
+from gfl_lab.addresses import readable
+from gfl_lab.data.findings import listed
 from gfl_lab.errors import DataError, Problem
 
 SPLITS = ("train", "val")
@@ -29,7 +30,7 @@ _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 @dataclass(frozen=True)
 class CocoPaths:
-    """Where a data set's files are; all absolute."""
+    """Paths of a data set's files; all absolute."""
 
     train_annotations: Path
     val_annotations: Path

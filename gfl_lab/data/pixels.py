@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gfl_lab.data.findings import readable
+from gfl_lab.addresses import readable
 from gfl_lab.errors import DataError, Problem
 
 MAX_PIXELS = 178_956_970

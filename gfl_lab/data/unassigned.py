@@ -138,11 +138,6 @@ class Unassigned:
         return self.unassigned / self.boxes if self.boxes else 0.0
 
     @property
-    def noteworthy(self) -> bool:
-        """Return True if `plan` should speak of it."""
-        return self.share > NOTEWORTHY
-
-    @property
     def of(self) -> str:
         """`81 of 527 training boxes (15.4%)`."""
         sampled = f" in a sample of {self.images} of {self.all_images} images" if self.boxes < self.all_boxes else ""
@@ -233,7 +228,7 @@ def find_unassigned(
 ) -> Unassigned:
     """Count the boxes without a location, say why, and try other settings where there are some.
 
-    Images are scaled into ``image_size``, as in training without flips, multi-scale and crops. Of a generated data set the
+    Images are scaled into ``image_size``, as in training without flips, multi-scale and crops. In a generated data set the
     annotated boxes count.
 
     Args:
@@ -403,7 +398,7 @@ def _clip_of(trial: _Trial) -> float:
 
 
 def _best(trials: Sequence[_Trial], current: int) -> list[_Trial]:
-    """Of changes of one kind the one that leaves fewest, and the best of at most half its effort, if much better than today."""
+    """Return the change of one kind that leaves fewest, and the best of at most half its effort, if much better than today."""
     good = [trial for trial in trials if trial.unassigned <= BETTER * current]
 
     def order(trial: _Trial) -> tuple[float, ...]:
@@ -420,7 +415,7 @@ def _is_superfluous(trial: _Trial, chosen: Sequence[_Trial]) -> bool:
 
 
 def _cost(trial: _Trial, settings: Settings) -> str:
-    """What the change costs, beyond new trials."""
+    """Return the price of the change, beyond new trials."""
     parts = []
     other = trial.settings
     if "strides" in trial.change:

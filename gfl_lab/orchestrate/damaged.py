@@ -40,7 +40,7 @@ class Damaged:
 
     @property
     def beyond_repair(self) -> str:
-        """What stays damaged, and why; empty where everything can be repaired."""
+        """The damage that stays, and why; empty where everything can be repaired."""
         rest = [each for each in self.found if each.cure is Cure.TRAIN or (each.cure is Cure.EVALUATE and self.lost)]
         needed = any(each.cure is Cure.EVALUATE for each in rest)
         return phrase(rest) + (f"; it cannot be evaluated again: {self.lost}" if needed else "")
@@ -68,7 +68,7 @@ def examine(trial: TrialDir, state: TrialState, checked: Checked | None = None) 
 
 
 def examine_all(trials: Sequence[Trial], states: Mapping[str, TrialState], tree: RunTree, checked: Checked) -> dict[str, Damaged]:
-    """The damaged ones of a plan's trials, by id. What has passed is remembered for the next command."""
+    """The damaged ones of a plan's trials, by id. Trials that have passed are remembered for the next command."""
     found = {trial.id: examine(tree.trial(trial.id), states[trial.id], checked) for trial in trials}
     checked.save()
     return {trial: each for trial, each in found.items() if each is not None}

@@ -35,7 +35,7 @@ class Nursery:
             listener.bind(f"\0{self.address}")  # in no folder: nothing to clear away after a crash
             listener.listen(64)
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "gfl_lab.orchestrate.forkserver", preload, "--nursery", str(listener.fileno())],
+                [sys.executable, "-P", "-m", "gfl_lab.orchestrate.forkserver", preload, "--nursery", str(listener.fileno())],
                 stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=[listener.fileno()],
                 env={"OMP_NUM_THREADS": str(threads)} | os.environ, start_new_session=True,
             )  # fmt: skip
@@ -76,7 +76,7 @@ class Server:
         self._from_nursery = nursery is not None and _ask(nursery, pipes)
         if not self._from_nursery:
             self._own = subprocess.Popen(
-                [sys.executable, "-m", "gfl_lab.orchestrate.forkserver", self._preload],
+                [sys.executable, "-P", "-m", "gfl_lab.orchestrate.forkserver", self._preload],
                 stdin=pipes[0], stdout=pipes[1], stderr=pipes[2], start_new_session=True,
             )  # fmt: skip
             self.pid = self._own.pid

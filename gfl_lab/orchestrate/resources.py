@@ -138,7 +138,7 @@ def _gpus_of_torch() -> tuple[tuple[str, float], ...]:
     code = (
         "import torch\nfor i in range(torch.cuda.device_count()):\n p = torch.cuda.get_device_properties(i)\n print(p.total_memory, p.name)"
     )
-    lines = [line.split(" ", 1) for line in _output([sys.executable, "-c", code], 120).splitlines()]
+    lines = [line.split(" ", 1) for line in _output([sys.executable, "-P", "-c", code], 120).splitlines()]
     return tuple((name, int(size) / 2**30) for size, name in lines)
 
 

@@ -309,7 +309,7 @@ def _merge(
 ) -> tuple[_Cell, tuple[str, ...]]:
     """The cell that stands for all of ``group``, which train the same, and the axes without effect in it.
 
-    These axes are left out of it, as if a condition said so; their settings are those of the profile. Where it is no such
+    These axes are left out of it, as if a condition said so; their settings are those of the profile. If it is no such
     axis that makes them equal (two spellings of one schedule), it is the first.
     """
     first = group[0]

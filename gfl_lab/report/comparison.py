@@ -54,7 +54,7 @@ class Comparison:
     def verdict(self) -> str:
         """``better``, ``worse`` or ``not resolved`` at 5% after correction.
 
-        Where nothing can be concluded: ``one seed``, ``no signal``, ``no spread`` or ``no records``; ``found.why`` says more.
+        If nothing can be concluded: ``one seed``, ``no signal``, ``no spread`` or ``no records``; ``found.why`` says more.
         """
         if self.p is None:
             return self.found.verdict
@@ -89,7 +89,7 @@ def compare(experiment: ExperimentRow, resampled: Lookup | None = None, smallest
     """Each variant that shares a finished seed with the baseline, in AP, AP50 and AP75.
 
     Args:
-        resampled: without it intervals know of seeds alone. Where it does not know all trials of a row, that row has no interval.
+        resampled: without it intervals know of seeds alone. A row without the samples of all its trials has no interval.
         smallest: AP points, the difference for which the seeds needed are told.
     """
     if experiment.baseline is None:
@@ -135,7 +135,7 @@ def others(experiment: ExperimentRow, ours: VariantRow, theirs: VariantRow, metr
 
 
 def _rows(experiment: ExperimentRow, reference: VariantRow, metric: str, resampled: Lookup | None) -> list[tuple[str, Paired]]:
-    """What each other variant shows against ``reference``, by name."""
+    """Return the pairs of each other variant with ``reference``, by name."""
     others = [variant for variant in experiment.variants if variant.name != reference.name]
     return [(variant.name, found) for variant in others if (found := _paired(variant, reference, metric, resampled))]
 
@@ -162,7 +162,7 @@ def _comparisons(metric: str, rows: Sequence[tuple[str, Paired]], judged: Sequen
 
 
 def _paired(ours: VariantRow, theirs: VariantRow, metric: str, resampled: Lookup | None) -> Paired | None:
-    """What the seeds that both have finished show; None where there are none."""
+    """Return the difference over the seeds that both have finished; None where there are none."""
     pairs = list(shared(ours, theirs, metric).values())
     if not pairs:
         return None
@@ -255,7 +255,7 @@ def _about_spread(tested: Sequence[Comparison]) -> list[str]:
 
 
 def _about_images(tested: Sequence[Comparison]) -> list[str]:
-    """Where no number of seeds would do: what the images can resolve, and how many would be needed."""
+    """Say what the images can resolve, and how many would be needed, for rows that no number of seeds helps."""
     limited = [each for each in tested if each.images_needed is not None]
     if not limited:
         return []

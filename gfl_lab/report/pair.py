@@ -78,7 +78,7 @@ class PairRow:
 
 @dataclass(frozen=True)
 class Context:
-    """What an experiment's table knows of two variants beside their own records.
+    """The numbers of an experiment's table on two variants, beside their own records.
 
     Attributes:
         totals: the two in AP, AP50 and AP75.
@@ -90,7 +90,7 @@ class Context:
 
 
 def context(experiment: ExperimentRow, ours: VariantRow, theirs: VariantRow, resampled: Lookup) -> Context:
-    """Return what the table of ``experiment`` knows of two of its variants."""
+    """Return the table's numbers on two variants of ``experiment``."""
     by_size = {name: tuple(others(experiment, ours, theirs, name)) for name in _SIZES.values()}
     return Context(compare_two(experiment, ours, theirs, resampled), by_size)
 
@@ -100,8 +100,8 @@ def compare_pair(pairs: Sequence[tuple[Records, Records]], replicates: int = REP
 
     Args:
         pairs: the records of both, seed by seed.
-        replicates: bootstrap samples of the images for what the table does not know.
-        known: what the table knows of the two; without it all numbers rest on the records alone.
+        replicates: bootstrap samples of the images for numbers that the table does not have.
+        known: the table's numbers on the two; without it all numbers rest on the records alone.
 
     Raises:
         ValueError: they were not evaluated on the same images and classes.
@@ -178,7 +178,7 @@ def pair_json(rows: Sequence[PairRow]) -> list[dict[str, Any]]:
 
 
 def notes(rows: Sequence[PairRow]) -> list[str]:
-    """What a reader must know of these rows beside their numbers."""
+    """Return the notes that a reader of these rows needs beside their numbers."""
     totals = [row for row in rows if row.comparison is not None]
     told = []
     if several := next((row.comparison.rows for row in totals if row.comparison.rows > 1), 0):

@@ -40,7 +40,7 @@ GUARD = 0.95
 FAR = 0.999
 """A row above this quantile does not count for the others either: a seed that failed in one row would hide every difference in the table."""
 CORRELATION = 0.5
-"""Of the differences of two rows to one baseline, when all variants vary alike: they share the baseline's part."""
+"""Correlation of two rows' differences to one baseline, when all variants vary alike: they share the baseline's part."""
 TWO_SEEDS = 0.15
 """Part of E that a row with one degree of freedom takes off S^2 itself. Without it such rows cover 99% where images make all the noise,
 since t^2 is 161; with it 98.3% there and 95% where seeds make it."""
@@ -55,7 +55,7 @@ _LEAST_P = 1e-100
 
 @dataclass(frozen=True)
 class Paired:
-    """What the seeds that two variants share show of their difference in one metric, in points.
+    """Difference of two variants in one metric over the seeds that they share, in points.
 
     Attributes:
         mean: over the pairs, variant minus baseline.
@@ -255,7 +255,7 @@ def p_values(distance: Array, seeds: Array, image_variance: Array, noise: Noise)
 
 
 def paired(pairs: Sequence[tuple[float, float]], samples: Sampled | None = None, images: int = 0, signal: bool = True) -> Paired:
-    """What (variant, baseline) pairs show, one for each seed.
+    """Summarise (variant, baseline) pairs, one for each seed.
 
     Args:
         pairs: AP of both with the same seed; at least one.
@@ -378,7 +378,7 @@ def seeds_needed(found: Difference, smallest: float) -> int | None:
     All rows that share their spread are taken to have as many.
 
     Returns:
-        None when ``MAX_SEEDS`` would not do. Where the images are the limit, ``images_needed`` says how many of them would.
+        None when ``MAX_SEEDS`` would not do. If the images are the limit, ``images_needed`` says how many of them would.
 
     Raises:
         ValueError: there is no interval, so the noise is not known.

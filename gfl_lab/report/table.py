@@ -128,8 +128,8 @@ def build_table(experiment: ExperimentRow, resampled: Lookup | None = None, smal
     """The table of ``experiment`` as it stands now: works while trials run, and with none finished.
 
     Args:
-        resampled: knows trials' AP on bootstrap samples of the images; without it intervals know of seeds alone. A row that it does not know
-            all trials of has no interval, and says so.
+        resampled: gives trials' AP on bootstrap samples of the images; without it intervals rest on seeds alone. A row without the
+            samples of all its trials has no interval, and says so.
         smallest: AP points, the difference for which the seeds needed are told.
     """
     existing = _metric_order(

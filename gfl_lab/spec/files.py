@@ -249,7 +249,7 @@ def load_experiment(path: Path) -> tuple[ExperimentFile, Source]:
 
 
 def _varied_problems(raw: dict[str, Any], source: Source) -> list[Problem]:
-    """What is wrong where nothing varies, or too much does."""
+    """Return the problems of a file in which nothing varies, or too much does."""
     if raw.get("kind") == "search":
         return []
     given = [key for key in ("axes", "arms") if key in raw]

@@ -118,7 +118,7 @@ ALIASES = {
     }.items()
     for alias in aliases.split()
 }
-"""What other tools call a key of ours, for the hint beside an unknown key."""
+"""Names that other tools give to a key of ours, for the hint beside an unknown key."""
 
 
 def _field(group: str, default: Any, help: str, **rules: Any) -> Any:
@@ -466,7 +466,7 @@ def effective(settings: Settings, known_edges: bool = True) -> dict[str, Any]:
     Left out are defaults, inactive settings and arguments that no component takes.
 
     Args:
-        known_edges: whether the data set knows the true edge distributions.
+        known_edges: whether the data set has the true edge distributions.
     """
     values = settings.model_dump(mode="json")
     own = {kind for kind, known in BUILT_IN.items() if getattr(settings, kind) not in known} | {"head"}

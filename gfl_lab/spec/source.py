@@ -450,7 +450,7 @@ def same(first: Any, second: Any) -> bool:
 
 
 def identity(value: Any) -> Any:
-    """What two values that mean the same have in common; it can be hashed."""
+    """Return a hashable key that is equal for two values that mean the same."""
     if isinstance(value, bool):
         return ("bool", value)
     if isinstance(value, Mapping):

@@ -16,7 +16,7 @@ MAX_TOLD = 10
 
 
 def value_problems(key: str, values: list[Any], source: Source, at: tuple[str | int, ...]) -> list[Problem]:
-    """What is wrong with the values listed for setting ``key`` at the keys ``at``: refused ones, and those that mean the same."""
+    """Return the problems of the values listed for setting ``key`` at the keys ``at``: refused ones, and those that mean the same."""
     problems: list[Problem] = []
     twice = repeated(values)
     for index, value in enumerate(values):
@@ -35,7 +35,7 @@ def value_problems(key: str, values: list[Any], source: Source, at: tuple[str | 
 
 
 def one_value_problems(key: str, value: Any, source: Source, at: tuple[str | int, ...]) -> list[Problem]:
-    """What is wrong with one value of setting ``key``, told at the keys ``at``."""
+    """Return the problems of one value of setting ``key``, told at the keys ``at``."""
     try:
         Settings(**{key: value})
     except ValidationError as error:

@@ -303,7 +303,7 @@ def ui_command(tree: RunTree, port: int) -> tuple[list[str], dict[str, str]]:
     first, so that the server does not make the database.
     """
     tree = RunTree(tree.root.resolve())
-    argv = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    argv = [sys.executable, "-P", "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     argv += ["--backend-store-uri", tree.mlflow_uri, "--no-serve-artifacts"]
     argv += ["--default-artifact-root", file_uri(tree.root / naming.MLFLOW_ARTIFACTS)]
     env = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "MLFLOW_BACKEND_STORE_URI")}

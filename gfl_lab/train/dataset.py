@@ -17,7 +17,6 @@ from typing import Any
 import mmcv
 import numpy as np
 import torch
-from mmcv.image import rescale_size
 from mmdet.datasets.base_det_dataset import BaseDetDataset
 from mmdet.datasets.samplers import AspectRatioBatchSampler
 from mmdet.datasets.transforms import PackDetInputs
@@ -30,6 +29,7 @@ from torch.utils.data import BatchSampler
 
 from gfl_lab.data.ambiguous_shapes import draw_box
 from gfl_lab.data.annotations import is_learned, load_coco
+from gfl_lab.data.assignment import scaled_size
 from gfl_lab.data.layout import image_file
 from gfl_lab.data.pixels import read_image
 
@@ -166,22 +166,13 @@ class LoadImageCached:
         return results
 
 
-def scaled_size(size: tuple[int, int], into: tuple[int, int]) -> tuple[int, int]:
-    """Return the (width, height) of an image scaled into the longest and shortest side ``into``, ratio kept, each at least 1 px.
-
-    It is mmcv's size, which would have no height for an image of 20000 x 40 px scaled into 128 x 128.
-    """
-    width, height = rescale_size(size, into)
-    return max(1, width), max(1, height)
-
-
 @TRANSFORMS.register_module()
 class ResizeKeepRatio(MmdetResize):
     """mmdet's ``Resize`` with ``keep_ratio``, which leaves each side at least 1 px (``scaled_size``)."""
 
     def _resize_img(self, results: dict[str, Any]) -> None:
         height, width = results["img"].shape[:2]
-        size = scaled_size((width, height), results["scale"])
+        size = scaled_size(width, height, results["scale"])
         results["img"] = mmcv.imresize(results["img"], size, interpolation=self.interpolation, backend=self.backend)
         results["img_shape"] = results["img"].shape[:2]
         results["scale_factor"] = (size[0] / width, size[1] / height)
@@ -259,7 +250,7 @@ class OneShapeBatchSampler(BatchSampler):
         groups: dict[tuple[int, int], list[int]] = {}
         for index in sampler:
             info = sampler.dataset.get_data_info(index)
-            width, height = scaled_size((info["width"], info["height"]), tuple(image_size))
+            width, height = scaled_size(info["width"], info["height"], tuple(image_size))
             groups.setdefault((-(-width // pad_to), -(-height // pad_to)), []).append(index)
         self.batches = [group[start : start + batch_size] for group in groups.values() for start in range(0, len(group), batch_size)]
 

@@ -124,7 +124,7 @@ def adopted_weights(trial: TrialDir, donor_id: str) -> FinalWeights | None:
 
 
 def read_spec(trial: TrialDir, manifest: dict[str, Any]) -> TrialSpec:
-    """What the trial computes.
+    """Return the specification of the trial.
 
     Raises:
         StoreError: the manifest is damaged, another version's, or another trial's.
@@ -158,6 +158,18 @@ def evaluated(trial: TrialDir, weights: FinalWeights, *, threads: int, loader_wo
     } | ({"weights_from": weights.meta["weights_from"]} if "weights_from" in weights.meta else {})  # fmt: skip
 
 
+def prepare_process(threads: int, seed: int) -> None:
+    """Make this process ready for a trial: its threads, memory and random numbers, and nothing left of a trial before."""
+    if torch.cuda.is_initialized():  # inline, a trial before has used this process
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    random.seed(seed)
+    np.random.seed(seed)
+
+
 def evaluate_weights(
     trial: TrialDir, spec: TrialSpec, paths: dict[str, str], weights: FinalWeights, *, threads: int, loader_workers: int, clock: Clock
 ) -> tuple[Numbers, str, Collection[int]]:  # fmt: skip
@@ -169,14 +181,7 @@ def evaluate_weights(
     Raises:
         StoreError: the weights do not fit the trial's settings.
     """
-    if torch.cuda.is_initialized():  # inline, a trial before has used this process
-        gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    torch.set_num_threads(threads)
-    keep_freed_memory()
-    random.seed(spec.seed)
-    np.random.seed(spec.seed)
+    prepare_process(threads, spec.seed)
     config = trial_config(spec, paths, str(trial.path), loaders_that_fit(loader_workers, spec.settings))
     if not trial.file(naming.CONFIG).exists():
         write_text(trial.file(naming.CONFIG), config.pretty_text)
@@ -244,7 +249,7 @@ def _evaluate_again(trial: TrialDir, threads: int, loader_workers: int) -> None:
 
 
 def _former(trial: TrialDir) -> dict[str, Any]:
-    """What a result, damaged or not, says of the training: what an evaluation does not tell. Only parts of the right form."""
+    """Return the parts of a result, damaged or not, that an evaluation does not give. Parts of a wrong form are left out."""
     try:
         result = trial.result() or {}
     except StoreError:

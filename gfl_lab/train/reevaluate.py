@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 import gfl_lab.train.trial  # noqa: F401  (registers what trial_config names)
 from gfl_lab import naming
+from gfl_lab.addresses import readable
 from gfl_lab.data import ambiguous_shapes, coco
-from gfl_lab.data.findings import readable
 from gfl_lab.data.pixels import ImageError
 from gfl_lab.errors import InputError, Problem, ResourceError, StoreError
 from gfl_lab.rundir import RunTree, TrialDir

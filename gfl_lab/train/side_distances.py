@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmcv.image import rescale_size
 from mmdet.registry import DATASETS, TASK_UTILS
 from mmengine.config import Config
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gfl_lab.data.assignment import scaled_size
 from gfl_lab.data.coco import CocoPaths
 from gfl_lab.detector.assign import assign
 from gfl_lab.detector.boxform import DISTANCE_MARGIN
@@ -262,7 +262,7 @@ def scale_boxes(boxes: Tensor, size: tuple[int, int], into: tuple[int, int]) -> 
         size: (width, height) of the image, px.
         into: longest and shortest side that it is scaled into, px.
     """
-    width, height = rescale_size(size, into)
+    width, height = scaled_size(*size, into)
     factors = boxes.new_tensor((width / size[0], height / size[1]))  # whole px: the two differ a little
     boxes = boxes * factors.repeat(2)
     boxes[:, 0::2].clamp_(0, width)

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import gc
 import os
-import random
-import threading
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.runner import Runner
 
@@ -28,7 +24,6 @@ from gfl_lab.errors import (
     StoreError,
 )
 from gfl_lab.integrity import file_entries, has_finished
-from gfl_lab.processes import keep_freed_memory
 from gfl_lab.rundir import TrialDir, write_json, write_text
 from gfl_lab.spec.settings import TrialSpec
 from gfl_lab.train.checkpoint import load_backbone, load_last, restore
@@ -40,12 +35,10 @@ from gfl_lab.train.environment import environment
 from gfl_lab.train.evaluate import CocoEvaluator, collect
 from gfl_lab.train.failure import failure_of, full_disk_told
 from gfl_lab.train.final import Clock, device_name, device_of, evaluate_final, peak_memory_mib
-from gfl_lab.train.finished import FinalWeights, adopted_weights, evaluated, read_spec, repair, trained_weights
+from gfl_lab.train.finished import FinalWeights, adopted_weights, beating, evaluated, prepare_process, read_spec, repair, trained_weights
 from gfl_lab.train.history import History
 from gfl_lab.train.loop import Position, TrialHook, TrialRunner
 from gfl_lab.train.team import LostRank, Team, in_team, join
-
-HEARTBEAT_S = 10.0
 
 
 def run_trial(
@@ -91,7 +84,6 @@ def run_trial(
         trial.prepare()
     started = time.time()
     trial.file(naming.RESULT).unlink(missing_ok=True)
-    beating = threading.Event()
     position = Position()
     outcome: dict[str, Any]
     asked = should_stop or (lambda: bool(stop_file) and os.path.exists(stop_file))
@@ -113,12 +105,12 @@ def run_trial(
         _write_result(trial, failed(error), time.time() - started)
         trial.drop_lease()
 
-    threading.Thread(target=_heartbeat, args=(trial, beating), daemon=True).start()
     try:
-        if weights := trained_weights(trial) or adopted_weights(trial, weights_from):
-            outcome = evaluate_only(weights)
-        else:
-            outcome = in_team(processes, work, f"{__name__}:follow", {"path": str(trial.path.absolute()), **of_each}, abandon)
+        with beating(trial):
+            if weights := trained_weights(trial) or adopted_weights(trial, weights_from):
+                outcome = evaluate_only(weights)
+            else:
+                outcome = in_team(processes, work, f"{__name__}:follow", {"path": str(trial.path.absolute()), **of_each}, abandon)
     except Interrupted as error:
         outcome = {"status": "interrupted", "reason": str(error)}
         raise
@@ -130,7 +122,6 @@ def run_trial(
         outcome = {"status": "interrupted", "reason": type(error).__name__}
         raise
     finally:
-        beating.set()
         trial.release_reserve()
         try:
             with full_disk_told(trial):
@@ -173,11 +164,6 @@ def _has_finished(trial: TrialDir) -> bool:
         raise
 
 
-def _heartbeat(trial: TrialDir, done: threading.Event) -> None:
-    while not done.wait(HEARTBEAT_S):
-        trial.touch_lease()
-
-
 def _train(
     trial: TrialDir, threads: int, loader_workers: int, should_stop: Callable[[], bool], position: Position, team: Team
 ) -> dict[str, Any]:
@@ -187,14 +173,7 @@ def _train(
     load_of_trial(trial, spec)
     settings = spec.settings
     clock = Clock()
-    if torch.cuda.is_initialized():  # inline, a trial before has used this process
-        gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    torch.set_num_threads(threads)
-    keep_freed_memory()
-    random.seed(spec.seed)
-    np.random.seed(spec.seed)
+    prepare_process(threads, spec.seed)
 
     loaders = loaders_that_fit(loader_workers, settings)
     config = trial_config(spec, manifest["paths"], str(trial.path), loaders)
