@@ -31,6 +31,7 @@ def command(
     A trial's id depends on the data, so a generated data set is made when it is not there yet. Exit code 5 when --budget is
     not enough.
     """
+    from gfl_lab import naming
     from gfl_lab.integrity import Checked
     from gfl_lab.orchestrate import damaged as damages
     from gfl_lab.orchestrate import driver, resources
@@ -116,7 +117,9 @@ def command(
         for trial, damage in damaged.items():
             say(f"warning: trial {trial} is damaged: {damage}")
             if damage.beyond_repair:
-                say(f"    To train it once more, move {tree.trial(trial).path} away.")
+                unneeded = {each.file for each in damage.found} == {naming.LAST_CHECKPOINT}
+                may = f"No table needs {naming.LAST_CHECKPOINT}, which may be deleted. " if unneeded else ""
+                say(f"    {may}To train it once more, move {tree.trial(trial).path} away.")
         say_unassigned(unassigned, plan, data, files.source.path.parent)
         say(f"machine: {machine}")
         parts = [f"{len(unfinished) - len(weights_of)} of {plural(len(rows), 'trial')} to train"]
