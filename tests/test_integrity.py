@@ -292,7 +292,10 @@ def test_verify_refuses_what_is_broken_and_run_repairs_it(
     assert "recomputed the AP of 1 of 2 trials" in err
     assert cli("table", file)[0] == 0
     code, out, _ = cli("doctor")
-    assert code == 6 and f"trial {one.id} is damaged: eval.npz is missing" in out and two.id in out
+    assert code == 6 and f"trial {one.id} is damaged: eval.npz is missing" in out and two.id in out and "--seeds 0`" in out
+    code, out, err = cli("plan", file)
+    assert code == 0 and f"{one.id}  damaged" in out and "evaluated again from its checkpoint" in out
+    assert f"trial {two.id} is damaged: manifest.json is missing" in err and "0 of 2 trials to train, 1 to evaluate again, " in err
     code, err = run()
     assert code == 0 and "damaged, evaluated again" in err and "its manifest is written anew" in err
     assert f"repaired: trial {one.id} (eval.npz is missing); AP was 99" in err and f"repaired: trial {two.id}" in err
@@ -308,3 +311,16 @@ def test_verify_refuses_what_is_broken_and_run_repairs_it(
     assert run()[0] == 4 and list(read_json(lock)["trials"]) == [two.id], "made of what can be verified"
     code, out, _ = cli("verify", file)
     assert code == 4 and one.id in out
+
+    # The seeds of an earlier run stay in the table, and so does the damage of their trials.
+    lock.unlink()
+    one.path.rename(tmp_path / "away")
+    code, err = run("--seeds", "1")
+    others = ", ".join(sorted(trial.id for trial in tree.trials() if trial.id != two.id))
+    two.file(naming.EVAL_RECORDS).write_bytes(b"")
+    lock.unlink()
+    code, err = run("--seeds", "1")
+    assert code == 4 and f"trial {two.id} of seed 0, which an earlier run left in the table, is damaged: eval.npz has 0 bytes" in err
+    assert "--profile tiny --seeds 0,1" in err and ", ".join(sorted(read_json(lock)["trials"])) == others
+    code, err = run("--seeds", "0,1")
+    assert code == 0 and f"repaired: trial {two.id}" in err and len(read_json(lock)["trials"]) == 4

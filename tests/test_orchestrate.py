@@ -354,6 +354,29 @@ def test_the_watcher_sees_progress_eta_and_failures(tmp_path: Path) -> None:
     assert seen[-1][1].state is TrialState.PLANNED
 
 
+def test_the_watcher_takes_no_outcome_of_an_earlier_run_for_one_of_this(tmp_path: Path) -> None:
+    tree = RunTree(tmp_path)
+    made = plan(seeds=[0])
+    driver.write_manifests(made.trials, tree, {"train_images": "/x"})
+    folder, other = (tree.trial(trial.id) for trial in made.trials[:2])
+    write_json(folder.file(naming.RESULT), {"format": 1, "status": "done", "metrics": {"AP": 1.0}})  # its records are damaged
+    write_json(other.file(naming.RESULT), {"format": 1, "status": "failed", "failure": {"reason": "no memory"}})  # tried again
+    seen: list[list[driver.Progress]] = []
+    watcher = driver.Watcher(tree, made, made.trials, {trial.id: trial.id for trial in made.trials}, seen.append)
+    watcher.look()
+    assert [(one.state, one.reason) for one in seen[-1][:2]] == [(TrialState.PLANNED, "")] * 2
+    folder.take_lease()
+    watcher.look()
+    assert seen[-1][0].state is TrialState.RUNNING
+    folder.drop_lease()
+    for each, content in ((folder, {"status": "done", "metrics": {}}), (other, {"status": "failed", "failure": {"reason": "again"}})):
+        before = each.file(naming.RESULT).stat().st_mtime_ns
+        write_json(each.file(naming.RESULT), {"format": 1, **content})
+        os.utime(each.file(naming.RESULT), ns=(before + 10**9, before + 10**9))
+    watcher.look()
+    assert [(one.state, one.reason) for one in seen[-1][:2]] == [(TrialState.DONE, ""), (TrialState.FAILED, "again")]
+
+
 # --- resources ---
 
 

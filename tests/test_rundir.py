@@ -36,6 +36,13 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert os.listdir(tmp_path) == ["a.json"]
 
 
+def test_a_full_disk_is_told_with_the_file_that_found_no_room(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with pytest.raises(OSError) as caught, atomic_path(path):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as write() does, without a name
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(path) and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("text", ["", "{", "[1]", "\udcff", '{"format": 99}', '{"format": 0}', '{"format": "x"}', '{"format": true}'])
 def test_a_damaged_newer_or_older_file_is_refused_with_its_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "plan.json"

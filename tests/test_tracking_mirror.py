@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -351,6 +352,28 @@ def test_a_database_of_a_newer_mlflow_is_refused(tree: RunTree) -> None:
     connection.close()
     with pytest.raises(MirrorError, match="newer MLflow"):
         Mirror(tree).prepare()
+
+
+def test_an_error_of_the_database_is_told_without_tracebacks(tree: RunTree) -> None:
+    Mirror(tree).prepare()
+    connection = sqlite3.connect(tree.root / naming.MLFLOW_DB)
+    # As a full disk does, each write fails in sqlite, which MLflow logs with a traceback.
+    connection.execute("ALTER TABLE tags RENAME TO gone")
+    connection.commit()
+    connection.close()
+    logged: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = logged.append
+    loggers = [logging.getLogger(name) for name in ("mlflow", "mlflow.store.db.utils", "sqlalchemy")]
+    for each in loggers:
+        each.addHandler(handler)
+    try:
+        with pytest.raises(MirrorError, match="no such table"):
+            Mirror(tree).sync(NAME, PROFILE)
+    finally:
+        for each in loggers:
+            each.removeHandler(handler)
+    assert logged == []
 
 
 def test_no_plan_is_a_store_error(tree: RunTree) -> None:

@@ -253,6 +253,6 @@ def test_the_plan_tells_trainings_from_trials(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("GFL_LAB_HOME", str(tmp_path / "runs"))
     cli = runner(monkeypatch, capsys, "plan")
     code, out, err = cli(file)
-    assert code == 0 and "4 of 4 trials to train in 2 trainings" in err and out.count("weights of") == 2
+    assert code == 0 and "2 of 4 trials to train, 2 to evaluate with the weights of another, " in err and out.count("weights of") == 2
     found = json.loads(cli(file, "--json")[1])
     assert found["trainings"] == 2 and [bool(row["weights_from"]) for row in found["rows"]].count(True) == 2

@@ -124,7 +124,10 @@ def _gpus(listed: int) -> Lines:
 
     seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if listed and not seen:
-        yield False, f"nvidia-smi lists {plural(listed, 'GPU')}, but CUDA does not work in torch {torch.__version__}: trials train on the CPU"
+        yield (
+            False,
+            f"nvidia-smi lists {plural(listed, 'GPU')}, but CUDA does not work in torch {torch.__version__}: trials train on the CPU",
+        )
     elif seen and not listed:
         yield False, f"CUDA sees {plural(seen, 'GPU')}, but nvidia-smi is missing or lists none: trials train on the CPU"
     elif seen:
@@ -230,8 +233,9 @@ def _damaged(tree: Any) -> Lines:
 
     checked, commands, count = Checked(tree), {}, 0
     for row in Store(tree).experiments():
+        seeds = "" if row.kind == "search" else " --seeds " + ",".join(map(str, sorted({trial.seed for trial in row.trials})))
         for trial in row.trials:
-            commands.setdefault(trial.id, f"`gfl-lab run {row.source} --profile {row.profile}`")
+            commands.setdefault(trial.id, f"`gfl-lab run {row.source} --profile {row.profile}{seeds}`")
     for trial in tree.folders():
         try:
             found = examine(trial, trial.state(), checked)

@@ -31,6 +31,9 @@ def command(
     A trial's id depends on the data, so a generated data set is made when it is not there yet. Exit code 5 when --budget is
     not enough.
     """
+    from gfl_lab import naming
+    from gfl_lab.integrity import Checked
+    from gfl_lab.orchestrate import damaged as damages
     from gfl_lab.orchestrate import driver, resources
     from gfl_lab.orchestrate.cost import Paces, cost_of, estimates, rests_on
     from gfl_lab.orchestrate.trainings import Trainings
@@ -54,14 +57,21 @@ def command(
     plan = prepared.plan
     unassigned = unassigned_groups(plan, prepared.paths, tree)
     found = driver.states(plan.trials, tree)
-    pending = [trial for trial in plan.trials if found[trial.id] != "done"]
-    if measure and pending:
+    damaged = damages.examine_all(plan.trials, found, tree, Checked(tree))
+    again = {trial for trial, damage in damaged.items() if damage.evaluated}
+    pending = [
+        trial for trial in plan.trials
+        if trial.id in again or (found[trial.id] != "done" and not (trial.id in damaged and damaged[trial.id].lost))
+    ]  # fmt: skip
+    unfinished = [trial for trial in pending if trial.id not in again]
+    if measure and unfinished:
         workers = resources.loaders(wish.loader_workers, share.cpus, share.gpus)
-        _measure(pending, tree, prepared, share, machine, workers)
+        _measure(unfinished, tree, prepared, share, machine, workers)
     paces = Paces(tree)
     share = share_of(machine, wish, peak=paces.peak(pending, gpu=bool(share.gpus)))
-    weights_of = Trainings(pending, tree).evaluated()
-    expected = estimates(pending, plan, tree, share, resources.device_of(machine, share.gpus), paces, evaluated=weights_of)
+    weights_of = Trainings(unfinished, tree).evaluated()
+    device = resources.device_of(machine, share.gpus)
+    expected = estimates(pending, plan, tree, share, device, paces, evaluated={*again, *weights_of})
     cost = cost_of([estimate.seconds for estimate in expected], share)
     over = limit.exceeded(expected, share) if limit else None
     of_trial = dict(zip([trial.id for trial in pending], expected, strict=True))
@@ -73,6 +83,7 @@ def command(
             "trial": trial.id,
             "state": str(found[trial.id]),
             "baseline": variant.baseline,
+            "damage": str(damaged[trial.id]) if trial.id in damaged else None,
             "weights_from": weights_of.get(trial.id),
             "expected_seconds": _rounded(of_trial[trial.id].seconds) if trial.id in of_trial else 0.0,
             "rests_on": of_trial[trial.id].rests_on if trial.id in of_trial else None,
@@ -85,7 +96,7 @@ def command(
         print_json(
             {
                 "experiment": plan.experiment.name, "profile": plan.profile.name, "data": plan.data.model_dump(mode="json"), "rows": rows,
-                "trainings": len(pending) - len(weights_of), "expected_seconds": _rounded(cost.wall_s) if cost else None,
+                "trainings": len(unfinished) - len(weights_of), "expected_seconds": _rounded(cost.wall_s) if cost else None,
                 "expected": cost.to_json() if cost else None, "rests_on": rests_on(expected) if expected else None,
                 "unassigned": unassigned, "at_once": share.slots, "share": {"cpus": share.cpus, "gpus": share.gpus},
                 "budget": {"given": limit.text, "enough": None if over is None else not over} if limit else None,
@@ -99,12 +110,22 @@ def command(
         for row in rows:
             takes = f"  {duration(row['expected_seconds'])}" if row["trial"] in of_trial else ""
             mark = f"  (weights of {row['weights_from']})" if row["weights_from"] else ""
+            mark += "  (evaluated again from its checkpoint)" if row["trial"] in again else ""
             mark += "  (baseline)" if row["baseline"] else ""
-            print(f"{row['variant']:{width}}  seed {row['seed']}  {row['trial']}  {row['state']}{takes}{mark}")
+            state = "damaged" if row["damage"] else row["state"]
+            print(f"{row['variant']:{width}}  seed {row['seed']}  {row['trial']}  {state}{takes}{mark}")
+        for trial, damage in damaged.items():
+            say(f"warning: trial {trial} is damaged: {damage}")
+            if damage.beyond_repair:
+                unneeded = {each.file for each in damage.found} == {naming.LAST_CHECKPOINT}
+                may = f"No table needs {naming.LAST_CHECKPOINT}, which may be deleted. " if unneeded else ""
+                say(f"    {may}To train it once more, move {tree.trial(trial).path} away.")
         say_unassigned(unassigned, plan, data, files.source.path.parent)
         say(f"machine: {machine}")
-        shared = f" in {plural(len(pending) - len(weights_of), 'training')}" if weights_of else ""
-        say(f"{len(pending)} of {len(rows)} trials to train{shared}, {at_once} at once; {cost_text(cost, expected, share)}")
+        parts = [f"{len(unfinished) - len(weights_of)} of {plural(len(rows), 'trial')} to train"]
+        parts += [f"{len(weights_of)} to evaluate with the weights of another"] if weights_of else []
+        parts += [f"{len(again)} to evaluate again"] if again else []
+        say(f"{', '.join(parts)}, {at_once} at once; {cost_text(cost, expected, share)}")
     check_budget(limit, expected, share)
 
 

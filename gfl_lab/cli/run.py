@@ -183,6 +183,7 @@ def command(
                 for trial in pending if trial.id not in to_repair
             )  # fmt: skip
             left = _tell_repairs(plan, tree, damaged, checked, over_storage=bool(shared))
+            left |= _tell_of_other_seeds(plan, tree, checked, str(experiment))
             code = _finish(plan, tree, folder, mirror, as_json, left, trained=trained, relock=relock, experiment=str(experiment))
             missing = [state for state in driver.states(plan.trials, tree).values() if state != TrialState.DONE]
             complete = not missing
@@ -338,7 +339,7 @@ def _tell_repairs(plan: Any, tree: Any, damaged: dict[str, Any], checked: Any, *
     for trial in damaged:
         if trial not in left:
             before, now = damaged[trial].ap, damages.recorded_ap(tree.trial(trial))
-            changed = "" if before == now else f"; AP was {before}, and is {now}"
+            changed = "" if before == now else f"; AP was {'unreadable' if before is None else before}, and is {now}"
             say(f"repaired: trial {trial} ({damaged[trial]}){changed}")
     for trial, damage in left.items():
         reason = damage.beyond_repair
@@ -355,6 +356,25 @@ def _tell_repairs(plan: Any, tree: Any, damaged: dict[str, Any], checked: Any, *
             f"warning: trial {trial} is still damaged: {reason}\n    {stand}To train it once more, move {folder.path} away and give the same command."
         )
     return left
+
+
+def _tell_of_other_seeds(plan: Any, tree: Any, checked: Any, experiment: str) -> dict[str, Any]:
+    """Look at the finished trials of seeds that an earlier run left in the table, and say which are damaged; those, by id."""
+    from gfl_lab.orchestrate import damaged as damages
+    from gfl_lab.results.store import Store
+
+    row = Store(tree).experiment(plan.experiment.name, plan.profile.name)
+    own = {trial.id for trial in plan.trials}
+    others = [trial for trial in row.trials if trial.id not in own]
+    found = damages.examine_all(others, {trial.id: tree.trial(trial.id).state() for trial in others}, tree, checked)
+    if not found:
+        return {}
+    for trial in others:
+        if damage := found.get(trial.id):
+            say(f"warning: trial {trial.id} of seed {trial.seed}, which an earlier run left in the table, is damaged: {damage}")
+    seeds = ",".join(map(str, sorted({trial.seed for trial in row.trials})))
+    say(f"    To repair what can be repaired, name all seeds:  gfl-lab run {experiment} --profile {row.profile} --seeds {seeds}")
+    return found
 
 
 def _finish(

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -195,6 +195,14 @@ def save_plan(plan: Plan, folder: Path) -> list[str]:
     return notes
 
 
+def _written(trial: TrialDir) -> int:
+    """When a trial's result was written, in ns since the epoch; 0 where there is none."""
+    try:
+        return trial.file(naming.RESULT).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
 def _former_plan(path: Path) -> dict[str, Any]:
     try:
         old = read_json(path)
@@ -247,6 +255,7 @@ class Watcher(threading.Thread):
         self._offsets: dict[str, int] = {}
         self._seen: dict[str, dict[str, Any]] = {t.id: {"times": []} for t in trials}
         self._ended: dict[str, tuple[int, Progress]] = {}
+        self._before = {t.id: _written(tree.trial(t.id)) for t in trials}
 
     def run(self) -> None:
         while not self._done.wait(WATCH_S):
@@ -265,13 +274,13 @@ class Watcher(threading.Thread):
     def _progress(self, trial_id: str, label: str, epochs: int, steps: int) -> Progress:
         """Where the trial stands. One that has ended is read once, however many there are: a result is only ever replaced."""
         folder = self.tree.trial(trial_id)
-        try:
-            written = folder.file(naming.RESULT).stat().st_mtime_ns
-        except OSError:
-            written = 0
+        written = _written(folder)
         if (ended := self._ended.get(trial_id)) and ended[0] == written:
             return ended[1]
         progress = self._read(folder, label, epochs, steps)
+        if written and written == self._before[trial_id] and progress.state is not TrialState.RUNNING:
+            # The outcome of an earlier attempt: this run has not come to the trial yet.
+            return replace(progress, state=TrialState.PLANNED, reason="")
         if written and progress.state in (TrialState.DONE, TrialState.FAILED):
             self._ended[trial_id] = written, progress
         return progress

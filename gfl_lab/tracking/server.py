@@ -98,7 +98,10 @@ def quiet_import() -> Any:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)  # each of its ten attempts to open a database
+    # Each error of a database is raised too, and told once, by whoever asked; their tracebacks would bury that sentence. The first
+    # also tells each of its ten attempts to open a database.
+    for name in ("mlflow.store", "sqlalchemy.pool"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     return mlflow
 
 
