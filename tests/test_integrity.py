@@ -316,11 +316,9 @@ def test_verify_refuses_what_is_broken_and_run_repairs_it(
     lock.unlink()
     one.path.rename(tmp_path / "away")
     code, err = run("--seeds", "1")
-    others = ", ".join(sorted(trial.id for trial in tree.trials() if trial.id != two.id))
+    trials = sorted(trial.id for trial in tree.trials())
     two.file(naming.EVAL_RECORDS).write_bytes(b"")
     lock.unlink()
     code, err = run("--seeds", "1")
-    assert code == 4 and f"trial {two.id} of seed 0, which an earlier run left in the table, is damaged: eval.npz has 0 bytes" in err
-    assert "--profile tiny --seeds 0,1" in err and ", ".join(sorted(read_json(lock)["trials"])) == others
-    code, err = run("--seeds", "0,1")
-    assert code == 0 and f"repaired: trial {two.id}" in err and len(read_json(lock)["trials"]) == 4
+    assert f"trial {two.id}, of a seed that an earlier run left in the table, is damaged: eval.npz has 0 bytes" in err
+    assert code == 0 and f"repaired: trial {two.id}" in err and sorted(read_json(lock)["trials"]) == trials

@@ -124,17 +124,20 @@ def command(
                 came = [t for t in plan.trials if found[t.id] is TrialState.DONE and not tree.trial(t.id).file(naming.MANIFEST).exists()]
                 driver.write_manifests(came, tree, prepared.paths, prepared.code)
             checked = Checked(tree)
-            damaged = damages.examine_all(plan.trials, found, tree, checked)
+            others = driver.of_other_seeds(plan, folder)
+            known = [*plan.trials, *(trial for _, trial in others)]
+            damaged = damages.examine_all(known, driver.states(known, tree), tree, checked)
             if shared and damaged:
                 shared.fetch_again(damaged)
                 found = driver.states(plan.trials, tree)
-                damaged = damages.examine_all(plan.trials, found, tree, checked)
+                damaged = damages.examine_all(known, driver.states(known, tree), tree, checked)
             to_repair = {trial for trial, each in damaged.items() if each.evaluated and not shared}
             lost = {trial for trial, each in damaged.items() if each.lost}
             pending = [
                 trial for trial in plan.trials
                 if trial.id in to_repair or (found[trial.id] not in (TrialState.DONE, TrialState.RUNNING) and trial.id not in lost)
             ]  # fmt: skip
+            pending += [trial for _, trial in others if trial.id in to_repair]
             paces = Paces(tree)
             if measured and not address:
                 share = share_of(machine, wish, cpus=cpus, gpus=gpus, peak=paces.peak(pending, gpu=bool(share.gpus)))
@@ -163,7 +166,7 @@ def command(
                 fetch_pretrained(backbone)  # once, before anything is written and before trials would each do it
             for note in driver.save_plan(plan, folder):
                 say(f"note: {note}")
-            rewritten = [trial for trial in plan.trials if trial.id in damaged and damaged[trial.id].rewritten]
+            rewritten = [trial for trial in known if trial.id in damaged and damaged[trial.id].rewritten]
             driver.write_manifests(rewritten, tree, prepared.paths, prepared.code)
             mirror = engines.start_mirror(tree, plan)
             if pending:
@@ -174,7 +177,7 @@ def command(
                     starting = starting or engines.Engine(engine)
                     starting.ready()
                 meter = Meter(folder / naming.COST, share, limit, stop=lambda: os.kill(os.getpid(), signal.SIGINT))
-                for sentence in _train(plan, pending, trainings, tree, engine, stop, wish, share, meter, shared):
+                for sentence in _train(plan, others, pending, trainings, tree, engine, stop, wish, share, meter, shared):
                     say(f"error: {sentence}")
             if starting:
                 starting.release()
@@ -182,8 +185,7 @@ def command(
                 found[trial.id] is not TrialState.DONE and tree.trial(trial.id).state() is TrialState.DONE
                 for trial in pending if trial.id not in to_repair
             )  # fmt: skip
-            left = _tell_repairs(plan, tree, damaged, checked, over_storage=bool(shared))
-            left |= _tell_of_other_seeds(plan, tree, checked, str(experiment))
+            left = _tell_repairs(known, tree, damaged, checked, over_storage=bool(shared))
             code = _finish(plan, tree, folder, mirror, as_json, left, trained=trained, relock=relock, experiment=str(experiment))
             missing = [state for state in driver.states(plan.trials, tree).values() if state != TrialState.DONE]
             complete = not missing
@@ -270,7 +272,8 @@ def _say_plan(
     if len(lines) > LISTED:
         say(f"  and {len(lines) - LISTED} more, which `gfl-lab plan` lists")
     for trial, damage in damaged.items():
-        say(f"warning: trial {trial} is damaged: {damage}")
+        seed = "" if trial in found else ", of a seed that an earlier run left in the table,"
+        say(f"warning: trial {trial}{seed} is damaged: {damage}" + ("; it is evaluated again" if seed and trial in going else ""))
     beyond = {trial for trial, damage in damaged.items() if trial not in going and damage.beyond_repair}
     done = sum(state == "done" and trial not in going and trial not in beyond for trial, state in found.items())
     again = sum(trial in damaged for trial in going)
@@ -291,13 +294,15 @@ def _say_plan(
 
 
 def _train(
-    plan: Any, pending: list[Any], trainings: Any, tree: Any, engine: Any, stop: Any, wish: Any, share: Any, meter: Any, shared: Any
+    plan: Any, others: list[Any], pending: list[Any], trainings: Any, tree: Any, engine: Any, stop: Any, wish: Any, share: Any, meter: Any,
+    shared: Any,
 ) -> list[str]:  # fmt: skip
     from gfl_lab.cli.display import display
     from gfl_lab.orchestrate import driver
     from gfl_lab.rundir import TrialState
 
-    labels = {trial.id: f"{variant.name} seed {trial.spec.seed}" for variant in plan.variants for trial in variant.trials}
+    planned = [(variant, trial) for variant in plan.variants for trial in variant.trials]
+    labels = {trial.id: f"{variant.name} seed {trial.spec.seed}" for variant, trial in [*planned, *others]}
     stop.install()
     how = engines.how_to_run(share, engine, wish) | {"stop_file": str(stop.file)}
     if shared:
@@ -329,13 +334,13 @@ def _train(
         return problems
 
 
-def _tell_repairs(plan: Any, tree: Any, damaged: dict[str, Any], checked: Any, *, over_storage: bool) -> dict[str, Any]:
+def _tell_repairs(trials: list[Any], tree: Any, damaged: dict[str, Any], checked: Any, *, over_storage: bool) -> dict[str, Any]:
     """Look at every finished trial once more, say what was repaired and what was not; what is still damaged, by id."""
     from gfl_lab import naming
     from gfl_lab.orchestrate import damaged as damages
     from gfl_lab.orchestrate import driver
 
-    left = damages.examine_all(plan.trials, driver.states(plan.trials, tree), tree, checked)
+    left = damages.examine_all(trials, driver.states(trials, tree), tree, checked)
     for trial in damaged:
         if trial not in left:
             before, now = damaged[trial].ap, damages.recorded_ap(tree.trial(trial))
@@ -356,25 +361,6 @@ def _tell_repairs(plan: Any, tree: Any, damaged: dict[str, Any], checked: Any, *
             f"warning: trial {trial} is still damaged: {reason}\n    {stand}To train it once more, move {folder.path} away and give the same command."
         )
     return left
-
-
-def _tell_of_other_seeds(plan: Any, tree: Any, checked: Any, experiment: str) -> dict[str, Any]:
-    """Look at the finished trials of seeds that an earlier run left in the table, and say which are damaged; those, by id."""
-    from gfl_lab.orchestrate import damaged as damages
-    from gfl_lab.results.store import Store
-
-    row = Store(tree).experiment(plan.experiment.name, plan.profile.name)
-    own = {trial.id for trial in plan.trials}
-    others = [trial for trial in row.trials if trial.id not in own]
-    found = damages.examine_all(others, {trial.id: tree.trial(trial.id).state() for trial in others}, tree, checked)
-    if not found:
-        return {}
-    for trial in others:
-        if damage := found.get(trial.id):
-            say(f"warning: trial {trial.id} of seed {trial.seed}, which an earlier run left in the table, is damaged: {damage}")
-    seeds = ",".join(map(str, sorted({trial.seed for trial in row.trials})))
-    say(f"    To repair what can be repaired, name all seeds:  gfl-lab run {experiment} --profile {row.profile} --seeds {seeds}")
-    return found
 
 
 def _finish(

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from gfl_lab import naming
 from gfl_lab.errors import InputError, Problem, StoreError
 from gfl_lab.orchestrate.process import Job
-from gfl_lab.plan.plan import Plan, Trial, steps_of
+from gfl_lab.plan.plan import Plan, Trial, Variant, steps_of
 from gfl_lab.rundir import WAYS_OUT, RunTree, TrialDir, TrialState, read_json, read_metric_lines, write_bytes, write_json
 from gfl_lab.spec.code import CodeFile
 from gfl_lab.spec.schedule import total_epochs
@@ -153,6 +153,29 @@ def wait_for_orphans(trials: Sequence[Trial], tree: RunTree) -> None:
         time.sleep(0.1)
 
 
+def of_other_seeds(plan: Plan, folder: Path) -> list[tuple[Variant, Trial]]:
+    """Return the trials of other seeds that an earlier run left in the table of this plan, each with its variant.
+
+    Raises:
+        StoreError: the former plan cannot be read.
+    """
+    path = folder / naming.PLAN
+    old = _former_plan(path) if path.exists() else None
+    return _of_other_seeds(plan, old) if old and old["data"]["digest"] == plan.data.digest else []
+
+
+def _of_other_seeds(plan: Plan, old: Mapping[str, Any]) -> list[tuple[Variant, Trial]]:
+    former = {trial["id"]: trial["seed"] for variant in old["variants"] for trial in variant["trials"]}
+    found = []
+    for variant in plan.variants:
+        for seed in sorted(set(former.values()) - {trial.spec.seed for trial in variant.trials}):
+            # By id, so that neither other weights nor another version of the training code gets into a row.
+            spec = variant.trials[0].spec.model_copy(update={"seed": seed})
+            if spec.id in former:
+                found.append((variant, Trial(spec.id, spec)))
+    return found
+
+
 def save_plan(plan: Plan, folder: Path) -> list[str]:
     """Write plan.json, keeping every trial of another seed that the former plan had for the same cell.
 
@@ -174,19 +197,12 @@ def save_plan(plan: Plan, folder: Path) -> list[str]:
             notes.append(f"the table so far was over other data ({old['data']['name']}, {old['data']['digest']}); it is kept in {archive}")
         else:
             new["created"] = old["created"]
-            former = {trial["id"]: trial["seed"] for variant in old["variants"] for trial in variant["trials"]}
-            kept = 0
+            kept = _of_other_seeds(plan, old)
             for variant, entry in zip(plan.variants, new["variants"], strict=True):
-                spec = variant.trials[0].spec
-                for seed in set(former.values()) - {trial["seed"] for trial in entry["trials"]}:
-                    # By id, so that neither other weights nor another version of the training code gets into a row.
-                    trial_id = spec.model_copy(update={"seed": seed}).id
-                    if trial_id in former:
-                        entry["trials"].append({"id": trial_id, "seed": seed})
-                        kept += 1
+                entry["trials"] += [{"id": trial.id, "seed": trial.spec.seed} for of, trial in kept if of is variant]
                 entry["trials"].sort(key=lambda trial: trial["seed"])
             if kept:
-                notes.append(f"{kept} trials of other seeds stay in the table")
+                notes.append(f"{len(kept)} trials of other seeds stay in the table")
             cells = {naming.canonical_json(variant["settings"]) for variant in new["variants"]}
             gone = sum(naming.canonical_json(variant["settings"]) not in cells for variant in old["variants"])
             if gone:
@@ -337,6 +353,7 @@ __all__ = [
     "StopSwitch",
     "Watcher",
     "jobs_for",
+    "of_other_seeds",
     "only_driver",
     "save_plan",
     "states",
