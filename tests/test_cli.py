@@ -201,6 +201,14 @@ def test_table_and_status_from_disk(cli: Cli, tmp_path: Path) -> None:
     assert len(json.loads(out)["rows"]) == 8
 
 
+def test_status_of_a_plan_that_cannot_be_read_does_not_say_that_there_are_no_runs(cli: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "runs/experiments/table3_qfl_dfl/desk"
+    folder.mkdir(parents=True)
+    (folder / "plan.json").write_text("{")
+    code, _, err = cli("status")
+    assert code == 0 and "cannot be read" in err and "no runs" not in err
+
+
 def test_status_of_nothing_says_how_to_start(cli: Cli) -> None:
     code, out, err = cli("status")
     assert code == 0 and "gfl-lab run" in err

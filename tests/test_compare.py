@@ -66,7 +66,10 @@ def test_numbers_are_those_of_the_parts() -> None:
 
 def test_what_is_equal_differs_by_nothing_and_other_images_are_refused() -> None:
     rows = compare_pair([(scene(0), scene(0)), (scene(0), scene(0))], 5)
-    assert all((row.found.mean, row.verdict, row.better) == (0, "no signal", None) for row in rows)
+    assert all((row.found.mean, row.verdict, row.better, row.half) == (0, "no signal", None, None) for row in rows)
+    same = compare_pair([(better(scene(0), 0.5), scene(0))] * 2, 5)
+    assert all(row.half is None and row.found.image_half > 0 for row in same if row.verdict == "no spread"), "as a table has it"
+    assert any(row.verdict == "no spread" for row in same)
     with pytest.raises(ValueError, match="same images"):
         compare_pair([(scene(0), scene(0, images=39))])
 

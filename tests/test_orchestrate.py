@@ -335,6 +335,18 @@ def test_the_second_driver_is_told_who_holds_the_experiment(tmp_path: Path) -> N
         pass
 
 
+def test_a_driver_on_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match=r"No space left on device: '.*\.driver\.lock'"):
+        patch.setattr(os, "write", full)
+        with driver.only_driver(tmp_path):
+            pass
+    with driver.only_driver(tmp_path) as killed:
+        assert not killed
+
+
 def test_the_watcher_sees_progress_eta_and_failures(tmp_path: Path) -> None:
     tree = RunTree(tmp_path)
     made = plan(seeds=[0])

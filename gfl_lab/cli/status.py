@@ -54,8 +54,11 @@ def command(experiment: Path | None, profile: str | None, as_json: bool) -> None
             }
         )  # fmt: skip
         return
-    for problem in store.problems():
+    problems = store.problems()
+    for problem in problems:
         say(f"warning: {problem}")
+    if not rows and problems and not experiment:
+        return  # there are runs, and no plan that can be read
     if not rows:
         say(
             f"no runs under {tree.root}"

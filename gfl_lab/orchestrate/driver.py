@@ -125,9 +125,11 @@ def only_driver(folder: Path) -> Iterator[bool]:
 
     Raises:
         InputError: another driver holds it; says which and since when.
+        OSError: of a full disk, naming the file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".driver.lock").open("a+") as file:
+    path = folder / ".driver.lock"
+    with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -138,8 +140,10 @@ def only_driver(folder: Path) -> Iterator[bool]:
         killed = bool(file.read().strip())
         file.truncate(0)
         since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {since}")
-        file.flush()
+        try:
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()} since {since}".encode())
+        except OSError as error:  # write() knows no name
+            raise OSError(error.errno, error.strerror, str(path)) from None
         for litter in folder.glob(".*.tmp"):  # a killed driver's half-written files
             litter.unlink(missing_ok=True)
         yield killed

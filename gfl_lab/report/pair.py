@@ -17,7 +17,7 @@ import numpy as np
 from gfl_lab.cocoap import AREAS, RESAMPLED, Records, match, mean_ap
 from gfl_lab.report import errortypes
 from gfl_lab.report.comparison import FEW_SEEDS, Comparison, Lookup, compare_two, others
-from gfl_lab.report.statistics import LEVEL, Difference, Paired, judge, paired
+from gfl_lab.report.statistics import LEVEL, NO_SIGNAL, Difference, Paired, judge, paired
 from gfl_lab.results.rows import ExperimentRow, VariantRow
 
 REPLICATES = 200
@@ -48,8 +48,10 @@ class PairRow:
 
     @property
     def half(self) -> float | None:
-        """Half width of the 95% interval; with one seed of one that knows of images alone."""
-        return self.found.image_half if self.found.half is None else self.found.half
+        """Half width of the 95% interval, as a table has it; with one seed of one that knows of images alone. None without a signal."""
+        if self.found.half is None and self.found.seeds == 1 and self.found.verdict != NO_SIGNAL:
+            return self.found.image_half
+        return self.found.half
 
     @property
     def better(self) -> bool | None:
