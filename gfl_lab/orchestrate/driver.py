@@ -298,7 +298,7 @@ class Watcher(threading.Thread):
         if (ended := self._ended.get(trial_id)) and ended[0] == written:
             return ended[1]
         progress = self._read(folder, label, epochs, steps)
-        if written and written == self._before[trial_id] and progress.state is not TrialState.RUNNING:
+        if written and written == self._before.get(trial_id) and progress.state is not TrialState.RUNNING:
             # The outcome of an earlier attempt: this run has not come to the trial yet.
             return replace(progress, state=TrialState.PLANNED, reason="")
         if written and progress.state in (TrialState.DONE, TrialState.FAILED):
