@@ -170,6 +170,8 @@ class LoadImageCached:
 class ResizeKeepRatio(MmdetResize):
     """mmdet's ``Resize`` with ``keep_ratio``, which leaves each side at least 1 px (``scaled_size``)."""
 
+    # A private name of mmdet, which has no public one for the size alone; the package asks for exactly mmdet 3.3.0, and
+    # tests/test_data_agreement.py trains on images that need it.
     def _resize_img(self, results: dict[str, Any]) -> None:
         height, width = results["img"].shape[:2]
         size = scaled_size(width, height, results["scale"])
