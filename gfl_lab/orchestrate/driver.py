@@ -202,8 +202,10 @@ def save_plan(plan: Plan, folder: Path) -> list[str]:
         else:
             new["created"] = old["created"]
             kept = _of_other_seeds(plan, old)
-            for variant, entry in zip(plan.variants, new["variants"], strict=True):
-                entry["trials"] += [{"id": trial.id, "seed": trial.spec.seed} for of, trial in kept if of is variant]
+            entries = {id(variant): entry for variant, entry in zip(plan.variants, new["variants"], strict=True)}
+            for variant, trial in kept:
+                entries[id(variant)]["trials"].append({"id": trial.id, "seed": trial.spec.seed})
+            for entry in new["variants"]:
                 entry["trials"].sort(key=lambda trial: trial["seed"])
             if kept:
                 notes.append(f"{len(kept)} trials of other seeds stay in the table")
