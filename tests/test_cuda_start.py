@@ -18,6 +18,7 @@ from gfl_lab.orchestrate.process import Job, TrialProcess
 from gfl_lab.rundir import RunTree
 from tests.support.cli import Cli, runner
 from tests.support.cuda_trial import UUIDS, starts
+from tests.support.unchecked import skip_checks
 
 ROOT = Path(__file__).parents[1]
 TRIAL = "tests.support.cuda_trial"
@@ -69,8 +70,7 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def cli(pretend: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """The command line in this process."""
     monkeypatch.setattr("gfl_lab.cli.run.TRIAL_ENTRY", f"{TRIAL}:record")
-    for module in ("integrity", "orchestrate.damaged"):  # fakes have no detections
-        monkeypatch.setattr(f"gfl_lab.{module}.damage", lambda trial: [])
+    skip_checks(monkeypatch.setattr)
     monkeypatch.setattr("gfl_lab.cli.plan.WARM_UP_ENTRY", f"{TRIAL}:warm_up")
     monkeypatch.setattr("gfl_lab.cli.engine.start_mirror", lambda *_: type("NoMirror", (), {"finish": lambda *_: True})())
     return runner(monkeypatch, capsys)

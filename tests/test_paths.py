@@ -25,6 +25,7 @@ from gfl_lab.tracking.mirror import Mirror
 from gfl_lab.tracking.server import DamagedDatabase, MirrorError
 from tests.support.cli import Cli, runner
 from tests.support.fake_runs import write_fake_tree
+from tests.support.unchecked import skip_checks
 from tests.test_run import PROFILE
 
 ROOT = Path(__file__).parents[1]
@@ -319,8 +320,7 @@ def test_doctor_replaces_a_damaged_database(cli: Cli, tmp_path: Path, monkeypatc
         monkeypatch.setattr(doctor, check, lambda: iter(()))
     for check in ("_processes", "_ray"):
         monkeypatch.setattr(doctor, check, lambda repair: iter(()))
-    for module in ("integrity", "orchestrate.damaged"):  # the AP of a fake is not what its detections give
-        monkeypatch.setattr(f"gfl_lab.{module}.damage", lambda trial: [])
+    skip_checks(monkeypatch.setattr)
     tree = write_fake_tree(tmp_path / "runs", epochs=1, train_images=4, val_images=1)
     path = tree.root / naming.MLFLOW_DB
     damage(path, kind)

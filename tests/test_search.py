@@ -30,6 +30,7 @@ from gfl_lab.spec.search import Dimension
 from gfl_lab.spec.settings import DataSpec
 from tests.support.cli import Cli, runner
 from tests.support.fake_search import EPOCHS_LOG
+from tests.support.unchecked import skip_checks
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
@@ -247,8 +248,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setenv("FAKE_EPOCH_S", "0")
     monkeypatch.setattr(resources, "_gpus", lambda: ())
     monkeypatch.setattr("gfl_lab.cli.run.TRIAL_ENTRY", FAKE)
-    for module in ("integrity", "orchestrate.damaged"):  # fakes have no detections
-        monkeypatch.setattr(f"gfl_lab.{module}.damage", lambda trial: [])
+    skip_checks(monkeypatch.setattr)
     monkeypatch.setattr("gfl_lab.cli.engine.start_mirror", NoMirror)
     return runner(monkeypatch, capsys)
 
