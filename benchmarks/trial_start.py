@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import LAB, header, lab_environment, publish, timed
-from gfl_lab.orchestrate.process import Job, TrialProcess
+from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 
 EXPERIMENT = """
 name: start

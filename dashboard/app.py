@@ -10,10 +10,10 @@ if (_root := str(Path(__file__).resolve().parent.parent)) not in sys.path:  # al
 
 import streamlit as st
 
-from dashboard import data, live, look, state
+from dashboard import data, live, state, theme
 
-st.set_page_config(page_title="gfl-lab", page_icon=look.icon(), layout="wide", menu_items={"Get help": None, "Report a bug": None})
-look.style()
+st.set_page_config(page_title="gfl-lab", page_icon=theme.icon(), layout="wide", menu_items={"Get help": None, "Report a bug": None})
+theme.style()
 
 OVERVIEW = st.Page("views/overview.py", title="Overview", icon=":material/grid_view:", default=True)
 pages = [
@@ -43,6 +43,6 @@ if names and page.url_path != "guide":
             width=340,
         )
         if asked is not None and asked not in options:
-            look.alert(f"The link asks for the experiment {asked}, which is not in this store. This is {chosen}.")
+            theme.alert(f"The link asks for the experiment {asked}, which is not in this store. This is {chosen}.")
         st.session_state[live.CURRENT] = names[options.index(chosen)]
 page.run()

@@ -12,12 +12,12 @@ import plotly.graph_objects as go
 from PIL import Image
 from plotly.subplots import make_subplots
 
-from dashboard import look
+from dashboard import theme
 from gfl_lab import naming
 from gfl_lab.report.calibration import Reliability
-from gfl_lab.report.pair import PairRow
 from gfl_lab.report.search import state_text
 from gfl_lab.report.series import BoxView, Curve, Growth, Point, SideView
+from gfl_lab.report.variant_comparison import PairRow
 from gfl_lab.results.search import SuggestionRow
 from gfl_lab.spec.search import Dimension
 
@@ -81,8 +81,8 @@ def curves(found: Sequence[Curve], key: str, palette: dict[str, str], order: Seq
     digits = metric.digits + 1 if metric else 4
     unit = "epoch" if epochs else "step"
     for curve in found:
-        colour, name = palette[curve.variant], look.plot_text(curve.variant)
-        dash = look.DASHES[min(order.index(curve.variant) // 7, len(look.DASHES) - 1)]
+        colour, name = palette[curve.variant], theme.plot_text(curve.variant)
+        dash = theme.DASHES[min(order.index(curve.variant) // 7, len(theme.DASHES) - 1)]
         several = len(curve.lines) > 1
         if several and len(curve.x) > 1:
             x = np.concatenate([curve.x, curve.x[::-1]])
@@ -114,7 +114,7 @@ def curves(found: Sequence[Curve], key: str, palette: dict[str, str], order: Seq
             line={"width": 2.2, "color": colour, "dash": dash},
             hovertemplate=f"{said}<br>{unit} %{{x:d}}: %{{y:.{digits}f}}<extra></extra>",
         )
-    title = metric_title(key) if metric else look.plot_text(key)
+    title = metric_title(key) if metric else theme.plot_text(key)
     _frame(figure, height)
     figure.update_xaxes(title=unit, showgrid=False, tickformat="d", showline=True, rangemode="normal" if epochs else "tozero")
     figure.update_yaxes(title=title, exponentformat="power", nticks=6)
@@ -131,7 +131,7 @@ def speed_accuracy(points: Sequence[Point], front: Sequence[Point], palette: dic
         line = {"width": 1.2, "color": _AXIS, "dash": "dot", "shape": "hv"}
         figure.add_scatter(x=[p.fps for p in front], y=[p.ap for p in front], mode="lines", line=line, **_NO_HOVER)
     for point in points:
-        colour, name = palette[point.variant], look.plot_text(point.variant)
+        colour, name = palette[point.variant], theme.plot_text(point.variant)
         if len(point.seeds) > 1:
             figure.add_scatter(
                 x=[fps for _, fps, _ in point.seeds],
@@ -148,7 +148,7 @@ def speed_accuracy(points: Sequence[Point], front: Sequence[Point], palette: dic
             text=[name],
             textposition="top center",
             cliponaxis=False,
-            marker={"size": 12, "color": colour, "symbol": look.SYMBOLS[order.index(point.variant) % len(look.SYMBOLS)]},
+            marker={"size": 12, "color": colour, "symbol": theme.SYMBOLS[order.index(point.variant) % len(theme.SYMBOLS)]},
             hovertemplate=f"{name}<br>%{{y:.1f}} AP, %{{x:.1f}} img/s<extra></extra>",
         )
     _frame(figure, 330, t=18)
@@ -168,7 +168,7 @@ def _padded(values: Sequence[float], share: float) -> dict:
 
 def importance(shares: Mapping[str, float], colour: str) -> go.Figure:
     """A bar for each setting, the largest on top."""
-    names = [look.plot_text(_short(key)) for key in reversed(shares)]
+    names = [theme.plot_text(_short(key)) for key in reversed(shares)]
     values = list(reversed(shares.values()))
     figure = go.Figure()
     figure.add_bar(
@@ -199,7 +199,7 @@ def over_setting(
     for state, (colour, symbol, _) in marks.items():
         shown = [row for row in rows if row.state == state]
         hover = [
-            f"suggestion {row.number}, {look.plot_text(state_text(row))}<br>{look.plot_text(_short(naming.setting_text(row.settings[key]), 60))}"
+            f"suggestion {row.number}, {theme.plot_text(state_text(row))}<br>{theme.plot_text(_short(naming.setting_text(row.settings[key]), 60))}"
             f": {row.value:.{digits}f} {naming.METRICS[metric].title}"
             for row in shown
         ]
@@ -213,9 +213,9 @@ def over_setting(
             cliponaxis=False,
         )
     _frame(figure, height, t=14)
-    title = look.plot_text(key)
+    title = theme.plot_text(key)
     if choices:
-        ticks = [look.plot_text(_short(choice, max(6, 40 // len(choices)))) for choice in choices]
+        ticks = [theme.plot_text(_short(choice, max(6, 40 // len(choices)))) for choice in choices]
         figure.update_xaxes(range=[-0.5, len(choices) - 0.5], tickvals=list(range(len(choices))), ticktext=ticks, showgrid=False)
         figure.update_xaxes(ticklabeloverflow="allow")
     elif dimension.log:
@@ -299,7 +299,7 @@ def box_on_image(image: np.ndarray, view: BoxView, colour: str, truth: str, ink:
         figure.add_scatter(x=x, y=y, mode="lines", line=line, hovertemplate=hover + "<extra></extra>", showlegend=False, row=2, col=1)
 
     if view.gt:
-        draw(*_outline(view.gt), {"width": 2, "color": "#FFFFFF"}, f"ground truth: {look.plot_text(view.category)}")
+        draw(*_outline(view.gt), {"width": 2, "color": "#FFFFFF"}, f"ground truth: {theme.plot_text(view.category)}")
     if view.prediction:
         what = "prediction" if view.detection else "decoded at the cell (not kept as a detection)"
         draw(*_outline(view.prediction), {"width": 2, "color": colour, "dash": "solid" if view.detection else "dot"}, what)
@@ -410,7 +410,7 @@ def _window(view: BoxView, columns: int, rows: int) -> tuple[tuple[float, float]
 
 def sides(view: BoxView, colour: str, truth: str, ink: str, height: int = 380) -> go.Figure:
     """The four sides: probability by bin, with target, expectation, and the true edges at the height of their probability."""
-    titles = [f"<b>{s.side}</b>" + (f", {look.plot_text(view.ambiguity)}" if s.edges and view.ambiguity else "") for s in view.sides]
+    titles = [f"<b>{s.side}</b>" + (f", {theme.plot_text(view.ambiguity)}" if s.edges and view.ambiguity else "") for s in view.sides]
     figure = make_subplots(rows=2, cols=2, subplot_titles=titles, horizontal_spacing=0.09, vertical_spacing=0.2)
     peaks = [float(np.nanmax(s.probability)) for s in view.sides if s.probability is not None]
     peaks += [p for s in view.sides for p in s.edge_probs or ()]
@@ -520,9 +520,9 @@ def reliability(found: Mapping[str, Reliability], palette: dict[str, str], order
             marker={
                 "size": 6 + 12 * np.sqrt(each.count[known] / most),
                 "color": palette[variant],
-                "symbol": look.SYMBOLS[order.index(variant) % len(look.SYMBOLS)],
+                "symbol": theme.SYMBOLS[order.index(variant) % len(theme.SYMBOLS)],
             },
-            hovertemplate=f"{look.plot_text(variant)}<br>score %{{x:.2f}}, IoU %{{y:.2f}}<br>%{{customdata:d}} detections<extra></extra>",
+            hovertemplate=f"{theme.plot_text(variant)}<br>score %{{x:.2f}}, IoU %{{y:.2f}}<br>%{{customdata:d}} detections<extra></extra>",
         )
     _frame(figure, 400)
     figure.update_xaxes(title="mean score", range=[0, 1], showline=True)
@@ -533,7 +533,7 @@ def reliability(found: Mapping[str, Reliability], palette: dict[str, str], order
 def differences(rows: Sequence[PairRow], colours: tuple[str, str], low_is_good: bool, ink: str) -> go.Figure:
     """Ours minus theirs, row by row, the interval as a bar; right of the line ours is higher. Grey where the difference is not resolved."""
     figure = go.Figure()
-    names = [look.plot_text(_short(row.name)) for row in reversed(rows)]
+    names = [theme.plot_text(_short(row.name)) for row in reversed(rows)]
     values = [row.found.mean for row in reversed(rows)]
     halves = [row.half or 0.0 for row in reversed(rows)]
     figure.add_vline(x=0, line={"width": 1, "color": ink})

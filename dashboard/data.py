@@ -13,9 +13,9 @@ from PIL import Image
 
 from gfl_lab import naming
 from gfl_lab.report import calibration, drawing, series
-from gfl_lab.report import pair as pair_report
 from gfl_lab.report import search as report
 from gfl_lab.report import sides as sides_report
+from gfl_lab.report import variant_comparison as pair_report
 from gfl_lab.results.rows import ExperimentRow, TrialRow, TrialState, VariantRow
 from gfl_lab.results.search import INVALID, REPEAT, STOPPED, read_search
 from gfl_lab.results.store import Stamp, Store, StoreError, open_store, stamp_of, store_root

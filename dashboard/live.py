@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from dashboard import data, look
+from dashboard import data, theme
 from gfl_lab.results.rows import ExperimentRow
 
 CURRENT = "current experiment"
@@ -17,12 +17,12 @@ def current() -> ExperimentRow:
     """The experiment chosen above the page, read now. Says why and stops the page when there is none."""
     chosen = st.session_state.get(CURRENT)
     if chosen is None:
-        look.empty("No experiment yet", "Run one, and it appears here while it trains.", "gfl-lab run experiments/table3_qfl_dfl.yaml")
+        theme.empty("No experiment yet", "Run one, and it appears here while it trains.", "gfl-lab run experiments/table3_qfl_dfl.yaml")
         st.stop()
     try:
         return data.store().experiment(*chosen)
     except data.StoreError as error:
-        look.alert(str(error))
+        theme.alert(str(error))
         st.stop()
 
 

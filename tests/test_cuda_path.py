@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from gfl_lab import naming
 from gfl_lab.data import ambiguous_shapes
-from gfl_lab.detector import dense
+from gfl_lab.detector import background_loss
 from gfl_lab.detector.build import model_config
 from gfl_lab.errors import FailureKind
 from gfl_lab.rundir import TrialDir, TrialState
@@ -220,7 +220,7 @@ def test_detections_in_arrays_of_fixed_length_are_those_of_a_cpu(monkeypatch: py
             head.test_cfg.score_thr, head.test_cfg.nms_pre = least, limit
             found = []
             for fixed in (False, True):
-                monkeypatch.setattr(dense, "ALWAYS_PADDED", fixed)
+                monkeypatch.setattr(background_loss, "ALWAYS_PADDED", fixed)
                 with torch.inference_mode():
                     found.append(head.predict_by_feat(*head(maps), batch_img_metas=metas(3, SIZE, PADDED), rescale=True))
             for one, other in zip(*found, strict=True):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gfl_lab.orchestrate.nursery import Nursery
-from gfl_lab.orchestrate.process import Job, TrialProcess
+from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 from gfl_lab.rundir import RunTree
 from tests.support.cli import Cli, runner
 from tests.support.cuda_trial import UUIDS, starts

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard import data, look
+from dashboard import data, theme
 from gfl_lab import naming
-from gfl_lab.report.cells import layout
+from gfl_lab.report.formatting import layout
 from gfl_lab.report.table import build_table
 from gfl_lab.results.store import open_store
 from tests.support.fake_runs import HOSTILE_CLASSES, HOSTILE_TEXT, write_fake_tree
@@ -357,7 +357,7 @@ def test_hostile_names_show_themselves(page, trees, monkeypatch):
         if "<" in name:
             assert name not in body.replace("<b>qfl", "").replace("<b>", "" if name == "<b>" else "<b>")
     if page == "overview":
-        assert look.text(HOSTILE_TEXT) in body
+        assert theme.text(HOSTILE_TEXT) in body
     for element in (*app.markdown, *app.caption, *app.title, *app.header):
         assert not any(name in element.value for name in (*HOSTILE_CLASSES, HOSTILE_TEXT))
     for chart in app.get("plotly_chart"):
@@ -460,7 +460,7 @@ def test_a_damaged_ledger_is_said_and_hides_nothing_else(damage, tmp_path, monke
 def test_hostile_settings_of_a_search_show_themselves(page, trees, monkeypatch):
     app = open_page(page, trees["search_few"], monkeypatch)
     body = html_of(app)
-    assert "<script" not in body and (look.text("<script>alert(5)</script>: **x** $a$ %{x}") in body)
+    assert "<script" not in body and (theme.text("<script>alert(5)</script>: **x** $a$ %{x}") in body)
     assert not app.markdown
     for chart in app.get("plotly_chart"):
         assert "<script" not in chart.proto.spec and "%{x}" not in chart.proto.spec.replace("%{x:d}", "")
@@ -528,23 +528,23 @@ def test_a_search_is_followed_between_two_trials(tmp_path, monkeypatch):
     ],
 )
 def test_redact(given, shown):
-    assert look.redact(given) == shown
+    assert theme.redact(given) == shown
 
 
 def test_plot_text_cannot_be_markup_or_template():
-    assert look.plot_text("<b>x</b> & y") == "&lt;b&gt;x&lt;/b&gt; &amp; y"
-    assert "%{" not in look.plot_text("%{customdata}")
+    assert theme.plot_text("<b>x</b> & y") == "&lt;b&gt;x&lt;/b&gt; &amp; y"
+    assert "%{" not in theme.plot_text("%{customdata}")
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(0, "–"), (63, "63 s"), (123, "2 min 03 s"), (7380, "2 h 03 min")])
 def test_duration(seconds, said):
-    assert look.duration(seconds) == said
+    assert theme.duration(seconds) == said
 
 
 def test_colours_are_fixed_by_the_plan(trees):
     (full,) = open_store(trees["full"]).experiments()
     (partial,) = open_store(trees["partial"]).experiments()
-    assert look.colours(full) == look.colours(partial) and len(set(look.colours(full).values())) == 4
+    assert theme.colours(full) == theme.colours(partial) and len(set(theme.colours(full).values())) == 4
 
 
 @pytest.mark.parametrize("tree", ["full", "search"])

@@ -32,7 +32,7 @@ from gfl_lab.cocoap import match
 from gfl_lab.data import coco, pixels
 from gfl_lab.data.assignment import scaled_size
 from gfl_lab.errors import DataError, InputError
-from gfl_lab.orchestrate.content import fetch_dataset, push_dataset
+from gfl_lab.orchestrate.dataset_archives import fetch_dataset, push_dataset
 from gfl_lab.report.drawing import draw
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree, write_json

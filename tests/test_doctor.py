@@ -18,7 +18,7 @@ import pytest
 
 from gfl_lab import naming
 from gfl_lab.cli import doctor
-from gfl_lab.orchestrate import leftovers, resources
+from gfl_lab.orchestrate import orphans, resources
 from gfl_lab.orchestrate.measure import WARM_UP_PREFIX
 from gfl_lab.processes import GUARD
 from gfl_lab.rundir import RunTree, read_json, write_json
@@ -33,8 +33,8 @@ FAKES = "tests.support.fake_trial"
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """The verb, on a run tree and a scratch folder of this test's; it sees no orphan of anybody else's."""
-    everyone = leftovers.orphans
-    monkeypatch.setattr(leftovers, "orphans", lambda: [orphan for orphan in everyone() if orphan.log.startswith(str(tmp_path))])
+    everyone = orphans.orphans
+    monkeypatch.setattr(orphans, "orphans", lambda: [orphan for orphan in everyone() if orphan.log.startswith(str(tmp_path))])
     (tmp_path / "t").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t"))
     monkeypatch.setenv("GFL_LAB_HOME", str(tmp_path / "runs"))
@@ -54,7 +54,7 @@ def told(cli: Cli, *arguments: str) -> tuple[int, dict[str, list[tuple[bool, str
     return code, found
 
 
-def age(path: Path, seconds: float = 2 * leftovers.OLD_S) -> Path:
+def age(path: Path, seconds: float = 2 * orphans.OLD_S) -> Path:
     when = time.time() - seconds
     os.utime(path, (when, when))
     return path
@@ -105,7 +105,7 @@ def test_an_orphan_is_killed_and_a_driver_with_its_trial_is_not(cli: Cli, tmp_pa
         trial = tmp_path / name
         trial.mkdir()
         code = (
-            "from gfl_lab.orchestrate.process import *\n"
+            "from gfl_lab.orchestrate.supervisor import *\n"
             f"p = TrialProcess({FAKES!r})\n"
             f"print(p._server.pid, flush=True)\np.run(Job({str(trial)!r}, {FAKES + ':sleep_with_child'!r}, {FAKES!r}, {{}}))"
         )
@@ -150,7 +150,9 @@ def test_an_orphan_is_killed_and_a_driver_with_its_trial_is_not(cli: Cli, tmp_pa
         (0, 1, [(False, "CUDA sees 1 GPU, but nvidia-smi is missing or lists none")]),
     ],
 )
-def test_gpus_that_trials_cannot_use_are_told(monkeypatch: pytest.MonkeyPatch, listed: int, seen: int, words: list[tuple[bool, str]]) -> None:
+def test_gpus_that_trials_cannot_use_are_told(
+    monkeypatch: pytest.MonkeyPatch, listed: int, seen: int, words: list[tuple[bool, str]]
+) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: bool(seen))
     monkeypatch.setattr("torch.cuda.device_count", lambda: seen)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "H100")
@@ -160,8 +162,8 @@ def test_gpus_that_trials_cannot_use_are_told(monkeypatch: pytest.MonkeyPatch, l
 
 def test_a_pid_that_was_given_away_is_not_killed() -> None:
     mine = psutil.Process()
-    assert not leftovers.Orphan(mine.pid, mine.create_time() - 1000, "").kill()
-    assert not leftovers.Orphan(2**22 + 1, 1.0, "").kill()
+    assert not orphans.Orphan(mine.pid, mine.create_time() - 1000, "").kill()
+    assert not orphans.Orphan(2**22 + 1, 1.0, "").kill()
 
 
 def test_sessions_of_dead_drivers_are_told_from_living_ones(cli: Cli, tmp_path: Path) -> None:
@@ -176,7 +178,7 @@ def test_sessions_of_dead_drivers_are_told_from_living_ones(cli: Cli, tmp_path: 
     age(tune)
     raylet = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)", f"--session={named}"])
     try:
-        assert leftovers.ray_leftovers() == [dead]
+        assert orphans.ray_leftovers() == [dead]
         code, found = told(cli, "--repair")
         assert code == 0 and "1 folder of dead Ray sessions" in found["ray"][0][1]
         assert not dead.exists() and living.exists() and named.exists() and tune.exists()
@@ -184,7 +186,7 @@ def test_sessions_of_dead_drivers_are_told_from_living_ones(cli: Cli, tmp_path: 
         raylet.kill()
         raylet.wait()
     living.rmdir()
-    assert leftovers.ray_leftovers() == [named, tune], "Tune's folders go when no session lives"
+    assert orphans.ray_leftovers() == [named, tune], "Tune's folders go when no session lives"
 
 
 @pytest.mark.slow

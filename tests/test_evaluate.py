@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from gfl_lab import naming
-from gfl_lab.cli.stored import find_trial
+from gfl_lab.cli.lookup import find_trial
 from gfl_lab.data import ambiguous_shapes, coco
 from gfl_lab.errors import InputError
 from gfl_lab.rundir import RunTree, TrialDir, write_json

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from gfl_lab import naming
-from gfl_lab.orchestrate import leftovers
+from gfl_lab.orchestrate import orphans
 from gfl_lab.rundir import RunTree, TrialDir, write_json
 from gfl_lab.train.checkpoint import load_safely
 from tests.support.cli import Cli, runner
@@ -159,7 +159,7 @@ def test_no_link_is_followed(cli: Cli, tree: RunTree, tmp_path: Path) -> None:
     (tree.root / naming.EXPERIMENTS_DIR / "a").mkdir()
     (tree.root / naming.EXPERIMENTS_DIR / "a" / "b").symlink_to(outside, target_is_directory=True)
     (outside / ".x.y.tmp").write_text("x")
-    os.utime(outside / ".x.y.tmp", (time.time() - 2 * leftovers.OLD_S,) * 2)
+    os.utime(outside / ".x.y.tmp", (time.time() - 2 * orphans.OLD_S,) * 2)
     before = contents(outside)
     found = rows(cli, "--delete", "--checkpoints", "--unreferenced")
     assert all(row["gone"] for row in found["rows"]) and contents(outside) == before and second.path.is_symlink()

@@ -23,8 +23,8 @@ from gfl_lab.errors import FailureKind, InputError, ResourceError
 from gfl_lab.orchestrate import driver, resources
 from gfl_lab.orchestrate.inline import InlineExecutor
 from gfl_lab.orchestrate.nursery import Nursery
-from gfl_lab.orchestrate.process import MAX_LOST, Attempts, Job, TrialProcess
 from gfl_lab.orchestrate.resources import Share, loaders
+from gfl_lab.orchestrate.supervisor import MAX_LOST, Attempts, Job, TrialProcess
 from gfl_lab.plan.plan import build_plan
 from gfl_lab.rundir import MetricWriter, RunTree, TrialDir, TrialState, read_json, write_json
 from gfl_lab.spec.files import Resources, load_experiment, load_profile
@@ -135,7 +135,7 @@ def test_only_some_kinds_are_tried_again(tmp_path: Path) -> None:
 
 
 def test_a_trial_of_another_driver_is_left_to_it(process: TrialProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gfl_lab.orchestrate.process.LEASE_WAIT_S", 0.2)
+    monkeypatch.setattr("gfl_lab.orchestrate.supervisor.LEASE_WAIT_S", 0.2)
     shared = job(tmp_path, "succeed")
     trial = TrialDir(Path(shared.path))
     write_json(trial.file(naming.LEASE), {"format": 1, "pid": 1, "start": 1, "host": "elsewhere", "since": time.time()})
@@ -195,7 +195,7 @@ def test_nothing_stays_behind_whoever_is_killed(tmp_path: Path, nursery: Nursery
     trial = tmp_path / "0123456789ab"
     trial.mkdir()
     code = (
-        "from gfl_lab.orchestrate.process import *\n"
+        "from gfl_lab.orchestrate.supervisor import *\n"
         f"TrialProcess({preload!r}, {address!r}).run(Job({str(trial)!r}, {FAKES + ':sleep_with_child'!r}, {FAKES!r}, {{}}))"
     )
     supervisor = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -216,7 +216,7 @@ def test_nothing_stays_behind_whoever_is_killed(tmp_path: Path, nursery: Nursery
 def test_servers_of_a_nursery_import_once_and_are_told_apart(nursery: Nursery, tmp_path: Path) -> None:
     """Each has its asker's environment, priority and rank for the kernel, and ends with it alone."""
     code = (
-        "import os, sys\nfrom pathlib import Path\nfrom gfl_lab.orchestrate.process import *\n"
+        "import os, sys\nfrom pathlib import Path\nfrom gfl_lab.orchestrate.supervisor import *\n"
         "number = sys.argv[1]\nos.environ['ASKER'] = os.environ['CUDA_VISIBLE_DEVICES'] = number\nos.nice(int(number))\n"
         "Path('/proc/self/oom_score_adj').write_text(str(700 + int(number)))\n"
         f"job = Job(sys.argv[2], {FAKES + ':tell'!r}, {FAKES!r}, {{}})\n"

@@ -298,7 +298,7 @@ def test_a_torn_plan_is_told_with_the_way_out(cli: Cli, tmp_path: Path, content:
     assert code == 0 and "Move it away" in err
 
     from gfl_lab.cli.doctor import _plans
-    from gfl_lab.tracking.content import read_plan
+    from gfl_lab.tracking.mlflow_payload import read_plan
 
     with pytest.raises(StoreError, match="Move it away"):
         read_plan(tree, "table3_qfl_dfl", "desk")

@@ -16,8 +16,8 @@ from gfl_lab import cocoap, naming
 from gfl_lab.cocoap import RESAMPLED, Records, match, resample
 from gfl_lab.errors import StoreError
 from gfl_lab.report import export
-from gfl_lab.report.cells import MISSING, comparison_head, comparison_rows, layout
 from gfl_lab.report.comparison import compare, compare_two
+from gfl_lab.report.formatting import MISSING, comparison_head, comparison_rows, layout
 from gfl_lab.report.table import Table, build_table, table_json
 from gfl_lab.report.terminal import render_terminal
 from gfl_lab.results.rows import ExperimentRow, Resampled, TrialRow, VariantRow

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from gfl_lab.report import export
-from gfl_lab.report.cells import MISSING, format_delta, format_number, format_stat, layout, one_line
+from gfl_lab.report.formatting import MISSING, format_delta, format_number, format_stat, layout, one_line
 from gfl_lab.report.latex import latex_escape
 from gfl_lab.report.table import Delta, Stat, Table, build_table
 from gfl_lab.report.terminal import render_terminal

@@ -18,8 +18,8 @@ import pytest
 from gfl_lab import naming
 from gfl_lab.errors import SpecError, StoreError
 from gfl_lab.orchestrate import resources
-from gfl_lab.orchestrate.process import Job
 from gfl_lab.orchestrate.search import Follower, open_ledger
+from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.plan.plan import build_plan
 from gfl_lab.plan.search import Ledger, Outcome, Suggestion, corners, definition_of, resolve
 from gfl_lab.report.search import Importance, importance, rank, to_html

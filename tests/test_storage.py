@@ -22,9 +22,9 @@ from moto.server import ThreadedMotoServer
 
 from gfl_lab import naming, storage
 from gfl_lab.errors import InputError, ResourceError, StoreError
-from gfl_lab.orchestrate import content, driver, exchange, node
-from gfl_lab.orchestrate.exchange import DriverSide, Link
-from gfl_lab.orchestrate.process import Job, TrialProcess
+from gfl_lab.orchestrate import dataset_archives, driver, remote_worker, run_sync
+from gfl_lab.orchestrate.run_sync import DriverSide, Link
+from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 from gfl_lab.plan.plan import build_plan
 from gfl_lab.rundir import RunTree, TrialDir, TrialState, write_json
 from gfl_lab.spec.files import load_experiment, load_profile
@@ -199,7 +199,7 @@ def images_of(paths: dict[str, str]) -> dict[str, bytes]:
 def test_a_data_set_arrives_whole_or_not_at_all(
     store: Storage, paths: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(content, "ARCHIVE_BYTES", 2000)
+    monkeypatch.setattr(dataset_archives, "ARCHIVE_BYTES", 2000)
     cache, put = tmp_path / "cache", []
     upload = store.upload
 
@@ -211,30 +211,30 @@ def test_a_data_set_arrives_whole_or_not_at_all(
 
     monkeypatch.setattr(store, "upload", lambda file, name: counted(file, name, 2))
     with pytest.raises(ResourceError):
-        content.push_dataset(store, DIGEST, paths, lambda _: None)
+        dataset_archives.push_dataset(store, DIGEST, paths, lambda _: None)
     with pytest.raises(StoreError, match="not the whole"):
-        content.fetch_dataset(store, DIGEST, cache)
+        dataset_archives.fetch_dataset(store, DIGEST, cache)
     assert [path.name for path in cache.iterdir()] == [f".{DIGEST}.lock"]
 
     monkeypatch.setattr(store, "upload", lambda file, name: counted(file, name, 99))
-    content.push_dataset(store, DIGEST, paths, lambda _: None)
-    content.push_dataset(store, DIGEST, paths, lambda _: pytest.fail("put twice"))
+    dataset_archives.push_dataset(store, DIGEST, paths, lambda _: None)
+    dataset_archives.push_dataset(store, DIGEST, paths, lambda _: pytest.fail("put twice"))
     assert len(put) == len(set(put)) > 3, "what was there has not been put again"
 
-    threads = [threading.Thread(target=content.fetch_dataset, args=(store, DIGEST, cache)) for _ in range(3)]
+    threads = [threading.Thread(target=dataset_archives.fetch_dataset, args=(store, DIGEST, cache)) for _ in range(3)]
     fetched = []
-    into = content._fetch_into
-    monkeypatch.setattr(content, "_fetch_into", lambda *given: (fetched.append(1), into(*given)))
+    into = dataset_archives._fetch_into
+    monkeypatch.setattr(dataset_archives, "_fetch_into", lambda *given: (fetched.append(1), into(*given)))
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert fetched == [1], "actors of one node share what one of them fetches"
-    assert images_of(content.fetch_dataset(store, DIGEST, cache)) == images_of(paths)
+    assert images_of(dataset_archives.fetch_dataset(store, DIGEST, cache)) == images_of(paths)
 
     store.write(put[0], store.read(put[0]).replace(b"train0", b"trainX"))
     with pytest.raises(StoreError, match="damaged"):
-        content.fetch_dataset(store, DIGEST, tmp_path / "other")
+        dataset_archives.fetch_dataset(store, DIGEST, tmp_path / "other")
     assert [path.name for path in (tmp_path / "other").iterdir()] == [f".{DIGEST}.lock"]
 
 
@@ -244,11 +244,11 @@ def test_weights_travel_by_their_digest(store: Storage, tmp_path: Path) -> None:
     file = tmp_path / "w.pth"
     file.write_bytes(b"weights")
     digest = hashlib.sha256(b"weights").hexdigest()[:16]
-    content.push_weights(store, digest, file)
-    assert content.fetch_weights(store, digest, tmp_path / "cache").read_bytes() == b"weights"
+    dataset_archives.push_weights(store, digest, file)
+    assert dataset_archives.fetch_weights(store, digest, tmp_path / "cache").read_bytes() == b"weights"
     store.write(f"weights/{'f' * 16}", b"other")
     with pytest.raises(StoreError, match="damaged"):
-        content.fetch_weights(store, "f" * 16, tmp_path / "cache")
+        dataset_archives.fetch_weights(store, "f" * 16, tmp_path / "cache")
 
 
 # --- trials ---
@@ -283,10 +283,10 @@ class Lab:
     def start_node(self, name: str, job: Job) -> subprocess.Popen[str]:
         """A node that can be killed."""
         code = (
-            "import json, sys; from pathlib import Path; from gfl_lab.orchestrate import exchange, node, process\n"
-            "exchange.EVERY_S = node.EVERY_S = 0.1; node.LOOK_S = 0.1\n"
-            "job = process.Job(**json.loads(sys.argv[1]))\n"
-            "print(node.run_on_node(process.TrialProcess(job.preload), job, Path(sys.argv[2])))"
+            "import json, sys; from pathlib import Path; from gfl_lab.orchestrate import run_sync, remote_worker, supervisor\n"
+            "run_sync.EVERY_S = remote_worker.EVERY_S = 0.1; remote_worker.LOOK_S = 0.1\n"
+            "job = supervisor.Job(**json.loads(sys.argv[1]))\n"
+            "print(remote_worker.run_on_node(supervisor.TrialProcess(job.preload), job, Path(sys.argv[2])))"
         )
         given = json.dumps({key: getattr(job, key) for key in ("path", "entry", "preload", "kwargs", "link")})
         return subprocess.Popen([sys.executable, "-c", code, given, str(self.folder / name)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
@@ -306,9 +306,9 @@ def wait_for(condition, seconds: float = 60.0) -> None:
 @pytest.fixture
 def lab(bucket: str, paths: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    for module in (exchange, node):
+    for module in (run_sync, remote_worker):
         monkeypatch.setattr(module, "EVERY_S", 0.1)
-    monkeypatch.setattr(node, "LOOK_S", 0.1)
+    monkeypatch.setattr(remote_worker, "LOOK_S", 0.1)
     return Lab(tmp_path, bucket, paths)
 
 
@@ -331,7 +331,7 @@ def test_a_trial_whose_node_dies_goes_on_on_another_one(lab: Lab, process: Trial
     first.kill()  # it has done 12 steps, and its last checkpoint holds 10
     first.wait()
     wait_for(lambda: lab.trial.state() is TrialState.INTERRUPTED)
-    assert node.run_on_node(process, lab.job(), lab.folder / "second") is TrialState.DONE
+    assert remote_worker.run_on_node(process, lab.job(), lab.folder / "second") is TrialState.DONE
     assert lab.side.finish() == []
     assert lab.trial.state() is TrialState.DONE and steps(lab.trial) == list(range(1, STEPS + 1))
     words = lab.trial.file(naming.LOG).read_text()
@@ -347,7 +347,7 @@ def test_a_stop_request_reaches_the_node_and_the_next_run_goes_on(lab: Lab, proc
     lab.side.start()
     job = lab.job(hold_at=7)
     threading.Timer(0.0, lambda: (wait_for(lambda: 7 in steps(lab.trial)), lab.stop_file.touch())).start()
-    assert node.run_on_node(process, job, lab.folder / "a") is TrialState.INTERRUPTED
+    assert remote_worker.run_on_node(process, job, lab.folder / "a") is TrialState.INTERRUPTED
     assert lab.side.finish() == []
     assert lab.trial.state() is TrialState.INTERRUPTED and json.loads(lab.trial.file(naming.LAST_CHECKPOINT).read_text()) == {"step": 7}
     assert lab.side.storage.list("stop", deep=True) == {}
@@ -358,7 +358,7 @@ def test_a_stop_request_reaches_the_node_and_the_next_run_goes_on(lab: Lab, proc
     lab.trial = lab.tree.trial(lab.trial.id)
     side = lab.driver()
     assert lab.trial.state() is TrialState.INTERRUPTED and steps(lab.trial) == list(range(1, 8))
-    assert node.run_on_node(process, lab.job(side), lab.folder / "b") is TrialState.DONE
+    assert remote_worker.run_on_node(process, lab.job(side), lab.folder / "b") is TrialState.DONE
     assert side.finish() == [] and steps(lab.trial) == list(range(1, STEPS + 1))
     assert "starts at step 8 on" in lab.trial.file(naming.LOG).read_text()
 
@@ -369,7 +369,7 @@ def test_what_was_trained_here_is_gone_on_with_there(lab: Lab, process: TrialPro
         "".join(json.dumps({"kind": "train", "step": n, "epoch": 1, "time": n, "metrics": {}}) + "\n" for n in range(1, 23))
     )
     side = lab.driver()
-    assert node.run_on_node(process, lab.job(side), lab.folder / "a") is TrialState.DONE
+    assert remote_worker.run_on_node(process, lab.job(side), lab.folder / "a") is TrialState.DONE
     assert side.finish() == [] and steps(lab.trial) == list(range(1, STEPS + 1))
     assert lab.trial.file(naming.LOG).read_text().startswith("starts at step 21 on")
 
@@ -378,7 +378,7 @@ def test_a_done_result_is_never_replaced(lab: Lab, process: TrialProcess) -> Non
     done = {"format": 1, "trial": lab.trial.id, "status": "done", "metrics": {"AP": 61.0}}
     name = f"trials/{lab.trial.id}/{naming.RESULT}"
     lab.side.storage.write(name, json.dumps(done | {"metrics": {"AP": 1.0}}).encode())
-    assert node.run_on_node(process, lab.job(), lab.folder / "a") is TrialState.DONE
+    assert remote_worker.run_on_node(process, lab.job(), lab.folder / "a") is TrialState.DONE
     assert json.loads(lab.side.storage.read(name))["metrics"] == {"AP": 1.0}
     assert not lab.side.storage.stamp(f"trials/{lab.trial.id}/{naming.METRICS_FILE}"), "it was not trained"
     write_json(lab.trial.file(naming.RESULT), done)
@@ -400,12 +400,12 @@ def test_a_result_that_cannot_be_put_is_put_later_and_not_computed_again(
         upload(self, file, name)
 
     monkeypatch.setattr(Storage, "upload", sometimes)
-    monkeypatch.setattr(node, "LAST_TRIES_S", 0.0)
+    monkeypatch.setattr(remote_worker, "LAST_TRIES_S", 0.0)
     with pytest.raises(ResourceError):
-        node.run_on_node(process, lab.job(), lab.folder / "a")
+        remote_worker.run_on_node(process, lab.job(), lab.folder / "a")
     assert lab.side.finish() == [] and lab.trial.state() is TrialState.INTERRUPTED
-    monkeypatch.setattr(node, "LAST_TRIES_S", 60.0)
-    assert node.run_on_node(process, lab.job(), lab.folder / "a") is TrialState.DONE
+    monkeypatch.setattr(remote_worker, "LAST_TRIES_S", 60.0)
+    assert remote_worker.run_on_node(process, lab.job(), lab.folder / "a") is TrialState.DONE
     assert len(away) == 3 and lab.side.finish() == [] and lab.trial.state() is TrialState.DONE
     assert lab.trial.file(naming.LOG).read_text().count("starts at step") == 1
 
@@ -427,12 +427,14 @@ def test_of_two_nodes_that_have_a_trial_the_first_gives_it_up(lab: Lab, monkeypa
                 started.wait()
 
 
-def holder(lab: Lab, name: str, run: str) -> node.Holder:
-    return node.Holder(lab.side.storage, Link(lab.uri, run), lab.folder / name / lab.trial.id, "stop/none", lab.folder / name / "stop")
+def holder(lab: Lab, name: str, run: str) -> remote_worker.Holder:
+    return remote_worker.Holder(
+        lab.side.storage, Link(lab.uri, run), lab.folder / name / lab.trial.id, "stop/none", lab.folder / name / "stop"
+    )
 
 
 def test_a_trial_of_another_driver_is_left_to_it_while_its_lease_is_renewed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node, "HEARTBEAT_S", 0.3)
+    monkeypatch.setattr(remote_worker, "HEARTBEAT_S", 0.3)
     first = holder(lab, "first", "run 1")
     assert first.take() and not holder(lab, "second", "run 2").take()
     first.release()
@@ -445,7 +447,7 @@ def test_a_trial_of_another_driver_is_left_to_it_while_its_lease_is_renewed(lab:
     lab.side.storage.write(f"leases/{lab.trial.id}.json", json.dumps(elsewhere).encode())
     lab.side.refresh([lab.trial.id])
     assert lab.trial.state() is TrialState.RUNNING and lab.trial.lease() == elsewhere
-    monkeypatch.setattr(node, "LEASE_STALE_S", 0.5)  # nobody renews it
+    monkeypatch.setattr(remote_worker, "LEASE_STALE_S", 0.5)  # nobody renews it
     third = holder(lab, "third", "run 4")
     assert third.take()
     third.release()
@@ -513,7 +515,7 @@ def test_a_cluster_that_shares_only_a_storage(tmp_path: Path, monkeypatch: pytes
         driver = run()
         wait_with(driver, lambda: held(23))
         lost = tree.trials()[0]
-        victim = next(node for node in nodes if node.name == lost.lease()["host"])
+        victim = next(node for node in nodes if remote_worker.name == lost.lease()["host"])
         moved = [trial for trial in tree.trials() if trial.lease()["host"] == victim.name]
         cluster.kill(victim)
         wait_with(driver, lambda: all(trial.lease().get("host") not in (None, victim.name) for trial in moved))

@@ -15,7 +15,7 @@ import torch
 
 from gfl_lab import naming
 from gfl_lab.data import ambiguous_shapes
-from gfl_lab.orchestrate.process import Job, TrialProcess
+from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 from gfl_lab.rundir import TrialDir, TrialState, read_json
 from tests.test_run import Lab
 from tests.test_train import make_trial, weights

@@ -21,7 +21,7 @@ import pytest
 
 from gfl_lab import naming, rundir
 from gfl_lab.rundir import RunTree, TrialDir
-from gfl_lab.tracking import content, server
+from gfl_lab.tracking import mlflow_payload, server
 from gfl_lab.tracking.background import BackgroundMirror
 from gfl_lab.tracking.database import ui_command
 from gfl_lab.tracking.mirror import Mirror, MirrorError
@@ -185,7 +185,7 @@ def assert_whole(lab: Lab, tree: RunTree, name: str, **statuses: int) -> None:
     assert set(found) == expected(tree, name) and set(found.values()) == {1}
     stored = lab.artifacts(name)
     for trial in trials_of(tree, name):
-        for file in content.TRIAL_FILES:
+        for file in mlflow_payload.TRIAL_FILES:
             if trial.file(file).exists():
                 assert stored[trial.id, file] == hashlib.sha256(trial.file(file).read_bytes()).hexdigest()
     assert ("", naming.PLAN) in stored
@@ -458,7 +458,7 @@ def test_sync_twice_is_sync_once(lab: Lab, proxy: Proxy, tree: RunTree, name: st
     # A server that has lost what the mirror noted there is asked what it has; files are sent again, in place of the old ones.
     client = server.quiet_import().tracking.MlflowClient(proxy.uri)
     for run in client.search_runs([client.get_experiment_by_name(name).experiment_id]):
-        client.set_tag(run.info.run_id, content.TAG_SYNCED, "")
+        client.set_tag(run.info.run_id, mlflow_payload.TAG_SYNCED, "")
     code, out, _ = cli("sync", "--json")
     assert json.loads(out)["rows"][0] | {"seconds": 0, "artifacts": 0} == row | {"runs": 0, "points": 0, "artifacts": 0, "seconds": 0}
     assert lab.everything(name) == before

@@ -22,7 +22,7 @@ import pytest
 from gfl_lab import naming, rundir
 from gfl_lab.errors import ExitCode, StoreError
 from gfl_lab.rundir import RunTree, TrialDir
-from gfl_lab.tracking import content, server
+from gfl_lab.tracking import mlflow_payload, server
 from gfl_lab.tracking.background import BackgroundMirror
 from gfl_lab.tracking.database import ui_command, ui_pages
 from gfl_lab.tracking.mirror import Mirror
@@ -108,7 +108,7 @@ def trial_of(tree: RunTree, index: int) -> TrialDir:
 
 def test_a_finished_experiment_arrives_whole(tree: RunTree) -> None:
     folder = tree.experiment(NAME, PROFILE)
-    for name in content.TABLE_FILES:
+    for name in mlflow_payload.TABLE_FILES:
         (folder / name).write_text("| a |" if name.endswith("md") else "x", encoding="utf-8")
     for trial in tree.trials():
         trial.file(naming.CONFIG).write_text("model = dict()\n", encoding="utf-8")
@@ -126,7 +126,9 @@ def test_a_finished_experiment_arrives_whole(tree: RunTree) -> None:
     assert parent.data.params["seeds"] == "0"
     mlflow_client = client(tree)
     assert [f.path for f in mlflow_client.list_artifacts(parent.info.run_id)] == ["plan.json", "table"]
-    assert {f.path for f in mlflow_client.list_artifacts(parent.info.run_id, "table")} == {f"table/{name}" for name in content.TABLE_FILES}
+    assert {f.path for f in mlflow_client.list_artifacts(parent.info.run_id, "table")} == {
+        f"table/{name}" for name in mlflow_payload.TABLE_FILES
+    }
 
     trial = trial_of(tree, 1)
     child = children[trial.id]
@@ -144,7 +146,7 @@ def test_a_finished_experiment_arrives_whole(tree: RunTree) -> None:
         (line["step"], line["metrics"]["loss_cls"], round(line["time"] * 1000)) for line in lines
     ]
     assert [p.step for p in mlflow_client.get_metric_history(child.info.run_id, "val/AP")] == [1, 2, 3]
-    assert {f.path for f in mlflow_client.list_artifacts(child.info.run_id)} == set(content.TRIAL_FILES)
+    assert {f.path for f in mlflow_client.list_artifacts(child.info.run_id)} == set(mlflow_payload.TRIAL_FILES)
     (data,) = child.inputs.dataset_inputs
     plan = rundir.read_json(folder / naming.PLAN)
     assert (data.dataset.name, data.dataset.digest) == ("ambiguous_shapes", plan["data"]["digest"])
@@ -160,7 +162,7 @@ def test_states(tmp_path: Path, template: Path) -> None:
     assert parent.info.status == "RUNNING"
     assert len(children) == 3
     assert [children[trial_of(tree, i).id].info.status for i in range(3)] == ["RUNNING", "FAILED", "KILLED"]
-    assert "non_finite_loss" in children[trial_of(tree, 1).id].data.tags[content.TAG_FAILURE]
+    assert "non_finite_loss" in children[trial_of(tree, 1).id].data.tags[mlflow_payload.TAG_FAILURE]
     assert not any(key.startswith("final/") for child in children.values() for key in child.data.metrics)
 
     # The running one is done, the failed one runs again, the interrupted one has gone: the driver ends.
@@ -172,7 +174,7 @@ def test_states(tmp_path: Path, template: Path) -> None:
     _, children = parent_and_children(tree)
     again = children[failed.id]
     assert (again.info.status, again.data.tags[naming.TAG_STATUS]) == ("RUNNING", "running")
-    assert again.data.tags.get(content.TAG_FAILURE, "") == ""
+    assert again.data.tags.get(mlflow_payload.TAG_FAILURE, "") == ""
     failed.drop_lease()
     Mirror(tree).sync(NAME, PROFILE, final=True)
     parent, children = parent_and_children(tree)
@@ -211,7 +213,7 @@ def test_a_second_sync_sends_nothing(tree: RunTree) -> None:
     before = points(tree)
     assert (first.sync(NAME, PROFILE, final=True).points, Mirror(tree).sync(NAME, PROFILE, final=True).points) == (0, 0)
     for run in runs(tree):  # without the fingerprint the server is asked what it has
-        client(tree).set_tag(run.info.run_id, content.TAG_SYNCED, "")
+        client(tree).set_tag(run.info.run_id, mlflow_payload.TAG_SYNCED, "")
     assert Mirror(tree).sync(NAME, PROFILE).points == 0
     assert points(tree) == before
     assert len(runs(tree)) == 5

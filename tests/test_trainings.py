@@ -12,7 +12,7 @@ import torch
 
 from gfl_lab import naming
 from gfl_lab.integrity import damage
-from gfl_lab.orchestrate.process import Job
+from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.orchestrate.trainings import Trainings, needed_by_others
 from gfl_lab.plan.plan import Trial
 from gfl_lab.rundir import RunTree, TrialDir, TrialState, read_json, write_json
@@ -121,7 +121,7 @@ def test_gc_keeps_weights_that_an_unfinished_trial_is_going_to_evaluate(
     done, other = fake.add(spec_of(), "done"), fake.add(spec_of(seed=5), "done")
     fake.add(spec_of(nms_iou=0.5))
     monkeypatch.setenv("GFL_LAB_HOME", str(tmp_path))
-    monkeypatch.setattr("gfl_lab.orchestrate.leftovers.ray_leftovers", lambda: [])
+    monkeypatch.setattr("gfl_lab.orchestrate.orphans.ray_leftovers", lambda: [])
     code, _, err = runner(monkeypatch, capsys, "gc")("--delete", "--checkpoints")
     assert code == 0 and "the weights of 1 finished trial stay" in err
     assert (

@@ -19,7 +19,7 @@ import torch
 import gfl_lab.train.loop  # noqa: F401  first: mmdet.models can be imported only once the operators are there
 from benchmarks.detector_speed import CLASSES, batch, wrapper
 from benchmarks.stock import initialise
-from gfl_lab.detector import dense, ops
+from gfl_lab.detector import background_loss, ops
 from gfl_lab.detector.build import model_config
 from gfl_lab.detector.msda import MultiScaleDeformableAttention
 from gfl_lab.spec.settings import Settings
@@ -93,7 +93,7 @@ def one(changes: dict, device: str, check: bool, size: tuple[int, int]) -> tuple
     given, blank = batch(2, size, device, True), batch(2, size, device, False)
     base = build(changes, check)
     expected = loss_terms(copy.deepcopy(base), given)
-    dense.ALWAYS_PADDED = device == "cpu"  # the way of a GPU, to compare it with the CPU's
+    background_loss.ALWAYS_PADDED = device == "cpu"  # the way of a GPU, to compare it with the CPU's
     for precision in ("float32", "bfloat16", "float16"):
         if device == "cpu" and precision == "float16":
             continue
@@ -130,7 +130,7 @@ def one(changes: dict, device: str, check: bool, size: tuple[int, int]) -> tuple
         cells.append(f"{first['loss']:.3f}, {'+'.join(map(str, many))}")
     # detections of the same weights, both in float32
     torch.backends.cudnn.allow_tf32 = False
-    dense.ALWAYS_PADDED = False
+    background_loss.ALWAYS_PADDED = False
     with torch.inference_mode():
         pair = [copy.deepcopy(base).to(where).eval().test_step(copy.deepcopy(blank)) for where in ("cpu", device)]
     for here, there in zip(*pair, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from dashboard import charts, data, live, look, state
+from dashboard import charts, data, live, state, theme
 from gfl_lab.report import series
 from gfl_lab.results.rows import ExperimentRow, TrialRow, VariantRow
 
@@ -22,7 +22,7 @@ def _legend(colour: str, truth: str, ink: str, knows: bool) -> None:
     if knows:
         pin = f'<span class="key pin" style="border-left:2px solid {truth};--pin:{truth}"></span>'
         parts.append((pin, "the two true edges, as high as each is probable"))
-    look.show('<div class="legend">' + "".join(f"<span>{sign}{look.text(what)}</span>" for sign, what in parts) + "</div>")
+    theme.show('<div class="legend">' + "".join(f"<span>{sign}{theme.text(what)}</span>" for sign, what in parts) + "</div>")
 
 
 def _facts(view: series.BoxView) -> str:
@@ -64,22 +64,22 @@ def _find(rows: list[dict], box: str) -> dict | None:
 
 def _draw(variant: VariantRow, seed: str, image_id: int, box: str, colour: str, near: bool, slot: str) -> None:
     trial = _trial(variant, seed)
-    look.show(f"<b>{look.swatch(colour)}{look.text(variant.name)}</b>")
+    theme.show(f"<b>{theme.swatch(colour)}{theme.text(variant.name)}</b>")
     if trial is None:
-        look.empty("No distributions of this variant", f"Seed {seed} of it has not finished. They are written at the end of a trial.")
+        theme.empty("No distributions of this variant", f"Seed {seed} of it has not finished. They are written at the end of a trial.")
         return
     try:
         row = _find(data.box_rows(trial.id, image_id), box)
         if row is None:
-            look.empty("Not in this variant", "A false positive belongs to the variant that made it.")
+            theme.empty("Not in this variant", "A false positive belongs to the variant that made it.")
             return
         view = series.box_view(row)
         picture = data.image(trial.id, image_id)
     except (data.StoreError, ValueError, KeyError) as error:
-        look.alert(str(error))
+        theme.alert(str(error))
         return
-    look.show(f'<div class="dim small">{look.text(_facts(view))}</div>')
-    figure = charts.box_on_image(picture, view, colour, look.truth(), look.ink(), near)
+    theme.show(f'<div class="dim small">{theme.text(_facts(view))}</div>')
+    figure = charts.box_on_image(picture, view, colour, theme.truth(), theme.ink(), near)
     st.plotly_chart(
         figure,
         width="content",
@@ -88,11 +88,11 @@ def _draw(variant: VariantRow, seed: str, image_id: int, box: str, colour: str, 
         alt=f"image {image_id} with its box and the distributions of its sides",
     )
     if not view.sides:
-        look.empty("No cell stands for this box", "The assigner gave it none, so there is no distribution to show.")
+        theme.empty("No cell stands for this box", "The assigner gave it none, so there is no distribution to show.")
         return
     if all(side.probability is None for side in view.sides):
-        look.show('<div class="dim small">A Dirac box: one distance a side, no distribution.</div>')
-    figure = charts.sides(view, colour, look.truth(), look.ink())
+        theme.show('<div class="dim small">A Dirac box: one distance a side, no distribution.</div>')
+    figure = charts.sides(view, colour, theme.truth(), theme.ink())
     st.plotly_chart(figure, key=f"sides-{slot}", config=charts.CONFIG, alt="probability over bins for left, top, right and bottom")
     if view.gt is not None:
         _growth(trial, image_id, int(row["annotation_id"]), colour, slot)
@@ -104,14 +104,14 @@ def _growth(trial: TrialRow, image_id: int, annotation_id: int, colour: str, slo
         frame = data.store().history(trial.id, image_id, annotation_id)
         found = series.growth(frame) if frame is not None else ()
     except (data.StoreError, ValueError, KeyError) as error:
-        look.alert(str(error))
+        theme.alert(str(error))
         return
     if not found:
         return
-    look.show(
+    theme.show(
         '<div class="dim small">The same sides after every epoch, on the image: darker is more probable; dashed, the expectation.</div>'
     )
-    figure = charts.growth(found, colour, look.truth(), look.ink())
+    figure = charts.growth(found, colour, theme.truth(), theme.ink())
     st.plotly_chart(figure, key=f"growth-{slot}", config=charts.CONFIG, alt="probability of each side's place after every epoch")
 
 
@@ -124,14 +124,14 @@ def _default_variants(ready: list[VariantRow]) -> tuple[str, str]:
 
 
 def _ranking(trial: TrialRow, image_id: int, box: str, variant: str) -> None:
-    look.heading("Most bimodal sides", f"Of all ground-truth boxes in {variant}, seed {trial.seed}. Pick a row to see its box.")
+    theme.heading("Most bimodal sides", f"Of all ground-truth boxes in {variant}, seed {trial.seed}. Pick a row to see its box.")
     try:
         ranking = data.most_bimodal(trial.id)
     except data.StoreError as error:
-        look.alert(str(error))
+        theme.alert(str(error))
         return
     if not len(ranking):
-        look.empty("No side has two modes", "A Dirac box has no distribution, and one that is sure of every edge has one mode a side.")
+        theme.empty("No side has two modes", "A Dirac box has no distribution, and one that is sure of every edge has one mode a side.")
         return
 
     def pick() -> None:
@@ -181,7 +181,7 @@ def _ranking(trial: TrialRow, image_id: int, box: str, variant: str) -> None:
 
 
 def _gallery(trial: TrialRow, variant: str) -> None:
-    look.heading(
+    theme.heading(
         "Gallery",
         f"The most bimodal sides of {variant}, seed {trial.seed}: the annotated box, and where the model believes that side to be.",
     )
@@ -190,15 +190,15 @@ def _gallery(trial: TrialRow, variant: str) -> None:
     try:
         shown = data.gallery(trial.id)
     except (data.StoreError, ValueError, KeyError, StopIteration) as error:
-        look.alert(f"the gallery cannot be drawn: {error}")
+        theme.alert(f"the gallery cannot be drawn: {error}")
         return
     if not shown:
-        look.empty("No side has two modes", "There is nothing to draw.")
+        theme.empty("No side has two modes", "There is nothing to draw.")
     columns = st.columns(4, gap="small")
     for index, (image_id, annotation, side, bimodality, picture) in enumerate(shown):
         with columns[index % 4]:
             st.image(picture)
-            look.show(f'<div class="dim small">image {image_id}, box {annotation}, {look.text(side)}: {bimodality:.2f}</div>')
+            theme.show(f'<div class="dim small">image {image_id}, box {annotation}, {theme.text(side)}: {bimodality:.2f}</div>')
 
 
 def _page(experiment: ExperimentRow) -> None:
@@ -210,9 +210,9 @@ def _page(experiment: ExperimentRow) -> None:
             if running
             else "No trial of this experiment has finished."
         )
-        look.empty("No distributions yet", f"A trial writes them when it has finished. {told}")
+        theme.empty("No distributions yet", f"A trial writes them when it has finished. {told}")
         return
-    palette = look.colours(experiment)
+    palette = theme.colours(experiment)
     first_default, second_default = _default_variants(ready)
     names = [variant.name for variant in ready]
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
@@ -225,10 +225,10 @@ def _page(experiment: ExperimentRow) -> None:
         try:
             index, ranking = data.boxes(trial.id), data.most_bimodal(trial.id)
         except data.StoreError as error:
-            look.alert(str(error))
+            theme.alert(str(error))
             return
         if not len(index):
-            look.empty("No boxes", "The validation images of this data set hold no boxes.")
+            theme.empty("No boxes", "The validation images of this data set hold no boxes.")
             return
         images = [str(i) for i in pd.unique(index["image_id"])]
         image = state.choose("Image", "image", images, str(int(ranking["image_id"].iloc[0])) if len(ranking) else None, width=100)
@@ -253,7 +253,7 @@ def _page(experiment: ExperimentRow) -> None:
         )
         near = state.switch("Zoom to the box", "zoom", True)
 
-    _legend(palette[first], look.truth(), look.ink(), experiment.data.truth)
+    _legend(palette[first], theme.truth(), theme.ink(), experiment.data.truth)
     if second == NONE:
         columns = st.container(key="two").columns(2, gap="medium")
         shown = [(first, columns[0])]
@@ -272,6 +272,6 @@ def _page(experiment: ExperimentRow) -> None:
 
 
 experiment = live.current()
-look.header("Learned box distributions", under=live.data_line(experiment))
+theme.header("Learned box distributions", under=live.data_line(experiment))
 _page(experiment)
 live.watch(experiment)

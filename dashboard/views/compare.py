@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import charts, data, live, look, state
-from gfl_lab.report import pair as report
-from gfl_lab.report.cells import MISSING, format_number, p_text, verdict_text
+from dashboard import charts, data, live, state, theme
+from gfl_lab.report import variant_comparison as report
 from gfl_lab.report.comparison import by_seed, shared
 from gfl_lab.report.errortypes import ABOUT
+from gfl_lab.report.formatting import MISSING, format_number, p_text, verdict_text
 from gfl_lab.results.rows import ExperimentRow
 
 MANY_IMAGES = 1000  # from here on comparing takes a minute or more, and waits to be asked for
@@ -31,16 +31,16 @@ def _table(rows: list[report.PairRow], group: str) -> str:
     for row in rows:
         half = MISSING if row.half is None else format_number("AP", row.half)
         css = {True: "better", False: "worse", None: "dim"}[row.better]
-        line = [look.text(row.name), format_number("AP", row.ours), format_number("AP", row.theirs)]
+        line = [theme.text(row.name), format_number("AP", row.ours), format_number("AP", row.theirs)]
         line += [f'<span class="{css}">{format_number("AP", row.found.mean, True)}</span>', half]
         if group == report.METRIC:
             verdict = verdict_text(row.comparison) if row.comparison else row.verdict
             p = row.found.p if row.comparison is None else row.comparison.p
-            line += [p_text(p), f'<span class="{css}">{look.text(verdict)}</span>']
+            line += [p_text(p), f'<span class="{css}">{theme.text(verdict)}</span>']
         if row.counts:
-            line += [f"{row.counts[0]:.0f} / {row.counts[1]:.0f}", f'<span class="dim small">{look.text(ABOUT[row.name])}</span>']
+            line += [f"{row.counts[0]:.0f} / {row.counts[1]:.0f}", f'<span class="dim small">{theme.text(ABOUT[row.name])}</span>']
         lines.append(line)
-    return look.table_html(head, lines)
+    return theme.table_html(head, lines)
 
 
 def _show(rows: list[report.PairRow], colours: tuple[str, str]) -> None:
@@ -51,15 +51,15 @@ def _show(rows: list[report.PairRow], colours: tuple[str, str]) -> None:
         left, shown = len(shown[MOST_CLASSES:]), shown[:MOST_CLASSES]
         if not shown:
             continue
-        look.heading(title, about)
+        theme.heading(title, about)
         plot, table = (st.container(), st.container()) if group == report.ERROR else st.columns(2, gap="medium")
         with plot:
-            figure = charts.differences(shown, colours, group == report.ERROR, look.ink())
+            figure = charts.differences(shown, colours, group == report.ERROR, theme.ink())
             st.plotly_chart(figure, key=f"pair-{group}", config=charts.CONFIG, alt=f"{title}: difference and interval of each row")
         with table:
-            look.show(_table(shown, group))
+            theme.show(_table(shown, group))
             if left:
-                look.show(f'<div class="dim small">and {left} with smaller differences: gfl-lab compare --json has all</div>')
+                theme.show(f'<div class="dim small">and {left} with smaller differences: gfl-lab compare --json has all</div>')
 
 
 def _pairs(experiment: ExperimentRow, ours: str, theirs: str) -> list[tuple[str, str]]:
@@ -69,9 +69,9 @@ def _pairs(experiment: ExperimentRow, ours: str, theirs: str) -> list[tuple[str,
 
 def _body() -> None:
     experiment = live.current()
-    look.header("Two variants side by side", under=live.data_line(experiment))
+    theme.header("Two variants side by side", under=live.data_line(experiment))
     if experiment.kind == data.SEARCH:
-        look.empty(
+        theme.empty(
             "A search is not compared",
             "Its trials had unequal budgets. This trains its best and the defaults alike:",
             "gfl-lab confirm EXPERIMENT.yaml",
@@ -79,7 +79,7 @@ def _body() -> None:
         return
     ready = [variant.name for variant in experiment.variants if by_seed(variant, "AP")]
     if len(ready) < 2:
-        look.empty("Nothing to compare yet", "Two variants are compared as soon as each has a finished trial.")
+        theme.empty("Nothing to compare yet", "Two variants are compared as soon as each has a finished trial.")
         live.watch(experiment)
         return
     baseline = experiment.baseline.name if experiment.baseline and experiment.baseline.name in ready else ready[0]
@@ -90,20 +90,20 @@ def _body() -> None:
         others = [name for name in ready if name != ours]
         theirs = state.choose("Theirs", "theirs", others, default=baseline)
     pairs = _pairs(experiment, ours, theirs)
-    palette = look.colours(experiment)
+    palette = theme.colours(experiment)
     if not pairs:
-        look.empty("They share no finished seed", "A difference is paired: both must have finished the same seed.")
+        theme.empty("They share no finished seed", "A difference is paired: both must have finished the same seed.")
     elif experiment.data.val_images < MANY_IMAGES or st.button(f"Compare on {experiment.data.val_images} images: a minute or more"):
         seeds = "1 seed" if len(pairs) == 1 else f"{len(pairs)} seeds"
         about = "over other seeds and other images" if len(pairs) > 1 else "over other images alone: one seed says nothing of others"
-        look.show(f'<div class="dim">{seeds}. Intervals are {about}; they are not corrected for the number of rows.</div>')
+        theme.show(f'<div class="dim">{seeds}. Intervals are {about}; they are not corrected for the number of rows.</div>')
         try:
             rows = data.pair(tuple(pairs), experiment, ours, theirs)
         except data.StoreError as error:
-            look.alert(str(error))
+            theme.alert(str(error))
         else:
             _show(rows, (palette[ours], palette[theirs]))
-            look.show("".join(f'<div class="dim small">{look.text(note)}</div>' for note in report.notes(rows)))
+            theme.show("".join(f'<div class="dim small">{theme.text(note)}</div>' for note in report.notes(rows)))
     live.watch(experiment)
 
 

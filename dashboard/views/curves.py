@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import streamlit as st
 
-from dashboard import charts, data, live, look, state
+from dashboard import charts, data, live, state, theme
 from gfl_lab.report import series
 from gfl_lab.results.rows import ExperimentRow
 
@@ -24,13 +24,13 @@ def _plot(figure, key: str, alt: str) -> None:
 def _body(experiment: ExperimentRow) -> None:
     logged = data.store().logged(experiment)
     terms = _keys(logged, "train")
-    palette = look.colours(experiment)
+    palette = theme.colours(experiment)
     order = [variant.name for variant in experiment.variants]
     if not terms:
-        look.empty("Nothing has been logged yet", "Curves appear with the first training step.")
+        theme.empty("Nothing has been logged yet", "Curves appear with the first training step.")
         return
     begun = {one.variant for one in logged["train", terms[0]]}
-    look.variants_legend([name for name in order if name in begun], palette)
+    theme.variants_legend([name for name in order if name in begun], palette)
     several = any(len(variant.trials) > 1 for variant in experiment.variants)
     how = (
         "The line is the mean over seeds, drawn where every seed has got to; the band their range; hairlines are single seeds."
@@ -38,7 +38,7 @@ def _body(experiment: ExperimentRow) -> None:
         else "One seed."
     )
 
-    look.heading("On the validation images, after each epoch", how)
+    theme.heading("On the validation images, after each epoch", how)
     keys = _keys(logged, "val")
     if keys:
         shown = st.session_state["w:metric"] if st.session_state.get("w:metric") in keys else keys[0]
@@ -49,15 +49,15 @@ def _body(experiment: ExperimentRow) -> None:
             f"{shown} after each epoch, one line a variant",
         )
     else:
-        look.empty("No epoch has been evaluated yet", "The first evaluation comes at the end of the first epoch.")
+        theme.empty("No epoch has been evaluated yet", "The first evaluation comes at the end of the first epoch.")
 
     window = int(st.session_state.get("w:smooth", WINDOWS[0]))
     smoothed = f"Mean over {window} consecutive steps." if window > 1 else "Every step, as logged."
-    look.heading("On the training images, each step", smoothed + " A gap is a value that was not finite.")
+    theme.heading("On the training images, each step", smoothed + " A gap is a value that was not finite.")
     columns = st.columns(2, gap="medium")
     for index, key in enumerate(terms):
         with columns[index % 2]:
-            look.show(f'<div><b>{look.text(key)}</b> <span class="dim">{look.text(charts.TERMS.get(key, ""))}</span></div>')
+            theme.show(f'<div><b>{theme.text(key)}</b> <span class="dim">{theme.text(charts.TERMS.get(key, ""))}</span></div>')
             found = series.curves(logged["train", key], "train", window if key != "lr" else 1)
             _plot(
                 charts.curves(found, key, palette, order, epochs=False, height=240),
@@ -67,7 +67,7 @@ def _body(experiment: ExperimentRow) -> None:
 
 
 experiment = live.current()
-look.header("Training curves", under=live.data_line(experiment))
+theme.header("Training curves", under=live.data_line(experiment))
 keys = _keys(data.store().logged(experiment), "val") or ("AP",)
 with st.container(horizontal=True, gap="large"):
     state.choose("Validation metric", "metric", keys, "AP", widget=st.segmented_control, required=True)

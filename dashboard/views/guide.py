@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import look
+from dashboard import theme
 from gfl_lab import naming
 
-look.header("How to read this")
+theme.header("How to read this")
 
 st.markdown(
     """
@@ -55,9 +55,9 @@ another cell in the other variant, so distances are compared on the image, not b
 """
 )
 
-look.heading("Numbers")
+theme.heading("Numbers")
 _ROWS = [
-    [look.text(metric.title), look.text(metric.unit or "–"), "higher" if metric.higher_is_better else "lower", look.text(metric.help)]
+    [theme.text(metric.title), theme.text(metric.unit or "–"), "higher" if metric.higher_is_better else "lower", theme.text(metric.help)]
     for metric in naming.METRICS.values()
 ]
 _ROWS.append(
@@ -68,9 +68,9 @@ _ROWS.append(
         "twice the mass of the lighter of the two heaviest modes, times the depth of the valley between them: 0 one mode, 1 two equal ones",
     ]
 )
-look.show(look.table_html([("number", "name"), ("unit", "name"), ("better", "name"), ("meaning", "")], _ROWS))
+theme.show(theme.table_html([("number", "name"), ("unit", "name"), ("better", "name"), ("meaning", "")], _ROWS))
 
-look.heading("States")
+theme.heading("States")
 _STATES = {
     "done": "finished; its numbers are in the table",
     "running": "a live process works on it; pages follow it by themselves",
@@ -78,4 +78,4 @@ _STATES = {
     "interrupted": "it was stopped and left a checkpoint: the same command goes on from there; in a search also what it stopped early",
     "planned": "not started: the same command runs it",
 }
-look.show(look.table_html([("state", "name"), ("meaning", "")], [[look.state_html(s), _STATES[s.value]] for s in look.STATE_TITLES]))
+theme.show(theme.table_html([("state", "name"), ("meaning", "")], [[theme.state_html(s), _STATES[s.value]] for s in theme.STATE_TITLES]))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from dashboard import charts, data, live, look, state
+from dashboard import charts, data, live, state, theme
 from gfl_lab.report import sides as report
-from gfl_lab.report.cells import MISSING
+from gfl_lab.report.formatting import MISSING
 from gfl_lab.results.rows import ExperimentRow, TrialRow, VariantRow
 
 _UNITS = {"entropy": "nats", "spread": "bins", "bimodal": "% of sides", "tail": "% of mass", "error": "px"}
@@ -26,7 +26,7 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 
 def _scores(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str, str], order: list[str]) -> None:
-    look.heading(
+    theme.heading(
         "Score against IoU",
         "Detections in ten bins of their score: how much they overlap the nearest box of their class. On the diagonal the score is the IoU.",
     )
@@ -36,24 +36,24 @@ def _scores(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str, str], 
             known = data.reliability(trial.id)
             spread = report.agreement(data.sides(trial.id))
         except data.StoreError as error:
-            look.alert(str(error))
+            theme.alert(str(error))
             continue
         if known is None:
             continue
         found[variant.name] = known
-        name = f"{look.swatch(palette[variant.name])}{look.text(variant.name)}"
+        name = f"{theme.swatch(palette[variant.name])}{theme.text(variant.name)}"
         numbers = [_number(value) for value in (known.error, known.pearson, known.spearman, spread.pearson, spread.spearman)]
         lines.append([name, f"{int(known.count.sum())}", *numbers])
     if not found:
-        look.empty("No trial of this seed has records", "They are written at the end of a trial.")
+        theme.empty("No trial of this seed has records", "They are written at the end of a trial.")
         return
     plot, notes = st.columns([3, 2], gap="medium")
     with plot:
-        figure = charts.reliability(found, palette, order, look.ink())
+        figure = charts.reliability(found, palette, order, theme.ink())
         st.plotly_chart(figure, key="reliability", config=charts.CONFIG, alt="mean IoU over mean score, one line a variant")
     with notes:
-        look.variants_legend(found, palette)
-        look.show(
+        theme.variants_legend(found, palette)
+        theme.show(
             '<div class="notes small dim">Larger marks stand for more detections. A line above the diagonal: boxes lie better than the score '
             "says. Calibration error: distance of score and IoU, bin by bin, weighted by detections; lower is better.<br><br>Spread: of the four "
             "sides of each ground-truth box, against the IoU of its cell's box; negative where narrow distributions mean good boxes. A Dirac "
@@ -66,11 +66,11 @@ def _scores(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str, str], 
         ("score and IoU: Pearson", "num"),
         ("Spearman", "num"),
     ]
-    look.show(look.table_html([*head, ("spread and IoU: Pearson", "num"), ("Spearman", "num")], lines))
+    theme.show(theme.table_html([*head, ("spread and IoU: Pearson", "num"), ("Spearman", "num")], lines))
 
 
 def _distributions(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str, str], experiment: ExperimentRow) -> None:
-    look.heading("The distributions in numbers", "Means over the sides of all ground-truth boxes.")
+    theme.heading("The distributions in numbers", "Means over the sides of all ground-truth boxes.")
     options = [name for name in report.GROUPS if name != "ambiguous" or experiment.data.truth]
     by = state.choose("Grouped by", "group", options, default="ambiguous" if experiment.data.truth else "side", widget=_segments)
     lines = []
@@ -78,21 +78,21 @@ def _distributions(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str,
         try:
             rows = report.grouped(data.sides(trial.id), [report.GROUPS[by]])
         except data.StoreError as error:
-            look.alert(str(error))
+            theme.alert(str(error))
             continue
         for _, row in rows.iterrows():
             group = row[report.GROUPS[by]]
             said = _SAY[by][bool(group)] if by in _SAY else str(group)
             numbers = [_number(row["entropy"]), _number(row["spread"]), _number(100 * row["bimodal"], 1), _number(100 * row["tail"], 1)]
-            name = f"{look.swatch(palette[variant.name])}{look.text(variant.name)}"
-            lines.append([name, look.text(said), f"{int(row['sides'])}", *numbers, _number(row["error"])])
+            name = f"{theme.swatch(palette[variant.name])}{theme.text(variant.name)}"
+            lines.append([name, theme.text(said), f"{int(row['sides'])}", *numbers, _number(row["error"])])
     if not lines:
-        look.empty("No distributions of this seed", "Dirac boxes have none; those of other variants are written at the end of a trial.")
+        theme.empty("No distributions of this seed", "Dirac boxes have none; those of other variants are written at the end of a trial.")
         return
     head = [("variant", "name"), (by, "name"), ("sides", "num")]
     head += [(f"{name} [{_UNITS[name]}]", "num") for name in report.MEASURES]
-    look.show(look.table_html(head, lines))
-    look.show(
+    theme.show(theme.table_html(head, lines))
+    theme.show(
         '<div class="notes small dim">Bimodal: sides with two modes or more. Tail: mass on the last bin, where the object reaches further '
         "than the bins do. Error: distance of the decoded edge from the annotated one.</div>"
     )
@@ -108,13 +108,13 @@ def _hidden(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str, str]) 
             continue
         if found.auc is None:
             continue
-        name = f"{look.swatch(palette[variant.name])}{look.text(variant.name)}"
+        name = f"{theme.swatch(palette[variant.name])}{theme.text(variant.name)}"
         interval = f' <span class="pm">[{_number(found.low)}, {_number(found.high)}]</span>' if found.low is not None else ""
         top = _number(None if found.top_beside is None else 100 * found.top_beside, 1)
         lines.append([name, f"{found.sides}", _number(100 * found.beside, 1), f"{found.top}", top, f"{_number(found.auc)}{interval}"])
     if not lines:
         return
-    look.heading(
+    theme.heading(
         "Are the ambiguous sides those beside other boxes?",
         "A box that overlaps or touches another often has an edge that cannot be seen; there two answers are right.",
     )
@@ -126,8 +126,8 @@ def _hidden(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str, str]) 
         ("of them beside another box [%]", "num"),
         ("wider beside another box: how often [0 to 1]", "num"),
     ]
-    look.show(look.table_html(head, lines))
-    look.show(
+    theme.show(theme.table_html(head, lines))
+    theme.show(
         '<div class="notes small dim">How often: of all pairs of a side beside another box and a free one, the share in which the first '
         "has the wider distribution, with a 95% interval over other images. 0.5 means that the two have nothing to do with each other.</div>"
     )
@@ -139,16 +139,16 @@ def _segments(label: str, options: list[str], **more: object) -> str | None:
 
 def _body() -> None:
     experiment = live.current()
-    look.header("Scores and distributions in numbers", under=live.data_line(experiment))
+    theme.header("Scores and distributions in numbers", under=live.data_line(experiment))
     seeds = sorted({trial.seed for variant in experiment.variants for trial in variant.done})
     if not seeds:
-        look.empty("No trial has finished", "Scores and distributions are looked at when a trial has ended.")
+        theme.empty("No trial has finished", "Scores and distributions are looked at when a trial has ended.")
     else:
         seed = str(seeds[0])
         if len(seeds) > 1:
             seed = state.choose("Seed", "seed", [str(each) for each in seeds], width=120)
         trials = _trials(experiment, seed)
-        palette, order = look.colours(experiment), [variant.name for variant in experiment.variants]
+        palette, order = theme.colours(experiment), [variant.name for variant in experiment.variants]
         _scores(trials, palette, order)
         _distributions(trials, palette, experiment)
         _hidden(trials, palette)

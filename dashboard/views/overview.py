@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import charts, data, live, look, state
+from dashboard import charts, data, live, state, theme
 from gfl_lab import naming
-from gfl_lab.report.cells import MISSING, format_number
+from gfl_lab.report.formatting import MISSING, format_number
 from gfl_lab.report.search import Ranking
 from gfl_lab.results.rows import ExperimentRow, TrialState, VariantRow
 from gfl_lab.results.search import DONE, FAILED, STOPPED, SuggestionRow
@@ -33,35 +33,35 @@ def _states(variant: VariantRow) -> str:
     if len(variant.trials) == 1:
         trial = variant.trials[0]
         there = trial.epochs and trial.state not in (TrialState.DONE, TrialState.PLANNED)
-        return look.state_html(trial.state) + (f' <span class="dim">epoch {trial.epoch} of {trial.epochs}</span>' if there else "")
-    return look.counts_html({state: sum(trial.state is state for trial in variant.trials) for state in TrialState})
+        return theme.state_html(trial.state) + (f' <span class="dim">epoch {trial.epoch} of {trial.epochs}</span>' if there else "")
+    return theme.counts_html({state: sum(trial.state is state for trial in variant.trials) for state in TrialState})
 
 
 def _row(variant: VariantRow, colour: str) -> list[str]:
-    name = f"{look.swatch(colour)}{look.text(variant.name)}" + (' <span class="dim small">baseline</span>' if variant.baseline else "")
-    return [name, f'<div class="bars">{look.bars_html(variant.trials)}</div>', _states(variant), _ap(variant)]
+    name = f"{theme.swatch(colour)}{theme.text(variant.name)}" + (' <span class="dim small">baseline</span>' if variant.baseline else "")
+    return [name, f'<div class="bars">{theme.bars_html(variant.trials)}</div>', _states(variant), _ap(variant)]
 
 
 def _variants(experiment: ExperimentRow) -> None:
-    palette = look.colours(experiment)
+    palette = theme.colours(experiment)
     shown = experiment.variants[:MOST_VARIANTS]
-    progress = "progress, one bar a seed" if any(1 < len(variant.trials) <= look.MOST_BARS for variant in shown) else "progress"
+    progress = "progress, one bar a seed" if any(1 < len(variant.trials) <= theme.MOST_BARS for variant in shown) else "progress"
     head = [("variant", "name"), (progress, "half"), ("trials", ""), ("AP", "num")]
-    look.show(look.table_html(head, [_row(variant, palette[variant.name]) for variant in shown]))
+    theme.show(theme.table_html(head, [_row(variant, palette[variant.name]) for variant in shown]))
     if len(shown) < len(experiment.variants):
-        look.show(f'<div class="dim small">and {len(experiment.variants) - len(shown)} more variants in the table</div>')
+        theme.show(f'<div class="dim small">and {len(experiment.variants) - len(shown)} more variants in the table</div>')
 
 
 def _suggestion(experiment: ExperimentRow, found: Ranking, place: int | None, row: SuggestionRow) -> list[str]:
     trial = next((trial for trial in experiment.trials if trial.id == row.trial), None)
     value = MISSING
     if row.value is not None and row.state != FAILED:
-        value = look.text(format_number(found.search.metric, row.value))
+        value = theme.text(format_number(found.search.metric, row.value))
         value = value if row.state == DONE else f'<span class="dim">{value} {"then" if row.state == STOPPED else "so far"}</span>'
     there = f' <span class="dim">epoch {row.epoch} of {row.epochs}</span>' if row.epochs and row.state != DONE else ""
     settings = naming.variant_name({key: row.settings[key] for key in found.keys})
-    bar = look.bar_html(trial, row.state) if trial else ""
-    return [str(place or MISSING), look.text(settings), f'<div class="bars">{bar}</div>', look.state_html(row.state) + there, value]
+    bar = theme.bar_html(trial, row.state) if trial else ""
+    return [str(place or MISSING), theme.text(settings), f'<div class="bars">{bar}</div>', theme.state_html(row.state) + there, value]
 
 
 def _best(experiment: ExperimentRow, found: Ranking) -> None:
@@ -75,17 +75,17 @@ def _best(experiment: ExperimentRow, found: Ranking) -> None:
         ("trial", ""),
         (charts.metric_title(found.search.metric), "num"),
     ]
-    look.show(look.table_html(head, [_suggestion(experiment, found, place, row) for place, row in shown]))
+    theme.show(theme.table_html(head, [_suggestion(experiment, found, place, row) for place, row in shown]))
     if len(shown) < len(found.rows):
-        look.show(f'<div class="dim small">and {len(found.rows) - len(shown)} more in the ranked table</div>')
+        theme.show(f'<div class="dim small">and {len(found.rows) - len(shown)} more in the ranked table</div>')
 
 
 def _experiment(experiment: ExperimentRow) -> None:
-    counts, found, problem = look.counts_html(experiment.counts), None, ""
+    counts, found, problem = theme.counts_html(experiment.counts), None, ""
     if experiment.kind == data.SEARCH:
         try:
             found = data.ranking(experiment)
-            counts = look.counts_html(*data.ledger_counts(found))
+            counts = theme.counts_html(*data.ledger_counts(found))
         except data.StoreError as error:
             problem, counts = str(error), ""
     with st.container(border=True):
@@ -100,12 +100,12 @@ def _experiment(experiment: ExperimentRow) -> None:
             )
             if part
         )
-        look.show(
-            f'<h2 style="margin-top:0">{look.text(experiment.question or experiment.name)}</h2>'
-            f'<div class="dim small">{look.text(told)}</div><div style="margin:.45rem 0 .2rem">{counts}</div>'
+        theme.show(
+            f'<h2 style="margin-top:0">{theme.text(experiment.question or experiment.name)}</h2>'
+            f'<div class="dim small">{theme.text(told)}</div><div style="margin:.45rem 0 .2rem">{counts}</div>'
         )
         if problem:
-            look.alert(problem)
+            theme.alert(problem)
         elif found is not None:
             _best(experiment, found)
         else:
@@ -144,9 +144,9 @@ def _page(query: str, start: int) -> tuple[list[ExperimentRow], list[str]]:
     return sorted(rows, key=lambda row: not data.is_live(row)), problems
 
 
-look.header("Experiments")
+theme.header("Experiments")
 if not data.store().names():
-    look.empty(
+    theme.empty(
         "Nothing has been run yet",
         "An experiment appears here as soon as it is planned, and is followed while it trains. "
         "The first one takes a few minutes on two CPU cores:",
@@ -161,9 +161,9 @@ else:
     def _list() -> None:
         rows, problems = read.pop() if read else _page(query, start)
         for problem in problems:
-            look.alert(problem)
+            theme.alert(problem)
         if not rows and not problems:
-            look.empty("No experiment has these words", "They are looked for in names, profiles and questions.")
+            theme.empty("No experiment has these words", "They are looked for in names, profiles and questions.")
         for experiment in rows:
             _experiment(experiment)
         if running and not data.is_live(*rows):

@@ -10,12 +10,13 @@ from functools import partial
 
 import streamlit as st
 
-from dashboard import charts, data, live, look, state
+from dashboard import charts, data, live, state, theme
 from gfl_lab import naming
 from gfl_lab.errors import FormatError
 from gfl_lab.report import export, series
 from gfl_lab.report import search as searching
-from gfl_lab.report.cells import (
+from gfl_lab.report.comparison import SMALLEST
+from gfl_lab.report.formatting import (
     MISSING,
     OURS,
     PUBLISHED,
@@ -31,7 +32,6 @@ from gfl_lab.report.cells import (
     ranked,
     seeds_text,
 )
-from gfl_lab.report.comparison import SMALLEST
 from gfl_lab.report.table import Table, build_table
 from gfl_lab.results.rows import ExperimentRow
 from gfl_lab.results.search import DONE, FAILED, STOPPED, SuggestionRow
@@ -59,7 +59,7 @@ def _units(column: Column) -> str:
 def _spread(value: str) -> str:
     """A value as HTML, its spread smaller."""
     mean, sign, spread = value.partition(" ± ")
-    return look.text(mean) + (f'<span class="pm"> ± {look.text(spread)}</span>' if sign else "")
+    return theme.text(mean) + (f'<span class="pm"> ± {theme.text(spread)}</span>' if sign else "")
 
 
 def _order(table: Table, found: Layout) -> list[int]:
@@ -87,25 +87,25 @@ def _table(table: Table, found: Layout, palette: dict[str, str], order: list[int
             spans.append([column.group, 1])
     for group, span in spans:
         title = _GROUPS.get(group, "measured here") if group != PUBLISHED or not table.comparable else "published"
-        groups += f'<th colspan="{span}" class="num{"" if group == OURS else " first"}" scope="colgroup">{look.text(title)}</th>'
+        groups += f'<th colspan="{span}" class="num{"" if group == OURS else " first"}" scope="colgroup">{theme.text(title)}</th>'
     head = "".join(
         f'<th scope="col" class="num{" first" if i in starts else ""}{" truth" if c.group == TRUTH else ""}" '
-        f'title="{look.text(c.help)}">{look.text(c.title)}'
-        + (f'<br><span class="dim small" style="font-weight:400">{look.text(unit)}</span>' if (unit := _units(c)) else "")
+        f'title="{theme.text(c.help)}">{theme.text(c.title)}'
+        + (f'<br><span class="dim small" style="font-weight:400">{theme.text(unit)}</span>' if (unit := _units(c)) else "")
         + "</th>"
         for i, c in enumerate(found.columns)
     )
     body = ""
     for row, cells in ((table.rows[i], found.rows[i]) for i in order):
         note = ' <span class="dim small">baseline</span>' if row.baseline else ""
-        name = f"{look.swatch(palette[row.variant])}{look.text(row.variant)}{note}"
+        name = f"{theme.swatch(palette[row.variant])}{theme.text(row.variant)}{note}"
         line = f'<th scope="row" class="name">{name}</th><td class="num">{seeds_text(row)}</td>'
         for i, (column, cell) in enumerate(zip(found.columns, cells, strict=True)):
             css = "num" + (" first" if i in starts else "") + (" published" if column.group == PUBLISHED else "")
             delta = ""
             if cell.delta:
                 sign = {True: " better", False: " worse", None: ""}[cell.better]
-                delta = f'<span class="delta{sign}">{look.text(cell.delta)}</span>'
+                delta = f'<span class="delta{sign}">{theme.text(cell.delta)}</span>'
             line += f'<td class="{css}"><span class="{"best" if cell.best else ""}">{_spread(cell.value)}</span>{delta}</td>'
         body += f"<tr>{line}</tr>"
     return (
@@ -121,8 +121,8 @@ def _comparisons(table: Table, order: list[int]) -> str:
     known = {each.variant: (line, each) for line, each in zip(comparison_rows(table), table.compared, strict=True)}
     for line, each in (known[name] for i in order if (name := table.rows[i].variant) in known):
         css = {True: "better", False: "worse", None: "dim"}[each.better]
-        lines.append([*map(look.text, line[:-1]), f'<span class="{css}">{look.text(line[-1])}</span>'])
-    return look.table_html(head, lines)
+        lines.append([*map(theme.text, line[:-1]), f'<span class="{css}">{theme.text(line[-1])}</span>'])
+    return theme.table_html(head, lines)
 
 
 def _buttons(experiment: ExperimentRow, files: dict[str, str | Callable[[], str]]) -> None:
@@ -143,26 +143,26 @@ def _buttons(experiment: ExperimentRow, files: dict[str, str | Callable[[], str]
 
 def _ablation(experiment: ExperimentRow) -> None:
     table = build_table(experiment, data.store().resampled_or_none, float(st.session_state.get("w:difference", SMALLEST)))
-    palette = look.colours(experiment)
+    palette = theme.colours(experiment)
     counts = experiment.counts
     if any(n for each, n in counts.items() if each.value != "done"):
-        look.show(look.counts_html(counts))
+        theme.show(theme.counts_html(counts))
     found = layout(table)
     order = _order(table, found)
     if order:
-        look.show(_table(table, found, palette, order))
+        theme.show(_table(table, found, palette, order))
     else:
-        look.empty("No row has these words", "They are looked for in the names of the variants.")
+        theme.empty("No row has these words", "They are looked for in the names of the variants.")
     if not any(row.metrics for row in table.rows):
-        look.empty(
+        theme.empty(
             "No trial has finished", "The numbers appear here one by one as trials end. Until then, the curves show how far they are."
         )
     if any(table.rows[i].variant in {each.variant for each in table.compared} for i in order):
-        look.heading(comparison_title(table), "Is a difference more than other seeds and other images would make?")
-        look.show(_comparisons(table, order))
-    notes = [look.redact(note) for note in table.footnotes]
+        theme.heading(comparison_title(table), "Is a difference more than other seeds and other images would make?")
+        theme.show(_comparisons(table, order))
+    notes = [theme.redact(note) for note in table.footnotes]
     if notes:
-        look.show('<ol class="notes small dim">' + "".join(f"<li>{look.text(note)}</li>" for note in notes) + "</ol>")
+        theme.show('<ol class="notes small dim">' + "".join(f"<li>{theme.text(note)}</li>" for note in notes) + "</ol>")
     _buttons(experiment, {suffix: write(table) for _, write, suffix, _ in _EXPORTS})
     _speed(experiment, palette)
 
@@ -174,7 +174,7 @@ def _speed(experiment: ExperimentRow, palette: dict[str, str]) -> None:
     shown = {name: points for name, points in found.items() if len(points) > 1}
     if not shown:
         return
-    look.heading("Speed against AP", "Upper right is better; the dotted line joins what no other variant beats in both.")
+    theme.heading("Speed against AP", "Upper right is better; the dotted line joins what no other variant beats in both.")
     where = {"ours": "on this machine", "published": "as published, on the authors' machine"}
     for column, (name, points) in zip(st.columns(len(shown), gap="medium"), shown.items(), strict=True):
         figure = charts.speed_accuracy(points, series.pareto(points), palette, order, where[name])
@@ -188,7 +188,7 @@ def _speed(experiment: ExperimentRow, palette: dict[str, str]) -> None:
 def _value(found: searching.Ranking, row: SuggestionRow) -> str:
     if row.value is None or row.state == FAILED:
         return MISSING
-    shown = look.text(format_number(found.search.metric, row.value))
+    shown = theme.text(format_number(found.search.metric, row.value))
     if row.state == DONE:
         return shown
     return shown + ("*" if row.state == STOPPED else ' <span class="small">so far</span>')
@@ -199,31 +199,31 @@ def _ranked(found: searching.Ranking) -> str:
     head += [("state", "name"), ("trial", "name")]
     lines = []
     for place, row in found.rows[:MOST_ROWS]:
-        settings = [look.text(naming.setting_text(row.settings[key])) for key in found.keys]
+        settings = [theme.text(naming.setting_text(row.settings[key])) for key in found.keys]
         there = f' <span class="small">at {row.epoch} of {row.epochs}</span>' if row.epochs and row.state != DONE else ""
-        trial = f'<span class="mono">{look.text(row.trial)}</span>'
-        cells = [str(place or MISSING), str(row.number), *settings, _value(found, row), look.state_html(row.state) + there, trial]
+        trial = f'<span class="mono">{theme.text(row.trial)}</span>'
+        cells = [str(place or MISSING), str(row.number), *settings, _value(found, row), theme.state_html(row.state) + there, trial]
         css = "best" if place == 1 and row.state == DONE else "" if row.state == DONE else "dim"
         lines.append([f'<span class="{css}">{cell}</span>' if css else cell for cell in cells])
-    return look.table_html(head, lines)
+    return theme.table_html(head, lines)
 
 
 def _plots(found: searching.Ranking, about: str) -> None:
-    marks = look.search_marks()
+    marks = theme.search_marks()
     if isinstance(found.importance, searching.Importance):
-        look.heading("How much each setting mattered", about)
+        theme.heading("How much each setting mattered", about)
         figure = charts.importance(found.importance.shares, marks[DONE][0])
         st.plotly_chart(figure, key="importance", config=charts.CONFIG, alt="Importance of each setting as a bar")
     else:
-        look.heading("How much each setting mattered")
-        look.show(f'<div class="dim">{look.text(about)}</div>')
+        theme.heading("How much each setting mattered")
+        theme.show(f'<div class="dim">{theme.text(about)}</div>')
     valued = [row for place, row in found.rows if place]
     if not valued:
         return
     metric = naming.METRICS[found.search.metric].title
-    look.heading(f"{metric} over each setting", "One mark a trial, over all that is searched.")
+    theme.heading(f"{metric} over each setting", "One mark a trial, over all that is searched.")
     said = {DONE: "finished", STOPPED: "stopped early, at the value of its last epoch"}
-    look.show(
+    theme.show(
         '<div class="legend">'
         + "".join(f'<span><b style="color:{colour}">{sign}</b> {said[state]}</span>' for state, (colour, _, sign) in marks.items())
         + "</div>"
@@ -242,9 +242,9 @@ def _search(experiment: ExperimentRow) -> None:
     try:
         found = data.ranking(experiment)
     except data.StoreError as error:
-        look.alert(str(error))
+        theme.alert(str(error))
         if not isinstance(error, FormatError):
-            look.empty(
+            theme.empty(
                 "The ranked table cannot be shown",
                 f"It is made from {naming.SEARCH} beside the plan. Without that file the same command searches anew; "
                 "what its trials have computed is kept and used again.",
@@ -252,24 +252,24 @@ def _search(experiment: ExperimentRow) -> None:
         return
     search = found.search
     way = "high" if naming.METRICS[search.metric].higher_is_better else "low"
-    space = "".join(f"<dt>{look.text(dimension.key)}</dt><dd>{look.text(dimension)}</dd>" for dimension in dimensions_of(search.space))
-    look.show(
-        f'<div style="margin:.2rem 0 .5rem">{look.counts_html(*data.ledger_counts(found))}</div>'
-        f'<div class="dim">A search for {way} {look.text(naming.METRICS[search.metric].title)} over</div><dl>{space}</dl>'
+    space = "".join(f"<dt>{theme.text(dimension.key)}</dt><dd>{theme.text(dimension)}</dd>" for dimension in dimensions_of(search.space))
+    theme.show(
+        f'<div style="margin:.2rem 0 .5rem">{theme.counts_html(*data.ledger_counts(found))}</div>'
+        f'<div class="dim">A search for {way} {theme.text(naming.METRICS[search.metric].title)} over</div><dl>{space}</dl>'
     )
     if found.rows:
-        look.show(_ranked(found))
+        theme.show(_ranked(found))
     if len(found.rows) > MOST_ROWS:
-        look.show(f'<div class="dim small">and {len(found.rows) - MOST_ROWS} more, which the files below hold</div>')
+        theme.show(f'<div class="dim small">and {len(found.rows) - MOST_ROWS} more, which the files below hold</div>')
     if not any(place for place, _ in found.rows):
-        look.empty("Nothing to rank yet", "Trials are ranked here one by one as they finish or are stopped early.")
-    notes = [look.redact(note) for note in found.notes]
+        theme.empty("Nothing to rank yet", "Trials are ranked here one by one as they finish or are stopped early.")
+    notes = [theme.redact(note) for note in found.notes]
     about = next((note for note in notes if note.startswith("Importance")), "")
-    look.show('<ul class="notes small dim">' + "".join(f"<li>{look.text(note)}</li>" for note in notes if note != about) + "</ul>")
+    theme.show('<ul class="notes small dim">' + "".join(f"<li>{theme.text(note)}</li>" for note in notes if note != about) + "</ul>")
     if found.rows:
         _buttons(experiment, {form: partial(searching.exported, found, form) for form in searching.FORMATS})
     if found.best:
-        look.heading("Is the best one better?", "This compares it with the defaults, over seeds that it was not chosen on.")
+        theme.heading("Is the best one better?", "This compares it with the defaults, over seeds that it was not chosen on.")
         st.code(f"gfl-lab confirm EXPERIMENT.yaml --profile {experiment.profile}", language=None)
     if any(place for place, _ in found.rows):
         _plots(found, about)
@@ -291,7 +291,7 @@ def _choices(experiment: ExperimentRow) -> None:
 
 
 experiment = live.current()
-look.header(experiment.question or experiment.name, under=live.data_line(experiment))
+theme.header(experiment.question or experiment.name, under=live.data_line(experiment))
 if experiment.kind != data.SEARCH and len(experiment.variants) >= FEW:
     _choices(experiment)
 live.follow(_body)

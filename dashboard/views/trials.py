@@ -6,7 +6,7 @@ from collections import Counter
 
 import streamlit as st
 
-from dashboard import data, live, look, state
+from dashboard import data, live, state, theme
 from gfl_lab.results.rows import ExperimentRow, TrialRow, TrialState
 from gfl_lab.results.search import STOPPED
 
@@ -40,15 +40,15 @@ def _why(trial: TrialRow, state: str) -> str:
     if trial.failure is None:
         return f'<span class="dim">{_GOES_ON[state]}</span>' if state in _GOES_ON else ""
     at = f", step {trial.failure.step}" if trial.failure.step else ""
-    return look.text(KINDS.get(trial.failure.kind, trial.failure.kind) + at)
+    return theme.text(KINDS.get(trial.failure.kind, trial.failure.kind) + at)
 
 
 def _list(experiment: ExperimentRow) -> None:
-    palette = look.colours(experiment)
+    palette = theme.colours(experiment)
     states, problem = _states(experiment)
     if problem:
-        look.alert(problem)
-    look.show(look.counts_html(Counter(states.values())))
+        theme.alert(problem)
+    theme.show(theme.counts_html(Counter(states.values())))
     head = [
         ("variant", "name"),
         ("seed", "num"),
@@ -61,19 +61,19 @@ def _list(experiment: ExperimentRow) -> None:
     ]
     rows = [
         [
-            f"{look.swatch(palette[variant.name])}{look.text(variant.name)}",
+            f"{theme.swatch(palette[variant.name])}{theme.text(variant.name)}",
             str(trial.seed),
-            look.state_html(states[trial.id]),
-            look.bar_html(trial, states[trial.id]),
+            theme.state_html(states[trial.id]),
+            theme.bar_html(trial, states[trial.id]),
             f"{trial.epoch} of {trial.epochs}" if trial.epochs else "–",
-            look.duration(trial.seconds),
-            look.text(trial.device or "–"),
+            theme.duration(trial.seconds),
+            theme.text(trial.device or "–"),
             _why(trial, states[trial.id]),
         ]
         for variant in experiment.variants
         for trial in variant.trials
     ]
-    look.show(look.table_html(head, rows))
+    theme.show(theme.table_html(head, rows))
 
 
 def _detail(experiment: ExperimentRow, trial_id: str) -> None:
@@ -81,50 +81,50 @@ def _detail(experiment: ExperimentRow, trial_id: str) -> None:
     if trial.failure:
         failure = trial.failure
         at = f" at step {failure.step}, epoch {failure.epoch}" if failure.step else ""
-        look.show(
-            f'<div class="alert"><b>{look.text(KINDS.get(failure.kind, failure.kind))}{at}</b>'
-            f"<br>{look.text(look.redact(failure.reason))}</div>"
+        theme.show(
+            f'<div class="alert"><b>{theme.text(KINDS.get(failure.kind, failure.kind))}{at}</b>'
+            f"<br>{theme.text(theme.redact(failure.reason))}</div>"
         )
-    facts = [("state", look.state_html(_states(experiment)[0][trial_id])), ("trial", f'<span class="mono">{look.text(trial.id)}</span>')]
-    facts.append(("variant", f"{look.text(variant.name)}, seed {trial.seed}"))
+    facts = [("state", theme.state_html(_states(experiment)[0][trial_id])), ("trial", f'<span class="mono">{theme.text(trial.id)}</span>')]
+    facts.append(("variant", f"{theme.text(variant.name)}, seed {trial.seed}"))
     if trial.steps:
         facts.append(("steps", f"{trial.step} of {trial.steps} (epoch {trial.epoch} of {trial.epochs})"))
     if trial.device:
-        facts.append(("device", look.text(trial.device)))
+        facts.append(("device", theme.text(trial.device)))
     if trial.peak_memory_mib:
         facts.append(("peak memory", f"{trial.peak_memory_mib:.0f} MiB"))
     if trial.seconds:
         known = [*(p for p in _PHASES if p in trial.timings), *sorted(set(trial.timings) - set(_PHASES))]
-        parts = ", ".join(f"{look.text(phase)} {look.duration(trial.timings[phase])}" for phase in known if trial.timings[phase] >= 0.5)
-        facts.append(("time", look.duration(trial.seconds) + (f' <span class="dim">({parts})</span>' if parts else "")))
+        parts = ", ".join(f"{theme.text(phase)} {theme.duration(trial.timings[phase])}" for phase in known if trial.timings[phase] >= 0.5)
+        facts.append(("time", theme.duration(trial.seconds) + (f' <span class="dim">({parts})</span>' if parts else "")))
     if trial.updated and trial.state is not TrialState.DONE:
         facts.append(("last sign of life", data.age(trial.updated)))
-    look.show("<dl>" + "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts) + "</dl>")
+    theme.show("<dl>" + "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts) + "</dl>")
     try:
         log = data.store().log_tail(trial_id, 40)
     except data.StoreError as error:
-        look.alert(str(error))
+        theme.alert(str(error))
         return
     if log:
-        look.show('<div class="dim small" style="margin-top:.4rem">The last 40 lines of its log</div>')
-        st.code(look.redact(log), language=None, wrap_lines=True, height=340)
+        theme.show('<div class="dim small" style="margin-top:.4rem">The last 40 lines of its log</div>')
+        st.code(theme.redact(log), language=None, wrap_lines=True, height=340)
     elif trial.state is TrialState.PLANNED:
-        look.empty("Not started", "The same command runs it.")
+        theme.empty("Not started", "The same command runs it.")
     else:
-        look.empty("No log", "The trial has written no log.")
+        theme.empty("No log", "The trial has written no log.")
 
 
 experiment = live.current()
-look.header("Trials and failures", under=live.data_line(experiment))
+theme.header("Trials and failures", under=live.data_line(experiment))
 live.follow(_list)
 states, _ = _states(experiment)
 ordered = sorted(((v, t) for v in experiment.variants for t in v.trials), key=lambda pair: _ORDER.index(states[pair[1].id]))
 if ordered:
-    look.heading("One trial")
-    titles = {t.id: f"{v.name}, seed {t.seed}, {look.state_title(states[t.id])}" for v, t in ordered}
+    theme.heading("One trial")
+    titles = {t.id: f"{v.name}, seed {t.seed}, {theme.state_title(states[t.id])}" for v, t in ordered}
     chosen = state.choose(
         "Trial", "trial", list(titles), names=titles.get, label_visibility="collapsed", width=760 if experiment.kind == data.SEARCH else 420
     )
     live.follow(lambda row: _detail(row, chosen))
 else:
-    look.empty("No trials", "The plan of this experiment holds none.")
+    theme.empty("No trials", "The plan of this experiment holds none.")

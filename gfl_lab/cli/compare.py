@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
+from gfl_lab.cli.lookup import stored_experiment
 from gfl_lab.cli.output import consoles, plural, print_json, say
 from gfl_lab.cli.prepare import experiment_argument, profile_option
-from gfl_lab.cli.stored import stored_experiment
 from gfl_lab.errors import InputError, Problem
 
 MOST_CLASSES = 12
@@ -30,7 +30,7 @@ def command(experiment: Path, variant: str, other: str | None, profile: str | No
     Example:  gfl-lab compare experiments/table3_qfl_dfl.yaml "qfl=on dfl=on"
     """
     from gfl_lab.report.comparison import shared
-    from gfl_lab.report.pair import compare_pair, context, pair_json
+    from gfl_lab.report.variant_comparison import compare_pair, context, pair_json
 
     store, row = stored_experiment(experiment, profile)
     ours = _variant(row, variant)
@@ -88,19 +88,19 @@ def _print(rows: Sequence[Any], ours: str, theirs: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from gfl_lab.report import pair
-    from gfl_lab.report.cells import MISSING, format_number, p_text, verdict_text
+    from gfl_lab.report import variant_comparison
     from gfl_lab.report.errortypes import ABOUT
+    from gfl_lab.report.formatting import MISSING, format_number, p_text, verdict_text
 
     out = consoles()[0]
     one_seed = all(row.found.seeds == 1 for row in rows)
     titles = {
-        pair.METRIC: "AP", pair.SIZE: "AP by size", pair.CLASS: "AP by class", pair.ERROR: "AP50 that errors cost (lower is better)",
+        variant_comparison.METRIC: "AP", variant_comparison.SIZE: "AP by size", variant_comparison.CLASS: "AP by class", variant_comparison.ERROR: "AP50 that errors cost (lower is better)",
     }  # fmt: skip
     for group, title in titles.items():
         shown = [row for row in rows if row.group == group]
         left = 0
-        if group == pair.CLASS:
+        if group == variant_comparison.CLASS:
             shown = sorted(shown, key=lambda row: -abs(row.found.mean))
             left, shown = max(0, len(shown) - MOST_CLASSES), shown[:MOST_CLASSES]
         if not shown:
@@ -109,10 +109,10 @@ def _print(rows: Sequence[Any], ours: str, theirs: str) -> None:
         grid.add_column(title, overflow="fold")
         for head in ("ours", "theirs", "difference", "± 95%"):
             grid.add_column(head, justify="right")
-        if group == pair.METRIC:
+        if group == variant_comparison.METRIC:
             grid.add_column("p", justify="right")
             grid.add_column("verdict")
-        if group == pair.ERROR:
+        if group == variant_comparison.ERROR:
             grid.add_column("number", justify="right")
             grid.add_column("")
         for row in shown:
@@ -124,7 +124,7 @@ def _print(rows: Sequence[Any], ours: str, theirs: str) -> None:
             ]
             if row.comparison:
                 line += [p_text(row.comparison.p), Text(verdict_text(row.comparison), style=style)]
-            elif group == pair.METRIC:
+            elif group == variant_comparison.METRIC:
                 line += [p_text(row.found.p), Text(row.verdict, style=style)]
             if row.counts:
                 line += [f"{row.counts[0]:.0f} / {row.counts[1]:.0f}", Text(ABOUT[row.name], style="dim")]
@@ -137,5 +137,5 @@ def _print(rows: Sequence[Any], ours: str, theirs: str) -> None:
     out.print(Text(f"theirs: {theirs}", style="dim"))
     about = "over the choice of images alone: one seed says nothing of others" if one_seed else "over seeds and images"
     out.print(Text(f"± 95%: half width of the interval of the difference, {about}; not corrected for the number of rows.", style="dim"))
-    for note in pair.notes(rows):
+    for note in variant_comparison.notes(rows):
         out.print(Text(note, style="dim"))

@@ -6,8 +6,8 @@ import dataclasses
 
 import click
 
+from gfl_lab.cli.lookup import find_trial
 from gfl_lab.cli.output import consoles, print_json, say
-from gfl_lab.cli.stored import find_trial
 from gfl_lab.errors import InputError, StoreError
 
 

@@ -148,9 +148,9 @@ def _disk() -> Lines:
 
 
 def _processes(repair: bool) -> Lines:
-    from gfl_lab.orchestrate import leftovers
+    from gfl_lab.orchestrate import orphans
 
-    found = leftovers.orphans()
+    found = orphans.orphans()
     for orphan in found:
         killed = repair and orphan.kill()
         what = f"process {orphan.pid} belongs to a driver that has gone" + (f" (log: {orphan.log})" if orphan.log.startswith("/") else "")
@@ -160,10 +160,10 @@ def _processes(repair: bool) -> Lines:
 
 
 def _ray(repair: bool) -> Lines:
-    from gfl_lab.orchestrate import leftovers
+    from gfl_lab.orchestrate import orphans
     from gfl_lab.orchestrate.ray_tune import scratch_dir
 
-    found = leftovers.ray_leftovers()
+    found = orphans.ray_leftovers()
     if not found:
         yield True, f"Ray's sessions go to {scratch_dir()}; none of a dead driver lies there"
         return
@@ -190,7 +190,7 @@ def _plans(repair: bool) -> Lines:
     """Plans that cannot be read are moved out of the way; without ``repair`` the check of the runs tells them."""
     from gfl_lab.errors import FormatError
     from gfl_lab.rundir import RunTree
-    from gfl_lab.tracking.content import read_plan
+    from gfl_lab.tracking.mlflow_payload import read_plan
 
     tree = RunTree.default()
     for name, profile in tree.experiments() if repair else ():
@@ -206,7 +206,7 @@ def _plans(repair: bool) -> Lines:
 
 
 def _runs(repair: bool) -> Lines:
-    from gfl_lab.orchestrate import leftovers
+    from gfl_lab.orchestrate import orphans
     from gfl_lab.results.store import Store
     from gfl_lab.rundir import RunTree
 
@@ -215,11 +215,11 @@ def _runs(repair: bool) -> Lines:
     for problem in Store(tree).problems():
         yield False, problem
     yield from _damaged(tree)
-    for trial in leftovers.stale_leases(tree):
+    for trial in orphans.stale_leases(tree):
         if repair:
             trial.drop_lease()
         yield repair, f"trial {trial.id} has the lease of a dead process" + (", removed" if repair else f"; {HOW}")
-    for path in leftovers.temporary_files(tree):
+    for path in orphans.temporary_files(tree):
         if repair:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         yield repair, f"half-written: {path.relative_to(tree.root)}" + (", removed" if repair else f"; {HOW}")

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gfl_lab.addresses import absolute
+from gfl_lab.cli.lookup import require_done, trial_of_checkpoint, trial_or_file
 from gfl_lab.cli.numbers import Whole
 from gfl_lab.cli.output import consoles, plural, print_json, say
 from gfl_lab.cli.prepare import named_profile
-from gfl_lab.cli.stored import require_done, trial_of_checkpoint, trial_or_file
 from gfl_lab.errors import InputError, Problem, SpecError
 
 if TYPE_CHECKING:

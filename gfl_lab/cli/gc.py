@@ -79,7 +79,7 @@ def command(delete: bool, checkpoints: bool, unreferenced: bool, as_json: bool) 
 
 
 def _find(tree: Any, checkpoints: bool, unreferenced: bool) -> Iterator[Item]:
-    from gfl_lab.orchestrate import leftovers
+    from gfl_lab.orchestrate import orphans
     from gfl_lab.orchestrate.trainings import needed_by_others
     from gfl_lab.rundir import TrialState
 
@@ -114,14 +114,14 @@ def _find(tree: Any, checkpoints: bool, unreferenced: bool) -> Iterator[Item]:
         for path in filter(_is_file, sorted(trial.path.glob(DAMAGED))):
             yield Item("damaged, set aside", path, _size(path), trial.id)
     going = [] if named is None else [trial.path for trial in trials if trial.id not in named and trial.id not in needed]
-    for path in leftovers.temporary_files(tree):
+    for path in orphans.temporary_files(tree):
         if not any(path.is_relative_to(folder) for folder in going):
             yield Item("half-written", path, _size(path))
     if unreferenced:
         for path in sorted((tree.root / naming.EXPERIMENTS_DIR).glob("*/*/previous/*")):
-            if path.is_dir() and not leftovers.through_link(path, tree.root):
+            if path.is_dir() and not orphans.through_link(path, tree.root):
                 yield Item("plan over former data", path, _size(path))
-    for path in leftovers.ray_leftovers():
+    for path in orphans.ray_leftovers():
         yield Item(DEAD_SESSION, path, _size(path))
 
 

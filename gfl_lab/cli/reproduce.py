@@ -11,9 +11,9 @@ from pathlib import Path
 import click
 
 from gfl_lab import naming
+from gfl_lab.cli.lookup import find_trial, require_done
 from gfl_lab.cli.output import consoles, duration, print_json, say
 from gfl_lab.cli.refusals import require_output
-from gfl_lab.cli.stored import find_trial, require_done
 from gfl_lab.errors import ExitCode, InputError, Problem, StoreError
 from gfl_lab.processes import hide_gpus
 from gfl_lab.rundir import TrialDir, read_json
@@ -31,7 +31,7 @@ def command(trial: str, keep: Path | None, as_json: bool) -> None:
     from gfl_lab.cli.run import TRIAL_ENTRY
     from gfl_lab.orchestrate import driver
     from gfl_lab.orchestrate.inline import InlineExecutor
-    from gfl_lab.orchestrate.process import Job
+    from gfl_lab.orchestrate.supervisor import Job
     from gfl_lab.report.differences import ENVIRONMENT, NUMBERS, differences
     from gfl_lab.report.lock import UNSTABLE, digest_of
     from gfl_lab.results.store import Store

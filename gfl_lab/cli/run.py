@@ -230,7 +230,7 @@ def _storage_of(uri: str | None, cluster: bool) -> str | None:
 def _driver_side(storage: str | None, tree: Any) -> Any:
     if storage is None:
         return None
-    from gfl_lab.orchestrate.exchange import DriverSide
+    from gfl_lab.orchestrate.run_sync import DriverSide
 
     return DriverSide(storage, tree)
 

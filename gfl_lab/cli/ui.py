@@ -7,7 +7,7 @@ import os
 import click
 
 from gfl_lab.cli.output import say, warn_of_container
-from gfl_lab.cli.ports import free_port, port_option
+from gfl_lab.cli.server_ports import free_port, port_option
 
 
 @click.command("ui")

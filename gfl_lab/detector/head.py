@@ -41,7 +41,7 @@ from mmengine.dist import get_world_size
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from gfl_lab.detector import dense, dgqp, losses
+from gfl_lab.detector import background_loss, dgqp, losses
 from gfl_lab.detector.assign import TOPK, UNASSIGNED, assign
 from gfl_lab.detector.boxform import BoxForm, DiracDelta, DiracDistance, Gaussian, General
 from gfl_lab.detector.ops import nms
@@ -380,16 +380,16 @@ class GFLFamilyHead(AnchorHead):
             assigned, gt_boxes, gt_labels, valid = self._targets(geometry, sizes, batch_gt_instances, batch_img_metas)
 
             is_positive = assigned != UNASSIGNED
-            at: dense.Positives | dense.PaddedPositives | _InJoined
+            at: background_loss.Positives | background_loss.PaddedPositives | _InJoined
             real: Tensor | None = None
             if self._never_waits(device):
                 most = self._most_positives(geometry, batch_gt_instances)
-                image, location, real = dense.find(is_positive, most)
-                at = dense.PaddedPositives.locate(image, location, real, sizes)
+                image, location, real = background_loss.find(is_positive, most)
+                at = background_loss.PaddedPositives.locate(image, location, real, sizes)
             else:
                 image, location = is_positive.nonzero(as_tuple=True)
-                many = sum(level.numel() for level in cls_scores) >= dense.WORTHWHILE and self.cls_loss is None
-                at = dense.Positives.locate(image, location, sizes) if many else _InJoined(image, location)
+                many = sum(level.numel() for level in cls_scores) >= background_loss.WORTHWHILE and self.cls_loss is None
+                at = background_loss.Positives.locate(image, location, sizes) if many else _InJoined(image, location)
             index = assigned[image, location]
             targets, labels = gt_boxes[image, index], gt_labels[image, index]
             if real is not None:  # what counts nowhere must be a box all the same, or its gradient is no number
@@ -447,7 +447,7 @@ class GFLFamilyHead(AnchorHead):
         On a CPU there is nobody to wait for, and what is not computed saves time.
         """
         own = self.cls_loss is not None or not isinstance(self.box_loss, str) or not self._assigns_by_atss
-        return (device.type != "cpu" or dense.ALWAYS_PADDED) and not own
+        return (device.type != "cpu" or background_loss.ALWAYS_PADDED) and not own
 
     @property
     def _assigns_by_atss(self) -> bool:
@@ -462,7 +462,7 @@ class GFLFamilyHead(AnchorHead):
         self,
         cls_scores: list[Tensor],
         qualities: list[Tensor] | None,
-        at: dense.Positives | dense.PaddedPositives | _InJoined,
+        at: background_loss.Positives | background_loss.PaddedPositives | _InJoined,
         labels: Tensor,
         target_quality: dict[str, Tensor],
         valid: Tensor | None,
@@ -484,13 +484,13 @@ class GFLFamilyHead(AnchorHead):
         else:
             qfl = self.quality in ("joint", "dgqp")
             power, factor = (self.qfl_beta, 1.0) if qfl else (self.focal_gamma, 1 - self.focal_alpha)
-            background, logits, factor_logits = dense.background_and_positives(cls_scores, factors, at, power, valid)
+            background, logits, factor_logits = background_loss.background_and_positives(cls_scores, factors, at, power, valid)
             of_quality = None if factor_logits is None else factor_logits[:, None]
             nothing = torch.zeros_like(logits)
             target = nothing.scatter(1, labels[:, None], label_target[:, None])
             of_positives = self._class_losses(logits, of_quality, target).sum(1)
             more = of_positives - self._class_losses(logits, of_quality, nothing).sum(1)
-            if isinstance(at, dense.PaddedPositives):
+            if isinstance(at, background_loss.PaddedPositives):
                 of_positives, more = of_positives * at.real, more * at.real
             total = factor * background + more.sum()
         if not guided or of_positives is None:
@@ -658,7 +658,7 @@ class GFLFamilyHead(AnchorHead):
         if factors is not None and self.quality == "dgqp":
             all_scores, factors = all_scores * factors[:, None], None
         limit = cfg.get("nms_pre", -1)
-        fixed = limit > 0 and (all_scores.device.type != "cpu" or dense.ALWAYS_PADDED)
+        fixed = limit > 0 and (all_scores.device.type != "cpu" or background_loss.ALWAYS_PADDED)
         find = self._best_of_levels if fixed else self._above_threshold
         image, labels, location, scores = find(all_scores, geometry, cfg.score_thr, limit)
         real = scores > cfg.score_thr

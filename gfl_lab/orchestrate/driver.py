@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from gfl_lab import naming
 from gfl_lab.errors import InputError, Problem, StoreError
-from gfl_lab.orchestrate.process import Job
+from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.plan.plan import Plan, Trial, Variant, steps_of
 from gfl_lab.rundir import WAYS_OUT, RunTree, TrialDir, TrialState, read_json, read_metric_lines, write_bytes, write_json
 from gfl_lab.spec.code import CodeFile

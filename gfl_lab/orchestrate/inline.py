@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gfl_lab.errors import Interrupted, StoreError
-from gfl_lab.orchestrate.process import Attempts, Job
+from gfl_lab.orchestrate.supervisor import Attempts, Job
 from gfl_lab.rundir import TrialDir
 
 

@@ -17,9 +17,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from gfl_lab import naming
-from gfl_lab.orchestrate.process import Job, TrialProcess
 from gfl_lab.orchestrate.ray_tune import MAX_LOST_ACTORS, in_contact, moves, prepare_environment, scratch_dir
 from gfl_lab.orchestrate.search import Begin, Book, Follower
+from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 from gfl_lab.spec.schedule import total_epochs
 
 LOOK_S = 0.2

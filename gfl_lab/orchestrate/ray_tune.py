@@ -25,7 +25,7 @@ from gfl_lab import rundir
 from gfl_lab.addresses import shown
 from gfl_lab.errors import Problem, ResourceError
 from gfl_lab.orchestrate.nursery import Nursery
-from gfl_lab.orchestrate.process import Job, TrialProcess
+from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 from gfl_lab.rundir import TrialDir, TrialState
 
 _ENVIRONMENT = {
@@ -252,7 +252,7 @@ def _not_started(address: str | None, reason: str) -> Problem:
 def _run(process: TrialProcess, job: Job) -> TrialState:
     if job.link is None:
         return process.run(job)
-    from gfl_lab.orchestrate.node import run_on_node
+    from gfl_lab.orchestrate.remote_worker import run_on_node
 
     return run_on_node(process, job, (rundir.home() if os.environ.get("GFL_LAB_HOME") else scratch_dir()) / "node")
 

@@ -19,7 +19,7 @@ from gfl_lab import naming
 from gfl_lab.errors import FailureKind, Problem, SpecError, StoreError
 from gfl_lab.orchestrate.driver import Progress, Watcher
 from gfl_lab.orchestrate.inline import InlineExecutor
-from gfl_lab.orchestrate.process import Job
+from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.plan.plan import Plan, Variant, steps_of
 from gfl_lab.plan.search import Ledger, Outcome, Suggestion
 from gfl_lab.rundir import RunTree, TrialState, read_json, read_metric_lines, write_json

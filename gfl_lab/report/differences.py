@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gfl_lab import naming
-from gfl_lab.report.cells import MISSING
+from gfl_lab.report.formatting import MISSING
 from gfl_lab.results.rows import Recorded
 
 SETTINGS, DATA, CODE, ENVIRONMENT, NUMBERS = "settings", "data", "code", "environment", "numbers"

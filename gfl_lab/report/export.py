@@ -14,7 +14,8 @@ from typing import Any
 
 from gfl_lab import naming, rundir
 from gfl_lab.cocoap import RESAMPLED
-from gfl_lab.report.cells import (
+from gfl_lab.report.comparison import Comparison
+from gfl_lab.report.formatting import (
     MISSING,
     OURS,
     PUBLISHED,
@@ -26,7 +27,6 @@ from gfl_lab.report.cells import (
     one_line,
     seeds_text,
 )
-from gfl_lab.report.comparison import Comparison
 from gfl_lab.report.latex import to_latex
 from gfl_lab.report.page import to_html
 from gfl_lab.report.table import Table, table_json

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gfl_lab import naming
-from gfl_lab.report.cells import (
+from gfl_lab.report.formatting import (
     MISSING,
     OURS,
     PUBLISHED,

@@ -6,7 +6,7 @@ import html
 import math
 from collections.abc import Callable
 
-from gfl_lab.report.cells import (
+from gfl_lab.report.formatting import (
     PUBLISHED,
     comparison_head,
     comparison_rows,

@@ -13,7 +13,7 @@ from typing import Any
 
 from gfl_lab import naming, rundir
 from gfl_lab.report import export
-from gfl_lab.report.cells import MISSING, format_number
+from gfl_lab.report.formatting import MISSING, format_number
 from gfl_lab.report.page import document, escaped
 from gfl_lab.report.statistics import FAINT
 from gfl_lab.results.search import DONE, FAILED, INVALID, REPEAT, STOPPED, SearchRow, SuggestionRow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gfl_lab.report.cells import (
+from gfl_lab.report.formatting import (
     MISSING,
     OURS,
     PUBLISHED,

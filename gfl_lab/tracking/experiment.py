@@ -11,8 +11,8 @@ from typing import Any
 from gfl_lab import naming, rundir
 from gfl_lab.errors import FormatError, Problem
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
-from gfl_lab.tracking import content
-from gfl_lab.tracking.content import Plan, Trial
+from gfl_lab.tracking import mlflow_payload
+from gfl_lab.tracking.mlflow_payload import Plan, Trial
 from gfl_lab.tracking.server import PATIENCE_S, MirrorError, Run, Server, StorageError, file_stamp
 
 SETTLED_S = 2.0
@@ -71,7 +71,7 @@ class ExperimentMirror:
         path = self.tree.experiment(self.experiment, self.profile) / naming.PLAN
         stamp = file_stamp(path)
         if self._plan is None or stamp != self._plan_stamp or stamp is None:
-            self._plan = content.read_plan(self.tree, self.experiment, self.profile)
+            self._plan = mlflow_payload.read_plan(self.tree, self.experiment, self.profile)
             self._plan_stamp = stamp
             self._seen.clear()
         return self._plan
@@ -174,34 +174,39 @@ class ExperimentMirror:
         own = (naming.TAG_EXPERIMENT, naming.TAG_PROFILE)
         tags = {naming.TAG_KIND: "experiment", **{tag: plan.common[tag] for tag in own}, **plan.source}
         begun = [trial.directory for trial in plan.trials if states[trial.id] is not TrialState.PLANNED]
-        starts = [content.started(trial, content.result_of(trial)) for trial in begun]
-        start = min([content.millis(plan.content.get("created")) or content.now(), *starts])
+        starts = [mlflow_payload.started(trial, mlflow_payload.result_of(trial)) for trial in begun]
+        start = min([mlflow_payload.millis(plan.content.get("created")) or mlflow_payload.now(), *starts])
         return self._create(server, PARENT, f"{self.experiment} · {self.profile}", start, tags, report)
 
     def _trial(self, server: Server, plan: Plan, parent: Run, trial: Trial, state: TrialState, report: SyncReport) -> bool:
         """Bring a trial's run up to date. Whether it is complete: nothing is to follow and nothing could not be sent."""
         running = state is TrialState.RUNNING
         # The fingerprint is of the files before they are read: what is written meanwhile makes it differ next time.
-        print_ = content.fingerprint(plan, trial, parent.id)
+        print_ = mlflow_payload.fingerprint(plan, trial, parent.id)
         run = self._runs.get(trial.id)
-        if run is not None and not running and run.tags.get(content.TAG_SYNCED) == print_ and run.status == content.STATUS[state]:
+        if (
+            run is not None
+            and not running
+            and run.tags.get(mlflow_payload.TAG_SYNCED) == print_
+            and run.status == mlflow_payload.STATUS[state]
+        ):
             return True
         folder = trial.directory
-        result = {} if running else content.result_of(folder)
-        tags = content.trial_tags(plan, trial, parent.id, state, result, run.tags if run else {})
+        result = {} if running else mlflow_payload.result_of(folder)
+        tags = mlflow_payload.trial_tags(plan, trial, parent.id, state, result, run.tags if run else {})
         if run is None:
             name = f"{trial.variant} · seed {trial.seed}"
-            run = self._create(server, trial.id, name, content.started(folder, result), tags | plan.source, report)
+            run = self._create(server, trial.id, name, mlflow_payload.started(folder, result), tags | plan.source, report)
         elif running:
             server.set_status(run, "RUNNING", None)
-        server.log_data(run, **content.data_input(plan.content["data"], content.manifest_of(folder).get("paths") or {}))
-        whole = self._upload(server, run, [(folder.file(name), None) for name in content.trial_files(state)], report)
+        server.log_data(run, **mlflow_payload.data_input(plan.content["data"], mlflow_payload.manifest_of(folder).get("paths") or {}))
+        whole = self._upload(server, run, [(folder.file(name), None) for name in mlflow_payload.trial_files(state)], report)
         if not running and whole:
-            tags[content.TAG_SYNCED] = print_
-        self._log(server, run, folder, result if state is TrialState.DONE else {}, tags, content.trial_params(trial), report)
+            tags[mlflow_payload.TAG_SYNCED] = print_
+        self._log(server, run, folder, result if state is TrialState.DONE else {}, tags, mlflow_payload.trial_params(trial), report)
         if running:
             return False
-        server.set_status(run, content.STATUS[state], content.ended(folder, result))
+        server.set_status(run, mlflow_payload.STATUS[state], mlflow_payload.ended(folder, result))
         if whole:
             run.forget_steps()
         return whole
@@ -227,7 +232,7 @@ class ExperimentMirror:
         if inode != run.inode:  # a resume cut the file back: it is a new file
             run.inode, run.offset = inode, 0
         lines, offset = rundir.read_metric_lines(path, run.offset)
-        points = [*content.line_points(lines), *(content.final_points(folder, result) if result else ())]
+        points = [*mlflow_payload.line_points(lines), *(mlflow_payload.final_points(folder, result) if result else ())]
         report.points += server.log(run, points, tags, params)
         run.offset = offset
 
@@ -254,26 +259,26 @@ class ExperimentMirror:
         planned = {PARENT, *(trial.id for trial in plan.trials)}
         for trial_id, run in self._runs.items():
             if run.status == "RUNNING" and trial_id not in planned and not self.tree.trial(trial_id).lease_alive():
-                result = content.result_of(self.tree.trial(trial_id))
+                result = mlflow_payload.result_of(self.tree.trial(trial_id))
                 done = result.get("status") == TrialState.DONE
-                server.set_status(run, "FINISHED" if done else "KILLED", content.ended(self.tree.trial(trial_id), result))
+                server.set_status(run, "FINISHED" if done else "KILLED", mlflow_payload.ended(self.tree.trial(trial_id), result))
 
     def _finish_parent(
         self, server: Server, plan: Plan, parent: Run, states: Mapping[str, TrialState], final: bool, report: SyncReport
     ) -> None:
-        params = content.parent_params(plan)
-        tags = content.parent_tags(plan, states) | content.changed_params(params, parent.params)
+        params = mlflow_payload.parent_params(plan)
+        tags = mlflow_payload.parent_tags(plan, states) | mlflow_payload.changed_params(params, parent.params)
         server.log(parent, (), tags, params)
-        server.log_data(parent, **content.data_input(plan.content["data"], {}))
-        files = [(plan.folder / naming.PLAN, None), *((plan.folder / name, naming.TABLE_STEM) for name in content.TABLE_FILES)]
+        server.log_data(parent, **mlflow_payload.data_input(plan.content["data"], {}))
+        files = [(plan.folder / naming.PLAN, None), *((plan.folder / name, naming.TABLE_STEM) for name in mlflow_payload.TABLE_FILES)]
         print_ = naming.digest([[path.name, file_stamp(path)] for path, _ in files])
-        if parent.tags.get(content.TAG_SYNCED) != print_ and self._upload(server, parent, files, report):
-            server.log(parent, (), {content.TAG_SYNCED: print_}, {})
-        status = content.parent_status(states, final)
+        if parent.tags.get(mlflow_payload.TAG_SYNCED) != print_ and self._upload(server, parent, files, report):
+            server.log(parent, (), {mlflow_payload.TAG_SYNCED: print_}, {})
+        status = mlflow_payload.parent_status(states, final)
         end = None
         if status not in ("RUNNING", parent.status):
             begun = [trial.directory for trial in plan.trials if states[trial.id] is not TrialState.PLANNED]
-            end = max((content.ended(trial, content.result_of(trial)) for trial in begun), default=content.now())
+            end = max((mlflow_payload.ended(trial, mlflow_payload.result_of(trial)) for trial in begun), default=mlflow_payload.now())
         server.set_status(parent, status, end)
 
 

@@ -79,7 +79,12 @@ class _Ranks(Team):
     """A place in the team. The first one knows the others, by rank, and watches them from the start."""
 
     def __init__(
-        self, rank: int, size: int, folder: Path, others: dict[int, subprocess.Popen[bytes]], abandon: Callable[[LostRank], None] | None = None
+        self,
+        rank: int,
+        size: int,
+        folder: Path,
+        others: dict[int, subprocess.Popen[bytes]],
+        abandon: Callable[[LostRank], None] | None = None,
     ) -> None:
         self.rank, self.size, self.folder, self.others, self._abandon = rank, size, folder, others, abandon
         self._over = threading.Event()

@@ -1,7 +1,7 @@
 """Trials on nodes that share no disk with their driver: both see a storage, and each has a run tree of its own.
 
     storage/
-      data/<digest>/  weights/<digest>    what trials read (content.py)
+      data/<digest>/  weights/<digest>    what trials read (dataset_archives.py)
       trials/<id>/                        a run directory, but for its lease; result.json is put last
       leases/<id>.json                    the node that works on the trial now; renewed while it does
       stop/<run>/<file>                   a driver asks its trials to stop
@@ -27,8 +27,8 @@ from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.errors import ResourceError, StoreError
-from gfl_lab.orchestrate import content
-from gfl_lab.orchestrate.process import Job
+from gfl_lab.orchestrate import dataset_archives
+from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.storage import Stamp, Synced, is_plain_name, open_storage
 
@@ -201,9 +201,9 @@ class DriverSide:
         weights = {spec["weights_digest"]: Path(spec["settings"]["weights"]) for spec in specs if _is_file(spec)}
         try:
             for digest in {spec["data"]["digest"] for spec in specs}:
-                content.push_dataset(self.storage, digest, paths, say)
+                dataset_archives.push_dataset(self.storage, digest, paths, say)
             for digest, path in weights.items():
-                content.push_weights(self.storage, digest, path)
+                dataset_archives.push_weights(self.storage, digest, path)
             _each(self._put, trials)
         except OSError as error:
             raise StoreError(f"{error.filename or 'a file'} cannot be put into {self.storage.uri}: {error.strerror or error}") from None

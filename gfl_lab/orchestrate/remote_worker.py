@@ -1,4 +1,4 @@
-"""What a node of a cluster does with a trial whose driver it shares only a storage with (exchange.py has the layout)."""
+"""What a node of a cluster does with a trial whose driver it shares only a storage with (run_sync.py has the layout)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.errors import ResourceError, StoreError
-from gfl_lab.orchestrate import content, exchange
-from gfl_lab.orchestrate.exchange import EVERY_S, LAST_TRIES_S, Link, Pace
-from gfl_lab.orchestrate.process import Job, TrialProcess
+from gfl_lab.orchestrate import dataset_archives, run_sync
+from gfl_lab.orchestrate.run_sync import EVERY_S, LAST_TRIES_S, Link, Pace
+from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 from gfl_lab.rundir import LEASE_STALE_S, RunTree, TrialDir, TrialState, write_json
 from gfl_lab.storage import Storage, Synced, is_plain_name, open_storage
 
@@ -44,16 +44,16 @@ def run_on_node(process: TrialProcess, job: Job, scratch: Path) -> TrialState:
     stop_file.parent.mkdir(exist_ok=True)
     stop_file.unlink(missing_ok=True)
     holder = Holder(
-        storage, link, tree.root / "leases" / trial.id, exchange.stop_name(link.run, job.kwargs.get("stop_file", "")), stop_file
+        storage, link, tree.root / "leases" / trial.id, run_sync.stop_name(link.run, job.kwargs.get("stop_file", "")), stop_file
     )
     if not holder.take():
         return TrialState.RUNNING
     try:
-        synced = Synced(storage, trial.path, exchange.trial_folder(trial.id))
+        synced = Synced(storage, trial.path, run_sync.trial_folder(trial.id))
         if _done_there(storage, trial.id):
             return TrialState.DONE
         state = TrialState.DONE
-        if not exchange.is_done(trial):  # else it is done but has never arrived
+        if not run_sync.is_done(trial):  # else it is done but has never arrived
             _fetch(storage, trial, synced, scratch)
             pusher = _Pusher(synced, holder)
             try:
@@ -81,7 +81,7 @@ class Holder(threading.Thread):
         super().__init__(name="lease", daemon=True)
         self._storage, self._link, self._stop_name, self._stop_file = storage, link, stop_name, stop_file
         self._slot = TrialDir(folder)
-        self._name = exchange.lease_name(self._slot.id)
+        self._name = run_sync.lease_name(self._slot.id)
         self._mine: dict[str, Any] = {}
         self._over = threading.Event()
         self.lost = False
@@ -155,7 +155,7 @@ class Holder(threading.Thread):
 
 def _done_there(storage: Storage, trial_id: str) -> bool:
     with contextlib.suppress(ValueError, AttributeError):
-        result = json.loads(storage.read(f"{exchange.trial_folder(trial_id)}/{naming.RESULT}") or b"{}")
+        result = json.loads(storage.read(f"{run_sync.trial_folder(trial_id)}/{naming.RESULT}") or b"{}")
         return result.get("status") == TrialState.DONE
     return False
 
@@ -163,7 +163,7 @@ def _done_there(storage: Storage, trial_id: str) -> bool:
 def _fetch(storage: Storage, trial: TrialDir, synced: Synced, scratch: Path) -> None:
     """Everything that the trial needs, with paths of this node; no result and no lease of a former attempt."""
     listed = storage.list(synced.remote)
-    exchange.take_over(synced, listed)
+    run_sync.take_over(synced, listed)
     synced.forget(naming.RESULT)
     trial.file(naming.RESULT).unlink(missing_ok=True)
     storage.download(f"{synced.remote}/{naming.MANIFEST}", trial.file(naming.MANIFEST))
@@ -173,9 +173,9 @@ def _fetch(storage: Storage, trial: TrialDir, synced: Synced, scratch: Path) -> 
         for name in storage.list(f"{synced.remote}/{naming.COMPONENTS_DIR}"):
             if is_plain_name(name):
                 storage.download(f"{synced.remote}/{naming.COMPONENTS_DIR}/{name}", trial.file(naming.COMPONENTS_DIR) / name)
-        manifest["paths"] = content.fetch_dataset(storage, spec["data"]["digest"], scratch / "data")
+        manifest["paths"] = dataset_archives.fetch_dataset(storage, spec["data"]["digest"], scratch / "data")
         if spec["settings"]["weights"] not in ("random", "pretrained"):
-            weights = content.fetch_weights(storage, spec["weights_digest"], scratch / "weights")
+            weights = dataset_archives.fetch_weights(storage, spec["weights_digest"], scratch / "weights")
             spec["settings"]["weights"] = str(weights)  # not in the trial's id: its content is
     except (LookupError, TypeError) as error:
         raise StoreError(f"the manifest of trial {trial.id} in {storage.uri} is damaged: {error!r}") from None
@@ -195,7 +195,7 @@ class _Pusher(threading.Thread):
         while not self._over.wait(EVERY_S) and not self._holder.lost:
             # A storage that does not answer holds no trial up: what is missing is put later, or by the one who ends it.
             with contextlib.suppress(ResourceError, OSError):
-                changed = self._synced.changed_here(name for name in exchange.local_names(self._synced.folder) if name != naming.RESULT)
+                changed = self._synced.changed_here(name for name in run_sync.local_names(self._synced.folder) if name != naming.RESULT)
                 due = [name for name in changed if self._pace.is_due(name)]
                 if any(name.endswith(".pth") for name in due):
                     due = [name for name in changed if name in due or name == naming.METRICS_FILE]
@@ -219,7 +219,7 @@ def _put_all(synced: Synced, holder: Holder) -> bool:
     while True:
         try:
             if holder.is_mine():
-                synced.push(synced.changed_here(exchange.local_names(synced.folder)))
+                synced.push(synced.changed_here(run_sync.local_names(synced.folder)))
             return not holder.lost
         except ResourceError:
             if time.monotonic() > end:
