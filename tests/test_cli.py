@@ -258,9 +258,9 @@ def test_weights_in_a_file_are_relative_to_it(cli: Cli, data: Path, tmp_path: Pa
     profile = load_profile(ROOT / "experiments" / "profiles" / "bccd.yaml")
     torch.save(build_detector(resolve_settings(profile.settings), 3).backbone.state_dict(), tmp_path / "w.pth")
     path = tmp_path / "exp.yaml"
-    path.write_text("name: x\nprofile: bccd\naxes: {qfl: [true]}\nset: {weights: w.pth}\n")
+    path.write_text("name: x\nprofile: bccd\naxes: {qfl: [true]}\noverrides: {init_weights: w.pth}\n")
     assert cli("plan", path, "--data", data)[0] == 0
-    path.write_text("name: x\nprofile: bccd\naxes: {qfl: [true]}\nset: {weights: v.pth}\n")
+    path.write_text("name: x\nprofile: bccd\naxes: {qfl: [true]}\noverrides: {init_weights: v.pth}\n")
     code, _, err = cli("plan", path, "--data", data)
     assert code == 2 and str(tmp_path / "v.pth") in err
 
@@ -283,6 +283,6 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_written(cli: Cli
 
 def test_plan_warns_of_weights_that_nobody_publishes(cli: Cli, tmp_path: Path) -> None:
     experiment = tmp_path / "vd.yaml"
-    experiment.write_text("name: vd\nprofile: desk\nset: {weights: pretrained}\naxes: {backbone: [r18, r18vd]}\n")
+    experiment.write_text("name: vd\nprofile: desk\noverrides: {init_weights: pretrained}\naxes: {backbone: [r18, r18vd]}\n")
     code, _, err = cli("plan", experiment)
-    assert code == 0 and "backbone r18vd" in err and "--weights r18vd=FILE" in err and "backbone r18 " not in err
+    assert code == 0 and "backbone r18vd" in err and "--init-weights r18vd=FILE" in err and "backbone r18 " not in err

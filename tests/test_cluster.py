@@ -38,7 +38,7 @@ class Lab:
         """An experiment of two variants whose trials no other one shares."""
         file = self.folder / f"{name}.yaml"
         file.write_text(
-            f"name: {name}\nprofile: tiny\naxes: {{dfl: [false, true]}}\nset: {{lr: {learning_rate}}}\ntable: {{metrics: [AP]}}\n"
+            f"name: {name}\nprofile: tiny\naxes: {{dfl: [false, true]}}\noverrides: {{lr: {learning_rate}}}\ntable: {{metrics: [AP]}}\n"
         )
         return file
 

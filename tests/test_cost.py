@@ -83,7 +83,7 @@ def test_another_model_or_batch_is_not_like_them(tree: RunTree, changes: dict) -
 def test_learning_rate_and_loss_weights_change_no_pace(tree: RunTree) -> None:
     settings, data = spec_of(tree)
     found = Paces(tree).estimate(
-        settings | {"lr": 0.5, "dfl_weight": 3.0, "qfl_beta": 1.0, "weights": "pretrained"}, data, cpus=1, device="cpu"
+        settings | {"lr": 0.5, "dfl_weight": 3.0, "qfl_beta": 1.0, "init_weights": "pretrained"}, data, cpus=1, device="cpu"
     )
     assert found.rests_on == HISTORY and found.count == 1 and found.apart == ()
 

@@ -68,7 +68,7 @@ def train(tree: RunTree, folder: Path, code: CodeFile | None = None, **settings:
 @pytest.fixture(scope="module")
 def general(tree: RunTree, shapes: Path) -> TrialDir:
     """A finished trial with a general box, judged by the moving average of its weights."""
-    return train(tree, shapes, ema=0.5)
+    return train(tree, shapes, ema_decay=0.5)
 
 
 @pytest.fixture(scope="module")

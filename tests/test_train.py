@@ -191,7 +191,7 @@ def test_average_precision_crops_and_groups_resume_bitwise(
 ) -> None:
     """All that a schedule can ask for at once, with a model that draws random numbers in training, stopped within an epoch."""
     settings = TINY | {
-        "precision": precision, "ema": 0.4, "no_decay": ["norm", "bias"], "bias_lr": 2.0, "clip_grad_norm": 10.0,
+        "precision": precision, "ema_decay": 0.4, "no_decay": ["norm", "bias"], "bias_lr_mult": 2.0, "clip_grad_norm": 10.0,
         "crop": "vit_adapter", "scale_range": [0.6, 1.0], "scale_step": 0.1,
     }  # fmt: skip
     extract = TrialDetector.extract_feat

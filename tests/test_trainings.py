@@ -46,7 +46,7 @@ def test_every_test_setting_and_no_other_shares_its_training() -> None:
         {"pad_to": 64},
         {"epochs": 13},
         {"box": "dirac", "dfl": False},
-        {"ema": 0.9},
+        {"ema_decay": 0.9},
         {"seed": 1},
     ]
     for changed in others:
@@ -134,7 +134,7 @@ def test_gc_keeps_weights_that_an_unfinished_trial_is_going_to_evaluate(
 
 # --- real ones ------------------------------------------------------------------------------------
 
-TINY = {"epochs": 2, "score_thr": 0.01, "ema": 0.5}
+TINY = {"epochs": 2, "score_thr": 0.01, "ema_decay": 0.5}
 OTHER = {"decode": "local_peak", "nms_iou": 0.3, "max_dets": 50, "score_thr": 0.02}
 
 

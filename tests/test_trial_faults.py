@@ -29,7 +29,7 @@ from tests.test_train import TINY, assert_same, make_trial
 
 ROOT = Path(__file__).parents[1]
 FAULTS = "tests.support.faulty_trial"
-SMALLEST = TINY | {"ema": 0.4}
+SMALLEST = TINY | {"ema_decay": 0.4}
 """Two epochs of two steps, 20 images; with a second set of weights in the checkpoint."""
 
 
@@ -260,7 +260,9 @@ def test_a_bug_in_a_users_loss_is_told_with_its_line_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GFL_LAB_HOME", str(tmp_path / "runs"))
-    path = write(tmp_path, "axes: {box_loss: [OwnLoss, giou]}\nset: {image_size: [128, 128], strides: [8, 16, 32], epochs: 4}\n", own=BUG)
+    path = write(
+        tmp_path, "axes: {box_loss: [OwnLoss, giou]}\noverrides: {image_size: [128, 128], strides: [8, 16, 32], epochs: 4}\n", own=BUG
+    )
     try:
         code, _, err = runner(monkeypatch, capsys)("run", path, "--executor", "inline")
     finally:

@@ -16,6 +16,7 @@ from gfl_lab.errors import StoreError
 from gfl_lab.orchestrate.resources import Peak, Share, processes_of
 from gfl_lab.plan.plan import Plan, Trial, steps_of
 from gfl_lab.rundir import RunTree, TrialDir, TrialState, read_json, read_metric_lines
+from gfl_lab.spec import renames
 from gfl_lab.spec.files import Profile, resolve_settings
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.settings import INPUT, MODEL, Settings, group_of
@@ -24,12 +25,12 @@ HISTORY, WARM_UP, HINT, NOTHING = "history", "warm-up", "profile", "nothing"
 """What an estimate can rest on, the best first."""
 
 _SHAPE = (
-    *(key for key in Settings.model_fields if group_of(key) in (MODEL, INPUT) and key != "weights"),
+    *(key for key in Settings.model_fields if group_of(key) in (MODEL, INPUT) and key != "init_weights"),
     "batch_size", "optimizer", "precision", "scale_range", "crop",
 )  # fmt: skip
 """Settings that must be equal for one trial's pace to speak for another's."""
 _DETECTOR = (
-    "quality", "box", "dfl", "reg_max", "head", "cls_loss", "box_loss", "assigner", "atss_topk", "dgqp_topk", "dgqp_channels", "dgqp_form", "ema",
+    "quality", "box", "dfl", "reg_max", "head", "cls_loss", "box_loss", "assigner", "atss_topk", "dgqp_topk", "dgqp_channels", "dgqp_form", "ema_decay",
 )  # fmt: skip
 """Settings that also change the pace, but little: trials that agree in them are preferred."""
 _DEFAULTS = Settings().model_dump(mode="json")
@@ -37,13 +38,16 @@ _DEFAULTS = Settings().model_dump(mode="json")
 
 def shape(settings: Mapping[str, Any]) -> str:
     """What the pace of training and evaluation depends on most."""
+    settings = renames.current(settings)
     return naming.canonical_json([settings.get(key, _DEFAULTS[key]) for key in _SHAPE])
 
 
 def detector(settings: Mapping[str, Any]) -> str:
     """What it depends on besides."""
+    settings = renames.current(settings)
     values = {key: settings.get(key, _DEFAULTS[key]) for key in _DETECTOR}
-    return naming.canonical_json(values | {"ema": bool(values["ema"])})
+    # The files of warm-ups are named by a hash of this, so it holds the first names.
+    return naming.canonical_json(renames.first_edition(values | {"ema_decay": bool(values["ema_decay"])}))
 
 
 @dataclass(frozen=True)

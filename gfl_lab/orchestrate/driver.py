@@ -20,6 +20,7 @@ from gfl_lab.errors import InputError, Problem, StoreError
 from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.plan.plan import Plan, Trial, Variant, steps_of
 from gfl_lab.rundir import WAYS_OUT, RunTree, TrialDir, TrialState, read_json, read_metric_lines, write_bytes, write_json
+from gfl_lab.spec import renames
 from gfl_lab.spec.code import CodeFile
 from gfl_lab.spec.schedule import total_epochs
 
@@ -227,7 +228,7 @@ def _written(trial: TrialDir) -> int:
 
 def _former_plan(path: Path) -> dict[str, Any]:
     try:
-        old = read_json(path)
+        old = renames.upgrade_plan(read_json(path))
         if isinstance(old["created"], str) and old["data"]["digest"] and all(v["settings"] and v["trials"] for v in old["variants"]):
             return old
         reason = f"{path} is no plan"

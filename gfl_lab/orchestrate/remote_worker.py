@@ -16,6 +16,7 @@ from gfl_lab.orchestrate import dataset_archives, run_sync
 from gfl_lab.orchestrate.run_sync import EVERY_S, LAST_TRIES_S, Link, Pace
 from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 from gfl_lab.rundir import LEASE_STALE_S, RunTree, TrialDir, TrialState, write_json
+from gfl_lab.spec import renames
 from gfl_lab.storage import Storage, Synced, is_plain_name, open_storage
 
 HEARTBEAT_S = 10.0
@@ -174,10 +175,11 @@ def _fetch(storage: Storage, trial: TrialDir, synced: Synced, scratch: Path) -> 
             if is_plain_name(name):
                 storage.download(f"{synced.remote}/{naming.COMPONENTS_DIR}/{name}", trial.file(naming.COMPONENTS_DIR) / name)
         manifest["paths"] = dataset_archives.fetch_dataset(storage, spec["data"]["digest"], scratch / "data")
-        if spec["settings"]["weights"] not in ("random", "pretrained"):
+        spec["settings"] = renames.current(spec["settings"])
+        if spec["settings"]["init_weights"] not in ("random", "pretrained"):
             weights = dataset_archives.fetch_weights(storage, spec["weights_digest"], scratch / "weights")
-            spec["settings"]["weights"] = str(weights)  # not in the trial's id: its content is
-    except (LookupError, TypeError) as error:
+            spec["settings"]["init_weights"] = str(weights)  # not in the trial's id: its content is
+    except (LookupError, TypeError, ValueError) as error:
         raise StoreError(f"the manifest of trial {trial.id} in {storage.uri} is damaged: {error!r}") from None
     write_json(trial.file(naming.MANIFEST), manifest)
 

@@ -30,6 +30,7 @@ from gfl_lab.errors import ResourceError, StoreError
 from gfl_lab.orchestrate import dataset_archives
 from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
+from gfl_lab.spec import renames
 from gfl_lab.storage import Stamp, Synced, is_plain_name, open_storage
 
 EVERY_S = 3.0
@@ -198,7 +199,7 @@ class DriverSide:
         """
         trials = [self.tree.trial(trial_id) for trial_id in trial_ids]
         specs = [trial.manifest()["spec"] for trial in trials]
-        weights = {spec["weights_digest"]: Path(spec["settings"]["weights"]) for spec in specs if _is_file(spec)}
+        weights = {spec["weights_digest"]: Path(renames.current(spec["settings"])["init_weights"]) for spec in specs if _is_file(spec)}
         try:
             for digest in {spec["data"]["digest"] for spec in specs}:
                 dataset_archives.push_dataset(self.storage, digest, paths, say)
@@ -314,7 +315,7 @@ class DriverSide:
 
 
 def _is_file(spec: dict[str, Any]) -> bool:
-    return spec["settings"]["weights"] not in ("random", "pretrained")
+    return renames.current(spec["settings"])["init_weights"] not in ("random", "pretrained")
 
 
 def _each(work: Callable[[Any], None], items: Iterable[Any], keep_going: bool = False) -> list[Exception]:

@@ -33,6 +33,7 @@ from gfl_lab.errors import FormatError, GflLabError, Problem, StoreError
 from gfl_lab.results.kept import Kept
 from gfl_lab.results.rows import DataRow, ExperimentRow, Failure, Logged, Recorded, Reference, Resampled, TrialRow, VariantRow
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
+from gfl_lab.spec import renames
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.settings import implied
 
@@ -158,7 +159,7 @@ class Store:
         with self._lock:
             if (held := self._plans.get((name, profile))) and held[0] == stamp:
                 return held[1]
-        plan = rundir.read_json(path)
+        plan = renames.upgrade_plan(rundir.read_json(path))
         with self._lock:
             self._plans[name, profile] = (stamp, plan)
         return plan
@@ -310,7 +311,7 @@ class Store:
                 name = str(component["name"])
                 files[name] = (trial.path / naming.COMPONENTS_DIR / Path(name).name).read_text(encoding="utf-8", errors="replace")
             return Recorded(
-                id=trial.id, state=trial.state(), seed=int(spec["seed"]), settings=dict(spec["settings"]), data=dict(spec["data"]),
+                id=trial.id, state=trial.state(), seed=int(spec["seed"]), settings=renames.current(spec["settings"]), data=dict(spec["data"]),
                 code=int(spec["code"]), weights_digest=str(spec.get("weights_digest") or ""), components=files,
                 environment=dict(result.get("environment") or {}), metrics=_numbers(result.get("metrics")),
             )  # fmt: skip

@@ -17,6 +17,7 @@ import gfl_lab
 from gfl_lab import naming, rundir
 from gfl_lab.errors import StoreError
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
+from gfl_lab.spec import renames
 from gfl_lab.tracking.server import PARAM_LIMIT, file_stamp
 
 TAG_SYNCED = "gfl.synced"
@@ -76,7 +77,7 @@ class Plan:
 def read_plan(tree: RunTree, experiment: str, profile: str) -> Plan:
     """The plan of an experiment under a profile. Raises StoreError."""
     path = tree.experiment(experiment, profile) / naming.PLAN
-    content = rundir.read_json(path)
+    content = renames.upgrade_plan(rundir.read_json(path))
     try:
         naming.canonical_json(content).encode()  # half a surrogate pair, NaN: MLflow's databases take neither
         plan = _plan_of(tree, experiment, profile, content, path.parent)
@@ -91,7 +92,7 @@ def _plan_of(tree: RunTree, experiment: str, profile: str, content: dict[str, An
     trials: dict[str, Trial] = {}
     for variant in content["variants"]:
         for trial in variant["trials"]:
-            # Two arms that are the same trial are one run, under the first arm's name.
+            # Two variants that are the same trial are one run, under the first one's name.
             trials.setdefault(trial["id"], Trial(tree.trial(trial["id"]), trial["seed"], str(variant["name"]), variant["axes"]))
     common = {
         naming.TAG_EXPERIMENT: experiment,

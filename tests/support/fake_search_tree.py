@@ -52,7 +52,7 @@ def write_fake_search(
         hostile: one searched setting has values that are markup, and so have the question and the reasons.
     """
     tree, rng = RunTree(Path(root)), np.random.default_rng(list(name.encode()))
-    space: dict[str, Any] = SPACE | ({"arguments": HOSTILE_VALUES} if hostile else {})
+    space: dict[str, Any] = SPACE | ({"component_args": HOSTILE_VALUES} if hostile else {})
     data = DataSpec(name="ambiguous_shapes", digest="0" * 16, classes=("a",), train_images=IMAGES, val_images=4, truth=True)
     definition = {
         "space": space, "metric": "AP", "scheduler": {"name": "asha", "grace_epochs": GRACE, "reduction": 3}, "sampler_seed": 0, "seed": 0,
