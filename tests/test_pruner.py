@@ -34,7 +34,9 @@ def test_no_trial_stops_in_its_grace_epochs_and_each_at_its_last() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), grace=st.integers(1, 5), reduction=st.integers(2, 5), epochs=st.integers(6, 30), higher=st.booleans())
+@given(
+    seed=st.integers(0, 2**32 - 1), grace=st.integers(1, 5), reduction=st.integers(2, 5), epochs=st.integers(6, 30), higher=st.booleans()
+)
 def test_its_decisions_are_those_of_ray_s_asha(seed: int, grace: int, reduction: int, epochs: int, higher: bool) -> None:
     """Trials at once, with values of which some are equal; some report a later epoch first, as after an interruption."""
     schedulers = pytest.importorskip("ray.tune.schedulers")
