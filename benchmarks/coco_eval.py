@@ -32,8 +32,8 @@ from pycocotools.cocoeval import COCOeval
 
 from benchmarks.machine import header, publish
 from gfl_lab.cocoap import Records, match, resample
-from gfl_lab.train import evaluate
-from gfl_lab.train.evaluate import CocoEvaluator, Detections
+from gfl_lab.inference import evaluate
+from gfl_lab.inference.evaluate import CocoEvaluator, Detections
 
 TOLERANCE = 0.01
 """AP points: a larger difference of the two evaluations is an error."""
