@@ -80,7 +80,7 @@ def test_help_and_version(cli: Cli) -> None:
         (["run", str(TABLE3), "--profile", "../desk"], "no profile"),
         (["run", str(TABLE3), "--profile", "bccd"], "--data PATH"),
         (["run", str(TABLE3), "--data", "/nowhere/at/all"], "/nowhere/at/all"),
-        (["run", str(TABLE3), "--profile", "coco_1x", "--data", "/nowhere", "--weights", "/no/file.pth"], "/no/file.pth"),
+        (["run", str(TABLE3), "--profile", "coco_1x", "--data", "/nowhere", "--init-weights", "/no/file.pth"], "/no/file.pth"),
         (["run", str(TABLE3), "--executor", "slurm"], "slurm"),
         (["table", str(TABLE3)], "has not been run"),
         (["data", "check", "/nowhere/at/all"], "/nowhere/at/all"),
@@ -271,13 +271,13 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_written(cli: Cli
 
     file = tmp_path / "resnet18.pth"
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), file)
-    code, out, err = cli("run", TABLE3, "--weights", file)  # desk is 24 channels wide
+    code, out, err = cli("run", TABLE3, "--init-weights", file)  # desk is 24 channels wide
     assert code == 2 and "do not fit backbone r18" in err and "base_channels 24" in err and out == ""
     assert not (tmp_path / "runs" / "trials").exists() and not (tmp_path / "runs" / "experiments").exists()
     # a file for one backbone alone does not touch the others
-    code, out, err = cli("plan", TABLE3, "--weights", f"r50={file}")
+    code, out, err = cli("plan", TABLE3, "--init-weights", f"r50={file}")
     assert code == 0 and "warning" not in err
-    code, out, err = cli("plan", TABLE3, "--weights", file, "--weights", "random")
+    code, out, err = cli("plan", TABLE3, "--init-weights", file, "--init-weights", "random")
     assert code == 2 and "given twice" in err
 
 

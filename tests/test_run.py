@@ -214,7 +214,7 @@ def test_the_papers_setting_on_a_few_coco_images(tmp_path: Path) -> None:
 
     experiment = "name: smoke\nprofile: coco_1x\naxes: {qfl: [true]}\noverrides: {epochs: 1, batch_size: 2}\nreference: gfl_t3_qfl_dfl\n"
     lab = Lab(tmp_path / "lab", experiment=experiment)
-    lab.run("run", str(lab.file), "--data", str(data), "--weights", str(weights), "--executor", "inline")
+    lab.run("run", str(lab.file), "--data", str(data), "--init-weights", str(weights), "--executor", "inline")
     trial = lab.tree.trials()[0]
     spec = trial.manifest()["spec"]
     settings = spec["settings"]
