@@ -33,9 +33,10 @@ from gfl_lab.data import coco, pixels
 from gfl_lab.data.assignment import scaled_size
 from gfl_lab.errors import DataError, InputError
 from gfl_lab.orchestrate.dataset_archives import fetch_dataset, push_dataset
+from gfl_lab.records.files import write_json
 from gfl_lab.report.drawing import draw
 from gfl_lab.results.store import Store
-from gfl_lab.rundir import RunTree, write_json
+from gfl_lab.rundir import RunTree
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
 from gfl_lab.storage import Storage
 from gfl_lab.train.config import trial_config

@@ -19,7 +19,8 @@ from torch import nn
 from gfl_lab import naming
 from gfl_lab.detector.build import model_config
 from gfl_lab.errors import InputError, Problem, ResourceError, StoreError
-from gfl_lab.rundir import TrialDir, atomic_path, check_format
+from gfl_lab.records.files import atomic_path, check_format
+from gfl_lab.rundir import TrialDir
 from gfl_lab.spec.settings import Settings
 from gfl_lab.train.ema import MovingAverage
 

@@ -24,7 +24,7 @@ from gfl_lab.data.ambiguous_shapes import annotator_boxes
 from gfl_lab.detector.assign import UNASSIGNED, assign
 from gfl_lab.detector.head import DenseOutputs
 from gfl_lab.detector.transfer import to_device
-from gfl_lab.rundir import atomic_path
+from gfl_lab.records.files import atomic_path
 from gfl_lab.spec.settings import Settings
 from gfl_lab.train.evaluate import on_host
 

@@ -18,7 +18,7 @@ from gfl_lab import naming
 from gfl_lab.cocoap import Records, match, resample
 from gfl_lab.data.annotations import load_coco
 from gfl_lab.detector.transfer import all_to_device
-from gfl_lab.rundir import atomic_path
+from gfl_lab.records.files import atomic_path
 
 logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gfl_lab.rundir import atomic_path
+from gfl_lab.records.files import atomic_path
 from gfl_lab.train.distributions import SCHEMA
 
 IMAGES = 12

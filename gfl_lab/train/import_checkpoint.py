@@ -23,7 +23,7 @@ from torch import Tensor
 from gfl_lab import naming
 from gfl_lab.detector.convert import Converted, convert
 from gfl_lab.errors import InputError, Problem
-from gfl_lab.rundir import atomic_path
+from gfl_lab.records.files import atomic_path
 from gfl_lab.train.checkpoint import DAMAGE, load_safely
 
 _NOT_WEIGHTS = "not a tensor"

@@ -25,7 +25,8 @@ import gfl_lab.train.dataset
 import gfl_lab.train.optim  # noqa: F401  (both register what trial_config names)
 from gfl_lab import naming
 from gfl_lab.errors import FailureKind
-from gfl_lab.rundir import TrialDir, write_json
+from gfl_lab.records.files import write_json
+from gfl_lab.rundir import TrialDir
 from gfl_lab.spec.settings import Settings, TrialSpec
 from gfl_lab.train.components import load_of_trial
 from gfl_lab.train.config import PREFETCHED, batch_bytes, loaders_that_fit, trial_config
