@@ -31,7 +31,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from benchmarks.machine import header, publish
-from gfl_lab.cocoap import Records, match, resample
+from gfl_lab.metrics.coco_ap import resample
+from gfl_lab.metrics.coco_matching import match
+from gfl_lab.metrics.coco_records import Records
 from gfl_lab.train import evaluate
 from gfl_lab.train.evaluate import CocoEvaluator, Detections
 

@@ -28,10 +28,10 @@ import gfl_lab.train.trial  # noqa: F401  (registers what trial_config names)
 from gfl_lab import naming
 from gfl_lab.cli import data as cli_data
 from gfl_lab.cli import prepare
-from gfl_lab.cocoap import match
 from gfl_lab.data import coco, pixels
 from gfl_lab.data.assignment import scaled_size
 from gfl_lab.errors import DataError, InputError
+from gfl_lab.metrics.coco_matching import match
 from gfl_lab.orchestrate.dataset_archives import fetch_dataset, push_dataset
 from gfl_lab.records.files import write_json
 from gfl_lab.report.drawing import draw
@@ -681,7 +681,7 @@ def test_a_box_without_height_counts_in_evaluation_as_in_pycocotools(folder: Fol
     assert metrics["AP"] == pytest.approx(100 * stats.stats[0], abs=1e-6) and metrics["AP"] < 100
     assert metrics["AP_S"] == pytest.approx(100 * stats.stats[3], abs=1e-6)
     evaluator.write_records(tmp_path / "eval.npz", found)
-    from gfl_lab.cocoap import Records
+    from gfl_lab.metrics.coco_records import Records
 
     with np.load(tmp_path / "eval.npz") as arrays:
         assert match(Records.of(arrays)).ap() == pytest.approx(metrics["AP"], abs=1e-5)

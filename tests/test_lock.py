@@ -18,7 +18,7 @@ from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree
 from tests.support.fake_runs import CLASSES
 from tests.test_compare import better
-from tests.test_errortypes import scene
+from tests.test_error_types import scene
 from tests.test_verify import first_trial, lock_of, locked, set_metric
 
 FOLDER = ("table3_qfl_dfl", "desk")

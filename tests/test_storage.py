@@ -517,7 +517,7 @@ def test_a_cluster_that_shares_only_a_storage(tmp_path: Path, monkeypatch: pytes
         driver = run()
         wait_with(driver, lambda: held(23))
         lost = tree.trials()[0]
-        victim = next(node for node in nodes if remote_worker.name == lost.lease().host)
+        victim = next(node for node in nodes if node.name == lost.lease().host)
         moved = [trial for trial in tree.trials() if trial.lease().host == victim.name]
         cluster.kill(victim)
         wait_with(driver, lambda: all((lease := trial.lease()) and lease.host != victim.name for trial in moved))

@@ -38,7 +38,7 @@ class Job:
         entry: ``module:function``; called with ``path`` and ``kwargs``.
         preload: module imported once, before the first trial; empty where each trial begins in a fresh interpreter, as it must
             to use a GPU.
-        link: how a node without the driver's disk finds the trial (exchange.Link), else None.
+        link: how a node without the driver's disk finds the trial (run_sync.Link), else None.
     """
 
     path: str

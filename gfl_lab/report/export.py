@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gfl_lab import naming
-from gfl_lab.cocoap import RESAMPLED
+from gfl_lab.metrics.coco_ap import RESAMPLED
 from gfl_lab.records.files import write_text
 from gfl_lab.report.comparison import Comparison
 from gfl_lab.report.formatting import (

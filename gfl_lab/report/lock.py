@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from gfl_lab import __version__, naming
-from gfl_lab.cocoap import Records
 from gfl_lab.integrity import UNSTABLE
+from gfl_lab.metrics.coco_records import Records
 from gfl_lab.report.table import Table, table_json
 from gfl_lab.results.rows import ExperimentRow
 

@@ -61,7 +61,7 @@ class TrialRow:
 class Resampled:
     """A trial's AP on bootstrap samples of its validation images; samples of two trials over the same images are the same.
 
-    ``values`` are (R,) by metric, of ``cocoap.RESAMPLED``; ``images`` their number.
+    ``values`` are (R,) by metric, of ``coco_ap.RESAMPLED``; ``images`` their number.
     """
 
     values: Mapping[str, np.ndarray]

@@ -23,12 +23,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gfl_lab import naming, rundir
-from gfl_lab.cocoap import RESAMPLED, Records, match, resample
 from gfl_lab.data.annotations import read_annotations
 from gfl_lab.data.findings import Findings
 from gfl_lab.data.layout import escapes, image_file
 from gfl_lab.data.pixels import ImageError, read_rgb
 from gfl_lab.errors import FormatError, GflLabError, Problem, StoreError
+from gfl_lab.metrics.coco_ap import RESAMPLED, resample
+from gfl_lab.metrics.coco_matching import match
+from gfl_lab.metrics.coco_records import Records
 from gfl_lab.records.files import WAYS_OUT, read_json
 from gfl_lab.records.metric_lines import MetricLine, last_metric_lines, read_metric_lines
 from gfl_lab.results.kept import Kept

@@ -19,11 +19,11 @@ import torch
 from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor, nn
 
-from gfl_lab.boxdist import TruthScores, truth_scores
 from gfl_lab.data.ambiguous_shapes import annotator_boxes
 from gfl_lab.detector.assign import UNASSIGNED, assign
 from gfl_lab.detector.head import DenseOutputs
 from gfl_lab.detector.transfer import to_device
+from gfl_lab.metrics.truth_scores import TruthScores, truth_scores
 from gfl_lab.records.files import atomic_path
 from gfl_lab.spec.settings import Settings
 from gfl_lab.train.evaluate import on_host

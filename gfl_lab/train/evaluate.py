@@ -15,9 +15,11 @@ from faster_coco_eval import COCO, COCOeval_faster
 from torch import nn
 
 from gfl_lab import naming
-from gfl_lab.cocoap import Records, match, resample
 from gfl_lab.data.annotations import load_coco
 from gfl_lab.detector.transfer import all_to_device
+from gfl_lab.metrics.coco_ap import resample
+from gfl_lab.metrics.coco_matching import match
+from gfl_lab.metrics.coco_records import Records
 from gfl_lab.records.files import atomic_path
 
 logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
@@ -109,7 +111,7 @@ class CocoEvaluator:
     def write_records(self, path: Path, detections: Detections, metrics: Mapping[str, float] | None = None) -> None:
         """Write eval.npz: detections and ground truth, image by image, and AP on bootstrap samples of the images.
 
-        Arrays: those of ``cocoap.Records``, enough to compute AP on any images; resampled (R, 3), from ``cocoap.resample``;
+        Arrays: those of ``coco_records.Records``, enough to compute AP on any images; resampled (R, 3), from ``coco_ap.resample``;
         metrics, as JSON, so that a result that was changed later is seen.
 
         Args:

@@ -20,8 +20,10 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from gfl_lab import naming
-from gfl_lab.cocoap import Records, match, resample
 from gfl_lab.integrity import recomputed_ap
+from gfl_lab.metrics.coco_ap import resample
+from gfl_lab.metrics.coco_matching import match
+from gfl_lab.metrics.coco_records import Records
 from gfl_lab.records.files import read_json, write_json
 from gfl_lab.records.lease import write_lease
 from gfl_lab.rundir import RunTree, TrialDir, TrialState

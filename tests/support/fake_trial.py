@@ -43,7 +43,7 @@ def write_records(trial: TrialDir) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from gfl_lab.cocoap import Records
+    from gfl_lab.metrics.coco_records import Records
     from tests.support.fake_runs import SCHEMA
 
     data = trial.manifest()["spec"]["data"]

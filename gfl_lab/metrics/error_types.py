@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gfl_lab.cocoap import REPLICATES, Matches, Records, match, overlaps
+from gfl_lab.metrics.coco_ap import REPLICATES, Matches
+from gfl_lab.metrics.coco_matching import match, overlaps
+from gfl_lab.metrics.coco_records import Records
 
 RIGHT_IOU, BACKGROUND_IOU = 0.5, 0.1
 TYPES = ("classification", "localisation", "both", "duplicate", "background", "missed")
@@ -157,7 +159,7 @@ def costs(errors: Errors, weights: np.ndarray | None = None) -> dict[str, float]
 
 
 def resampled_costs(errors: Errors, replicates: int = REPLICATES, seed: int = 0) -> dict[str, np.ndarray]:
-    """(replicates,) of each type's cost on bootstrap samples of the images, the samples of ``cocoap.resample``."""
+    """(replicates,) of each type's cost on bootstrap samples of the images, the samples of ``coco_ap.resample``."""
     images = len(errors.found.image_ids)
     corrected = {name: errors.corrected(name) for name in TYPES}
     rng = np.random.default_rng(seed)

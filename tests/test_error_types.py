@@ -7,8 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from gfl_lab.cocoap import Records, match, resample
-from gfl_lab.report.errortypes import TYPES, Errors, costs, errors_of, resampled_costs
+from gfl_lab.metrics.coco_ap import resample
+from gfl_lab.metrics.coco_matching import match
+from gfl_lab.metrics.coco_records import Records
+from gfl_lab.metrics.error_types import TYPES, Errors, costs, errors_of, resampled_costs
 
 BOX = (0, 0, 100, 100)
 

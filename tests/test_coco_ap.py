@@ -10,7 +10,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from gfl_lab.cocoap import AREAS, IOUS, Records, match, mean_ap
+from gfl_lab.metrics.coco_ap import IOUS, mean_ap
+from gfl_lab.metrics.coco_matching import AREAS, match
+from gfl_lab.metrics.coco_records import Records
 
 
 def records(
