@@ -15,17 +15,17 @@ from mmdet.registry import MODELS, TASK_UTILS
 from mmengine.structures import InstanceData
 
 from gfl_lab import naming
+from gfl_lab.checkpoints.files import load_safely
 from gfl_lab.cli.prepare import Prepared, prepare, read_files
 from gfl_lab.detector.build import build_detector
 from gfl_lab.errors import InputError, Interrupted, SpecError, StoreError
 from gfl_lab.orchestrate import resources
 from gfl_lab.orchestrate.driver import write_manifests
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
+from gfl_lab.setup import components
 from gfl_lab.spec.code import CodeFile, class_names
 from gfl_lab.spec.files import load_experiment
 from gfl_lab.spec.settings import Settings, TrialSpec
-from gfl_lab.train import components
-from gfl_lab.train.checkpoint import load_safely
 from gfl_lab.train.trial import run_trial
 from tests.support.cli import Cli, runner
 from tests.support.heads import THREE, batch, feats, make_head, metas, samples
@@ -243,8 +243,8 @@ def test_what_mmdet_has_needs_no_code(tmp_path: Path) -> None:
 
 
 def test_an_experiment_without_components_needs_no_torch(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("components", "component_check"):
-        monkeypatch.setitem(sys.modules, f"gfl_lab.train.{module}", None)  # an import would fail
+    for module in ("setup.components", "train.component_check"):
+        monkeypatch.setitem(sys.modules, f"gfl_lab.{module}", None)  # an import would fail
     path = write(tmp_path, "axes: {dfl: [false, true]}\n")
     assert cli("plan", path)[0] == 0
     path.write_text(path.read_text() + "set: {box_loss: EIoULoss}\n")

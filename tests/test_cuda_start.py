@@ -207,8 +207,8 @@ def test_loader_processes_ask_nothing_of_cuda(tmp_path: Path, monkeypatch: pytes
     from mmengine.runner import Runner
 
     from gfl_lab.data import ambiguous_shapes
+    from gfl_lab.setup.config import trial_config
     from gfl_lab.spec.settings import TrialSpec
-    from gfl_lab.train.config import trial_config
     from tests.test_train import make_trial
 
     data = ambiguous_shapes.generate(ambiguous_shapes.AmbiguousShapesSpec(train_images=8, val_images=4), tmp_path / "data")

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from gfl_lab import naming
+from gfl_lab.checkpoints.files import load_safely
 from gfl_lab.orchestrate import orphans
 from gfl_lab.records.files import write_json
 from gfl_lab.rundir import RunTree, TrialDir
-from gfl_lab.train.checkpoint import load_safely
 from tests.support.cli import Cli, runner
 from tests.support.fake_runs import write_fake_tree
 

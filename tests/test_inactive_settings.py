@@ -10,9 +10,9 @@ import torch
 
 from gfl_lab.detector.build import build_detector
 from gfl_lab.plan.plan import build_plan
+from gfl_lab.setup.config import trial_config
 from gfl_lab.spec.files import ExperimentFile, Profile, resolve_settings
 from gfl_lab.spec.settings import DataSpec, Settings, TrialSpec, computed, inactive
-from gfl_lab.train.config import trial_config
 from tests.support.heads import CLASSES, batch, metas, samples
 
 torch.set_num_threads(1)  # these models are too small for several

@@ -18,13 +18,13 @@ from PIL import Image
 from rich.console import Console
 
 import gfl_lab.train  # noqa: F401  (makes mmdet importable)
+from gfl_lab.analysis.side_distances import _describe, scale_boxes, side_distances
 from gfl_lab.cli.data import histogram, print_sides
 from gfl_lab.data import ambiguous_shapes, coco
 from gfl_lab.errors import SpecError
+from gfl_lab.setup.config import trial_config
 from gfl_lab.spec.files import load_profile, resolve_settings
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
-from gfl_lab.train.config import trial_config
-from gfl_lab.train.side_distances import _describe, scale_boxes, side_distances
 from tests.support.cli import Cli, runner
 
 # isort: split

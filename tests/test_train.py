@@ -18,22 +18,24 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch.utils.data import DataLoader
 
-import gfl_lab.train.config as config_module
+import gfl_lab.setup.config as config_module
 import gfl_lab.train.final as final_module
 import gfl_lab.train.trial as trial_module
 from gfl_lab import naming
+from gfl_lab.analysis.distributions import SCHEMA, DistributionCollector
+from gfl_lab.checkpoints.files import load_safely
+from gfl_lab.checkpoints.pretrained import load_backbone
 from gfl_lab.data import ambiguous_shapes, coco
 from gfl_lab.detector.build import build_detector
+from gfl_lab.detector.trial_detector import TrialDetector
 from gfl_lab.errors import InputError, Interrupted, StoreError
+from gfl_lab.inference.evaluate import CocoEvaluator, Detections
 from gfl_lab.records.files import write_json
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
+from gfl_lab.setup.config import loaders_that_fit
+from gfl_lab.setup.dataset import DecodedImages, TrialDataset
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
-from gfl_lab.train.checkpoint import load_backbone, load_last, load_safely
-from gfl_lab.train.config import loaders_that_fit
-from gfl_lab.train.dataset import DecodedImages, TrialDataset
-from gfl_lab.train.distributions import SCHEMA, DistributionCollector
-from gfl_lab.train.evaluate import CocoEvaluator, Detections
-from gfl_lab.train.loop import TrialDetector
+from gfl_lab.train.checkpoint import load_last
 from gfl_lab.train.trial import run_trial
 
 SMALL = {

@@ -21,17 +21,17 @@ from mmengine.registry import DefaultScope
 from torch import nn
 from torch.utils.data import DataLoader
 
+from gfl_lab.checkpoints import pretrained
+from gfl_lab.checkpoints.pretrained import fetch_pretrained, load_backbone, published_url
 from gfl_lab.cli.prepare import digest_weights
 from gfl_lab.detector.build import build_detector
 from gfl_lab.detector.vit_adapter import ViTAdapter
 from gfl_lab.errors import InputError, ResourceError
 from gfl_lab.plan.plan import steps_of
+from gfl_lab.setup.config import learning_rate, milestones, trial_config
+from gfl_lab.setup.dataset import TrialDataset, seeded
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.settings import DataSpec, Settings, TrialSpec
-from gfl_lab.train import checkpoint
-from gfl_lab.train.checkpoint import fetch_pretrained, load_backbone, published_url
-from gfl_lab.train.config import learning_rate, milestones, trial_config
-from gfl_lab.train.dataset import TrialDataset, seeded
 from gfl_lab.train.ema import MovingAverage
 from gfl_lab.train.optim import OverflowingGradients
 
@@ -490,7 +490,7 @@ def test_a_deit_file_starts_the_transformer_of_vit_adapter(tmp_path: Path, monke
     load_backbone(backbone, str(tmp_path / "deit.pth"), "vit-adapter-s")
     for key, value in backbone.state_dict().items():
         assert torch.equal(value, vit.get(key, before[key])), key
-    monkeypatch.setattr(checkpoint, "fetch_pretrained", lambda name: {"model": deit})
+    monkeypatch.setattr(pretrained, "fetch_pretrained", lambda name: {"model": deit})
     load_backbone(ViTAdapter(base_channels=4), "pretrained", "vit-adapter-s")
 
     torch.save({f"backbone.{key}": value for key, value in vit.items()}, tmp_path / "converted.pth")  # as import-checkpoint writes it

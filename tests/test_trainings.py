@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from gfl_lab import naming
+from gfl_lab.checkpoints.files import load_safely
 from gfl_lab.integrity import damage
 from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.orchestrate.trainings import Trainings, needed_by_others
@@ -19,7 +20,6 @@ from gfl_lab.records.accumulation import Accumulation
 from gfl_lab.records.files import read_json, write_json
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec.settings import EVALUATION, TRAINING_CODE_VERSION, ComponentFile, DataSpec, Settings, TrialSpec, group_of
-from gfl_lab.train.checkpoint import load_safely
 from gfl_lab.train.finished import adopted_weights
 from gfl_lab.train.trial import run_trial
 from tests.support.cli import runner

@@ -15,14 +15,14 @@ import torch
 import gfl_lab.orchestrate.supervisor as process_module
 from gfl_lab import naming
 from gfl_lab.data import ambiguous_shapes
+from gfl_lab.detector.trial_detector import TrialDetector
 from gfl_lab.errors import RETRY, DiskFull, ExitCode, FailureKind, FormatError
 from gfl_lab.orchestrate.inline import InlineExecutor
 from gfl_lab.orchestrate.supervisor import MAX_LOST, Job, TrialProcess
 from gfl_lab.records.accumulation import Accumulation
 from gfl_lab.records.files import read_json, write_json
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
-from gfl_lab.train import components
-from gfl_lab.train.loop import TrialDetector
+from gfl_lab.setup import components
 from gfl_lab.train.trial import run_trial
 from tests.support.cli import runner
 from tests.support.faulty_trial import POINTS, fill

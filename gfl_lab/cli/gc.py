@@ -177,8 +177,8 @@ def _remove(item: Item) -> bool:
 
 def _surplus(path: Path) -> int:
     """Bytes of tensors in a checkpoint that only training needs; 0 for one that has none or cannot be read."""
+    from gfl_lab.checkpoints.files import load_safely
     from gfl_lab.errors import InputError
-    from gfl_lab.train.checkpoint import load_safely
 
     try:
         content = load_safely(path)
@@ -210,8 +210,8 @@ def _strip(path: Path) -> None:
     """Write a checkpoint anew, atomically, with what evaluation needs."""
     import torch
 
+    from gfl_lab.checkpoints.files import load_safely
     from gfl_lab.records.files import atomic_path
-    from gfl_lab.train.checkpoint import load_safely
 
     content = load_safely(path)
     with atomic_path(path) as temporary:

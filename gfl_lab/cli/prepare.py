@@ -331,8 +331,8 @@ def _check_components(files: Files, variants: list[Any]) -> frozenset[str]:
     ours = [settings for settings in variants if settings.arguments or class_names(settings)]
     if not files.code and not ours:
         return frozenset()
+    from gfl_lab.setup.components import load
     from gfl_lab.train.component_check import check
-    from gfl_lab.train.components import load
 
     own = load(files.code)
     found: dict[str, Problem] = {}
@@ -367,7 +367,7 @@ def _check_weights(variants: list[Any], say: Callable[[str], None]) -> None:
             f"warning: weights: pretrained, but none are published for backbone {backbone} that can be downloaded: give --weights {backbone}=FILE"
         )
     if files:
-        from gfl_lab.train.checkpoint import check_fit
+        from gfl_lab.checkpoints.pretrained import check_fit
 
         for file, having in files.items():
             check_fit(file, having)

@@ -53,7 +53,7 @@ def run_search(
             if not book.ledger.complete:
                 say_unassigned(unassigned_groups(prepared.plan, prepared.paths, tree), plan, data, files.source.path.parent, notes=False)
             for backbone in sorted({v.settings.backbone for v in prepared.plan.variants if v.settings.weights == "pretrained"}):
-                from gfl_lab.train.checkpoint import fetch_pretrained
+                from gfl_lab.checkpoints.pretrained import fetch_pretrained
 
                 fetch_pretrained(backbone)
             book.save()

@@ -34,7 +34,7 @@ def component(settings: Settings, kind: str) -> dict[str, Any]:
 def model_config(settings: Settings, num_classes: int) -> ConfigDict:
     """mmdet config of the detector.
 
-    ``weights`` is not in the config: the trainer loads it, safely, into ``model.backbone`` (train/checkpoint.py).
+    ``weights`` is not in the config: the trainer loads it, safely, into ``model.backbone`` (checkpoints/pretrained.py).
 
     Args:
         settings: groups detector, model, input and evaluation are used.

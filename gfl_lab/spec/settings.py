@@ -41,7 +41,7 @@ _SHORT = (("qfl", "quality", JOINT, NOT_JOINT), ("dfl", "box", ("general",), ("d
 
 BACKBONES = ("r18", "r34", "r50", "r101", "r18vd", "r34vd", "r50vd", "r101vd", "x101-32x4d", "x101-32x8d", "r2-101", "vit-adapter-s")
 PRETRAINED_BACKBONES = ("r18", "r34", "r50", "r101", "x101-32x4d", "x101-32x8d", "r2-101", "vit-adapter-s")
-"""Backbones with published weights that ``weights: pretrained`` can download (train/checkpoint.py)."""
+"""Backbones with published weights that ``weights: pretrained`` can download (checkpoints/pretrained.py)."""
 DCN_BACKBONES = ("r50", "r101", "x101-32x4d", "x101-32x8d", "r2-101")
 
 BUILT_IN: dict[str, tuple[str, ...]] = {

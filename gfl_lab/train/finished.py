@@ -25,21 +25,21 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from gfl_lab import integrity, naming
+from gfl_lab.analysis.history import History
+from gfl_lab.checkpoints.files import DAMAGE, load_safely, write_weights
 from gfl_lab.errors import GflLabError, StoreError
+from gfl_lab.inference.evaluate import CocoEvaluator
 from gfl_lab.processes import keep_freed_memory
 from gfl_lab.records.files import write_json, write_text
 from gfl_lab.records.metric_lines import MetricWriter, write_metric_lines
 from gfl_lab.rundir import TrialDir, TrialState
+from gfl_lab.setup.components import load_of_trial, recorded_spec
+from gfl_lab.setup.config import loaders_that_fit, trial_config
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.settings import TrialSpec
-from gfl_lab.train.checkpoint import DAMAGE, load_safely, write_weights
-from gfl_lab.train.components import load_of_trial, recorded_spec
-from gfl_lab.train.config import loaders_that_fit, trial_config
 from gfl_lab.train.environment import environment
-from gfl_lab.train.evaluate import CocoEvaluator
 from gfl_lab.train.failure import failure_of
 from gfl_lab.train.final import Clock, Numbers, device_name, evaluate_final, peak_memory_mib
-from gfl_lab.train.history import History
 
 HEARTBEAT_S = 10.0
 

@@ -45,7 +45,7 @@ def trial_config(spec: TrialSpec, paths: dict[str, str], work_dir: str, loader_w
         "model": model,
         "train_dataloader": _loader(spec, paths, "train", loader_workers),
         "val_loader": _loader(spec, paths, "val", loader_workers),
-        "train_cfg": {"type": "EpochBasedTrainLoop", "max_epochs": total_epochs(settings)},
+        "train_cfg": {"type": "TrialTrainLoop", "max_epochs": total_epochs(settings)},
         "optim_wrapper": _optim_wrapper(settings),
         "param_scheduler": _schedulers(settings),
         "randomness": {"seed": spec.seed},

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from gfl_lab.analysis.distributions import SCHEMA
 from gfl_lab.records.files import atomic_path
-from gfl_lab.train.distributions import SCHEMA
 
 IMAGES = 12
 """Validation images that are followed: the first ones by id."""

@@ -24,21 +24,22 @@ from mmengine.runner import Runner
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-import gfl_lab.train.trial  # noqa: F401  (registers what trial_config names)
+import gfl_lab.setup.dataset  # noqa: F401  (registers what trial_config names)
 from gfl_lab import naming
 from gfl_lab.addresses import readable
+from gfl_lab.analysis.distributions import DistributionCollector
+from gfl_lab.checkpoints.files import load_safely
 from gfl_lab.data import ambiguous_shapes, coco
 from gfl_lab.data.pixels import ImageError
 from gfl_lab.errors import InputError, Problem, ResourceError, StoreError
+from gfl_lab.inference.evaluate import CocoEvaluator, collect
+from gfl_lab.inference.predict import predict, predict_and_collect
 from gfl_lab.rundir import RunTree, TrialDir
+from gfl_lab.setup.components import load_of_trial, recorded_spec
+from gfl_lab.setup.config import trial_config
 from gfl_lab.spec.files import Profile, resolve_settings
 from gfl_lab.spec.settings import EVALUATION, INPUT, TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec, group_of, inactive
 from gfl_lab.spec.source import Source, nearest, problems_of
-from gfl_lab.train.checkpoint import load_safely
-from gfl_lab.train.components import load_of_trial, recorded_spec
-from gfl_lab.train.config import trial_config
-from gfl_lab.train.distributions import DistributionCollector, predict_and_collect
-from gfl_lab.train.evaluate import CocoEvaluator, collect, predict
 
 SETTABLE = tuple(key for key in Settings.model_fields if group_of(key) in (EVALUATION, INPUT))
 """Settings that trained weights can be evaluated under, whatever they were trained with."""

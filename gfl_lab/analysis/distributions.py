@@ -7,7 +7,6 @@ same rule, and on `ambiguous_shapes` what an ideal model would say at such a cel
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from mmdet.structures.bbox import bbox_overlaps
-from torch import Tensor, nn
+from torch import Tensor
 
 from gfl_lab.data.ambiguous_shapes import annotator_boxes
 from gfl_lab.detector.assign import UNASSIGNED, assign
@@ -26,7 +25,6 @@ from gfl_lab.detector.transfer import to_device
 from gfl_lab.metrics.truth_scores import TruthScores, truth_scores
 from gfl_lab.records.files import atomic_path
 from gfl_lab.spec.settings import Settings
-from gfl_lab.train.evaluate import on_host
 
 MATCH_IOU = 0.5
 """A detection of the box's class with at least this IoU finds it; the best score first, each used once."""
@@ -298,20 +296,3 @@ def _match(
             if ious[detection, best] >= MATCH_IOU:
                 match[int(best)] = (int(detection), float(ious[detection, best]))
     return match
-
-
-@torch.inference_mode()
-def predict_and_collect(model: nn.Module, loader: Any, collector: DistributionCollector) -> Iterator[Any]:
-    """As `evaluate.predict`, one forward pass, while the collector sees the head's outputs at every cell."""
-    model.eval()
-    head = model.bbox_head
-    for batch in loader:
-        data = model.data_preprocessor(batch, False)
-        metas = [sample.metainfo for sample in data["data_samples"]]
-        outs = head(model.extract_feat(data["inputs"]))
-        results = head.predict_by_feat(*outs, batch_img_metas=metas, rescale=True)
-        samples = on_host(model.add_pred_to_datasample(data["data_samples"], results))
-        if collector.wants(samples):
-            geometry = head.geometry([tuple(level.shape[-2:]) for level in outs[0]], outs[0][0].device)
-            collector.add(head.dense_outputs(outs, metas), geometry.priors, list(geometry.num_level_priors), samples)
-        yield from samples

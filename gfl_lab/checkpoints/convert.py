@@ -1,7 +1,7 @@
 """Weights of other projects under our names: recognised by keys and shapes alone, renamed, and checked for completeness.
 
 ``convert`` takes a flat state dict and returns one that a detector (or a backbone) built from the settings it derives
-loads without a key missing or left over. Nothing here reads files; that is ``train/import_checkpoint.py``.
+loads without a key missing or left over. Nothing here reads files; that is ``checkpoints/import_checkpoint.py``.
 
 Names: mmdet 2.x and 3.x (``GFLHead``, ``ATSSHead``), implus/GFocal and implus/GFocalV2, czczup/ViT-Adapter, DeiT,
 torchvision; PaddleDetection's in ``convert_paddle.py``.
@@ -18,7 +18,7 @@ import torch
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from gfl_lab.detector import convert_paddle
+from gfl_lab.checkpoints import convert_paddle
 from gfl_lab.detector.build import BACKBONE_STRIDES, model_config
 from gfl_lab.detector.vit_adapter import from_deit
 from gfl_lab.errors import InputError, Problem

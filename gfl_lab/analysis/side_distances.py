@@ -24,9 +24,9 @@ from gfl_lab.data.coco import CocoPaths
 from gfl_lab.detector.assign import assign
 from gfl_lab.detector.boxform import DISTANCE_MARGIN
 from gfl_lab.errors import Problem, SpecError
+from gfl_lab.setup import dataset as _dataset  # noqa: F401  (registers TrialDataset)
+from gfl_lab.setup.config import trial_config
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
-from gfl_lab.train import dataset as _dataset  # noqa: F401  (registers TrialDataset)
-from gfl_lab.train.config import trial_config
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
 ACCEPTED = 1000

@@ -1,4 +1,4 @@
-"""Reading other projects' weight files safely, and writing them again under our names (detector/convert.py).
+"""Reading other projects' weight files safely, and writing them again under our names (checkpoints/convert.py).
 
 No object of a file's own is ever made: torch files are read with ``weights_only=True``, Paddle's pickles by an unpickler
 that knows numpy arrays and nothing else.
@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from gfl_lab import naming
-from gfl_lab.detector.convert import Converted, convert
+from gfl_lab.checkpoints.convert import Converted, convert
+from gfl_lab.checkpoints.files import DAMAGE, load_safely
 from gfl_lab.errors import InputError, Problem
 from gfl_lab.records.files import atomic_path
-from gfl_lab.train.checkpoint import DAMAGE, load_safely
 
 _NOT_WEIGHTS = "not a tensor"
 

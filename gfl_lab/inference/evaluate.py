@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from faster_coco_eval import COCO, COCOeval_faster
-from torch import nn
 
 from gfl_lab import naming
 from gfl_lab.data.annotations import load_coco
-from gfl_lab.detector.transfer import all_to_device
 from gfl_lab.metrics.coco_ap import resample
 from gfl_lab.metrics.coco_matching import match
 from gfl_lab.metrics.coco_records import Records
@@ -140,20 +137,3 @@ class CocoEvaluator:
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             told = {} if metrics is None else {"metrics": np.array(naming.canonical_json(dict(metrics)))}
             np.savez_compressed(file, format=naming.FORMAT_VERSION, resampled=resampled, **told, **records.arrays())
-
-
-@torch.inference_mode()
-def predict(model: nn.Module, loader: Any) -> Iterator[Any]:
-    """mmdet's predicted samples for every image of ``loader``, boxes in pixels of the original image."""
-    model.eval()
-    for batch in loader:
-        yield from on_host(model.test_step(batch))
-
-
-def on_host(samples: list[Any]) -> list[Any]:
-    """Move the detections of a batch's samples to the host, with one wait for a GPU for each of boxes, scores and classes."""
-    places = [(sample.pred_instances, key) for sample in samples for key in ("bboxes", "scores", "labels")]
-    values = all_to_device((instances[key] for instances, key in places), torch.device("cpu"))
-    for (instances, key), value in zip(places, values, strict=True):
-        instances[key] = value
-    return samples
