@@ -19,7 +19,8 @@ import torch
 import gfl_lab.detector  # noqa: F401  first: mmdet.models can be imported only once the operators are there
 from benchmarks.detector_speed import CLASSES, batch, wrapper
 from benchmarks.stock import initialise
-from gfl_lab.detector import background_loss, ops
+from gfl_lab.detector import background_loss
+from gfl_lab.detector import mmcv_ops as ops
 from gfl_lab.detector.build import model_config
 from gfl_lab.detector.msda import MultiScaleDeformableAttention
 from gfl_lab.spec.settings import Settings
