@@ -147,7 +147,7 @@ def state_of(home: Path, uri: str, table: Any) -> tuple[State, list[str]]:
 
     problems, lines, weights = [], {}, {}
     for trial in RunTree(home).trials():
-        lines[trial.id] = [untimed({key: value for key, value in line.items() if key != "time"}) for line in trial.metric_lines()]
+        lines[trial.id] = [untimed(line._replace(time=0.0)._asdict()) for line in trial.metric_lines()]
         steps = [(line["kind"], line["step"]) for line in lines[trial.id]]
         if len(set(steps)) != len(steps):
             problems.append(f"steps of trial {trial.id} are there twice")

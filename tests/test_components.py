@@ -328,7 +328,7 @@ variants:
 
 
 def losses(trial: TrialDir) -> list[dict[str, float]]:
-    return [line["metrics"] for line in trial.metric_lines() if line["kind"] == "train"]
+    return [line.metrics for line in trial.metric_lines() if line.kind == "train"]
 
 
 def test_the_example_trains_and_a_stopped_trial_goes_on_with_its_own_copy(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from gfl_lab.cli.lookup import find_trial
 from gfl_lab.data import ambiguous_shapes, coco
 from gfl_lab.errors import InputError
 from gfl_lab.inference.reevaluate import COMPARED, SETTABLE
-from gfl_lab.rundir import RunTree, TrialDir, write_json
+from gfl_lab.records.files import write_json
+from gfl_lab.rundir import RunTree, TrialDir
 from gfl_lab.setup.components import load
 from gfl_lab.spec.code import CodeFile
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, Settings, TrialSpec

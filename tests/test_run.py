@@ -80,7 +80,7 @@ class Lab:
             time.sleep(0.1)
 
     def steps(self) -> list[int]:
-        return [max((line["step"] for line in trial.metric_lines()), default=0) for trial in self.tree.trials()]
+        return [max((line.step for line in trial.metric_lines()), default=0) for trial in self.tree.trials()]
 
 
 def numbers(table: dict) -> dict:

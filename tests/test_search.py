@@ -22,9 +22,10 @@ from gfl_lab.orchestrate.search import Follower, open_ledger
 from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.plan.plan import build_plan
 from gfl_lab.plan.search import Ledger, Outcome, Suggestion, corners, definition_of, resolve
+from gfl_lab.records.files import read_json, write_json
 from gfl_lab.report.search import Importance, importance, rank, to_html
 from gfl_lab.results.search import SearchRow, SuggestionRow, read_search
-from gfl_lab.rundir import RunTree, TrialState, read_json, write_json
+from gfl_lab.rundir import RunTree, TrialState
 from gfl_lab.spec.files import load_experiment, load_profile
 from gfl_lab.spec.search import Dimension
 from gfl_lab.spec.settings import DataSpec

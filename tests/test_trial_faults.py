@@ -19,7 +19,9 @@ from gfl_lab.detector.trial_detector import TrialDetector
 from gfl_lab.errors import RETRY, DiskFull, ExitCode, FailureKind, FormatError
 from gfl_lab.orchestrate.inline import InlineExecutor
 from gfl_lab.orchestrate.supervisor import MAX_LOST, Job, TrialProcess
-from gfl_lab.rundir import RunTree, TrialDir, TrialState, read_json, write_json
+from gfl_lab.records.accumulation import Accumulation
+from gfl_lab.records.files import read_json, write_json
+from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.setup import components
 from gfl_lab.train.trial import run_trial
 from tests.support.cli import runner
@@ -105,7 +107,7 @@ def test_a_trial_that_always_dies_at_one_place_fails_with_the_reason(server: Tri
 
 
 def train_lines(trial: TrialDir) -> list[dict[str, float]]:
-    return [line["metrics"] for line in trial.metric_lines() if line["kind"] == "train"]
+    return [line.metrics for line in trial.metric_lines() if line.kind == "train"]
 
 
 def test_out_of_memory_the_same_batch_in_parts_also_after_a_kill(
@@ -151,7 +153,7 @@ def test_parts_have_the_gradient_of_the_whole(shapes: Path, tmp_path: Path, monk
     monkeypatch.setattr(TrialDetector, "loss", plain)
     still = SMALLEST | {"norm_eval": True, "frozen_stages": 1, "epochs": 1}
     whole, parts = (make_trial(tmp_path / name, shapes, **still) for name in ("whole", "parts"))
-    parts.write_accumulation(3, None)
+    parts.write_accumulation(Accumulation(3))
     for trial in (whole, parts):
         run_trial(trial.path)
     for one, other in zip(train_lines(whole), train_lines(parts), strict=True):

@@ -77,7 +77,7 @@ def _as_before_where_refused(paths: list[Path]) -> Iterator[None]:
     try:
         yield
     except (InputError, click.UsageError):
-        from gfl_lab.rundir import write_bytes
+        from gfl_lab.records.files import write_bytes
 
         for path, content in before.items():
             if content is not None:
@@ -109,7 +109,7 @@ def _write(files: Files, path: Path, variants: dict[str, dict[str, Any]], seeds:
     import yaml
 
     from gfl_lab.cli.prepare import with_weights
-    from gfl_lab.rundir import write_text
+    from gfl_lab.records.files import write_text
 
     experiment = files.experiment
     beside = files.source.path.resolve().parent

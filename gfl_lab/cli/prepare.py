@@ -17,7 +17,8 @@ from gfl_lab.addresses import absolute, check_text
 from gfl_lab.cli.numbers import Whole
 from gfl_lab.cli.output import plural
 from gfl_lab.errors import InputError, Problem, SpecError
-from gfl_lab.rundir import RunTree, write_json
+from gfl_lab.records.files import write_json
+from gfl_lab.rundir import RunTree
 
 MAX_TRIALS, MANY = 10_000, 1000
 """Trials that are planned unless --max-trials says more, and from how many on it takes seconds, so that their number is told first."""

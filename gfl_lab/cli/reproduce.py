@@ -16,7 +16,8 @@ from gfl_lab.cli.output import consoles, duration, print_json, say
 from gfl_lab.cli.refusals import require_output
 from gfl_lab.errors import ExitCode, InputError, Problem, StoreError
 from gfl_lab.processes import hide_gpus
-from gfl_lab.rundir import TrialDir, read_json
+from gfl_lab.records.files import read_json
+from gfl_lab.rundir import TrialDir
 from gfl_lab.spec import renames
 
 

@@ -143,7 +143,7 @@ def _share(
 
 def _save_plan(plan: Any, book: Any, folder: Path, created: str) -> None:
     from gfl_lab.plan.search import plan_of
-    from gfl_lab.rundir import write_json
+    from gfl_lab.records.files import write_json
 
     write_json(folder / naming.PLAN, plan_of(plan, book.all_variants).to_json(created))
 

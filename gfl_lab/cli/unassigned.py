@@ -11,7 +11,8 @@ from typing import Any
 
 from gfl_lab.cli.output import say
 from gfl_lab.cli.prepare import profile_argument
-from gfl_lab.rundir import RunTree, write_json
+from gfl_lab.records.files import write_json
+from gfl_lab.rundir import RunTree
 
 MOST_BOXES = 50_000
 """Boxes that are looked at here; `data check` looks at all."""

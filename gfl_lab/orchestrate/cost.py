@@ -15,7 +15,9 @@ from gfl_lab import naming
 from gfl_lab.errors import StoreError
 from gfl_lab.orchestrate.resources import Peak, Share, processes_of
 from gfl_lab.plan.plan import Plan, Trial, steps_of
-from gfl_lab.rundir import RunTree, TrialDir, TrialState, read_json, read_metric_lines
+from gfl_lab.records.files import read_json
+from gfl_lab.records.metric_lines import read_metric_lines
+from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec import renames
 from gfl_lab.spec.files import Profile, resolve_settings
 from gfl_lab.spec.schedule import total_epochs
@@ -228,7 +230,7 @@ def _last_attempt(trial: TrialDir, result: Mapping[str, Any]) -> tuple[int, int]
     match = re.search(rb'"time":\s*([\d.]+)', first)
     if match is None or float(match[1]) >= started:
         return result["steps"], result["epochs"]
-    own = [line["kind"] for line in read_metric_lines(trial.file(naming.METRICS_FILE))[0] if line["time"] >= started]
+    own = [line.kind for line in read_metric_lines(trial.file(naming.METRICS_FILE))[0] if line.time >= started]
     return own.count("train"), own.count("val")
 
 
@@ -282,7 +284,7 @@ def estimates(
             done = 1.0
         elif tree.trial(trial.id).state() is TrialState.INTERRUPTED:
             lines = read_metric_lines(tree.trial(trial.id).file(naming.METRICS_FILE))[0]
-            done = min(1.0, max((line["step"] for line in lines), default=0) / steps_of(settings, plan.data.train_images))
+            done = min(1.0, max((line.step for line in lines), default=0) / steps_of(settings, plan.data.train_images))
         processes = processes_of(share.gpus)
         found.append(
             paces.estimate(

@@ -289,18 +289,17 @@ class DriverSide:
         self._pull_lease(trial, leases)
 
     def _take_over(self, trial: TrialDir, listed: dict[str, Stamp]) -> None:
-        runs_here = trial.lease_alive() and "run" not in trial.lease()
-        if not is_done(trial) and not runs_here:
+        if not is_done(trial) and not _runs_here(trial):
             take_over(self._sync(trial), listed)
 
     def _pull_lease(self, trial: TrialDir, leases: dict[str, Stamp]) -> None:
         """The lease here is what it is there; its file's time is when it was renewed there."""
         name, path = f"{trial.id}.json", trial.file(naming.LEASE)
         if name not in leases:
-            if "run" in trial.lease():  # a node's; another one is of a process on this machine
+            if (lease := trial.lease()) and lease.run:  # a node's; another one is of a process on this machine
                 path.unlink(missing_ok=True)
             return
-        if trial.lease_alive() and "run" not in trial.lease():
+        if _runs_here(trial):
             return
         stamp = leases[name]
         if not path.exists() or path.stat().st_mtime_ns != stamp.mtime_ns:
@@ -312,6 +311,12 @@ class DriverSide:
         if trial.id not in self._synced:
             self._synced[trial.id] = Synced(self.storage, trial.path, trial_folder(trial.id))
         return self._synced[trial.id]
+
+
+def _runs_here(trial: TrialDir) -> bool:
+    """Return True if a process runs the trial on this machine's disk, and no node of a cluster."""
+    lease = trial.lease()
+    return trial.lease_alive() and not (lease and lease.run)
 
 
 def _is_file(spec: dict[str, Any]) -> bool:
