@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import header, publish
-from gfl_lab.cocoap import REPLICATES, resample
+from gfl_lab.metrics.coco_ap import REPLICATES, resample
 from gfl_lab.report.statistics import LEVEL, Noise, difference, half_width, holm, image_variances, p_values, pool
 from tests.support.detectors import World
 
@@ -67,7 +67,7 @@ class Tables:
 
 
 def bootstrap_weights(images: int, samples: int) -> np.ndarray:
-    """(samples, images) the share of each image in the samples that ``cocoap.resample`` draws."""
+    """(samples, images) the share of each image in the samples that ``coco_ap.resample`` draws."""
     rng = np.random.default_rng(0)
     return np.stack([np.bincount(rng.integers(0, images, images), minlength=images) for _ in range(samples)]) / images
 

@@ -23,7 +23,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from benchmarks.machine import header, publish
-from gfl_lab.cocoap import Records, match, resample
+from gfl_lab.metrics.coco_ap import resample
+from gfl_lab.metrics.coco_matching import match
+from gfl_lab.metrics.coco_records import Records
 
 IMAGES, CLASSES, BOXES, PER_IMAGE = 5000, 80, 36_000, 100
 

@@ -90,7 +90,7 @@ def test_planning_and_scheduling_and_mirroring_load_no_torch_and_no_service() ->
 
 
 def test_reading_and_reporting_and_checking_data_load_no_torch_and_no_service() -> None:
-    names = loaded(*below("gfl_lab.boxdist", "gfl_lab.results", "gfl_lab.report", "gfl_lab.data"))
+    names = loaded(*below("gfl_lab.metrics", "gfl_lab.results", "gfl_lab.report", "gfl_lab.data"))
     assert "pandas" in names
     assert not names & (DETECTION | SERVICES)
 

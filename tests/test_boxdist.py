@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from gfl_lab import boxdist
+from gfl_lab.metrics import box_modes, boxdist, truth_scores
 
 N = 16
 
@@ -37,7 +37,7 @@ def test_moments_by_hand():
 
 def test_moments_keep_leading_axes():
     p = np.full((2, 3, 4, 17), 1 / 17)
-    for function in (boxdist.expectation, boxdist.spread, boxdist.entropy, boxdist.tail_mass, boxdist.bimodality):
+    for function in (boxdist.expectation, boxdist.spread, boxdist.entropy, boxdist.tail_mass, box_modes.bimodality):
         assert function(p).shape == (2, 3, 4)
     assert boxdist.entropy(p) == pytest.approx(np.log(17))
     assert boxdist.spread(p) == pytest.approx(np.sqrt((17**2 - 1) / 12))
@@ -49,7 +49,7 @@ def test_entropy_of_one_bin_is_zero():
 
 def test_a_single_bin_is_refused():
     with pytest.raises(ValueError, match="at least two bins"):
-        boxdist.modes(np.ones((3, 1)))
+        box_modes.modes(np.ones((3, 1)))
 
 
 # --- ideal distribution ---------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def test_ideal_distribution_minimises_the_expected_dfl(a, b, prob, seed):
 def test_modes_by_hand():
     p = np.zeros(17)
     p[3], p[4], p[5], p[9], p[10] = 0.2, 0.2, 0.04, 0.36, 0.2
-    found = boxdist.modes(p)
+    found = box_modes.modes(p)
     assert found.count == 2
     # valley: bins 6, 7, 8 at 0, so the split is at 7; place: the bins from half height on, and one more each way
     np.testing.assert_allclose(found.mass, [0.44, 0.56])
@@ -112,7 +112,7 @@ def test_modes_by_hand():
 
 def test_an_edge_between_two_bins_is_one_mode_at_the_edge():
     edges = np.linspace(0, N - 0.1, 400)
-    found = boxdist.modes(boxdist.ideal_distribution(edges[:, None], np.ones((400, 1)), N))
+    found = box_modes.modes(boxdist.ideal_distribution(edges[:, None], np.ones((400, 1)), N))
     assert (found.count == 1).all()
     np.testing.assert_allclose(found.place[:, 0], edges, atol=1e-9)
 
@@ -121,29 +121,29 @@ def test_plateaus_and_the_uniform_distribution_are_one_mode():
     flat = np.zeros(17)
     flat[4:9] = 0.2
     for p, place in ((flat, 6.0), (np.full(17, 1 / 17), 8.0), (one_hot(0), 0.0), (one_hot(16), 16.0)):
-        found = boxdist.modes(p)
+        found = box_modes.modes(p)
         assert found.count == 1
         assert found.place[0] == pytest.approx(place)
-        assert boxdist.bimodality(p) == 0
+        assert box_modes.bimodality(p) == 0
 
 
 @pytest.mark.parametrize(("lesser", "count"), [(0.09, 1), (0.11, 2), (0.3, 2)])
 def test_a_mode_needs_its_mass(lesser, count):
     p = (1 - lesser) * one_hot(4) + lesser * one_hot(10)
-    assert boxdist.modes(p).count == count
+    assert box_modes.modes(p).count == count
 
 
 @pytest.mark.parametrize(("valley", "count"), [(0.2, 2), (0.24, 2), (0.26, 1), (0.4, 1)])
 def test_a_mode_needs_its_valley(valley, count):
     p = np.zeros(17)
     p[4], p[5], p[6] = 1.0, valley, 0.49
-    assert boxdist.modes(p / p.sum()).count == count
+    assert box_modes.modes(p / p.sum()).count == count
 
 
 def test_light_peaks_give_their_mass_to_their_neighbours():
     p = np.zeros(17)
     p[2], p[5], p[8], p[12] = 0.5, 0.06, 0.06, 0.38
-    found = boxdist.modes(p)
+    found = box_modes.modes(p)
     assert found.count == 2
     assert found.mass.sum() == pytest.approx(1)
     np.testing.assert_allclose(found.place, [2, 12])
@@ -153,7 +153,7 @@ def test_noise_around_a_mode_is_no_mode():
     rng = np.random.default_rng(0)
     base = boxdist.ideal_distribution(rng.uniform(1, 15, (5000, 1)), np.ones((5000, 1)), N)
     p = 0.93 * base + 0.07 * rng.dirichlet(np.full(17, 0.5), 5000)
-    assert (boxdist.modes(p).count == 1).all()
+    assert (box_modes.modes(p).count == 1).all()
 
 
 @given(
@@ -165,8 +165,8 @@ def test_a_two_hot_under_a_unimodal_kernel_is_one_mode(edge, half):
     falling = np.sort(half)[::-1]
     kernel = np.concatenate([falling[:0:-1], falling])
     p = blurred(boxdist.ideal_distribution([min(edge, N - 0.1)], [1.0], N), kernel / kernel.sum())
-    assert boxdist.modes(p).count == 1
-    assert boxdist.bimodality(p) == 0
+    assert box_modes.modes(p).count == 1
+    assert box_modes.bimodality(p) == 0
 
 
 @given(
@@ -183,20 +183,20 @@ def test_two_edges_three_bins_apart_are_two_modes_at_their_places(low, gap, prob
     kernel = np.exp(-0.5 * (np.arange(-2, 3) / max(sigma, 1e-3)) ** 2)
     p = blurred(boxdist.ideal_distribution([low, high], [prob, 1 - prob], N), kernel / kernel.sum())
     p = (1 - noise) * p + noise / (N + 1)
-    found = boxdist.modes(p)
+    found = box_modes.modes(p)
     assert found.count == 2
     assert np.abs(found.place - [low, high]).max() <= 0.5
-    assert boxdist.shows_both_edges(p, high, low)
-    assert 0 < boxdist.bimodality(p) <= 1
+    assert box_modes.shows_both_edges(p, high, low)
+    assert 0 < box_modes.bimodality(p) <= 1
 
 
 def test_noise_in_empty_bins_is_no_mode():
     p = np.zeros(17)
     p[[0, 2, 3, 5]] = 1.4e-9
     p[1], p[4] = 0.25, 0.75 - 4 * 1.4e-9
-    found = boxdist.modes(p)
+    found = box_modes.modes(p)
     assert found.count == 2 and found.height == pytest.approx([0.25, 0.75]) and found.mass == pytest.approx([0.25, 0.75])
-    assert boxdist.bimodality(p) == pytest.approx(0.5)
+    assert box_modes.bimodality(p) == pytest.approx(0.5)
 
 
 @given(st.lists(st.integers(0, 1000), min_size=2, max_size=33))
@@ -204,54 +204,56 @@ def test_noise_in_empty_bins_is_no_mode():
 def test_invariants(weights):
     assume(sum(weights))
     p = np.array(weights, float) / sum(weights)
-    found, turned = boxdist.modes(p), boxdist.modes(p[::-1])
+    found, turned = box_modes.modes(p), box_modes.modes(p[::-1])
     count = int(found.count)
     assert count >= 1
     assert found.mass.sum() == pytest.approx(1)
     assert (np.diff(found.place[:count]) > 0).all()
-    assert count == 1 or found.mass[:count].min() >= boxdist.MIN_MODE_MASS - 1e-6
-    assert (found.valley <= boxdist.MAX_VALLEY_RATIO * np.minimum(found.height[:-1], found.height[1:]) + 1e-6).all()
-    assert 0 <= boxdist.bimodality(p) <= 1
-    assert (boxdist.bimodality(p) > 0) == (count >= 2)
+    assert count == 1 or found.mass[:count].min() >= box_modes.MIN_MODE_MASS - 1e-6
+    assert (found.valley <= box_modes.MAX_VALLEY_RATIO * np.minimum(found.height[:-1], found.height[1:]) + 1e-6).all()
+    assert 0 <= box_modes.bimodality(p) <= 1
+    assert (box_modes.bimodality(p) > 0) == (count >= 2)
     # reversal
     assert turned.count == count
     np.testing.assert_allclose(turned.mass[:count][::-1], found.mass[:count], atol=1e-9)
     np.testing.assert_allclose(len(p) - 1 - turned.place[:count][::-1], found.place[:count], atol=1e-6)
-    assert boxdist.bimodality(p[::-1]) == pytest.approx(float(boxdist.bimodality(p)), abs=1e-9)
+    heaviest = np.sort(found.mass)[::-1]
+    if count < 3 or heaviest[1] - heaviest[2] > 1e-9:  # of three equally heavy modes the lower two are taken
+        assert box_modes.bimodality(p[::-1]) == pytest.approx(float(box_modes.bimodality(p)), abs=1e-9)
 
 
 def test_many_at_once_equal_one_by_one():
     p = np.random.default_rng(1).dirichlet(np.full(17, 0.3), 200)
-    together = boxdist.modes(p.reshape(50, 4, 17))
+    together = box_modes.modes(p.reshape(50, 4, 17))
     assert together.count.shape == (50, 4)
-    ranks = boxdist.bimodality(p)
+    ranks = box_modes.bimodality(p)
     for k, row in enumerate(p):
-        alone = boxdist.modes(row)
+        alone = box_modes.modes(row)
         count = int(alone.count)
         assert together.count.reshape(-1)[k] == count
         np.testing.assert_allclose(together.place.reshape(200, -1)[k, :count], alone.place[:count])
-        assert ranks[k] == pytest.approx(float(boxdist.bimodality(row)))
+        assert ranks[k] == pytest.approx(float(box_modes.bimodality(row)))
 
 
 def test_an_empty_batch():
-    assert boxdist.modes(np.zeros((0, 4, 17))).count.shape == (0, 4)
-    assert boxdist.bimodality(np.zeros((0, 17))).shape == (0,)
+    assert box_modes.modes(np.zeros((0, 4, 17))).count.shape == (0, 4)
+    assert box_modes.bimodality(np.zeros((0, 17))).shape == (0,)
 
 
 def test_twenty_thousand_sides_take_less_than_a_second():
     p = np.random.default_rng(0).dirichlet(np.full(17, 0.3), 20_000)
     start = time.process_time()
-    boxdist.modes(p)
+    box_modes.modes(p)
     assert time.process_time() - start < 1
 
 
 def test_bimodality_by_hand():
     p = 0.5 * one_hot(3) + 0.5 * one_hot(9)
-    assert boxdist.bimodality(p) == pytest.approx(1)
+    assert box_modes.bimodality(p) == pytest.approx(1)
     q = np.zeros(17)
     q[3], q[4], q[5] = 0.5, 0.1, 0.4
     # bin 4 is the valley: half its mass on either side; lesser mass 0.45, depth 1 - 0.1 / 0.4
-    assert boxdist.bimodality(q) == pytest.approx(2 * 0.45 * 0.75)
+    assert box_modes.bimodality(q) == pytest.approx(2 * 0.45 * 0.75)
 
 
 # --- distances ------------------------------------------------------------------------------------
@@ -324,7 +326,7 @@ def test_scores_by_hand():
     shifted = boxdist.ideal_distribution([3.5, 8.2], [0.5, 0.5], N)  # the far mode 1.2 bins off
     columns = _columns([IDEAL, one_hot(5), shifted, IDEAL])
     columns["ambiguous_side"][3] = -1  # the fourth box is clear, and its right side wrongly shows two modes
-    scores = boxdist.truth_scores(**columns)
+    scores = truth_scores.truth_scores(**columns)
     assert scores.two_mode_recall == pytest.approx(1 / 3)
     assert scores.clear_sides == 3 * 3 + 4
     assert scores.false_bimodality == pytest.approx(1 / 13)
@@ -338,23 +340,23 @@ def test_rows_of_flat_lists_as_in_the_file():
     columns = _columns([IDEAL, one_hot(5)])
     flat = [row.reshape(-1).astype(np.float32) for row in columns["probs"]]
     listed = [list(row) for row in columns["expectation"]]
-    assert boxdist.truth_scores(**{**columns, "probs": flat, "expectation": listed}) == boxdist.truth_scores(
+    assert truth_scores.truth_scores(**{**columns, "probs": flat, "expectation": listed}) == truth_scores.truth_scores(
         **{**columns, "probs": np.stack(flat)}
     )
 
 
 def test_a_dirac_box_is_scored_on_the_same_sides():
     columns = _columns([IDEAL, IDEAL], expectation=np.array([[3, 3, 5.0, 3], [3, 3, 3.5, 3]]))
-    scores = boxdist.truth_scores(**{**columns, "probs": [[], []]})
+    scores = truth_scores.truth_scores(**{**columns, "probs": [[], []]})
     assert (scores.two_mode_recall, scores.false_bimodality) == (0.0, 0.0)
     assert scores.wasserstein == pytest.approx(np.mean([0.5 * 1.5 + 0.5 * 2.0, 0.5 * 3.5]))
-    assert scores.counts() == boxdist.truth_scores(**columns).counts()
+    assert scores.counts() == truth_scores.truth_scores(**columns).counts()
 
 
 def test_sides_that_cannot_show_two_modes_are_left_out_and_counted():
     columns = _columns([IDEAL] * 4, edge_a=np.array([3.5, 5.0, 3.5, 3.5]), edge_b=np.array([7.0, 7.0, 16.5, 7.0]))
     columns["scored"][3] = False
-    scores = boxdist.truth_scores(**columns)
+    scores = truth_scores.truth_scores(**columns)
     assert scores.recall_sides == 1
     assert scores.two_mode_recall == 1
     assert scores.too_close_sides == 1
@@ -366,18 +368,18 @@ def test_sides_that_cannot_show_two_modes_are_left_out_and_counted():
 
 def test_scores_without_a_side_are_left_undefined():
     columns = _columns([IDEAL], scored=np.zeros(1, bool))
-    assert boxdist.truth_scores(**columns).metrics() == {}
-    assert boxdist.truth_scores(**_columns([IDEAL][:1], ambiguous_side=np.array([-1]))).two_mode_recall is None
-    empty = boxdist.truth_scores(probs=[], expectation=[], ambiguous_side=[], edge_a=[], edge_b=[], prob_a=[], scored=[], reg_max=N)
+    assert truth_scores.truth_scores(**columns).metrics() == {}
+    assert truth_scores.truth_scores(**_columns([IDEAL][:1], ambiguous_side=np.array([-1]))).two_mode_recall is None
+    empty = truth_scores.truth_scores(probs=[], expectation=[], ambiguous_side=[], edge_a=[], edge_b=[], prob_a=[], scored=[], reg_max=N)
     assert empty.metrics() == {} and empty.boxes == 0
 
 
 def test_wrong_bin_count_is_refused():
     with pytest.raises(ValueError, match="17 bins"):
-        boxdist.truth_scores(**_columns([IDEAL], reg_max=8))
+        truth_scores.truth_scores(**_columns([IDEAL], reg_max=8))
 
 
 def test_rows_without_a_cell_are_not_scored():
     columns = _columns([IDEAL, IDEAL])
     columns["probs"][1] = np.nan
-    assert boxdist.truth_scores(**columns).scored_boxes == 1
+    assert truth_scores.truth_scores(**columns).scored_boxes == 1

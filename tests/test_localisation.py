@@ -13,7 +13,7 @@ from gfl_lab.report.calibration import best_ious, correlations, reliability
 from gfl_lab.report.sides import COLUMNS, INPUT, agreement, coincidence, grouped, sides
 from gfl_lab.results.store import Store
 from tests.support.fake_runs import write_fake_tree
-from tests.test_errortypes import BOX, records, scene
+from tests.test_error_types import BOX, records, scene
 
 
 def test_the_nearest_box_of_the_own_class_counts() -> None:

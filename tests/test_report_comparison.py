@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gfl_lab import cocoap, naming
-from gfl_lab.cocoap import RESAMPLED, Records, match, resample
+from gfl_lab import naming
 from gfl_lab.errors import StoreError
+from gfl_lab.metrics import coco_records
+from gfl_lab.metrics.coco_ap import RESAMPLED, resample
+from gfl_lab.metrics.coco_matching import match
+from gfl_lab.metrics.coco_records import Records
 from gfl_lab.report import export
 from gfl_lab.report.comparison import compare, compare_two
 from gfl_lab.report.formatting import MISSING, comparison_head, comparison_rows, layout
@@ -337,7 +340,7 @@ def test_records_are_read_as_they_were_written_and_resampled_when_they_are_old(t
     write(tree)
     found = store.records("0" * 12)
     assert found.classes == ("a", "b") and found.max_dets == 7
-    assert all((getattr(found, name) == getattr(records(), name)).all() for name in cocoap._ARRAYS)
+    assert all((getattr(found, name) == getattr(records(), name)).all() for name in coco_records._ARRAYS)
     seen = store.resampled("0" * 12)
     assert seen.images == 3 and (seen.values["AP50"] == resample(match(records()))[:, 1]).all()
     write(tree, resampled=np.full((5, 3), 40.0))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from benchmarks import interval_coverage
-from gfl_lab.cocoap import Matches, resample
+from gfl_lab.metrics.coco_ap import Matches, resample
 from gfl_lab.report.statistics import (
     Difference,
     Noise,

@@ -14,15 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gfl_lab.train  # noqa: F401  (makes mmdet importable)
+from gfl_lab.analysis.side_distances import side_distances
 from gfl_lab.cli import unassigned as told
 from gfl_lab.data import coco
 from gfl_lab.data.assignment import Assignment, Boxes, Cause, Pyramid, assign, scaled_size
 from gfl_lab.data.unassigned import MEANING, Unassigned, find_unassigned, training_boxes, why_not_analysed
 from gfl_lab.detector.build import model_config
+from gfl_lab.setup.config import trial_config
 from gfl_lab.spec.files import load_profile, resolve_settings
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
-from gfl_lab.train.config import trial_config
-from gfl_lab.train.side_distances import side_distances
 from tests.support.cli import Cli, runner
 from tests.test_side_distances import SHARED, write_set
 
@@ -319,8 +319,8 @@ PROFILE = """
 name: lab
 title: cards
 data: required
-settings: {strides: [8, 16, 32], image_size: [320, 240], backbone: r18, base_channels: 8, weights: random, neck_channels: 8,
-  head_channels: 8, epochs: 1, batch_size: 2, lr_batch: 2}
+settings: {strides: [8, 16, 32], image_size: [320, 240], backbone: r18, base_channels: 8, init_weights: random, neck_channels: 8,
+  head_channels: 8, epochs: 1, batch_size: 2, base_batch_size: 2}
 cpu_seconds_per_image: 100
 """
 EXPERIMENT = """

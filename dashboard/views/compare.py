@@ -5,9 +5,9 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard import charts, data, live, state, theme
+from gfl_lab.metrics.error_types import ABOUT
 from gfl_lab.report import variant_comparison as report
 from gfl_lab.report.comparison import by_seed, shared
-from gfl_lab.report.errortypes import ABOUT
 from gfl_lab.report.formatting import MISSING, format_number, p_text, verdict_text
 from gfl_lab.results.rows import ExperimentRow
 

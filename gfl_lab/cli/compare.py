@@ -88,8 +88,8 @@ def _print(rows: Sequence[Any], ours: str, theirs: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from gfl_lab.metrics.error_types import ABOUT
     from gfl_lab.report import variant_comparison
-    from gfl_lab.report.errortypes import ABOUT
     from gfl_lab.report.formatting import MISSING, format_number, p_text, verdict_text
 
     out = consoles()[0]

@@ -142,8 +142,8 @@ def _own_files() -> Lines:
         try:
             experiment, source = load_experiment(path)
             load_profile(find_profile(experiment.profile, profiles))
-            if experiment.reference:
-                load_published(experiment.reference, tables, source)
+            if experiment.published_table:
+                load_published(experiment.published_table, tables, source)
         except GflLabError as error:
             broken.append(path)
             yield False, f"{path}: {error.problems[0]}"

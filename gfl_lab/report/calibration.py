@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from gfl_lab.cocoap import Records, overlaps
+from gfl_lab.metrics.coco_matching import overlaps
+from gfl_lab.metrics.coco_records import Records
 
 BINS = 10
 _FEW = 3

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from gfl_lab.cocoap import RESAMPLED
+from gfl_lab.metrics.coco_ap import RESAMPLED
 from gfl_lab.report import statistics
 from gfl_lab.report.statistics import LEVEL, NO_RECORDS, NO_SIGNAL, NO_SPREAD, ONE_SEED, Difference, Paired, Sampled, holm, judge, paired
 from gfl_lab.results.rows import ExperimentRow, Resampled, TrialRow, VariantRow

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gfl_lab import boxdist, naming
+from gfl_lab import naming
+from gfl_lab.metrics import box_modes, boxdist
 from gfl_lab.report.sides import neighbours
 from gfl_lab.results.rows import ExperimentRow, Logged
 
@@ -203,7 +204,7 @@ def box_view(row: Mapping[str, Any]) -> BoxView:
         for index, side in enumerate(naming.SIDES):
             p = probs.reshape(4, bins)[index] if len(probs) else None
             knows = index == ambiguous and None not in (edge_a, edge_b, prob_a)
-            found = boxdist.modes(p) if p is not None and np.isfinite(p).all() else None
+            found = box_modes.modes(p) if p is not None and np.isfinite(p).all() else None
             sides.append(
                 SideView(
                     side=side,
@@ -213,7 +214,7 @@ def box_view(row: Mapping[str, Any]) -> BoxView:
                     edges=(edge_a, edge_b) if knows else None,
                     edge_probs=(prob_a, 1 - prob_a) if knows else None,
                     ideal=boxdist.ideal_distribution([edge_a, edge_b], [prob_a, 1 - prob_a], bins - 1) if knows and p is not None else None,
-                    bimodality=float(boxdist.bimodality(p)) if found is not None else 0.0,
+                    bimodality=float(box_modes.bimodality(p)) if found is not None else 0.0,
                     mode_places=tuple(float(x) for x in found.place[: int(found.count)]) if found is not None else (),
                     origin=cell[index % 2],
                     sign=float(_SIGN[index]),
@@ -310,7 +311,7 @@ def most_bimodal(frame: pd.DataFrame | None, limit: int = 50) -> pd.DataFrame:
     """Sides of ground-truth boxes, most bimodal first; sides with one mode are left out.
 
     Returns:
-        ``RANKING_COLUMNS``: ``side`` is a name of ``naming.SIDES``; ``bimodality`` 0 to 1 (``boxdist.bimodality``);
+        ``RANKING_COLUMNS``: ``side`` is a name of ``naming.SIDES``; ``bimodality`` 0 to 1 (``box_modes.bimodality``);
         ``gap_px`` the distance of the two heaviest modes in px of the original image; ``true_gap_px`` that of the two
         true edges when this is the ambiguous side, else NaN; ``ambiguity`` why it is ambiguous, empty when it is not;
         ``neighbour`` whether another annotated box is beside this side (``sides.neighbours``). Empty for a Dirac box, and for None.
@@ -331,13 +332,13 @@ def most_bimodal(frame: pd.DataFrame | None, limit: int = 50) -> pd.DataFrame:
             continue
         p = np.stack(usable["probs"].to_numpy()).astype(np.float64).reshape(-1, int(bins))
         p = np.where(np.isfinite(p), p, 0.0)
-        score = boxdist.bimodality(p).reshape(-1, 4)
+        score = box_modes.bimodality(p).reshape(-1, 4)
         rows, sides = np.nonzero(score > 0)
         if not len(rows):
             continue
         order = np.argsort(-score[rows, sides], kind="stable")[:limit]
         rows, sides = rows[order], sides[order]
-        found = boxdist.modes(p.reshape(-1, 4, int(bins))[rows, sides])
+        found = box_modes.modes(p.reshape(-1, 4, int(bins))[rows, sides])
         picked = usable.iloc[rows].reset_index(drop=True)
         scale = np.where(sides % 2 == 0, picked["scale_x"], picked["scale_y"])
         unit = picked["stride"].to_numpy(float) * picked["bin_width"].to_numpy(float) / scale
@@ -363,7 +364,7 @@ def most_bimodal(frame: pd.DataFrame | None, limit: int = 50) -> pd.DataFrame:
     return pd.concat(parts).sort_values("bimodality", ascending=False, kind="stable").head(limit).reset_index(drop=True)
 
 
-def _gap(found: boxdist.Modes) -> Array:
+def _gap(found: box_modes.Modes) -> Array:
     """Distance in bins between the two heaviest modes of each distribution."""
     pair = np.argsort(-found.mass, axis=1, kind="stable")[:, :2]
     places = np.take_along_axis(found.place, pair, 1)

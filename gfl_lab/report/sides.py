@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from gfl_lab import boxdist, naming
-from gfl_lab.cocoap import AREAS
+from gfl_lab import naming
+from gfl_lab.metrics import box_modes, boxdist
+from gfl_lab.metrics.coco_matching import AREAS
 from gfl_lab.report.calibration import correlations
 
 INPUT = (
@@ -57,7 +58,7 @@ def sides(frame: pd.DataFrame | None) -> pd.DataFrame:
         area = ((group["gt_x2"] - group["gt_x1"]) * (group["gt_y2"] - group["gt_y1"])).to_numpy(float)
         size = np.select([area < AREAS["small"][1], area < AREAS["medium"][1]], ["small", "medium"], "large")
         values = {
-            "entropy": boxdist.entropy(p), "spread": boxdist.spread(p), "modes": boxdist.modes(p).count, "bimodality": boxdist.bimodality(p),
+            "entropy": boxdist.entropy(p), "spread": boxdist.spread(p), "modes": box_modes.modes(p).count, "bimodality": box_modes.bimodality(p),
             "tail": boxdist.tail_mass(p), "error": gap * unit,
         }  # fmt: skip
         of_box = {key: group[key].to_numpy() for key in ("image_id", "annotation_id", "category", "cell_iou", "score")} | {"size": size}

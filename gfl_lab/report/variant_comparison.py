@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from gfl_lab.cocoap import AREAS, RESAMPLED, Records, match, mean_ap
-from gfl_lab.report import errortypes
+from gfl_lab.metrics import error_types
+from gfl_lab.metrics.coco_ap import RESAMPLED, mean_ap
+from gfl_lab.metrics.coco_matching import AREAS, match
+from gfl_lab.metrics.coco_records import Records
 from gfl_lab.report.comparison import FEW_SEEDS, Comparison, Lookup, compare_two, others
 from gfl_lab.report.statistics import LEVEL, NO_SIGNAL, Difference, Paired, judge, paired
 from gfl_lab.results.rows import ExperimentRow, VariantRow
@@ -148,9 +150,9 @@ def _numbers(records: Records, weights: Sequence[np.ndarray | None]) -> tuple[di
         part = match(records, area)
         found[SIZE, _SIZES[area]] = np.array([part.ap(w) for w in weights])
     found |= {(CLASS, name): 100 * precision[:, :, label].mean(1) for label, name in enumerate(records.classes)}
-    errors = errortypes.errors_of(records)
+    errors = error_types.errors_of(records)
     base = np.array([errors.found.ap(w) for w in weights])
-    for name in errortypes.TYPES:
+    for name in error_types.TYPES:
         corrected = errors.corrected(name)
         found[ERROR, name] = np.array([corrected.ap(w) for w in weights]) - base
     return found, errors.counts

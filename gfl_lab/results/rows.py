@@ -61,7 +61,7 @@ class TrialRow:
 class Resampled:
     """A trial's AP on bootstrap samples of its validation images; samples of two trials over the same images are the same.
 
-    ``values`` are (R,) by metric, of ``cocoap.RESAMPLED``; ``images`` their number.
+    ``values`` are (R,) by metric, of ``coco_ap.RESAMPLED``; ``images`` their number.
     """
 
     values: Mapping[str, np.ndarray]
@@ -162,7 +162,7 @@ class ExperimentRow:
     variants: tuple[VariantRow, ...]
     profile_title: str = ""
     declared: frozenset[str] = frozenset()
-    """Settings that the axes or arms vary, with those that follow from them."""
+    """Settings that the axes or variants vary, with those that follow from them."""
 
     @property
     def baseline(self) -> VariantRow | None:

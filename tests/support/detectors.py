@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gfl_lab.cocoap import IOUS, Matches
+from gfl_lab.metrics.coco_ap import IOUS, Matches
 
 
 @dataclass(frozen=True)

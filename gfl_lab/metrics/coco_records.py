@@ -1,0 +1,52 @@
+"""Detections and ground truth of one evaluation: what AP, types of error and calibration are computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Records:
+    """Detections and ground truth of one trial over its validation images, as eval.npz holds them.
+
+    Attributes:
+        image_ids: (I,) every image that was evaluated.
+        det_image, det_label, det_score: (D,); det_box: (D, 4) xyxy, pixels.
+        gt_image, gt_label, gt_area, gt_crowd, gt_id: (G,); gt_box: (G, 4) xyxy, pixels.
+        classes: names by label.
+        max_dets: detections counted for each image and class.
+    """
+
+    image_ids: np.ndarray
+    det_image: np.ndarray
+    det_label: np.ndarray
+    det_score: np.ndarray
+    det_box: np.ndarray
+    gt_image: np.ndarray
+    gt_label: np.ndarray
+    gt_area: np.ndarray
+    gt_crowd: np.ndarray
+    gt_id: np.ndarray
+    gt_box: np.ndarray
+    classes: tuple[str, ...]
+    max_dets: int = 100
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> Records:
+        """From the arrays of an eval.npz. Raises KeyError where one is missing."""
+        columns = {name: np.asarray(arrays[name]) for name in _ARRAYS}
+        limit = int(arrays["max_dets"]) if "max_dets" in arrays else 100
+        return cls(**columns, classes=tuple(map(str, arrays["classes"])), max_dets=limit)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays of an eval.npz, ``of`` in reverse."""
+        columns = {name: getattr(self, name) for name in _ARRAYS}
+        return columns | {"classes": np.array(self.classes), "max_dets": np.array(self.max_dets)}
+
+
+_ARRAYS = (
+    "image_ids", "det_image", "det_label", "det_score", "det_box", "gt_image", "gt_label", "gt_area", "gt_crowd", "gt_id", "gt_box",
+)  # fmt: skip
