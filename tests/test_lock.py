@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gfl_lab.cli.lock import settle
 
 from gfl_lab import naming
-from gfl_lab.cli.lock import settle
 from gfl_lab.integrity import recomputed_ap
 from gfl_lab.records.files import read_json, write_json
 from gfl_lab.results.store import Store

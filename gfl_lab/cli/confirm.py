@@ -10,9 +10,11 @@ from typing import Any
 import click
 
 from gfl_lab.cli.numbers import Whole
-from gfl_lab.cli.output import plural, say
-from gfl_lab.cli.prepare import Files, experiment_argument, parse_seeds, profile_option, read_files
+from gfl_lab.cli.options import experiment_argument, parse_seeds, profile_option
+from gfl_lab.cli.output import say
 from gfl_lab.errors import InputError, Problem, StoreError
+from gfl_lab.session.inputs import Files, read_files
+from gfl_lab.wording import plural
 
 SEEDS = 3
 DEFAULTS = "defaults"
@@ -108,8 +110,8 @@ def _write(files: Files, path: Path, variants: dict[str, dict[str, Any]], seeds:
     """The ablation's file, beside the search's results; the profile beside it, since a file finds its profile there."""
     import yaml
 
-    from gfl_lab.cli.prepare import with_weights
     from gfl_lab.records.files import write_text
+    from gfl_lab.session.weights import with_absolute_weights
 
     experiment = files.experiment
     beside = files.source.path.resolve().parent
@@ -119,8 +121,8 @@ def _write(files: Files, path: Path, variants: dict[str, dict[str, Any]], seeds:
         "kind": "ablation",
         "profile": files.profile.name,
         "custom_imports": [str(file.path) for file in files.code],
-        "overrides": with_weights(experiment.overrides, beside),
-        "variants": {DEFAULTS: {}, **{name: with_weights(settings, beside) for name, settings in variants.items()}},
+        "overrides": with_absolute_weights(experiment.overrides, beside),
+        "variants": {DEFAULTS: {}, **{name: with_absolute_weights(settings, beside) for name, settings in variants.items()}},
         "baseline": DEFAULTS,
         "seeds": seeds,
         "table": {"metrics": list(experiment.table.metrics)},

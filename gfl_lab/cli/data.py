@@ -12,9 +12,9 @@ import click
 from gfl_lab.addresses import absolute
 from gfl_lab.cli.numbers import Number, Whole
 from gfl_lab.cli.output import consoles, print_json, say
-from gfl_lab.cli.prepare import named_profile
-from gfl_lab.cli.refusals import require_output
 from gfl_lab.errors import ExitCode, InputError, Problem
+from gfl_lab.session.inputs import named_profile
+from gfl_lab.session.refusals import require_output
 
 if TYPE_CHECKING:
     from gfl_lab.analysis.side_distances import SideDistances

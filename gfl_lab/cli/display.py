@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gfl_lab.cli.output import duration
 from gfl_lab.orchestrate.driver import Progress
 from gfl_lab.rundir import TrialState
+from gfl_lab.wording import duration
 
 _WORDS = {
     TrialState.PLANNED: "waits", TrialState.RUNNING: "trains", TrialState.DONE: "done", TrialState.FAILED: "failed",

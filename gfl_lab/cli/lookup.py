@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from gfl_lab import naming
-from gfl_lab.cli.output import plural
-from gfl_lab.cli.prepare import Files, read_files
 from gfl_lab.errors import InputError, Problem, StoreError
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
+from gfl_lab.session.inputs import Files, read_files
+from gfl_lab.wording import plural
 
 LIKE_A_TRIAL = re.compile(r"[0-9a-f]{1,12}")
 
