@@ -107,7 +107,7 @@ def _locate(path: Path, settings: Any) -> Unassigned:
     """The boxes of a valid data set that no location learns."""
     from rich.progress import Progress
 
-    from gfl_lab.cli.unassigned import nearest_of
+    from gfl_lab.session.unassigned import nearest_of
     from gfl_lab.data.coco import find_dataset
     from gfl_lab.data.unassigned import find_unassigned, training_boxes
 
