@@ -6,7 +6,8 @@ from pathlib import Path
 
 from gfl_lab import naming
 from gfl_lab.data import coco
-from gfl_lab.rundir import RunTree, TrialDir, write_json
+from gfl_lab.records.files import write_json
+from gfl_lab.rundir import RunTree, TrialDir
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
 
 SMALL = {
