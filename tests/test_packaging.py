@@ -17,7 +17,7 @@ import click
 import pytest
 import yaml
 
-from gfl_lab.cli.main import _VERBS, cli
+from gfl_lab.cli.main import _COMMANDS, cli
 from gfl_lab.spec.files import ExperimentFile, Profile, find_profile, load_experiment, load_profile
 from gfl_lab.spec.settings import Settings, group_of, help_of
 from tests.support.nodes import why_not
@@ -442,7 +442,7 @@ def test_no_section_speaks_of_a_verb_that_is_not_there() -> None:
     for path in [DOCS / "command-line.md", ROOT / "README.md", *DOCS.glob("*.md")]:
         for verb in re.findall(r"`gfl-lab ([a-z][a-z-]*)", path.read_text()):
             assert verb in known, f"{path.name}: gfl-lab {verb}"
-    assert {name.split()[0] for name in known} == set(_VERBS)
+    assert {name.split()[0] for name in known} == set(_COMMANDS)
 
 
 def anchors(path: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""Published rows: the facts as in the reference file, each with the variant that runs it or a reason, and `gfl-lab models`."""
+"""Published rows: the facts as in the reference file, each with the variant that runs it or a reason, and `gfl-lab published`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gfl_lab.cli.models import survey_folders
+from gfl_lab.cli.published import survey_folders
 from gfl_lab.errors import SpecError
 from gfl_lab.plan.plan import build_plan
 from gfl_lab.plan.published import NO_EXPERIMENT, Candidate, Entry, differences, matching_row, survey
@@ -273,7 +273,7 @@ def test_a_published_file_of_the_users_is_checked(tmp_path: Path) -> None:
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     monkeypatch.chdir(tmp_path)
 
-    return runner(monkeypatch, capsys, "models")
+    return runner(monkeypatch, capsys, "published")
 
 
 def test_json_has_every_row(cli: Cli, entries: list[Entry]) -> None:
@@ -323,7 +323,7 @@ def test_experiments_in_the_current_folder_count_and_a_broken_one_is_left_out(cl
 
 def test_it_needs_no_torch_and_no_data(tmp_path: Path) -> None:
     program = (
-        "import sys; from gfl_lab.cli.main import main; sys.argv = ['gfl-lab', 'models', '--json']; main(); "
+        "import sys; from gfl_lab.cli.main import main; sys.argv = ['gfl-lab', 'published', '--json']; main(); "
         "assert not {'torch', 'mmdet', 'mmengine', 'ray', 'mlflow', 'pandas'} & set(sys.modules), 'heavy'"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
