@@ -161,7 +161,7 @@ def _processes(repair: bool) -> Lines:
 
 def _ray(repair: bool) -> Lines:
     from gfl_lab.orchestrate import orphans
-    from gfl_lab.orchestrate.ray_tune import scratch_dir
+    from gfl_lab.orchestrate.ray_cluster import scratch_dir
 
     found = orphans.ray_leftovers()
     if not found:
@@ -176,7 +176,7 @@ def _ray(repair: bool) -> Lines:
 
 def _sockets() -> Lines:
     """Whether the folder for temporary files leaves room for the names of sockets."""
-    from gfl_lab.orchestrate.ray_tune import check_sockets
+    from gfl_lab.orchestrate.ray_cluster import check_sockets
 
     try:
         check_sockets()
