@@ -358,9 +358,8 @@ def _driven(folder: Path) -> bool:
 
 
 def _installed_schema() -> str:
+    from gfl_lab.tracking.database import schemas
     from gfl_lab.tracking.server import quiet_import
 
     quiet_import()
-    from mlflow.store.db.utils import _get_latest_schema_revision
-
-    return _get_latest_schema_revision()
+    return schemas()[0]

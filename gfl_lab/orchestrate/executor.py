@@ -59,7 +59,7 @@ class Executor(Protocol):
         ...
 
     def submit(self, job: Job) -> None:
-        """Give it a job. Jobs begin in this order."""
+        """Give it a job. They are handed out in this order."""
         ...
 
     def results(self, watch: Callable[[], None] = nothing) -> Iterator[Ended]:

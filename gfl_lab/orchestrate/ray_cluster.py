@@ -145,6 +145,8 @@ class RayConnection:
         import ray
         import ray.tune  # here, in a thread that no signal interrupts: half imported, Ray ends the process with a traceback
 
+        if ray.is_initialized():
+            raise ResourceError("this process is connected to Ray already, and can be only once: close that connection, or run inline")
         for attempt in range(1, STARTS + 1):
             try:
                 self._init()
