@@ -126,7 +126,7 @@ def schemas() -> tuple[str, set[str]]:
     from alembic.script import ScriptDirectory
 
     scripts = ScriptDirectory(str(Path(mlflow.store.db_migrations.__path__[0])))
-    return str(scripts.get_current_head()), {revision.revision for revision in scripts.walkschemas()}
+    return str(scripts.get_current_head()), {revision.revision for revision in scripts.walk_revisions()}
 
 
 # --- damage ---------------------------------------------------------------------------------------
