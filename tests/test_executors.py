@@ -19,7 +19,8 @@ from gfl_lab.orchestrate.inline import InlineExecutor
 from gfl_lab.orchestrate.job_queue import JobQueue
 from gfl_lab.orchestrate.ray_cluster import scratch_dir
 from gfl_lab.orchestrate.supervisor import MAX_LOST, Job
-from gfl_lab.rundir import MetricWriter, TrialDir, TrialState
+from gfl_lab.records.metric_lines import MetricWriter
+from gfl_lab.rundir import TrialDir, TrialState
 
 ROOT = Path(__file__).parents[1]
 FAKES = "tests.support.fake_trial"
