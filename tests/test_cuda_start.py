@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from gfl_lab.orchestrate.nursery import Nursery
 from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 from gfl_lab.rundir import RunTree
 from tests.support.cli import Cli, runner
@@ -95,7 +94,7 @@ def on_ray(folder: Path, experiment: str, *arguments: str, **environment: str) -
 
 
 @pytest.mark.parametrize("nvml", [False, True], ids=["", "NVML answers"])
-@pytest.mark.parametrize("how", ["a GPU", "no GPU", "no GPU, of a nursery"])
+@pytest.mark.parametrize("how", ["a GPU", "no GPU"])
 def test_a_trial_that_has_a_gpu_can_use_it_and_another_sees_none(
     pretend: Path, monkeypatch: pytest.MonkeyPatch, how: str, nvml: bool
 ) -> None:
@@ -103,8 +102,7 @@ def test_a_trial_that_has_a_gpu_can_use_it_and_another_sees_none(
     if nvml:
         answer_nvml(monkeypatch)
     with contextlib.ExitStack() as stack:
-        nursery = stack.enter_context(contextlib.closing(Nursery(TRIAL, 1))) if "nursery" in how else None
-        process = stack.enter_context(contextlib.closing(TrialProcess("" if how == "a GPU" else TRIAL, nursery and nursery.address)))
+        process = stack.enter_context(contextlib.closing(TrialProcess("" if how == "a GPU" else TRIAL)))
         trial = pretend / "0123456789ab"
         trial.mkdir()
         process.run(Job(str(trial), f"{TRIAL}:record", "", {}))
