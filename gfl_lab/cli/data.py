@@ -107,9 +107,9 @@ def _locate(path: Path, settings: Any) -> Unassigned:
     """The boxes of a valid data set that no location learns."""
     from rich.progress import Progress
 
-    from gfl_lab.session.unassigned import nearest_of
     from gfl_lab.data.coco import find_dataset
     from gfl_lab.data.unassigned import find_unassigned, training_boxes
+    from gfl_lab.session.unassigned import nearest_of
 
     console = consoles()[1]
     boxes = training_boxes(find_dataset(path).train_annotations)

@@ -139,7 +139,7 @@ class RenamedOption(click.Option):
         finally:
             self.opts = names
 
-    def get_error_hint(self, ctx: click.Context) -> str:
+    def get_error_hint(self, ctx: click.Context | None) -> str:
         """Return the first name, as errors show it."""
         return repr(self.opts[0])
 

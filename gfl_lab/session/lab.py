@@ -73,7 +73,7 @@ class Lab:
         files = _files(experiment, profile)
         return prepare(files, self._tree, _plan_options(data, seeds, init_weights), self._reporter.say).plan
 
-    def run(
+    def run(  # noqa: PLR0913 - a caller names each of them
         self, experiment: str | Path, *, profile: str | None = None, data: str | Path | None = None, seeds: Sequence[int] | None = None,
         init_weights: str | Mapping[str, str] | None = None, executor: ExecutorName = "ray", address: str | None = None,
         cpus: int | None = None, gpus: float | None = None, budget: str | None = None,
