@@ -19,7 +19,8 @@ import torch
 import gfl_lab.detector  # noqa: F401  first: mmdet.models can be imported only once the operators are there
 from benchmarks.detector_speed import CLASSES, batch, wrapper
 from benchmarks.stock import initialise
-from gfl_lab.detector import background_loss, ops
+from gfl_lab.detector import background_loss
+from gfl_lab.detector import mmcv_ops as ops
 from gfl_lab.detector.build import model_config
 from gfl_lab.detector.msda import MultiScaleDeformableAttention
 from gfl_lab.spec.settings import Settings
@@ -31,7 +32,7 @@ from mmdet.registry import MODELS
 VARIANTS = {
     "GFL": {},
     "ATSS (centerness, Dirac)": {"quality": "centerness", "box": "dirac", "dfl": False},
-    "focal loss alone, FCOS's distances": {"quality": "none", "box": "dirac", "dfl": False, "dirac_coder": "distance"},
+    "focal loss alone, FCOS's distances": {"quality": "none", "box": "dirac", "dfl": False, "bbox_coder": "distance"},
     "IoU branch": {"quality": "iou", "box": "dirac", "dfl": False},
     "centerness-guided": {"quality": "centerness_guided", "box": "dirac", "dfl": False},
     "IoU-guided, renormalised": {"quality": "iou_guided", "box": "general", "guided_renormalise": True},

@@ -5,10 +5,9 @@ Importing this package makes ``mmdet.models`` importable without a compiled mmcv
 
 from __future__ import annotations
 
-from gfl_lab.detector import ops
+from gfl_lab.detector import mmcv_ops
 
-ops.install()
-ops.import_models()
+mmcv_ops.install()
 
 from gfl_lab.detector import backbones as _backbones  # noqa: E402, F401  (after install(); these register their classes)
 from gfl_lab.detector import head as _head  # noqa: E402, F401

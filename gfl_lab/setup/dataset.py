@@ -14,9 +14,9 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import mmcv
 import numpy as np
 import torch
+from mmcv.transforms import BaseTransform
 from mmdet.datasets.base_det_dataset import BaseDetDataset
 from mmdet.datasets.samplers import AspectRatioBatchSampler
 from mmdet.datasets.transforms import PackDetInputs
@@ -167,18 +167,27 @@ class LoadImageCached:
 
 
 @TRANSFORMS.register_module()
-class ResizeKeepRatio(MmdetResize):
-    """mmdet's ``Resize`` with ``keep_ratio``, which leaves each side at least 1 px (``scaled_size``)."""
+class ResizeKeepRatio(BaseTransform):
+    """Scale an image and its boxes into ``scale``, ratio kept, with each side at least 1 px (``scaled_size``).
 
-    # A private name of mmdet, which has no public one for the size alone; the package asks for exactly mmdet 3.3.0, and
-    # tests/test_data_agreement.py trains on images that need it.
-    def _resize_img(self, results: dict[str, Any]) -> None:
+    mmdet's ``Resize`` does the work, for the size of this image; its own ``keep_ratio`` leaves a very long image no height.
+
+    Args:
+        scale: longest and shortest side to scale into, px. mmdet's transforms that draw a scale set it anew for each image.
+        keep_ratio: True; they pass it to every kind of resize.
+        interpolation: of OpenCV, "bilinear" or "bicubic".
+    """
+
+    def __init__(self, scale: Any, keep_ratio: bool = True, interpolation: str = "bilinear") -> None:
+        if not keep_ratio:
+            raise ValueError("ResizeKeepRatio keeps the ratio: leave keep_ratio out")
+        self.scale, self.interpolation = scale, interpolation
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Return ``results`` with the (H, W, 3) image, its boxes, ``img_shape`` and ``scale_factor`` changed, as mmdet's ``Resize``."""
         height, width = results["img"].shape[:2]
-        size = scaled_size(width, height, results["scale"])
-        results["img"] = mmcv.imresize(results["img"], size, interpolation=self.interpolation, backend=self.backend)
-        results["img_shape"] = results["img"].shape[:2]
-        results["scale_factor"] = (size[0] / width, size[1] / height)
-        results["keep_ratio"] = self.keep_ratio
+        size = scaled_size(width, height, self.scale)
+        return MmdetResize(scale=size, keep_ratio=False, interpolation=self.interpolation).transform(results)
 
 
 class DecodedImages:

@@ -14,7 +14,7 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 
 from gfl_lab.errors import FailureKind, TrialError
-from gfl_lab.rundir import write_json
+from gfl_lab.records.files import write_json
 from gfl_lab.train import parallel
 from gfl_lab.train.parallel import join_group, run_in_group
 from gfl_lab.train.process_group import ProcessGroup

@@ -1,9 +1,13 @@
-"""mmcv's compiled operators, answered by torchvision's kernels, so that nothing has to be compiled.
+"""The one place where gfl-lab stands in for private parts of mmcv: its compiled operators, on torchvision's kernels.
 
-mmcv-lite has all of mmcv's Python and none of its extension ``mmcv._ext``; ``import mmdet.models`` fails without it.
-``install()`` puts a module of that name in place. Operators this detector family needs are in ``OPERATORS``, each with
-the signature of mmcv's own; any other is an attribute that raises ``OperatorMissing`` with its name when it is called.
-A compiled ``mmcv._ext`` is left alone.
+Why: mmcv has no wheels for present versions of torch, and its extension ``mmcv._ext`` takes a CUDA compiler and half an
+hour to build. mmcv-lite has all of mmcv's Python without the extension, and ``import mmdet.models`` fails without it.
+There is no public interface to give mmcv other operators. ``VERIFIED_MMCV`` is the version that this file was written
+against; a test compares it with the one installed.
+
+``install()`` puts a module of the extension's name in place. Operators that this detector family needs are in
+``OPERATORS``, each with the signature of mmcv's own. Any other name of the extension raises ``OperatorMissing`` when it is
+called. A compiled ``mmcv._ext`` is left alone.
 
 To add an operator, decorate a function with ``@operator``: its name is the name that mmcv looks up.
 
@@ -33,6 +37,9 @@ from gfl_lab.errors import Problem, ResourceError
 
 EXTENSION = "mmcv._ext"
 
+VERIFIED_MMCV = "2.1.0"
+"""Version of mmcv-lite whose extension module and functions this file stands in for."""
+
 OPERATORS: dict[str, Callable[..., Any]] = {}
 """Operators served here, by the name mmcv asks for."""
 
@@ -58,7 +65,7 @@ def operator(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @operator
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) -> Tensor:
-    """Greedy non-maximum suppression.
+    """Return the boxes that greedy non-maximum suppression keeps.
 
     Args:
         boxes: (N, 4) xyxy.
@@ -85,7 +92,7 @@ def _focal_terms(logits: Tensor, target: Tensor, weight: Tensor, gamma: float, a
 
 @operator
 def sigmoid_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float) -> None:
-    """Focal loss of each logit (Lin et al., arXiv 1708.02002, eq. 5), written into ``output``.
+    """Write the focal loss of each logit (Lin et al., arXiv 1708.02002, eq. 5) into ``output``.
 
     Args:
         input: (N, C) logits.
@@ -99,7 +106,7 @@ def sigmoid_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor, ou
 
 @operator
 def sigmoid_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float) -> None:
-    """Derivative of ``sigmoid_focal_loss_forward`` by ``input``, written into ``grad_input``; arguments as there."""
+    """Write the derivative of ``sigmoid_focal_loss_forward`` by ``input`` into ``grad_input`` (N, C); arguments as there."""
     positive, signed, scale, wrong = _focal_terms(input, target, weight, gamma, alpha)
     # d/ds [-(1-p)^g log p] with p = sigmoid(s): (1-p)^g (g p log p - (1-p))
     grad = scale * wrong.pow(gamma) * (gamma * (1 - wrong) * F.logsigmoid(signed) - wrong)
@@ -127,7 +134,7 @@ def deform_conv2d(
     bias: bool = False,
     im2col_step: int = 32,
 ) -> Tensor:
-    """Deformable convolution v1 (Dai et al., arXiv 1703.06211, eq. 2), with the signature of mmcv's ``deform_conv2d``.
+    """Return a deformable convolution, v1 (Dai et al., arXiv 1703.06211, eq. 2), with the signature of mmcv's ``deform_conv2d``.
 
     Each tap of the kernel reads the input at its own place plus an offset, bilinearly, zero outside. Computed in
     float32 at least, returned in the type of ``offset``, as mmcv does. Any batch size, any map size.
@@ -160,7 +167,7 @@ def modulated_deform_conv2d(
     groups: int = 1,
     deform_groups: int = 1,
 ) -> Tensor:
-    """Deformable convolution v2 (Zhu et al., arXiv 1811.11168, eq. 1): v1 with each tap's sample times ``mask``.
+    """Return a deformable convolution, v2 (Zhu et al., arXiv 1811.11168, eq. 1): v1 with each tap's sample times ``mask``.
 
     Args:
         mask: (N, deform_groups * kh * kw, H', W'), 0..1.
@@ -177,13 +184,13 @@ FUNCTIONS = {"deform_conv": deform_conv2d, "modulated_deform_conv": modulated_de
 
 @operator
 def get_compiler_version() -> str:
-    """What mmcv's environment report shows in place of a compiler."""
+    """Return the text of mmcv's environment report in place of a compiler."""
     return "none (gfl-lab serves torchvision's kernels)"
 
 
 @operator
 def get_compiling_cuda_version() -> str:
-    """What mmcv's environment report shows in place of the compiler's CUDA version."""
+    """Return the text of mmcv's environment report in place of the compiler's CUDA version."""
     return f"none (torch {torch.version.cuda or 'without CUDA'})"
 
 
@@ -212,7 +219,7 @@ class _Loader(importlib.abc.Loader):
 
 
 def is_installed() -> bool:
-    """Whether ``mmcv._ext`` is the one of this module."""
+    """Return True if ``mmcv._ext`` is the module that ``install`` made."""
     return isinstance(sys.modules.get(EXTENSION), _Extension)
 
 
@@ -226,38 +233,7 @@ def install() -> None:
     import mmcv
 
     mmcv._ext = module
-    mmcv_ops = importlib.import_module("mmcv.ops")
+    package = importlib.import_module("mmcv.ops")
     for name, function in FUNCTIONS.items():
-        for place in (mmcv_ops, importlib.import_module(f"mmcv.ops.{name}")):
+        for place in (package, importlib.import_module(f"mmcv.ops.{name}")):
             setattr(place, function.__name__, function)
-
-
-def import_models() -> None:
-    """Import ``mmdet.models`` without what takes two seconds and serves no detector here (decision 0003).
-
-    scikit-learn is looked for by mmdet's tracking and its PAA head, which then count as without it. SciPy's optimizers and matplotlib
-    are imported when the one function of mmdet that needs each is called.
-    """
-    if sys.modules.keys() & {"sklearn", "mmdet.models"}:
-        return
-    held: dict[str, Any] = {"sklearn": None}  # an import of None is an ImportError
-    for module, function in (("scipy.optimize", "linear_sum_assignment"), ("mmdet.utils.mot_error_visualize", "imshow_mot_errors")):
-        if module not in sys.modules:
-            held[module] = types.ModuleType(module)
-            setattr(held[module], function, _when_called(module, function))
-    sys.modules.update(held)
-    try:
-        importlib.import_module("mmdet.models")
-    finally:
-        for module in held:
-            del sys.modules[module]
-
-
-def _when_called(module: str, name: str) -> Callable[..., Any]:
-    """A function that imports the one that it stands for."""
-
-    def function(*args: Any, **kwargs: Any) -> Any:
-        return getattr(importlib.import_module(module), name)(*args, **kwargs)
-
-    function.__name__ = function.__qualname__ = name
-    return function
