@@ -124,6 +124,8 @@ def test_the_dashboard_loads_no_torch_ray_or_mlflow() -> None:
 
 @pytest.mark.slow
 def test_the_detector_and_training_load_no_service() -> None:
-    names = loaded(*below("gfl_lab.detector", "gfl_lab.train"))
+    names = loaded(
+        *below("gfl_lab.detector", "gfl_lab.setup", "gfl_lab.checkpoints", "gfl_lab.analysis", "gfl_lab.inference", "gfl_lab.train")
+    )
     assert {"torch", "mmdet"} <= names
     assert not names & SERVICES
