@@ -44,7 +44,7 @@ def command(
     trial = trial_or_file(what) or trial_of_checkpoint(Path(what))
     if trial is not None:
         require_done(trial)
-    from gfl_lab.report.series import box_view
+    from gfl_lab.report.boxes import box_view
     from gfl_lab.train import reevaluate
 
     if trial is not None:
