@@ -31,11 +31,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from benchmarks.machine import header, publish
+from gfl_lab.inference import evaluate
+from gfl_lab.inference.evaluate import CocoEvaluator, Detections
 from gfl_lab.metrics.coco_ap import resample
 from gfl_lab.metrics.coco_matching import match
 from gfl_lab.metrics.coco_records import Records
-from gfl_lab.train import evaluate
-from gfl_lab.train.evaluate import CocoEvaluator, Detections
 
 TOLERANCE = 0.01
 """AP points: a larger difference of the two evaluations is an error."""

@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 
-import gfl_lab.train.dataset as ours
+import gfl_lab.setup.dataset as ours
 from benchmarks.machine import header, publish
 from benchmarks.stock import stock_loader
 from gfl_lab.data import coco
+from gfl_lab.setup.config import trial_config
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, Settings, TrialSpec
-from gfl_lab.train.config import trial_config
 
 # isort: split
 from mmdet.registry import MODELS

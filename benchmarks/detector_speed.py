@@ -6,7 +6,7 @@
     uv run python benchmarks/detector_speed.py --write                              also writes benchmarks/results/
 
 Both have the same weights and see the same images and boxes (made up: 7 boxes an image, 80 classes), which lie in memory: no loading
-is measured. A training step is mmengine's ``train_step``: preprocessing, forward, losses, backward, SGD. Inference is ``test_step``:
+is measured. A training step is a trial's or mmengine's ``train_step``: preprocessing, forward, losses, backward, SGD. Inference is ``test_step``:
 preprocessing, forward, decoding, NMS. First the losses of one batch must agree to 1e-4, and the detections of one. Rounds alternate.
 Mixed precision in training is mmengine's AmpOptimWrapper for stock and precision bfloat16 for us, in inference torch's autocast of the
 network, to the same types (stock's needs a GPU). TF32 is as torch has it, for both. On a card that `floors.py` knows, the report also
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -25,8 +25,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-import gfl_lab.train.loop  # first: mmdet.models can be imported only once the operators are there
-import gfl_lab.train.optim  # noqa: F401
+import gfl_lab.detector  # noqa: F401  first: mmdet.models can be imported only once the operators are there
 from benchmarks.floors import BANDWIDTH, floors
 from benchmarks.machine import header, in_turns, publish
 from benchmarks.stock import initialise, random_boxes, stock_model, waiting, where
@@ -40,7 +39,9 @@ from mmengine.config import ConfigDict
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.structures import InstanceData
 
+from gfl_lab.detector.trial_detector import TrialDetector
 from gfl_lab.train.optim import AutocastOptimWrapper
+from gfl_lab.train.step import TrainingStep
 
 CLASSES, BOXES = 80, 7
 GROUPS = {
@@ -108,6 +109,14 @@ def wrapper(model: torch.nn.Module, kind: str) -> OptimWrapper:
     return AmpOptimWrapper(optimizer=optimizer) if kind == "AMP" else AutocastOptimWrapper(optimizer, precision=kind)
 
 
+def training_step(model: torch.nn.Module, given: dict, kind: str) -> Callable[[], object]:
+    """A step of either side over a batch."""
+    steps = wrapper(model, kind)
+    return partial(
+        TrainingStep(model, steps) if isinstance(model, TrialDetector) else partial(model.train_step, optim_wrapper=steps), given
+    )
+
+
 def training(asked: argparse.Namespace) -> list[str]:
     """Lines of the table of training steps."""
     kinds = {"gfl-lab": ("float32", "bfloat16"), "mmdet": ("float32", "AMP" if asked.device == "cuda" else None)}
@@ -117,7 +126,7 @@ def training(asked: argparse.Namespace) -> list[str]:
     actions = {}
     for name, model in pair.items():
         for kind in filter(None, kinds[name]):
-            actions[f"{name}, {kind}"] = partial(model.train().train_step, given, wrapper(model, kind))
+            actions[f"{name}, {kind}"] = training_step(model.train(), given, kind)
     found = in_turns(actions, asked.rounds, 3, waiting(asked.device))
     ratios = [f"float32: {found['mmdet, float32'] / found['gfl-lab, float32']:.2f}"]
     if asked.device == "cuda":
@@ -170,7 +179,7 @@ def profiled(asked: argparse.Namespace) -> list[str]:
     activity = ProfilerActivity.CUDA if asked.device == "cuda" else ProfilerActivity.CPU
     for kind in ("float32", "bfloat16"):
         model = models(asked.depth, asked.device)["gfl-lab"].train()
-        step, wait = partial(model.train_step, given, wrapper(model, kind)), waiting(asked.device)
+        step, wait = training_step(model, given, kind), waiting(asked.device)
         for _ in range(3):
             step()
         wait()

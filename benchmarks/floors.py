@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import gfl_lab.train.loop  # noqa: F401  (registers the detector)
+import gfl_lab.detector  # noqa: F401  (registers the detector)
 from benchmarks.machine import header, publish
 from gfl_lab.detector.build import model_config
 from gfl_lab.spec.settings import Settings

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-import gfl_lab.train.loop  # noqa: F401  (registers the detector)
+import gfl_lab.detector  # noqa: F401  (registers the detector)
 from benchmarks.machine import header, publish
 from benchmarks.stock import initialise, random_boxes, waiting, where
 from gfl_lab.detector.build import model_config

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import gfl_lab.train.loop  # noqa: F401  (registers the detector)
+import gfl_lab.detector  # noqa: F401  (registers the detector)
 from benchmarks.detector_speed import CLASSES, batch
 from benchmarks.machine import header, publish
 from benchmarks.stock import initialise, waiting, where

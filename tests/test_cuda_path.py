@@ -22,15 +22,16 @@ from gfl_lab.data import ambiguous_shapes
 from gfl_lab.detector import background_loss
 from gfl_lab.detector.build import model_config
 from gfl_lab.errors import FailureKind
+from gfl_lab.inference import latency
 from gfl_lab.rundir import TrialDir, TrialState
+from gfl_lab.setup.components import recorded_spec
+from gfl_lab.setup.config import trial_config
 from gfl_lab.spec.settings import Settings
-from gfl_lab.train import latency
 from gfl_lab.train.checkpoint import restore
-from gfl_lab.train.components import recorded_spec
-from gfl_lab.train.config import trial_config
 from gfl_lab.train.ema import MovingAverage
 from gfl_lab.train.failure import failure_of
 from gfl_lab.train.optim import AutocastOptimWrapper, TrialOptimWrapper
+from gfl_lab.train.step import TrainingStep
 from gfl_lab.train.trial import run_trial
 
 # isort: split
@@ -50,21 +51,21 @@ SIZE = (64, 96)
 PADDED = [(64, 96), (64, 64), (32, 96)]
 SMALL = {"backbone": "r18", "base_channels": 8, "neck_channels": 16, "head_channels": 16, "head_convs": 1}
 
-WAITS_OF_A_STEP = {("event", "train/loop.py:train_step")}
+WAITS_OF_A_STEP = {("event", "train/step.py:__call__")}
 """For the terms of the loss, once the backward pass is queued."""
 WAITS_OF_FLOAT16 = {("_local_scalar_dense", "train/optim.py:step")}
 """For the scale of the loss, and without a fused optimizer for whether gradients overflow."""
-WAITS_OF_A_PREDICTION = {("tolist", "detector/head.py:_detect"), ("nms", "detector/ops.py:nms")}
+WAITS_OF_A_PREDICTION = {("tolist", "detector/head.py:_detect"), ("nms", "detector/mmcv_ops.py:nms")}
 """For the candidates of each image of a batch, in one transfer; and in torchvision's NMS of each image."""
-WAITS_OF_AN_EVALUATION = {("copy to the host", "train/evaluate.py:on_host")}
+WAITS_OF_AN_EVALUATION = {("copy to the host", "inference/predict.py:on_host")}
 """For boxes, scores and classes of a batch."""
 WAITS_OF_DISTRIBUTIONS = {
-    ("copy to the host", "train/distributions.py:_said"),
-    ("tolist", "train/distributions.py:_said"),
-    ("tolist", "train/distributions.py:_cells"),
+    ("copy to the host", "analysis/distributions.py:_said"),
+    ("tolist", "analysis/distributions.py:_said"),
+    ("tolist", "analysis/distributions.py:_cells"),
 }
 """For the head's outputs at the locations of each image that is looked at."""
-WAITS_OF_LATENCY = {("synchronize", "train/latency.py:measure_latency")}
+WAITS_OF_LATENCY = {("synchronize", "inference/latency.py:measure_latency")}
 WAITS_OF_A_CHECKPOINT = {("copy to the host", "train/checkpoint.py:_on_cpu"), ("_local_scalar_dense", "train/optim.py:state_dict")}
 WAITS_OF_A_START = {("copy to the host", "train/trial.py:_train")}
 """For mmengine's report of the initialised weights."""
@@ -75,7 +76,7 @@ COPIES_OF_A_STEP = {"detector/preprocess.py:_on_device", "detector/preprocess.py
 COPIES_OF_A_NEW_SHAPE = {"detector/head.py:_make_geometry"}
 COPIES_OF_MIXED_SHAPES = {"detector/head.py:_own_locations"}
 COPIES_OF_A_PREDICTION = {"detector/head.py:_rows"}
-COPIES_OF_DISTRIBUTIONS = {f"train/distributions.py:{name}" for name in ("add", "_said", "_cells", "_image_rows")}
+COPIES_OF_DISTRIBUTIONS = {f"analysis/distributions.py:{name}" for name in ("add", "_said", "_cells", "_image_rows")}
 
 
 def settled(seen: FakeCuda, waits: set[tuple[str, str]], copies: set[str], waiting: set[str] = frozenset()) -> None:
@@ -142,18 +143,17 @@ def test_step(changes: dict[str, Any], optimizer: str, precision: str, parts: in
     large = "backbone" in changes
     with fake_cuda() as seen:
         model = model.to("cuda").train()
-        model.parts = parts
         steps, average = wrap(model, optimizer, precision), MovingAverage(model, 0.9)
         for turn in range(1 if large else 2):
             seen.clear()
             with with_gradients(model):
-                terms = model.train_step(given, steps)
+                terms = TrainingStep(model, steps, parts=parts)(given)
             average.update(model)
             assert all(term.device.type == "cpu" for term in terms.values())
             float16 = WAITS_OF_FLOAT16 if precision == "float16" else set()
             once = COPIES_OF_A_NEW_SHAPE if turn == 0 else set()
             settled(seen, WAITS_OF_A_STEP | float16, COPIES_OF_A_STEP | once | {"detector/msda.py:forward"})
-            assert seen.waits["event", "train/loop.py:train_step"] == 1
+            assert seen.waits["event", "train/step.py:__call__"] == 1
         assert len([one for one in seen.copies if one.place in COPIES_OF_A_STEP]) == 3
         assert optimizer == "sgd" or "_fused_adamw_" in seen.operations
         if precision != "float32":
@@ -168,7 +168,7 @@ def devices(state: Any) -> set[str]:
 def test_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`run_trial` from its manifest to its result: loading, steps, averages, evaluation, distributions, checkpoints, latency."""
     data = ambiguous_shapes.generate(ambiguous_shapes.AmbiguousShapesSpec(train_images=4, val_images=3), tmp_path / "data")
-    own = {"image_size": (64, 64), "strides": (8, 16), "batch_size": 4, "epochs": 1, "ema": 0.9, "clip_grad_norm": 1.0}
+    own = {"image_size": (64, 64), "strides": (8, 16), "batch_size": 4, "epochs": 1, "ema_decay": 0.9, "clip_grad_norm": 1.0}
     trial = make_trial(tmp_path / "runs", data, precision="float16", **own)
     monkeypatch.setattr(latency, "WARMUP_IMAGES", 1)
     with trial_on_fake_cuda() as (seen, saved):
@@ -178,8 +178,8 @@ def test_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = WAITS_OF_A_STEP | WAITS_OF_FLOAT16 | WAITS_OF_A_PREDICTION | WAITS_OF_AN_EVALUATION | WAITS_OF_DISTRIBUTIONS | WAITS_OF_LATENCY
     copies = COPIES_OF_A_STEP | COPIES_OF_A_NEW_SHAPE | COPIES_OF_A_PREDICTION | COPIES_OF_DISTRIBUTIONS | COPIES_OF_A_START
     settled(seen, known | WAITS_OF_A_START | WAITS_OF_A_CHECKPOINT, copies, COPIES_OF_A_START)
-    assert seen.waits["event", "train/loop.py:train_step"] == 1
-    assert seen.waits["synchronize", "train/latency.py:measure_latency"] == 2 * 3, "before and after each image"
+    assert seen.waits["event", "train/step.py:__call__"] == 1
+    assert seen.waits["synchronize", "inference/latency.py:measure_latency"] == 2 * 3, "before and after each image"
     assert len(saved) == 1 and {"trained", "average_updates"} <= saved[0].keys() and devices(saved[0]) == {"cpu"}
 
 
@@ -189,7 +189,7 @@ def test_checkpoint_of_a_cpu_goes_on_on_a_gpu(optimizer: str) -> None:
     changes = {"strides": (8, 16)}
     model, given = trial_model(**changes), images_and_boxes(2, SIZE, "cpu", True)
     steps, average = wrap(model, optimizer, "float16"), MovingAverage(model, 0.9)
-    model.train().train_step(given, steps)
+    TrainingStep(model.train(), steps)(given)
     average.update(model)
     content = {
         "state_dict": average.weights, "trained": model.state_dict(), "average_updates": 1, "optimizer": steps.state_dict(), "param_schedulers": [],
@@ -208,7 +208,7 @@ def test_checkpoint_of_a_cpu_goes_on_on_a_gpu(optimizer: str) -> None:
         assert runner.optim_wrapper.scaler._init_scale == 64.0
         seen.clear()
         with with_gradients(other):
-            other.train().train_step(given, runner.optim_wrapper)
+            TrainingStep(other.train(), runner.optim_wrapper)(given)
         assert not seen.mixed
 
 
@@ -259,7 +259,7 @@ def test_loader_processes_touch_no_gpu(tmp_path: Path, monkeypatch: pytest.Monke
         raise RuntimeError("a loader process uses CUDA")
 
     data = ambiguous_shapes.generate(ambiguous_shapes.AmbiguousShapesSpec(train_images=4, val_images=2), tmp_path / "data")
-    trial = make_trial(tmp_path / "runs", data, image_size=(64, 64), batch_size=4, flip=0.5, scale_range=(0.6, 1.0))
+    trial = make_trial(tmp_path / "runs", data, image_size=(64, 64), batch_size=4, flip_prob=0.5, scale_range=(0.6, 1.0))
     config = trial_config(recorded_spec(trial, trial.manifest()), trial.manifest()["paths"], str(trial.path), loader_workers=1)
     init_default_scope("mmdet")
     loaders = [Runner.build_dataloader(config[part], seed=0) for part in ("train_dataloader", "val_loader")]

@@ -147,7 +147,7 @@ def test_trials_are_packed_on_a_gpu_by_what_a_warm_up_measured_there(pretend: Pa
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", UUIDS[1])
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
     profile = pretend / "profiles" / "fake.yaml"
-    profile.write_text(PROFILE.replace("gpus: 1", "gpus: 1, pack: true"))
+    profile.write_text(PROFILE.replace("gpus: 1", "gpus: 1, gpu_packing: true"))
     code, _, err = cli("plan", pretend / "grid.yaml", "--measure")
     assert code == 0, err
     warm_ups = starts(pretend / "notes")
@@ -207,8 +207,8 @@ def test_loader_processes_ask_nothing_of_cuda(tmp_path: Path, monkeypatch: pytes
     from mmengine.runner import Runner
 
     from gfl_lab.data import ambiguous_shapes
+    from gfl_lab.setup.config import trial_config
     from gfl_lab.spec.settings import TrialSpec
-    from gfl_lab.train.config import trial_config
     from tests.test_train import make_trial
 
     data = ambiguous_shapes.generate(ambiguous_shapes.AmbiguousShapesSpec(train_images=8, val_images=4), tmp_path / "data")

@@ -318,7 +318,7 @@ def test_pages_without_records_say_so(tmp_path, monkeypatch):
 def test_gallery_and_growth_are_drawn(tmp_path, monkeypatch):
     import pyarrow.parquet as pq
 
-    from gfl_lab.train.history import HISTORY_SCHEMA
+    from gfl_lab.analysis.history import HISTORY_SCHEMA
 
     tree = write_fake_tree(tmp_path, **SMALL)
     for trial in tree.trials():

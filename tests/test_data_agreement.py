@@ -26,21 +26,22 @@ from pycocotools.cocoeval import COCOeval
 
 import gfl_lab.train.trial  # noqa: F401  (registers what trial_config names)
 from gfl_lab import naming
+from gfl_lab.analysis.side_distances import scale_boxes
 from gfl_lab.cli import data as cli_data
 from gfl_lab.cli import prepare
 from gfl_lab.data import coco, pixels
 from gfl_lab.data.assignment import scaled_size
 from gfl_lab.errors import DataError, InputError
+from gfl_lab.inference.evaluate import CocoEvaluator, Detections
 from gfl_lab.metrics.coco_matching import match
 from gfl_lab.orchestrate.dataset_archives import fetch_dataset, push_dataset
+from gfl_lab.records.files import write_json
 from gfl_lab.report.drawing import draw
 from gfl_lab.results.store import Store
-from gfl_lab.rundir import RunTree, write_json
+from gfl_lab.rundir import RunTree
+from gfl_lab.setup.config import trial_config
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
 from gfl_lab.storage import Storage
-from gfl_lab.train.config import trial_config
-from gfl_lab.train.evaluate import CocoEvaluator, Detections
-from gfl_lab.train.side_distances import scale_boxes
 from tests.support.cli import runner
 
 SMALL = Settings(backbone="r18", strides=(8, 16, 32), image_size=(128, 128), epochs=1, batch_size=2)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import metadata
 from typing import Any
 
 import pytest
 import torch
 from torchvision.ops import box_iou
 
-from gfl_lab.detector import ops
+from gfl_lab.detector import mmcv_ops as ops
 from gfl_lab.detector.build import build_detector, model_config
 from gfl_lab.errors import ResourceError
 from gfl_lab.spec.settings import Settings
@@ -91,9 +92,9 @@ def test_every_switch_of_the_head_reaches_it() -> None:
     assert head.dgqp_statistics == {"topk": 2, "mean": False, "variance": True} and head.dgqp_detach
     assert head.reg_conf[0].weight.shape == (8, 12, 1, 1) and head.gfl_cls.in_channels == 256 + 8
     with torch.device("meta"):
-        head = MODELS.build(model_config(Settings(box="general", dfl=False, quality="none", dirac_coder="distance"), 3)).bbox_head
+        head = MODELS.build(model_config(Settings(box="general", dfl=False, quality="none", bbox_coder="distance"), 3)).bbox_head
     assert head.dfl_weight == 0 and head.box == "general"
-    assert MODELS.build(model_config(Settings(**DESK, box="dirac", dirac_coder="distance"), 3)).bbox_head.dirac_coder == "distance"
+    assert MODELS.build(model_config(Settings(**DESK, box="dirac", bbox_coder="distance"), 3)).bbox_head.dirac_coder == "distance"
     assert model_config(Settings(neck_relu=True), 3).neck.relu_before_extra_convs
 
 
@@ -110,7 +111,7 @@ def test_switches_reach_the_model() -> None:
     )
     assert config.neck.in_channels == [24, 48, 96, 192] and config.neck.start_level == 1 and config.neck.num_outs == 3
     assert config.test_cfg.nms.iou_threshold == 0.5 and config.data_preprocessor.pad_size_divisor == 64
-    assert "init_cfg" not in model_config(Settings(weights="pretrained"), 3).backbone  # the trainer loads weights, safely
+    assert "init_cfg" not in model_config(Settings(init_weights="pretrained"), 3).backbone  # the trainer loads weights, safely
     assert config.train_cfg.assigner.topk == 9 and model_config(Settings(atss_topk=16), 3).train_cfg.assigner.topk == 16
 
 
@@ -201,27 +202,27 @@ def test_steps_aside_for_a_compiled_mmcv_and_imports_quietly(tmp_path: Any) -> N
         "assert sys.modules['mmcv._ext'] is compiled and not ops.is_installed()\n"
         "del sys.modules['mmcv._ext']\n"
         "import gfl_lab.detector\n"
-        "assert gfl_lab.detector.ops.is_installed()\n"
+        "assert gfl_lab.detector.mmcv_ops.is_installed()\n"
     )
     done = subprocess.run([sys.executable, "-c", code, ops.__file__], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_what_mmdet_imports_for_other_tasks_is_imported_when_it_is_called() -> None:
+def test_stands_in_for_the_verified_version_of_mmcv_only() -> None:
+    """Another mmcv may have other operators: read its ``mmcv/ops`` and compare signatures before changing the number."""
+    assert metadata.version("mmcv-lite") == ops.VERIFIED_MMCV
+
+
+def test_no_other_module_is_replaced() -> None:
+    """In a fresh process: mmdet finds the real libraries, so its PAA head has scikit-learn's mixtures."""
     code = """
 import sys
 import gfl_lab.train.trial
-import numpy as np
-import pytest
-from mmdet.models.task_modules.assigners.hungarian_assigner import linear_sum_assignment
-from mmdet.utils import imshow_mot_errors
-assert not sys.modules.keys() & {"sklearn", "scipy.optimize", "matplotlib.pyplot", "mmdet.utils.mot_error_visualize"}
-rows, columns = linear_sum_assignment(np.array([[4, 1, 3], [2, 0, 5], [3, 2, 2]]))
-assert rows.tolist() == [0, 1, 2] and columns.tolist() == [1, 0, 2], "the cheapest is 1 + 2 + 2"
-with pytest.raises(NotImplementedError):
-    imshow_mot_errors(np.zeros((4, 4, 3), np.uint8), np.zeros((0, 5)), np.zeros(0), np.zeros(0), backend="nobody")
-import scipy.optimize, mmdet.utils.mot_error_visualize
-assert scipy.optimize.minimize and mmdet.utils.mot_error_visualize.mmcv
+from mmdet.models.dense_heads import paa_head
+assert paa_head.skm.GaussianMixture.__module__.startswith("sklearn.")
+import matplotlib.pyplot, mmdet.utils.mot_error_visualize, scipy.optimize, sklearn
+fakes = {name for name, module in list(sys.modules.items()) if getattr(module, "__spec__", None) and "gfl_lab" in str(module.__spec__.origin)}
+assert {name for name in fakes if not name.startswith("gfl_lab")} <= {"mmcv._ext"}, fakes
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

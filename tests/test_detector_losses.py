@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gfl_lab.detector import losses, ops
+from gfl_lab.detector import losses
+from gfl_lab.detector import mmcv_ops as ops
 
 # isort: split
 # after ours: mmdet.models can be imported only once the operators are there

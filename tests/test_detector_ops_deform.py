@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gfl_lab.detector import ops
+from gfl_lab.detector import mmcv_ops as ops
 
 # isort: split
 # after ours: mmcv.ops can be imported only once the operators are there

@@ -19,7 +19,7 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import InstanceData
 
-from gfl_lab.train.dataset import PackBytes
+from gfl_lab.setup.dataset import PackBytes
 
 CONFIG: dict[str, Any] = {"mean": PIXEL_MEAN, "std": PIXEL_STD, "bgr_to_rgb": True, "pad_size_divisor": 32}
 

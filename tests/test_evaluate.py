@@ -13,16 +13,17 @@ import pytest
 import torch
 
 from gfl_lab import naming
+from gfl_lab.checkpoints.files import load_safely
+from gfl_lab.checkpoints.import_checkpoint import import_checkpoint
 from gfl_lab.cli.lookup import find_trial
 from gfl_lab.data import ambiguous_shapes, coco
 from gfl_lab.errors import InputError
-from gfl_lab.rundir import RunTree, TrialDir, write_json
+from gfl_lab.inference.reevaluate import COMPARED, SETTABLE
+from gfl_lab.records.files import write_json
+from gfl_lab.rundir import RunTree, TrialDir
+from gfl_lab.setup.components import load
 from gfl_lab.spec.code import CodeFile
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, Settings, TrialSpec
-from gfl_lab.train.checkpoint import load_safely
-from gfl_lab.train.components import load
-from gfl_lab.train.import_checkpoint import import_checkpoint
-from gfl_lab.train.reevaluate import COMPARED, SETTABLE
 from gfl_lab.train.trial import run_trial
 from tests.support.cli import Cli, runner
 
@@ -68,7 +69,7 @@ def train(tree: RunTree, folder: Path, code: CodeFile | None = None, **settings:
 @pytest.fixture(scope="module")
 def general(tree: RunTree, shapes: Path) -> TrialDir:
     """A finished trial with a general box, judged by the moving average of its weights."""
-    return train(tree, shapes, ema=0.5)
+    return train(tree, shapes, ema_decay=0.5)
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from gfl_lab import naming
+from gfl_lab.analysis.history import IMAGES, History
 from gfl_lab.errors import StoreError
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree, TrialDir
-from gfl_lab.train.history import IMAGES, History
 from tests.test_evaluate import dirac, general, shapes, tree
 
 __all__ = ["dirac", "general", "shapes", "tree"]  # fixtures

@@ -22,13 +22,14 @@ import torchvision
 from click.testing import CliRunner
 from torch import Tensor, nn
 
+from gfl_lab.checkpoints.convert import LOOKED_FOR, NOT_VISIBLE, SOURCES, Converted, convert, recognise
+from gfl_lab.checkpoints.files import load_safely
+from gfl_lab.checkpoints.import_checkpoint import import_checkpoint, read_weights
+from gfl_lab.checkpoints.pretrained import load_backbone
 from gfl_lab.cli.main import cli, main
 from gfl_lab.detector.build import model_config
-from gfl_lab.detector.convert import LOOKED_FOR, NOT_VISIBLE, SOURCES, Converted, convert, recognise
 from gfl_lab.errors import InputError
 from gfl_lab.spec.settings import Settings
-from gfl_lab.train.checkpoint import load_backbone, load_safely
-from gfl_lab.train.import_checkpoint import import_checkpoint, read_weights
 
 # isort: split
 # after ours: mmdet.models can be imported only once the operators are there

@@ -15,9 +15,9 @@ import pytest
 
 from gfl_lab.naming import TAG_KIND, TAG_SEED, TAG_STATUS, TAG_TRIAL, TAG_VARIANT
 from gfl_lab.rundir import RunTree, TrialState
+from tests.support.real_data import CROPS, REAL, WHOLE
 
 ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / "shared" / "data"
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ question: Does it run?
 profile: tiny
 axes: {qfl: [false, true], dfl: [false, true]}
 baseline: {qfl: false, dfl: false}
-reference: gfl_t3_qfl_dfl
+published_table: gfl_t3_qfl_dfl
 table: {metrics: [AP, AP50, AP75, fps, two_mode_recall, false_bimodality, wasserstein]}
 """
 
@@ -80,7 +80,7 @@ class Lab:
             time.sleep(0.1)
 
     def steps(self) -> list[int]:
-        return [max((line["step"] for line in trial.metric_lines()), default=0) for trial in self.tree.trials()]
+        return [max((line.step for line in trial.metric_lines()), default=0) for trial in self.tree.trials()]
 
 
 def numbers(table: dict) -> dict:
@@ -168,7 +168,7 @@ def test_a_signal_stops_with_a_checkpoint_and_says_how_to_go_on(undisturbed: Lab
 
 
 def test_a_trial_that_diverges_fails_with_its_step_and_the_others_go_on(tmp_path: Path) -> None:
-    experiment = "name: smoke\nprofile: tiny\naxes: {lr: [0.01, 10.0]}\nset: {optimizer: sgd, warmup_iters: 0, epochs: 6}\n"
+    experiment = "name: smoke\nprofile: tiny\naxes: {lr: [0.01, 10.0]}\noverrides: {optimizer: sgd, warmup_iters: 0, epochs: 6}\n"
     lab = Lab(tmp_path / "lab", experiment=experiment)
     out, err = lab.run("run", str(lab.file), "--seeds", "3", code=3)
     assert "non_finite_loss" in err and "step" in err and "log" in err
@@ -176,25 +176,21 @@ def test_a_trial_that_diverges_fails_with_its_step_and_the_others_go_on(tmp_path
     assert states == {"lr=0.01": "done", "lr=10": "failed"}
 
 
-@pytest.mark.parametrize("name", ["bccd", pytest.param("coco_slice", marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("name", [*CROPS, *(pytest.param(name, marks=pytest.mark.exhaustive) for name in WHOLE if name != "coco_people")])
 def test_real_photographs(tmp_path: Path, name: str) -> None:
-    if not (SHARED / name).is_dir():
-        pytest.skip(f"the data set {name} is not beside the repository (../shared/data)")
     profile = PROFILE.replace("data: {train_images: 16, val_images: 8, size: 128, seed: 0}", "data: required").replace(
         "[128, 128]", "[160, 120]"
     )
     experiment = "name: smoke\nprofile: tiny\naxes: {dfl: [true]}\n"
     lab = Lab(tmp_path / "lab", epochs=1, experiment=experiment, profile=profile)
-    lab.run("run", str(lab.file), "--data", str(SHARED / name), "--executor", "inline")
+    lab.run("run", str(lab.file), "--data", str(REAL[name]), "--executor", "inline")
     row = lab.table()["rows"][0]
     assert row["trials"][0]["state"] == "done" and row["metrics"]["AP"]["mean"] >= 0 and "two_mode_recall" not in row["metrics"]
 
 
 def test_the_papers_setting_on_a_few_coco_images(tmp_path: Path) -> None:
     """Profile coco_1x as it is (R50, 800x1333, SGD, weights from a file), but for one epoch of two images on the CPU."""
-    source = SHARED / "coco_slice"
-    if not source.is_dir():
-        pytest.skip("the data set coco_slice is not beside the repository (../shared/data)")
+    source = CROPS["coco_crop"]
     import torch
     import torchvision
 
@@ -212,9 +208,9 @@ def test_the_papers_setting_on_a_few_coco_images(tmp_path: Path) -> None:
     weights = tmp_path / "r50.pth"
     torch.save(torchvision.models.resnet50(weights=None).state_dict(), weights)
 
-    experiment = "name: smoke\nprofile: coco_1x\naxes: {qfl: [true]}\nset: {epochs: 1, batch_size: 2}\nreference: gfl_t3_qfl_dfl\n"
+    experiment = "name: smoke\nprofile: coco_1x\naxes: {qfl: [true]}\noverrides: {epochs: 1, batch_size: 2}\nreference: gfl_t3_qfl_dfl\n"
     lab = Lab(tmp_path / "lab", experiment=experiment)
-    lab.run("run", str(lab.file), "--data", str(data), "--weights", str(weights), "--executor", "inline")
+    lab.run("run", str(lab.file), "--data", str(data), "--init-weights", str(weights), "--executor", "inline")
     trial = lab.tree.trials()[0]
     spec = trial.manifest()["spec"]
     settings = spec["settings"]

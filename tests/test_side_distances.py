@@ -18,14 +18,15 @@ from PIL import Image
 from rich.console import Console
 
 import gfl_lab.train  # noqa: F401  (makes mmdet importable)
+from gfl_lab.analysis.side_distances import _describe, scale_boxes, side_distances
 from gfl_lab.cli.data import histogram, print_sides
 from gfl_lab.data import ambiguous_shapes, coco
 from gfl_lab.errors import SpecError
+from gfl_lab.setup.config import trial_config
 from gfl_lab.spec.files import load_profile, resolve_settings
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
-from gfl_lab.train.config import trial_config
-from gfl_lab.train.side_distances import _describe, scale_boxes, side_distances
 from tests.support.cli import Cli, runner
+from tests.support.real_data import REAL
 
 # isort: split
 # after ours: mmdet.models can be imported only once the operators are there
@@ -37,7 +38,6 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
 ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / "shared" / "data"
 
 
 def write_set(root: Path, images: list[tuple[int, int]], boxes: list[list[dict]], pixels: bool = False) -> coco.CocoPaths:
@@ -57,7 +57,7 @@ def write_set(root: Path, images: list[tuple[int, int]], boxes: list[list[dict]]
     return coco.find_dataset(root)
 
 
-ONE_LEVEL = {"strides": (8,), "anchor_scale": 2.0, "image_size": (64, 64), "pad_to": 8, "flip": 0.0}
+ONE_LEVEL = {"strides": (8,), "anchor_scale": 2.0, "image_size": (64, 64), "pad_to": 8, "flip_prob": 0.0}
 """Anchors of 16 px on the points 0, 8, 16, ... of a 64x64 image."""
 
 
@@ -117,7 +117,7 @@ def test_equal_to_what_training_learns(tmp_path: Path, width: float) -> None:
         boxes[-1][0]["iscrowd"] = int(rng.integers(2)) if len(boxes[-1]) > 1 else 0
     paths = write_set(tmp_path, sizes, boxes, pixels=True)
     model = {"head_channels": 8, "neck_channels": 8, "head_convs": 1, "anchor_scale": 3.0}
-    own = Settings(strides=(8, 16, 32), image_size=(213, 127), flip=0.0, bin_width=width, reg_max=4, **model)
+    own = Settings(strides=(8, 16, 32), image_size=(213, 127), flip_prob=0.0, bin_width=width, reg_max=4, **model)
     found = side_distances(paths, ("cat",), own)
 
     data = DataSpec(name="", digest="", classes=("cat",), train_images=0, val_images=0)
@@ -219,7 +219,7 @@ def test_a_users_own_assigner_is_refused(tmp_path: Path) -> None:
 def test_notes_say_what_is_left_out(tmp_path: Path) -> None:
     paths = write_set(tmp_path, [(64, 64)], [[{"bbox": [24, 24, 16, 16]}]])
     assert side_distances(paths, ("cat",), Settings(**ONE_LEVEL)).notes == ()
-    many = Settings(**ONE_LEVEL | {"flip": 0.5}, scale_range=(0.6, 1.0), crop="vit_adapter")
+    many = Settings(**ONE_LEVEL | {"flip_prob": 0.5}, scale_range=(0.6, 1.0), crop="vit_adapter")
     assert [note.split()[0] for note in side_distances(paths, ("cat",), many).notes] == ["flips", "multi-scale", "crops"]
 
 
@@ -229,14 +229,13 @@ def test_histogram() -> None:
     assert histogram((1,) * 64 + (2,), 64) == "█" * 32 + "|█"  # two bins a bar
 
 
-@pytest.mark.parametrize(("name", "profile"), [("bccd", "bccd"), ("coco_people", "bccd"), ("coco_slice", "desk")])
-def test_real_data(name: str, profile: str) -> None:
-    if not (SHARED / name).is_dir():
-        pytest.skip(f"../shared/data/{name} is not there")
+@pytest.mark.parametrize("name", REAL)
+def test_real_data(name: str) -> None:
+    profile = "desk" if name in ("coco_crop", "coco_slice") else "bccd"
     own = resolve_settings(load_profile(ROOT / f"experiments/profiles/{profile}.yaml").settings)
-    report = coco.check_dataset(SHARED / name, decode=False)
+    report = coco.check_dataset(REAL[name], decode=False)
     calls = []
-    found = side_distances(coco.find_dataset(SHARED / name), report.classes, own, progress=lambda done, of: calls.append((done, of)))
+    found = side_distances(coco.find_dataset(REAL[name]), report.classes, own, progress=lambda done, of: calls.append((done, of)))
     assert found.images == report.splits["train"].trainable and calls[-1] == (found.images, found.images)
     thin = 1 if name == "coco_people" else 0  # a box of 0.9 px, which training leaves out
     assert found.boxes == report.splits["train"].boxes - thin

@@ -11,9 +11,10 @@ from collections import Counter
 
 import torch
 
-import gfl_lab.train.loop  # noqa: F401  first: mmdet.models can be imported only once the operators are there
+import gfl_lab.detector  # noqa: F401  first: mmdet.models can be imported only once the operators are there
 from benchmarks.detector_speed import batch, wrapper
 from benchmarks.gpu.smoke import VARIANTS, build
+from gfl_lab.train.step import TrainingStep
 from tests.support.fake_cuda import FakeCuda, fake_cuda, with_gradients
 
 SIZE = (96, 128)
@@ -42,7 +43,7 @@ def main() -> None:
             for turn in ("first step", "second step"):
                 seen.clear()
                 with with_gradients(model):
-                    model.train_step(batch(2, SIZE, "cpu", True), steps)
+                    TrainingStep(model, steps)(batch(2, SIZE, "cpu", True))
                 told(turn, seen)
             with torch.inference_mode():
                 model.eval().test_step(batch(2, SIZE, "cpu", False))

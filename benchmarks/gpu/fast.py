@@ -21,8 +21,9 @@ from typing import Any
 
 import torch
 
-import gfl_lab.train.loop  # noqa: F401  first: mmdet.models can be imported only once the operators are there
+import gfl_lab.detector  # noqa: F401  first: mmdet.models can be imported only once the operators are there
 from benchmarks.detector_speed import batch, models, wrapper
+from gfl_lab.train.step import TrainingStep
 
 COMBINATIONS: list[tuple[str, str, int, dict[str, Any]]] = [
     # what, name, seconds at most, how
@@ -141,7 +142,7 @@ def measure(what: str, how: dict[str, Any], asked: argparse.Namespace, pair: dic
         def action() -> None:
             if cuda and how.get("compile"):
                 torch.compiler.cudagraph_mark_step_begin()
-            seen.append(model.train_step(given, optimizer)["loss"])
+            seen.append(TrainingStep(model, optimizer)(given)["loss"])
     else:
         model.eval()
         autocast = torch.autocast(asked.device, dtype=getattr(torch, precision), enabled=precision != "float32")

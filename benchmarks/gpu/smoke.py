@@ -16,13 +16,15 @@ from functools import partial
 
 import torch
 
-import gfl_lab.train.loop  # noqa: F401  first: mmdet.models can be imported only once the operators are there
+import gfl_lab.detector  # noqa: F401  first: mmdet.models can be imported only once the operators are there
 from benchmarks.detector_speed import CLASSES, batch, wrapper
 from benchmarks.stock import initialise
-from gfl_lab.detector import background_loss, ops
+from gfl_lab.detector import background_loss
+from gfl_lab.detector import mmcv_ops as ops
 from gfl_lab.detector.build import model_config
 from gfl_lab.detector.msda import MultiScaleDeformableAttention
 from gfl_lab.spec.settings import Settings
+from gfl_lab.train.step import TrainingStep
 
 # isort: split
 from mmdet.registry import MODELS
@@ -30,7 +32,7 @@ from mmdet.registry import MODELS
 VARIANTS = {
     "GFL": {},
     "ATSS (centerness, Dirac)": {"quality": "centerness", "box": "dirac", "dfl": False},
-    "focal loss alone, FCOS's distances": {"quality": "none", "box": "dirac", "dfl": False, "dirac_coder": "distance"},
+    "focal loss alone, FCOS's distances": {"quality": "none", "box": "dirac", "dfl": False, "bbox_coder": "distance"},
     "IoU branch": {"quality": "iou", "box": "dirac", "dfl": False},
     "centerness-guided": {"quality": "centerness_guided", "box": "dirac", "dfl": False},
     "IoU-guided, renormalised": {"quality": "iou_guided", "box": "general", "guided_renormalise": True},
@@ -109,9 +111,9 @@ def one(changes: dict, device: str, check: bool, size: tuple[int, int]) -> tuple
         for turn in range(3):
             torch.manual_seed(turn)
             if turn == 2 and precision != "float16":
-                counted[f"step, {precision}"] = waits(partial(model.train_step, copy.deepcopy(given), steps), device)
+                counted[f"step, {precision}"] = waits(partial(TrainingStep(model, steps), copy.deepcopy(given)), device)
                 continue
-            terms = {key: float(value) for key, value in model.train_step(copy.deepcopy(given), steps).items()}
+            terms = {key: float(value) for key, value in TrainingStep(model, steps)(copy.deepcopy(given)).items()}
             first = first or terms
             if not all(value == value and abs(value) < 1e6 for value in terms.values()):
                 wrong.append(f"{precision}: {terms}")

@@ -17,8 +17,8 @@ from gfl_lab.cli.refusals import require_output
 from gfl_lab.errors import ExitCode, InputError, Problem
 
 if TYPE_CHECKING:
+    from gfl_lab.analysis.side_distances import SideDistances
     from gfl_lab.data.unassigned import Unassigned
-    from gfl_lab.train.side_distances import SideDistances
 
 
 @click.group("data")
@@ -122,8 +122,8 @@ def _measure(path: Path, classes: tuple[str, ...], settings: Any, reg_max: int |
     import torch
     from rich.progress import Progress
 
+    from gfl_lab.analysis.side_distances import side_distances
     from gfl_lab.data.coco import find_dataset
-    from gfl_lab.train.side_distances import side_distances
 
     console = consoles()[1]
     if not console.is_terminal:

@@ -18,8 +18,8 @@ from gfl_lab.cli.prepare import named_profile
 from gfl_lab.errors import InputError, Problem, SpecError
 
 if TYPE_CHECKING:
+    from gfl_lab.inference.reevaluate import Evaluation, Subject
     from gfl_lab.rundir import TrialDir
-    from gfl_lab.train.reevaluate import Evaluation, Subject
 
 DEFAULT_PROFILE = "coco_1x"
 
@@ -77,7 +77,7 @@ def command(what: str, changes: dict[str, Any], data: Path | None, profile: str 
     if trial is not None:
         require_done(trial)
 
-    from gfl_lab.train import reevaluate
+    from gfl_lab.inference import reevaluate
 
     if trial is not None:
         subject = reevaluate.read_trial(trial)
@@ -102,7 +102,7 @@ def command(what: str, changes: dict[str, Any], data: Path | None, profile: str 
 
 
 def _evaluate(subject: Subject, limit: int | None) -> Evaluation:
-    from gfl_lab.train.reevaluate import evaluate
+    from gfl_lab.inference.reevaluate import evaluate
 
     with _progress() as seen:
         return evaluate(subject, limit, seen)
@@ -145,7 +145,7 @@ def _to_dict(
     rows: list[tuple[str, dict[str, float]]],
     done: Evaluation,
 ) -> dict[str, Any]:
-    from gfl_lab.train.reevaluate import SETTABLE
+    from gfl_lab.inference.reevaluate import SETTABLE
 
     settings = changed.spec.settings.model_dump(mode="json")
     return {
@@ -166,8 +166,8 @@ def _to_dict(
 def _print(trial: TrialDir | None, subject: Subject, rows: list[tuple[str, dict[str, float]]], done: Evaluation) -> None:
     from rich.table import Table
 
+    from gfl_lab.inference.reevaluate import COMPARED
     from gfl_lab.naming import METRICS
-    from gfl_lab.train.reevaluate import COMPARED
 
     columns = dict(rows)
     grid = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))

@@ -11,7 +11,7 @@ from gfl_lab.cli.output import consoles, plural, print_json
 from gfl_lab.cli.refusals import require_output
 
 if TYPE_CHECKING:
-    from gfl_lab.train.import_checkpoint import Imported
+    from gfl_lab.checkpoints.import_checkpoint import Imported
 
 
 @click.command("import-checkpoint")
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 def command(file: Path, out: Path | None, force: bool, as_json: bool) -> None:
     """Convert the weights in FILE (.pth, .pdparams, .npz), whichever project saved them, and say what they are.
 
-    The file's code is never run. What is written can be given to --weights.
+    The file's code is never run. What is written can be given to --init-weights.
 
     Example:  gfl-lab import-checkpoint gfl_r50_fpn_1x_coco.pth
     """
     out = Path(f"{file.stem}.gfl-lab.pth") if out is None else out
     require_output(out, folder=False)
-    from gfl_lab.train.import_checkpoint import import_checkpoint
+    from gfl_lab.checkpoints.import_checkpoint import import_checkpoint
 
     done = import_checkpoint(file, out, force=force)
     if as_json:

@@ -44,8 +44,8 @@ def command(
     trial = trial_or_file(what) or trial_of_checkpoint(Path(what))
     if trial is not None:
         require_done(trial)
+    from gfl_lab.inference import reevaluate
     from gfl_lab.report.boxes import box_view
-    from gfl_lab.train import reevaluate
 
     if trial is not None:
         subject = reevaluate.read_trial(trial, with_data=False)
@@ -59,8 +59,8 @@ def command(
             found.append({"image": str(path), "detections": [_to_dict(row, distributions) for row in rows]})
             continue
         from gfl_lab.data.pixels import read_rgb
+        from gfl_lab.records.files import atomic_path
         from gfl_lab.report.drawing import draw
-        from gfl_lab.rundir import atomic_path
 
         views = [box_view(row) for row in rows[:most]]
         target = targets[path]

@@ -160,8 +160,8 @@ def command(
             if pending:
                 say_unassigned(unassigned_groups(plan, prepared.paths, tree), plan, data, files.source.path.parent, notes=False)
             check_budget(limit, expected, share)
-            for backbone in sorted({t.spec.settings.backbone for t in pending if t.spec.settings.weights == "pretrained"}):
-                from gfl_lab.train.checkpoint import fetch_pretrained
+            for backbone in sorted({t.spec.settings.backbone for t in pending if t.spec.settings.init_weights == "pretrained"}):
+                from gfl_lab.checkpoints.pretrained import fetch_pretrained
 
                 fetch_pretrained(backbone)  # once, before anything is written and before trials would each do it
             for note in driver.save_plan(plan, folder):

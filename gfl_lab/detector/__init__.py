@@ -5,12 +5,12 @@ Importing this package makes ``mmdet.models`` importable without a compiled mmcv
 
 from __future__ import annotations
 
-from gfl_lab.detector import ops
+from gfl_lab.detector import mmcv_ops
 
-ops.install()
-ops.import_models()
+mmcv_ops.install()
 
 from gfl_lab.detector import backbones as _backbones  # noqa: E402, F401  (after install(); these register their classes)
 from gfl_lab.detector import head as _head  # noqa: E402, F401
 from gfl_lab.detector import preprocess as _preprocess  # noqa: E402, F401
+from gfl_lab.detector import trial_detector as _trial_detector  # noqa: E402, F401
 from gfl_lab.detector import vit_adapter as _vit_adapter  # noqa: E402, F401

@@ -44,7 +44,7 @@ from torch import Tensor, nn
 from gfl_lab.detector import background_loss, dgqp, losses
 from gfl_lab.detector.assign import TOPK, UNASSIGNED, assign
 from gfl_lab.detector.boxform import BoxForm, DiracDelta, DiracDistance, Gaussian, General
-from gfl_lab.detector.ops import nms
+from gfl_lab.detector.mmcv_ops import nms
 from gfl_lab.detector.transfer import to_device
 from gfl_lab.spec.settings import default_box_weighting
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from gfl_lab import naming, rundir
+from gfl_lab import naming
+from gfl_lab.records.files import write_text
 from gfl_lab.report.ranking import Ranking
 from gfl_lab.report.ranking_grid import data_grid as ranking_data
 from gfl_lab.report.ranking_grid import ranking_json, ranking_sheet
@@ -47,5 +48,5 @@ def write_ranking(ranking: Ranking, folder: Path) -> dict[str, Path]:
 def _write(folder: Path, texts: Mapping[str, str]) -> dict[str, Path]:
     paths = {form: folder / f"{naming.TABLE_STEM}.{form}" for form in texts}
     for form, text in texts.items():
-        rundir.write_text(paths[form], text)
+        write_text(paths[form], text)
     return paths

@@ -9,6 +9,7 @@ import os
 import shlex
 import shutil
 import sqlite3
+import subprocess
 import sys
 import tempfile
 import time
@@ -55,26 +56,18 @@ def make_usable(path: Path, uri: str, artifacts: Path) -> None:
         DamagedDatabase: it is no database of MLflow's. MirrorError: it is one of a newer MLflow, or cannot be written.
     """
     is_new = check(path)
+    # MLflow keeps its connections for the life of a process, also to a file that has been moved away since.
+    os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
     quiet_import()
     try:
         if is_new:
             _create(path, artifacts)
         else:
             _upgrade(path)
-        _let_go(uri)
     except MirrorError:
         raise
     except Exception as error:
         raise unusable(uri, error) from error
-
-
-def _let_go(uri: str) -> None:
-    """Close mlflow's connections to a file that was once in this place: it keeps them for the life of the process."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    engine = SqlAlchemyStore._engine_map.get(uri)
-    if engine is not None:
-        engine.dispose()
 
 
 def _create(path: Path, artifacts: Path) -> None:
@@ -99,19 +92,18 @@ def _create(path: Path, artifacts: Path) -> None:
 
 
 def _upgrade(path: Path) -> None:
-    """Raise the schema, after a copy; refuse one that is newer."""
-    from mlflow.store.db import utils
-    from sqlalchemy import create_engine
+    """Raise the schema, after a copy, with ``mlflow db upgrade``; refuse one that is newer.
 
+    Raises:
+        MirrorError: the schema is one of a newer MLflow's, or the command failed.
+    """
     found = schema(path)
     with contextlib.closing(sqlite3.connect(path, timeout=BUSY_S)) as connection, contextlib.suppress(sqlite3.OperationalError):
         connection.execute("PRAGMA journal_mode=WAL")  # in use by a reader just now: the next start sets it
-    if found == utils._get_latest_schema_revision():
+    latest, known = _revisions()
+    if found == latest:
         return
-    from alembic.script import ScriptDirectory
-
-    script = ScriptDirectory.from_config(utils._get_alembic_config(sqlite_uri(path)))
-    if found not in {revision.revision for revision in script.walk_revisions()}:
+    if found not in known:
         raise MirrorError(
             Problem(
                 f"{path} has schema {found}, which this MLflow does not know",
@@ -121,11 +113,20 @@ def _upgrade(path: Path) -> None:
     backup = path.with_name(f"{path.name}.{found}.bak")
     with contextlib.closing(sqlite3.connect(path)) as source, contextlib.closing(sqlite3.connect(backup)) as target:
         source.backup(target)
-    engine = create_engine(sqlite_uri(path))
-    try:
-        utils._upgrade_db(engine)
-    finally:
-        engine.dispose()
+    asked = subprocess.run([sys.executable, "-P", "-m", "mlflow", "db", "upgrade", sqlite_uri(path)], capture_output=True, text=True)
+    if asked.returncode:
+        lines = asked.stderr.strip().splitlines() or ["no message"]
+        hint = f"the database as it was: {backup}. The run directories are complete; `gfl-lab sync` mirrors them afterwards"
+        raise MirrorError(Problem(f"`mlflow db upgrade` of {path} failed: {lines[-1]}", hint=hint))
+
+
+def _revisions() -> tuple[str | None, set[str]]:
+    """Return the latest schema of the installed MLflow, and every one that it can upgrade."""
+    import mlflow.store.db_migrations
+    from alembic.script import ScriptDirectory
+
+    scripts = ScriptDirectory(str(Path(mlflow.store.db_migrations.__path__[0])))
+    return scripts.get_current_head(), {revision.revision for revision in scripts.walk_revisions()}
 
 
 # --- damage ---------------------------------------------------------------------------------------

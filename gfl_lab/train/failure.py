@@ -14,7 +14,7 @@ import torch
 
 from gfl_lab.errors import DataError, DiskFull, FailureKind, GflLabError, TrialError
 from gfl_lab.rundir import TrialDir
-from gfl_lab.train.components import MODULE_PREFIX
+from gfl_lab.setup.components import MODULE_PREFIX
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_MEMORY = (

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from gfl_lab import naming
+from gfl_lab.analysis.distributions import DistributionCollector
+from gfl_lab.inference.evaluate import CocoEvaluator, collect
+from gfl_lab.inference.latency import measure_latency
+from gfl_lab.inference.predict import predict_and_collect
 from gfl_lab.integrity import UNSTABLE
 from gfl_lab.rundir import TrialDir
 from gfl_lab.spec.settings import TrialSpec
-from gfl_lab.train.distributions import DistributionCollector, predict_and_collect
-from gfl_lab.train.evaluate import CocoEvaluator, collect
-from gfl_lab.train.latency import measure_latency
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""mmengine's training loop as a trial runs it: what is written at each step, when a checkpoint is, and how a step is done in parts."""
+"""mmengine's training loop as a trial runs it: what is written at each step, and when a checkpoint is."""
 
 from __future__ import annotations
 
@@ -11,20 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmdet.models.detectors import GFL
-from mmdet.registry import MODELS
 from mmengine.hooks import Hook, RuntimeInfoHook
 from mmengine.logging import MMLogger
-from mmengine.optim import OptimWrapper
-from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.registry import HOOKS, LOOPS
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from gfl_lab import naming
-from gfl_lab.detector.transfer import to_host
-from gfl_lab.errors import Interrupted, NonFiniteLoss
-from gfl_lab.rundir import MetricWriter, TrialDir
+from gfl_lab.errors import Interrupted
+from gfl_lab.records.metric_lines import MetricWriter
+from gfl_lab.rundir import TrialDir
 from gfl_lab.train.checkpoint import save_checkpoint
 from gfl_lab.train.ema import MovingAverage
+from gfl_lab.train.step import TrainingStep
 from gfl_lab.train.team import Team
 
 CHECKPOINT_S = 600.0
@@ -39,75 +37,17 @@ class Position:
     epoch: int = 0
 
 
-@MODELS.register_module()
-class TrialDetector(GFL):
-    """mmdet's single-stage detector that makes no step of a non-finite loss, and can do a batch in parts.
-
-    Convolutions run in channels-last memory order, which takes a fifth off a training step on a CPU (docs/decisions/0004).
+class TrialRunner(Runner):
+    """mmengine's Runner without its own folders, log files and environment probe: the run directory has a place for each.
 
     Attributes:
-        parts: into how many parts each training batch is split, for want of memory; their gradients are added up.
         team: the processes that share each batch.
+        parts: into how many parts each batch is split, for want of memory.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.parts = 1
-        self.team = Team()
-        self.to(memory_format=torch.channels_last)
-
-    def extract_feat(self, batch_inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Pyramid maps of (N, 3, H, W) images."""
-        return super().extract_feat(batch_inputs.contiguous(memory_format=torch.channels_last))
-
-    def parse_losses(self, losses: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """As mmengine's, the terms as means over the processes."""
-        total, terms = super().parse_losses(losses)
-        if self.team.size > 1:
-            terms = dict(zip(terms, self.team.mean(torch.stack([term.detach().float() for term in terms.values()])), strict=True))
-        return total, terms
-
-    def train_step(self, data: dict[str, Any], optim_wrapper: OptimWrapper) -> dict[str, torch.Tensor]:
-        """One step over a batch. In parts, each part's loss is weighted by its share of the images.
-
-        Gradients are averaged over the processes here, not by torch's wrapper: so that goes with parts, and what evaluates, averages
-        and saves the model sees it unwrapped. The batch is padded as a whole, so an image looks the same in a part. What differs a little is what the loss divides by
-        (the positives of the part) and the statistics of batch norms.
-
-        Returns:
-            The terms of the loss, on the CPU.
-
-        Raises:
-            NonFiniteLoss: before any weight changes, in all processes or in none (its step is filled in by the trial). The host
-                waits for the terms after it has queued the backward pass, so a GPU has work to do meanwhile.
-        """
-        with optim_wrapper.optim_context(self):
-            data = self.data_preprocessor(data, True)
-        images = len(data["inputs"])
-        parts = self.team.least(min(self.parts, images))  # losses are normalised over the processes: as many calls in each
-        sums: dict[str, torch.Tensor] = {}
-        for indices in np.array_split(np.arange(images), parts):
-            part, share = slice(int(indices[0]), int(indices[-1]) + 1), len(indices) / images
-            with optim_wrapper.optim_context(self):
-                losses = self._run_forward(data if parts == 1 else {key: value[part] for key, value in data.items()}, mode="loss")
-            loss, found = self.parse_losses(losses)
-            sums = {name: sums.get(name, 0) + share * value.detach() for name, value in found.items()}
-            values = to_host(torch.stack([value.float() for value in sums.values()]))  # queued before the backward pass
-            optim_wrapper.backward(loss * share)
-        self.team.average_gradients(self.parameters())
-        terms = dict(zip(sums, values(), strict=True))
-        if not torch.isfinite(terms["loss"]):
-            raise NonFiniteLoss(0, 0, {name: float(value) for name, value in terms.items()})
-        optim_wrapper.step()
-        optim_wrapper.zero_grad()
-        return terms
-
-
-class TrialRunner(Runner):
-    """mmengine's Runner without its own folders, log files and environment probe: the run directory has a place for each."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        self.team, self.parts = Team(), 1
         with contextlib.suppress(OSError):
             os.rmdir(self._log_dir)
 
@@ -131,6 +71,27 @@ class _NoVisualizer:
 
     def add_config(self, config: Any) -> None:
         pass
+
+
+@LOOPS.register_module()
+class TrialTrainLoop(EpochBasedTrainLoop):
+    """mmengine's loop over epochs, each iteration of which is a `TrainingStep`; it may start within an epoch."""
+
+    def start_after(self, epoch: int, step: int) -> None:
+        """Start after so many finished epochs and steps."""
+        self._epoch, self._iter = epoch, step
+
+    def run(self) -> torch.nn.Module:
+        """Train, with the weights that the model has now."""
+        self._step = TrainingStep(self.runner.model, self.runner.optim_wrapper, self.runner.team, self.runner.parts)
+        return super().run()
+
+    def run_iter(self, idx: int, data_batch: dict[str, Any]) -> None:
+        """Take one step."""
+        self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
+        outputs = self._step(data_batch)
+        self.runner.call_hook("after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
+        self._iter += 1
 
 
 @HOOKS.register_module()
@@ -182,7 +143,7 @@ class TrialHook(Hook):
                 self.writer.truncate_after(0)
             return
         epoch, step = self.resumed["meta"]["epoch"], self.resumed["meta"]["iter"]
-        runner.train_loop._epoch, runner.train_loop._iter = epoch, step
+        runner.train_loop.start_after(epoch, step)
         runner.train_dataloader.batch_sampler.skip = step - epoch * len(runner.train_dataloader)
         self.position.step, self.position.epoch = step, min(step // len(runner.train_dataloader) + 1, runner.max_epochs)
         if self.team.leads:
@@ -192,11 +153,11 @@ class TrialHook(Hook):
         """Cut the metric lines back to the checkpoint, and add an evaluation that was lost."""
         self.writer.truncate_after(step, unevaluated_from=runner.max_epochs)
         lines = self.trial.metric_lines()
-        if missing := step - len({line["step"] for line in lines if line["kind"] == "train"}):
+        if missing := step - len({line.step for line in lines if line.trains}):
             self.trial.log(
                 f"the metric lines of {missing} steps before the checkpoint are lost: the curves have a gap, the result does not"
             )
-        evaluated = {line["epoch"] for line in lines if line["kind"] == "val"}
+        evaluated = {line.epoch for line in lines if line.evaluates}
         if 0 < epoch < runner.max_epochs and epoch not in evaluated and step == epoch * len(runner.train_dataloader):
             self._validate(runner, step, epoch)
 

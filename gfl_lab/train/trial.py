@@ -14,29 +14,33 @@ from typing import Any
 import torch
 from mmengine.runner import Runner
 
-import gfl_lab.train.dataset
+import gfl_lab.setup.dataset
 import gfl_lab.train.optim  # noqa: F401  (both register what trial_config names)
 from gfl_lab import naming
+from gfl_lab.analysis.distributions import DistributionCollector
+from gfl_lab.analysis.history import History
+from gfl_lab.checkpoints.pretrained import load_backbone
 from gfl_lab.errors import (
     FormatError,
     Interrupted,
     NonFiniteLoss,
     StoreError,
 )
+from gfl_lab.inference.evaluate import CocoEvaluator, collect
+from gfl_lab.inference.predict import predict_and_collect
 from gfl_lab.integrity import file_entries, has_finished
-from gfl_lab.rundir import TrialDir, write_json, write_text
+from gfl_lab.records.accumulation import Accumulation
+from gfl_lab.records.files import write_json, write_text
+from gfl_lab.rundir import TrialDir
+from gfl_lab.setup.components import load_of_trial
+from gfl_lab.setup.config import SHARED_MEMORY, loaders_that_fit, trial_config
 from gfl_lab.spec.settings import TrialSpec
-from gfl_lab.train.checkpoint import load_backbone, load_last, restore
-from gfl_lab.train.components import load_of_trial
-from gfl_lab.train.config import SHARED_MEMORY, loaders_that_fit, trial_config
-from gfl_lab.train.distributions import DistributionCollector, predict_and_collect
+from gfl_lab.train.checkpoint import load_last, restore
 from gfl_lab.train.ema import MovingAverage
 from gfl_lab.train.environment import environment
-from gfl_lab.train.evaluate import CocoEvaluator, collect
 from gfl_lab.train.failure import failure_of, full_disk_told
 from gfl_lab.train.final import Clock, device_name, device_of, evaluate_final, peak_memory_mib
 from gfl_lab.train.finished import FinalWeights, adopted_weights, beating, evaluated, prepare_process, read_spec, repair, trained_weights
-from gfl_lab.train.history import History
 from gfl_lab.train.loop import Position, TrialHook, TrialRunner
 from gfl_lab.train.team import LostRank, Team, in_team, join
 
@@ -150,7 +154,7 @@ def _write_result(trial: TrialDir, outcome: dict[str, Any], seconds: float) -> N
     outcome.setdefault("seconds", {})["total"] = round(seconds, 3)
     with contextlib.suppress(StoreError):  # a damaged record is what such a trial has failed of
         if accumulation := trial.accumulation():
-            outcome["accumulation"] = accumulation
+            outcome["accumulation"] = accumulation.to_json()
     finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     write_json(trial.file(naming.RESULT), {"format": naming.FORMAT_VERSION, "trial": trial.id, **outcome, "finished": finished})
 
@@ -182,7 +186,7 @@ def _train(
     runner = TrialRunner.from_cfg(config)
     if team.size > 1 and device_of(runner.model).type == "cuda":
         runner.model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(runner.model)
-    runner.model.team = team
+    runner.team = team
     evaluator = CocoEvaluator(manifest["paths"]["val_annotations"], spec.data.classes, settings.max_dets)
     val_loader = Runner.build_dataloader(config.val_loader, seed=spec.seed)
 
@@ -202,9 +206,9 @@ def _train(
     runner.load_or_resume = lambda: _start(runner, spec, hook)
     clock.lap("setup")
     step = resumed["meta"]["iter"] if resumed else 0
-    runner.model.parts = _parts(trial, step, team)
+    runner.parts = _parts(trial, step, team)
     start = f"goes on after step {step}" if resumed else "starts"
-    in_parts = f", each batch of {settings.batch_size} in {runner.model.parts} parts" if runner.model.parts > 1 else ""
+    in_parts = f", each batch of {settings.batch_size} in {runner.parts} parts" if runner.parts > 1 else ""
     processes = f" in each of {team.size} processes" if team.size > 1 else ""
     if team.leads:
         trial.log(
@@ -242,10 +246,10 @@ def _train(
 def _start(runner: TrialRunner, spec: TrialSpec, hook: TrialHook) -> None:
     """After mmengine has initialised the weights: put in those that the trial starts or goes on with."""
     settings = spec.settings
-    if hook.resumed is None and settings.weights != "random":
-        load_backbone(runner.model.backbone, settings.weights, settings.backbone)
-    if settings.ema:
-        hook.average = MovingAverage(runner.model, settings.ema)
+    if hook.resumed is None and settings.init_weights != "random":
+        load_backbone(runner.model.backbone, settings.init_weights, settings.backbone)
+    if settings.ema_decay:
+        hook.average = MovingAverage(runner.model, settings.ema_decay)
     if hook.resumed is not None:
         restore(runner, hook.resumed, hook.average)
 
@@ -265,7 +269,7 @@ def _parts(trial: TrialDir, step: int, team: Team) -> int:
     accumulation = trial.accumulation()
     if accumulation is None:
         return 1
-    since = accumulation["since_step"]
+    since = accumulation.since_step
     if team.leads and (since is None or step < since):
-        trial.write_accumulation(accumulation["parts"], step)
-    return accumulation["parts"]
+        trial.write_accumulation(Accumulation(accumulation.parts, step))
+    return accumulation.parts

@@ -21,17 +21,19 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-import gfl_lab.train.dataset
+import gfl_lab.setup.dataset
 import gfl_lab.train.optim  # noqa: F401  (both register what trial_config names)
 from gfl_lab import naming
+from gfl_lab.analysis.distributions import DistributionCollector
 from gfl_lab.errors import FailureKind
-from gfl_lab.rundir import TrialDir, write_json
+from gfl_lab.inference.evaluate import CocoEvaluator, collect
+from gfl_lab.inference.latency import MAX_SECONDS, MEASURED_IMAGES, WARMUP_IMAGES
+from gfl_lab.inference.predict import predict, predict_and_collect
+from gfl_lab.records.files import write_json
+from gfl_lab.rundir import TrialDir
+from gfl_lab.setup.components import load_of_trial
+from gfl_lab.setup.config import PREFETCHED, batch_bytes, loaders_that_fit, trial_config
 from gfl_lab.spec.settings import Settings, TrialSpec
-from gfl_lab.train.components import load_of_trial
-from gfl_lab.train.config import PREFETCHED, batch_bytes, loaders_that_fit, trial_config
-from gfl_lab.train.distributions import DistributionCollector, predict_and_collect
-from gfl_lab.train.evaluate import CocoEvaluator, collect, predict
-from gfl_lab.train.latency import MAX_SECONDS, MEASURED_IMAGES, WARMUP_IMAGES
 from gfl_lab.train.loop import TrialRunner
 
 DROPPED = 2

@@ -16,7 +16,9 @@ from typing import Any
 import torch
 
 from gfl_lab import naming
-from gfl_lab.rundir import MetricWriter, TrialDir
+from gfl_lab.detector.trial_detector import TrialDetector
+from gfl_lab.records.metric_lines import MetricWriter
+from gfl_lab.rundir import TrialDir
 from gfl_lab.train import final, loop, trial
 from gfl_lab.train.trial import run_trial
 
@@ -110,12 +112,12 @@ def little_memory(path: str, images: int, from_step: int = 1, die_at: int = 0, *
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
     def watch(hook: Any, runner: Any, *_: Any, **__: Any) -> None:
-        if runner.iter + 1 == die_at and runner.model.parts > 1 and _once(Path(path), "died in parts"):
+        if runner.iter + 1 == die_at and runner.parts > 1 and _once(Path(path), "died in parts"):
             os.kill(os.getpid(), signal.SIGKILL)
         position.step = runner.iter + 1
 
     position = loop.Position()
-    _before(loop.TrialDetector, "loss", full)
+    _before(TrialDetector, "loss", full)
     _before(loop.TrialHook, "before_train_iter", watch)
     run_trial(path, **kwargs)
 

@@ -1,0 +1,8 @@
+"""Box distributions: those that a trained detector predicts, and the side distances that a data set asks for.
+
+The detector is imported first: it makes mmdet importable without mmcv's compiled extension.
+"""
+
+from __future__ import annotations
+
+import gfl_lab.detector  # noqa: F401

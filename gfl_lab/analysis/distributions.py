@@ -1,0 +1,298 @@
+"""The learned box distributions of a split as a table: one row per ground-truth box, then one per kept false positive.
+
+Which cell speaks for a box: among the cells that ATSS assigns to it under every annotation it may get (both annotators
+on `ambiguous_shapes`; its one annotation elsewhere), the one that scores its class highest. Every variant is asked by the
+same rule, and on `ambiguous_shapes` what an ideal model would say at such a cell is known (docs/box-distributions.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from mmdet.structures.bbox import bbox_overlaps
+from torch import Tensor
+
+from gfl_lab.data.ambiguous_shapes import annotator_boxes
+from gfl_lab.detector.assign import UNASSIGNED, assign
+from gfl_lab.detector.head import DenseOutputs
+from gfl_lab.detector.transfer import to_device
+from gfl_lab.metrics.truth_scores import TruthScores, truth_scores
+from gfl_lab.records.files import atomic_path
+from gfl_lab.spec.settings import Settings
+
+MATCH_IOU = 0.5
+"""A detection of the box's class with at least this IoU finds it; the best score first, each used once."""
+
+FALSE_POSITIVE_SCORE = 0.3
+"""Unmatched detections from this score on are kept as rows; below it nearly all are background noise."""
+
+_BOX = ("x1", "y1", "x2", "y2")
+_SCALARS = {
+    **dict.fromkeys(("image_id", "annotation_id", "category_id"), pa.int64()),
+    **dict.fromkeys(("file_name", "category", "ambiguity"), pa.string()),
+    **dict.fromkeys(("level", "stride", "bins", "ambiguous_side"), pa.int32()),
+    **dict.fromkeys((f"{box}_{part}" for box in ("gt", "cell", "det") for part in _BOX), pa.float32()),
+    **dict.fromkeys(("cell_x", "cell_y", "scale_x", "scale_y", "score", "cell_iou", "det_score", "det_iou"), pa.float32()),
+    **dict.fromkeys(("bin_width", "edge_a", "edge_b", "prob_a"), pa.float32()),
+    "scored": pa.bool_(),
+}
+_LISTS = ("probs", "expectation", "target")
+SCHEMA = pa.schema([*_SCALARS.items(), *((name, pa.list_(pa.float32())) for name in _LISTS)])
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image of a batch: its sample, place in the batch, network px per original px (4,), and kept detections in original px."""
+
+    sample: Any
+    index: int
+    scale: np.ndarray
+    det_box: np.ndarray
+    det_score: np.ndarray
+
+
+class _Row(NamedTuple):
+    """What a row is about: a box with its annotation and the (detection, IoU) that finds it, or a detection that finds none."""
+
+    label: int
+    annotation: dict[str, Any] | None
+    gt: np.ndarray | None
+    det: tuple[int, float] | None
+
+
+class _Said(NamedTuple):
+    """What the head says at (P,) cells of an image, on the host; where the cell is -1 it means nothing."""
+
+    cells: list[int]
+    scores: list[float]
+    boxes: np.ndarray
+    distances: list[list[float]]
+    probs: list[list[float]] | None
+    centers: np.ndarray
+    strides: list[int]
+    levels: list[int]
+
+
+def _said(dense: DenseOutputs, index: int, cells: Tensor, labels: list[int]) -> _Said:
+    """Of image ``index`` at these cells, with the scores of these classes."""
+    at = cells.clamp(min=0)
+    return _Said(
+        cells=cells.tolist(),
+        scores=dense.scores[index, at, to_device(torch.tensor(labels), at.device)].tolist(),
+        boxes=dense.boxes[index, at].cpu().numpy(),
+        distances=dense.distances[index, at].tolist(),
+        probs=None if dense.probs is None else dense.probs[index, at].flatten(1).tolist(),
+        centers=dense.centers[at].cpu().numpy().astype(np.float64),
+        strides=dense.strides[at].long().tolist(),
+        levels=dense.levels[at].tolist(),
+    )
+
+
+def _scale(sample: Any) -> np.ndarray:
+    """Network px per original px, (4,): x, y, x, y."""
+    return np.tile(np.asarray(sample.scale_factor, np.float64), 2)
+
+
+def _xyxy(annotations: list[dict[str, Any]]) -> np.ndarray:
+    """Boxes of COCO annotations, (G, 4) xyxy in original px."""
+    boxes = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
+
+
+class DistributionCollector:
+    """Gathers rows batch by batch.
+
+    Args:
+        truth: the split's annotation file as read by the evaluator (`COCO` object).
+        category_ids: category id of each label.
+        settings: of the trial.
+        ambiguous: whether annotations carry two annotators' edges.
+        least: score from which on an unmatched detection is kept.
+        images: ids of the only images to look at; all when None.
+    """
+
+    def __init__(
+        self, truth: Any, category_ids: np.ndarray, settings: Settings, ambiguous: bool, least: float = FALSE_POSITIVE_SCORE,
+        images: frozenset[int] | None = None,
+    ) -> None:  # fmt: skip
+        self.truth, self.category_ids, self.settings, self.ambiguous = truth, category_ids, settings, ambiguous
+        self.least, self.images = least, images
+        self.names = [truth.cats[int(category)]["name"] for category in category_ids]
+        self.label_of = {int(category): label for label, category in enumerate(category_ids)}
+        self.rows: list[dict[str, Any]] = []
+
+    def wants(self, samples: list[Any]) -> bool:
+        """Whether any of these is to be looked at."""
+        return self.images is None or any(sample.img_id in self.images for sample in samples)
+
+    def add(self, dense: DenseOutputs, priors: Tensor, num_level_priors: list[int], samples: list[Any]) -> None:
+        """Rows of one batch.
+
+        Args:
+            dense: the head's outputs at every cell.
+            priors: (A, 4) anchors, network px. num_level_priors: cells of each level.
+            samples: predicted data samples, boxes in original px.
+        """
+        truths = [self._boxes(sample) for sample in samples]
+        most = max((len(annotations) for annotations, _ in truths), default=0)
+        views = 2 if self.ambiguous else 1
+        boxes = torch.zeros(views, len(samples), most, 4)
+        valid = torch.zeros(len(samples), most, dtype=torch.bool)
+        for index, (present, variants) in enumerate(truths):
+            if present:
+                boxes[:, index, : len(present)] = variants
+                valid[index, : len(present)] = True
+        boxes, valid = to_device(boxes, priors.device), to_device(valid, priors.device)
+        assigned = [self._assign(dense, priors, num_level_priors, view, valid, samples) for view in boxes]
+        for index, (sample, (present, _)) in enumerate(zip(samples, truths, strict=True)):
+            if self.wants([sample]):
+                self._image_rows(index, sample, present, [view[index] for view in assigned], dense)
+
+    def _assign(self, dense: DenseOutputs, priors: Tensor, counts: list[int], boxes: Tensor, valid: Tensor, samples: list[Any]) -> Tensor:
+        """(N, A) box index of each cell, as in training: cells that only the batch's padding has take no part."""
+        extents = {tuple(sample.pad_shape[:2]) for sample in samples}
+        if len(extents) == 1:
+            return assign(priors, counts, boxes, valid, self.settings.atss_topk)
+        result = torch.full((len(samples), len(priors)), UNASSIGNED, dtype=torch.int64, device=priors.device)
+        for index, sample in enumerate(samples):
+            height, width = sample.pad_shape[:2]
+            kept = (dense.centers[:, 0] < width) & (dense.centers[:, 1] < height)
+            own = torch.bincount(dense.levels[kept], minlength=len(counts)).tolist()
+            result[index, kept] = assign(priors[kept], own, boxes[index : index + 1], valid[index : index + 1], self.settings.atss_topk)[0]
+        return result
+
+    def _boxes(self, sample: Any) -> tuple[list[dict[str, Any]], Tensor]:
+        """Annotations of an image that are no crowd, and their boxes (views, G, 4) in network px."""
+        annotations = [a for a in self.truth.imgToAnns.get(sample.img_id, []) if not a.get("iscrowd", 0)]
+        if self.ambiguous:
+            views = np.array([annotator_boxes(a) for a in annotations], np.float64).reshape(-1, 2, 4).transpose(1, 0, 2)
+        else:
+            views = _xyxy(annotations)[None]
+        return annotations, torch.from_numpy(views * _scale(sample)).float()
+
+    def _image_rows(self, index: int, sample: Any, annotations: list[dict[str, Any]], assigned: list[Tensor], dense: DenseOutputs) -> None:
+        found = sample.pred_instances
+        det_box, det_score, det_label = (t.cpu().numpy() for t in (found.bboxes, found.scores, found.labels))
+        image = _Image(sample, index, _scale(sample), det_box, det_score)
+        gt = _xyxy(annotations)
+        labels = np.array([self.label_of[a["category_id"]] for a in annotations], np.int64)
+        match = _match(gt, labels, det_box, det_score, det_label)
+        rows = [_Row(int(labels[row]), annotation, gt[row], match.get(row)) for row, annotation in enumerate(annotations)]
+        cells, scored = self._cells(dense.scores[index], labels, assigned)
+        taken = {detection for detection, _ in match.values()}
+        wrong = [int(detection) for detection in np.flatnonzero(det_score >= self.least) if int(detection) not in taken]
+        if wrong:
+            where = to_device(torch.from_numpy(det_box[wrong] * image.scale).to(dense.boxes.dtype), dense.boxes.device)
+            gap = (dense.boxes[index] - where[:, None]).abs().sum(2)
+            cells = torch.cat([cells, gap.argmin(1)])
+            rows += [_Row(int(det_label[detection]), None, None, (detection, float("nan"))) for detection in wrong]
+        if rows:
+            said = _said(dense, index, cells, [row.label for row in rows])
+            self._append(image, rows, [*scored, *[False] * len(wrong)], said)
+
+    @staticmethod
+    def _cells(scores: Tensor, labels: np.ndarray, assigned: list[Tensor]) -> tuple[Tensor, list[bool]]:
+        """The cell that speaks for each box, -1 where none does, and whether all annotations of the box have cells in common.
+
+        A box without a common cell still shows what its best cell under either annotation says; it is not scored.
+        """
+        boxes = torch.arange(len(labels), device=scores.device)
+        views = torch.stack([view == boxes[:, None] for view in assigned])  # (views, G, A)
+        common = views.all(0)
+        scored = common.any(1)
+        candidates = torch.where(scored[:, None], common, views.any(0))
+        of_class = scores.t()[to_device(torch.from_numpy(labels), scores.device)]
+        best = torch.where(candidates, of_class, -1.0).argmax(1)
+        return torch.where(candidates.any(1), best, -1), scored.tolist()
+
+    def _append(self, image: _Image, rows: list[_Row], scored: list[bool], said: _Said) -> None:
+        sample, scale = image.sample, image.scale
+        nan = float("nan")
+        gt = np.array([[nan] * 4 if row.gt is None else row.gt for row in rows])
+        boxes = said.boxes / scale
+        ious = bbox_overlaps(torch.from_numpy(boxes), torch.from_numpy(gt), is_aligned=True).tolist()
+        for number, (label, annotation, box, det) in enumerate(rows):
+            ambiguity = (annotation or {}).get("ambiguity") if self.ambiguous else None
+            row: dict[str, Any] = {
+                "image_id": sample.img_id,
+                "file_name": self.truth.imgs[sample.img_id]["file_name"],
+                "annotation_id": annotation["id"] if annotation else -1,
+                "category_id": int(self.category_ids[label]),
+                "category": self.names[label],
+                "ambiguity": ambiguity["kind"] if ambiguity else "",
+                "ambiguous_side": ambiguity["side"] if ambiguity else -1,
+                "scale_x": scale[0], "scale_y": scale[1],
+                "bin_width": self.settings.bin_width,
+                "bins": self.settings.reg_max + 1 if said.probs is not None else 0,
+                "scored": scored[number],
+                "edge_a": nan, "edge_b": nan, "prob_a": nan,
+                "probs": [], "expectation": [nan] * 4, "target": [nan] * 4,
+                "level": -1, "stride": 0, "cell_x": nan, "cell_y": nan, "score": nan, "cell_iou": nan,
+            }  # fmt: skip
+            row |= _parts("gt", box) | _parts("cell", None) | _parts("det", None) | {"det_score": nan, "det_iou": nan}
+            if det is not None:
+                row |= _parts("det", image.det_box[det[0]]) | {"det_score": float(image.det_score[det[0]]), "det_iou": det[1]}
+            if said.cells[number] >= 0:
+                stride, center = said.strides[number], said.centers[number]
+                unit = stride * self.settings.bin_width
+                row |= _parts("cell", boxes[number]) | {
+                    "level": said.levels[number], "stride": stride, "cell_x": center[0] / scale[0], "cell_y": center[1] / scale[1],
+                    "score": said.scores[number], "expectation": said.distances[number],
+                }  # fmt: skip
+                if said.probs is not None:
+                    row["probs"] = said.probs[number]
+                if box is not None:
+                    row["target"] = (_distances(center, box * scale) / unit).tolist()
+                    row["cell_iou"] = ious[number]
+                if annotation and ambiguity:
+                    views = annotator_boxes(annotation)
+                    edges = [_distances(center, np.asarray(view, np.float64) * scale)[ambiguity["side"]] / unit for view in views]
+                    row |= {"edge_a": edges[0], "edge_b": edges[1], "prob_a": ambiguity["probs"][0]}
+            self.rows.append(row)
+
+    def write(self, path: Path) -> None:
+        """Write distributions.parquet atomically."""
+        table = pa.Table.from_pylist(self.rows, schema=SCHEMA)
+        with atomic_path(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd", row_group_size=4096)
+
+    def truth_scores(self) -> TruthScores:
+        """The three scores against the known truth, and the counts behind them."""
+        rows = [row for row in self.rows if row["annotation_id"] >= 0]
+        columns = {key: [row[key] for row in rows] for key in ("expectation", "ambiguous_side", "edge_a", "edge_b", "prob_a", "scored")}
+        probs = [row["probs"] or [float("nan")] * 4 * row["bins"] for row in rows]
+        return truth_scores(probs=probs, reg_max=self.settings.reg_max, **columns)
+
+
+def _parts(prefix: str, box: np.ndarray | None) -> dict[str, float]:
+    values = [float("nan")] * 4 if box is None else [float(value) for value in box]
+    return {f"{prefix}_{part}": value for part, value in zip(_BOX, values, strict=True)}
+
+
+def _distances(center: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Distances (4,) from a point to the sides of an xyxy box: left, top, right, bottom."""
+    return np.array([center[0] - box[0], center[1] - box[1], box[2] - center[0], box[3] - center[1]])
+
+
+def _match(
+    gt: np.ndarray, labels: np.ndarray, det_box: np.ndarray, det_score: np.ndarray, det_label: np.ndarray
+) -> dict[int, tuple[int, float]]:
+    """{ground truth: (detection, IoU)}: detections by falling score, each to the free box of its class with the best IoU."""
+    if not len(gt) or not len(det_box):
+        return {}
+    ious = bbox_overlaps(torch.from_numpy(det_box).double(), torch.from_numpy(gt)).numpy()
+    match: dict[int, tuple[int, float]] = {}
+    for detection in np.argsort(-det_score, kind="stable"):
+        free = [g for g in np.flatnonzero(labels == det_label[detection]) if int(g) not in match]
+        if free:
+            best = max(free, key=lambda g: ious[detection, g])
+            if ious[detection, best] >= MATCH_IOU:
+                match[int(best)] = (int(detection), float(ious[detection, best]))
+    return match

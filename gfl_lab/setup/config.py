@@ -1,0 +1,215 @@
+"""From a TrialSpec to the complete mmengine configuration that a Runner trains; also what config.py records."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from gfl_lab.data.annotations import MIN_SIDE_PX
+from gfl_lab.detector.build import model_config
+from gfl_lab.spec.schedule import total_epochs
+from gfl_lab.spec.settings import Settings, TrialSpec
+
+SHARED_MEMORY, SHARED_MEMORY_PART = Path("/dev/shm"), 0.5
+"""Where loader processes hand images over, and how much of what is free there those of a trial may take."""
+PREFETCHED = 2
+"""Batches that each of them has ready: torch's default."""
+VIT_ADAPTER_SHORT_SIDES = (0.5, 0.625, 0.75)
+VIT_ADAPTER_CROP = (0.48, 0.75)
+VIT_ADAPTER_LAST_CROP = 1.28
+"""ViT-Adapter's crops in parts of the shortest side: 400, 500, 600; 384 to 600; and 1024 of 800 px
+(czczup/ViT-Adapter, ``configs/gfl/gfl_deit_adapter_small_fpn_3x_coco.py``)."""
+
+
+def trial_config(spec: TrialSpec, paths: dict[str, str], work_dir: str, loader_workers: int = 0) -> Config:
+    """Complete configuration of a trial.
+
+    Args:
+        spec: what to train.
+        paths: train_annotations, val_annotations, train_images, val_images; absolute.
+        work_dir: the run directory.
+        loader_workers: processes that load images; the numbers do not depend on it.
+    """
+    settings = spec.settings
+    model = model_config(settings, len(spec.data.classes))
+    model["type"] = "TrialDetector"
+    config = {
+        "default_scope": "mmdet",
+        "work_dir": work_dir,
+        "model": model,
+        "train_dataloader": _loader(spec, paths, "train", loader_workers),
+        "val_loader": _loader(spec, paths, "val", loader_workers),
+        "train_cfg": {"type": "TrialTrainLoop", "max_epochs": total_epochs(settings)},
+        "optim_wrapper": _optim_wrapper(settings),
+        "param_scheduler": _schedulers(settings),
+        "randomness": {"seed": spec.seed},
+        "default_hooks": {
+            "timer": None,
+            "logger": None,
+            "checkpoint": None,
+            "runtime_info": {"type": "TrialInfoHook"},
+            "param_scheduler": {"type": "ParamSchedulerHook"},
+            "sampler_seed": {"type": "DistSamplerSeedHook"},
+        },
+        "env_cfg": {"mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 1}, "dist_cfg": {"backend": "gloo"}},
+    }
+    return Config(config)
+
+
+def loaders_that_fit(wished: int, settings: Settings) -> int:
+    """So many of the ``wished`` loader processes as shared memory has room for: each keeps two batches there, ready to be taken.
+
+    A container often has 64 MB of it, and a process that finds it full is killed.
+    """
+    free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.exists() else 0
+    return min(wished, int(free * SHARED_MEMORY_PART // (PREFETCHED * batch_bytes(settings))))
+
+
+def batch_bytes(settings: Settings) -> int:
+    """Bytes of a batch of 8-bit images at their largest."""
+    return 3 * math.prod(settings.image_size) * settings.batch_size
+
+
+def _loader(spec: TrialSpec, paths: dict[str, str], split: str, workers: int) -> dict[str, Any]:
+    settings, training = spec.settings, split == "train"
+    meta = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction")
+    pipeline: list[dict[str, Any]] = [{"type": "LoadImageCached", "white_level": spec.data.white_level}]
+    if training:
+        pipeline += [{"type": "LoadAnnotations", "with_bbox": True}, *_augmentation(settings)]
+    else:
+        pipeline += [{"type": "ResizeKeepRatio", "scale": tuple(settings.image_size), "keep_ratio": True}]
+    pipeline += [{"type": "PackBytes", "meta_keys": meta}]
+    one_shape = {"type": "OneShapeBatchSampler", "image_size": tuple(settings.image_size), "pad_to": settings.pad_to}
+    return {
+        "batch_size": settings.batch_size if training else min(settings.batch_size, 16),
+        "num_workers": workers,
+        "persistent_workers": workers > 0,
+        "drop_last": False,
+        "sampler": {"type": "WholeSampler", "shuffle": training, "seed": spec.seed},
+        "batch_sampler": {"type": "ResumableBatchSampler"} if training else one_shape,
+        "collate_fn": {"type": "pseudo_collate"},
+        "dataset": {
+            "type": "TrialDataset",
+            "ann_file": paths[f"{split}_annotations"],
+            "data_prefix": {"img": paths[f"{split}_images"]},
+            "classes": tuple(spec.data.classes),
+            "seed": spec.seed,
+            "draw_annotators": training and spec.data.truth,
+            "filter_cfg": {"filter_empty_gt": True, "min_size": MIN_SIDE_PX} if training else None,
+            "test_mode": not training,
+            "pipeline": pipeline,
+        },
+    }
+
+
+def _augmentation(settings: Settings) -> list[dict[str, Any]]:
+    """Scaling, flips and crops in training, drawn from ``numpy.random``, which the data set seeds for each sample."""
+    scale, flip = _multi_scale(settings), {"type": "RandomFlip", "prob": settings.flip_prob}
+    if settings.crop == "none":
+        return [scale, flip]
+    short = settings.image_size[1]
+
+    def crop(least: float, most: float) -> dict[str, Any]:
+        size = (round(least * short), round(most * short))
+        return {"type": "mmdet.RandomCrop", "crop_type": "absolute_range", "crop_size": size, "allow_negative_crop": True}
+
+    cropped = [_resize(settings, VIT_ADAPTER_SHORT_SIDES), crop(*VIT_ADAPTER_CROP), scale]
+    return [flip, {"type": "RandomChoice", "transforms": [[scale], cropped]}, crop(VIT_ADAPTER_LAST_CROP, VIT_ADAPTER_LAST_CROP)]
+
+
+def _multi_scale(settings: Settings) -> dict[str, Any]:
+    """Scaling with a factor in ``scale_range``: any, or one of a grid of ``scale_step`` that starts at the range's lower end."""
+    low, high = settings.scale_range
+    if low == high or not settings.scale_step:
+        return _resize(settings, [low, high], between=True)
+    count = math.floor((high - low) / settings.scale_step + 1e-6)
+    return _resize(settings, [low + index * settings.scale_step for index in range(count + 1)])
+
+
+def _resize(settings: Settings, factors: Sequence[float], between: bool = False) -> dict[str, Any]:
+    """Scale an image, ratio kept, into ``image_size`` with the shortest side times a factor, and the longest side as it is.
+
+    One factor draws no random number. Several are drawn from with equal probability; ``between`` two of them it is any whole
+    number of pixels.
+    """
+    cap, short = settings.image_size
+    sizes = [(cap, min(cap, round(factor * short))) for factor in factors]  # the larger of the two caps the longest side
+    how = {"keep_ratio": True, "interpolation": settings.interpolation}
+    if len(set(factors)) == 1:
+        return {"type": "ResizeKeepRatio", "scale": sizes[0], **how}
+    if between:
+        return {"type": "RandomResize", "scale": sizes, "resize_type": "ResizeKeepRatio", **how}
+    return {"type": "RandomChoiceResize", "scales": sizes, "resize_type": "ResizeKeepRatio", **how}
+
+
+def learning_rate(settings: Settings) -> float:
+    """Peak rate: ``lr``, or for a ``base_batch_size`` scaled to ``batch_size``, linearly for SGD and by the square root for AdamW.
+
+    Sources: Goyal et al., arXiv 1706.02677, section 2.1 (linear); Malladi et al., arXiv 2205.10287 (square root for
+    adaptive methods).
+    """
+    if not settings.base_batch_size:
+        return settings.lr
+    ratio = settings.batch_size / settings.base_batch_size
+    return settings.lr * (ratio if settings.optimizer == "sgd" else math.sqrt(ratio))
+
+
+def _optim_wrapper(settings: Settings) -> dict[str, Any]:
+    if settings.optimizer == "sgd":
+        optimizer = {"type": "SGD", "momentum": 0.9}
+    else:
+        optimizer = {"type": "AdamW", "fused": True}
+    wrapper = {
+        "type": "TrialOptimWrapper",
+        "optimizer": optimizer | {"lr": learning_rate(settings), "weight_decay": settings.weight_decay},
+        "clip_grad": {"max_norm": settings.clip_grad_norm} if settings.clip_grad_norm else None,
+    }
+    if settings.precision != "float32":
+        wrapper |= {"type": "AutocastOptimWrapper", "precision": settings.precision}
+    if settings.no_decay or settings.bias_lr_mult != 1:
+        groups = {"no_decay": settings.no_decay, "bias_lr": settings.bias_lr_mult}
+        wrapper |= {"constructor": "SettingsOptimConstructor", "paramwise_cfg": groups}
+    return wrapper
+
+
+def milestones(settings: Settings) -> list[int]:
+    """Epochs after which the step schedule drops the rate, e.g. [8, 11] of 12, [16, 22] of 24, [27, 33] of 36.
+
+    A drop comes before the last epoch at the latest, so that in a short schedule it still has an effect.
+
+    ``lr_steps`` are rounded fractions (0.6667 is 2/3), so they are taken for the nearest one of a denominator up to 100.
+    """
+    epochs = total_epochs(settings)
+    return sorted({max(1, min(epochs - 1, round(epochs * Fraction(part).limit_denominator(100)))) for part in settings.lr_steps})
+
+
+def _schedulers(settings: Settings) -> list[dict[str, Any]]:
+    epochs = total_epochs(settings)
+    schedulers: list[dict[str, Any]] = []
+    if settings.warmup_iters:
+        schedulers.append(
+            {"type": "LinearLR", "start_factor": settings.warmup_start_factor, "by_epoch": False, "begin": 0, "end": settings.warmup_iters}
+        )
+    if settings.lr_schedule == "step":
+        schedulers.append(
+            {"type": "MultiStepLR", "by_epoch": True, "begin": 0, "end": epochs, "milestones": milestones(settings), "gamma": 0.1}
+        )
+    else:
+        schedulers.append(
+            {
+                "type": "CosineAnnealingLR",
+                "by_epoch": True,
+                "begin": 0,
+                "end": epochs,
+                "T_max": epochs,
+                "eta_min_ratio": 0.01,
+                "convert_to_iter_based": True,
+            }
+        )
+    return schedulers
