@@ -37,8 +37,8 @@ EXPERIMENT = """
 name: chaos
 question: Is the table the same, whatever breaks?
 profile: tiny
-axes: {dfl: [false, true], ema: [0.0, 0.95]}
-baseline: {dfl: false, ema: 0.0}
+axes: {dfl: [false, true], ema_decay: [0.0, 0.95]}
+baseline: {dfl: false, ema_decay: 0.0}
 table: {metrics: [AP, AP50, AP75, fps, two_mode_recall, false_bimodality, wasserstein]}
 """
 PROFILE = """
@@ -147,7 +147,7 @@ def state_of(home: Path, uri: str, table: Any) -> tuple[State, list[str]]:
 
     problems, lines, weights = [], {}, {}
     for trial in RunTree(home).trials():
-        lines[trial.id] = [untimed({key: value for key, value in line.items() if key != "time"}) for line in trial.metric_lines()]
+        lines[trial.id] = [untimed(line._replace(time=0.0)._asdict()) for line in trial.metric_lines()]
         steps = [(line["kind"], line["step"]) for line in lines[trial.id]]
         if len(set(steps)) != len(steps):
             problems.append(f"steps of trial {trial.id} are there twice")

@@ -149,7 +149,8 @@ class Scene:
         """A trial that is running, and its process."""
         trials = self.running()
         trial = self.rng.choice(trials) if trials else None
-        pid = trial.lease().get("pid") if trial else None
+        lease = trial.lease() if trial else None
+        pid = lease.pid if lease else None
         return (trial, pid) if pid in of_home(self.home) else None
 
     def one(self, *words: str) -> int | None:

@@ -73,7 +73,9 @@ def rounds(call, before=lambda: None) -> Cost:
 def measure(trials: int) -> Measured:
     """Build a tree of that many trials and mirror it."""
     sys.path.insert(0, str(ROOT))
-    from gfl_lab import naming, rundir
+    from gfl_lab import naming
+    from gfl_lab.records.files import read_json
+    from gfl_lab.records.metric_lines import MetricWriter
     from gfl_lab.tracking.mirror import Mirror
     from tests.support.fake_runs import write_fake_tree
 
@@ -81,10 +83,8 @@ def measure(trials: int) -> Measured:
         running = {(0, 0): "running", (1, 0): "running"}
         seeds = range(math.ceil(trials / 4))
         tree = write_fake_tree(Path(folder), seeds=seeds, states=running, epochs=8, train_images=6, val_images=2)
-        plan = rundir.read_json(tree.experiment(NAME, PROFILE) / naming.PLAN)
-        writers = [
-            rundir.MetricWriter(tree.trial(variant["trials"][0]["id"]).file(naming.METRICS_FILE)) for variant in plan["variants"][:2]
-        ]
+        plan = read_json(tree.experiment(NAME, PROFILE) / naming.PLAN)
+        writers = [MetricWriter(tree.trial(variant["trials"][0]["id"]).file(naming.METRICS_FILE)) for variant in plan["variants"][:2]]
         steps = iter(range(1000, 100_000))
 
         def train() -> None:

@@ -28,7 +28,8 @@ from gfl_lab.orchestrate import resources
 from gfl_lab.orchestrate.cost import HISTORY, WARM_UP, Paces
 from gfl_lab.orchestrate.measure import distinct, measure
 from gfl_lab.plan.plan import Trial
-from gfl_lab.rundir import RunTree, read_json
+from gfl_lab.records.files import read_json
+from gfl_lab.rundir import RunTree
 from gfl_lab.spec.settings import TrialSpec
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -40,7 +40,9 @@ POLL_S = 0.5
 def no_op(path: str, **_: object) -> None:
     """A trial that computes nothing: ten steps, one evaluation, done."""
     from gfl_lab import naming
-    from gfl_lab.rundir import MetricWriter, TrialDir, write_json
+    from gfl_lab.records.files import write_json
+    from gfl_lab.records.metric_lines import MetricWriter
+    from gfl_lab.rundir import TrialDir
 
     started = time.time()
     trial = TrialDir(Path(path))

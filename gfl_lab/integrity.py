@@ -26,7 +26,8 @@ from gfl_lab.errors import FormatError, StoreError
 from gfl_lab.metrics.coco_ap import RESAMPLED, mean_ap
 from gfl_lab.metrics.coco_matching import match
 from gfl_lab.metrics.coco_records import Records
-from gfl_lab.rundir import RunTree, TrialDir, TrialState, read_json, write_json
+from gfl_lab.records.files import read_json, write_json
+from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec.settings import TrialSpec
 
 TOLERANCE = 0.01

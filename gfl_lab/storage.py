@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from gfl_lab import naming
 from gfl_lab.errors import InputError, Problem, ResourceError, StoreError
-from gfl_lab.rundir import atomic_path, read_json, write_json
+from gfl_lab.records.files import atomic_path, read_json, write_json
 
 WHOLE_BYTES = 8 * 2**20
 """Up to this size an object is written in one call; a larger one under another name first."""

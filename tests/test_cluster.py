@@ -38,7 +38,7 @@ class Lab:
         """An experiment of two variants whose trials no other one shares."""
         file = self.folder / f"{name}.yaml"
         file.write_text(
-            f"name: {name}\nprofile: tiny\naxes: {{dfl: [false, true]}}\nset: {{lr: {learning_rate}}}\ntable: {{metrics: [AP]}}\n"
+            f"name: {name}\nprofile: tiny\naxes: {{dfl: [false, true]}}\noverrides: {{lr: {learning_rate}}}\ntable: {{metrics: [AP]}}\n"
         )
         return file
 
@@ -72,7 +72,7 @@ class Lab:
         """Trials that stand still now, or did when their node was killed."""
         if not (self.tree.experiment(file.stem, "tiny") / "plan.json").exists():
             return []
-        return [trial for trial in self.trials(file) if max((line["step"] for line in trial.metric_lines()), default=0) == HELD_AT - 1]
+        return [trial for trial in self.trials(file) if max((line.step for line in trial.metric_lines()), default=0) == HELD_AT - 1]
 
     def whole(self, file: Path, driver: subprocess.Popen[str]) -> str:
         """The driver ends with 0, each trial has counted each step once, and the table has every number. What it said."""
@@ -81,7 +81,7 @@ class Lab:
         assert "Traceback" not in out + err
         for trial in self.trials(file):
             assert trial.result()["metrics"]["AP"] == value_after(STEPS, trial.manifest()["spec"]["seed"])
-            assert [line["step"] for line in trial.metric_lines() if line["kind"] == "train"] == list(range(1, STEPS + 1))
+            assert [line.step for line in trial.metric_lines() if line.kind == "train"] == list(range(1, STEPS + 1))
         table = json.loads((self.tree.experiment(file.stem, "tiny") / "table.json").read_text())
         assert [[trial["state"] for trial in row["trials"]] for row in table["rows"]] == [["done"] * (len(self.trials(file)) // 2)] * 2
         return err

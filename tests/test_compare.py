@@ -13,11 +13,12 @@ from gfl_lab.metrics.coco_ap import RESAMPLED, mean_ap
 from gfl_lab.metrics.coco_matching import match
 from gfl_lab.metrics.coco_records import Records
 from gfl_lab.metrics.error_types import TYPES, costs, errors_of
+from gfl_lab.records.files import read_json, write_json
 from gfl_lab.report.differences import differences
 from gfl_lab.report.variant_comparison import compare_pair, context
 from gfl_lab.results.rows import TrialRow, VariantRow
 from gfl_lab.results.store import Store
-from gfl_lab.rundir import RunTree, TrialState, read_json, write_json
+from gfl_lab.rundir import RunTree, TrialState
 from tests.support.cli import Cli, runner
 from tests.support.fake_runs import write_fake_tree
 from tests.test_error_types import scene

@@ -18,7 +18,9 @@ from gfl_lab.orchestrate.budget import Budget, Meter, last_share, spent
 from gfl_lab.orchestrate.cost import HINT, HISTORY, NOTHING, WARM_UP, Estimate, Paces, cost_of, estimates, rests_on, wall_seconds
 from gfl_lab.orchestrate.resources import Machine, Peak, Share
 from gfl_lab.plan.plan import build_plan
-from gfl_lab.rundir import RunTree, read_json, write_json
+from gfl_lab.records.files import read_json, write_json
+from gfl_lab.records.metric_lines import write_metric_lines
+from gfl_lab.rundir import RunTree
 from gfl_lab.spec.files import load_experiment, load_profile
 from gfl_lab.spec.settings import DataSpec
 from tests.support.cli import Cli, runner
@@ -83,7 +85,7 @@ def test_another_model_or_batch_is_not_like_them(tree: RunTree, changes: dict) -
 def test_learning_rate_and_loss_weights_change_no_pace(tree: RunTree) -> None:
     settings, data = spec_of(tree)
     found = Paces(tree).estimate(
-        settings | {"lr": 0.5, "dfl_weight": 3.0, "qfl_beta": 1.0, "weights": "pretrained"}, data, cpus=1, device="cpu"
+        settings | {"lr": 0.5, "dfl_weight": 3.0, "qfl_beta": 1.0, "init_weights": "pretrained"}, data, cpus=1, device="cpu"
     )
     assert found.rests_on == HISTORY and found.count == 1 and found.apart == ()
 
@@ -106,10 +108,8 @@ def test_a_resumed_trial_gives_the_pace_of_its_last_attempt(tree: RunTree) -> No
     settings, data = spec_of(tree)
     plan = read_json(tree.experiment("table3_qfl_dfl", "desk") / naming.PLAN)
     trial = tree.trial(plan["variants"][0]["trials"][0]["id"])
-    lines = trial.metric_lines()
-    for line in lines:
-        line["time"] -= 10_000 if line["step"] <= 48 else 0  # the first half long ago
-    trial.file(naming.METRICS_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    lines = [line._replace(time=line.time - (10_000 if line.step <= 48 else 0)) for line in trial.metric_lines()]  # the first half long ago
+    write_metric_lines(trial.file(naming.METRICS_FILE), lines)
     result = trial.result()
     result["seconds"] |= {"train": 48 * 0.7, "eval": 4 * 10 * 0.02, "total": 48 * 0.7 + 0.8 + 5.0}
     write_json(trial.file(naming.RESULT), result)

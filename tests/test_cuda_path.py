@@ -168,7 +168,7 @@ def devices(state: Any) -> set[str]:
 def test_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`run_trial` from its manifest to its result: loading, steps, averages, evaluation, distributions, checkpoints, latency."""
     data = ambiguous_shapes.generate(ambiguous_shapes.AmbiguousShapesSpec(train_images=4, val_images=3), tmp_path / "data")
-    own = {"image_size": (64, 64), "strides": (8, 16), "batch_size": 4, "epochs": 1, "ema": 0.9, "clip_grad_norm": 1.0}
+    own = {"image_size": (64, 64), "strides": (8, 16), "batch_size": 4, "epochs": 1, "ema_decay": 0.9, "clip_grad_norm": 1.0}
     trial = make_trial(tmp_path / "runs", data, precision="float16", **own)
     monkeypatch.setattr(latency, "WARMUP_IMAGES", 1)
     with trial_on_fake_cuda() as (seen, saved):
@@ -259,7 +259,7 @@ def test_loader_processes_touch_no_gpu(tmp_path: Path, monkeypatch: pytest.Monke
         raise RuntimeError("a loader process uses CUDA")
 
     data = ambiguous_shapes.generate(ambiguous_shapes.AmbiguousShapesSpec(train_images=4, val_images=2), tmp_path / "data")
-    trial = make_trial(tmp_path / "runs", data, image_size=(64, 64), batch_size=4, flip=0.5, scale_range=(0.6, 1.0))
+    trial = make_trial(tmp_path / "runs", data, image_size=(64, 64), batch_size=4, flip_prob=0.5, scale_range=(0.6, 1.0))
     config = trial_config(recorded_spec(trial, trial.manifest()), trial.manifest()["paths"], str(trial.path), loader_workers=1)
     init_default_scope("mmdet")
     loaders = [Runner.build_dataloader(config[part], seed=0) for part in ("train_dataloader", "val_loader")]

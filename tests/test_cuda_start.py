@@ -147,7 +147,7 @@ def test_trials_are_packed_on_a_gpu_by_what_a_warm_up_measured_there(pretend: Pa
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", UUIDS[1])
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
     profile = pretend / "profiles" / "fake.yaml"
-    profile.write_text(PROFILE.replace("gpus: 1", "gpus: 1, pack: true"))
+    profile.write_text(PROFILE.replace("gpus: 1", "gpus: 1, gpu_packing: true"))
     code, _, err = cli("plan", pretend / "grid.yaml", "--measure")
     assert code == 0, err
     warm_ups = starts(pretend / "notes")

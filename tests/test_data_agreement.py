@@ -35,9 +35,10 @@ from gfl_lab.errors import DataError, InputError
 from gfl_lab.inference.evaluate import CocoEvaluator, Detections
 from gfl_lab.metrics.coco_matching import match
 from gfl_lab.orchestrate.dataset_archives import fetch_dataset, push_dataset
+from gfl_lab.records.files import write_json
 from gfl_lab.report.drawing import draw
 from gfl_lab.results.store import Store
-from gfl_lab.rundir import RunTree, write_json
+from gfl_lab.rundir import RunTree
 from gfl_lab.setup.config import trial_config
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
 from gfl_lab.storage import Storage

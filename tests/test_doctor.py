@@ -21,7 +21,8 @@ from gfl_lab.cli import doctor
 from gfl_lab.orchestrate import orphans, resources
 from gfl_lab.orchestrate.measure import WARM_UP_PREFIX
 from gfl_lab.processes import GUARD
-from gfl_lab.rundir import RunTree, read_json, write_json
+from gfl_lab.records.files import read_json, write_json
+from gfl_lab.rundir import RunTree
 from gfl_lab.tracking.mirror import Mirror
 from tests.support.cli import Cli, runner
 from tests.support.fake_runs import write_fake_tree

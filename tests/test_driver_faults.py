@@ -19,7 +19,9 @@ from benchmarks.chaos_faults import of_home
 from gfl_lab import naming
 from gfl_lab.data.ambiguous_shapes import AmbiguousShapesSpec
 from gfl_lab.orchestrate import driver
-from gfl_lab.rundir import MetricWriter, RunTree, TrialDir, TrialState, write_json
+from gfl_lab.records.files import write_json
+from gfl_lab.records.metric_lines import MetricWriter
+from gfl_lab.rundir import RunTree, TrialDir, TrialState
 
 ROOT = Path(__file__).parents[1]
 PROFILE = """

@@ -19,7 +19,8 @@ from gfl_lab.cli.lookup import find_trial
 from gfl_lab.data import ambiguous_shapes, coco
 from gfl_lab.errors import InputError
 from gfl_lab.inference.reevaluate import COMPARED, SETTABLE
-from gfl_lab.rundir import RunTree, TrialDir, write_json
+from gfl_lab.records.files import write_json
+from gfl_lab.rundir import RunTree, TrialDir
 from gfl_lab.setup.components import load
 from gfl_lab.spec.code import CodeFile
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, Settings, TrialSpec
@@ -68,7 +69,7 @@ def train(tree: RunTree, folder: Path, code: CodeFile | None = None, **settings:
 @pytest.fixture(scope="module")
 def general(tree: RunTree, shapes: Path) -> TrialDir:
     """A finished trial with a general box, judged by the moving average of its weights."""
-    return train(tree, shapes, ema=0.5)
+    return train(tree, shapes, ema_decay=0.5)
 
 
 @pytest.fixture(scope="module")

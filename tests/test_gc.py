@@ -14,7 +14,8 @@ import torch
 from gfl_lab import naming
 from gfl_lab.checkpoints.files import load_safely
 from gfl_lab.orchestrate import orphans
-from gfl_lab.rundir import RunTree, TrialDir, write_json
+from gfl_lab.records.files import write_json
+from gfl_lab.rundir import RunTree, TrialDir
 from tests.support.cli import Cli, runner
 from tests.support.fake_runs import write_fake_tree
 
@@ -179,7 +180,7 @@ def test_a_full_disk_can_be_emptied(cli: Cli, tree: RunTree, monkeypatch: pytest
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("gfl_lab.rundir.tempfile.mkstemp", full)
+    monkeypatch.setattr("gfl_lab.records.files.tempfile.mkstemp", full)
     code, out, err = cli("--delete")
     assert code == 0 and "5 items deleted" in err and "2 left alone" in err and "No space left" in err
     assert all(load_safely(trial.file(naming.LAST_CHECKPOINT))["optimizer"] for trial in of(tree, "done"))

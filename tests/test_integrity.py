@@ -15,7 +15,8 @@ from gfl_lab import naming
 from gfl_lab.errors import DiskFull
 from gfl_lab.integrity import CHECKED, Checked, Cure, damage
 from gfl_lab.orchestrate import damaged as damages
-from gfl_lab.rundir import RunTree, TrialDir, TrialState, read_json, write_json
+from gfl_lab.records.files import read_json, write_json
+from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.train import finished
 from gfl_lab.train.trial import run_trial
 from tests.support.cli import Cli, runner

@@ -103,7 +103,7 @@ def _claims(source: dict[str, Any], ours: Settings) -> dict[str, tuple[Any, Any]
     claim("dgqp_input_dim", 4 * (ours.dgqp_topk + ours.dgqp_mean + ours.dgqp_variance))
     claim("joint_form", ours.dgqp_form)
     claim("batch_size", ours.batch_size)
-    claim("ema", ours.ema > 0)
+    claim("ema", ours.ema_decay > 0)
     if "images_per_gpu" in source and "gpus" in source:
         said["batch"] = (source["images_per_gpu"] * source["gpus"], ours.batch_size)
     if source.get("detector") in ("gfl", "gflv2"):
@@ -135,10 +135,10 @@ def test_our_settings_say_what_the_source_says(reference: dict[str, Any]) -> Non
 
 
 TRAINING_WORDS = {
-    "lr": "lr", "weight_decay": "weight_decay", "optimizer": "optimizer", "batch_size": "batch_size", "bias_lr_mult": "bias_lr", "warmup_iters": "warmup_iters",
-    "warmup_ratio": "warmup_factor", "assigner_topk": "atss_topk", "qfl_beta": "qfl_beta", "reg_max": "reg_max", "dfl_loss_weight": "dfl_weight",
-    "giou_loss_weight": "box_weight", "score_threshold": "score_thr", "nms_iou_threshold": "nms_iou", "pre_nms_topk_per_level": "nms_pre",
-    "max_detections_per_image": "max_dets", "flip_prob": "flip", "size_divisor": "pad_to", "dgqp_topk": "dgqp_topk", "dgqp_hidden": "dgqp_channels",
+    "lr": "lr", "weight_decay": "weight_decay", "optimizer": "optimizer", "batch_size": "batch_size", "bias_lr_mult": "bias_lr_mult", "warmup_iters": "warmup_iters",
+    "warmup_ratio": "warmup_start_factor", "assigner_topk": "atss_topk", "qfl_beta": "qfl_beta", "reg_max": "reg_max", "dfl_loss_weight": "dfl_weight",
+    "giou_loss_weight": "box_loss_weight", "score_threshold": "score_thr", "nms_iou_threshold": "nms_iou", "pre_nms_topk_per_level": "nms_pre",
+    "max_detections_per_image": "max_dets", "flip_prob": "flip_prob", "size_divisor": "pad_to", "dgqp_topk": "dgqp_topk", "dgqp_hidden": "dgqp_channels",
     "dgqp_mean": "dgqp_mean", "anchor_scale": "anchor_scale", "head_convs": "head_convs", "head_channels": "head_channels", "schedule": "schedule",
 }  # fmt: skip
 OWN_AXIS = {"gfl_t1c_qfl_beta": {"qfl_beta"}, "gfl_t2b_dfl_n": {"reg_max"}, "gflv2_input_statistics": {"dgqp_topk", "dgqp_mean"}}
@@ -164,7 +164,7 @@ def test_the_training_of_a_row_is_the_sources(reference: dict[str, Any]) -> None
             drops = values.get(f"lr_steps_{ours.schedule}", values.get("lr_steps"))
             if drops:
                 assert [round(part * epochs) for part in ours.lr_steps] == drops
-            assert ours.weights == "pretrained" and ours.lr_batch == 16
+            assert ours.init_weights == "pretrained" and ours.base_batch_size == 16
 
 
 def test_rows_of_a_table_can_be_told_apart() -> None:
@@ -229,10 +229,10 @@ def test_the_row_that_states_most_is_the_one() -> None:
 
 
 def test_differences_are_told_against_the_row_over_its_table_over_the_defaults() -> None:
-    table = _table(_row("r18", backbone="r18"), settings={"weights": "pretrained", "epochs": 24})
-    same = Settings(backbone="r18", weights="pretrained", epochs=24)
+    table = _table(_row("r18", backbone="r18"), settings={"init_weights": "pretrained", "epochs": 24})
+    same = Settings(backbone="r18", init_weights="pretrained", epochs=24)
     assert differences(same, table, table.rows[0]) == []
-    other = Settings(backbone="r18", weights="pretrained", dfl_weight=1.0, score_thr=0.1)
+    other = Settings(backbone="r18", init_weights="pretrained", dfl_weight=1.0, score_thr=0.1)
     assert differences(other, table, table.rows[0]) == ["dfl_weight", "epochs", "score_thr"]
 
 

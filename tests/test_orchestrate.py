@@ -26,7 +26,9 @@ from gfl_lab.orchestrate.nursery import Nursery
 from gfl_lab.orchestrate.resources import Share, loaders
 from gfl_lab.orchestrate.supervisor import MAX_LOST, Attempts, Job, TrialProcess
 from gfl_lab.plan.plan import build_plan
-from gfl_lab.rundir import MetricWriter, RunTree, TrialDir, TrialState, read_json, write_json
+from gfl_lab.records.files import read_json, write_json
+from gfl_lab.records.metric_lines import MetricWriter
+from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec.files import Resources, load_experiment, load_profile
 from gfl_lab.spec.settings import DataSpec
 
@@ -128,7 +130,7 @@ def test_only_some_kinds_are_tried_again(tmp_path: Path) -> None:
             assert not attempts.another(kind), kind
     parts = []
     while attempts.another(FailureKind.OUT_OF_MEMORY):
-        parts.append(trial.accumulation()["parts"])
+        parts.append(trial.accumulation().parts)
     assert parts == [2, 4, 6], "up to single images"
     write_json(trial.file(naming.RESULT), {"format": 1, "status": "failed", "failure": {"kind": "of the future", "reason": "", "step": 0}})
     assert not attempts.another_after(TrialState.FAILED)

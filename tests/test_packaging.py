@@ -491,7 +491,7 @@ def test_an_example_in_the_docs_is_valid(value: dict[str, Any], text: str, tmp_p
         load_profile(path)
         return
     if "name" not in value:  # a part of an experiment: it is completed with what every experiment needs
-        text = "name: part\nprofile: desk\n" + ("" if {"axes", "arms"} & value.keys() else "axes: {dfl: [false, true]}\n") + text
+        text = "name: part\nprofile: desk\n" + ("" if {"axes", "variants"} & value.keys() else "axes: {dfl: [false, true]}\n") + text
     path.write_text(text)
     experiment, _ = load_experiment(path)
     load_profile(find_profile(experiment.profile, [ROOT / "experiments" / "profiles"]))
@@ -499,7 +499,7 @@ def test_an_example_in_the_docs_is_valid(value: dict[str, Any], text: str, tmp_p
 
 def test_the_examples_are_there_and_every_key_is_told() -> None:
     values = [value for _, value, _ in examples()]
-    assert sum("name" in value and ("axes" in value or "arms" in value) for value in values) >= 2
+    assert sum("name" in value and ("axes" in value or "variants" in value) for value in values) >= 2
     assert any("data" in value for value in values)
     text = (DOCS / "experiment-files.md").read_text()
     for model in (ExperimentFile, Profile):

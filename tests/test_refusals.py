@@ -102,8 +102,8 @@ RUN_OPTIONS = [
     (["--seeds", "nan"], 2, "0..4"),
     (["--max-trials", "2"], 2, "4 trials"),
     (["--data", "missing"], 2, "missing"),
-    (["--weights", "missing.pth"], 2, "missing.pth"),
-    (["--weights", "text.yaml"], 2, "text.yaml"),
+    (["--init-weights", "missing.pth"], 2, "missing.pth"),
+    (["--init-weights", "text.yaml"], 2, "text.yaml"),
     (["--storage", "s3://bucket/x"], 2, "--address"),
     (["--profile", "nan"], 2, "profile"),
 ]

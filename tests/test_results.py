@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gfl_lab import naming, rundir
+from gfl_lab import naming
 from gfl_lab.errors import StoreError
+from gfl_lab.records.files import write_json
+from gfl_lab.records.metric_lines import MetricWriter, read_metric_lines
 from gfl_lab.results import store as store_module
 from gfl_lab.results.kept import Kept
 from gfl_lab.results.store import UNREADABLE, open_store
-from gfl_lab.rundir import MetricWriter, TrialState
+from gfl_lab.rundir import TrialState
 from tests.support.fake_runs import write_fake_tree
 
 MIXED = {0: "done", 1: "running", 2: "failed", 3: "interrupted"}
@@ -133,7 +135,7 @@ def test_a_plan_with_a_foreign_id_cannot_leave_the_tree(mixed):
     file = tree.experiment("table3_qfl_dfl", "desk") / naming.PLAN
     plan = json.loads(file.read_text())
     plan["variants"][0]["trials"][0]["id"] = "../../../etc"
-    rundir.write_json(file, plan)
+    write_json(file, plan)
     trial = only(store).trials[0]
     assert trial.state is TrialState.FAILED and "not a trial id" in trial.failure.reason
     assert "qfl=off dfl=off" not in {one.variant for one in store.logged(only(store))["train", "loss"]}
@@ -157,12 +159,12 @@ def test_curves_hold_every_value(mixed):
     tree, store = mixed
     row = only(store)
     lines = [line for trial in row.trials for line in tree.trial(trial.id).metric_lines()]
-    assert all_logged(store, row) == sum(len(line["metrics"]) for line in lines)
-    train = [line for line in tree.trial(row.trials[0].id).metric_lines() if line["kind"] == "train"]
+    assert all_logged(store, row) == sum(len(line.metrics) for line in lines)
+    train = [line for line in tree.trial(row.trials[0].id).metric_lines() if line.kind == "train"]
     first = store.logged(row)["train", "loss_cls"][0]
     assert (first.trial, first.variant, first.seed) == (row.trials[0].id, "qfl=off dfl=off", 0)
-    assert first.value.tolist() == [line["metrics"]["loss_cls"] for line in train]
-    assert first.step.tolist() == [line["step"] for line in train] and first.epoch.tolist() == [line["epoch"] for line in train]
+    assert first.value.tolist() == [line.metrics["loss_cls"] for line in train]
+    assert first.step.tolist() == [line.step for line in train] and first.epoch.tolist() == [line.epoch for line in train]
 
 
 def test_curves_read_only_what_is_new(mixed, monkeypatch):
@@ -170,8 +172,8 @@ def test_curves_read_only_what_is_new(mixed, monkeypatch):
     row = only(store)
     before = all_logged(store, row)
     offsets = []
-    real = rundir.read_metric_lines
-    monkeypatch.setattr(store_module.rundir, "read_metric_lines", lambda path, offset=0: offsets.append(offset) or real(path, offset))
+    real = read_metric_lines
+    monkeypatch.setattr(store_module, "read_metric_lines", lambda path, offset=0: offsets.append(offset) or real(path, offset))
     assert all_logged(store, row) == before and offsets == []
     trial = row.trials[1].id
     path = tree.trial(trial).file(naming.METRICS_FILE)
@@ -236,7 +238,7 @@ def test_one_foreign_id_does_not_hide_that_an_experiment_runs(mixed):
     file = tree.experiment("table3_qfl_dfl", "desk") / naming.PLAN
     plan = json.loads(file.read_text())
     plan["variants"][0]["trials"][0]["id"] = "../../../etc"
-    rundir.write_json(file, plan)
+    write_json(file, plan)
     assert store.is_running("table3_qfl_dfl", "desk")
 
 

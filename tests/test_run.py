@@ -34,7 +34,7 @@ question: Does it run?
 profile: tiny
 axes: {qfl: [false, true], dfl: [false, true]}
 baseline: {qfl: false, dfl: false}
-reference: gfl_t3_qfl_dfl
+published_table: gfl_t3_qfl_dfl
 table: {metrics: [AP, AP50, AP75, fps, two_mode_recall, false_bimodality, wasserstein]}
 """
 
@@ -80,7 +80,7 @@ class Lab:
             time.sleep(0.1)
 
     def steps(self) -> list[int]:
-        return [max((line["step"] for line in trial.metric_lines()), default=0) for trial in self.tree.trials()]
+        return [max((line.step for line in trial.metric_lines()), default=0) for trial in self.tree.trials()]
 
 
 def numbers(table: dict) -> dict:
@@ -168,7 +168,7 @@ def test_a_signal_stops_with_a_checkpoint_and_says_how_to_go_on(undisturbed: Lab
 
 
 def test_a_trial_that_diverges_fails_with_its_step_and_the_others_go_on(tmp_path: Path) -> None:
-    experiment = "name: smoke\nprofile: tiny\naxes: {lr: [0.01, 10.0]}\nset: {optimizer: sgd, warmup_iters: 0, epochs: 6}\n"
+    experiment = "name: smoke\nprofile: tiny\naxes: {lr: [0.01, 10.0]}\noverrides: {optimizer: sgd, warmup_iters: 0, epochs: 6}\n"
     lab = Lab(tmp_path / "lab", experiment=experiment)
     out, err = lab.run("run", str(lab.file), "--seeds", "3", code=3)
     assert "non_finite_loss" in err and "step" in err and "log" in err
@@ -212,9 +212,9 @@ def test_the_papers_setting_on_a_few_coco_images(tmp_path: Path) -> None:
     weights = tmp_path / "r50.pth"
     torch.save(torchvision.models.resnet50(weights=None).state_dict(), weights)
 
-    experiment = "name: smoke\nprofile: coco_1x\naxes: {qfl: [true]}\nset: {epochs: 1, batch_size: 2}\nreference: gfl_t3_qfl_dfl\n"
+    experiment = "name: smoke\nprofile: coco_1x\naxes: {qfl: [true]}\noverrides: {epochs: 1, batch_size: 2}\nreference: gfl_t3_qfl_dfl\n"
     lab = Lab(tmp_path / "lab", experiment=experiment)
-    lab.run("run", str(lab.file), "--data", str(data), "--weights", str(weights), "--executor", "inline")
+    lab.run("run", str(lab.file), "--data", str(data), "--init-weights", str(weights), "--executor", "inline")
     trial = lab.tree.trials()[0]
     spec = trial.manifest()["spec"]
     settings = spec["settings"]

@@ -8,13 +8,18 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gfl_lab import naming, rundir
 from gfl_lab.errors import FormatError, StoreError
-from gfl_lab.rundir import MetricWriter, RunTree, TrialDir, TrialState, atomic_path, read_json, read_metric_lines, write_json
+from gfl_lab.records.accumulation import Accumulation
+from gfl_lab.records.files import atomic_path, read_json, write_json
+from gfl_lab.records.lease import write_lease
+from gfl_lab.records.metric_lines import MetricWriter, read_metric_lines
+from gfl_lab.rundir import RunTree, TrialDir, TrialState
 
 
 @pytest.fixture
@@ -88,8 +93,8 @@ def test_whoever_holds_the_lease_clears_what_a_killed_process_left(trial: TrialD
 
 def test_how_batches_are_split_is_read_back_and_never_guessed(trial: TrialDir) -> None:
     assert trial.accumulation() is None
-    trial.write_accumulation(4, None)
-    assert trial.accumulation() == {"parts": 4, "since_step": None}
+    trial.write_accumulation(Accumulation(4))
+    assert trial.accumulation() == Accumulation(4)
     for damaged in ("{", "{}", '{"parts": 1}', '{"parts": 2, "since_step": "x"}'):
         trial.file(naming.ACCUMULATION).write_text(damaged)
         with pytest.raises(StoreError, match=naming.ACCUMULATION):
@@ -132,7 +137,7 @@ def test_a_lease_of_another_host_goes_by_its_age(trial: TrialDir) -> None:
 
 def test_the_lease_of_another_host_with_our_pid_is_not_ours(trial: TrialDir) -> None:
     trial.take_lease()
-    write_json(trial.file(naming.LEASE), trial.lease() | {"host": "elsewhere"})
+    write_lease(trial.file(naming.LEASE), replace(trial.lease(), host="elsewhere"))
     with pytest.raises(StoreError, match="elsewhere"):
         trial.take_lease()
 
@@ -142,18 +147,18 @@ def test_metric_lines_are_read_as_they_come_and_torn_ones_wait(tmp_path: Path) -
     writer = MetricWriter(path)
     writer.write("train", 1, 1, {"loss": 2.0})
     lines, offset = read_metric_lines(path)
-    assert [line["metrics"]["loss"] for line in lines] == [2.0]
+    assert [line.metrics["loss"] for line in lines] == [2.0]
     with path.open("ab") as file:
         file.write(b'{"kind":"train","step":2,')
     assert read_metric_lines(path, offset) == ([], offset)
     with path.open("ab") as file:
         file.write(b'"epoch":1,"time":0,"metrics":{"loss":1.0}}\n')
     lines, offset = read_metric_lines(path, offset)
-    assert [line["step"] for line in lines] == [2]
+    assert [line.step for line in lines] == [2]
     writer.truncate_after(1)
-    assert [line["step"] for line in read_metric_lines(path)[0]] == [1]
+    assert [line.step for line in read_metric_lines(path)[0]] == [1]
     lines, _ = read_metric_lines(path, offset)
-    assert [line["step"] for line in lines] == [1], "a file cut back is read from its start"
+    assert [line.step for line in lines] == [1], "a file cut back is read from its start"
 
 
 def test_an_evaluation_that_is_done_again_has_one_line_and_lines_of_another_shape_are_left_out(tmp_path: Path) -> None:
@@ -167,13 +172,13 @@ def test_an_evaluation_that_is_done_again_has_one_line_and_lines_of_another_shap
             '{"metrics": {"loss": 1}}\n{"kind": "train", "step": "3", "epoch": 1, "metrics": {}}\n{"step": 1, "epoch": 1, "metrics": 5}\n'
         )
     writer.truncate_after(2, unevaluated_from=2)
-    assert [(line["kind"], line["step"]) for line in read_metric_lines(path)[0]] == [("train", 1), ("val", 1), ("train", 2)]
+    assert [(line.kind, line.step) for line in read_metric_lines(path)[0]] == [("train", 1), ("val", 1), ("train", 2)]
 
 
 def test_a_line_that_does_not_fit_on_the_disk_leaves_no_half(tmp_path: Path) -> None:
     """The system takes what fits and refuses the next byte; here by a limit on the size of files."""
     code = (
-        "import resource, signal, sys; from pathlib import Path; from gfl_lab.rundir import MetricWriter\n"
+        "import resource, signal, sys; from pathlib import Path; from gfl_lab.records.metric_lines import MetricWriter\n"
         "writer = MetricWriter(Path(sys.argv[1])); writer.write('train', 1, 1, {'loss': 1.0})\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "size = Path(sys.argv[1]).stat().st_size + 10; resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))\n"

@@ -26,7 +26,9 @@ from gfl_lab.orchestrate import dataset_archives, driver, remote_worker, run_syn
 from gfl_lab.orchestrate.run_sync import DriverSide, Link
 from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 from gfl_lab.plan.plan import build_plan
-from gfl_lab.rundir import RunTree, TrialDir, TrialState, write_json
+from gfl_lab.records.files import write_json
+from gfl_lab.records.lease import Lease
+from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec.files import load_experiment, load_profile
 from gfl_lab.spec.settings import DataSpec
 from gfl_lab.storage import Storage, Synced
@@ -320,14 +322,14 @@ def process(lab: Lab) -> Iterator[TrialProcess]:
 
 
 def steps(trial: TrialDir) -> list[int]:
-    return [line["step"] for line in trial.metric_lines()]
+    return [line.step for line in trial.metric_lines()]
 
 
 def test_a_trial_whose_node_dies_goes_on_on_another_one(lab: Lab, process: TrialProcess) -> None:
     lab.side.start()
     first = lab.start_node("first", lab.job(hold_at=12))
     wait_for(lambda: lab.steps_there() == 10 and lab.trial.state() is TrialState.RUNNING and 12 in steps(lab.trial))
-    assert lab.trial.result() is None and lab.trial.lease()["pid"] == first.pid
+    assert lab.trial.result() is None and lab.trial.lease().pid == first.pid
     first.kill()  # it has done 12 steps, and its last checkpoint holds 10
     first.wait()
     wait_for(lambda: lab.trial.state() is TrialState.INTERRUPTED)
@@ -446,7 +448,7 @@ def test_a_trial_of_another_driver_is_left_to_it_while_its_lease_is_renewed(lab:
     elsewhere = {"format": 1, "pid": 1, "start": 1, "host": "elsewhere", "since": 1.0, "run": "run 3"}
     lab.side.storage.write(f"leases/{lab.trial.id}.json", json.dumps(elsewhere).encode())
     lab.side.refresh([lab.trial.id])
-    assert lab.trial.state() is TrialState.RUNNING and lab.trial.lease() == elsewhere
+    assert lab.trial.state() is TrialState.RUNNING and lab.trial.lease() == Lease.from_json(elsewhere)
     monkeypatch.setattr(remote_worker, "LEASE_STALE_S", 0.5)  # nobody renews it
     third = holder(lab, "third", "run 4")
     assert third.take()
@@ -515,10 +517,10 @@ def test_a_cluster_that_shares_only_a_storage(tmp_path: Path, monkeypatch: pytes
         driver = run()
         wait_with(driver, lambda: held(23))
         lost = tree.trials()[0]
-        victim = next(node for node in nodes if node.name == lost.lease()["host"])
-        moved = [trial for trial in tree.trials() if trial.lease()["host"] == victim.name]
+        victim = next(node for node in nodes if node.name == lost.lease().host)
+        moved = [trial for trial in tree.trials() if trial.lease().host == victim.name]
         cluster.kill(victim)
-        wait_with(driver, lambda: all(trial.lease().get("host") not in (None, victim.name) for trial in moved))
+        wait_with(driver, lambda: all((lease := trial.lease()) and lease.host != victim.name for trial in moved))
         gate.touch()
         out, err = driver.communicate(timeout=240)
         assert driver.returncode == 0, out + err

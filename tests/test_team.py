@@ -16,7 +16,8 @@ import torch
 from gfl_lab import naming
 from gfl_lab.data import ambiguous_shapes
 from gfl_lab.orchestrate.supervisor import Job, TrialProcess
-from gfl_lab.rundir import TrialDir, TrialState, read_json
+from gfl_lab.records.files import read_json
+from gfl_lab.rundir import TrialDir, TrialState
 from tests.test_run import Lab
 from tests.test_train import make_trial, weights
 
@@ -78,7 +79,7 @@ STILL = {"norm_eval": True, "frozen_stages": 4}
 
 
 def losses(trial: TrialDir) -> list[dict[str, float]]:
-    return [line["metrics"] for line in trial.metric_lines() if line["kind"] == "train"]
+    return [line.metrics for line in trial.metric_lines() if line.kind == "train"]
 
 
 def run(server: TrialProcess, trial: TrialDir, processes: int) -> TrialState:
@@ -112,7 +113,7 @@ def test_a_killed_process_of_two_and_the_trial_ends_bitwise_the_same(server: Tri
         end = time.time() + 60
         while time.time() < end and not killed:
             if len(disturbed.metric_lines()) >= 4 and (lease := disturbed.lease()):
-                for child in psutil.Process(lease["pid"]).children():
+                for child in psutil.Process(lease.pid).children():
                     child.kill()
                     killed.append(child.pid)
             time.sleep(0.01)

@@ -19,7 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from gfl_lab import naming, rundir
+from gfl_lab import naming
+from gfl_lab.records.files import read_json, write_json
+from gfl_lab.records.metric_lines import MetricWriter
 from gfl_lab.rundir import RunTree, TrialDir
 from gfl_lab.tracking import mlflow_payload, server
 from gfl_lab.tracking.background import BackgroundMirror
@@ -162,7 +164,7 @@ def cli(tree: RunTree, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 
 
 def trials_of(tree: RunTree, name: str) -> list[TrialDir]:
-    plan = rundir.read_json(tree.experiment(name, PROFILE) / naming.PLAN)
+    plan = read_json(tree.experiment(name, PROFILE) / naming.PLAN)
     return [tree.trial(trial["id"]) for variant in plan["variants"] for trial in variant["trials"]]
 
 
@@ -170,8 +172,8 @@ def expected(tree: RunTree, name: str) -> set[tuple[str, str, int]]:
     found = set()
     for trial in trials_of(tree, name):
         for line in trial.metric_lines():
-            step = line["step"] if line["kind"] == "train" else line["epoch"]
-            found |= {(trial.id, naming.mlflow_metric(line["kind"], key), step) for key in line["metrics"]}
+            step = line.step if line.kind == "train" else line.epoch
+            found |= {(trial.id, naming.mlflow_metric(line.kind, key), step) for key in line.metrics}
         result = trial.result() or {}
         if result.get("status") == "done":
             found |= {(trial.id, f"final/{key}", 0) for key in (*result["metrics"], "seconds", "peak_memory_mib")}
@@ -293,7 +295,7 @@ class Training:
     def __init__(self, tree: RunTree, name: str) -> None:
         self.trial = trials_of(tree, name)[0]
         self.mirror = BackgroundMirror(Mirror(tree), name, PROFILE, every=0.05)
-        self.writer = rundir.MetricWriter(self.trial.file(naming.METRICS_FILE))
+        self.writer = MetricWriter(self.trial.file(naming.METRICS_FILE))
         self.steps = iter(range(1000, 2000))
 
     def step(self) -> int:
@@ -333,7 +335,7 @@ def test_a_server_that_is_away_at_the_start_and_in_the_middle(lab: Lab, proxy: P
 
 
 def training_step(training: Training) -> int:
-    return max(line["step"] for line in training.trial.metric_lines())
+    return max(line.step for line in training.trial.metric_lines())
 
 
 def test_a_server_that_comes_back_with_an_empty_database(labs: tuple[Lab, Lab], proxy: Proxy, training: Training, name: str) -> None:
@@ -486,11 +488,11 @@ from gfl_lab.tracking.background import BackgroundMirror
 from gfl_lab.tracking.mirror import Mirror
 tree = RunTree(Path(sys.argv[1]))
 for name in sys.argv[2:]:
-    plan = rundir.read_json(tree.experiment(name, "desk") / naming.PLAN)
+    plan = read_json(tree.experiment(name, "desk") / naming.PLAN)
     for variant in plan["variants"][:2]:
         trial = tree.trial(variant["trials"][0]["id"])
         trial.take_lease()
-        rundir.MetricWriter(trial.file(naming.METRICS_FILE)).write("train", 1, 1, {"loss": 1.0})
+        MetricWriter(trial.file(naming.METRICS_FILE)).write("train", 1, 1, {"loss": 1.0})
     BackgroundMirror(Mirror(tree), name, "desk", every=0.05).start()
 time.sleep(300)
 """
@@ -518,8 +520,8 @@ def test_after_a_killed_driver_nothing_stays_running(
     # Of the second experiment one trial goes on, in this process; of the third one has left the plan.
     trials_of(tree, names[1])[0].take_lease()
     path = tree.experiment(names[2], PROFILE) / naming.PLAN
-    plan = rundir.read_json(path)
-    rundir.write_json(path, plan | {"variants": plan["variants"][1:]})
+    plan = read_json(path)
+    write_json(path, plan | {"variants": plan["variants"][1:]})
 
     assert runner(monkeypatch, capsys)("sync")[0] == 0
     assert lab.statuses(names[0]) == lab.statuses(names[2]) == {"KILLED": 3, "FINISHED": 1}

@@ -19,8 +19,10 @@ from typing import Any
 
 import pytest
 
-from gfl_lab import naming, rundir
+from gfl_lab import naming
 from gfl_lab.errors import ExitCode, StoreError
+from gfl_lab.records.files import read_json, write_json
+from gfl_lab.records.metric_lines import MetricWriter
 from gfl_lab.rundir import RunTree, TrialDir
 from gfl_lab.tracking import mlflow_payload, server
 from gfl_lab.tracking.background import BackgroundMirror
@@ -84,8 +86,8 @@ def expected(tree: RunTree) -> set[tuple[str, str, int]]:
     found = set()
     for trial in tree.trials():
         for line in trial.metric_lines():
-            step = line["step"] if line["kind"] == "train" else line["epoch"]
-            found |= {(trial.id, naming.mlflow_metric(line["kind"], key), step) for key in line["metrics"]}
+            step = line.step if line.kind == "train" else line.epoch
+            found |= {(trial.id, naming.mlflow_metric(line.kind, key), step) for key in line.metrics}
         result = trial.result() or {}
         if result.get("status") == "done" and not trial.lease_alive():
             found |= {(trial.id, f"final/{key}", 0) for key in (*result["metrics"], "seconds", "peak_memory_mib")}
@@ -99,7 +101,7 @@ def assert_exact(tree: RunTree) -> None:
 
 
 def trial_of(tree: RunTree, index: int) -> TrialDir:
-    plan = rundir.read_json(tree.experiment(NAME, PROFILE) / naming.PLAN)
+    plan = read_json(tree.experiment(NAME, PROFILE) / naming.PLAN)
     return tree.trial(plan["variants"][index]["trials"][0]["id"])
 
 
@@ -141,17 +143,17 @@ def test_a_finished_experiment_arrives_whole(tree: RunTree) -> None:
     }.items()  # fmt: skip
     assert child.data.metrics["final/AP"] == pytest.approx(trial.result()["metrics"]["AP"])
     history = mlflow_client.get_metric_history(child.info.run_id, "train/loss_cls")
-    lines = [line for line in trial.metric_lines() if line["kind"] == "train"]
+    lines = [line for line in trial.metric_lines() if line.kind == "train"]
     assert [(p.step, p.value, p.timestamp) for p in history] == [
-        (line["step"], line["metrics"]["loss_cls"], round(line["time"] * 1000)) for line in lines
+        (line.step, line.metrics["loss_cls"], round(line.time * 1000)) for line in lines
     ]
     assert [p.step for p in mlflow_client.get_metric_history(child.info.run_id, "val/AP")] == [1, 2, 3]
     assert {f.path for f in mlflow_client.list_artifacts(child.info.run_id)} == set(mlflow_payload.TRIAL_FILES)
     (data,) = child.inputs.dataset_inputs
-    plan = rundir.read_json(folder / naming.PLAN)
+    plan = read_json(folder / naming.PLAN)
     assert (data.dataset.name, data.dataset.digest) == ("ambiguous_shapes", plan["data"]["digest"])
     assert json.loads(data.dataset.profile)["train_images"] == 8
-    assert child.info.start_time < lines[0]["time"] * 1000 <= child.info.end_time
+    assert child.info.start_time < lines[0].time * 1000 <= child.info.end_time
 
 
 def test_states(tmp_path: Path, template: Path) -> None:
@@ -252,8 +254,8 @@ def test_a_file_that_grows_and_is_cut_back(tmp_path: Path, template: Path) -> No
     tree = write_fake_tree(tmp_path, epochs=3, train_images=8, val_images=2, states=["running", "planned", "planned", "planned"])
     trial, mirror = trial_of(tree, 0), Mirror(tree)
     mirror.sync(NAME, PROFILE)
-    last = max(line["step"] for line in trial.metric_lines())
-    writer = rundir.MetricWriter(trial.file(naming.METRICS_FILE))
+    last = max(line.step for line in trial.metric_lines())
+    writer = MetricWriter(trial.file(naming.METRICS_FILE))
     for resumed in (False, True):
         if resumed:
             writer.truncate_after(last - 2)  # two steps are done again, with other values, then more follow
@@ -274,7 +276,7 @@ def test_two_mirrors_take_turns(tmp_path: Path, template: Path) -> None:
     """Each believes to know what the server has; the other has written since."""
     shutil.copy(template, tmp_path / naming.MLFLOW_DB)
     tree = write_fake_tree(tmp_path, epochs=3, train_images=8, val_images=2, states=["running", "planned", "planned", "planned"])
-    writer = rundir.MetricWriter(trial_of(tree, 0).file(naming.METRICS_FILE))
+    writer = MetricWriter(trial_of(tree, 0).file(naming.METRICS_FILE))
     mirrors = [Mirror(tree), Mirror(tree)]
     for i in range(6):
         writer.write("train", 100 + i, 9, {"loss": float(i)})
@@ -288,9 +290,9 @@ def test_two_mirrors_take_turns(tmp_path: Path, template: Path) -> None:
 def test_a_trial_of_two_experiments_is_a_child_of_each(tmp_path: Path, template: Path) -> None:
     shutil.copy(template, tmp_path / naming.MLFLOW_DB)
     tree = write_fake_tree(tmp_path, epochs=2, train_images=4, val_images=2)
-    plan = rundir.read_json(tree.experiment(NAME, PROFILE) / naming.PLAN)
+    plan = read_json(tree.experiment(NAME, PROFILE) / naming.PLAN)
     other = plan | {"experiment": plan["experiment"] | {"name": "other"}}
-    rundir.write_json(tree.experiment("other", PROFILE) / naming.PLAN, other)
+    write_json(tree.experiment("other", PROFILE) / naming.PLAN, other)
     for name in (NAME, "other", NAME, "other"):
         Mirror(tree).sync(name, PROFILE)
     assert len(runs(tree)) == len(runs(tree, "other")) == 5
@@ -428,7 +430,7 @@ def test_background_mirror_follows_and_finishes(tmp_path: Path, template: Path) 
     thread = BackgroundMirror(Mirror(tree), NAME, PROFILE, every=0.05)
     thread.start()
     trial = trial_of(tree, 0)
-    writer = rundir.MetricWriter(trial.file(naming.METRICS_FILE))
+    writer = MetricWriter(trial.file(naming.METRICS_FILE))
     for step in range(200, 220):
         writer.write("train", step, 9, {"loss": 1.0})
         time.sleep(0.02)

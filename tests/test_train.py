@@ -30,7 +30,8 @@ from gfl_lab.detector.build import build_detector
 from gfl_lab.detector.trial_detector import TrialDetector
 from gfl_lab.errors import InputError, Interrupted, StoreError
 from gfl_lab.inference.evaluate import CocoEvaluator, Detections
-from gfl_lab.rundir import RunTree, TrialDir, TrialState, write_json
+from gfl_lab.records.files import write_json
+from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.setup.config import loaders_that_fit
 from gfl_lab.setup.dataset import DecodedImages, TrialDataset
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
@@ -79,7 +80,7 @@ def assert_same(ours: TrialDir, theirs: TrialDir) -> None:
     assert ours.state() is theirs.state() is TrialState.DONE, ours.file(naming.LOG).read_text()
     one, two = weights(ours), weights(theirs)
     assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in two)
-    lines = [[{key: value for key, value in line.items() if key != "time"} for line in trial.metric_lines()] for trial in (ours, theirs)]
+    lines = [[line._replace(time=0.0) for line in trial.metric_lines()] for trial in (ours, theirs)]
     assert lines[0] == lines[1]
     for part in ("metrics", "per_class", "counts", "epochs", "steps"):
         one, two = ours.result()[part], theirs.result()[part]
@@ -96,12 +97,12 @@ def test_a_trial_writes_all_it_promises(done: TrialDir) -> None:
         assert done.file(name).stat().st_size > 0, name
     assert not done.file(naming.LEASE).exists() and not list(done.path.glob(".*.tmp"))
     lines = done.metric_lines()
-    assert [line["step"] for line in lines if line["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
-    assert [line["epoch"] for line in lines if line["kind"] == "val"] == [1, 2]
-    first = next(line for line in lines if line["kind"] == "train")["metrics"]
+    assert [line.step for line in lines if line.kind == "train"] == [1, 2, 3, 4, 5, 6]
+    assert [line.epoch for line in lines if line.kind == "val"] == [1, 2]
+    first = next(line for line in lines if line.kind == "train").metrics
     assert {"loss", "loss_cls", "loss_bbox", "loss_dfl", "lr"} == first.keys()
     assert first["lr"] == pytest.approx(0.002 * 0.001), "the rate of the step, not of the next one"
-    assert lines[-1]["metrics"]["AP"] == pytest.approx(result["metrics"]["AP"], abs=1e-4)
+    assert lines[-1].metrics["AP"] == pytest.approx(result["metrics"]["AP"], abs=1e-4)
 
 
 def test_ap_can_be_computed_again_from_the_records_by_pycocotools(done: TrialDir, shapes: Path) -> None:
@@ -155,7 +156,7 @@ def test_a_dirac_box_has_distances_and_no_distribution(shapes: Path, tmp_path: P
     assert result["status"] == "done" and result["metrics"]["two_mode_recall"] == 0 and result["metrics"]["wasserstein"] > 0
     frame = pq.read_table(trial.file(naming.DISTRIBUTIONS)).to_pandas()
     assert (frame.bins == 0).all() and all(len(p) == 0 for p in frame.probs) and np.isfinite(np.stack(frame.expectation.tolist())).all()
-    assert "loss_centerness" in trial.metric_lines()[0]["metrics"]
+    assert "loss_centerness" in trial.metric_lines()[0].metrics
 
 
 @pytest.mark.parametrize("stop_before", [1, 3, 4, 6])
@@ -169,12 +170,10 @@ def test_a_trial_stopped_at_any_step_ends_bitwise_the_same(done: TrialDir, shape
     run_trial(trial.path)
     ours, theirs = weights(trial), weights(done)
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    strip = [(line["kind"], line["step"], line["epoch"], line["metrics"]) for line in trial.metric_lines() if line["kind"] == "train"]
-    assert strip == [
-        (line["kind"], line["step"], line["epoch"], line["metrics"]) for line in done.metric_lines() if line["kind"] == "train"
-    ]
-    val = [(line["epoch"], line["metrics"]) for line in trial.metric_lines() if line["kind"] == "val"]
-    assert val == [(line["epoch"], line["metrics"]) for line in done.metric_lines() if line["kind"] == "val"]
+    strip = [(line.kind, line.step, line.epoch, line.metrics) for line in trial.metric_lines() if line.kind == "train"]
+    assert strip == [(line.kind, line.step, line.epoch, line.metrics) for line in done.metric_lines() if line.kind == "train"]
+    val = [(line.epoch, line.metrics) for line in trial.metric_lines() if line.kind == "val"]
+    assert val == [(line.epoch, line.metrics) for line in done.metric_lines() if line.kind == "val"]
     same = {key: value for key, value in done.result()["metrics"].items() if key not in ("fps", "latency_ms")}
     assert same == {key: value for key, value in trial.result()["metrics"].items() if key in same}
 
@@ -193,7 +192,7 @@ def test_average_precision_crops_and_groups_resume_bitwise(
 ) -> None:
     """All that a schedule can ask for at once, with a model that draws random numbers in training, stopped within an epoch."""
     settings = TINY | {
-        "precision": precision, "ema": 0.4, "no_decay": ["norm", "bias"], "bias_lr": 2.0, "clip_grad_norm": 10.0,
+        "precision": precision, "ema_decay": 0.4, "no_decay": ["norm", "bias"], "bias_lr_mult": 2.0, "clip_grad_norm": 10.0,
         "crop": "vit_adapter", "scale_range": [0.6, 1.0], "scale_step": 0.1,
     }  # fmt: skip
     extract = TrialDetector.extract_feat
@@ -228,7 +227,7 @@ def test_average_precision_crops_and_groups_resume_bitwise(
     run_trial(whole.path)
     assert whole.state() is TrialState.DONE, whole.file(naming.LOG).read_text()
     assert dtypes == {(True, getattr(torch, precision)), (False, torch.float32)}, "autocast in training, float32 in evaluation"
-    assert all(np.isfinite(line["metrics"]["loss"]) for line in whole.metric_lines() if line["kind"] == "train")
+    assert all(np.isfinite(line.metrics["loss"]) for line in whole.metric_lines() if line.kind == "train")
 
     start, *trained = states
     assert len(trained) == 4
@@ -254,7 +253,7 @@ def test_average_precision_crops_and_groups_resume_bitwise(
     assert again["average_updates"] == file["average_updates"] == 4
     assert again["optimizer"]["loss_scaler"] == file["optimizer"]["loss_scaler"]
     for kind in ("train", "val"):
-        ours, theirs = ([line["metrics"] for line in t.metric_lines() if line["kind"] == kind] for t in (stopped, whole))
+        ours, theirs = ([line.metrics for line in t.metric_lines() if line.kind == kind] for t in (stopped, whole))
         assert ours == theirs
 
 

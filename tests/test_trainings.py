@@ -16,7 +16,9 @@ from gfl_lab.integrity import damage
 from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.orchestrate.trainings import Trainings, needed_by_others
 from gfl_lab.plan.plan import Trial
-from gfl_lab.rundir import RunTree, TrialDir, TrialState, read_json, write_json
+from gfl_lab.records.accumulation import Accumulation
+from gfl_lab.records.files import read_json, write_json
+from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec.settings import EVALUATION, TRAINING_CODE_VERSION, ComponentFile, DataSpec, Settings, TrialSpec, group_of
 from gfl_lab.train.finished import adopted_weights
 from gfl_lab.train.trial import run_trial
@@ -46,7 +48,7 @@ def test_every_test_setting_and_no_other_shares_its_training() -> None:
         {"pad_to": 64},
         {"epochs": 13},
         {"box": "dirac", "dfl": False},
-        {"ema": 0.9},
+        {"ema_decay": 0.9},
         {"seed": 1},
     ]
     for changed in others:
@@ -134,7 +136,7 @@ def test_gc_keeps_weights_that_an_unfinished_trial_is_going_to_evaluate(
 
 # --- real ones ------------------------------------------------------------------------------------
 
-TINY = {"epochs": 2, "score_thr": 0.01, "ema": 0.5}
+TINY = {"epochs": 2, "score_thr": 0.01, "ema_decay": 0.5}
 OTHER = {"decode": "local_peak", "nms_iou": 0.3, "max_dets": 50, "score_thr": 0.02}
 
 
@@ -172,8 +174,8 @@ def assert_as_if_alone(new: TrialDir, alone: TrialDir) -> None:
     assert mine["meta"]["trial"] == new.id and all(
         torch.equal(mine["state_dict"][key], value) for key, value in other["state_dict"].items()
     )
-    lines = [[line | {"time": 0} for line in trial.metric_lines()] for trial in (new, alone)]
-    assert [line for line in lines[0] if line["kind"] == "train"] == [line for line in lines[1] if line["kind"] == "train"]
+    lines = [[line._replace(time=0.0) for line in trial.metric_lines()] for trial in (new, alone)]
+    assert [line for line in lines[0] if line.kind == "train"] == [line for line in lines[1] if line.kind == "train"]
     assert lines[0][-1] == lines[1][-1]
 
 
@@ -238,8 +240,8 @@ def test_weights_that_cannot_be_used_are_trained(both: tuple[TrialDir, TrialDir]
 @pytest.mark.slow
 def test_a_note_on_how_the_weights_were_trained_comes_along(both: tuple[TrialDir, TrialDir]) -> None:
     donor, new = both
-    donor.write_accumulation(2, 1)
-    assert adopted_weights(new, donor.id) and new.accumulation() == {"parts": 2, "since_step": 1}
+    donor.write_accumulation(Accumulation(2, 1))
+    assert adopted_weights(new, donor.id) and new.accumulation() == Accumulation(2, 1)
 
 
 def test_the_plan_tells_trainings_from_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,9 @@ from gfl_lab.detector.trial_detector import TrialDetector
 from gfl_lab.errors import RETRY, DiskFull, ExitCode, FailureKind, FormatError
 from gfl_lab.orchestrate.inline import InlineExecutor
 from gfl_lab.orchestrate.supervisor import MAX_LOST, Job, TrialProcess
-from gfl_lab.rundir import RunTree, TrialDir, TrialState, read_json, write_json
+from gfl_lab.records.accumulation import Accumulation
+from gfl_lab.records.files import read_json, write_json
+from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.setup import components
 from gfl_lab.train.trial import run_trial
 from tests.support.cli import runner
@@ -29,7 +31,7 @@ from tests.test_train import TINY, assert_same, make_trial
 
 ROOT = Path(__file__).parents[1]
 FAULTS = "tests.support.faulty_trial"
-SMALLEST = TINY | {"ema": 0.4}
+SMALLEST = TINY | {"ema_decay": 0.4}
 """Two epochs of two steps, 20 images; with a second set of weights in the checkpoint."""
 
 
@@ -105,7 +107,7 @@ def test_a_trial_that_always_dies_at_one_place_fails_with_the_reason(server: Tri
 
 
 def train_lines(trial: TrialDir) -> list[dict[str, float]]:
-    return [line["metrics"] for line in trial.metric_lines() if line["kind"] == "train"]
+    return [line.metrics for line in trial.metric_lines() if line.kind == "train"]
 
 
 def test_out_of_memory_the_same_batch_in_parts_also_after_a_kill(
@@ -151,7 +153,7 @@ def test_parts_have_the_gradient_of_the_whole(shapes: Path, tmp_path: Path, monk
     monkeypatch.setattr(TrialDetector, "loss", plain)
     still = SMALLEST | {"norm_eval": True, "frozen_stages": 1, "epochs": 1}
     whole, parts = (make_trial(tmp_path / name, shapes, **still) for name in ("whole", "parts"))
-    parts.write_accumulation(3, None)
+    parts.write_accumulation(Accumulation(3))
     for trial in (whole, parts):
         run_trial(trial.path)
     for one, other in zip(train_lines(whole), train_lines(parts), strict=True):
@@ -260,7 +262,9 @@ def test_a_bug_in_a_users_loss_is_told_with_its_line_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GFL_LAB_HOME", str(tmp_path / "runs"))
-    path = write(tmp_path, "axes: {box_loss: [OwnLoss, giou]}\nset: {image_size: [128, 128], strides: [8, 16, 32], epochs: 4}\n", own=BUG)
+    path = write(
+        tmp_path, "axes: {box_loss: [OwnLoss, giou]}\noverrides: {image_size: [128, 128], strides: [8, 16, 32], epochs: 4}\n", own=BUG
+    )
     try:
         code, _, err = runner(monkeypatch, capsys)("run", path, "--executor", "inline")
     finally:

@@ -13,10 +13,11 @@ from gfl_lab import naming
 from gfl_lab.integrity import recomputed_ap
 from gfl_lab.metrics.coco_ap import resample
 from gfl_lab.metrics.coco_matching import match
+from gfl_lab.records.files import read_json, write_json
 from gfl_lab.report.lock import deviations, digest_of, lock_json
 from gfl_lab.report.table import build_table
 from gfl_lab.results.store import Store
-from gfl_lab.rundir import RunTree, TrialDir, TrialState, read_json, write_json
+from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from tests.support.cli import Cli, runner
 from tests.support.fake_runs import CLASSES, write_fake_tree
 from tests.test_compare import FILE, better

@@ -23,7 +23,7 @@ from gfl_lab.detector.assign import UNASSIGNED, assign
 from gfl_lab.detector.head import DenseOutputs
 from gfl_lab.detector.transfer import to_device
 from gfl_lab.metrics.truth_scores import TruthScores, truth_scores
-from gfl_lab.rundir import atomic_path
+from gfl_lab.records.files import atomic_path
 from gfl_lab.spec.settings import Settings
 
 MATCH_IOU = 0.5

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gfl_lab.analysis.distributions import SCHEMA
-from gfl_lab.rundir import atomic_path
+from gfl_lab.records.files import atomic_path
 
 IMAGES = 12
 """Validation images that are followed: the first ones by id."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from gfl_lab.errors import InputError
-from gfl_lab.rundir import atomic_path
+from gfl_lab.records.files import atomic_path
 
 _HINT = (
     "Only files of tensors and plain values are loaded, never code. Save it again as torch.save({'state_dict': model.state_dict()}, path)."

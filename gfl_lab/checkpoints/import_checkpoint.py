@@ -24,7 +24,7 @@ from gfl_lab import naming
 from gfl_lab.checkpoints.convert import Converted, convert
 from gfl_lab.checkpoints.files import DAMAGE, load_safely
 from gfl_lab.errors import InputError, Problem
-from gfl_lab.rundir import atomic_path
+from gfl_lab.records.files import atomic_path
 
 _NOT_WEIGHTS = "not a tensor"
 

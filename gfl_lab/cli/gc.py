@@ -131,7 +131,7 @@ def _referenced(tree: Any) -> set[str]:
     Raises:
         StoreError: a file of an experiment cannot be read, so nobody knows what it refers to.
     """
-    from gfl_lab.rundir import read_json
+    from gfl_lab.records.files import read_json
 
     found: set[str] = set()
     for path in sorted((tree.root / naming.EXPERIMENTS_DIR).glob("*/*/*.json*")):
@@ -211,7 +211,7 @@ def _strip(path: Path) -> None:
     import torch
 
     from gfl_lab.checkpoints.files import load_safely
-    from gfl_lab.rundir import atomic_path
+    from gfl_lab.records.files import atomic_path
 
     content = load_safely(path)
     with atomic_path(path) as temporary:

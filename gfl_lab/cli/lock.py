@@ -30,9 +30,9 @@ def settle(row: Any, store: Any, folder: Path, *, damaged: Collection[str], trai
     Returns:
         Whether the lock file and the table agree.
     """
+    from gfl_lab.records.files import read_json, write_json
     from gfl_lab.report.lock import lock_json, without
     from gfl_lab.report.table import build_table
-    from gfl_lab.rundir import read_json, write_json
 
     path, beside = folder / naming.LOCK, folder / naming.NEW_LOCK
     sound = without(row, damaged)

@@ -7,6 +7,8 @@ import importlib
 import os
 import signal
 import sys
+import warnings
+from typing import TextIO
 
 import click
 
@@ -83,8 +85,19 @@ def cli() -> None:
     """
 
 
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
+) -> None:
+    """Print a warning about a user's file as one line, and every other one as Python does."""
+    from gfl_lab.spec.renames import RenamedKeyWarning
+
+    own = issubclass(category, RenamedKeyWarning)
+    (file or sys.stderr).write(f"warning: {message}\n" if own else warnings.formatwarning(message, category, filename, lineno, line))
+
+
 def main() -> None:
     """Entry point: a user's mistake is one message and an exit code, never a traceback."""
+    warnings.showwarning = _show_warning
     try:
         for text in sys.argv[1:]:
             check_text(text, "the command line")

@@ -65,7 +65,7 @@ def survey_folders(folders: list[Path]) -> list[Any]:
     for path in _files(folders).values():
         try:
             experiment, _ = load_experiment(path)
-            if experiment.reference not in by_id:
+            if experiment.published_table not in by_id:
                 continue
             if experiment.profile not in profiles:
                 profiles[experiment.profile] = load_profile(find_profile(experiment.profile, [folder / "profiles" for folder in folders]))
@@ -74,7 +74,7 @@ def survey_folders(folders: list[Path]) -> list[Any]:
             say(f"warning: {path} is left out: {error.problems[0]}")
             continue
         candidates += [
-            published.Candidate(experiment.name, experiment.reference, variant.name, variant.settings) for variant in plan.variants
+            published.Candidate(experiment.name, experiment.published_table, variant.name, variant.settings) for variant in plan.variants
         ]
     return published.survey(tables, candidates)
 

@@ -59,8 +59,8 @@ def command(
             found.append({"image": str(path), "detections": [_to_dict(row, distributions) for row in rows]})
             continue
         from gfl_lab.data.pixels import read_rgb
+        from gfl_lab.records.files import atomic_path
         from gfl_lab.report.drawing import draw
-        from gfl_lab.rundir import atomic_path
 
         views = [box_view(row) for row in rows[:most]]
         target = targets[path]

@@ -16,7 +16,9 @@ from gfl_lab.cli.output import consoles, duration, print_json, say
 from gfl_lab.cli.refusals import require_output
 from gfl_lab.errors import ExitCode, InputError, Problem, StoreError
 from gfl_lab.processes import hide_gpus
-from gfl_lab.rundir import TrialDir, read_json
+from gfl_lab.records.files import read_json
+from gfl_lab.rundir import TrialDir
+from gfl_lab.spec import renames
 
 
 @click.command("reproduce")
@@ -107,11 +109,11 @@ def _require_inputs(trial: TrialDir) -> None:
     try:
         manifest = read_json(trial.file(naming.MANIFEST))
         paths = [Path(path) for path in manifest["paths"].values()]
-        weights = manifest["spec"]["settings"].get("weights", "random")
+        weights = renames.current(manifest["spec"]["settings"]).get("init_weights", "random")
         components = [trial.file(naming.COMPONENTS_DIR) / file["name"] for file in manifest["spec"].get("components", [])]
     except StoreError as error:
         raise InputError(error.problems) from None
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(Problem(f"it is no manifest of a trial ({error})", str(trial.file(naming.MANIFEST)))) from None
     paths += components + ([] if weights in ("random", "pretrained") else [Path(weights)])
     missing = [path for path in paths if not path.exists()]

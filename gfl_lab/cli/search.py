@@ -52,7 +52,7 @@ def run_search(
             _say_plan(plan, book.ledger, share, limit, tree, machine, address)
             if not book.ledger.complete:
                 say_unassigned(unassigned_groups(prepared.plan, prepared.paths, tree), plan, data, files.source.path.parent, notes=False)
-            for backbone in sorted({v.settings.backbone for v in prepared.plan.variants if v.settings.weights == "pretrained"}):
+            for backbone in sorted({v.settings.backbone for v in prepared.plan.variants if v.settings.init_weights == "pretrained"}):
                 from gfl_lab.checkpoints.pretrained import fetch_pretrained
 
                 fetch_pretrained(backbone)
@@ -143,7 +143,7 @@ def _share(
 
 def _save_plan(plan: Any, book: Any, folder: Path, created: str) -> None:
     from gfl_lab.plan.search import plan_of
-    from gfl_lab.rundir import write_json
+    from gfl_lab.records.files import write_json
 
     write_json(folder / naming.PLAN, plan_of(plan, book.all_variants).to_json(created))
 

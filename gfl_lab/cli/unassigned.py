@@ -11,13 +11,14 @@ from typing import Any
 
 from gfl_lab.cli.output import say
 from gfl_lab.cli.prepare import profile_argument
-from gfl_lab.rundir import RunTree, write_json
+from gfl_lab.records.files import write_json
+from gfl_lab.rundir import RunTree
 
 MOST_BOXES = 50_000
 """Boxes that are looked at here; `data check` looks at all."""
 MOST_GROUPS = 8
 """Groups of variants that are looked at."""
-BESIDE = ("box", "reg_max", "bin_width", "flip", "scale_range", "crop")
+BESIDE = ("box", "reg_max", "bin_width", "flip_prob", "scale_range", "crop")
 """Settings that the report depends on, beside those of the assignment."""
 NAMED = 2
 """Variants of a group that are named."""

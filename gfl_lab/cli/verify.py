@@ -26,9 +26,10 @@ def command(experiment: Path, profile: str | None, lock: Path | None, as_json: b
     is missing or damaged.
     """
     from gfl_lab.orchestrate.damaged import examine
+    from gfl_lab.records.files import read_json
     from gfl_lab.report.lock import Deviation, deviations, lock_json
     from gfl_lab.report.table import build_table, unfair
-    from gfl_lab.rundir import RunTree, TrialState, read_json
+    from gfl_lab.rundir import RunTree, TrialState
 
     store, row = stored_experiment(experiment, profile)
     path = lock or RunTree.default().experiment(row.name, row.profile) / naming.LOCK

@@ -17,7 +17,7 @@ from gfl_lab.data.annotations import load_coco
 from gfl_lab.metrics.coco_ap import resample
 from gfl_lab.metrics.coco_matching import match
 from gfl_lab.metrics.coco_records import Records
-from gfl_lab.rundir import atomic_path
+from gfl_lab.records.files import atomic_path
 
 logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
 

@@ -14,7 +14,7 @@ from gfl_lab import naming
 from gfl_lab.errors import InputError, StoreError
 from gfl_lab.orchestrate.cost import Cost, Estimate, cost_of
 from gfl_lab.orchestrate.resources import Share
-from gfl_lab.rundir import read_json, write_json
+from gfl_lab.records.files import read_json, write_json
 
 SAVE_S = 5.0
 

@@ -15,7 +15,10 @@ from gfl_lab import naming
 from gfl_lab.errors import StoreError
 from gfl_lab.orchestrate.resources import Peak, Share, processes_of
 from gfl_lab.plan.plan import Plan, Trial, steps_of
-from gfl_lab.rundir import RunTree, TrialDir, TrialState, read_json, read_metric_lines
+from gfl_lab.records.files import read_json
+from gfl_lab.records.metric_lines import read_metric_lines
+from gfl_lab.rundir import RunTree, TrialDir, TrialState
+from gfl_lab.spec import renames
 from gfl_lab.spec.files import Profile, resolve_settings
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.settings import INPUT, MODEL, Settings, group_of
@@ -24,12 +27,12 @@ HISTORY, WARM_UP, HINT, NOTHING = "history", "warm-up", "profile", "nothing"
 """What an estimate can rest on, the best first."""
 
 _SHAPE = (
-    *(key for key in Settings.model_fields if group_of(key) in (MODEL, INPUT) and key != "weights"),
+    *(key for key in Settings.model_fields if group_of(key) in (MODEL, INPUT) and key != "init_weights"),
     "batch_size", "optimizer", "precision", "scale_range", "crop",
 )  # fmt: skip
 """Settings that must be equal for one trial's pace to speak for another's."""
 _DETECTOR = (
-    "quality", "box", "dfl", "reg_max", "head", "cls_loss", "box_loss", "assigner", "atss_topk", "dgqp_topk", "dgqp_channels", "dgqp_form", "ema",
+    "quality", "box", "dfl", "reg_max", "head", "cls_loss", "box_loss", "assigner", "atss_topk", "dgqp_topk", "dgqp_channels", "dgqp_form", "ema_decay",
 )  # fmt: skip
 """Settings that also change the pace, but little: trials that agree in them are preferred."""
 _DEFAULTS = Settings().model_dump(mode="json")
@@ -37,13 +40,16 @@ _DEFAULTS = Settings().model_dump(mode="json")
 
 def shape(settings: Mapping[str, Any]) -> str:
     """What the pace of training and evaluation depends on most."""
+    settings = renames.current(settings)
     return naming.canonical_json([settings.get(key, _DEFAULTS[key]) for key in _SHAPE])
 
 
 def detector(settings: Mapping[str, Any]) -> str:
     """What it depends on besides."""
+    settings = renames.current(settings)
     values = {key: settings.get(key, _DEFAULTS[key]) for key in _DETECTOR}
-    return naming.canonical_json(values | {"ema": bool(values["ema"])})
+    # The files of warm-ups are named by a hash of this, so it holds the first names.
+    return naming.canonical_json(renames.first_edition(values | {"ema_decay": bool(values["ema_decay"])}))
 
 
 @dataclass(frozen=True)
@@ -224,7 +230,7 @@ def _last_attempt(trial: TrialDir, result: Mapping[str, Any]) -> tuple[int, int]
     match = re.search(rb'"time":\s*([\d.]+)', first)
     if match is None or float(match[1]) >= started:
         return result["steps"], result["epochs"]
-    own = [line["kind"] for line in read_metric_lines(trial.file(naming.METRICS_FILE))[0] if line["time"] >= started]
+    own = [line.kind for line in read_metric_lines(trial.file(naming.METRICS_FILE))[0] if line.time >= started]
     return own.count("train"), own.count("val")
 
 
@@ -278,7 +284,7 @@ def estimates(
             done = 1.0
         elif tree.trial(trial.id).state() is TrialState.INTERRUPTED:
             lines = read_metric_lines(tree.trial(trial.id).file(naming.METRICS_FILE))[0]
-            done = min(1.0, max((line["step"] for line in lines), default=0) / steps_of(settings, plan.data.train_images))
+            done = min(1.0, max((line.step for line in lines), default=0) / steps_of(settings, plan.data.train_images))
         processes = processes_of(share.gpus)
         found.append(
             paces.estimate(

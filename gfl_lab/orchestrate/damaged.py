@@ -11,7 +11,8 @@ from gfl_lab import naming
 from gfl_lab.errors import StoreError
 from gfl_lab.integrity import Checked, Cure, Damage, checkpoint_damage, damage, has_finished, phrase
 from gfl_lab.plan.plan import Trial
-from gfl_lab.rundir import RunTree, TrialDir, TrialState, read_json
+from gfl_lab.records.files import read_json
+from gfl_lab.rundir import RunTree, TrialDir, TrialState
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from typing import BinaryIO
 from gfl_lab import naming
 from gfl_lab.data.layout import image_file
 from gfl_lab.errors import Problem, StoreError
-from gfl_lab.rundir import read_json
+from gfl_lab.records.files import read_json
 from gfl_lab.storage import Storage, is_plain_name
 
 ARCHIVE_BYTES = 256 * 2**20

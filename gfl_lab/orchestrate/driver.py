@@ -19,7 +19,10 @@ from gfl_lab import naming
 from gfl_lab.errors import InputError, Problem, StoreError
 from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.plan.plan import Plan, Trial, Variant, steps_of
-from gfl_lab.rundir import WAYS_OUT, RunTree, TrialDir, TrialState, read_json, read_metric_lines, write_bytes, write_json
+from gfl_lab.records.files import WAYS_OUT, read_json, write_bytes, write_json
+from gfl_lab.records.metric_lines import read_metric_lines
+from gfl_lab.rundir import RunTree, TrialDir, TrialState
+from gfl_lab.spec import renames
 from gfl_lab.spec.code import CodeFile
 from gfl_lab.spec.schedule import total_epochs
 
@@ -227,7 +230,7 @@ def _written(trial: TrialDir) -> int:
 
 def _former_plan(path: Path) -> dict[str, Any]:
     try:
-        old = read_json(path)
+        old = renames.upgrade_plan(read_json(path))
         if isinstance(old["created"], str) and old["data"]["digest"] and all(v["settings"] and v["trials"] for v in old["variants"]):
             return old
         reason = f"{path} is no plan"
@@ -311,16 +314,16 @@ class Watcher(threading.Thread):
         trial_id, seen = folder.id, self._seen[folder.id]
         before = self._offsets.get(trial_id, 0)
         lines, offset = read_metric_lines(folder.file(naming.METRICS_FILE), before)
-        if offset < before or (lines and lines[0]["step"] <= seen.get("step", 0) and lines[0]["kind"] == "train"):
+        if offset < before or (lines and lines[0].step <= seen.get("step", 0) and lines[0].trains):
             seen["times"] = []  # a resume cut the file back
         self._offsets[trial_id] = offset
         for line in lines:
-            seen["step"], seen["epoch"] = line["step"], line["epoch"]
-            if line["kind"] == "train":
-                seen["loss"] = line["metrics"].get("loss")
-                seen["times"] = (seen["times"] + [(line["time"], line["step"])])[-200:]
+            seen["step"], seen["epoch"] = line.step, line.epoch
+            if line.trains:
+                seen["loss"] = line.metrics.get("loss")
+                seen["times"] = (seen["times"] + [(line.time, line.step)])[-200:]
             else:
-                seen["ap"] = line["metrics"].get("AP", 0.0)
+                seen["ap"] = line.metrics.get("AP", 0.0)
         eta = None
         if len(seen["times"]) >= 10:
             (t0, s0), (t1, s1) = seen["times"][0], seen["times"][-1]

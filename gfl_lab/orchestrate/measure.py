@@ -20,7 +20,8 @@ from gfl_lab.orchestrate.nursery import Nursery
 from gfl_lab.orchestrate.resources import Machine, Share
 from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 from gfl_lab.plan.plan import Trial
-from gfl_lab.rundir import RunTree, TrialDir, TrialState, write_json
+from gfl_lab.records.files import write_json
+from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec.code import CodeFile
 
 WARM_UP_PREFIX = ".warm-up-"

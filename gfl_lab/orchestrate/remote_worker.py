@@ -7,15 +7,18 @@ import json
 import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.errors import ResourceError, StoreError
 from gfl_lab.orchestrate import dataset_archives, run_sync
 from gfl_lab.orchestrate.run_sync import EVERY_S, LAST_TRIES_S, Link, Pace
 from gfl_lab.orchestrate.supervisor import Job, TrialProcess
-from gfl_lab.rundir import LEASE_STALE_S, RunTree, TrialDir, TrialState, write_json
+from gfl_lab.records.files import write_json
+from gfl_lab.records.lease import Lease, write_lease
+from gfl_lab.rundir import LEASE_STALE_S, RunTree, TrialDir, TrialState
+from gfl_lab.spec import renames
 from gfl_lab.storage import Storage, Synced, is_plain_name, open_storage
 
 HEARTBEAT_S = 10.0
@@ -82,7 +85,7 @@ class Holder(threading.Thread):
         self._storage, self._link, self._stop_name, self._stop_file = storage, link, stop_name, stop_file
         self._slot = TrialDir(folder)
         self._name = run_sync.lease_name(self._slot.id)
-        self._mine: dict[str, Any] = {}
+        self._mine: Lease | None = None
         self._over = threading.Event()
         self.lost = False
 
@@ -104,17 +107,18 @@ class Holder(threading.Thread):
             time.sleep(LOOK_S)
         self._slot.drop_lease()
         self._slot.take_lease()
-        self._mine = self._slot.lease() | {"run": self._link.run}
+        taken = self._slot.lease()
+        self._mine = replace(taken, run=self._link.run) if taken else None
         self._renew()
         self.start()
         return True
 
     def _is_held_by_another(self) -> bool:
         lease = self._there()
-        if not lease or lease.get("run") == self._link.run:
+        if not lease or lease.run == self._link.run:
             return False
         self._slot.drop_lease()
-        write_json(self._slot.file(naming.LEASE), lease)
+        write_lease(self._slot.file(naming.LEASE), lease)
         return self._slot.lease_alive()  # its time is now, so one of another host counts as alive until it has been waited for
 
     def run(self) -> None:
@@ -134,14 +138,12 @@ class Holder(threading.Thread):
         self.lost = self.lost or self._there() != self._mine
         return not self.lost
 
-    def _there(self) -> dict[str, Any]:
-        with contextlib.suppress(ValueError):
-            lease = json.loads(self._storage.read(self._name) or b"{}")
-            return lease if isinstance(lease, dict) else {}
-        return {}
+    def _there(self) -> Lease | None:
+        return Lease.decode(self._storage.read(self._name) or b"")
 
     def _renew(self) -> None:
-        self._storage.write(self._name, json.dumps(self._mine).encode())
+        if self._mine:
+            self._storage.write(self._name, self._mine.encode())
 
     def release(self) -> None:
         """Give the trial up, if it is still one's own."""
@@ -174,10 +176,11 @@ def _fetch(storage: Storage, trial: TrialDir, synced: Synced, scratch: Path) -> 
             if is_plain_name(name):
                 storage.download(f"{synced.remote}/{naming.COMPONENTS_DIR}/{name}", trial.file(naming.COMPONENTS_DIR) / name)
         manifest["paths"] = dataset_archives.fetch_dataset(storage, spec["data"]["digest"], scratch / "data")
-        if spec["settings"]["weights"] not in ("random", "pretrained"):
+        spec["settings"] = renames.current(spec["settings"])
+        if spec["settings"]["init_weights"] not in ("random", "pretrained"):
             weights = dataset_archives.fetch_weights(storage, spec["weights_digest"], scratch / "weights")
-            spec["settings"]["weights"] = str(weights)  # not in the trial's id: its content is
-    except (LookupError, TypeError) as error:
+            spec["settings"]["init_weights"] = str(weights)  # not in the trial's id: its content is
+    except (LookupError, TypeError, ValueError) as error:
         raise StoreError(f"the manifest of trial {trial.id} in {storage.uri} is damaged: {error!r}") from None
     write_json(trial.file(naming.MANIFEST), manifest)
 

@@ -30,6 +30,7 @@ from gfl_lab.errors import ResourceError, StoreError
 from gfl_lab.orchestrate import dataset_archives
 from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
+from gfl_lab.spec import renames
 from gfl_lab.storage import Stamp, Synced, is_plain_name, open_storage
 
 EVERY_S = 3.0
@@ -198,7 +199,7 @@ class DriverSide:
         """
         trials = [self.tree.trial(trial_id) for trial_id in trial_ids]
         specs = [trial.manifest()["spec"] for trial in trials]
-        weights = {spec["weights_digest"]: Path(spec["settings"]["weights"]) for spec in specs if _is_file(spec)}
+        weights = {spec["weights_digest"]: Path(renames.current(spec["settings"])["init_weights"]) for spec in specs if _is_file(spec)}
         try:
             for digest in {spec["data"]["digest"] for spec in specs}:
                 dataset_archives.push_dataset(self.storage, digest, paths, say)
@@ -288,18 +289,17 @@ class DriverSide:
         self._pull_lease(trial, leases)
 
     def _take_over(self, trial: TrialDir, listed: dict[str, Stamp]) -> None:
-        runs_here = trial.lease_alive() and "run" not in trial.lease()
-        if not is_done(trial) and not runs_here:
+        if not is_done(trial) and not _runs_here(trial):
             take_over(self._sync(trial), listed)
 
     def _pull_lease(self, trial: TrialDir, leases: dict[str, Stamp]) -> None:
         """The lease here is what it is there; its file's time is when it was renewed there."""
         name, path = f"{trial.id}.json", trial.file(naming.LEASE)
         if name not in leases:
-            if "run" in trial.lease():  # a node's; another one is of a process on this machine
+            if (lease := trial.lease()) and lease.run:  # a node's; another one is of a process on this machine
                 path.unlink(missing_ok=True)
             return
-        if trial.lease_alive() and "run" not in trial.lease():
+        if _runs_here(trial):
             return
         stamp = leases[name]
         if not path.exists() or path.stat().st_mtime_ns != stamp.mtime_ns:
@@ -313,8 +313,14 @@ class DriverSide:
         return self._synced[trial.id]
 
 
+def _runs_here(trial: TrialDir) -> bool:
+    """Return True if a process runs the trial on this machine's disk, and no node of a cluster."""
+    lease = trial.lease()
+    return trial.lease_alive() and not (lease and lease.run)
+
+
 def _is_file(spec: dict[str, Any]) -> bool:
-    return spec["settings"]["weights"] not in ("random", "pretrained")
+    return renames.current(spec["settings"])["init_weights"] not in ("random", "pretrained")
 
 
 def _each(work: Callable[[Any], None], items: Iterable[Any], keep_going: bool = False) -> list[Exception]:

@@ -22,7 +22,9 @@ from gfl_lab.orchestrate.inline import InlineExecutor
 from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.plan.plan import Plan, Variant, steps_of
 from gfl_lab.plan.search import Ledger, Outcome, Suggestion
-from gfl_lab.rundir import RunTree, TrialState, read_json, read_metric_lines, write_json
+from gfl_lab.records.files import read_json, write_json
+from gfl_lab.records.metric_lines import read_metric_lines
+from gfl_lab.rundir import RunTree, TrialState
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.search import Dimension
 
@@ -250,11 +252,11 @@ class Follower:
         """(epoch, value) of what is new, in order, each epoch once."""
         lines, self._offset = read_metric_lines(self.path, 0 if final else self._offset)
         for line in lines:
-            value = _number(line["metrics"].get(self.metric)) if line.get("kind") == "val" else None
-            if value is None or line["epoch"] <= self._seen or (line["epoch"] >= self.epochs and not final):
+            value = _number(line.metrics.get(self.metric)) if line.evaluates else None
+            if value is None or line.epoch <= self._seen or (line.epoch >= self.epochs and not final):
                 continue
-            self._seen = line["epoch"]
-            yield line["epoch"], value
+            self._seen = line.epoch
+            yield line.epoch, value
 
 
 class SearchWatcher(Watcher):

@@ -17,7 +17,9 @@ from gfl_lab import naming
 from gfl_lab.errors import RETRY, DiskFull, FailureKind, Retry, StoreError
 from gfl_lab.orchestrate.nursery import Server
 from gfl_lab.processes import EXIT_INTERRUPTED
-from gfl_lab.rundir import LEASE_STALE_S, RESERVE_BYTES, TrialDir, TrialState, write_json
+from gfl_lab.records.accumulation import Accumulation
+from gfl_lab.records.files import write_json
+from gfl_lab.rundir import LEASE_STALE_S, RESERVE_BYTES, TrialDir, TrialState
 
 MAX_LOST = 2
 """A trial whose process vanishes goes on from its checkpoint this many times without getting further than it ever was."""
@@ -76,14 +78,14 @@ class Attempts:
     def _in_more_parts(self) -> bool:
         try:
             batch = int(self._trial.manifest()["spec"]["settings"]["batch_size"])
-            before = self._trial.accumulation() or {"parts": 1, "since_step": None}
+            before = self._trial.accumulation() or Accumulation(1)
         except (StoreError, LookupError, TypeError, ValueError):
             return False
-        parts = min(2 * before["parts"], batch)
-        if parts == before["parts"]:
+        parts = min(2 * before.parts, batch)
+        if parts == before.parts:
             self._trial.log(f"out of memory with single images: a batch of {batch} cannot be split further")
             return False
-        self._trial.write_accumulation(parts, before["since_step"])
+        self._trial.write_accumulation(Accumulation(parts, before.since_step))
         self._trial.log(f"out of memory: each batch of {batch} is done in {parts} parts from here on, their gradients are added up")
         return True
 
@@ -169,15 +171,16 @@ class TrialProcess:
 
 def _why_lost(trial: TrialDir, code: int, *, killed_for_memory: bool) -> dict[str, Any]:
     """The failure of a trial whose process ended without a word, as result.json tells it."""
-    last = (trial.metric_lines() or [{"step": 0, "epoch": 0}])[-1]
+    lines = trial.metric_lines()
+    step, epoch = (lines[-1].step, lines[-1].epoch) if lines else (0, 0)
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    kind, reason = FailureKind.LOST_PROCESS, f"the trial's process was {how} after step {last['step']}"
+    kind, reason = FailureKind.LOST_PROCESS, f"the trial's process was {how} after step {step}"
     if code == -signal.SIGKILL and killed_for_memory:
         kind, reason = FailureKind.OUT_OF_MEMORY, f"{reason}: the kernel had run out of memory"
     elif code > 0 and (free := shutil.disk_usage(trial.path).free) < RESERVE_BYTES:
         kind = FailureKind.DISK_FULL
         reason = f"{reason}: no space left on the disk of {trial.path}, {free} bytes are free. Make room and give the same command again."
-    return {"kind": kind, "reason": reason, "step": last["step"], "epoch": last["epoch"]}
+    return {"kind": kind, "reason": reason, "step": step, "epoch": epoch}
 
 
 def _write_failure(trial: TrialDir, failure: dict[str, Any]) -> None:

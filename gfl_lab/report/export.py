@@ -12,8 +12,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from gfl_lab import naming, rundir
+from gfl_lab import naming
 from gfl_lab.metrics.coco_ap import RESAMPLED
+from gfl_lab.records.files import write_text
 from gfl_lab.report.comparison import Comparison
 from gfl_lab.report.formatting import (
     MISSING,
@@ -170,5 +171,5 @@ def write_all(table: Table, folder: Path) -> dict[str, Path]:
     paths = {}
     for name in FORMATS:
         paths[name] = folder / f"{naming.TABLE_STEM}.{name}"
-        rundir.write_text(paths[name], _EXPORTERS[name](table))
+        write_text(paths[name], _EXPORTERS[name](table))
     return paths

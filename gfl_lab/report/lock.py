@@ -18,6 +18,7 @@ from gfl_lab.integrity import UNSTABLE
 from gfl_lab.metrics.coco_records import Records
 from gfl_lab.report.table import Table, table_json
 from gfl_lab.results.rows import ExperimentRow
+from gfl_lab.spec import renames
 
 ADDED, GONE = "finished since", "not finished or not there"
 
@@ -86,6 +87,7 @@ def deviations(locked: Mapping[str, Any], found: Mapping[str, Any]) -> list[Devi
         KeyError, TypeError, AttributeError: ``locked`` is no lock file.
     """
     listed: list[Deviation] = []
+    locked_rows = {_present_name(name, found["rows"]): row for name, row in locked["rows"].items()}
     for key in ("experiment", "profile"):
         if locked[key] != found[key]:
             listed.append(Deviation("", key, str(locked[key]), str(found[key])))
@@ -102,7 +104,7 @@ def deviations(locked: Mapping[str, Any], found: Mapping[str, Any]) -> list[Devi
     for trial, here in found["trials"].items():
         if trial not in locked["trials"]:
             listed.append(Deviation(trial, f"{here['variant']}, seed {here['seed']}", "not there", ADDED))
-    for variant, row in locked["rows"].items():
+    for variant, row in locked_rows.items():
         own = found["rows"].get(variant)
         if own is None:
             listed.append(Deviation("", variant, "a row", "no row"))
@@ -111,6 +113,11 @@ def deviations(locked: Mapping[str, Any], found: Mapping[str, Any]) -> list[Devi
             values, ours = ({key: each.get("mean") for key, each in one[part].items()} for one in (row, own))
             listed += _differing("", values, ours, f"{variant}, {'mean' if part == 'metrics' else 'difference'} of ")
     return listed
+
+
+def _present_name(variant: str, rows: Collection[str]) -> str:
+    """Return the name in ``rows`` of a locked variant: settings in it may have had other names then."""
+    return variant if variant in rows else renames.current_variant_name(variant)
 
 
 def _differing(trial: str, locked: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "") -> list[Deviation]:
@@ -156,7 +163,7 @@ def compare(locked: Mapping[str, Any], found: Mapping[str, Any], planned: Collec
     """
     listed = deviations(locked, found)
     added = tuple(each for each in listed if each.found == ADDED)
-    gone_rows = {name for name in locked["rows"] if name not in rows}
+    gone_rows = {name for name in locked["rows"] if _present_name(name, rows) not in rows}
     dropped = tuple(
         each for each in listed
         if (each.found == GONE and each.trial not in planned) or (not each.trial and each.found == "no row" and each.what in gone_rows)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gfl_lab import naming, rundir
+from gfl_lab import naming
+from gfl_lab.records.files import write_text
 from gfl_lab.report import export
 from gfl_lab.report.formatting import MISSING, format_number
 from gfl_lab.report.page import document, escaped
@@ -358,4 +359,4 @@ def exported(ranking: Ranking, form: str) -> str:
 def write_all(ranking: Ranking, folder: Path) -> None:
     """Write ``table.{json,md,csv,html}`` into ``folder``, each atomically."""
     for form in FORMATS:
-        rundir.write_text(folder / f"{naming.TABLE_STEM}.{form}", exported(ranking, form))
+        write_text(folder / f"{naming.TABLE_STEM}.{form}", exported(ranking, form))

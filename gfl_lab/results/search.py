@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gfl_lab import naming, rundir
+from gfl_lab import naming
 from gfl_lab.errors import StoreError
+from gfl_lab.records.files import read_json
 from gfl_lab.results.rows import TrialRow
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree, TrialState
+from gfl_lab.spec import renames
 
 DONE, STOPPED, FAILED, INVALID, REPEAT, OPEN = "done", "stopped", "failed", "invalid", "repeat", "open"
 """States of a suggestion in search.json. An open one is shown with the state of its trial."""
@@ -70,7 +72,7 @@ def read_search(tree: RunTree, name: str, profile: str) -> SearchRow:
         StoreError: there is none, or its ledger or plan is damaged.
     """
     path = tree.experiment(name, profile) / naming.SEARCH
-    found = rundir.read_json(path)
+    found = renames.upgrade_search(read_json(path))
     row = Store(tree).experiment(name, profile)
     trials = {trial.id: trial for trial in row.trials}
     try:

@@ -7,7 +7,6 @@ holds a path outside the tree.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import threading
@@ -32,9 +31,12 @@ from gfl_lab.errors import FormatError, GflLabError, Problem, StoreError
 from gfl_lab.metrics.coco_ap import RESAMPLED, resample
 from gfl_lab.metrics.coco_matching import match
 from gfl_lab.metrics.coco_records import Records
+from gfl_lab.records.files import WAYS_OUT, read_json
+from gfl_lab.records.metric_lines import MetricLine, last_metric_lines, read_metric_lines
 from gfl_lab.results.kept import Kept
 from gfl_lab.results.rows import DataRow, ExperimentRow, Failure, Logged, Recorded, Reference, Resampled, TrialRow, VariantRow
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
+from gfl_lab.spec import renames
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.settings import implied
 
@@ -91,7 +93,7 @@ class Store:
         self._lock = threading.RLock()
         self._plans: dict[tuple[str, str], tuple[Stamp, dict[str, Any]]] = {}
         self._ended: dict[tuple[str, int, int, int], tuple[Stamp, TrialRow]] = {}
-        self._tails: dict[str, tuple[Stamp, dict[str, Any], dict[str, Any]]] = {}
+        self._tails: dict[str, tuple[Stamp, MetricLine | None, MetricLine | None]] = {}
         self._curves: Kept[str, _Curve] = Kept(_CURVES_BYTES)
         self._resampled: Kept[str, tuple[Stamp, Resampled]] = Kept(_RESAMPLED_BYTES)
         self._file_names: dict[str, tuple[Stamp, dict[int, str]]] = {}
@@ -132,7 +134,7 @@ class Store:
         try:
             return self._experiment_row(name, profile, self._plan(name, profile))
         except _DAMAGE as error:
-            hint = error.problems[0].hint if isinstance(error, FormatError) else rundir.WAYS_OUT[naming.PLAN]
+            hint = error.problems[0].hint if isinstance(error, FormatError) else WAYS_OUT[naming.PLAN]
             raise StoreError(Problem(f"the plan of {name} ({profile}) cannot be read: {self._reason(error)}", hint=hint)) from None
 
     def question(self, name: str, profile: str) -> str:
@@ -160,7 +162,7 @@ class Store:
         with self._lock:
             if (held := self._plans.get((name, profile))) and held[0] == stamp:
                 return held[1]
-        plan = rundir.read_json(path)
+        plan = renames.upgrade_plan(read_json(path))
         with self._lock:
             self._plans[name, profile] = (stamp, plan)
         return plan
@@ -248,11 +250,12 @@ class Store:
                 int(told.get("step") or 0),
                 int(told.get("epoch") or 0),
             )
-        started = trial.lease().get("since") if state is TrialState.RUNNING else None
-        updated = float(last.get("time") or started or 0.0)
+        lease = trial.lease() if state is TrialState.RUNNING else None
+        started = lease.since if lease else 0.0
+        updated = (last.time if last else 0.0) or started
         seconds = timings.get("total", sum(timings.values()))
         if state is TrialState.RUNNING and started:
-            seconds = max(0.0, updated - float(started))
+            seconds = max(0.0, updated - started)
         done = state is TrialState.DONE
         split = (ended.get("accumulation") if done else None) or {}
         return TrialRow(
@@ -261,13 +264,13 @@ class Store:
             state=state,
             metrics=_numbers(ended.get("metrics")) if done else {},
             failure=failure,
-            epoch=int(ended.get("epochs") or epochs) if done else int(last.get("epoch") or 0),
+            epoch=int(ended.get("epochs") or epochs) if done else last.epoch if last else 0,
             epochs=int(ended.get("epochs") or epochs) if done else epochs,
-            step=int(ended.get("steps") or steps) if done else int(last.get("step") or 0),
+            step=int(ended.get("steps") or steps) if done else last.step if last else 0,
             steps=int(ended.get("steps") or steps) if done else steps,
             seconds=float(seconds),
             device=str(ended.get("device") or ""),
-            latest=_numbers(last_val.get("metrics")),
+            latest=_numbers(last_val.metrics) if last_val else {},
             timings={key: value for key, value in timings.items() if key != "total"},
             updated=updated,
             peak_memory_mib=float(ended.get("peak_memory_mib") or 0.0),
@@ -275,26 +278,19 @@ class Store:
             parts_since=int(split.get("since_step") or 0),
         )
 
-    def _tail(self, trial: TrialDir) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _tail(self, trial: TrialDir) -> tuple[MetricLine | None, MetricLine | None]:
         """The last metric line and the last one of an evaluation, from the end of the file alone."""
         path = trial.file(naming.METRICS_FILE)
         stamp = stamp_of(path)
         if stamp is None:
-            return {}, {}
+            return None, None
         with self._lock:
             if (held := self._tails.get(trial.id)) and held[0] == stamp:
                 return held[1], held[2]
-        last: dict[str, Any] = {}
-        last_val: dict[str, Any] = {}
-        for raw in reversed(_read_tail(path, _TAIL_BYTES).rpartition(b"\n")[0].splitlines()):
-            try:
-                line = json.loads(raw)
-            except ValueError:  # cut by the window, or torn
-                continue
-            if not isinstance(line, dict) or "metrics" not in line:
-                continue
+        last = last_val = None
+        for line in last_metric_lines(path, _TAIL_BYTES):
             last = last or line
-            if line.get("kind") == "val":
+            if line.evaluates:
                 last_val = line
                 break
         with self._lock:
@@ -312,7 +308,7 @@ class Store:
                 name = str(component["name"])
                 files[name] = (trial.path / naming.COMPONENTS_DIR / Path(name).name).read_text(encoding="utf-8", errors="replace")
             return Recorded(
-                id=trial.id, state=trial.state(), seed=int(spec["seed"]), settings=dict(spec["settings"]), data=dict(spec["data"]),
+                id=trial.id, state=trial.state(), seed=int(spec["seed"]), settings=renames.current(spec["settings"]), data=dict(spec["data"]),
                 code=int(spec["code"]), weights_digest=str(spec.get("weights_digest") or ""), components=files,
                 environment=dict(result.get("environment") or {}), metrics=_numbers(result.get("metrics")),
             )  # fmt: skip
@@ -349,7 +345,7 @@ class Store:
             if held is None or held.stamp[0] != stamp[0] or stamp[1] < held.offset:
                 held = _Curve(stamp, 0, {})
             try:
-                lines, offset = rundir.read_metric_lines(path, held.offset)
+                lines, offset = read_metric_lines(path, held.offset)
             except OSError:
                 return held
             held = _Curve(stamp, offset, _extended(held.series, lines))
@@ -572,26 +568,22 @@ def _read_tail(path: Path, size: int) -> bytes:
         return file.read()
 
 
-def _extended(series: Mapping[tuple[str, str], Series], lines: Sequence[dict[str, Any]]) -> dict[tuple[str, str], Series]:
+def _extended(series: Mapping[tuple[str, str], Series], lines: Sequence[MetricLine]) -> dict[tuple[str, str], Series]:
     """``_Curve.series`` with more lines."""
     places: dict[str, list[tuple[int, int]]] = {}
     values: dict[tuple[str, str], list[tuple[int, float]]] = {}
     for line in lines:
-        try:
-            kind, place = str(line["kind"]), (int(line["step"]), int(line["epoch"]))
-            numbers = [(str(key), float(value)) for key, value in line["metrics"].items() if isinstance(value, (int, float))]
-        except _DAMAGE:
-            continue
+        kind = line.kind
         rows = places.setdefault(kind, [])
-        rows.append(place)
-        for key, number in numbers:
+        rows.append((line.step, line.epoch))
+        for key, number in line.metrics.items():
             values.setdefault((kind, key), []).append((len(rows) - 1, number))
     found = dict(series)
     shared = {kind: tuple(np.array(column, np.int64) for column in zip(*rows, strict=True)) for kind, rows in places.items()}
     joined: dict[tuple[int, tuple[str, str] | None], tuple[np.ndarray, np.ndarray]] = {}
     for key, rows in values.items():
         step, epoch = shared[key[0]]
-        at, value = np.array([row for row, _ in rows]), np.array([number for _, number in rows])
+        at, value = np.array([row for row, _ in rows]), np.array([number for _, number in rows], np.float64)
         whole = len(at) == len(step)
         if key not in found:
             found[key] = (step, epoch, value) if whole else (step[at], epoch[at], value)

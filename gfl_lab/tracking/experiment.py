@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gfl_lab import naming, rundir
+from gfl_lab import naming
 from gfl_lab.errors import FormatError, Problem
+from gfl_lab.records.metric_lines import read_metric_lines
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.tracking import mlflow_payload
 from gfl_lab.tracking.mlflow_payload import Plan, Trial
@@ -231,7 +232,7 @@ class ExperimentMirror:
             inode = 0
         if inode != run.inode:  # a resume cut the file back: it is a new file
             run.inode, run.offset = inode, 0
-        lines, offset = rundir.read_metric_lines(path, run.offset)
+        lines, offset = read_metric_lines(path, run.offset)
         points = [*mlflow_payload.line_points(lines), *(mlflow_payload.final_points(folder, result) if result else ())]
         report.points += server.log(run, points, tags, params)
         run.offset = offset

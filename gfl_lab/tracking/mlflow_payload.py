@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import gfl_lab
-from gfl_lab import naming, rundir
+from gfl_lab import naming
 from gfl_lab.errors import StoreError
+from gfl_lab.records.files import damaged, read_json
+from gfl_lab.records.metric_lines import MetricLine, read_metric_lines
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
+from gfl_lab.spec import renames
 from gfl_lab.tracking.server import PARAM_LIMIT, file_stamp
 
 TAG_SYNCED = "gfl.synced"
@@ -76,14 +79,14 @@ class Plan:
 def read_plan(tree: RunTree, experiment: str, profile: str) -> Plan:
     """The plan of an experiment under a profile. Raises StoreError."""
     path = tree.experiment(experiment, profile) / naming.PLAN
-    content = rundir.read_json(path)
+    content = renames.upgrade_plan(read_json(path))
     try:
         naming.canonical_json(content).encode()  # half a surrogate pair, NaN: MLflow's databases take neither
         plan = _plan_of(tree, experiment, profile, content, path.parent)
         parent_params(plan)
         data_input(content["data"], {})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise rundir.damaged(path, f"is no plan: {type(error).__name__}: {error}") from None
+        raise damaged(path, f"is no plan: {type(error).__name__}: {error}") from None
     return plan
 
 
@@ -91,7 +94,7 @@ def _plan_of(tree: RunTree, experiment: str, profile: str, content: dict[str, An
     trials: dict[str, Trial] = {}
     for variant in content["variants"]:
         for trial in variant["trials"]:
-            # Two arms that are the same trial are one run, under the first arm's name.
+            # Two variants that are the same trial are one run, under the first one's name.
             trials.setdefault(trial["id"], Trial(tree.trial(trial["id"]), trial["seed"], str(variant["name"]), variant["axes"]))
     common = {
         naming.TAG_EXPERIMENT: experiment,
@@ -213,11 +216,12 @@ def manifest_of(trial: TrialDir) -> dict[str, Any]:
 
 def started(trial: TrialDir, result: Mapping[str, Any]) -> int:
     """When it started, ms: before its first metric line, else when its lease was taken or its manifest written."""
-    lines, _ = rundir.read_metric_lines(trial.file(naming.METRICS_FILE))
-    first = next((line.get("time") for line in lines if millis(line.get("time"))), None)
-    since = trial.lease().get("since")
+    lines, _ = read_metric_lines(trial.file(naming.METRICS_FILE))
+    first = next((line.time for line in lines if millis(line.time)), None)
+    lease = trial.lease()
+    since = lease.since if lease else 0.0
     if first is not None:
-        if since is not None and since < first:
+        if since and since < first:
             return millis(since) or millis(first) or 0
         setup = (result.get("seconds") or {}).get("setup") or 0.0
         return millis(first - setup) or 0
@@ -233,19 +237,16 @@ def ended(trial: TrialDir, result: Mapping[str, Any]) -> int:
     return stamp[1] // 1_000_000 if stamp else now()
 
 
-def line_points(lines: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, float, int, int]]:
+def line_points(lines: Iterable[MetricLine]) -> Iterator[tuple[str, float, int, int]]:
     """(key, value, ms, step): train by iteration, val by epoch, so that MLflow's axis counts what its chart shows."""
     for line in lines:
-        kind, when = line.get("kind"), millis(line.get("time")) or 0
-        if kind not in ("train", "val"):
+        if not (line.trains or line.evaluates):
             continue
-        step = line.get("step") if kind == "train" else line.get("epoch")
-        if not isinstance(step, int):
-            continue
-        for name, raw in line["metrics"].items():
+        step, when = line.step if line.trains else line.epoch, millis(line.time) or 0
+        for name, raw in line.metrics.items():
             value = _number(raw)
             if value is not None:
-                yield naming.mlflow_metric(kind, name), value, when, step
+                yield naming.mlflow_metric(line.kind, name), value, when, step
 
 
 def final_points(trial: TrialDir, result: Mapping[str, Any]) -> Iterator[tuple[str, float, int, int]]:

@@ -13,7 +13,8 @@ import torch
 from gfl_lab import naming
 from gfl_lab.checkpoints.files import load_safely, save
 from gfl_lab.errors import InputError, StoreError
-from gfl_lab.rundir import TrialDir, atomic_path, check_format
+from gfl_lab.records.files import atomic_path, check_format
+from gfl_lab.rundir import TrialDir
 from gfl_lab.train.ema import MovingAverage
 
 _WHOLE = {"meta", "state_dict", "optimizer", "param_schedulers"}

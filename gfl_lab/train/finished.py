@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import gc
-import json
 import pickle
 import random
 import threading
@@ -31,7 +30,9 @@ from gfl_lab.checkpoints.files import DAMAGE, load_safely, write_weights
 from gfl_lab.errors import GflLabError, StoreError
 from gfl_lab.inference.evaluate import CocoEvaluator
 from gfl_lab.processes import keep_freed_memory
-from gfl_lab.rundir import MetricWriter, TrialDir, TrialState, write_json, write_text
+from gfl_lab.records.files import write_json, write_text
+from gfl_lab.records.metric_lines import MetricWriter, write_metric_lines
+from gfl_lab.rundir import TrialDir, TrialState
 from gfl_lab.setup.components import load_of_trial, recorded_spec
 from gfl_lab.setup.config import loaders_that_fit, trial_config
 from gfl_lab.spec.schedule import total_epochs
@@ -107,7 +108,7 @@ def adopted_weights(trial: TrialDir, donor_id: str) -> FinalWeights | None:
         if donor.state() is not TrialState.DONE or theirs.training_id != spec.training_id:
             raise StoreError(f"trial {donor_id} is not finished, or trained otherwise")
         weights = final_weights(donor, theirs)
-        lines = [line for line in donor.metric_lines() if line["kind"] == "train"]
+        lines = [line for line in donor.metric_lines() if line.trains]
         accumulation = donor.accumulation()
     except (GflLabError, OSError) as error:
         trial.log(f"the weights of trial {donor_id} cannot be used, so this one trains: {error}")
@@ -116,8 +117,8 @@ def adopted_weights(trial: TrialDir, donor_id: str) -> FinalWeights | None:
     for name in (naming.HISTORY, naming.PREVIOUS_CHECKPOINT, naming.ACCUMULATION):
         trial.file(name).unlink(missing_ok=True)
     if accumulation:
-        trial.write_accumulation(accumulation["parts"], accumulation["since_step"])
-    write_text(trial.file(naming.METRICS_FILE), "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+        trial.write_accumulation(accumulation)
+    write_metric_lines(trial.file(naming.METRICS_FILE), lines)
     meta = {**weights.meta, "trial": trial.id, "weights_from": donor_id}
     write_weights(trial.file(naming.LAST_CHECKPOINT), {"meta": meta, "state_dict": dict(weights.state)})
     return replace(weights, meta=meta)

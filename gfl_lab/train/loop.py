@@ -18,7 +18,8 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from gfl_lab import naming
 from gfl_lab.errors import Interrupted
-from gfl_lab.rundir import MetricWriter, TrialDir
+from gfl_lab.records.metric_lines import MetricWriter
+from gfl_lab.rundir import TrialDir
 from gfl_lab.train.checkpoint import save_checkpoint
 from gfl_lab.train.ema import MovingAverage
 from gfl_lab.train.step import TrainingStep
@@ -152,11 +153,11 @@ class TrialHook(Hook):
         """Cut the metric lines back to the checkpoint, and add an evaluation that was lost."""
         self.writer.truncate_after(step, unevaluated_from=runner.max_epochs)
         lines = self.trial.metric_lines()
-        if missing := step - len({line["step"] for line in lines if line["kind"] == "train"}):
+        if missing := step - len({line.step for line in lines if line.trains}):
             self.trial.log(
                 f"the metric lines of {missing} steps before the checkpoint are lost: the curves have a gap, the result does not"
             )
-        evaluated = {line["epoch"] for line in lines if line["kind"] == "val"}
+        evaluated = {line.epoch for line in lines if line.evaluates}
         if 0 < epoch < runner.max_epochs and epoch not in evaluated and step == epoch * len(runner.train_dataloader):
             self._validate(runner, step, epoch)
 

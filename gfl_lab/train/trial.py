@@ -29,7 +29,9 @@ from gfl_lab.errors import (
 from gfl_lab.inference.evaluate import CocoEvaluator, collect
 from gfl_lab.inference.predict import predict_and_collect
 from gfl_lab.integrity import file_entries, has_finished
-from gfl_lab.rundir import TrialDir, write_json, write_text
+from gfl_lab.records.accumulation import Accumulation
+from gfl_lab.records.files import write_json, write_text
+from gfl_lab.rundir import TrialDir
 from gfl_lab.setup.components import load_of_trial
 from gfl_lab.setup.config import SHARED_MEMORY, loaders_that_fit, trial_config
 from gfl_lab.spec.settings import TrialSpec
@@ -152,7 +154,7 @@ def _write_result(trial: TrialDir, outcome: dict[str, Any], seconds: float) -> N
     outcome.setdefault("seconds", {})["total"] = round(seconds, 3)
     with contextlib.suppress(StoreError):  # a damaged record is what such a trial has failed of
         if accumulation := trial.accumulation():
-            outcome["accumulation"] = accumulation
+            outcome["accumulation"] = accumulation.to_json()
     finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     write_json(trial.file(naming.RESULT), {"format": naming.FORMAT_VERSION, "trial": trial.id, **outcome, "finished": finished})
 
@@ -244,10 +246,10 @@ def _train(
 def _start(runner: TrialRunner, spec: TrialSpec, hook: TrialHook) -> None:
     """After mmengine has initialised the weights: put in those that the trial starts or goes on with."""
     settings = spec.settings
-    if hook.resumed is None and settings.weights != "random":
-        load_backbone(runner.model.backbone, settings.weights, settings.backbone)
-    if settings.ema:
-        hook.average = MovingAverage(runner.model, settings.ema)
+    if hook.resumed is None and settings.init_weights != "random":
+        load_backbone(runner.model.backbone, settings.init_weights, settings.backbone)
+    if settings.ema_decay:
+        hook.average = MovingAverage(runner.model, settings.ema_decay)
     if hook.resumed is not None:
         restore(runner, hook.resumed, hook.average)
 
@@ -267,7 +269,7 @@ def _parts(trial: TrialDir, step: int, team: Team) -> int:
     accumulation = trial.accumulation()
     if accumulation is None:
         return 1
-    since = accumulation["since_step"]
+    since = accumulation.since_step
     if team.leads and (since is None or step < since):
-        trial.write_accumulation(accumulation["parts"], step)
-    return accumulation["parts"]
+        trial.write_accumulation(Accumulation(accumulation.parts, step))
+    return accumulation.parts

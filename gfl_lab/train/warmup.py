@@ -29,7 +29,8 @@ from gfl_lab.errors import FailureKind
 from gfl_lab.inference.evaluate import CocoEvaluator, collect
 from gfl_lab.inference.latency import MAX_SECONDS, MEASURED_IMAGES, WARMUP_IMAGES
 from gfl_lab.inference.predict import predict, predict_and_collect
-from gfl_lab.rundir import TrialDir, write_json
+from gfl_lab.records.files import write_json
+from gfl_lab.rundir import TrialDir
 from gfl_lab.setup.components import load_of_trial
 from gfl_lab.setup.config import PREFETCHED, batch_bytes, loaders_that_fit, trial_config
 from gfl_lab.spec.settings import Settings, TrialSpec

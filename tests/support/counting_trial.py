@@ -15,7 +15,9 @@ from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.errors import StoreError
-from gfl_lab.rundir import MetricWriter, TrialDir, home, read_json, write_json
+from gfl_lab.records.files import read_json, write_json
+from gfl_lab.records.metric_lines import MetricWriter
+from gfl_lab.rundir import TrialDir, home
 
 STEPS = 20
 EACH = 5

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 
 from gfl_lab import naming
-from gfl_lab.rundir import MetricWriter, TrialDir, read_json, write_json
+from gfl_lab.records.files import read_json, write_json
+from gfl_lab.records.metric_lines import MetricWriter
+from gfl_lab.rundir import TrialDir
 
 START = "start.json"
 UUIDS = ("GPU-aaaaaaaa-0000", "GPU-bbbbbbbb-1111")

@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
-from gfl_lab import naming, rundir
+from gfl_lab import naming
 from gfl_lab.integrity import recomputed_ap
 from gfl_lab.metrics.coco_ap import resample
 from gfl_lab.metrics.coco_matching import match
 from gfl_lab.metrics.coco_records import Records
+from gfl_lab.records.files import read_json, write_json
+from gfl_lab.records.lease import write_lease
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
 
@@ -161,7 +163,7 @@ def write_fake_tree(
         "data": data.model_dump(mode="json"),
         "variants": plan_variants,
     }
-    rundir.write_json(tree.experiment(name, profile) / naming.PLAN, plan)
+    write_json(tree.experiment(name, profile) / naming.PLAN, plan)
     if whole:
         for trial in tree.trials():
             make_whole(trial)
@@ -174,10 +176,10 @@ def make_whole(trial: TrialDir) -> None:
         return
     with np.load(trial.file(naming.EVAL_RECORDS)) as arrays:
         ap = recomputed_ap(Records.of(arrays))
-    result = rundir.read_json(trial.file(naming.RESULT))
+    result = read_json(trial.file(naming.RESULT))
     metrics = {key: value for key, value in result["metrics"].items() if key not in ("AP", "AP50", "AP75")}
     metrics = {"AP": ap["AP"], "AP50": ap["AP50"], "AP75": ap["AP75"], **{key: min(99.0, value) for key, value in metrics.items()}}
-    rundir.write_json(trial.file(naming.RESULT), result | {"metrics": metrics})
+    write_json(trial.file(naming.RESULT), result | {"metrics": metrics})
 
 
 def _state(states: States, index: int, seed: int) -> TrialState:
@@ -227,7 +229,7 @@ def _write_data(
                 kept.append((image_id, file_name, boxes))
         categories = [{"id": i + 1, "name": n} for i, n in enumerate(classes)]
         file = folder / f"{split}.json"
-        rundir.write_json(file, {"images": images, "annotations": annotations, "categories": categories})
+        write_json(file, {"images": images, "annotations": annotations, "categories": categories})
         paths |= {f"{split}_annotations": str(file), f"{split}_images": str(images_dir)}
     return paths, kept
 
@@ -304,7 +306,7 @@ def _write_trial(
     }
     if state is TrialState.PLANNED:
         return
-    rundir.write_json(trial.file(naming.MANIFEST), manifest)
+    write_json(trial.file(naming.MANIFEST), manifest)
     rng = np.random.default_rng([index, spec.seed])
     settings = spec.settings
     per_epoch = math.ceil(spec.data.train_images / settings.batch_size)
@@ -341,11 +343,10 @@ def _write_trial(
     seconds = {"setup": 1.4, "train": 0.4 * last}
     if state is TrialState.RUNNING:
         trial.take_lease()
-        lease = trial.lease() | {"since": round(start, 3)}
-        rundir.write_json(trial.file(naming.LEASE), lease)
+        write_lease(trial.file(naming.LEASE), replace(trial.lease(), since=round(start, 3)))
         return
     if state is TrialState.INTERRUPTED:
-        rundir.write_json(
+        write_json(
             trial.file(naming.RESULT),
             {
                 "format": naming.FORMAT_VERSION,
@@ -361,7 +362,7 @@ def _write_trial(
             f"the loss became non-finite at step {last} (epoch {epoch}): loss_dfl=nan; training stopped before the weights were touched."
         )
         failure = {"kind": "non_finite_loss", "reason": HOSTILE_TEXT if hostile else reason, "step": last, "epoch": epoch}
-        rundir.write_json(
+        write_json(
             trial.file(naming.RESULT),
             {
                 "format": naming.FORMAT_VERSION,
@@ -383,7 +384,7 @@ def _write_trial(
             "wasserstein": (0.55 if settings.dfl else 1.35) + float(rng.normal(0, 0.02)),
         }
     seconds |= {"eval": 2.1, "latency": 3.0, "distributions": 0.9}
-    rundir.write_json(
+    write_json(
         trial.file(naming.RESULT),
         {
             "format": naming.FORMAT_VERSION,

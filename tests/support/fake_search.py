@@ -10,7 +10,9 @@ from pathlib import Path
 
 from gfl_lab import naming
 from gfl_lab.errors import Interrupted
-from gfl_lab.rundir import MetricWriter, TrialDir, write_json
+from gfl_lab.records.files import write_json
+from gfl_lab.records.metric_lines import MetricWriter
+from gfl_lab.rundir import TrialDir
 
 EPOCHS_LOG = "epochs.log"
 
@@ -32,7 +34,7 @@ def search_trial(path: str, stop_file: str = "", should_stop: Callable[[], bool]
     writer = MetricWriter(trial.file(naming.METRICS_FILE))
     outcome: dict = {"status": "interrupted", "reason": "stopped"}
     try:
-        for epoch in range(len([line for line in trial.metric_lines() if line["kind"] == "val"]) + 1, settings["epochs"] + 1):
+        for epoch in range(len([line for line in trial.metric_lines() if line.kind == "val"]) + 1, settings["epochs"] + 1):
             end = time.monotonic() + pause
             while True:
                 if asked():

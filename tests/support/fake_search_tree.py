@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from gfl_lab import naming, rundir
+from gfl_lab import naming
 from gfl_lab.plan.search import Ledger, Outcome, Suggestion
+from gfl_lab.records.files import write_json
+from gfl_lab.records.metric_lines import MetricWriter
 from gfl_lab.rundir import RunTree
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.search import dimensions_of
@@ -52,7 +54,7 @@ def write_fake_search(
         hostile: one searched setting has values that are markup, and so have the question and the reasons.
     """
     tree, rng = RunTree(Path(root)), np.random.default_rng(list(name.encode()))
-    space: dict[str, Any] = SPACE | ({"arguments": HOSTILE_VALUES} if hostile else {})
+    space: dict[str, Any] = SPACE | ({"component_args": HOSTILE_VALUES} if hostile else {})
     data = DataSpec(name="ambiguous_shapes", digest="0" * 16, classes=("a",), train_images=IMAGES, val_images=4, truth=True)
     definition = {
         "space": space, "metric": "AP", "scheduler": {"name": "asha", "grace_epochs": GRACE, "reduction": 3}, "sampler_seed": 0, "seed": 0,
@@ -80,7 +82,7 @@ def write_fake_search(
             }
         )  # fmt: skip
     folder = tree.experiment(name, profile)
-    rundir.write_json(folder / naming.SEARCH, ledger.to_json())
+    write_json(folder / naming.SEARCH, ledger.to_json())
     axes = {dimension.key: list(dimension.choices) or [str(dimension)] for dimension in dimensions_of(space)}
     question = "Which settings of QFL and DFL, and which learning rate, suit the generated data best?"
     plan = {
@@ -94,7 +96,7 @@ def write_fake_search(
         "data": data.model_dump(mode="json"),
         "variants": variants,
     }  # fmt: skip
-    rundir.write_json(folder / naming.PLAN, plan)
+    write_json(folder / naming.PLAN, plan)
     return tree
 
 
@@ -109,14 +111,14 @@ def _draw(rng: np.random.Generator, dimension: Any) -> float:
 def _write_trial(tree: RunTree, spec: TrialSpec, entry: Suggestion, state: str, hostile: bool) -> None:
     trial, settings = tree.trial(spec.id), spec.settings
     trial.path.mkdir(parents=True)
-    rundir.write_json(
+    write_json(
         trial.file(naming.MANIFEST), {"format": naming.FORMAT_VERSION, "trial": spec.id, "spec": spec.model_dump(mode="json"), "paths": {}}
     )
     assert total_epochs(settings) == EPOCHS
     height = 60 - 9 * abs(math.log10(settings.lr) + 2.8) - 1.5 * abs(settings.qfl_beta - 2) - abs(math.log10(settings.dfl_weight) + 0.6)
     last = {"done": EPOCHS, "stopped": 1 + 2 * (entry.number % 2), "failed": 2, "running": 4, "interrupted": 3}.get(state, 0)
     per_epoch = IMAGES // BATCH
-    writer = rundir.MetricWriter(trial.file(naming.METRICS_FILE))
+    writer = MetricWriter(trial.file(naming.METRICS_FILE))
     for epoch in range(1, last + 1):
         ap = round(height * (1 - 0.55**epoch), 4)
         for step in range((epoch - 1) * per_epoch + 1, epoch * per_epoch + 1):
@@ -138,7 +140,7 @@ def _write_trial(tree: RunTree, spec: TrialSpec, entry: Suggestion, state: str, 
     elif state == "interrupted":
         entry.value = None
     finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    rundir.write_json(
+    write_json(
         trial.file(naming.RESULT),
         {
             "format": naming.FORMAT_VERSION,

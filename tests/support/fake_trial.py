@@ -11,7 +11,9 @@ from pathlib import Path
 
 from gfl_lab import naming
 from gfl_lab.errors import Interrupted
-from gfl_lab.rundir import MetricWriter, TrialDir, write_json
+from gfl_lab.records.files import write_json
+from gfl_lab.records.metric_lines import MetricWriter
+from gfl_lab.rundir import TrialDir
 
 
 def _result(trial: TrialDir, **content: object) -> None:

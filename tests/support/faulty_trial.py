@@ -17,7 +17,8 @@ import torch
 
 from gfl_lab import naming
 from gfl_lab.detector.trial_detector import TrialDetector
-from gfl_lab.rundir import MetricWriter, TrialDir
+from gfl_lab.records.metric_lines import MetricWriter
+from gfl_lab.rundir import TrialDir
 from gfl_lab.train import final, loop, trial
 from gfl_lab.train.trial import run_trial
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from gfl_lab.errors import FailureKind, TrialError
-from gfl_lab.rundir import write_json
+from gfl_lab.records.files import write_json
 from gfl_lab.train import team
 from gfl_lab.train.team import Team, in_team, join
 
