@@ -22,6 +22,7 @@ PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 BACKBONE_STRIDES = (4, 8, 16, 32)
 """Strides of a backbone's four maps."""
 
+
 def component(settings: Settings, kind: str) -> dict[str, Any]:
     """Return the config of a registered component of the user's: its class and ``component_args``."""
     return {"type": getattr(settings, kind), **settings.component_args.get(kind, {})}

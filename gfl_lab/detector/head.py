@@ -140,7 +140,8 @@ class GFLFamilyHead(AnchorHead):
         self.tower = Tower(**tower or {})
         self.quality_estimate, self.box_form = build_quality(quality), build_box_form(box)
         quality_type = quality if isinstance(quality, str) else quality["type"]
-        self.quality_estimate.check(self.box_form)
+        if problem := self.quality_estimate.problem(self.box_form):
+            raise ValueError(problem)
         if cls_loss and not self.quality_estimate.takes_class_loss:
             raise ValueError(f"a cls_loss would not see the quality that quality '{quality_type}' brings into the loss")
         whole = BoxLoss(**box_loss or {})
@@ -382,7 +383,7 @@ class GFLFamilyHead(AnchorHead):
             maps = Maps(outputs[0] or [], outputs[1] or [], outputs[2])
             return self._reader(maps).detect(maps, batch_img_metas, cfg or self.test_cfg, rescale, with_nms)
 
-    def _predict_by_feat_single(  # noqa: PLR0913  (mmdet's signature)
+    def _predict_by_feat_single(
         self,
         cls_score_list: list[Tensor],
         bbox_pred_list: list[Tensor],

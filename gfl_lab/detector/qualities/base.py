@@ -64,8 +64,9 @@ class Quality(ABC):
     def element_loss(self) -> ElementLoss:
         """The classification loss of single logits."""
 
-    def check(self, form: BoxForm) -> None:
-        """Raise ValueError if the estimate cannot be made of predictions of this box form."""
+    def problem(self, form: BoxForm) -> str:
+        """Return why the estimate cannot be made of predictions of this box form; "" if it can."""
+        return ""
 
     @property
     def class_channels(self) -> int:

@@ -38,12 +38,11 @@ class Dgqp(Joint):
     takes_class_loss = False
     multiplies_score = True
 
-    def check(self, form: BoxForm) -> None:
-        """Raise ValueError unless boxes have a free distribution."""
+    def problem(self, form: BoxForm) -> str:
+        """Return why the network cannot read this box form; "" if it can."""
         if not isinstance(form, General):
-            raise ValueError(f"quality 'dgqp' reads the distribution of a general box, and box is '{type(form).__name__}'")
-        if self.form not in FORMS:
-            raise ValueError(f"form of quality 'dgqp' is '{self.form}': it must be one of {', '.join(FORMS)}")
+            return f"quality 'dgqp' reads the distribution of a general box, and box is '{type(form).__name__}'"
+        return "" if self.form in FORMS else f"form of quality 'dgqp' is '{self.form}': it must be one of {', '.join(FORMS)}"
 
     @property
     def class_channels(self) -> int:
