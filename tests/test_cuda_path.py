@@ -147,7 +147,7 @@ def test_step(changes: dict[str, Any], optimizer: str, precision: str, parts: in
         for turn in range(1 if large else 2):
             seen.clear()
             with with_gradients(model):
-                terms = TrainingStep(model, steps, parts=parts)(given)
+                terms = TrainingStep(model, steps, parts)(given)
             average.update(model)
             assert all(term.device.type == "cpu" for term in terms.values())
             float16 = WAITS_OF_FLOAT16 if precision == "float16" else set()

@@ -32,17 +32,13 @@ from gfl_lab.detector.trial_detector import TrialDetector
 from gfl_lab.errors import InputError, Interrupted, StoreError
 from gfl_lab.inference.evaluate import CocoEvaluator, Detections
 from gfl_lab.records.files import write_json
-from gfl_lab.rundir import RunTree, TrialDir, TrialState
+from gfl_lab.rundir import TrialDir, TrialState
 from gfl_lab.setup.config import loaders_that_fit
 from gfl_lab.setup.dataset import DecodedImages, TrialDataset
-from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
+from gfl_lab.spec.settings import Settings
 from gfl_lab.train.checkpoint import load_last
 from gfl_lab.train.trial import run_trial
-
-SMALL = {
-    "backbone": "r18", "base_channels": 8, "frozen_stages": -1, "norm_eval": False, "neck_channels": 16, "head_channels": 16, "head_convs": 1,
-    "strides": (8, 16, 32), "image_size": (128, 128), "optimizer": "adamw", "lr": 0.002, "lr_schedule": "cosine", "warmup_iters": 3, "batch_size": 8, "epochs": 2, "score_thr": 0.001,
-}  # fmt: skip
+from tests.support.trials import SMALL, make_trial
 
 TINY = {"image_size": (64, 64), "strides": (8, 16), "batch_size": 10, "score_thr": 0.05}
 """Over SMALL: four steps that a CPU without half-precision arithmetic does in a second."""
@@ -51,18 +47,6 @@ TINY = {"image_size": (64, 64), "strides": (8, 16), "batch_size": 10, "score_thr
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return ambiguous_shapes.generate(ambiguous_shapes.AmbiguousShapesSpec(train_images=20, val_images=8), tmp_path_factory.mktemp("data"))
-
-
-def make_trial(root: Path, folder: Path, seed: int = 0, data: DataSpec | None = None, **settings: object) -> TrialDir:
-    found = coco.find_dataset(folder)
-    spec = TrialSpec(settings=Settings(**SMALL | settings), data=data or coco.dataspec(folder), seed=seed, code=TRAINING_CODE_VERSION)
-    trial = RunTree(root).trial(spec.id)
-    trial.path.mkdir(parents=True)
-    paths = {key: str(getattr(found, key)) for key in ("train_annotations", "val_annotations", "train_images", "val_images")}
-    write_json(
-        trial.file(naming.MANIFEST), {"format": 1, "trial": spec.id, "spec": spec.model_dump(mode="json"), "paths": paths, "created": ""}
-    )
-    return trial
 
 
 @pytest.fixture(scope="module")
