@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gfl_lab.cli.lock import settle
 
 from gfl_lab import naming
 from gfl_lab.integrity import recomputed_ap
 from gfl_lab.records.files import read_json, write_json
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree
+from gfl_lab.session.lock_file import settle
 from tests.support.fake_runs import CLASSES
 from tests.test_compare import better
 from tests.test_error_types import scene

@@ -13,25 +13,28 @@ from gfl_lab.errors import InputError
 def print_table(tree: Any, name: str, profile: str, form: str) -> None:
     """`gfl-lab table` of a search, on stdout. Raises InputError."""
     from gfl_lab.errors import StoreError
-    from gfl_lab.report import search as report
+    from gfl_lab.report.exports import RANKING_FORMS
+    from gfl_lab.report.ranking import rank
+    from gfl_lab.report.ranking_grid import ranking_sheet
+    from gfl_lab.report.writers.terminal import ranking_report
     from gfl_lab.results.search import read_search
 
     if form == "tex":
         raise InputError("the ranked table of a search has no LaTeX form; `gfl-lab confirm` makes a table for a paper")
     try:
-        ranking = report.rank(read_search(tree, name, profile))
+        ranking = rank(read_search(tree, name, profile))
     except StoreError as error:
         raise InputError(error.problems) from None
     if form == "text":
-        consoles()[0].print(report.render_terminal(ranking))
+        consoles()[0].print(ranking_report(ranking_sheet(ranking)))
     else:
-        sys.stdout.write(report.exported(ranking, form))
+        sys.stdout.write(RANKING_FORMS[form](ranking))
 
 
 def status_lines(tree: Any, name: str, profile: str, cost: str) -> list[str]:
     """`gfl-lab status` of a search: its trials in the ledger's words, since one that was stopped early is neither failed nor unfinished."""
     from gfl_lab.errors import StoreError
-    from gfl_lab.report.search import state_text
+    from gfl_lab.report.ranking_grid import state_text
     from gfl_lab.results.search import read_search
 
     try:

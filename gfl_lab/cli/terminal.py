@@ -6,10 +6,12 @@ from contextlib import AbstractContextManager
 
 from gfl_lab.cli.display import display
 from gfl_lab.cli.output import consoles, print_json, say
-from gfl_lab.report.search import Ranking, ranking_json
-from gfl_lab.report.search import render_terminal as render_ranking
-from gfl_lab.report.table import Table, table_json
-from gfl_lab.report.terminal import render_terminal
+from gfl_lab.report.ranking import Ranking
+from gfl_lab.report.ranking_grid import ranking_json, ranking_sheet
+from gfl_lab.report.table import Table
+from gfl_lab.report.table_data import table_json
+from gfl_lab.report.table_grid import table_sheet
+from gfl_lab.report.writers.terminal import TableReport, ranking_report
 from gfl_lab.session.reporting import Listener
 
 
@@ -32,14 +34,14 @@ class Terminal:
         if self._as_json:
             print_json(table_json(table))
         else:
-            consoles()[0].print(render_terminal(table))
+            consoles()[0].print(TableReport(table_sheet(table)))
 
     def ranking(self, ranking: Ranking) -> None:
         """Print a ranked table on stdout."""
         if self._as_json:
             print_json(ranking_json(ranking))
         else:
-            consoles()[0].print(render_ranking(ranking))
+            consoles()[0].print(ranking_report(ranking_sheet(ranking)))
 
     def progress(self) -> AbstractContextManager[Listener]:
         """Return the display of running trials."""

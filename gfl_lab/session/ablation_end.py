@@ -11,8 +11,9 @@ from gfl_lab.errors import ExitCode
 from gfl_lab.orchestrate import damaged as damages
 from gfl_lab.orchestrate import driver
 from gfl_lab.orchestrate.damaged import Damaged
-from gfl_lab.report.export import write_all
-from gfl_lab.report.table import Table, build_table, unfair
+from gfl_lab.report.exports import write_table
+from gfl_lab.report.fairness import unfair
+from gfl_lab.report.table import Table, build_table
 from gfl_lab.results.rows import ExperimentRow
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import TrialState
@@ -78,7 +79,7 @@ class AblationEnd:
 
     def _table(self, row: ExperimentRow, store: Store) -> Table:
         table = build_table(row, store.resampled_or_none)
-        write_all(table, self.folder)
+        write_table(table, self.folder)
         self.reporter.table(table)
         return table
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from gfl_lab import shipped
 from gfl_lab.addresses import absolute
 from gfl_lab.plan.plan import Plan
-from gfl_lab.report.search import Ranking, rank
+from gfl_lab.report.ranking import Ranking, rank
 from gfl_lab.report.table import Table, build_table
 from gfl_lab.results.search import read_search
 from gfl_lab.results.store import Store

@@ -6,7 +6,7 @@ import signal
 from dataclasses import dataclass
 
 from gfl_lab.errors import ExitCode
-from gfl_lab.report.search import Ranking
+from gfl_lab.report.ranking import Ranking
 from gfl_lab.report.table import Table
 
 

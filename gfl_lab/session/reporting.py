@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from gfl_lab.orchestrate.driver import Progress
-from gfl_lab.report.search import Ranking
+from gfl_lab.report.ranking import Ranking
 from gfl_lab.report.table import Table
 
 Listener = Callable[[Sequence[Progress]], None]

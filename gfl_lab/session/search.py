@@ -20,7 +20,8 @@ from gfl_lab.plan.plan import Plan, Variant
 from gfl_lab.plan.search import Ledger, definition_of, plan_of, resolve
 from gfl_lab.plan.search import Outcome as SuggestionState
 from gfl_lab.records.files import write_json
-from gfl_lab.report.search import rank, write_all
+from gfl_lab.report.exports import write_ranking
+from gfl_lab.report.ranking import rank
 from gfl_lab.results.search import read_search
 from gfl_lab.rundir import RunTree
 from gfl_lab.session import entries
@@ -157,7 +158,7 @@ class SearchWork:
         say, ledger = self.reporter.say, self.state.ledger
         self._save_plan()
         ranking = rank(read_search(self.tree, self.files.experiment.name, self.files.profile.name))
-        write_all(ranking, self.folder)
+        write_ranking(ranking, self.folder)
         self.reporter.ranking(ranking)
         for entry in ledger.suggestions:
             if entry.state is SuggestionState.FAILED and not entry.final:
