@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,8 +13,10 @@ from gfl_lab.cli.numbers import Whole
 from gfl_lab.cli.options import experiment_argument, parse_seeds, profile_option
 from gfl_lab.cli.output import say
 from gfl_lab.errors import InputError, Problem, StoreError
-from gfl_lab.session.inputs import Files, read_files
 from gfl_lab.wording import plural
+
+if TYPE_CHECKING:
+    from gfl_lab.session.inputs import Files
 
 SEEDS = 3
 DEFAULTS = "defaults"
@@ -38,6 +40,7 @@ def command(experiment: Path, profile: str | None, top: int, seeds: list[int] | 
     from gfl_lab.report.ranking import rank
     from gfl_lab.results.search import read_search
     from gfl_lab.rundir import RunTree
+    from gfl_lab.session.inputs import read_files
 
     files = read_files(experiment, profile)
     name, profile_name = files.experiment.name, files.profile.name

@@ -13,7 +13,6 @@ from gfl_lab.addresses import absolute
 from gfl_lab.cli.numbers import Number, Whole
 from gfl_lab.cli.output import consoles, print_json, say
 from gfl_lab.errors import ExitCode, InputError, Problem
-from gfl_lab.session.inputs import named_profile
 from gfl_lab.session.refusals import require_output
 
 if TYPE_CHECKING:
@@ -85,6 +84,7 @@ def check(path: Path | None, profile_name: str | None, reg_max: int | None, bin_
 
 def _profile(name: str) -> tuple[Any, Any]:
     """A profile and its settings. Raises SpecError."""
+    from gfl_lab.session.inputs import named_profile
     from gfl_lab.spec.files import resolve_settings
 
     profile = named_profile(name)

@@ -84,10 +84,14 @@ class Lab:
         made in the main thread.
 
         Args:
-            profile, data, seeds, init_weights: as for ``plan``.
+            profile: name or path, instead of the experiment's own.
+            data: folder of a data set in COCO format.
+            seeds: instead of the experiment's own.
+            init_weights: file or ``pretrained`` for every backbone, or {backbone: file}.
             executor: "ray", or "inline" for one trial after the other in this process, where a debugger works.
             address: of a Ray cluster, instead of this machine.
-            cpus, gpus: of each trial, instead of the profile's.
+            cpus: of each trial, instead of the profile's.
+            gpus: of each trial, or a share of one.
             budget: such as ``12h``, ``8cpuh`` or ``40gpuh``; the run stops when it is spent.
 
         Returns:
