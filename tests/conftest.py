@@ -1,6 +1,6 @@
 """Tests marked `exhaustive` try once more, with other values, what another test tries; they run with --exhaustive.
 
-Files with slow tests come first: with several processes, what is left at the end is short.
+Files with many slow tests come first: with several processes, the files that are left at the end are short.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import gc
 import os
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("exhaustive"):
                 item.add_marker(pytest.mark.skip(reason="runs with --exhaustive"))
-    slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("browser")}
-    items.sort(key=lambda item: item.path not in slow)
+    tests = Counter(item.path for item in items)
+    slow = Counter(item.path for item in items if _is_slow(item))
+    items.sort(key=lambda item: (-slow[item.path], -tests[item.path], item.path))
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    if item.get_closest_marker("skip"):
+        return False
+    return bool(item.get_closest_marker("slow") or item.get_closest_marker("browser"))
 
 
 def pytest_collection_finish() -> None:
