@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from gfl_lab.detector import vit_adapter as _vit_adapter  # noqa: F401  (registers ViTAdapter)
 from gfl_lab.detector.backbones import backbone_config
 from gfl_lab.errors import InputError
-from gfl_lab.spec.settings import BACKBONES, DCN_BACKBONES, Settings
+from gfl_lab.spec.choices import BACKBONES, DCN_BACKBONES
+from gfl_lab.spec.settings import Settings
 
 # isort: split
 # after ours: mmdet.models can be imported only once the operators are there

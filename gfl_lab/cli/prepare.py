@@ -84,7 +84,7 @@ class RenamedOption(click.Option):
 
 def parse_weights(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
     """{backbone, or "" for all: weights}, paths absolute; ``r50=FILE`` is for one backbone."""
-    from gfl_lab.spec.settings import BACKBONES
+    from gfl_lab.spec.choices import BACKBONES
 
     found: dict[str, str] = {}
     for text in given:
@@ -344,8 +344,8 @@ def _check_components(files: Files, variants: list[Any]) -> frozenset[str]:
     Raises:
         InputError: the code cannot be imported. SpecError: every problem of the components.
     """
+    from gfl_lab.spec.choices import BUILT_IN
     from gfl_lab.spec.code import class_names
-    from gfl_lab.spec.settings import BUILT_IN
 
     ours = [settings for settings in variants if settings.component_args or class_names(settings)]
     if not files.code and not ours:
@@ -375,7 +375,7 @@ def _check_components(files: Files, variants: list[Any]) -> frozenset[str]:
 
 def _check_weights(variants: list[Any], say: Callable[[str], None]) -> None:
     """Refuse files of initial weights that fit no backbone that asks for them; warn of weights that nobody publishes."""
-    from gfl_lab.spec.settings import PRETRAINED_BACKBONES
+    from gfl_lab.spec.choices import PRETRAINED_BACKBONES
 
     files: dict[str, list[Any]] = {}
     for settings in variants:

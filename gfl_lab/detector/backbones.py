@@ -15,7 +15,8 @@ from mmdet.registry import MODELS
 from torch import nn
 
 from gfl_lab.errors import InputError, Problem
-from gfl_lab.spec.settings import BACKBONES, Settings
+from gfl_lab.spec.choices import BACKBONES
+from gfl_lab.spec.settings import Settings
 
 _DCN = {"v1": "DCN", "v2": "DCNv2"}
 

@@ -11,7 +11,8 @@ from mmengine.logging import MMLogger
 from torch import nn
 
 from gfl_lab.detector.backbones import backbone_config
-from gfl_lab.spec.settings import BUILT_IN, Settings
+from gfl_lab.spec.choices import BUILT_IN
+from gfl_lab.spec.settings import Settings
 
 PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 """ImageNet statistics, RGB, of pixels 0..255."""
@@ -81,7 +82,7 @@ def model_config(settings: Settings, num_classes: int) -> ConfigDict:
             "box_loss": settings.box_loss if settings.box_loss in BUILT_IN["box_loss"] else component(settings, "box_loss"),
             "box_weight": settings.box_loss_weight,
             "box_weighting": settings.box_weighting,
-            "dfl_weight": settings.dfl_weight if settings.dfl else 0.0,
+            "dfl_weight": settings.dfl_weight if settings.trains_dfl else 0.0,
             **{name: getattr(settings, name) for name in _HEAD_SWITCHES},
             "tower_bias": settings.tower_bias,
             **settings.component_args.get("head", {}),

@@ -46,7 +46,7 @@ from gfl_lab.detector.assign import TOPK, UNASSIGNED, assign
 from gfl_lab.detector.boxform import BoxForm, DiracDelta, DiracDistance, Gaussian, General
 from gfl_lab.detector.mmcv_ops import nms
 from gfl_lab.detector.transfer import to_device
-from gfl_lab.spec.settings import default_box_weighting
+from gfl_lab.spec.shorthand import default_box_weighting
 
 QUALITIES = ("none", "centerness", "iou", "centerness_guided", "iou_guided", "joint", "dgqp")
 BOXES = ("general", "gaussian", "dirac")
