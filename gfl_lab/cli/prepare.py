@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from gfl_lab import shipped
 from gfl_lab.addresses import absolute, check_text
 from gfl_lab.cli.numbers import Whole
 from gfl_lab.cli.output import plural
@@ -25,12 +26,15 @@ MAX_TRIALS, MANY = 10_000, 1000
 
 MAX_SEED, MAX_SEEDS = 2**31 - 1, 100_000
 _SEED = re.compile(r"[0-9]{1,10}")
-EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 
 
 def experiment_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``EXPERIMENT``: an experiment file."""
-    return click.argument("experiment", type=click.Path(path_type=Path))(command)
+    """``EXPERIMENT``: an experiment file, by its path or, if gfl-lab has it, by its name."""
+
+    def find(_ctx: click.Context, _param: click.Parameter, given: Path) -> Path:
+        return shipped.find_experiment(given)
+
+    return click.argument("experiment", type=click.Path(path_type=Path), callback=find)(command)
 
 
 def profile_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -146,7 +150,7 @@ def read_files(path: Path, profile_name: str | None) -> Files:
         problems += [problem if problem.place else Problem(problem.message, place, problem.hint) for problem in error.problems]
     if experiment.published_table:
         try:
-            published = load_published(experiment.published_table, [beside / "published", EXPERIMENTS / "published"], source)
+            published = load_published(experiment.published_table, shipped.published_folders(beside), source)
         except SpecError as error:
             problems += error.problems
     if problems:
@@ -154,19 +158,8 @@ def read_files(path: Path, profile_name: str | None) -> Files:
     return Files(experiment, source, profile, published, code)
 
 
-def experiment_folders() -> list[Path]:
-    """Where experiments, profiles and published tables are looked for without an experiment file: ./experiments, then gfl-lab's own."""
-    return list(dict.fromkeys((Path("experiments").resolve(), EXPERIMENTS)))
-
-
-def profile_folders(beside: Path | None = None) -> list[Path]:
-    """Return the folders in which every command looks for profiles: beside the experiment if there is one, ./profiles, ./experiments/profiles, gfl-lab's own."""
-    folders = [folder / "profiles" for folder in ([beside] if beside else [])]
-    return list(dict.fromkeys([*folders, Path("profiles").resolve(), *(folder / "profiles" for folder in experiment_folders())]))
-
-
 def named_profile(name: str, beside: Path | None = None) -> Any:
-    """Read a profile by its name, from the first of ``profile_folders`` that has it, or by its path (``lab/profiles/mine.yaml``).
+    """Read a profile by its name, from the first of ``shipped.profile_folders`` that has it, or by its path (``lab/profiles/mine.yaml``).
 
     Raises:
         SpecError: there is none, or every problem in it.
@@ -175,7 +168,7 @@ def named_profile(name: str, beside: Path | None = None) -> Any:
 
     if name.endswith(".yaml"):
         return load_profile(Path(name).expanduser())
-    return load_profile(find_profile(name, profile_folders(beside)))
+    return load_profile(find_profile(name, shipped.profile_folders(beside)))
 
 
 def profile_argument(name: str, beside: Path) -> str:
@@ -188,8 +181,8 @@ def profile_argument(name: str, beside: Path) -> str:
 
     if name.endswith(".yaml"):
         return name
-    file = find_profile(name, profile_folders(beside))
-    first = next((folder / file.name for folder in profile_folders() if (folder / file.name).is_file()), None)
+    file = find_profile(name, shipped.profile_folders(beside))
+    first = next((folder / file.name for folder in shipped.profile_folders() if (folder / file.name).is_file()), None)
     return name if first == file else os.path.relpath(file)
 
 

@@ -1,4 +1,4 @@
-"""Published rows: the facts as in the reference file, each with the variant that runs it or a reason, and `gfl-lab models`."""
+"""Published rows: the facts as in the reference file, each with the variant that runs it or a reason, and `gfl-lab published`."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from typing import Any
 import pytest
 import yaml
 
-from gfl_lab.cli.models import survey_folders
+from gfl_lab.cli.published import survey_folders
 from gfl_lab.errors import SpecError
 from gfl_lab.plan.plan import build_plan
 from gfl_lab.plan.published import NO_EXPERIMENT, Candidate, Entry, differences, matching_row, survey
 from gfl_lab.spec.files import PublishedRow, PublishedTable, load_experiment, load_profile, load_published, resolve_settings
 from gfl_lab.spec.settings import DataSpec, Settings
+from tests.support import DATA
 from tests.support.cli import Cli, runner
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
-REFERENCE = ROOT.parent / "shared" / "reference" / "published_results.yaml"
+REFERENCE = DATA / "published" / "reference.yaml"
 COCO = DataSpec(name="coco", digest="1" * 16, classes=tuple(map(str, range(80))), train_images=117_266, val_images=5000)
 TABLES = {path.stem: load_published(path.stem, [path.parent]) for path in sorted((EXPERIMENTS / "published").glob("*.yaml"))}
 SIZE_KEYS = {"APs": "AP_S", "APm": "AP_M", "APl": "AP_L"}
@@ -36,8 +37,6 @@ def entries() -> list[Entry]:
 
 @pytest.fixture(scope="module")
 def reference() -> dict[str, Any]:
-    if not REFERENCE.exists():
-        pytest.skip("the reference file is not here")
     return yaml.load(REFERENCE.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
@@ -274,7 +273,7 @@ def test_a_published_file_of_the_users_is_checked(tmp_path: Path) -> None:
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     monkeypatch.chdir(tmp_path)
 
-    return runner(monkeypatch, capsys, "models")
+    return runner(monkeypatch, capsys, "published")
 
 
 def test_json_has_every_row(cli: Cli, entries: list[Entry]) -> None:
@@ -324,7 +323,7 @@ def test_experiments_in_the_current_folder_count_and_a_broken_one_is_left_out(cl
 
 def test_it_needs_no_torch_and_no_data(tmp_path: Path) -> None:
     program = (
-        "import sys; from gfl_lab.cli.main import main; sys.argv = ['gfl-lab', 'models', '--json']; main(); "
+        "import sys; from gfl_lab.cli.main import main; sys.argv = ['gfl-lab', 'published', '--json']; main(); "
         "assert not {'torch', 'mmdet', 'mmengine', 'ray', 'mlflow', 'pandas'} & set(sys.modules), 'heavy'"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
