@@ -337,8 +337,8 @@ def _check_components(files: Files, variants: list[Any]) -> frozenset[str]:
     Raises:
         InputError: the code cannot be imported. SpecError: every problem of the components.
     """
+    from gfl_lab.spec.choices import BUILT_IN
     from gfl_lab.spec.code import class_names
-    from gfl_lab.spec.settings import BUILT_IN
 
     ours = [settings for settings in variants if settings.component_args or class_names(settings)]
     if not files.code and not ours:

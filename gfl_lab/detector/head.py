@@ -41,7 +41,7 @@ from gfl_lab.detector.postprocess import DenseOutputs, Maps, Reader
 from gfl_lab.detector.qualities import QUALITIES, QualityTargets, build_quality
 from gfl_lab.detector.qualities.base import ClassTerms
 from gfl_lab.detector.targets import GroundTruth, Targets, assign_batch, assign_by, pad_shapes
-from gfl_lab.spec.settings import default_box_weighting
+from gfl_lab.spec.shorthand import default_box_weighting
 
 WEIGHTINGS = ("score", "centerness", "iou", "uniform")
 
