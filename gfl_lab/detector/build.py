@@ -24,7 +24,7 @@ PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 def component(settings: Settings, kind: str) -> dict[str, Any]:
     """Return the config of a registered component of the user's: its class and ``component_args``."""
-    given: Mapping[str, dict[str, Any]] = {**settings.component_args}
+    given: dict[str, dict[str, Any]] = {str(name): values for name, values in settings.component_args.items()}
     return {"type": getattr(settings, kind), **given.get(kind, {})}
 
 

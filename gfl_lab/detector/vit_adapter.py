@@ -347,13 +347,13 @@ class ViTAdapter(BaseModule):
             nn.init.trunc_normal_(self.patch_embed.proj.weight, std=0.02)
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
             nn.init.normal_(self.level_embed)
-            for block in self.blocks:
-                nn.init.ones_(block.gamma1)
-                nn.init.ones_(block.gamma2)
-            for interaction in self.interactions:
-                nn.init.zeros_(interaction.injector.gamma)
             for module in self.modules():
-                if isinstance(module, MultiScaleDeformableAttention):
+                if isinstance(module, Block):
+                    nn.init.ones_(module.gamma1)
+                    nn.init.ones_(module.gamma2)
+                elif isinstance(module, Injector):
+                    nn.init.zeros_(module.gamma)
+                elif isinstance(module, MultiScaleDeformableAttention):
                     module.reset_parameters()
         super().init_weights()
 
