@@ -20,7 +20,8 @@ from gfl_lab.orchestrate.search import Follower, open_ledger
 from gfl_lab.plan.plan import build_plan
 from gfl_lab.plan.search import Ledger, Outcome, Suggestion, corners, definition_of, resolve
 from gfl_lab.records.files import read_json, write_json
-from gfl_lab.report.search import Importance, importance, rank, to_html
+from gfl_lab.report.exports import RANKING_FORMS
+from gfl_lab.report.ranking import Importance, importance, rank
 from gfl_lab.results.search import SearchRow, SuggestionRow, read_search
 from gfl_lab.rundir import RunTree, TrialState
 from gfl_lab.spec.files import load_experiment, load_profile
@@ -412,7 +413,7 @@ def test_rows_are_ranked_by_value_whichever_way_is_better_and_only_finished_ones
     assert [r.number for r in ranking.best] == [3, 0]
     low = rank(searched(*rows, metric="wasserstein"))
     assert [r.number for place, r in low.rows if place] == [0, 3, 1]
-    page = to_html(ranking)
+    page = RANKING_FORMS["html"](ranking)
     assert "<b>Which?" not in page and "&lt;b&gt;Which?" in page and "<script src" not in page
     assert any(note.startswith("Failed: 2") for note in ranking.notes)
 

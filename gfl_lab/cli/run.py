@@ -365,21 +365,24 @@ def _finish(
 ) -> ExitCode:  # fmt: skip
     """Write and print the table, settle its lock file, complete the mirror, say what failed; the exit code."""
     from gfl_lab.cli.lock import settle
-    from gfl_lab.report.export import write_all
-    from gfl_lab.report.table import build_table, table_json, unfair
-    from gfl_lab.report.terminal import render_terminal
+    from gfl_lab.report.exports import write_table
+    from gfl_lab.report.fairness import unfair
+    from gfl_lab.report.table import build_table
+    from gfl_lab.report.table_data import table_json
+    from gfl_lab.report.table_grid import table_sheet
+    from gfl_lab.report.writers.terminal import TableReport
     from gfl_lab.results.store import Store
     from gfl_lab.rundir import TrialState
 
     store = Store(tree)
     row = store.experiment(plan.experiment.name, plan.profile.name)
     table = build_table(row, store.resampled_or_none)
-    write_all(table, folder)
+    write_table(table, folder)
     out, err = consoles()
     if as_json:
         print_json(table_json(table))
     else:
-        out.print(render_terminal(table))
+        out.print(TableReport(table_sheet(table)))
     failed = [(variant, trial) for variant in row.variants for trial in variant.trials if trial.state is TrialState.FAILED]
     for variant, trial in failed:
         failure = trial.failure

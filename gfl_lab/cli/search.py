@@ -202,15 +202,18 @@ def _train(state: Any, plan: Any, executor: Any, stop: Any, share: Any, meter: A
 def _finish(state: Any, plan: Any, tree: Any, folder: Path, mirror: Any, file: Path, as_json: bool) -> ExitCode:
     """Write and print the ranked table, complete the mirror, say what is missing; the exit code."""
     from gfl_lab.plan.search import Outcome
-    from gfl_lab.report.search import rank, ranking_json, render_terminal, write_all
+    from gfl_lab.report.exports import write_ranking
+    from gfl_lab.report.ranking import rank
+    from gfl_lab.report.ranking_grid import ranking_json, ranking_sheet
+    from gfl_lab.report.writers.terminal import ranking_report
     from gfl_lab.results.search import read_search
 
     ranking = rank(read_search(tree, plan.experiment.name, plan.profile.name))
-    write_all(ranking, folder)
+    write_ranking(ranking, folder)
     if as_json:
         print_json(ranking_json(ranking))
     else:
-        consoles()[0].print(render_terminal(ranking))
+        consoles()[0].print(ranking_report(ranking_sheet(ranking)))
     failed = [entry for entry in state.ledger.suggestions if entry.state is Outcome.FAILED and not entry.final]
     for entry in failed:
         say(f"failed: suggestion {entry.number} ({entry.trial}): {entry.failure['kind']}: {entry.failure['reason']}")
@@ -259,25 +262,28 @@ def show_plan(files: Files, *, data: Path | None, seeds: list[int] | None, weigh
 def print_table(tree: Any, name: str, profile: str, form: str) -> None:
     """`gfl-lab table` of a search, on stdout. Raises InputError."""
     from gfl_lab.errors import StoreError
-    from gfl_lab.report import search as report
+    from gfl_lab.report.exports import RANKING_FORMS
+    from gfl_lab.report.ranking import rank
+    from gfl_lab.report.ranking_grid import ranking_sheet
+    from gfl_lab.report.writers.terminal import ranking_report
     from gfl_lab.results.search import read_search
 
     if form == "tex":
         raise InputError("the ranked table of a search has no LaTeX form; `gfl-lab confirm` makes a table for a paper")
     try:
-        ranking = report.rank(read_search(tree, name, profile))
+        ranking = rank(read_search(tree, name, profile))
     except StoreError as error:
         raise InputError(error.problems) from None
     if form == "text":
-        consoles()[0].print(report.render_terminal(ranking))
+        consoles()[0].print(ranking_report(ranking_sheet(ranking)))
     else:
-        sys.stdout.write(report.exported(ranking, form))
+        sys.stdout.write(RANKING_FORMS[form](ranking))
 
 
 def status_lines(tree: Any, name: str, profile: str, cost: str) -> list[str]:
     """`gfl-lab status` of a search: its trials in the ledger's words, since one that was stopped early is neither failed nor unfinished."""
     from gfl_lab.errors import StoreError
-    from gfl_lab.report.search import state_text
+    from gfl_lab.report.ranking_grid import state_text
     from gfl_lab.results.search import read_search
 
     try:
