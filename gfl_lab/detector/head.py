@@ -271,10 +271,10 @@ class GFLFamilyHead(AnchorHead):
                 totals += [classes.before, classes.after]
             shared = reduce_mean(torch.stack(totals))  # the one collective
             count, weight_sum = shared[0], shared[1].clamp(min=1 / get_world_size())
-            if classes is None:
+            if classes is None and self.cls_loss is not None:
                 joint_iou = measured.iou if estimate.is_class_score else None
                 terms = {"loss_cls": registered_class_loss(self.cls_loss, cls_scores, at, class_targets, joint_iou, count)}
-            else:
+            elif classes is not None:
                 terms = {"loss_cls": _total(classes, shared) / count}
             terms |= self._box_terms(fitted, box_loss, weight, weight_sum)
             own = estimate.own_loss(lambda: at.gather(qualities or [])[:, 0], measured, at.real)

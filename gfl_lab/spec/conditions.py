@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gfl_lab.spec.choices import BACKBONES, BUILT_IN, JOINT
+from gfl_lab.spec.backbones import BACKBONES, acts
+from gfl_lab.spec.choices import BUILT_IN, JOINT
 
 if TYPE_CHECKING:
     from gfl_lab.spec.settings import Settings
@@ -48,8 +49,8 @@ WITH_BOX_LOSS = _in_head("gaussian_box_loss: true on a Gaussian box", lambda s: 
 WITH_DFL = _in_head("dfl: true", lambda s: s.trains_dfl)
 WITH_ATSS = Condition("assigner: ATSSAssigner", lambda s: s.assigner in BUILT_IN["assigner"])
 WITH_DCN = Condition("dcn: v1 or v2", lambda s: s.dcn != "none")
-WITH_VIT_ADAPTER = Condition("backbone: vit-adapter-s", lambda s: s.backbone == "vit-adapter-s")
-WITH_RESNET = Condition("a ResNet, ResNeXt or Res2Net", lambda s: s.backbone in BACKBONES and s.backbone != "vit-adapter-s")
+WITH_VIT_ADAPTER = Condition("backbone: vit-adapter-s", lambda s: acts("drop_path", s.backbone))
+WITH_RESNET = Condition("a ResNet, ResNeXt or Res2Net", lambda s: acts("frozen_stages", s.backbone))
 WITH_BUILT_IN_BACKBONE = Condition("a backbone of gfl-lab's", lambda s: s.backbone in BACKBONES)
 WITH_TWO_EXTRA_LEVELS = Condition("two pyramid levels more than the backbone has", lambda s: len(s.strides) - _maps_used(s) >= 2)
 WITH_STEPS = Condition("lr_schedule: step", lambda s: s.lr_schedule == "step")

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gfl_lab.spec import shorthand
-from gfl_lab.spec.choices import BUILT_IN, DCN_BACKBONES
+from gfl_lab.spec.backbones import BACKBONES, with_dcn
+from gfl_lab.spec.choices import BUILT_IN
 
 if TYPE_CHECKING:
     from gfl_lab.spec.settings import Settings
@@ -73,10 +74,12 @@ def _losses(s: Settings) -> Iterator[Broken]:
 
 
 def _backbone(s: Settings) -> Iterator[Broken]:
-    if s.backbone == "vit-adapter-s" and s.pad_to % 32:
-        yield ("pad_to", "backbone"), f"pad_to is {s.pad_to}: backbone vit-adapter-s takes images padded to a multiple of 32"
-    if s.dcn != "none" and s.backbone not in DCN_BACKBONES:
-        yield ("dcn", "backbone"), f"backbone {s.backbone} has no deformable form; {', '.join(DCN_BACKBONES)} have"
+    entry = BACKBONES.get(s.backbone)
+    if entry and s.pad_to % entry.pad_to:
+        message = f"pad_to is {s.pad_to}: backbone {s.backbone} takes images padded to a multiple of {entry.pad_to}"
+        yield ("pad_to", "backbone"), message
+    if s.dcn != "none" and not (entry and entry.dcn):
+        yield ("dcn", "backbone"), f"backbone {s.backbone} has no deformable form; {', '.join(with_dcn())} have"
 
 
 def _registered(s: Settings) -> Iterator[Broken]:

@@ -25,7 +25,8 @@ from pydantic import (
 
 from gfl_lab import naming
 from gfl_lab.spec import conditions, renames
-from gfl_lab.spec.choices import BACKBONES, BUILT_IN
+from gfl_lab.spec.backbones import BACKBONES, with_dcn
+from gfl_lab.spec.choices import BUILT_IN
 from gfl_lab.spec.conditions import Condition
 from gfl_lab.spec.rules import SettingsRuleError, broken_rules
 from gfl_lab.spec.schedule import total_epochs
@@ -158,11 +159,9 @@ class Settings(BaseModel):
     backbone: str = _field(
         MODEL,
         "r50",
-        "r18, r34, r50, r101, their `vd` forms (r50vd), x101-32x4d, x101-32x8d, r2-101 (Res2Net), vit-adapter-s, or a registered one of yours",
+        f"{', '.join(BACKBONES)}, or a registered one of yours",
     )
-    dcn: Literal["none", "v1", "v2"] = _field(
-        MODEL, "none", "deformable 3x3 convolutions in the backbone (not r18, r34, vd, vit-adapter-s)"
-    )
+    dcn: Literal["none", "v1", "v2"] = _field(MODEL, "none", f"deformable 3x3 convolutions in the backbone ({', '.join(with_dcn())})")
     dcn_stages: Literal["c3-c5", "c4-c5"] = _field(
         MODEL, "c3-c5", "stages with deformable convolutions", acts_only_with=conditions.WITH_DCN
     )
