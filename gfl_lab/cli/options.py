@@ -147,7 +147,7 @@ class RenamedOption(click.Option):
 def parse_weights(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
     """Return {backbone, or "" for all: weights}, paths absolute; ``r50=FILE`` is for one backbone."""
     from gfl_lab.session.weights import absolute_weights
-    from gfl_lab.spec.settings import BACKBONES
+    from gfl_lab.spec.backbones import BACKBONES
 
     found: dict[str, str] = {}
     for text in given:

@@ -7,8 +7,9 @@ from typing import Any
 
 from gfl_lab.errors import Problem, SpecError
 from gfl_lab.session.inputs import Files
+from gfl_lab.spec.choices import BUILT_IN
 from gfl_lab.spec.code import class_names
-from gfl_lab.spec.settings import BUILT_IN, Settings
+from gfl_lab.spec.settings import Settings
 
 
 def check_components(files: Files, variants: Sequence[Settings]) -> frozenset[str]:

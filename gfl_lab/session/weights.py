@@ -11,8 +11,9 @@ from typing import Any
 
 from gfl_lab.addresses import check_text
 from gfl_lab.errors import InputError
+from gfl_lab.spec.backbones import with_weights
 from gfl_lab.spec.files import ExperimentFile
-from gfl_lab.spec.settings import PRETRAINED_BACKBONES, Settings
+from gfl_lab.spec.settings import Settings
 
 RANDOM, PRETRAINED = "random", "pretrained"
 """Values of ``init_weights`` that name no file."""
@@ -58,7 +59,7 @@ def check_weights(variants: Sequence[Settings], say: Callable[[str], None]) -> N
         InputError: a file cannot be read, or does not fit.
     """
     asked = {settings.backbone for settings in variants if settings.init_weights == PRETRAINED}
-    for backbone in sorted(asked - {*PRETRAINED_BACKBONES}):
+    for backbone in sorted(asked - {*with_weights()}):
         say(
             f"warning: init_weights: pretrained, but none are published for backbone {backbone} that can be downloaded: "
             f"give --init-weights {backbone}=FILE"
