@@ -10,8 +10,8 @@ from gfl_lab import naming
 from gfl_lab.addresses import absolute
 from gfl_lab.data import ambiguous_shapes
 from gfl_lab.errors import InputError, Problem
-from gfl_lab.plan.expand import cells
-from gfl_lab.plan.plan import MAX_TRIALS, Plan, build_plan, plan_over
+from gfl_lab.plan.expand import MAX_TRIALS, cells
+from gfl_lab.plan.plan import Plan, build_plan, plan_over
 from gfl_lab.plan.search import corners
 from gfl_lab.rundir import RunTree
 from gfl_lab.session.components import check_components
