@@ -15,13 +15,13 @@ from gfl_lab import naming
 from gfl_lab.errors import Problem, SpecError
 from gfl_lab.plan import published as published_rows
 from gfl_lab.spec.files import ExperimentFile, Profile, PublishedTable, resolve_settings
+from gfl_lab.spec.rules import SettingsRuleError
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.settings import (
     TRAINING_CODE_VERSION,
     ComponentFile,
     DataSpec,
     Settings,
-    SettingsRuleError,
     TrialSpec,
     computed,
     inactive,

@@ -19,9 +19,10 @@ from gfl_lab.errors import FailureKind, Problem, SpecError
 from gfl_lab.plan.plan import Plan, Variant
 from gfl_lab.spec import renames
 from gfl_lab.spec.files import ExperimentFile, Profile, resolve_settings
+from gfl_lab.spec.rules import SettingsRuleError
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.search import Dimension
-from gfl_lab.spec.settings import Settings, SettingsRuleError, computed, inactive
+from gfl_lab.spec.settings import Settings, computed, inactive
 from gfl_lab.spec.source import Source, identity, same
 
 MAX_COMBINATIONS, MAX_DRAWN = 1000, 20_000
