@@ -282,7 +282,8 @@ def prepare(
     max_trials: int = MAX_TRIALS,
 ) -> Prepared:
     """The plan. Raises SpecError, DataError, InputError; then nothing but a data set or its check has been written."""
-    from gfl_lab.plan.plan import build_plan, cells, plan_over
+    from gfl_lab.plan.expand import cells
+    from gfl_lab.plan.plan import build_plan, plan_over
     from gfl_lab.spec.code import class_names
     from gfl_lab.spec.settings import DataSpec
 
