@@ -73,7 +73,7 @@ class Lab:
         client = MlflowClient(self.tree.mlflow_uri)
         return client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
 
-    def wait_for(self, condition, seconds: float = 120.0) -> None:
+    def wait_for(self, condition, seconds: float = 300.0) -> None:
         end = time.time() + seconds
         while not condition():
             assert time.time() < end, "waited too long"
