@@ -140,8 +140,14 @@ def test_a_killed_driver_leaves_nothing_behind_and_the_same_command_goes_on(undi
     family = psutil.Process(process.pid).children(recursive=True)
     ours = [p for p in family if not p.name().startswith("ray::") and "gfl_lab.orchestrate" in " ".join(p.cmdline())]
     assert len(ours) >= 2, "fork servers and trials are in the family"
-    extras = ("dashboard.py", "monitor.py")
-    assert not [p for p in family if any(word.endswith(extras) for word in p.cmdline())], "Ray has only what a run needs"
+    listening = {
+        (p.name(), connection.laddr.ip.removeprefix("::ffff:"))
+        for p in [psutil.Process(process.pid), *family]
+        for connection in p.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert {name for name, _ in listening} & {"raylet", "gcs_server"}
+    assert {address for _, address in listening} <= {"127.0.0.1", "::1"}, "nothing is open to the network"
     process.kill()
     process.wait()
     _, left = psutil.wait_procs(ours, timeout=15)

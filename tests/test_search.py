@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -19,11 +17,11 @@ from gfl_lab import naming
 from gfl_lab.errors import SpecError, StoreError
 from gfl_lab.orchestrate import resources
 from gfl_lab.orchestrate.search import Follower, open_ledger
-from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.plan.plan import build_plan
 from gfl_lab.plan.search import Ledger, Outcome, Suggestion, corners, definition_of, resolve
 from gfl_lab.records.files import read_json, write_json
-from gfl_lab.report.search import Importance, importance, rank, to_html
+from gfl_lab.report.exports import RANKING_FORMS
+from gfl_lab.report.ranking import Importance, importance, rank
 from gfl_lab.results.search import SearchRow, SuggestionRow, read_search
 from gfl_lab.rundir import RunTree, TrialState
 from gfl_lab.spec.files import load_experiment, load_profile
@@ -39,7 +37,7 @@ DATA = DataSpec(name="shapes", digest="0" * 16, classes=("a",), train_images=160
 FAKE = "tests.support.fake_search:search_trial"
 DRIVER = f"import gfl_lab.cli.run as run\nrun.TRIAL_ENTRY = {FAKE!r}\n"
 MAIN = "from gfl_lab.cli.main import main\nmain()"
-UNMIRRORED = "from gfl_lab.cli import engine\nfrom tests.test_search import NoMirror\nengine.start_mirror = NoMirror\n"
+UNMIRRORED = "from gfl_lab.cli import executors\nfrom tests.test_search import NoMirror\nexecutors.start_mirror = NoMirror\n"
 
 SEARCH = """
 name: find
@@ -250,7 +248,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setattr(resources, "_gpus", lambda: ())
     monkeypatch.setattr("gfl_lab.cli.run.TRIAL_ENTRY", FAKE)
     skip_checks(monkeypatch.setattr)
-    monkeypatch.setattr("gfl_lab.cli.engine.start_mirror", NoMirror)
+    monkeypatch.setattr("gfl_lab.cli.executors.start_mirror", NoMirror)
     return runner(monkeypatch, capsys)
 
 
@@ -415,7 +413,7 @@ def test_rows_are_ranked_by_value_whichever_way_is_better_and_only_finished_ones
     assert [r.number for r in ranking.best] == [3, 0]
     low = rank(searched(*rows, metric="wasserstein"))
     assert [r.number for place, r in low.rows if place] == [0, 3, 1]
-    page = to_html(ranking)
+    page = RANKING_FORMS["html"](ranking)
     assert "<b>Which?" not in page and "&lt;b&gt;Which?" in page and "<script src" not in page
     assert any(note.startswith("Failed: 2") for note in ranking.notes)
 
@@ -457,26 +455,6 @@ def test_ctrl_c_while_ray_is_imported_stops_without_a_traceback(tmp_path: Path) 
     process = start(tmp_path, "run", str(write(tmp_path)), pause=0, driver=DRIVER + UNMIRRORED + INTERRUPT_IMPORT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130 and "stopped; go on with:  gfl-lab" in err and "Traceback" not in err, err
-
-
-@pytest.mark.parametrize("kind", ["ray_tune", "ray_search"])
-def test_a_trial_begins_with_the_first_step_of_its_actor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """While an actor starts, Tune may give its trial to one that has become free: both would run it."""
-    from gfl_lab.orchestrate import ray_tune
-
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    ray_tune.prepare_environment()
-    module = importlib.import_module(f"gfl_lab.orchestrate.{kind}")
-    trial = RunTree(tmp_path).trial("0" * 12)
-    trial.path.mkdir(parents=True)
-    job = Job(str(trial.path), "tests.support.fake_trial:succeed", "tests.support.fake_trial", {})
-    actor = module._trainable(None)({"job": asdict(job), "number": 0, "metric": "AP", "epochs": 1})
-    time.sleep(1.5)  # its server has long been ready
-    assert trial.state() is TrialState.PLANNED and not list(trial.path.iterdir())
-    while not actor.step().get("done"):
-        pass
-    assert trial.state() is TrialState.DONE
-    actor.stop()
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ import gfl_lab.train  # noqa: F401  (makes mmdet importable)
 from gfl_lab.analysis.side_distances import _describe, scale_boxes, side_distances
 from gfl_lab.cli.data import histogram, print_sides
 from gfl_lab.data import ambiguous_shapes, coco
+from gfl_lab.detector.targets import GroundTruth
 from gfl_lab.errors import SpecError
 from gfl_lab.setup.config import trial_config
 from gfl_lab.spec.files import load_profile, resolve_settings
@@ -135,7 +136,8 @@ def test_equal_to_what_training_learns(tmp_path: Path, width: float) -> None:
         geometry = head.geometry(levels, torch.device("cpu"))
         truth = [sample.gt_instances for sample in batch["data_samples"]]
         metas = [sample.metainfo for sample in batch["data_samples"]]
-        assigned, gt_boxes, *_ = head._targets(geometry, levels, truth, metas)
+        padded = GroundTruth.pad(truth, torch.device("cpu"))
+        assigned, gt_boxes = head.targets(geometry, padded, metas).assigned, padded.boxes
         for k, (instances, meta) in enumerate(zip(truth, metas, strict=True)):
             total += len(instances)
             cells = (assigned[k] >= 0).nonzero().squeeze(1)

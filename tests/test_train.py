@@ -22,11 +22,12 @@ import gfl_lab.setup.config as config_module
 import gfl_lab.train.final as final_module
 import gfl_lab.train.trial as trial_module
 from gfl_lab import naming
-from gfl_lab.analysis.distributions import SCHEMA, DistributionCollector
+from gfl_lab.analysis.distributions import SCHEMA
 from gfl_lab.checkpoints.files import load_safely
 from gfl_lab.checkpoints.pretrained import load_backbone
 from gfl_lab.data import ambiguous_shapes, coco
 from gfl_lab.detector.build import build_detector
+from gfl_lab.detector.targets import assign_batch
 from gfl_lab.detector.trial_detector import TrialDetector
 from gfl_lab.errors import InputError, Interrupted, StoreError
 from gfl_lab.inference.evaluate import CocoEvaluator, Detections
@@ -448,24 +449,16 @@ def test_images_without_boxes_annotations_without_area_and_empty_predictions(sha
     assert "two_mode_recall" not in result["metrics"]
 
 
-def test_the_cells_of_an_image_do_not_depend_on_its_batch() -> None:
-    """A small image beside a large one is padded; cells that only the padding has take no part in the assignment."""
+def test_the_locations_of_an_image_do_not_depend_on_its_batch() -> None:
+    """A small image beside a large one is padded; locations that only the padding has take no part in the assignment."""
     settings = Settings(**SMALL)
     head = build_detector(settings, 3).bbox_head
-    collector = DistributionCollector(SimpleNamespace(cats={}), np.array([], int), settings, ambiguous=False)
 
     def assigned(extents: list[tuple[int, int]], boxes: list[list[float]]) -> torch.Tensor:
         height, width = (max(extent[axis] for extent in extents) for axis in (0, 1))
         geometry = head.geometry([(-(-height // s), -(-width // s)) for s in settings.strides], torch.device("cpu"))
-        samples = [SimpleNamespace(pad_shape=extent) for extent in extents]
-        found = collector._assign(
-            geometry,
-            geometry.priors,
-            list(geometry.num_level_priors),
-            torch.tensor(boxes)[:, None],
-            torch.ones(len(boxes), 1, dtype=torch.bool),
-            samples,
-        )
+        valid = torch.ones(len(boxes), 1, dtype=torch.bool)
+        found = assign_batch(geometry, torch.tensor(boxes)[:, None], valid, extents, settings.atss_topk).assigned
         return torch.stack([torch.cat([geometry.centers, geometry.strides[:, None]], 1)[row >= 0] for row in found[:1]])[0]
 
     small = [10.0, 12.0, 60.0, 58.0]

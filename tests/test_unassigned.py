@@ -20,6 +20,7 @@ from gfl_lab.data import coco
 from gfl_lab.data.assignment import Assignment, Boxes, Cause, Pyramid, assign, scaled_size
 from gfl_lab.data.unassigned import MEANING, Unassigned, find_unassigned, training_boxes, why_not_analysed
 from gfl_lab.detector.build import model_config
+from gfl_lab.detector.targets import GroundTruth
 from gfl_lab.setup.config import trial_config
 from gfl_lab.spec.files import load_profile, resolve_settings
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
@@ -110,7 +111,8 @@ def learnt_by_the_head(own: Settings, boxes: Boxes) -> np.ndarray:
         metas.append({"pad_shape": tuple(-(-side // own.pad_to) * own.pad_to for side in into[::-1])})
     shape = [max(sides) for sides in zip(*(meta["pad_shape"] for meta in metas), strict=True)]
     levels = [tuple(-(-side // stride) for side in shape) for stride in own.strides]
-    assigned = head._targets(head.geometry(levels, torch.device("cpu")), levels, truth, metas)[0]
+    cpu = torch.device("cpu")
+    assigned = head.targets(head.geometry(levels, cpu), GroundTruth.pad(truth, cpu), metas).assigned
     counts = np.bincount(boxes.image, minlength=len(boxes.sizes))
     return np.concatenate([np.isin(np.arange(many), row.unique().numpy()) for row, many in zip(assigned, counts, strict=True)])
 

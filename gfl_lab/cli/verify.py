@@ -27,8 +27,9 @@ def command(experiment: Path, profile: str | None, lock: Path | None, as_json: b
     """
     from gfl_lab.orchestrate.damaged import examine
     from gfl_lab.records.files import read_json
+    from gfl_lab.report.fairness import unfair
     from gfl_lab.report.lock import Deviation, deviations, lock_json
-    from gfl_lab.report.table import build_table, unfair
+    from gfl_lab.report.table import build_table
     from gfl_lab.rundir import RunTree, TrialState
 
     store, row = stored_experiment(experiment, profile)

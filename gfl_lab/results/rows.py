@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gfl_lab.rundir import TrialState
+from gfl_lab.rundir import TrialState as TrialState
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.errors import StoreError
 from gfl_lab.records.files import read_json
 from gfl_lab.results.rows import TrialRow
-from gfl_lab.results.store import Store
+from gfl_lab.results.store import Stamp, Store, stamp_of
 from gfl_lab.rundir import RunTree, TrialState
 from gfl_lab.spec import renames
 
@@ -94,6 +95,16 @@ def read_search(tree: RunTree, name: str, profile: str) -> SearchRow:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreError(f"{path} is no ledger of a search: {error}") from None
+
+
+def read_search_of(root: Path, name: str, profile: str) -> SearchRow:
+    """Read a search of the run tree at ``root``. Raises StoreError."""
+    return read_search(RunTree(root), name, profile)
+
+
+def search_stamp(root: Path, name: str, profile: str) -> Stamp:
+    """Return a value that changes when the ledger of a search does; None where there is none. Raises StoreError for a name that is none."""
+    return stamp_of(RunTree(root).experiment(name, profile) / naming.SEARCH)
 
 
 def _suggestion(item: Mapping[str, Any], trials: Mapping[str, TrialRow], metric: str) -> SuggestionRow:
