@@ -22,6 +22,7 @@ import pytest
 
 from tests.support.fake_runs import HOSTILE_TEXT, write_fake_tree
 from tests.support.fake_search_tree import MIXED, write_fake_search
+from tests.support.waiting import wait_until
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [
@@ -49,12 +50,15 @@ def served(root: Path) -> Iterator[str]:
     server = subprocess.Popen(command, cwd=root, env=os.environ | {"GFL_LAB_HOME": str(root)}, stdout=log, stderr=subprocess.STDOUT)
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(240):
+
+        def answers() -> bool:
+            assert server.poll() is None, (root / "server.log").read_text()
             with contextlib.suppress(OSError):
                 urllib.request.urlopen(address + "/_stcore/health", timeout=2).close()
-                break
-            assert server.poll() is None, (root / "server.log").read_text()
-            time.sleep(0.25)
+                return True
+            return False
+
+        wait_until(answers)
         yield address
     finally:
         server.terminate()
@@ -144,8 +148,7 @@ def click_through(browser, address: str, question: str, name: str, empty: bool =
         assert links, f"no link to {title}"
         links[0].click()
         if empty and title not in ("Overview", "Guide"):
-            time.sleep(1.5)
-            assert "No experiment yet" in browser.find_element("css selector", "body").text
+            wait_until(lambda: "No experiment yet" in browser.find_element("css selector", "body").text)
         else:
             settle(browser, headings[title])
         check(browser)
@@ -182,11 +185,7 @@ def test_half_finished_store_follows_running_trials(browser, tmp_path):
         with running.file("metrics.jsonl").open("a") as file:
             line = {"kind": "val", "step": 60, "epoch": 5, "time": time.time(), "metrics": {"AP": 12.3}}
             file.write(json.dumps(line) + "\n")
-        for _ in range(60):
-            if "12.3 so far" in browser.find_element("css selector", "body").text:
-                break
-            time.sleep(0.25)
-        assert "12.3 so far" in browser.find_element("css selector", "body").text
+        wait_until(lambda: "12.3 so far" in browser.find_element("css selector", "body").text)
         assert before.is_displayed()  # the rest of the page was not drawn again
         check(browser)
 
@@ -224,17 +223,10 @@ def test_search_is_ranked_downloaded_and_followed(browser, tmp_path, dark):
             button.click()
             time.sleep(0.3)
         expected = {f"search_desk-desk.{form}" for form in ("json", "md", "csv", "html")}
-        for _ in range(100):
-            if expected <= {path.name for path in downloads.glob("*")}:
-                break
-            time.sleep(0.2)
+        wait_until(lambda: expected <= {path.name for path in downloads.glob("*")})
         assert expected == {path.name for path in downloads.glob("*")}
         assert json.loads((downloads / "search_desk-desk.json").read_text())["kind"] == "search"
         ledger = tree.experiment("search_desk", "desk") / "search.json"
         ledger.write_text(ledger.read_text().replace('"trials": 40', '"trials": 41'))
-        for _ in range(60):
-            if "of 41 trials" in browser.find_element("css selector", "body").text:
-                break
-            time.sleep(0.25)
-        assert "of 41 trials" in browser.find_element("css selector", "body").text
+        wait_until(lambda: "of 41 trials" in browser.find_element("css selector", "body").text)
         check(browser)

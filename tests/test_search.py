@@ -104,7 +104,7 @@ search:
     for words in (
         "find.yaml:4: axes: 'axes' belongs to an ablation",
         "find.yaml:5: seeds: a search has one seed",
-        "find.yaml:6: set.dfl: 'dfl' is searched and also set",
+        "find.yaml:6: overrides.dfl: 'dfl' is searched and also in overrides",
         "find.yaml:9: search.space.qfl_beta.low: qfl_beta is 0.5: it must be 0 or at least 1",
         "find.yaml:10: search.space.bin_width: bin_width goes from 2 to 1",
         "find.yaml:11: search.space.reg_mx: unknown key 'reg_mx'\n    Did you mean 'reg_max'?",
@@ -487,12 +487,12 @@ def test_optuna_and_asha_on_ray_survive_a_killed_driver_a_signal_and_a_killed_ac
 
 
 @pytest.mark.slow
-def test_a_search_that_really_trains_and_its_confirmation(tmp_path: Path) -> None:
+def test_a_search_that_really_trains_and_its_confirmation(tmp_path: Path, mlflow_db: Path) -> None:
     from tests.test_run import PROFILE as TINY
     from tests.test_run import Lab
 
     experiment = "name: smoke\nkind: search\nprofile: tiny\nsearch:\n  space: {lr: {low: 0.0005, high: 0.01, log: true}, dfl: [true, false]}\n  trials: 3\n"
-    lab = Lab(tmp_path / "lab", experiment=experiment, profile=TINY)
+    lab = Lab(tmp_path / "lab", experiment=experiment, profile=TINY, database=mlflow_db)
     out, err = lab.run("run", str(lab.file))
     assert "rank" in out and "3 trials" in err
     ledger = read_json(lab.tree.experiment("smoke", "tiny") / naming.SEARCH)

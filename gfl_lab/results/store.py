@@ -38,7 +38,7 @@ from gfl_lab.results.rows import DataRow, ExperimentRow, Failure, Logged, Record
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec import renames
 from gfl_lab.spec.schedule import total_epochs
-from gfl_lab.spec.settings import implied
+from gfl_lab.spec.shorthand import implied
 
 UNREADABLE = "unreadable"
 """Failure kind of a trial whose files cannot be read."""
