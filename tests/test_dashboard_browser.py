@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from dashboard.pages import PAGES
 from tests.support.fake_runs import HOSTILE_TEXT, write_fake_tree
 from tests.support.fake_search_tree import MIXED, write_fake_search
 from tests.support.waiting import wait_until
@@ -32,7 +33,7 @@ pytestmark = [
     ),
 ]
 ROOT = Path(__file__).resolve().parent.parent
-TITLES = ("Table", "Curves", "Boxes", "Scores", "Compare", "Trials", "Guide", "Overview")
+TITLES = (*(entry.title for entry in PAGES[1:]), PAGES[0].title)
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --disable-dev-shm-usage --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
@@ -130,16 +131,7 @@ def shoot(browser, name: str) -> None:
 
 
 def click_through(browser, address: str, question: str, name: str, empty: bool = False) -> None:
-    headings = {
-        "Overview": "Experiments",
-        "Table": question,
-        "Curves": "Training curves",
-        "Boxes": "Learned box distributions",
-        "Scores": "Scores and distributions in numbers",
-        "Compare": "Two variants side by side",
-        "Trials": "Trials and failures",
-        "Guide": "How to read this",
-    }
+    headings = {entry.title: entry.heading or question for entry in PAGES}
     browser.get(address)
     settle(browser, "Experiments")
     check(browser)
