@@ -73,6 +73,12 @@ def unassigned_lines(
         beside: the experiment file's folder.
         notes: also name the groups that were not analysed.
     """
+<<<<<<< HEAD:gfl_lab/session/unassigned.py
+=======
+    from gfl_lab.data.proposals import NOTEWORTHY
+    from gfl_lab.spec.files import resolve_settings
+
+>>>>>>> integrate:gfl_lab/cli/unassigned.py
     own = resolve_settings(plan.profile.settings)
     lines = []
     for group in groups:
@@ -112,6 +118,13 @@ class _Boxes:
 
 def _kept(settings: Settings, pyramid: Pyramid, data_digest: str, boxes: _Boxes, tree: RunTree) -> dict[str, Any]:
     """The report on a group, from the run tree or made and kept there."""
+<<<<<<< HEAD:gfl_lab/session/unassigned.py
+=======
+    from gfl_lab import naming
+    from gfl_lab.data.proposals import NOTEWORTHY
+    from gfl_lab.data.unassigned import VERSION, find_unassigned
+
+>>>>>>> integrate:gfl_lab/cli/unassigned.py
     values = settings.model_dump(mode="json")
     key = naming.digest([VERSION, MOST_BOXES, _plain(asdict(pyramid)), [values[key] for key in BESIDE]])
     file = tree.root / naming.DATA_DIR / ".checked" / f"unassigned-{data_digest}-{key}.json"

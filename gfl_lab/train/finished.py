@@ -258,15 +258,7 @@ def _former(trial: TrialDir) -> dict[str, Any]:
     if result.get("trial") not in (None, trial.id):
         return {}
     files = result.get("files")
-    known = {
-        key: result[key]
-        for key in ("processes", "peak_memory_mib", "device", "environment", "finished", "accumulation", "weights_from")
-        if key in result
-    }
-    seconds = result.get("seconds")
-    if isinstance(seconds, dict) and all(isinstance(value, (int, float)) and value == value for value in seconds.values()):
-        known["seconds"] = seconds
-    forms = {
+    forms: dict[str, type | tuple[type, ...]] = {
         "processes": int,
         "peak_memory_mib": (int, float),
         "device": str,
@@ -275,7 +267,12 @@ def _former(trial: TrialDir) -> dict[str, Any]:
         "accumulation": dict,
         "weights_from": str,
     }
-    known = {key: value for key, value in known.items() if key not in forms or (isinstance(value, forms[key]) and value == value)}
+    known: dict[str, Any] = {
+        key: result[key] for key, form in forms.items() if isinstance(result.get(key), form) and result[key] == result[key]
+    }
+    seconds = result.get("seconds")
+    if isinstance(seconds, dict) and all(isinstance(value, (int, float)) and value == value for value in seconds.values()):
+        known["seconds"] = seconds
     if isinstance(files, dict):
         known["files"] = {name: entry for name, entry in files.items() if isinstance(entry, dict)}
     return known
