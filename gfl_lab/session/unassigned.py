@@ -11,7 +11,8 @@ from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.data.assignment import Pyramid
-from gfl_lab.data.unassigned import NOTEWORTHY, VERSION, find_unassigned, training_boxes, why_not_analysed
+from gfl_lab.data.proposals import NOTEWORTHY
+from gfl_lab.data.unassigned import VERSION, find_unassigned, training_boxes, why_not_analysed
 from gfl_lab.plan.plan import Plan, Variant
 from gfl_lab.records.files import write_json
 from gfl_lab.rundir import RunTree
@@ -73,12 +74,6 @@ def unassigned_lines(
         beside: the experiment file's folder.
         notes: also name the groups that were not analysed.
     """
-<<<<<<< HEAD:gfl_lab/session/unassigned.py
-=======
-    from gfl_lab.data.proposals import NOTEWORTHY
-    from gfl_lab.spec.files import resolve_settings
-
->>>>>>> integrate:gfl_lab/cli/unassigned.py
     own = resolve_settings(plan.profile.settings)
     lines = []
     for group in groups:
@@ -118,13 +113,6 @@ class _Boxes:
 
 def _kept(settings: Settings, pyramid: Pyramid, data_digest: str, boxes: _Boxes, tree: RunTree) -> dict[str, Any]:
     """The report on a group, from the run tree or made and kept there."""
-<<<<<<< HEAD:gfl_lab/session/unassigned.py
-=======
-    from gfl_lab import naming
-    from gfl_lab.data.proposals import NOTEWORTHY
-    from gfl_lab.data.unassigned import VERSION, find_unassigned
-
->>>>>>> integrate:gfl_lab/cli/unassigned.py
     values = settings.model_dump(mode="json")
     key = naming.digest([VERSION, MOST_BOXES, _plain(asdict(pyramid)), [values[key] for key in BESIDE]])
     file = tree.root / naming.DATA_DIR / ".checked" / f"unassigned-{data_digest}-{key}.json"
