@@ -139,7 +139,7 @@ def test_arguments_must_survive_the_manifest(tmp_path: Path, value: str) -> None
         f"axes: {{component_args: [{{head: {{a: {value}}}}}]}}",
     ):
         path.write_text(f"name: mine\nprofile: desk\n{text}\n")
-        with pytest.raises(SpecError, match="arguments hold what a trial's manifest cannot"):
+        with pytest.raises(SpecError, match="component_args holds what a trial's manifest cannot"):
             load_experiment(path)
 
 
