@@ -28,7 +28,7 @@ from gfl_lab.metrics.coco_matching import match
 from gfl_lab.metrics.coco_records import Records
 from gfl_lab.records.files import read_json, write_json
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
-from gfl_lab.spec.settings import TrialSpec
+from gfl_lab.spec.trial import TrialSpec
 
 TOLERANCE = 0.01
 """AP points by which a recorded AP may differ from the one that its detections give."""

@@ -29,7 +29,7 @@ from gfl_lab.records.metric_lines import MetricWriter
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.session.workers import process_settings
 from gfl_lab.spec.files import Resources, load_experiment, load_profile
-from gfl_lab.spec.settings import DataSpec
+from gfl_lab.spec.trial import DataSpec
 from tests.support.waiting import holds_within, wait_until
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"

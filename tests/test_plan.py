@@ -15,7 +15,8 @@ from gfl_lab.plan.expand import cells
 from gfl_lab.plan.plan import build_plan, steps_of
 from gfl_lab.plan.published import looks_like_coco
 from gfl_lab.spec.files import ExperimentFile, load_experiment, load_profile, load_published
-from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
+from gfl_lab.spec.settings import Settings
+from gfl_lab.spec.trial import TRAINING_CODE_VERSION, DataSpec, TrialSpec
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 DATA = DataSpec(name="shapes", digest="0" * 16, classes=("a", "b"), train_images=100, val_images=20, truth=True)

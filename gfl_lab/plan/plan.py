@@ -17,15 +17,8 @@ from gfl_lab.plan.merge import merge, merge_notes, why_equal
 from gfl_lab.spec.files import ExperimentFile, Profile, PublishedTable, resolve_settings
 from gfl_lab.spec.rules import SettingsRuleError
 from gfl_lab.spec.schedule import total_epochs
-from gfl_lab.spec.settings import (
-    TRAINING_CODE_VERSION,
-    ComponentFile,
-    DataSpec,
-    Settings,
-    TrialSpec,
-    computed,
-    inactive,
-)
+from gfl_lab.spec.settings import Settings, inactive
+from gfl_lab.spec.trial import TRAINING_CODE_VERSION, ComponentFile, DataSpec, TrialSpec, computed
 
 
 @dataclass(frozen=True)

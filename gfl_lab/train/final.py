@@ -17,7 +17,7 @@ from gfl_lab.inference.latency import measure_latency
 from gfl_lab.inference.predict import predict_and_collect
 from gfl_lab.integrity import UNSTABLE
 from gfl_lab.rundir import TrialDir
-from gfl_lab.spec.settings import TrialSpec
+from gfl_lab.spec.trial import TrialSpec
 
 
 @dataclass(frozen=True)
