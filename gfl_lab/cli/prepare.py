@@ -17,7 +17,7 @@ from gfl_lab.addresses import absolute, check_text
 from gfl_lab.cli.numbers import Whole
 from gfl_lab.cli.output import plural
 from gfl_lab.errors import InputError, Problem, SpecError
-from gfl_lab.records.files import write_json
+from gfl_lab.records.marks import write_checked_data
 from gfl_lab.rundir import RunTree
 
 MAX_TRIALS, MANY = 10_000, 1000
@@ -223,7 +223,7 @@ def prepare_data(files: Files, tree: RunTree, data: Path | None, say: Callable[[
                 say(
                     f"warning: {plural(count, 'warning')} of {plural(kinds, 'kind')} about the data:  gfl-lab data check {shlex.quote(str(folder))}"
                 )
-            write_json(passed, {"format": 1, "name": report.name, "digest": content.digest})
+            write_checked_data(passed, report.name, content.digest)
     found = coco.find_dataset(folder)
     paths = {
         "train_annotations": str(found.train_annotations), "val_annotations": str(found.val_annotations),

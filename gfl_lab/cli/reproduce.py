@@ -17,6 +17,7 @@ from gfl_lab.cli.refusals import require_output
 from gfl_lab.errors import ExitCode, InputError, Problem, StoreError
 from gfl_lab.processes import hide_gpus
 from gfl_lab.records.files import read_json
+from gfl_lab.records.result import Done, Failed
 from gfl_lab.rundir import TrialDir
 
 
@@ -51,7 +52,8 @@ def command(trial: str, keep: Path | None, as_json: bool) -> None:
     if keep is not None:
         require_output(keep, folder=True)
     _require_inputs(first)
-    took = (first.result() or {}).get("seconds", {}).get("total")
+    result = first.result()
+    took = result.seconds.get("total") if result else None
     say(f"trial {first.id}: seed {recorded.seed}, data {recorded.data.get('name')}; it took {duration(took)} the first time")
     with contextlib.ExitStack() as stack:
         root = keep if keep is not None else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gfl-lab-reproduce-")))
@@ -63,7 +65,7 @@ def command(trial: str, keep: Path | None, as_json: bool) -> None:
         stop = driver.StopSwitch(root / naming.STOP_REQUEST)
         stop.install()
         try:
-            if (first.result() or {}).get("device") == "cpu":
+            if isinstance(result, Done) and result.device == "cpu":
                 hide_gpus()  # a GPU would compute other last digits
             # The number of threads decides in which order sums are made, so it is the recorded one.
             how = {"stop_file": str(stop.file), "threads": int(recorded.environment.get("threads", 1))}
@@ -75,8 +77,9 @@ def command(trial: str, keep: Path | None, as_json: bool) -> None:
             sys.exit(int(ExitCode.SIGINT))
         state = again.state()
         if state is not TrialState.DONE:
-            failure = (again.result() or {}).get("failure") or {}
-            say(f"the second training {state}: {failure.get('kind', '')} {failure.get('reason', '')}")
+            ended = again.result()
+            reason = f": {ended.failure.kind} {ended.failure.reason}" if isinstance(ended, Failed) else ""
+            say(f"the second training {state}{reason}")
             if keep is None:
                 say("give --keep FOLDER to keep its log")
             sys.exit(int(ExitCode.TRIALS_FAILED))

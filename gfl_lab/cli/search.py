@@ -143,9 +143,9 @@ def _share(
 
 def _save_plan(plan: Any, book: Any, folder: Path, created: str) -> None:
     from gfl_lab.plan.search import plan_of
-    from gfl_lab.records.files import write_json
+    from gfl_lab.records.plan import write_plan
 
-    write_json(folder / naming.PLAN, plan_of(plan, book.all_variants).to_json(created))
+    write_plan(folder / naming.PLAN, plan_of(plan, book.all_variants).record(created))
 
 
 def _say_plan(plan: Any, ledger: Any, share: Any, limit: Any, tree: Any, machine: Any, address: str | None) -> None:
@@ -215,7 +215,7 @@ def _train(book: Any, plan: Any, engine: Any, stop: Any, share: Any, meter: Any,
 
 def _finish(book: Any, plan: Any, tree: Any, folder: Path, mirror: Any, file: Path, as_json: bool) -> ExitCode:
     """Write and print the ranked table, complete the mirror, say what is missing; the exit code."""
-    from gfl_lab.plan.search import Outcome
+    from gfl_lab.records.search_state import Outcome
     from gfl_lab.report.search import rank, ranking_json, render_terminal, write_all
     from gfl_lab.results.search import read_search
 
@@ -227,7 +227,7 @@ def _finish(book: Any, plan: Any, tree: Any, folder: Path, mirror: Any, file: Pa
         consoles()[0].print(render_terminal(ranking))
     failed = [entry for entry in book.ledger.suggestions if entry.state is Outcome.FAILED and not entry.final]
     for entry in failed:
-        say(f"failed: suggestion {entry.number} ({entry.trial}): {entry.failure['kind']}: {entry.failure['reason']}")
+        say(f"failed: suggestion {entry.number} ({entry.trial}): {entry.failure.kind}: {entry.failure.reason}")
         say(f"        log: {tree.trial(entry.trial).file(naming.LOG)}")
     if not mirror.finish():
         say(f"warning: {mirror.shortfall}")

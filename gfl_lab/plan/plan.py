@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from gfl_lab import naming
 from gfl_lab.errors import Problem, SpecError
 from gfl_lab.plan import published as published_rows
+from gfl_lab.records.plan import PlanFile, PlannedTrial, PlannedVariant, Reference
 from gfl_lab.spec.files import ExperimentFile, Profile, PublishedTable, resolve_settings
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.settings import (
@@ -51,7 +52,7 @@ class Variant:
     axes: dict[str, Any]
     settings: Settings
     baseline: bool
-    reference: dict[str, Any] | None
+    reference: Reference | None
     trials: tuple[Trial, ...]
 
 
@@ -72,36 +73,38 @@ class Plan:
         unique = {trial.id: trial for variant in self.variants for trial in variant.trials}
         return tuple(unique.values())
 
-    def to_json(self, created: str) -> dict[str, Any]:
-        """The plan as plan.json holds it (rundir.py)."""
+    def record(self, created: str) -> PlanFile:
+        """Return what plan.json holds of the plan.
+
+        Args:
+            created: ISO time.
+        """
         experiment = self.experiment
-        return {
-            "format": naming.FORMAT_VERSION,
-            "created": created,
-            "experiment": {
-                "name": experiment.name,
-                "question": experiment.question,
-                "kind": experiment.kind,
-                "source": self.source,
-                "axes": experiment.axes or {"arm": list(experiment.arms)},
-                "declared": sorted({*experiment.axes, *itertools.chain(*experiment.arms.values())}),
-                "baseline": next((variant.axes for variant in self.variants if variant.baseline), None),
-                "table": {"metrics": list(experiment.table.metrics)},
-            },
-            "profile": {"name": self.profile.name, "title": self.profile.title},
-            "data": self.data.model_dump(mode="json"),
-            "variants": [
-                {
-                    "name": variant.name,
-                    "axes": variant.axes,
-                    "settings": variant.settings.model_dump(mode="json"),
-                    "baseline": variant.baseline,
-                    "reference": variant.reference,
-                    "trials": [{"id": trial.id, "seed": trial.spec.seed} for trial in variant.trials],
-                }
+        axes = experiment.axes or {"arm": list(experiment.arms)}
+        return PlanFile(
+            created=created,
+            experiment=experiment.name,
+            question=experiment.question,
+            kind=experiment.kind,
+            source=self.source,
+            axes={axis: tuple(values) for axis, values in axes.items()},
+            declared=tuple(sorted({*experiment.axes, *itertools.chain(*experiment.arms.values())})),
+            metrics=tuple(experiment.table.metrics),
+            profile=self.profile.name,
+            profile_title=self.profile.title,
+            data=self.data,
+            variants=tuple(
+                PlannedVariant(
+                    variant.name,
+                    variant.axes,
+                    variant.settings.model_dump(mode="json"),
+                    variant.baseline,
+                    variant.reference,
+                    tuple(PlannedTrial(trial.id, trial.spec.seed) for trial in variant.trials),
+                )
                 for variant in self.variants
-            ],
-        }
+            ),
+        )
 
 
 def build_plan(
@@ -343,7 +346,7 @@ def _notes(merged: list[tuple[tuple[str, ...], str, int]]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _reference(settings: Settings, profile: Profile, data: DataSpec, published: PublishedTable) -> dict[str, Any] | None:
+def _reference(settings: Settings, profile: Profile, data: DataSpec, published: PublishedTable) -> Reference | None:
     """The published row whose settings agree with the variant's, and whether ours may be compared with it.
 
     It may when the data have COCO's counts, the row is of COCO's validation images, and no setting differs from those that
@@ -362,14 +365,14 @@ def _reference(settings: Settings, profile: Profile, data: DataSpec, published: 
         reasons.append(f"other settings than published (profile {profile.name}): {shown}")
     if published.differs:
         reasons.append(published.differs)
-    return {
-        "row": row.name,
-        "metrics": {key: value for key, value in row.metrics.items() if value is not None},
-        "source": published.source,
-        "split": published.split,
-        "comparable": not reasons,
-        "why_not": "; ".join(reasons),
-    }
+    return Reference(
+        row=row.name,
+        metrics={key: value for key, value in row.metrics.items() if value is not None},
+        source=published.source,
+        split=published.split,
+        comparable=not reasons,
+        why_not="; ".join(reasons),
+    )
 
 
 def looks_like_coco(data: DataSpec) -> bool:

@@ -31,10 +31,13 @@ from gfl_lab.errors import FormatError, GflLabError, Problem, StoreError
 from gfl_lab.metrics.coco_ap import RESAMPLED, resample
 from gfl_lab.metrics.coco_matching import match
 from gfl_lab.metrics.coco_records import Records
-from gfl_lab.records.files import WAYS_OUT, read_json
+from gfl_lab.records.files import WAYS_OUT
+from gfl_lab.records.manifest import Manifest
 from gfl_lab.records.metric_lines import MetricLine, last_metric_lines, read_metric_lines
+from gfl_lab.records.plan import PlanFile, PlannedVariant, read_plan
+from gfl_lab.records.result import Done, Failed
 from gfl_lab.results.kept import Kept
-from gfl_lab.results.rows import DataRow, ExperimentRow, Failure, Logged, Recorded, Reference, Resampled, TrialRow, VariantRow
+from gfl_lab.results.rows import DataRow, ExperimentRow, Failure, Logged, Recorded, Resampled, TrialRow, VariantRow
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.settings import implied
@@ -90,7 +93,7 @@ class Store:
     def __init__(self, tree: RunTree) -> None:
         self._tree = tree
         self._lock = threading.RLock()
-        self._plans: dict[tuple[str, str], tuple[Stamp, dict[str, Any]]] = {}
+        self._plans: dict[tuple[str, str], tuple[Stamp, PlanFile]] = {}
         self._ended: dict[tuple[str, int, int, int], tuple[Stamp, TrialRow]] = {}
         self._tails: dict[str, tuple[Stamp, MetricLine | None, MetricLine | None]] = {}
         self._curves: Kept[str, _Curve] = Kept(_CURVES_BYTES)
@@ -137,69 +140,60 @@ class Store:
             raise StoreError(Problem(f"the plan of {name} ({profile}) cannot be read: {self._reason(error)}", hint=hint)) from None
 
     def question(self, name: str, profile: str) -> str:
-        """What an experiment asks; empty where its plan does not say. Reads no trial."""
+        """Return the question of an experiment; empty if its plan does not hold one. Reads no trial."""
         try:
-            return str(self._plan(name, profile)["experiment"].get("question") or "")
-        except _DAMAGE:
+            return self._plan(name, profile).question
+        except StoreError:
             return ""
 
     def is_running(self, name: str, profile: str) -> bool:
-        """Whether a living process holds a trial of an experiment. Reads leases alone."""
+        """Return True if a living process holds a trial of an experiment. Reads leases alone."""
         try:
-            ids = [str(trial["id"]) for variant in self._plan(name, profile)["variants"] for trial in variant["trials"]]
-        except _DAMAGE:
+            planned = self._plan(name, profile).trials
+        except StoreError:
             return False
-        trials = [self._tree.trial(each) for each in ids if naming.is_trial_id(each)]
+        trials = [self._tree.trial(each.id) for each in planned if naming.is_trial_id(each.id)]
         return any(trial.file(naming.LEASE).exists() and trial.lease_alive() for trial in trials)
 
     def _plan_file(self, name: str, profile: str) -> Path:
         return self._tree.experiment(name, profile) / naming.PLAN
 
-    def _plan(self, name: str, profile: str) -> dict[str, Any]:
+    def _plan(self, name: str, profile: str) -> PlanFile:
         path = self._plan_file(name, profile)
         stamp = stamp_of(path)
         with self._lock:
             if (held := self._plans.get((name, profile))) and held[0] == stamp:
                 return held[1]
-        plan = read_json(path)
+        plan = read_plan(path)
         with self._lock:
             self._plans[name, profile] = (stamp, plan)
         return plan
 
-    def _experiment_row(self, name: str, profile: str, plan: dict[str, Any]) -> ExperimentRow:
-        experiment, data = plan["experiment"], plan["data"]
-        images = int(data["train_images"])
+    def _experiment_row(self, name: str, profile: str, plan: PlanFile) -> ExperimentRow:
+        data = plan.data
         return ExperimentRow(
             name=name,
             profile=profile,
-            question=str(experiment.get("question") or ""),
-            kind=str(experiment.get("kind") or ""),
-            source=str(experiment.get("source") or ""),
-            created=str(plan.get("created") or ""),
-            axes={str(axis): tuple(values) for axis, values in (experiment.get("axes") or {}).items()},
-            metrics=tuple((experiment.get("table") or {}).get("metrics") or ("AP",)),
-            data=DataRow(
-                str(data["name"]),
-                str(data["digest"]),
-                tuple(map(str, data["classes"])),
-                images,
-                int(data["val_images"]),
-                bool(data.get("truth")),
-            ),
-            variants=tuple(self._variant_row(variant, images) for variant in plan["variants"]),
-            profile_title=str((plan.get("profile") or {}).get("title") or ""),
-            declared=frozenset(implied(experiment.get("declared") or experiment.get("axes") or ())),
+            question=plan.question,
+            kind=plan.kind,
+            source=plan.source,
+            created=plan.created,
+            axes=plan.axes,
+            metrics=plan.metrics,
+            data=DataRow(data.name, data.digest, data.classes, data.train_images, data.val_images, data.truth),
+            variants=tuple(self._variant_row(variant, data.train_images) for variant in plan.variants),
+            profile_title=plan.profile_title,
+            declared=frozenset(implied(plan.declared)),
         )
 
-    def _variant_row(self, variant: dict[str, Any], train_images: int) -> VariantRow:
-        settings, reference = variant["settings"], variant.get("reference")
+    def _variant_row(self, variant: PlannedVariant, train_images: int) -> VariantRow:
         return VariantRow(
-            name=str(variant["name"]),
-            axes=dict(variant["axes"]),
-            settings=dict(settings),
-            baseline=bool(variant.get("baseline")),
-            reference=_reference(reference) if reference else None,
-            trials=tuple(self._trial_row(str(trial["id"]), int(trial["seed"]), settings, train_images) for trial in variant["trials"]),
+            name=variant.name,
+            axes=variant.axes,
+            settings=variant.settings,
+            baseline=variant.baseline,
+            reference=variant.reference,
+            trials=tuple(self._trial_row(trial.id, trial.seed, variant.settings, train_images) for trial in variant.trials),
         )
 
     # --- trials ---
@@ -235,46 +229,37 @@ class Store:
         if leased and trial.lease_alive():
             state = TrialState.RUNNING
         elif result is not None:
-            state = TrialState(result["status"])
+            state = TrialState(result.status)
         else:
             state = trial.state()
-        ended = result if result is not None and state is not TrialState.RUNNING else {}
-        timings = _numbers(ended.get("seconds"))
-        failure = None
-        if state is TrialState.FAILED:
-            told = ended.get("failure") or {}
-            failure = Failure(
-                str(told.get("kind") or "error"),
-                str(told.get("reason") or "no reason was written"),
-                int(told.get("step") or 0),
-                int(told.get("epoch") or 0),
-            )
+        ended = result if state is not TrialState.RUNNING else None
+        done = ended if isinstance(ended, Done) else None
+        timings = dict(ended.seconds) if ended else {}
         lease = trial.lease() if state is TrialState.RUNNING else None
         started = lease.since if lease else 0.0
         updated = (last.time if last else 0.0) or started
-        seconds = timings.get("total", sum(timings.values()))
+        seconds = timings.pop("total", None)
         if state is TrialState.RUNNING and started:
             seconds = max(0.0, updated - started)
-        done = state is TrialState.DONE
-        split = (ended.get("accumulation") if done else None) or {}
+        split = done.accumulation if done else None
         return TrialRow(
             id=trial.id,
             seed=seed,
             state=state,
-            metrics=_numbers(ended.get("metrics")) if done else {},
-            failure=failure,
-            epoch=int(ended.get("epochs") or epochs) if done else last.epoch if last else 0,
-            epochs=int(ended.get("epochs") or epochs) if done else epochs,
-            step=int(ended.get("steps") or steps) if done else last.step if last else 0,
-            steps=int(ended.get("steps") or steps) if done else steps,
-            seconds=float(seconds),
-            device=str(ended.get("device") or ""),
+            metrics=(done.metrics or {}) if done else {},
+            failure=ended.failure if isinstance(ended, Failed) else None,
+            epoch=(done.epochs or epochs) if done else last.epoch if last else 0,
+            epochs=(done.epochs or epochs) if done else epochs,
+            step=(done.steps or steps) if done else last.step if last else 0,
+            steps=(done.steps or steps) if done else steps,
+            seconds=sum(timings.values()) if seconds is None else seconds,
+            device=done.device if done else "",
             latest=_numbers(last_val.metrics) if last_val else {},
-            timings={key: value for key, value in timings.items() if key != "total"},
+            timings=timings,
             updated=updated,
-            peak_memory_mib=float(ended.get("peak_memory_mib") or 0.0),
-            parts=int(split.get("parts") or 1),
-            parts_since=int(split.get("since_step") or 0),
+            peak_memory_mib=(done.peak_memory_mib or 0.0) if done else 0.0,
+            parts=split.parts if split else 1,
+            parts_since=(split.since_step or 0) if split else 0,
         )
 
     def _tail(self, trial: TrialDir) -> tuple[MetricLine | None, MetricLine | None]:
@@ -300,19 +285,26 @@ class Store:
         """What a trial wrote down of itself. Raises StoreError where its manifest is missing or damaged."""
         trial = self._tree.trial(trial_id)
         try:
-            spec = trial.manifest()["spec"]
-            result = trial.result() or {}
-            files = {}
-            for component in spec.get("components") or ():
-                name = str(component["name"])
-                files[name] = (trial.path / naming.COMPONENTS_DIR / Path(name).name).read_text(encoding="utf-8", errors="replace")
+            manifest, result = trial.manifest(), trial.result()
+            done = result if isinstance(result, Done) else None
+            files = {
+                component.name: copy.read_text(encoding="utf-8", errors="replace")
+                for component, copy in zip(manifest.components, manifest.component_files, strict=True)
+            }
             return Recorded(
-                id=trial.id, state=trial.state(), seed=int(spec["seed"]), settings=dict(spec["settings"]), data=dict(spec["data"]),
-                code=int(spec["code"]), weights_digest=str(spec.get("weights_digest") or ""), components=files,
-                environment=dict(result.get("environment") or {}), metrics=_numbers(result.get("metrics")),
-            )  # fmt: skip
-        except _DAMAGE as error:
-            raise StoreError(f"what trial {trial_id} computes cannot be read: {self._reason(error)}") from None
+                id=trial.id,
+                state=trial.state(),
+                seed=manifest.seed,
+                settings=manifest.settings,
+                data=manifest.data.model_dump(mode="json"),
+                code=manifest.code,
+                weights_digest=manifest.weights_digest,
+                components=files,
+                environment=done.environment.entries if done and done.environment else {},
+                metrics=(done.metrics or {}) if done else {},
+            )
+        except (StoreError, OSError) as error:
+            raise StoreError(f"the manifest of trial {trial_id} cannot be read: {self._reason(error)}") from None
 
     # --- curves ---
 
@@ -466,7 +458,7 @@ class Store:
         """
         try:
             manifest = self._tree.trial(trial_id).manifest()
-            folder = Path(manifest["paths"]["val_images"])
+            folder = Path(manifest.paths.val_images)
         except _DAMAGE as error:
             raise StoreError(f"trial {trial_id} does not say where its images are: {self._reason(error)}") from None
         name = self._file_name(trial_id, image_id, manifest)
@@ -480,7 +472,7 @@ class Store:
         except ImageError as error:
             raise StoreError(f"image {image_id} ({name}) cannot be read: {error.why}") from None
 
-    def _file_name(self, trial_id: str, image_id: int, manifest: dict[str, Any]) -> str:
+    def _file_name(self, trial_id: str, image_id: int, manifest: Manifest) -> str:
         try:
             frame = self.distributions(trial_id, ["file_name"], image_id=int(image_id))
         except StoreError:
@@ -488,7 +480,7 @@ class Store:
         if frame is not None and len(frame):
             return str(frame["file_name"].iloc[0])
         try:  # an image without boxes, or a trial without distributions yet
-            file = Path(manifest["paths"]["val_annotations"])
+            file = Path(manifest.paths.val_annotations)
             stamp = stamp_of(file)
             with self._lock:
                 held = self._file_names.get(str(file))
@@ -533,17 +525,6 @@ def open_store(root: Path | None = None) -> Store:
     return Store(RunTree(Path(root)) if root is not None else RunTree.default())
 
 
-def _reference(value: dict[str, Any]) -> Reference:
-    return Reference(
-        row=str(value.get("row") or ""),
-        metrics=_numbers(value.get("metrics")),
-        source=str(value.get("source") or ""),
-        split=str(value.get("split") or ""),
-        comparable=bool(value.get("comparable")),
-        why_not=str(value.get("why_not") or ""),
-    )
-
-
 def _numbers(value: Any) -> dict[str, float]:
     """The finite numbers of a mapping."""
     if not isinstance(value, Mapping):
@@ -552,11 +533,11 @@ def _numbers(value: Any) -> dict[str, float]:
     return {key: float(number) for key, number in pairs if math.isfinite(number)}
 
 
-def _white_level(manifest: Mapping[str, Any]) -> int:
-    """The white level of a trial's data; 0 in manifests of before."""
+def _white_level(manifest: Manifest) -> int:
+    """The white level of a trial's data; 0 if it is not known."""
     try:
-        return int(manifest["spec"]["data"].get("white_level") or 0)
-    except _DAMAGE:
+        return manifest.data.white_level
+    except StoreError:
         return 0
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,10 @@ from gfl_lab.errors import (
 from gfl_lab.inference.evaluate import CocoEvaluator, collect
 from gfl_lab.inference.predict import predict_and_collect
 from gfl_lab.integrity import file_entries, has_finished
+from gfl_lab.records import result as records
 from gfl_lab.records.accumulation import Accumulation
-from gfl_lab.records.files import write_json, write_text
+from gfl_lab.records.files import write_text
+from gfl_lab.records.result import Done, Failed, Result, finished_now, write_result
 from gfl_lab.rundir import TrialDir
 from gfl_lab.setup.components import load_of_trial
 from gfl_lab.setup.config import SHARED_MEMORY, loaders_that_fit, trial_config
@@ -89,19 +91,19 @@ def run_trial(
     started = time.time()
     trial.file(naming.RESULT).unlink(missing_ok=True)
     position = Position()
-    outcome: dict[str, Any]
+    outcome: Result
     asked = should_stop or (lambda: bool(stop_file) and os.path.exists(stop_file))
 
-    def failed(error: Exception) -> dict[str, Any]:
-        return {"status": "failed", "failure": {**failure_of(trial, error), "step": position.step, "epoch": position.epoch}}
+    def failed(error: Exception) -> Failed:
+        return Failed(failure=replace(failure_of(trial, error), step=position.step, epoch=position.epoch))
 
     of_each = {"threads": max(1, threads // processes), "loader_workers": loader_workers}
 
-    def evaluate_only(weights: FinalWeights) -> dict[str, Any]:
+    def evaluate_only(weights: FinalWeights) -> Done:
         position.step, position.epoch = weights.step, weights.epoch
         return evaluated(trial, weights, **of_each)
 
-    def work(team: Team) -> dict[str, Any]:
+    def work(team: Team) -> Done | None:
         return _train(trial, **of_each, should_stop=asked, position=position, team=team)
 
     def abandon(error: LostRank) -> None:
@@ -116,14 +118,14 @@ def run_trial(
             else:
                 outcome = in_team(processes, work, f"{__name__}:follow", {"path": str(trial.path.absolute()), **of_each}, abandon)
     except Interrupted as error:
-        outcome = {"status": "interrupted", "reason": str(error)}
+        outcome = records.Interrupted(reason=str(error))
         raise
     except Exception as error:
         trial.release_reserve()
         trial.log(traceback.format_exc())
         outcome = failed(error)
     except BaseException as error:  # Ctrl-C in the inline executor: the last checkpoint stands
-        outcome = {"status": "interrupted", "reason": type(error).__name__}
+        outcome = records.Interrupted(reason=type(error).__name__)
         raise
     finally:
         trial.release_reserve()
@@ -132,7 +134,7 @@ def run_trial(
                 _write_result(trial, outcome, time.time() - started)
         finally:
             trial.drop_lease()
-    if outcome["status"] == "done":
+    if isinstance(outcome, Done):
         trial.file(naming.PREVIOUS_CHECKPOINT).unlink(missing_ok=True)
 
 
@@ -147,16 +149,15 @@ def follow(path: str, *, threads: int, loader_workers: int, rank: int, size: int
     def work(team: Team) -> None:
         _train(trial, threads, loader_workers, lambda: False, Position(), team)
 
-    join(rank, size, folder, work, lambda error: failure_of(trial, error))
+    join(rank, size, folder, work, lambda error: failure_of(trial, error).to_json())
 
 
-def _write_result(trial: TrialDir, outcome: dict[str, Any], seconds: float) -> None:
-    outcome.setdefault("seconds", {})["total"] = round(seconds, 3)
-    with contextlib.suppress(StoreError):  # a damaged record is what such a trial has failed of
-        if accumulation := trial.accumulation():
-            outcome["accumulation"] = accumulation.to_json()
-    finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    write_json(trial.file(naming.RESULT), {"format": naming.FORMAT_VERSION, "trial": trial.id, **outcome, "finished": finished})
+def _write_result(trial: TrialDir, outcome: Result, seconds: float) -> None:
+    accumulation = None
+    with contextlib.suppress(StoreError):  # a damaged record is the reason of such a failure
+        accumulation = trial.accumulation()
+    result = finished_now(replace(outcome, trial=trial.id, accumulation=accumulation), seconds)
+    write_result(trial.file(naming.RESULT), result)
 
 
 def _has_finished(trial: TrialDir) -> bool:
@@ -170,8 +171,8 @@ def _has_finished(trial: TrialDir) -> bool:
 
 def _train(
     trial: TrialDir, threads: int, loader_workers: int, should_stop: Callable[[], bool], position: Position, team: Team
-) -> dict[str, Any]:
-    """The outcome; nothing in a process that only follows."""
+) -> Done | None:
+    """Return the result; None in a process that only follows."""
     manifest = trial.manifest()
     spec = read_spec(trial, manifest)
     load_of_trial(trial, spec)
@@ -180,14 +181,14 @@ def _train(
     prepare_process(threads, spec.seed)
 
     loaders = loaders_that_fit(loader_workers, settings)
-    config = trial_config(spec, manifest["paths"], str(trial.path), loaders)
+    config = trial_config(spec, manifest.paths.to_json(), str(trial.path), loaders)
     if team.leads:
         write_text(trial.file(naming.CONFIG), config.pretty_text)
     runner = TrialRunner.from_cfg(config)
     if team.size > 1 and device_of(runner.model).type == "cuda":
         runner.model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(runner.model)
     runner.team = team
-    evaluator = CocoEvaluator(manifest["paths"]["val_annotations"], spec.data.classes, settings.max_dets)
+    evaluator = CocoEvaluator(manifest.paths.val_annotations, spec.data.classes, settings.max_dets)
     val_loader = Runner.build_dataloader(config.val_loader, seed=spec.seed)
 
     history = History(trial.file(naming.HISTORY), evaluator.truth.imgs)
@@ -222,7 +223,7 @@ def _train(
     except NonFiniteLoss as error:
         raise NonFiniteLoss(runner.iter + 1, runner.epoch + 1, error.losses) from None
     if not team.leads:
-        return {}
+        return None
     if hook.average:
         hook.average.copy_to(runner.model)  # from here on it is the trial's model
     clock.lap("train", minus=hook.eval_seconds)
@@ -231,16 +232,17 @@ def _train(
     history.add(runner.epoch, numbers.rows)
     hook.writer.write("val", runner.iter, runner.epoch, numbers.logged)
     hook.writer.close()
-    return numbers.to_json() | {
-        "files": file_entries(trial),
-        "epochs": runner.epoch,
-        "steps": runner.iter,
-        "processes": team.size,
-        "seconds": clock.seconds(),
-        "peak_memory_mib": peak_memory_mib(device_of(runner.model)),
-        "device": device_name(runner.model),
-        "environment": environment(device_name(runner.model), threads),
-    }
+    return replace(
+        numbers.result(),
+        files=file_entries(trial),
+        epochs=runner.epoch,
+        steps=runner.iter,
+        processes=team.size,
+        seconds=clock.seconds(),
+        peak_memory_mib=peak_memory_mib(device_of(runner.model)),
+        device=device_name(runner.model),
+        environment=environment(device_name(runner.model), threads),
+    )
 
 
 def _start(runner: TrialRunner, spec: TrialSpec, hook: TrialHook) -> None:
