@@ -37,8 +37,8 @@ EXPERIMENT = """
 name: chaos
 question: Is the table the same, whatever breaks?
 profile: tiny
-axes: {dfl: [false, true], ema: [0.0, 0.95]}
-baseline: {dfl: false, ema: 0.0}
+axes: {dfl: [false, true], ema_decay: [0.0, 0.95]}
+baseline: {dfl: false, ema_decay: 0.0}
 table: {metrics: [AP, AP50, AP75, fps, two_mode_recall, false_bimodality, wasserstein]}
 """
 PROFILE = """

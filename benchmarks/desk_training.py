@@ -36,7 +36,7 @@ name: desk_training
 question: How long does a training iteration take?
 profile: desk
 axes: {qfl: [true]}
-set: {dfl: true, epochs: %d}
+overrides: {dfl: true, epochs: %d}
 seeds: [%d]
 """
 

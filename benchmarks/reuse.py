@@ -48,10 +48,10 @@ def main() -> None:
         path.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not None}, sort_keys=False))
         return str(path)
 
-    first = experiment("first", set={"epochs": asked.epochs})
+    first = experiment("first", overrides={"epochs": asked.epochs})
     second = experiment(
         "second", axes={"qfl": [False, True], "dfl": [True], "bin_width": [1.0, 0.5]}, baseline={"qfl": False, "dfl": True, "bin_width": 1.0},
-        set={"epochs": asked.epochs}, reference=None, table={"rows": ["qfl", "bin_width"]},
+        overrides={"epochs": asked.epochs}, published_table=None, table={"rows": ["qfl", "bin_width"]},
     )  # fmt: skip
     slots = slots_of(Path(first), environment)
     rows = []

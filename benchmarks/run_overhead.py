@@ -92,7 +92,7 @@ def lab_run(folder: Path, settings: dict[str, Any]) -> tuple[float, int, dict[st
     """Seconds of `gfl-lab run` over Table 3 with ``settings`` in ``folder/runs``; how many trials ran at once; the environment."""
     experiment, environment = folder / EXPERIMENT.name, lab_environment(folder / "runs")
     shutil.copytree(EXPERIMENT.parent / "published", folder / "published")
-    experiment.write_text(EXPERIMENT.read_text() + (f"set: {json.dumps(settings)}\n" if settings else ""))
+    experiment.write_text(EXPERIMENT.read_text() + (f"overrides: {json.dumps(settings)}\n" if settings else ""))
     slots = slots_of(experiment, environment)
     return timed([*LAB, "run", str(experiment)], environment), slots, environment
 

@@ -31,7 +31,7 @@ name: start
 question: How long until the first step?
 profile: desk
 axes: {qfl: [true]}
-set: {epochs: 1}
+overrides: {epochs: 1}
 """
 ENTRY, PRELOAD = "gfl_lab.train.trial:run_trial", "gfl_lab.train.trial"
 

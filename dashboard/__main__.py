@@ -1,4 +1,4 @@
-"""``python -m dashboard [OPTIONS OF streamlit run]``: the app, served by a process that reads the pages' libraries beforehand.
+"""``python dashboard [OPTIONS OF streamlit run]``: the app, served by a process that reads the pages' libraries beforehand.
 
 `streamlit run` imports them when the first browser asks, which then waits for seconds.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 import threading
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as app.py does
 
 from streamlit.web import cli
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-if (_root := str(Path(__file__).resolve().parent.parent)) not in sys.path:  # also from a clone that is not installed
-    sys.path.append(_root)
+if (
+    _root := str(Path(__file__).resolve().parent.parent)
+) not in sys.path:  # the package `dashboard` lies beside the experiments, in a checkout and in an installed gfl_lab
+    sys.path.insert(0, _root)
 
 import streamlit as st
 

@@ -73,9 +73,9 @@ def test_help_loads_nothing_that_takes_time() -> None:
 
 def test_the_command_line_loads_the_heavy_parts_only_when_a_verb_needs_them() -> None:
     """Importing every verb's module, as ``gfl-lab VERB --help`` does with its own."""
-    from gfl_lab.cli.main import _VERBS
+    from gfl_lab.cli.main import _COMMANDS
 
-    assert not loaded(*(f"gfl_lab.cli.{verb.replace('-', '_')}" for verb in _VERBS)) & (
+    assert not loaded(*(f"gfl_lab.cli.{verb.replace('-', '_')}" for verb in _COMMANDS)) & (
         DETECTION | SERVICES | {"pydantic", "pandas", "scipy", "pyarrow"}
     )
 

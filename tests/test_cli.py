@@ -54,11 +54,12 @@ def test_help_and_version(cli: Cli) -> None:
         "status",
         "table",
         "dashboard",
-        "ui",
+        "mlflow",
         "sync",
         "data",
         "doctor",
-        "models",
+        "published",
+        "init",
         "import-checkpoint",
         "evaluate",
         "gc",
@@ -80,7 +81,7 @@ def test_help_and_version(cli: Cli) -> None:
         (["run", str(TABLE3), "--profile", "../desk"], "no profile"),
         (["run", str(TABLE3), "--profile", "bccd"], "--data PATH"),
         (["run", str(TABLE3), "--data", "/nowhere/at/all"], "/nowhere/at/all"),
-        (["run", str(TABLE3), "--profile", "coco_1x", "--data", "/nowhere", "--weights", "/no/file.pth"], "/no/file.pth"),
+        (["run", str(TABLE3), "--profile", "coco_1x", "--data", "/nowhere", "--init-weights", "/no/file.pth"], "/no/file.pth"),
         (["run", str(TABLE3), "--executor", "slurm"], "slurm"),
         (["table", str(TABLE3)], "has not been run"),
         (["data", "check", "/nowhere/at/all"], "/nowhere/at/all"),
@@ -258,9 +259,9 @@ def test_weights_in_a_file_are_relative_to_it(cli: Cli, data: Path, tmp_path: Pa
     profile = load_profile(ROOT / "experiments" / "profiles" / "bccd.yaml")
     torch.save(build_detector(resolve_settings(profile.settings), 3).backbone.state_dict(), tmp_path / "w.pth")
     path = tmp_path / "exp.yaml"
-    path.write_text("name: x\nprofile: bccd\naxes: {qfl: [true]}\nset: {weights: w.pth}\n")
+    path.write_text("name: x\nprofile: bccd\naxes: {qfl: [true]}\noverrides: {init_weights: w.pth}\n")
     assert cli("plan", path, "--data", data)[0] == 0
-    path.write_text("name: x\nprofile: bccd\naxes: {qfl: [true]}\nset: {weights: v.pth}\n")
+    path.write_text("name: x\nprofile: bccd\naxes: {qfl: [true]}\noverrides: {init_weights: v.pth}\n")
     code, _, err = cli("plan", path, "--data", data)
     assert code == 2 and str(tmp_path / "v.pth") in err
 
@@ -271,18 +272,18 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_written(cli: Cli
 
     file = tmp_path / "resnet18.pth"
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), file)
-    code, out, err = cli("run", TABLE3, "--weights", file)  # desk is 24 channels wide
+    code, out, err = cli("run", TABLE3, "--init-weights", file)  # desk is 24 channels wide
     assert code == 2 and "do not fit backbone r18" in err and "base_channels 24" in err and out == ""
     assert not (tmp_path / "runs" / "trials").exists() and not (tmp_path / "runs" / "experiments").exists()
     # a file for one backbone alone does not touch the others
-    code, out, err = cli("plan", TABLE3, "--weights", f"r50={file}")
+    code, out, err = cli("plan", TABLE3, "--init-weights", f"r50={file}")
     assert code == 0 and "warning" not in err
-    code, out, err = cli("plan", TABLE3, "--weights", file, "--weights", "random")
+    code, out, err = cli("plan", TABLE3, "--init-weights", file, "--init-weights", "random")
     assert code == 2 and "given twice" in err
 
 
 def test_plan_warns_of_weights_that_nobody_publishes(cli: Cli, tmp_path: Path) -> None:
     experiment = tmp_path / "vd.yaml"
-    experiment.write_text("name: vd\nprofile: desk\nset: {weights: pretrained}\naxes: {backbone: [r18, r18vd]}\n")
+    experiment.write_text("name: vd\nprofile: desk\noverrides: {init_weights: pretrained}\naxes: {backbone: [r18, r18vd]}\n")
     code, _, err = cli("plan", experiment)
-    assert code == 0 and "backbone r18vd" in err and "--weights r18vd=FILE" in err and "backbone r18 " not in err
+    assert code == 0 and "backbone r18vd" in err and "--init-weights r18vd=FILE" in err and "backbone r18 " not in err

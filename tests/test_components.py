@@ -29,6 +29,7 @@ from gfl_lab.spec.settings import Settings, TrialSpec
 from gfl_lab.train.trial import run_trial
 from tests.support.cli import Cli, runner
 from tests.support.heads import THREE, batch, feats, make_head, metas, samples
+from tests.support.raw import raw_manifest, raw_result
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "experiments" / "examples"
@@ -76,7 +77,7 @@ def write(folder: Path, text: str = AXES, **files: str) -> Path:
     (folder / "profiles" / "tiny.yaml").write_text(PROFILE)
     for name, content in files.items():
         (folder / f"{name}.py").write_text(content)
-    code = f"code: [{', '.join(f'{name}.py' for name in files)}]\n" if files else ""
+    code = f"custom_imports: [{', '.join(f'{name}.py' for name in files)}]\n" if files else ""
     path = folder / "mine.yaml"
     path.write_text(f"name: mine\nprofile: tiny\n{code}{text}")
     return path
@@ -127,8 +128,8 @@ def test_entries_must_be_text(tmp_path: Path) -> None:
 def test_arguments_must_survive_the_manifest(tmp_path: Path, value: str) -> None:
     path = tmp_path / "mine.yaml"
     for text in (
-        f"set: {{arguments: {{head: {{a: {value}}}}}}}\naxes: {{dfl: [true]}}",
-        f"axes: {{arguments: [{{head: {{a: {value}}}}}]}}",
+        f"overrides: {{component_args: {{head: {{a: {value}}}}}}}\naxes: {{dfl: [true]}}",
+        f"axes: {{component_args: [{{head: {{a: {value}}}}}]}}",
     ):
         path.write_text(f"name: mine\nprofile: desk\n{text}\n")
         with pytest.raises(SpecError, match="arguments hold what a trial's manifest cannot"):
@@ -137,13 +138,13 @@ def test_arguments_must_survive_the_manifest(tmp_path: Path, value: str) -> None
 
 def test_dates_and_keys_in_arguments_are_text(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text("name: mine\nprofile: desk\nset: {arguments: {head: {a: 2026-11-21, b: {1: 2}}}}\naxes: {dfl: [true]}\n")
-    assert load_experiment(path)[0].set["arguments"] == {"head": {"a": "2026-11-21", "b": {"1": 2}}}
+    path.write_text("name: mine\nprofile: desk\noverrides: {component_args: {head: {a: 2026-11-21, b: {1: 2}}}}\naxes: {dfl: [true]}\n")
+    assert load_experiment(path)[0].overrides["component_args"] == {"head": {"a": "2026-11-21", "b": {"1": 2}}}
 
 
 def test_names_of_classes_are_found_in_settings_and_deep_in_arguments() -> None:
     assert class_names(Settings()) == set()
-    settings = Settings(box_loss="OwnLoss", arguments={"head": {"parts": [{"type": "mmdet.OwnNorm"}], "n": 3}})
+    settings = Settings(box_loss="OwnLoss", component_args={"head": {"parts": [{"type": "mmdet.OwnNorm"}], "n": 3}})
     assert class_names(settings) == {"OwnLoss", "OwnNorm"}
 
 
@@ -174,7 +175,7 @@ def test_ids_follow_the_content_of_the_files_and_only_of_variants_that_use_them(
 def test_arguments_enter_the_id_where_a_component_takes_them(tmp_path: Path) -> None:
     tree = RunTree(tmp_path / "runs")
     without = ids(write(tmp_path, own=LOSS), tree)
-    given = ids(write(tmp_path, AXES + "set: {arguments: {box_loss: {factor: 2.0}}}\n", own=LOSS), tree)
+    given = ids(write(tmp_path, AXES + "overrides: {component_args: {box_loss: {factor: 2.0}}}\n", own=LOSS), tree)
     assert given["box_loss=giou"] == without["box_loss=giou"] and given["box_loss=OwnLoss"] != without["box_loss=OwnLoss"]
 
 
@@ -191,7 +192,7 @@ def test_a_spec_without_components_keeps_its_id_and_its_form(tmp_path: Path) -> 
 
 # --- refusals -------------------------------------------------------------------------------------
 
-HEAD_ARGUMENTS = "arms: {own: {arguments: {head: {%s}}}, gfl: {}}\n"
+HEAD_ARGUMENTS = "variants: {own: {component_args: {head: {%s}}}, gfl: {}}\n"
 
 
 @pytest.mark.parametrize(
@@ -210,13 +211,29 @@ HEAD_ARGUMENTS = "arms: {own: {arguments: {head: {%s}}}, gfl: {}}\n"
         (AXES, {"own": LOSS.replace("MODELS", "TASK_UTILS")}, ["registered in TASK_UTILS", "@MODELS.register_module()"]),
         ("axes: {head: [GFLFamilyHead, ATSSHead]}\n", {}, ["axes.head.1", "ATSSHead is no subclass of GFLFamilyHead"]),
         ("axes: {assigner: [ATSSAssigner, MaxIoUAssigner]}\n", {}, ["axes.assigner.1", "missing 2 required", "it takes: pos_iou_thr"]),
-        ("axes: {backbone: [r18, RegNet]}\nset: {arguments: {backbone: {arch: regnetx_400mf}}}\n", {}, ["axes.backbone.1", "out_channels"]),
-        (AXES + "set: {arguments: {box_loss: {faktor: 1}}}\n", {"own": LOSS}, ["axes.box_loss.1", "'faktor'", "it takes: factor"]),
-        (AXES + "set: {arguments: {box_loss: {factor: x, type: Y}}}\n", {"own": LOSS}, ["set.arguments", "the setting box_loss names"]),
-        ("axes: {dfl: [true]}\nset: {arguments: {box_loss: {factor: 1}}}\n", {}, ["set.arguments", "no variant that has it names"]),
-        (HEAD_ARGUMENTS % "reg_max: 8", {}, ["arms.own.arguments", "arguments.head gives reg_max", "Give the setting"]),
+        (
+            "axes: {backbone: [r18, RegNet]}\noverrides: {component_args: {backbone: {arch: regnetx_400mf}}}\n",
+            {},
+            ["axes.backbone.1", "out_channels"],
+        ),
+        (
+            AXES + "overrides: {component_args: {box_loss: {faktor: 1}}}\n",
+            {"own": LOSS},
+            ["axes.box_loss.1", "'faktor'", "it takes: factor"],
+        ),
+        (
+            AXES + "overrides: {component_args: {box_loss: {factor: x, type: Y}}}\n",
+            {"own": LOSS},
+            ["overrides.component_args", "the setting box_loss names"],
+        ),
+        (
+            "axes: {dfl: [true]}\noverrides: {component_args: {box_loss: {factor: 1}}}\n",
+            {},
+            ["overrides.component_args", "no variant that has it names"],
+        ),
+        (HEAD_ARGUMENTS % "reg_max: 8", {}, ["variants.own.component_args", "component_args.head gives reg_max", "Give the setting"]),
         (HEAD_ARGUMENTS % "temperature: 8", {}, ["'temperature'"]),
-        ("axes: {dfl: [true]}\n", {"own": LOSS}, ["mine.yaml:3: code", "no variant uses the code: it registers OwnLoss"]),
+        ("axes: {dfl: [true]}\n", {"own": LOSS}, ["mine.yaml:3: custom_imports", "no variant uses the code: it registers OwnLoss"]),
         ("axes: {dfl: [true]}\n", {"own": ""}, ["no variant uses the code: it registers nothing"]),
     ],
 )
@@ -235,9 +252,7 @@ def test_an_error_in_a_constructor_is_told_with_its_line(cli: Cli, tmp_path: Pat
 
 
 def test_what_mmdet_has_needs_no_code(tmp_path: Path) -> None:
-    text = (
-        "axes: {box_loss: [giou, EIoULoss]}\nset: {assigner: MaxIoUAssigner, arguments: {assigner: {pos_iou_thr: 0.5, neg_iou_thr: 0.4}}}\n"
-    )
+    text = "axes: {box_loss: [giou, EIoULoss]}\noverrides: {assigner: MaxIoUAssigner, component_args: {assigner: {pos_iou_thr: 0.5, neg_iou_thr: 0.4}}}\n"
     trials = planned(write(tmp_path, text), RunTree(tmp_path / "runs")).plan.trials
     assert len(trials) == 2 and not any(trial.spec.components for trial in trials)
 
@@ -247,7 +262,7 @@ def test_an_experiment_without_components_needs_no_torch(cli: Cli, tmp_path: Pat
         monkeypatch.setitem(sys.modules, f"gfl_lab.{module}", None)  # an import would fail
     path = write(tmp_path, "axes: {dfl: [false, true]}\n")
     assert cli("plan", path)[0] == 0
-    path.write_text(path.read_text() + "set: {box_loss: EIoULoss}\n")
+    path.write_text(path.read_text() + "overrides: {box_loss: EIoULoss}\n")
     assert cli("plan", path)[0] == 1
 
 
@@ -307,9 +322,9 @@ def manifests(path: Path, tree: RunTree) -> dict[str, TrialDir]:
 
 
 EXAMPLE_ARMS = """
-arms:
+variants:
   gfl: {}
-  own: {box_loss: AlphaGIoULoss, assigner: BestPriorAssigner, head: TemperatureHead, arguments: {head: {temperature: 2.0}, box_loss: {alpha: 2.0}}}
+  own: {box_loss: AlphaGIoULoss, assigner: BestPriorAssigner, head: TemperatureHead, component_args: {head: {temperature: 2.0}, box_loss: {alpha: 2.0}}}
 """
 
 
@@ -323,7 +338,7 @@ def test_the_example_trains_and_a_stopped_trial_goes_on_with_its_own_copy(tmp_pa
     whole = manifests(path, RunTree(tmp_path / "whole"))
     for trial in whole.values():
         run_trial(trial.path)
-        assert trial.result()["status"] == "done", trial.result()
+        assert raw_result(trial)["status"] == "done", raw_result(trial)
     assert (whole["own"].file(naming.COMPONENTS_DIR) / "own.py").read_text() == source
     assert not whole["gfl"].file(naming.COMPONENTS_DIR).exists()
 
@@ -342,15 +357,15 @@ def test_the_example_trains_and_a_stopped_trial_goes_on_with_its_own_copy(tmp_pa
 
 def test_a_changed_copy_is_refused_and_the_next_run_heals_it(tmp_path: Path) -> None:
     tree = RunTree(tmp_path / "runs")
-    path = write(tmp_path, AXES + "set: {epochs: 1}\n", own=LOSS)
+    path = write(tmp_path, AXES + "overrides: {epochs: 1}\n", own=LOSS)
     trial = manifests(path, tree)["box_loss=OwnLoss"]
     copy = trial.file(naming.COMPONENTS_DIR) / "own.py"
     for spoil in (lambda: copy.write_text(LOSS.replace("abs()", "square()")), copy.unlink):
         spoil()
         run_trial(trial.path)
-        assert trial.state() is TrialState.FAILED and str(copy) in trial.result()["failure"]["reason"]
+        assert trial.state() is TrialState.FAILED and str(copy) in raw_result(trial)["failure"]["reason"]
         with pytest.raises(StoreError):
-            components.load_of_trial(trial, TrialSpec.model_validate(trial.manifest()["spec"]))
+            components.load_of_trial(trial, TrialSpec.model_validate(raw_manifest(trial)["spec"]))
         manifests(path, tree)
     run_trial(trial.path)
     assert trial.state() is TrialState.DONE
@@ -404,11 +419,11 @@ def test_the_experiments_in_the_docs_are_the_examples() -> None:
 def test_every_component_in_the_docs_trains(tmp_path: Path) -> None:
     arms = "".join(f"  {key}: {{{key}: {name}}}\n" for key, name in KINDS.items()) + "  regnet: {backbone: RegNet400MF}\n"
     every = ", ".join(f"{key}: {name}" for key, name in KINDS.items())
-    together = f"  all: {{{every}, arguments: {{head: {{temperature: 2.0}}, backbone: {{width: 8}}}}}}\n"
-    path = write(tmp_path, f"arms:\n  gfl: {{}}\n{arms}{together}set: {{epochs: 1}}\n", snippets=SNIPPETS)
+    together = f"  all: {{{every}, component_args: {{head: {{temperature: 2.0}}, backbone: {{width: 8}}}}}}\n"
+    path = write(tmp_path, f"variants:\n  gfl: {{}}\n{arms}{together}overrides: {{epochs: 1}}\n", snippets=SNIPPETS)
     trial = manifests(path, RunTree(tmp_path / "runs"))["all"]
     run_trial(trial.path)
-    assert trial.result()["status"] == "done", trial.result()
+    assert raw_result(trial)["status"] == "done", raw_result(trial)
     assert all({"loss_cls", "loss_bbox", "loss_dfl"} <= line.keys() for line in losses(trial))
 
 
@@ -466,7 +481,7 @@ def test_each_box_teaches_its_best_anchor() -> None:
 @pytest.mark.usefixtures("example")
 def test_a_temperature_divides_the_logits_and_nothing_else() -> None:
     small = {"backbone": "r18", "base_channels": 4, "neck_channels": 8, "head_channels": 8, "head_convs": 1}
-    hot = build_detector(Settings(**small, head="TemperatureHead", arguments={"head": {"temperature": 4.0}}), 2).bbox_head
+    hot = build_detector(Settings(**small, head="TemperatureHead", component_args={"head": {"temperature": 4.0}}), 2).bbox_head
     plain = build_detector(Settings(**small), 2).bbox_head
     hot.load_state_dict(plain.state_dict())
     maps = tuple(torch.randn(1, 8, side, side, generator=torch.Generator().manual_seed(side)) for side in (8, 4, 2, 1, 1))

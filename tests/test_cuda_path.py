@@ -24,7 +24,6 @@ from gfl_lab.detector.build import model_config
 from gfl_lab.errors import FailureKind
 from gfl_lab.inference import latency
 from gfl_lab.rundir import TrialDir, TrialState
-from gfl_lab.setup.components import recorded_spec
 from gfl_lab.setup.config import trial_config
 from gfl_lab.spec.settings import Settings
 from gfl_lab.train.checkpoint import restore
@@ -33,6 +32,7 @@ from gfl_lab.train.failure import failure_of
 from gfl_lab.train.optim import AutocastOptimWrapper, TrialOptimWrapper
 from gfl_lab.train.step import TrainingStep
 from gfl_lab.train.trial import run_trial
+from tests.support.raw import raw_result
 
 # isort: split
 # after ours: mmdet.models can be imported only once the operators are there
@@ -168,13 +168,13 @@ def devices(state: Any) -> set[str]:
 def test_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`run_trial` from its manifest to its result: loading, steps, averages, evaluation, distributions, checkpoints, latency."""
     data = ambiguous_shapes.generate(ambiguous_shapes.AmbiguousShapesSpec(train_images=4, val_images=3), tmp_path / "data")
-    own = {"image_size": (64, 64), "strides": (8, 16), "batch_size": 4, "epochs": 1, "ema": 0.9, "clip_grad_norm": 1.0}
+    own = {"image_size": (64, 64), "strides": (8, 16), "batch_size": 4, "epochs": 1, "ema_decay": 0.9, "clip_grad_norm": 1.0}
     trial = make_trial(tmp_path / "runs", data, precision="float16", **own)
     monkeypatch.setattr(latency, "WARMUP_IMAGES", 1)
     with trial_on_fake_cuda() as (seen, saved):
         run_trial(trial.path)
     assert trial.state() is TrialState.DONE, trial.file(naming.LOG).read_text()
-    assert trial.result()["device"] == "cuda:0 fake" and trial.result()["peak_memory_mib"] == 1.0, "the allocator's peak"
+    assert raw_result(trial)["device"] == "cuda:0 fake" and raw_result(trial)["peak_memory_mib"] == 1.0, "the allocator's peak"
     known = WAITS_OF_A_STEP | WAITS_OF_FLOAT16 | WAITS_OF_A_PREDICTION | WAITS_OF_AN_EVALUATION | WAITS_OF_DISTRIBUTIONS | WAITS_OF_LATENCY
     copies = COPIES_OF_A_STEP | COPIES_OF_A_NEW_SHAPE | COPIES_OF_A_PREDICTION | COPIES_OF_DISTRIBUTIONS | COPIES_OF_A_START
     settled(seen, known | WAITS_OF_A_START | WAITS_OF_A_CHECKPOINT, copies, COPIES_OF_A_START)
@@ -259,8 +259,8 @@ def test_loader_processes_touch_no_gpu(tmp_path: Path, monkeypatch: pytest.Monke
         raise RuntimeError("a loader process uses CUDA")
 
     data = ambiguous_shapes.generate(ambiguous_shapes.AmbiguousShapesSpec(train_images=4, val_images=2), tmp_path / "data")
-    trial = make_trial(tmp_path / "runs", data, image_size=(64, 64), batch_size=4, flip=0.5, scale_range=(0.6, 1.0))
-    config = trial_config(recorded_spec(trial, trial.manifest()), trial.manifest()["paths"], str(trial.path), loader_workers=1)
+    trial = make_trial(tmp_path / "runs", data, image_size=(64, 64), batch_size=4, flip_prob=0.5, scale_range=(0.6, 1.0))
+    config = trial_config(trial.manifest().spec, trial.manifest().paths.to_json(), str(trial.path), loader_workers=1)
     init_default_scope("mmdet")
     loaders = [Runner.build_dataloader(config[part], seed=0) for part in ("train_dataloader", "val_loader")]
     monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)  # as torch finds it in such a fork

@@ -18,6 +18,7 @@ from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 from gfl_lab.rundir import RunTree
 from tests.support.cli import Cli, runner
 from tests.support.cuda_trial import UUIDS, starts
+from tests.support.raw import raw_manifest
 from tests.support.unchecked import skip_checks
 
 ROOT = Path(__file__).parents[1]
@@ -147,7 +148,7 @@ def test_trials_are_packed_on_a_gpu_by_what_a_warm_up_measured_there(pretend: Pa
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", UUIDS[1])
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
     profile = pretend / "profiles" / "fake.yaml"
-    profile.write_text(PROFILE.replace("gpus: 1", "gpus: 1, pack: true"))
+    profile.write_text(PROFILE.replace("gpus: 1", "gpus: 1, gpu_packing: true"))
     code, _, err = cli("plan", pretend / "grid.yaml", "--measure")
     assert code == 0, err
     warm_ups = starts(pretend / "notes")
@@ -213,7 +214,7 @@ def test_loader_processes_ask_nothing_of_cuda(tmp_path: Path, monkeypatch: pytes
 
     data = ambiguous_shapes.generate(ambiguous_shapes.AmbiguousShapesSpec(train_images=8, val_images=4), tmp_path / "data")
     trial = make_trial(tmp_path / "runs", data, batch_size=2)
-    manifest = trial.manifest()
+    manifest = raw_manifest(trial)
     init_default_scope("mmdet")
     config = trial_config(TrialSpec.model_validate(manifest["spec"]), manifest["paths"], str(trial.path), loader_workers=2)
     parent = os.getpid()

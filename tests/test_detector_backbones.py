@@ -98,7 +98,9 @@ def test_vit_adapter() -> None:
 
 @pytest.mark.parametrize(("name", "expansion"), [("r18", 1), ("r50", 4)])
 def test_config_of_the_plain_backbones(name: str, expansion: int) -> None:
-    config, channels = backbone_config(Settings(backbone=name, base_channels=16, frozen_stages=4, norm_eval=False, norm_train=False), 3)
+    config, channels = backbone_config(
+        Settings(backbone=name, base_channels=16, frozen_stages=4, norm_eval=False, bn_requires_grad=False), 3
+    )
     assert config == {
         "type": "ResNet",
         "depth": int(name[1:]),
@@ -117,7 +119,7 @@ def test_config_of_the_plain_backbones(name: str, expansion: int) -> None:
 
 @pytest.mark.parametrize("name", RESNETS)
 def test_frozen_stages_and_norms(name: str) -> None:
-    backbone = _build(backbone=name, base_channels=8, frozen_stages=1, norm_train=False)
+    backbone = _build(backbone=name, base_channels=8, frozen_stages=1, bn_requires_grad=False)
     backbone.train()
     for parameter_name, parameter in backbone.named_parameters():
         frozen = not parameter_name.startswith(("layer2", "layer3", "layer4"))
@@ -249,7 +251,7 @@ class TestBackboneOfTheUser:
             del MODELS.module_dict[cls.__name__]
 
     def test_takes_its_arguments_and_says_its_channels(self, registered: None) -> None:
-        settings = Settings(backbone="PooledPixels", arguments={"backbone": {"width": 5}})
+        settings = Settings(backbone="PooledPixels", component_args={"backbone": {"width": 5}})
         torch.manual_seed(0)
         before = torch.get_rng_state()
         config, channels = backbone_config(settings, 3)
@@ -262,7 +264,7 @@ class TestBackboneOfTheUser:
         [
             ({"backbone": "Unheard"}, "backbone Unheard is not registered"),
             ({"backbone": "Silent"}, "backbone Silent has out_channels None; this pyramid needs those of 4 maps"),
-            ({"backbone": "PooledPixels", "arguments": {"backbone": {"depth": 5}}}, "unexpected keyword argument 'depth'"),
+            ({"backbone": "PooledPixels", "component_args": {"backbone": {"depth": 5}}}, "unexpected keyword argument 'depth'"),
         ],
     )
     def test_mistakes_are_named(self, registered: None, settings: dict[str, Any], message: str) -> None:

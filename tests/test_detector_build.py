@@ -92,9 +92,9 @@ def test_every_switch_of_the_head_reaches_it() -> None:
     assert head.dgqp_statistics == {"topk": 2, "mean": False, "variance": True} and head.dgqp_detach
     assert head.reg_conf[0].weight.shape == (8, 12, 1, 1) and head.gfl_cls.in_channels == 256 + 8
     with torch.device("meta"):
-        head = MODELS.build(model_config(Settings(box="general", dfl=False, quality="none", dirac_coder="distance"), 3)).bbox_head
+        head = MODELS.build(model_config(Settings(box="general", dfl=False, quality="none", bbox_coder="distance"), 3)).bbox_head
     assert head.dfl_weight == 0 and head.box == "general"
-    assert MODELS.build(model_config(Settings(**DESK, box="dirac", dirac_coder="distance"), 3)).bbox_head.dirac_coder == "distance"
+    assert MODELS.build(model_config(Settings(**DESK, box="dirac", bbox_coder="distance"), 3)).bbox_head.dirac_coder == "distance"
     assert model_config(Settings(neck_relu=True), 3).neck.relu_before_extra_convs
 
 
@@ -111,7 +111,7 @@ def test_switches_reach_the_model() -> None:
     )
     assert config.neck.in_channels == [24, 48, 96, 192] and config.neck.start_level == 1 and config.neck.num_outs == 3
     assert config.test_cfg.nms.iou_threshold == 0.5 and config.data_preprocessor.pad_size_divisor == 64
-    assert "init_cfg" not in model_config(Settings(weights="pretrained"), 3).backbone  # the trainer loads weights, safely
+    assert "init_cfg" not in model_config(Settings(init_weights="pretrained"), 3).backbone  # the trainer loads weights, safely
     assert config.train_cfg.assigner.topk == 9 and model_config(Settings(atss_topk=16), 3).train_cfg.assigner.topk == 16
 
 

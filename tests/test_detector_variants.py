@@ -34,7 +34,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"quality": quality, "box": box} for quality, box in itertools.product(QUALITIES, BOXES) if quality != "dgqp" or box == "general"
 ]
 VARIANTS += [
-    {"quality": "centerness", "box": "dirac", "dirac_coder": "distance"},
+    {"quality": "centerness", "box": "dirac", "bbox_coder": "distance"},
     {"quality": "centerness", "box": "gaussian", "gaussian_box_loss": True},
     {"quality": "joint", "box_loss": "ciou"},
     {"quality": "joint", "box_loss": "iou"},
@@ -303,7 +303,7 @@ def test_every_form_starts_near_its_anchor() -> None:
     """Without features, deltas of 0, distances of 0 and means of 0 are the anchor: 8 strides wide, 4 to each side."""
     maps = tuple(torch.zeros(1, 32, 96 // s, 128 // s) for s in THREE)
     meta = metas(1, (10**6, 10**6))
-    for extra in ({"box": "dirac"}, {"box": "dirac", "dirac_coder": "distance"}, {"box": "gaussian"}):
+    for extra in ({"box": "dirac"}, {"box": "dirac", "bbox_coder": "distance"}, {"box": "gaussian"}):
         head = make_head(quality="centerness", bin_width=0.5, **extra)
         torch.nn.init.zeros_(head.gfl_reg.weight), torch.nn.init.zeros_(head.gfl_reg.bias)
         torch.testing.assert_close(head.dense_outputs(head(maps), meta).distances, torch.full((1, 252, 4), 8.0))

@@ -25,12 +25,12 @@ SIZES = {"epochs", "image_size", "pad_to", "strides", "base_channels", "neck_cha
 
 def plan_of(name: str, profile: str | None = None) -> Plan:
     experiment, _ = load_experiment(EXPERIMENTS / f"{name}.yaml")
-    published = load_published(experiment.reference, [EXPERIMENTS / "published"]) if experiment.reference else None
+    published = load_published(experiment.published_table, [EXPERIMENTS / "published"]) if experiment.published_table else None
     return build_plan(experiment, PROFILES[profile or experiment.profile], COCO, published=published)
 
 
 def test_the_published_tables_have_an_experiment_each_as_far_as_they_can_be_run() -> None:
-    referenced = [load_experiment(path)[0].reference for path in FILES]
+    referenced = [load_experiment(path)[0].published_table for path in FILES]
     named = [reference for reference in referenced if reference]
     assert len(named) == len(set(named))
     runnable = {table for table in TABLES if any(not row.why_not for row in load_published(table, [EXPERIMENTS / "published"]).rows)}
@@ -53,7 +53,7 @@ def test_an_experiment_plans_under_every_profile(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_an_experiment_leaves_sizes_to_its_profile(path: Path) -> None:
     experiment, _ = load_experiment(path)
-    given = set(experiment.axes) | set(experiment.set) | {key for arm in experiment.arms.values() for key in arm}
+    given = set(experiment.axes) | set(experiment.overrides) | {key for arm in experiment.variants.values() for key in arm}
     assert not given & SIZES
 
 
@@ -62,9 +62,12 @@ def test_variants_differ_from_the_papers_gfl_in_nothing_unsaid(path: Path) -> No
     """Under the paper's profile, what neither the experiment nor the profile names is at its default."""
     experiment, _ = load_experiment(path)
     said = (
-        set(PROFILES["coco_1x"].settings) | set(experiment.axes) | set(experiment.set) | {"qfl", "quality", "dfl", "box", "box_weighting"}
+        set(PROFILES["coco_1x"].settings)
+        | set(experiment.axes)
+        | set(experiment.overrides)
+        | {"qfl", "quality", "dfl", "box", "box_weighting"}
     )
-    said |= {key for arm in experiment.arms.values() for key in arm}
+    said |= {key for arm in experiment.variants.values() for key in arm}
     default = Settings()
     for variant in plan_of(path.stem, "coco_1x").variants:
         assert {key for key in Settings.model_fields if getattr(variant.settings, key) != getattr(default, key)} <= said
@@ -101,8 +104,8 @@ def test_the_same_cell_in_two_tables_is_one_trial(part: str, wholes: list[str]) 
 def test_smoke_shrinks_sizes_and_nothing_else() -> None:
     paper, smoke = (resolve_settings(PROFILES[name].settings) for name in ("coco_1x", "smoke"))
     changed = {key for key in Settings.model_fields if getattr(paper, key) != getattr(smoke, key)}
-    assert changed <= SIZES | {"batch_size", "lr_batch", "weights", "frozen_stages", "norm_eval"}
-    assert smoke.weights == "random", "nothing is downloaded"
+    assert changed <= SIZES | {"batch_size", "base_batch_size", "init_weights", "frozen_stages", "norm_eval"}
+    assert smoke.init_weights == "random", "nothing is downloaded"
     assert smoke.strides == paper.strides
     smallest = smoke.image_size[1] * 0.6  # the smallest scale of the published ranges
     assert -(-smallest // smoke.pad_to) * smoke.pad_to >= 3 * 32, "the coarsest backbone stage is at least a 3x3 kernel wide"
@@ -110,7 +113,7 @@ def test_smoke_shrinks_sizes_and_nothing_else() -> None:
 
 def test_every_profile_says_for_which_batch_its_learning_rate_is() -> None:
     for profile in PROFILES.values():
-        assert profile.settings["lr_batch"] == profile.settings["batch_size"], profile.name
+        assert profile.settings["base_batch_size"] == profile.settings["batch_size"], profile.name
 
 
 def test_a_profile_reproduces_what_it_says() -> None:

@@ -23,24 +23,24 @@ SMALL = {
 }  # fmt: skip
 BASES: dict[str, dict[str, Any]] = {
     "joint general": {}, "atss": {"qfl": False, "dfl": False}, "joint dirac": {"dfl": False}, "general without dfl": {"dfl": False, "box": "general"},
-    "fcos": {"qfl": False, "dfl": False, "dirac_coder": "distance"}, "gaussian": {"box": "gaussian"}, "guided": {"quality": "iou_guided"},
+    "fcos": {"qfl": False, "dfl": False, "bbox_coder": "distance"}, "gaussian": {"box": "gaussian"}, "guided": {"quality": "iou_guided"},
     "gaussian and box loss": {"box": "gaussian", "gaussian_box_loss": True}, "iou": {"quality": "iou"}, "dgqp": {"quality": "dgqp"},
     "none": {"quality": "none", "box": "dirac"}, "cosine": {"lr_schedule": "cosine", "warmup_iters": 0, "weight_decay": 0.0},
     "multi-scale": {"scale_range": [0.6, 1.0]}, "extra levels": {"strides": [8, 16, 32, 64, 128]},
 }  # fmt: skip
 OTHER: dict[str, Any] = {
     "qfl_beta": 1.0, "dgqp_topk": 3, "box_loss": "ciou", "lr_steps": [0.5], "no_decay": ["bias"], "strides": [16, 32], "image_size": [128, 128],
-    "scale_range": [0.5, 0.9], "backbone": "r34", "head_channels": 32, "frozen_stages": 0, "lr_batch": 7,
+    "scale_range": [0.5, 0.9], "backbone": "r34", "head_channels": 32, "frozen_stages": 0, "base_batch_size": 7,
 }  # fmt: skip
 MINE = DataSpec(name="mine", digest="0" * 16, classes=("a", "b", "c"), train_images=100, val_images=20)
 SHAPES = MINE.model_copy(update={"truth": True})
 PROFILE = Profile(name="p", title="", data="required", settings=SMALL)
 UNTESTED = {
-    "arguments",
+    "component_args",
     "head",
     "cls_loss",
     "assigner",
-    "weights",
+    "init_weights",
     "qfl",
     "dfl",
     "quality",
@@ -49,7 +49,7 @@ UNTESTED = {
     "crop",
     "schedule",
     "box_weighting",
-    "ema",
+    "ema_decay",
 }
 """Registered names, what stands outside of the configuration, and switches that other settings follow."""
 
@@ -139,7 +139,7 @@ def test_other_spellings_of_one_training_are_computed_alike() -> None:
         return computed(resolve_settings(SMALL, given))
 
     assert of(epochs=24) == of(epochs=12, schedule="2x") != of(epochs=12)
-    assert of(lr_batch=0) == of(lr_batch=2) != of(lr_batch=4)
+    assert of(base_batch_size=0) == of(base_batch_size=2) != of(base_batch_size=4)
     assert of(frozen_stages=4) != of(frozen_stages=3)
     assert of(frozen_stages=3, strides=[4, 8]) == of(frozen_stages=2, strides=[4, 8])
     assert of(dfl_weight=0.0) == of(dfl=False, box="general") != of()
@@ -151,14 +151,14 @@ def test_an_axis_without_effect_trains_once_and_says_so(data: DataSpec) -> None:
         return build_plan(ExperimentFile.model_validate({"name": "x", "profile": "p", **content}), PROFILE, data)
 
     with pytest.raises(Exception, match=r"axis 'reg_max' has no effect in any variant; its 3 values would train the same\n.*general box"):
-        plan(axes={"reg_max": [8, 16, 24]}, set={"dfl": False})
+        plan(axes={"reg_max": [8, 16, 24]}, overrides={"dfl": False})
     found = plan(axes={"dfl": [False, True], "reg_max": [8, 16, 24]}, baseline={"dfl": False, "reg_max": 8})
     assert [variant.name for variant in found.variants] == ["dfl=off", "dfl=on reg_max=8", "dfl=on reg_max=16", "dfl=on reg_max=24"]
     assert found.variants[0].baseline and found.variants[0].settings.reg_max == 16, "as where a condition leaves it out"
     assert found.notes == ("reg_max has no effect in dfl=off: 3 combinations are one variant",)
     assert found.trials[0].id == plan(axes={"dfl": [False, True]}).trials[0].id
     assert found.variants[0].axes == {"dfl": False}
-    with pytest.raises(Exception, match="arms 'a' and 'b' are the same settings, or compute the same\n.*reg_max acts only beside"):
-        plan(arms={"a": {"dfl": False}, "b": {"dfl": False, "reg_max": 8}})
+    with pytest.raises(Exception, match="variants 'a' and 'b' are the same settings, or compute the same\n.*reg_max acts only beside"):
+        plan(variants={"a": {"dfl": False}, "b": {"dfl": False, "reg_max": 8}})
     merged = plan(axes={"epochs": [12, 24], "schedule": ["1x", "2x"]})
     assert len(merged.variants) == 3 and "train the same" in merged.notes[0]

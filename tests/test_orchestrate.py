@@ -31,6 +31,7 @@ from gfl_lab.records.metric_lines import MetricWriter
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec.files import Resources, load_experiment, load_profile
 from gfl_lab.spec.settings import DataSpec
+from tests.support.raw import raw_result
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 DATA = DataSpec(name="shapes", digest="0" * 16, classes=("a",), train_images=160, val_images=20)
@@ -78,7 +79,7 @@ def gone(pids: list[int], seconds: float = 10.0) -> bool:
 def test_each_trial_has_a_process_of_its_own_and_a_log(process: TrialProcess, tmp_path: Path) -> None:
     jobs = [job(tmp_path, "succeed", n) for n in range(3)]
     assert [process.run(j) for j in jobs] == [TrialState.DONE] * 3
-    pids = [TrialDir(Path(j.path)).result()["pid"] for j in jobs]
+    pids = [raw_result(TrialDir(Path(j.path)))["pid"] for j in jobs]
     assert len({*pids, os.getpid()}) == 4
     assert "hello from the trial" in (Path(jobs[0].path) / naming.LOG).read_text()
 
@@ -106,7 +107,7 @@ def test_a_trial_that_always_dies_fails_with_a_reason(process: TrialProcess, tmp
     lost = job(tmp_path, "die_always")
     assert process.run(lost) is TrialState.FAILED
     assert len((Path(lost.path) / "attempts").read_text().split()) == MAX_LOST + 1
-    failure = TrialDir(Path(lost.path)).result()["failure"]
+    failure = raw_result(TrialDir(Path(lost.path)))["failure"]
     assert failure["kind"] == "lost_process" and "SIGKILL" in failure["reason"]
 
 
@@ -143,7 +144,7 @@ def test_a_trial_of_another_driver_is_left_to_it(process: TrialProcess, tmp_path
     write_json(trial.file(naming.LEASE), {"format": 1, "pid": 1, "start": 1, "host": "elsewhere", "since": time.time()})
     assert process.run(shared) is TrialState.RUNNING
     assert InlineExecutor(lambda: False).run([shared, job(tmp_path, "succeed", 1)]) == []
-    assert trial.lease_alive() and trial.result() is None
+    assert trial.lease_alive() and raw_result(trial) is None
     assert TrialDir(tmp_path / f"{1:012x}").state() is TrialState.DONE
 
 
@@ -229,7 +230,7 @@ def test_servers_of_a_nursery_import_once_and_are_told_apart(nursery: Nursery, t
         folder.mkdir()
     askers = [subprocess.Popen([sys.executable, "-c", code, str(number), str(folders[number - 2])]) for number in (2, 3)]
     assert [asker.wait(30) for asker in askers] == [0, 0]
-    told = [TrialDir(folder).result() for folder in folders]
+    told = [raw_result(TrialDir(folder)) for folder in folders]
     assert [one["asker"] for one in told] == ["2", "3"]
     assert [one["gpus"] for one in told] == ["", ""], "a fork could not use them"
     assert [one["niceness"] for one in told] == [os.nice(0) + 2, os.nice(0) + 3]
@@ -284,7 +285,7 @@ def test_a_nursery_serves_its_own_user_alone(nursery: Nursery) -> None:
 def test_inline_runs_in_this_process_and_stops(tmp_path: Path) -> None:
     jobs = [job(tmp_path, "succeed", 0), job(tmp_path, "succeed", 1)]
     InlineExecutor(lambda: False).run(jobs)
-    assert TrialDir(Path(jobs[0].path)).result()["pid"] == os.getpid()
+    assert raw_result(TrialDir(Path(jobs[0].path)))["pid"] == os.getpid()
     assert all(TrialDir(Path(j.path)).state() is TrialState.DONE for j in jobs)
     later = job(tmp_path, "succeed", 2)
     InlineExecutor(lambda: True).run([later])

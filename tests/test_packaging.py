@@ -17,7 +17,7 @@ import click
 import pytest
 import yaml
 
-from gfl_lab.cli.main import _VERBS, cli
+from gfl_lab.cli.main import _COMMANDS, cli
 from gfl_lab.spec.files import ExperimentFile, Profile, find_profile, load_experiment, load_profile
 from gfl_lab.spec.settings import Settings, group_of, help_of
 from tests.support.nodes import why_not
@@ -442,7 +442,7 @@ def test_no_section_speaks_of_a_verb_that_is_not_there() -> None:
     for path in [DOCS / "command-line.md", ROOT / "README.md", *DOCS.glob("*.md")]:
         for verb in re.findall(r"`gfl-lab ([a-z][a-z-]*)", path.read_text()):
             assert verb in known, f"{path.name}: gfl-lab {verb}"
-    assert {name.split()[0] for name in known} == set(_VERBS)
+    assert {name.split()[0] for name in known} == set(_COMMANDS)
 
 
 def anchors(path: Path) -> set[str]:
@@ -491,7 +491,7 @@ def test_an_example_in_the_docs_is_valid(value: dict[str, Any], text: str, tmp_p
         load_profile(path)
         return
     if "name" not in value:  # a part of an experiment: it is completed with what every experiment needs
-        text = "name: part\nprofile: desk\n" + ("" if {"axes", "arms"} & value.keys() else "axes: {dfl: [false, true]}\n") + text
+        text = "name: part\nprofile: desk\n" + ("" if {"axes", "variants"} & value.keys() else "axes: {dfl: [false, true]}\n") + text
     path.write_text(text)
     experiment, _ = load_experiment(path)
     load_profile(find_profile(experiment.profile, [ROOT / "experiments" / "profiles"]))
@@ -499,7 +499,7 @@ def test_an_example_in_the_docs_is_valid(value: dict[str, Any], text: str, tmp_p
 
 def test_the_examples_are_there_and_every_key_is_told() -> None:
     values = [value for _, value, _ in examples()]
-    assert sum("name" in value and ("axes" in value or "arms" in value) for value in values) >= 2
+    assert sum("name" in value and ("axes" in value or "variants" in value) for value in values) >= 2
     assert any("data" in value for value in values)
     text = (DOCS / "experiment-files.md").read_text()
     for model in (ExperimentFile, Profile):

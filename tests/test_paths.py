@@ -126,7 +126,9 @@ def test_the_run_tree_is_absolute_and_without_links(tmp_path: Path, monkeypatch:
         assert rundir.home() == tmp_path.resolve() / "real" / "x"
 
 
-@pytest.mark.parametrize("arguments", [("status", "\udcff.yaml"), ("data", "check", "\udcff"), ("plan", "x.yaml", "--weights", "\udcff")])
+@pytest.mark.parametrize(
+    "arguments", [("status", "\udcff.yaml"), ("data", "check", "\udcff"), ("plan", "x.yaml", "--init-weights", "\udcff")]
+)
 def test_arguments_that_are_not_utf8(cli: Cli, arguments: tuple[str, ...]) -> None:
     code, _, err = cli(*arguments)
     assert code == 2 and "not UTF-8" in err

@@ -36,7 +36,7 @@ def test_table3_has_four_variants_with_the_published_rows() -> None:
 
 def test_only_the_papers_own_setting_is_comparable() -> None:
     assert all(v.reference["comparable"] for v in build_plan(TABLE3, COCO_1X, COCO, published=PUBLISHED).variants)
-    other = TABLE3.model_copy(update={"set": {"epochs": 24}})
+    other = TABLE3.model_copy(update={"overrides": {"epochs": 24}})
     changed = build_plan(other, COCO_1X, COCO, published=PUBLISHED).variants[0].reference
     assert not changed["comparable"] and "epochs" in changed["why_not"]
     assert not looks_like_coco(DATA)
@@ -44,7 +44,7 @@ def test_only_the_papers_own_setting_is_comparable() -> None:
 
 def test_an_id_is_what_is_computed_not_where() -> None:
     spec = TrialSpec(settings=Settings(), data=DATA, seed=0, code=TRAINING_CODE_VERSION)
-    same = spec.model_copy(update={"data": DATA.model_copy(update={"name": "moved"}), "settings": Settings(weights="random")})
+    same = spec.model_copy(update={"data": DATA.model_copy(update={"name": "moved"}), "settings": Settings(init_weights="random")})
     assert spec.id == same.id
     others = [
         spec.model_copy(update={"seed": 1}),
@@ -79,10 +79,10 @@ def test_when_makes_an_axis_conditional() -> None:
 
 
 def test_arms_are_named_and_must_differ() -> None:
-    plan = build_plan(_experiment(arms={"small": {"reg_max": 8}, "large": {"reg_max": 24}}, baseline="large"), DESK, DATA)
+    plan = build_plan(_experiment(variants={"small": {"reg_max": 8}, "large": {"reg_max": 24}}, baseline="large"), DESK, DATA)
     assert [(variant.name, variant.baseline) for variant in plan.variants] == [("large", True), ("small", False)]
     with pytest.raises(SpecError, match="same settings"):
-        build_plan(_experiment(arms={"a": {"reg_max": 16}, "b": {}}), DESK, DATA)
+        build_plan(_experiment(variants={"a": {"reg_max": 16}, "b": {}}), DESK, DATA)
 
 
 def test_seeds_add_trials_and_keep_the_old_ids() -> None:
@@ -113,7 +113,7 @@ def test_a_setting_that_nothing_reads_is_not_in_the_id() -> None:
 
     assert of(box="dirac") == of(box="dirac", decode="local_peak", dfl_weight=1.0, gaussian_weight=3.0)
     assert of(quality="none") == of(quality="none", qfl_beta=1.0, dgqp_topk=2, guided_eta=2.0, quality_weight=2.0)
-    assert of() == of(drop_path=0.5, dcn_stages="c4-c5", scale_step=0.1, dirac_coder="distance")
+    assert of() == of(drop_path=0.5, dcn_stages="c4-c5", scale_step=0.1, bbox_coder="distance")
     # what is read counts: distances are measured in bins also where the box has none
     assert len({of(box="dirac"), of(box="dirac", reg_max=8), of(box="dirac", bin_width=2.0), of(box="dirac", box_loss="iou")}) == 4
     assert of(decode="local_peak") != of() and of(quality="iou", quality_weight=2.0) != of(quality="iou")
@@ -122,7 +122,7 @@ def test_a_setting_that_nothing_reads_is_not_in_the_id() -> None:
 
 def test_an_axis_that_acts_nowhere_is_an_error_and_one_that_acts_somewhere_gives_each_variant_once() -> None:
     with pytest.raises(SpecError, match="axis 'decode' has no effect"):
-        build_plan(_experiment(axes={"decode": ["expectation", "local_peak"]}, set={"box": "dirac"}), DESK, DATA)
+        build_plan(_experiment(axes={"decode": ["expectation", "local_peak"]}, overrides={"box": "dirac"}), DESK, DATA)
     plan = build_plan(_experiment(axes={"dfl": [False, True], "decode": ["expectation", "local_peak"]}), DESK, DATA)
     assert len(plan.variants) == 3
 
@@ -176,8 +176,8 @@ def test_trials_are_counted_before_they_are_expanded() -> None:
     assert len(cells(_experiment(axes=axes, when={"reg_max": {"dfl": True}, "atss_topk": {"dfl": False}}), [0])) == 2 * (128 + 100)
     with pytest.raises(SpecError, match="up to 51,200 trials"):
         cells(_experiment(axes=axes, when={"reg_max": {"qfl": True}}), [0])
-    with pytest.raises(SpecError, match="3 arms"):
-        cells(_experiment(arms={"a": {}, "b": {}, "c": {}}), range(10), max_trials=20)
+    with pytest.raises(SpecError, match="3 variants"):
+        cells(_experiment(variants={"a": {}, "b": {}, "c": {}}), range(10), max_trials=20)
 
 
 def test_a_rule_that_many_variants_break_is_one_problem() -> None:

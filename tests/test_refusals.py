@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from gfl_lab.cli.main import _VERBS
+from gfl_lab.cli.main import _COMMANDS
 from gfl_lab.cli.main import cli as main_command
 from gfl_lab.cli.numbers import Number, Whole
 from gfl_lab.orchestrate import resources
@@ -30,7 +30,9 @@ def commands(name: str, command: click.Command) -> Iterator[tuple[str, click.Com
         yield from commands(f"{name} {key}", inner)
 
 
-COMMANDS = [found for verb in _VERBS for found in commands(verb, importlib.import_module(f"gfl_lab.cli.{verb.replace('-', '_')}").command)]
+COMMANDS = [
+    found for verb in _COMMANDS for found in commands(verb, importlib.import_module(f"gfl_lab.cli.{verb.replace('-', '_')}").command)
+]
 NUMBERS = [
     (name, command, option)
     for name, command in COMMANDS
@@ -41,7 +43,7 @@ IDS = [f"{name} {option.opts[0]}" for name, _, option in NUMBERS]
 
 
 def test_every_command_is_looked_at_and_the_numbers_are_found() -> None:
-    assert set(_VERBS) == set(main_command.list_commands(None)) and len(NUMBERS) > 12
+    assert set(_COMMANDS) == set(main_command.list_commands(None)) and len(NUMBERS) > 12
     assert {"run --gpus", "data check --bin-width", "table --difference", "predict --score"} <= set(IDS)
 
 
@@ -102,8 +104,8 @@ RUN_OPTIONS = [
     (["--seeds", "nan"], 2, "0..4"),
     (["--max-trials", "2"], 2, "4 trials"),
     (["--data", "missing"], 2, "missing"),
-    (["--weights", "missing.pth"], 2, "missing.pth"),
-    (["--weights", "text.yaml"], 2, "text.yaml"),
+    (["--init-weights", "missing.pth"], 2, "missing.pth"),
+    (["--init-weights", "text.yaml"], 2, "text.yaml"),
     (["--storage", "s3://bucket/x"], 2, "--address"),
     (["--profile", "nan"], 2, "profile"),
 ]

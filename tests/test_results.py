@@ -20,6 +20,7 @@ from gfl_lab.results.kept import Kept
 from gfl_lab.results.store import UNREADABLE, open_store
 from gfl_lab.rundir import TrialState
 from tests.support.fake_runs import write_fake_tree
+from tests.support.raw import raw_manifest
 
 MIXED = {0: "done", 1: "running", 2: "failed", 3: "interrupted"}
 
@@ -300,7 +301,7 @@ def test_damaged_distributions(mixed):
 def test_image(mixed):
     tree, store = mixed
     done, running, *_ = only(store).trials
-    folder = tree.trial(done.id).manifest()["paths"]["val_images"]
+    folder = raw_manifest(tree.trial(done.id))["paths"]["val_images"]
     expected = np.asarray(Image.open(os.path.join(folder, "000002.png")).convert("RGB"))
     for trial in (done.id, running.id):  # a running one has no distributions: the name comes from the annotations
         image = store.image(trial, 2)
@@ -325,7 +326,7 @@ def test_image(mixed):
 def test_an_image_never_leaves_its_folder(mixed, name):
     tree, store = mixed
     trial = only(store).trials[1].id
-    manifest = tree.trial(trial).manifest()
+    manifest = raw_manifest(tree.trial(trial))
     outside = tree.root / "secret.png"
     Image.new("RGB", (4, 4)).save(outside)
     (tree.root / "data" / "secret.png").symlink_to(outside)

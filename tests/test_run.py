@@ -15,6 +15,7 @@ import pytest
 
 from gfl_lab.naming import TAG_KIND, TAG_SEED, TAG_STATUS, TAG_TRIAL, TAG_VARIANT
 from gfl_lab.rundir import RunTree, TrialState
+from tests.support.raw import raw_manifest, raw_result
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -34,7 +35,7 @@ question: Does it run?
 profile: tiny
 axes: {qfl: [false, true], dfl: [false, true]}
 baseline: {qfl: false, dfl: false}
-reference: gfl_t3_qfl_dfl
+published_table: gfl_t3_qfl_dfl
 table: {metrics: [AP, AP50, AP75, fps, two_mode_recall, false_bimodality, wasserstein]}
 """
 
@@ -168,7 +169,7 @@ def test_a_signal_stops_with_a_checkpoint_and_says_how_to_go_on(undisturbed: Lab
 
 
 def test_a_trial_that_diverges_fails_with_its_step_and_the_others_go_on(tmp_path: Path) -> None:
-    experiment = "name: smoke\nprofile: tiny\naxes: {lr: [0.01, 10.0]}\nset: {optimizer: sgd, warmup_iters: 0, epochs: 6}\n"
+    experiment = "name: smoke\nprofile: tiny\naxes: {lr: [0.01, 10.0]}\noverrides: {optimizer: sgd, warmup_iters: 0, epochs: 6}\n"
     lab = Lab(tmp_path / "lab", experiment=experiment)
     out, err = lab.run("run", str(lab.file), "--seeds", "3", code=3)
     assert "non_finite_loss" in err and "step" in err and "log" in err
@@ -212,11 +213,11 @@ def test_the_papers_setting_on_a_few_coco_images(tmp_path: Path) -> None:
     weights = tmp_path / "r50.pth"
     torch.save(torchvision.models.resnet50(weights=None).state_dict(), weights)
 
-    experiment = "name: smoke\nprofile: coco_1x\naxes: {qfl: [true]}\nset: {epochs: 1, batch_size: 2}\nreference: gfl_t3_qfl_dfl\n"
+    experiment = "name: smoke\nprofile: coco_1x\naxes: {qfl: [true]}\noverrides: {epochs: 1, batch_size: 2}\nreference: gfl_t3_qfl_dfl\n"
     lab = Lab(tmp_path / "lab", experiment=experiment)
-    lab.run("run", str(lab.file), "--data", str(data), "--weights", str(weights), "--executor", "inline")
+    lab.run("run", str(lab.file), "--data", str(data), "--init-weights", str(weights), "--executor", "inline")
     trial = lab.tree.trials()[0]
-    spec = trial.manifest()["spec"]
+    spec = raw_manifest(trial)["spec"]
     settings = spec["settings"]
     assert (settings["backbone"], settings["image_size"], settings["lr"], settings["optimizer"], settings["strides"]) == (
         "r50",
@@ -226,7 +227,7 @@ def test_the_papers_setting_on_a_few_coco_images(tmp_path: Path) -> None:
         [8, 16, 32, 64, 128],
     )
     assert len(spec["weights_digest"]) == 16 and len(spec["data"]["classes"]) == 80
-    assert trial.result()["steps"] == 1 and trial.state() is TrialState.DONE
+    assert raw_result(trial)["steps"] == 1 and trial.state() is TrialState.DONE
     assert not lab.table()["rows"][0]["reference"]["comparable"]
     config = trial.file("config.py").read_text()
     for words in ("num_classes=80", "frozen_stages=1", "norm_eval=True", "momentum=0.9", "start_factor=0.001", "milestones="):

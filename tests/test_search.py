@@ -21,8 +21,10 @@ from gfl_lab.orchestrate import resources
 from gfl_lab.orchestrate.search import Follower, open_ledger
 from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.plan.plan import build_plan
-from gfl_lab.plan.search import Ledger, Outcome, Suggestion, corners, definition_of, resolve
-from gfl_lab.records.files import read_json, write_json
+from gfl_lab.plan.search import corners, definition_of, resolve
+from gfl_lab.records.files import read_json
+from gfl_lab.records.result import Failure
+from gfl_lab.records.search_state import Outcome, SearchState, Suggestion, write_search
 from gfl_lab.report.search import Importance, importance, rank, to_html
 from gfl_lab.results.search import SearchRow, SuggestionRow, read_search
 from gfl_lab.rundir import RunTree, TrialState
@@ -83,7 +85,7 @@ kind: search
 profile: fake
 axes: {dfl: [true, false]}
 seeds: [0, 1]
-set: {dfl: true}
+overrides: {dfl: true}
 search:
   space:
     qfl_beta: {low: 0.5, high: 4.0}
@@ -94,7 +96,7 @@ search:
     epochs: [1, 2]
     box: {low: 1, high: 2}
     lr: 3
-    box_weight: [2.0]
+    box_loss_weight: [2.0]
     box_loss: [giou, 7, giou]
     dfl_weight: {low: 0, high: 1, log: true}
     quality_weight: {low: 0, hgh: 1}
@@ -114,7 +116,7 @@ search:
         "find.yaml:14: search.space.epochs: 'epochs' cannot be searched",
         "find.yaml:15: search.space.box: box is not a number",
         "find.yaml:16: search.space.lr: lr is 3: it must be a list of values",
-        "find.yaml:17: search.space.box_weight: box_weight lists 1 values",
+        "find.yaml:17: search.space.box_loss_weight: box_loss_weight lists 1 values",
         "find.yaml:18: search.space.box_loss.1: box_loss is 7",
         "find.yaml:18: search.space.box_loss.2: box_loss lists 'giou' twice",
         "find.yaml:19: search.space.dfl_weight.low: dfl_weight starts at 0: a logarithmic range",
@@ -176,16 +178,16 @@ def test_what_is_impossible_or_idle_under_the_profile_is_refused_before_anything
         return str(caught.value)
 
     head = "name: find\nkind: search\nprofile: fake\n"
-    told = refused(head + "set: {quality: dgqp, reg_max: 4}\nsearch:\n  trials: 2\n  space: {dgqp_topk: [4, 8], lr: [0.1, 0.2]}\n")
+    told = refused(head + "overrides: {quality: dgqp, reg_max: 4}\nsearch:\n  trials: 2\n  space: {dgqp_topk: [4, 8], lr: [0.1, 0.2]}\n")
     assert "search.space.dgqp_topk.1: 8 is possible in no combination under profile fake: dgqp_topk is 8" in told
-    told = refused(head + "set: {qfl: false}\nsearch: {space: {qfl_beta: {low: 1, high: 4}}}\n")
+    told = refused(head + "overrides: {qfl: false}\nsearch: {space: {qfl_beta: {low: 1, high: 4}}}\n")
     assert "'qfl_beta' has no effect in any combination" in told
     told = refused(head + "search: {grace_epochs: 9, space: {qfl_beta: {low: 1, high: 4}}}\n")
     assert "grace_epochs is 9, but a trial has 9" in told
     space = ", ".join(
-        f"{key}: [1, 2, 3]" for key in ("head_convs", "dgqp_topk", "atss_topk", "nms_pre", "max_dets", "lr_batch", "warmup_iters")
+        f"{key}: [1, 2, 3]" for key in ("head_convs", "dgqp_topk", "atss_topk", "nms_pre", "max_dets", "base_batch_size", "warmup_iters")
     )
-    experiment, source = load_experiment(write(tmp_path, f"{head}set: {{quality: dgqp}}\nsearch: {{space: {{{space}}}}}\n"))
+    experiment, source = load_experiment(write(tmp_path, f"{head}overrides: {{quality: dgqp}}\nsearch: {{space: {{{space}}}}}\n"))
     arms = corners(experiment, load_profile(tmp_path / "profiles" / "fake.yaml"), source)  # more combinations than are tried
     assert {(key, value) for arm in arms.values() for key, value in arm.items()} == {
         (k, v) for k in experiment.search.space for v in (1, 2, 3)
@@ -196,18 +198,18 @@ def test_what_is_impossible_or_idle_under_the_profile_is_refused_before_anything
 
 
 def test_the_ledger_reads_what_it_wrote_and_says_what_has_ended(tmp_path: Path) -> None:
-    ledger = Ledger({"space": {"lr": [1, 2]}}, 3, "now", {"name": "TPESampler"})
+    ledger = SearchState({"space": {"lr": [1, 2]}}, 3, "now", {"name": "TPESampler"})
     ledger.suggestions = [
         Suggestion(0, {"lr": 0}, {"lr": 1}, "a" * 12, Outcome.DONE, {1: 3.0, 2: 4.5}, 4.5),
         Suggestion(1, {"lr": 1}, {"lr": 2}, "b" * 12, Outcome.STOPPED, {1: 1.0}, 1.0),
         Suggestion(2, {"lr": 1}, {"lr": 2}, "b" * 12, Outcome.REPEAT),
-        Suggestion(3, {"lr": 1}, {"lr": 2}, "c" * 12, Outcome.FAILED, failure={"kind": "lost_process", "reason": "x"}),
+        Suggestion(3, {"lr": 1}, {"lr": 2}, "c" * 12, Outcome.FAILED, failure=Failure("lost_process", "x")),
     ]
-    write_json(tmp_path / naming.SEARCH, ledger.to_json())
+    write_search(tmp_path / naming.SEARCH, ledger)
     found, notes = open_ledger(tmp_path, ledger.definition, 3)
     assert found == ledger and not notes
     assert found.ended == 2 and not found.complete, "a lost process is tried again"
-    found.suggestions[3].failure = {"kind": "non_finite_loss", "reason": "x"}
+    found.suggestions[3].failure = Failure("non_finite_loss", "x")
     assert found.ended == 3 and found.complete, "settings that diverge do so again"
 
     (tmp_path / "table.md").write_text("old")
@@ -364,7 +366,7 @@ def test_refused_and_repeated_suggestions_do_not_count_and_an_exhausted_space_en
     text = """name: find
 kind: search
 profile: fake
-set: {quality: dgqp}
+overrides: {quality: dgqp}
 search:
   space: {dgqp_topk: [4, 8], reg_max: [4, 16]}
   trials: 4
@@ -532,10 +534,14 @@ def test_the_definition_of_a_search_changes_with_what_it_searches_not_with_how_l
     def digest(text: str) -> str:
         experiment, source = load_experiment(write(tmp_path, text))
         profile = load_profile(tmp_path / "profiles" / "fake.yaml")
-        arms = experiment.model_copy(update={"arms": corners(experiment, profile, source)})
-        return Ledger(definition_of(experiment, build_plan(arms, profile, DATA)), 1, "").digest
+        arms = experiment.model_copy(update={"variants": corners(experiment, profile, source)})
+        return SearchState(definition_of(experiment, build_plan(arms, profile, DATA)), 1, "").digest
 
     first = digest(SEARCH)
     assert digest(SEARCH.replace("trials: 12", "trials: 20")) == first
-    for change in (("sampler_seed: 3", "sampler_seed: 4"), ("high: 4}", "high: 5}"), ("search:\n", "set: {dfl_weight: 1.0}\nsearch:\n")):
+    for change in (
+        ("sampler_seed: 3", "sampler_seed: 4"),
+        ("high: 4}", "high: 5}"),
+        ("search:\n", "overrides: {dfl_weight: 1.0}\nsearch:\n"),
+    ):
         assert digest(SEARCH.replace(*change)) != first, change

@@ -57,7 +57,7 @@ def write_set(root: Path, images: list[tuple[int, int]], boxes: list[list[dict]]
     return coco.find_dataset(root)
 
 
-ONE_LEVEL = {"strides": (8,), "anchor_scale": 2.0, "image_size": (64, 64), "pad_to": 8, "flip": 0.0}
+ONE_LEVEL = {"strides": (8,), "anchor_scale": 2.0, "image_size": (64, 64), "pad_to": 8, "flip_prob": 0.0}
 """Anchors of 16 px on the points 0, 8, 16, ... of a 64x64 image."""
 
 
@@ -117,7 +117,7 @@ def test_equal_to_what_training_learns(tmp_path: Path, width: float) -> None:
         boxes[-1][0]["iscrowd"] = int(rng.integers(2)) if len(boxes[-1]) > 1 else 0
     paths = write_set(tmp_path, sizes, boxes, pixels=True)
     model = {"head_channels": 8, "neck_channels": 8, "head_convs": 1, "anchor_scale": 3.0}
-    own = Settings(strides=(8, 16, 32), image_size=(213, 127), flip=0.0, bin_width=width, reg_max=4, **model)
+    own = Settings(strides=(8, 16, 32), image_size=(213, 127), flip_prob=0.0, bin_width=width, reg_max=4, **model)
     found = side_distances(paths, ("cat",), own)
 
     data = DataSpec(name="", digest="", classes=("cat",), train_images=0, val_images=0)
@@ -219,7 +219,7 @@ def test_a_users_own_assigner_is_refused(tmp_path: Path) -> None:
 def test_notes_say_what_is_left_out(tmp_path: Path) -> None:
     paths = write_set(tmp_path, [(64, 64)], [[{"bbox": [24, 24, 16, 16]}]])
     assert side_distances(paths, ("cat",), Settings(**ONE_LEVEL)).notes == ()
-    many = Settings(**ONE_LEVEL | {"flip": 0.5}, scale_range=(0.6, 1.0), crop="vit_adapter")
+    many = Settings(**ONE_LEVEL | {"flip_prob": 0.5}, scale_range=(0.6, 1.0), crop="vit_adapter")
     assert [note.split()[0] for note in side_distances(paths, ("cat",), many).notes] == ["flips", "multi-scale", "crops"]
 
 

@@ -32,8 +32,8 @@ def test_every_shipped_file_loads() -> None:
     for path in sorted(EXPERIMENTS.glob("*.yaml")):
         experiment, _ = load_experiment(path)
         find_profile(experiment.profile, [EXPERIMENTS / "profiles"])
-        if experiment.reference:
-            load_published(experiment.reference, [EXPERIMENTS / "published"])
+        if experiment.published_table:
+            load_published(experiment.published_table, [EXPERIMENTS / "published"])
     for path in sorted((EXPERIMENTS / "profiles").glob("*.yaml")):
         load_profile(path)
 
@@ -43,9 +43,9 @@ def test_every_shipped_file_loads() -> None:
     [
         (GOOD + "seedz: [0]\n", 5, ["unknown key 'seedz'", "'seeds'"]),
         (GOOD.replace("qfl:", "qlf:"), 4, ["unknown key 'qlf'", "'qfl'"]),
-        (GOOD + "set: {epochs: twelve}\n", 5, ["epochs", "'twelve'", "integer"]),
-        (GOOD + "set: {qfl: 1}\n", 5, ["qfl", "boolean"]),
-        (GOOD + "set:\n  lr: .nan\n", 6, ["lr", "finite"]),
+        (GOOD + "overrides: {epochs: twelve}\n", 5, ["epochs", "'twelve'", "integer"]),
+        (GOOD + "overrides: {qfl: 1}\n", 5, ["qfl", "boolean"]),
+        (GOOD + "overrides:\n  lr: .nan\n", 6, ["lr", "finite"]),
         ("name: x\nprofile: desk\naxes:\n  reg_max: [16, 0]\n", 4, ["reg_max is 0", "greater than or equal to 1"]),
         ("name: x\nprofile: desk\naxes:\n  qfl_beta:\n    - 2.0\n    - 0.5\n", 6, ["qfl_beta is 0.5", "0 or at least 1", "NaN"]),
         ("name: x\nprofile: desk\naxes:\n  qfl: [true, true]\n", 4, ["twice"]),
@@ -57,7 +57,7 @@ def test_every_shipped_file_loads() -> None:
         (GOOD + "seeds: [1, 1]\n", 5, ["once"]),
         (GOOD + "seeds: [-1]\n", 5, ["-1"]),
         (GOOD + "table: {metrics: [AP, APx]}\n", 5, ["'APx' is not a metric", "'AP'"]),
-        (GOOD + "set: {qfl: true}\n", 5, ["an axis and also set"]),
+        (GOOD + "overrides: {qfl: true}\n", 5, ["an axis and also in overrides"]),
         (GOOD + "name: y\n", 5, ["given twice", "line 1"]),
     ],
 )
@@ -69,7 +69,7 @@ def test_a_problem_names_line_rule_and_way_out(tmp_path: Path, text: str, line: 
 
 
 def test_two_problems_are_both_told_in_the_order_of_the_file(tmp_path: Path) -> None:
-    found = problems(tmp_path, "name: x\nprofil: desk\naxes:\n  reg_max: [0]\nset: {epocs: 1}\n")
+    found = problems(tmp_path, "name: x\nprofil: desk\naxes:\n  reg_max: [0]\noverrides: {epocs: 1}\n")
     text = "\n".join(found)
     assert "'profil'" in text and "reg_max is 0" in text and "'epocs'" in text and "'profile' is missing" in text
     lines = [int(problem.split(":")[1]) for problem in found]
@@ -87,10 +87,10 @@ HEAD = "name: a\nprofile: desk\n"
         HEAD + "axes: {image_size: [[2020-01-01, 3]]}",
         HEAD + "axes: {dfl: [true]}\nwhen: {1: {dfl: true}}",
         HEAD + "axes: {dfl: [true]}\ntable: {rows: [[1]], metrics: [{a: 1}]}",
-        HEAD + "arms: {a: {dfl: true}}\nbaseline: {a: 1}",
-        HEAD + "arms: {a: {dfl: true}}\nbaseline: [a]",
-        HEAD + 'arms: {"x\\ny": {dfl: true}}',
-        HEAD + 'arms: {"": {dfl: true}}',
+        HEAD + "variants: {a: {dfl: true}}\nbaseline: {a: 1}",
+        HEAD + "variants: {a: {dfl: true}}\nbaseline: [a]",
+        HEAD + 'variants: {"x\\ny": {dfl: true}}',
+        HEAD + 'variants: {"": {dfl: true}}',
         'name: "a\\n"\nprofile: desk\naxes: {dfl: [true]}',
         "a0: &a0 [1]\n" + "".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 10)}]\n" for n in range(8)),
     ],
@@ -151,7 +151,14 @@ def test_later_layers_win_and_defaults_are_the_papers() -> None:
     settings = resolve_settings({"lr": 0.1, "strides": [8, 16]}, {"lr": 0.2})
     assert settings.lr == 0.2 and settings.strides == (8, 16)
     paper = Settings()
-    assert (paper.reg_max, paper.qfl_beta, paper.dfl_weight, paper.box_weight, paper.epochs, paper.lr) == (16, 2.0, 0.25, 2.0, 12, 0.01)
+    assert (paper.reg_max, paper.qfl_beta, paper.dfl_weight, paper.box_loss_weight, paper.epochs, paper.lr) == (
+        16,
+        2.0,
+        0.25,
+        2.0,
+        12,
+        0.01,
+    )
 
 
 @given(st.floats(0, 1, exclude_min=True, exclude_max=True))
@@ -200,7 +207,7 @@ def test_words_are_read_by_the_core_schema(word: str, value: object) -> None:
     ],
 )  # fmt: skip
 def test_a_word_that_versions_of_yaml_read_differently_is_refused_with_its_plain_spelling(tmp_path: Path, word: str, spelling: str) -> None:
-    told = problems(tmp_path, GOOD + f"set:\n  lr: {word}\n")
+    told = problems(tmp_path, GOOD + f"overrides:\n  lr: {word}\n")
     assert told[0].startswith("exp.yaml:6: ") and "ambiguous" in told[0] and f"Write {spelling}, or '{word}' in quotes" in told[0]
 
 
@@ -215,11 +222,11 @@ def test_a_word_that_versions_of_yaml_read_differently_is_refused_with_its_plain
         ("a0: &a0 {}\n" + "".join(f"a{n + 1}: &a{n + 1} [*a{n}]\n" for n in range(60)), "nested more than 40"),
         (HEAD + "axes: {dfl: !!set {a}}", "tag !!set is not read"),
         (HEAD + "axes: {lr: [!!float 1]}", "tag !!float is not read"),
-        (HEAD + "axes: {dfl: [true]}\nset: {lr: " + "9" * 5000 + "}", "at most 400"),
-        (HEAD + "axes: {dfl: [true]}\nset: {lr: 1e400}", "too large"),
+        (HEAD + "axes: {dfl: [true]}\noverrides: {lr: " + "9" * 5000 + "}", "at most 400"),
+        (HEAD + "axes: {dfl: [true]}\noverrides: {lr: 1e400}", "too large"),
         (HEAD + "axes:\n\tdfl: [true]", "Indent with spaces"),
         (HEAD + "axes: {}", "axes is empty: nothing varies"),
-        (HEAD + "arms: {}", "arms is empty: nothing varies"),
+        (HEAD + "variants: {}", "variants is empty: nothing varies"),
         (HEAD + "axes:", "axes is null"),
         (HEAD + "axes: {dfl: }", "axes.dfl is null: must be a list"),
         (HEAD + "axes: {dfl: []}", "axes.dfl is empty"),

@@ -17,12 +17,12 @@ from gfl_lab.spec.settings import ALIASES, Settings
 from gfl_lab.spec.source import nearest
 
 ABLATION = {
-    "name": "file", "question": "q", "kind": "ablation", "profile": "desk", "code": [], "axes": {"qfl": [False, True], "reg_max": [8, 16]},
-    "set": {"lr": 0.1, "image_size": [128, 128], "arguments": {"head": {"a": 1}}}, "when": {"reg_max": {"qfl": True}},
-    "baseline": {"qfl": False, "reg_max": 8}, "seeds": [0, 1], "reference": "", "table": {"rows": ["qfl"], "metrics": ["AP"]},
+    "name": "file", "question": "q", "kind": "ablation", "profile": "desk", "custom_imports": [], "axes": {"qfl": [False, True], "reg_max": [8, 16]},
+    "overrides": {"lr": 0.1, "image_size": [128, 128], "component_args": {"head": {"a": 1}}}, "when": {"reg_max": {"qfl": True}},
+    "baseline": {"qfl": False, "reg_max": 8}, "seeds": [0, 1], "published_table": "", "table": {"rows": ["qfl"], "metrics": ["AP"]},
 }  # fmt: skip
 ARMS = {
-    "name": "file", "profile": "desk", "arms": {"a": {"qfl": True}, "b": {"strides": [8, 16], "no_decay": ["norm"]}}, "baseline": "a",
+    "name": "file", "profile": "desk", "variants": {"a": {"qfl": True}, "b": {"strides": [8, 16], "no_decay": ["norm"]}}, "baseline": "a",
 }  # fmt: skip
 SEARCH = {
     "name": "file", "kind": "search", "profile": "desk", "seeds": [0],
@@ -33,7 +33,7 @@ SEARCH = {
 }  # fmt: skip
 PROFILE = {
     "name": "file", "title": "t", "data": {"train_images": 8, "val_images": 8, "size": 128, "seed": 0}, "settings": {"lr": 0.1},
-    "resources": {"cpus": 1, "gpus": 0.5, "pack": False, "gpu_required": False, "loader_workers": 1}, "cpu_seconds_per_image": 0.1,
+    "resources": {"cpus": 1, "gpus": 0.5, "gpu_packing": False, "gpu_required": False, "loader_workers": 1}, "cpu_seconds_per_image": 0.1,
     "reproduces": "",
 }  # fmt: skip
 PUBLISHED = {
@@ -42,7 +42,7 @@ PUBLISHED = {
 }  # fmt: skip
 KINDS: dict[str, tuple[dict[str, Any], Callable[[Path], object]]] = {
     "ablation": (ABLATION, load_experiment),
-    "arms": (ARMS, load_experiment),
+    "variants": (ARMS, load_experiment),
     "search": (SEARCH, load_experiment),
     "profile": (PROFILE, load_profile),
     "published": (PUBLISHED, lambda path: load_published("file", [path.parent])),
@@ -104,7 +104,7 @@ def test_an_unknown_key_anywhere_is_told(kind: str, tmp_path: Path) -> None:
         inner: Any = content
         for key in at:
             inner = inner[key]
-        if isinstance(inner, dict) and "a" not in inner and "arguments" not in at and "metrics" not in at:
+        if isinstance(inner, dict) and "a" not in inner and "component_args" not in at and "metrics" not in at:
             assert any("zzz" in problem for problem in told(kind, put(content, (*at, "zzz"), {}), tmp_path)), at
 
 
@@ -113,7 +113,7 @@ def test_no_number_of_any_file_is_other_than_a_finite_one_in_its_range(number: s
     may_be = {"-1": {"frozen_stages"}, "null": {"loader_workers"}}.get(number, set())
     for key, field in Settings.model_fields.items():
         if field.annotation in (int, float) and key not in may_be:
-            problems = told("ablation", f"name: file\nprofile: desk\naxes: {{dfl: [true]}}\nset:\n  {key}: {number}\n", tmp_path)
+            problems = told("ablation", f"name: file\nprofile: desk\naxes: {{dfl: [true]}}\noverrides:\n  {key}: {number}\n", tmp_path)
             assert any(problem.startswith("file.yaml:5") for problem in problems), key
     for kind in ("search", "profile"):
         content = KINDS[kind][0]
@@ -127,14 +127,18 @@ def test_no_number_of_any_file_is_other_than_a_finite_one_in_its_range(number: s
 
 
 def test_problems_of_fields_and_between_fields_are_told_together(tmp_path: Path) -> None:
-    text = "name: file\nprofile: desk\nseeds: [0, 0]\narms:\n  a: {epochs: 0, strides: [8, 32], quality: dgqp, box: dirac, image_size: [1, 2]}\n"
-    found = "\n".join(told("arms", text, tmp_path))
+    text = "name: file\nprofile: desk\nseeds: [0, 0]\nvariants:\n  a: {epochs: 0, strides: [8, 32], quality: dgqp, box: dirac, image_size: [1, 2]}\n"
+    found = "\n".join(told("variants", text, tmp_path))
     for words in ("epochs is 0", "each must be twice", "quality: dgqp reads", "image_size.0 is 1", "seeds list 0 twice"):
         assert words in found
     # a rule about a field that is wrong by itself says nothing: another value may keep it
-    found = "\n".join(told("arms", "name: file\nprofile: desk\narms: {a: {quality: dgqp, box: dirrac, strides: [8, 32]}}\n", tmp_path))
+    found = "\n".join(
+        told("variants", "name: file\nprofile: desk\nvariants: {a: {quality: dgqp, box: dirrac, strides: [8, 32]}}\n", tmp_path)
+    )
     assert "reads the distribution" not in found and "each must be twice" in found and "box is 'dirrac'" in found
-    found = "\n".join(told("ablation", "name: file\nprofile: desk\naxes: {qfl: [on]}\nseeds: [-1]\nset: {lr: 010, lr: 1}\n", tmp_path))
+    found = "\n".join(
+        told("ablation", "name: file\nprofile: desk\naxes: {qfl: [on]}\nseeds: [-1]\noverrides: {lr: 010, lr: 1}\n", tmp_path)
+    )
     assert "on is ambiguous" in found and "seeds.0 is -1" in found and "given twice" in found and "010 is ambiguous" in found
 
 
@@ -144,7 +148,7 @@ def test_problems_of_fields_and_between_fields_are_told_together(tmp_path: Path)
         ("lerning_rate", "lr"), ("learning_rate", "lr"), ("learningRate", "lr"), ("Learning-Rate", "lr"), ("batch", "batch_size"), ("bs", "batch_size"),
         ("batchsize", "batch_size"), ("max_epochs", "epochs"), ("epoch", "epochs"), ("wd", "weight_decay"), ("weightdecay", "weight_decay"),
         ("img_size", "image_size"), ("imgsz", "image_size"), ("iou_threshold", "nms_iou"), ("conf_thres", "score_thr"), ("warmup", "warmup_iters"),
-        ("qlf", "qfl"), ("regmax", "reg_max"), ("grad_clip", "clip_grad_norm"), ("ema_decay", "ema"), ("amp", "precision"),
+        ("qlf", "qfl"), ("regmax", "reg_max"), ("grad_clip", "clip_grad_norm"), ("model_ema", "ema_decay"), ("amp", "precision"),
     ],
 )  # fmt: skip
 def test_a_key_of_another_name_is_recognised(word: str, key: str) -> None:
@@ -157,5 +161,5 @@ def test_what_is_near_nothing_is_not_guessed(word: str) -> None:
 
 
 def test_aliases_name_keys_that_exist() -> None:
-    keys = {*Settings.model_fields, *ABLATION, *SEARCH["search"], "arms", "low", "high", "search"}
+    keys = {*Settings.model_fields, *ABLATION, *SEARCH["search"], *PROFILE["resources"], "variants", "low", "high", "search"}
     assert set(ALIASES.values()) <= keys and not ALIASES.keys() & Settings.model_fields.keys()

@@ -83,7 +83,7 @@ def test_default_milestones_are_those_of_two_thirds_and_eleven_twelfths(epochs: 
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "lr", "lr_batch", "batch_size", "expected"),
+    ("optimizer", "lr", "base_batch_size", "batch_size", "expected"),
     [
         ("sgd", 0.01, 16, 8, 0.005),
         ("sgd", 0.01, 16, 16, 0.01),
@@ -94,14 +94,14 @@ def test_default_milestones_are_those_of_two_thirds_and_eleven_twelfths(epochs: 
         ("adamw", 1e-4, 0, 64, 1e-4),
     ],
 )
-def test_rate_and_batch_scale_together(optimizer: str, lr: float, lr_batch: int, batch_size: int, expected: float) -> None:
-    settings = {"optimizer": optimizer, "lr": lr, "lr_batch": lr_batch, "batch_size": batch_size}
+def test_rate_and_batch_scale_together(optimizer: str, lr: float, base_batch_size: int, batch_size: int, expected: float) -> None:
+    settings = {"optimizer": optimizer, "lr": lr, "base_batch_size": base_batch_size, "batch_size": batch_size}
     assert learning_rate(Settings(**settings)) == pytest.approx(expected, rel=1e-12)
     assert config(**settings).optim_wrapper.optimizer.lr == pytest.approx(expected, rel=1e-12)
 
 
 def test_warm_up_starts_at_its_factor() -> None:
-    assert config(warmup_factor=1 / 3).param_scheduler[0].start_factor == pytest.approx(1 / 3)
+    assert config(warmup_start_factor=1 / 3).param_scheduler[0].start_factor == pytest.approx(1 / 3)
 
 
 def small_detector() -> nn.Module:
@@ -121,7 +121,7 @@ def groups(model: nn.Module, **settings: Any) -> dict[str, tuple[float, float]]:
 def test_parameters_without_decay_and_biases_with_their_own_rate() -> None:
     model = small_detector()
     assert set(groups(model).values()) == {(0.01, 0.0001)}
-    found = groups(model, no_decay=["bias", "fpn_convs"], bias_lr=2.0)
+    found = groups(model, no_decay=["bias", "fpn_convs"], bias_lr_mult=2.0)
     assert found.keys() == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     expected = {
         "backbone.layer2.0.conv1.weight": (0.01, 0.0001),
@@ -133,13 +133,13 @@ def test_parameters_without_decay_and_biases_with_their_own_rate() -> None:
         "bbox_head.gfl_cls.bias": (0.02, 0.0),
     }
     assert {name: found[name] for name in expected} == expected
-    assert groups(model, bias_lr=2.0)["bbox_head.gfl_cls.bias"] == (0.02, 0.0001)
+    assert groups(model, bias_lr_mult=2.0)["bbox_head.gfl_cls.bias"] == (0.02, 0.0001)
 
 
 @pytest.mark.parametrize("deformable", [{}, {"dcn": "v2", "dcn_stages": "c3-c5"}])
 def test_the_gfl_authors_zoo_has_their_decay_for_every_parameter(deformable: dict[str, str]) -> None:
     zoo = yaml.safe_load((Path(__file__).parents[1] / "experiments" / "zoo_gfocal.yaml").read_text())
-    recipe = {key: zoo["set"][key] for key in ("bias_lr", "no_decay")}
+    recipe = {key: zoo["overrides"][key] for key in ("bias_lr_mult", "no_decay")}
     small = {"backbone": "r50", "base_channels": 8, "neck_channels": 8, "head_channels": 8, "strides": (8, 16), "frozen_stages": 1}
     model = build_detector(Settings(**small, **deformable), 3)
     found = groups(model, **recipe)
@@ -154,7 +154,7 @@ def test_the_gfl_authors_zoo_has_their_decay_for_every_parameter(deformable: dic
 
 
 def test_the_logged_rate_is_that_of_plain_parameters() -> None:
-    wrapper = build_optim_wrapper(small_detector(), config(no_decay=["bias"], bias_lr=2.0).optim_wrapper.to_dict())
+    wrapper = build_optim_wrapper(small_detector(), config(no_decay=["bias"], bias_lr_mult=2.0).optim_wrapper.to_dict())
     assert wrapper.get_lr()["lr"][0] == 0.01
 
 
@@ -432,7 +432,7 @@ def test_published_weights_come_from_their_publisher(backbone: str, file: str, m
 
 
 @pytest.mark.parametrize(
-    ("backbone", "way_out"), [("r18vd", "import-checkpoint"), ("r50vd", "import-checkpoint"), ("MyNet", "--weights FILE")]
+    ("backbone", "way_out"), [("r18vd", "import-checkpoint"), ("r50vd", "import-checkpoint"), ("MyNet", "--init-weights FILE")]
 )
 def test_a_backbone_without_published_weights_says_the_way_out(backbone: str, way_out: str) -> None:
     with pytest.raises(ResourceError, match=f"(?s){backbone}.*{way_out}"):

@@ -319,8 +319,8 @@ PROFILE = """
 name: lab
 title: cards
 data: required
-settings: {strides: [8, 16, 32], image_size: [320, 240], backbone: r18, base_channels: 8, weights: random, neck_channels: 8,
-  head_channels: 8, epochs: 1, batch_size: 2, lr_batch: 2}
+settings: {strides: [8, 16, 32], image_size: [320, 240], backbone: r18, base_channels: 8, init_weights: random, neck_channels: 8,
+  head_channels: 8, epochs: 1, batch_size: 2, base_batch_size: 2}
 cpu_seconds_per_image: 100
 """
 EXPERIMENT = """

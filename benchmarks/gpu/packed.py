@@ -53,7 +53,7 @@ def main() -> None:
         "name": name,
         "seeds": [0] if asked.check else [0, 1, 2],
     }
-    content["set"] = SMALL if asked.check else FULL | {"epochs": asked.epochs, "precision": asked.precision}
+    content["overrides"] = SMALL if asked.check else FULL | {"epochs": asked.epochs, "precision": asked.precision}
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump(content, sort_keys=False))
 

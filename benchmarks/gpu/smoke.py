@@ -32,7 +32,7 @@ from mmdet.registry import MODELS
 VARIANTS = {
     "GFL": {},
     "ATSS (centerness, Dirac)": {"quality": "centerness", "box": "dirac", "dfl": False},
-    "focal loss alone, FCOS's distances": {"quality": "none", "box": "dirac", "dfl": False, "dirac_coder": "distance"},
+    "focal loss alone, FCOS's distances": {"quality": "none", "box": "dirac", "dfl": False, "bbox_coder": "distance"},
     "IoU branch": {"quality": "iou", "box": "dirac", "dfl": False},
     "centerness-guided": {"quality": "centerness_guided", "box": "dirac", "dfl": False},
     "IoU-guided, renormalised": {"quality": "iou_guided", "box": "general", "guided_renormalise": True},

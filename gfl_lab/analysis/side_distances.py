@@ -342,7 +342,7 @@ def _round_up(value: float) -> float:
 
 
 def _notes(infos: list[dict[str, Any]], settings: Settings) -> Iterator[str]:
-    if settings.flip:
+    if settings.flip_prob:
         yield "flips are left out: a flipped box lies a little differently on the cells"
     if settings.scale_range != (1.0, 1.0):
         low, high = settings.scale_range

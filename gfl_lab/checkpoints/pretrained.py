@@ -41,13 +41,15 @@ def published_url(backbone: str) -> str:
         return get_external_models()[_OPENMMLAB[backbone]]
     if backbone == "vit-adapter-s":
         return DEIT_SMALL
-    hint = "Give the path of a weights file (--weights FILE), or --weights random to start from nothing."
+    hint = "Give the path of a weights file (--init-weights FILE), or --init-weights random to start from nothing."
     if backbone.endswith("vd"):
         hint = (
             "Convert PaddleDetection's file with `gfl-lab import-checkpoint FILE` and give the path of the result "
-            f"(--weights {backbone}=FILE), or --weights random to start from nothing."
+            f"(--init-weights {backbone}=FILE), or --init-weights random to start from nothing."
         )
-    raise ResourceError(Problem(f"weights: pretrained: no weights for backbone {backbone} are published that can be downloaded", hint=hint))
+    raise ResourceError(
+        Problem(f"init_weights: pretrained: no weights for backbone {backbone} are published that can be downloaded", hint=hint)
+    )
 
 
 def fetch_pretrained(backbone: str) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def fetch_pretrained(backbone: str) -> dict[str, Any]:
             Problem(
                 f"the published weights {file} of backbone {backbone} are not in {torch.hub.get_dir()}/checkpoints and could not be "
                 f"downloaded from {url} ({error})",
-                hint="Put the file there, or give --weights FILE, or --weights random to start from nothing.",
+                hint="Put the file there, or give --init-weights FILE, or --init-weights random to start from nothing.",
             )
         ) from None
 
@@ -108,9 +110,9 @@ def check_fit(weights: str, variants: Iterable[Settings]) -> None:
             problems += [
                 Problem(
                     problem.message,
-                    "--weights",
+                    "--init-weights",
                     f"The backbone has base_channels {settings.base_channels} here (published files have 64). For several backbones give "
-                    f"--weights {settings.backbone}=FILE for each; --weights random starts from nothing.",
+                    f"--init-weights {settings.backbone}=FILE for each; --init-weights random starts from nothing.",
                 )
                 for problem in error.problems
             ]

@@ -28,7 +28,7 @@ def command(experiment: Path, profile: str | None, top: int, seeds: list[int] | 
     """Compare the best of a search, EXPERIMENT, with the profile's defaults over several seeds, and print the table.
 
     Writes an ablation beside the search's results and runs it. All other options are those of `gfl-lab run`, and must be
-    the ones that the search was run with where they decide what is trained (--data, --weights).
+    the ones that the search was run with where they decide what is trained (--data, --init-weights).
 
     Example:  gfl-lab confirm experiments/search_desk.yaml --top 2
     """
@@ -53,9 +53,9 @@ def command(experiment: Path, profile: str | None, top: int, seeds: list[int] | 
     best = rank(search).best
     if not best:
         raise InputError(f"no suggestion of search {name} on profile {profile_name} has finished yet")
-    arms = {f"suggestion {row.number}": dict(row.settings) for row in best[:top]}
-    arms = _without_defaults(arms, files)
-    if not arms:
+    variants = {f"suggestion {row.number}": dict(row.settings) for row in best[:top]}
+    variants = _without_defaults(variants, files)
+    if not variants:
         say(f"the best of the search computes what the defaults of profile {profile_name} do: there is nothing to confirm")
         return
     seeds = seeds or [search.seed + 1 + index for index in range(SEEDS)]
@@ -64,8 +64,8 @@ def command(experiment: Path, profile: str | None, top: int, seeds: list[int] | 
     path = folder / f"{confirming(name)}.yaml"
     context = run.make_context("gfl-lab run", [str(path), "--profile", profile_name, *run_options])  # refuses wrong options
     with _as_before_where_refused([path, folder / "profiles" / f"{profile_name}.yaml"]):
-        _write(files, path, arms, seeds)
-        say(f"{plural(len(arms), 'suggestion')} against the defaults, seeds {', '.join(map(str, seeds))}: {path}")
+        _write(files, path, variants, seeds)
+        say(f"{plural(len(variants), 'suggestion')} against the defaults, seeds {', '.join(map(str, seeds))}: {path}")
         with context:
             run.invoke(context)
 
@@ -94,17 +94,17 @@ def confirming(name: str) -> str:
     return f"confirm_{name}"[:100]
 
 
-def _without_defaults(arms: dict[str, dict[str, Any]], files: Files) -> dict[str, dict[str, Any]]:
-    """``arms`` without those that compute what the defaults do."""
+def _without_defaults(variants: dict[str, dict[str, Any]], files: Files) -> dict[str, dict[str, Any]]:
+    """Return ``variants`` without those that compute what the defaults do."""
     from gfl_lab.spec.files import resolve_settings
     from gfl_lab.spec.settings import computed
 
-    base = files.profile.settings, files.experiment.set
+    base = files.profile.settings, files.experiment.overrides
     default = computed(resolve_settings(*base))
-    return {name: settings for name, settings in arms.items() if computed(resolve_settings(*base, settings)) != default}
+    return {name: settings for name, settings in variants.items() if computed(resolve_settings(*base, settings)) != default}
 
 
-def _write(files: Files, path: Path, arms: dict[str, dict[str, Any]], seeds: list[int]) -> None:
+def _write(files: Files, path: Path, variants: dict[str, dict[str, Any]], seeds: list[int]) -> None:
     """The ablation's file, beside the search's results; the profile beside it, since a file finds its profile there."""
     import yaml
 
@@ -118,9 +118,9 @@ def _write(files: Files, path: Path, arms: dict[str, dict[str, Any]], seeds: lis
         "question": f"Is the best of {experiment.name} better than the defaults on seeds that it was not chosen on?",
         "kind": "ablation",
         "profile": files.profile.name,
-        "code": [str(file.path) for file in files.code],
-        "set": with_weights(experiment.set, beside),
-        "arms": {DEFAULTS: {}, **{arm: with_weights(settings, beside) for arm, settings in arms.items()}},
+        "custom_imports": [str(file.path) for file in files.code],
+        "overrides": with_weights(experiment.overrides, beside),
+        "variants": {DEFAULTS: {}, **{name: with_weights(settings, beside) for name, settings in variants.items()}},
         "baseline": DEFAULTS,
         "seeds": seeds,
         "table": {"metrics": list(experiment.table.metrics)},

@@ -22,7 +22,14 @@ def share_of(machine: Any, wish: Any, *, cpus: int | None = None, gpus: float | 
     from gfl_lab.orchestrate import resources
 
     return resources.share(
-        machine, cpus=wish.cpus, gpus=wish.gpus, gpu_required=wish.gpu_required, pack=wish.pack, asked_cpus=cpus, asked_gpus=gpus, peak=peak
+        machine,
+        cpus=wish.cpus,
+        gpus=wish.gpus,
+        gpu_required=wish.gpu_required,
+        pack=wish.gpu_packing,
+        asked_cpus=cpus,
+        asked_gpus=gpus,
+        peak=peak,
     )
 
 

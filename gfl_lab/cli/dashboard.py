@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from gfl_lab import shipped
 from gfl_lab.cli.output import say, warn_of_container
 from gfl_lab.cli.server_ports import free_port, port_option
 
@@ -20,7 +21,7 @@ def command(port: int) -> None:
     warn_of_container()
     port = free_port(port)
     arguments = [
-        sys.executable, "-P", "-m", "dashboard", "--server.address=127.0.0.1", f"--server.port={port}", "--server.headless=true",
+        sys.executable, "-P", str(shipped.dashboard() / "__main__.py"), "--server.address=127.0.0.1", f"--server.port={port}", "--server.headless=true",
         "--browser.gatherUsageStats=false", "--browser.serverAddress=localhost", "--server.fileWatcherType=none", "--client.toolbarMode=minimal",
     ]  # fmt: skip
     say(f"dashboard: http://127.0.0.1:{port}  over {home()}  (Ctrl-C ends it)")

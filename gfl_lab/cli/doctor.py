@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from gfl_lab import naming
+from gfl_lab import naming, shipped
 from gfl_lab.cli.output import plural, print_json, say
 from gfl_lab.errors import ExitCode, GflLabError, StoreError
 
@@ -34,6 +34,8 @@ def command(repair: bool, as_json: bool) -> None:
     found = []
     for name, check in (
         ("packages", _packages),
+        ("opencv", _opencv),
+        ("files", _own_files),
         ("detector", _detector),
         ("machine", _machine),
         ("disk", _disk),
@@ -45,7 +47,8 @@ def command(repair: bool, as_json: bool) -> None:
         ("mlflow", lambda: _mlflow(repair)),
     ):
         try:
-            found += [{"check": name, "ok": ok, "message": text} for ok, text in check()]
+            for ok, text in check():
+                found.append({"check": name, "ok": ok, "message": text})
         except (GflLabError, ImportError, OSError, RuntimeError, sqlite3.Error) as error:
             message = str(error) if isinstance(error, GflLabError) else f"{type(error).__name__}: {error}"
             found.append({"check": name, "ok": False, "message": message})
@@ -90,11 +93,63 @@ def _pins() -> Lines:
         if not need.marker and (found := installed(need.name)) and found not in need.specifier
     ]
     yield not wrong, f"versions: {'; '.join(wrong)}" if wrong else "every version is one that gfl-lab asks for"
-    tested = Path(__file__).resolve().parents[2] / "requirements.txt"  # beside the package in a checkout
-    if tested.is_file():
-        pins = re.findall(r"^([\w.-]+)==([^\s;]+)", tested.read_text(), re.MULTILINE)
-        other = [f"{name} {found} (tested: {pin})" for name, pin in pins if (found := installed(name)) and found.partition("+")[0] != pin]
-        yield True, "note: other versions than tested: " + ", ".join(other) if other else "all versions are the tested ones"
+    pins = re.findall(r"^([\w.-]+)==([^\s;]+)", shipped.pins().read_text(), re.MULTILINE)
+    other = [f"{name} {found} (tested: {pin})" for name, pin in pins if (found := installed(name)) and found.partition("+")[0] != pin]
+    yield True, "note: other versions than tested: " + ", ".join(other) if other else "all versions are the tested ones"
+
+
+def _opencv() -> Lines:
+    """Check that one OpenCV is installed, the headless one: mmengine and mmcv-lite make pip install the plain one besides."""
+    plain = [name for name in ("opencv-python", "opencv-contrib-python") if _is_installed(name)]
+    way = "see docs/installation.md: `pip uninstall -y opencv-python opencv-contrib-python opencv-python-headless`, then `pip install --no-deps opencv-python-headless`"
+    try:
+        import cv2
+    except ImportError as error:
+        yield False, f"OpenCV cannot be imported: {error}; {way}"
+        return
+    if plain and _is_installed("opencv-python-headless"):
+        yield (
+            True,
+            f"note: {' and '.join(plain)} and opencv-python-headless share one folder, and either may be the one that is loaded; {way}",
+        )
+    elif plain:
+        yield True, f"note: {' and '.join(plain)} {cv2.__version__} is installed, which needs libGL; a machine without it: {way}"
+    else:
+        yield True, f"OpenCV {cv2.__version__} is the headless one"
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _own_files() -> Lines:
+    """Check the files that gfl-lab brings along: none is missing or cut off, and each experiment finds its profile and table."""
+    from gfl_lab.spec.files import find_profile, load_experiment, load_profile, load_published
+
+    if damaged := shipped.damaged():
+        more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
+        yield False, f"missing or damaged: {', '.join(damaged[:5])}{more}: install gfl-lab again"
+    folder = shipped.experiments()
+    shipped.dashboard()
+    profiles, tables = [[folder / part] for part in (shipped.PROFILES, shipped.PUBLISHED)]
+    broken = []
+    files = sorted(folder.glob("*.yaml"))
+    for path in files:
+        try:
+            experiment, source = load_experiment(path)
+            load_profile(find_profile(experiment.profile, profiles))
+            if experiment.published_table:
+                load_published(experiment.published_table, tables, source)
+        except GflLabError as error:
+            broken.append(path)
+            yield False, f"{path}: {error.problems[0]}"
+    if not damaged and not broken:
+        count = len(list(tables[0].glob("*.yaml")))
+        yield True, f"{plural(len(files), 'experiment')}, {plural(count, 'published table')} and the dashboard are in {shipped.root()}"
 
 
 def _detector() -> Lines:
@@ -231,7 +286,7 @@ def _damaged(tree: Any) -> Lines:
     from gfl_lab.orchestrate.damaged import examine
     from gfl_lab.results.store import Store
 
-    checked, commands, count = Checked(tree), {}, 0
+    checked, commands, count = Checked(tree), dict[str, str](), 0
     for row in Store(tree).experiments():
         seeds = "" if row.kind == "search" else " --seeds " + ",".join(map(str, sorted({trial.seed for trial in row.trials})))
         for trial in row.trials:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def command(file: Path, out: Path | None, force: bool, as_json: bool) -> None:
     """Convert the weights in FILE (.pth, .pdparams, .npz), whichever project saved them, and say what they are.
 
-    The file's code is never run. What is written can be given to --weights.
+    The file's code is never run. What is written can be given to --init-weights.
 
     Example:  gfl-lab import-checkpoint gfl_r50_fpn_1x_coco.pth
     """

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gfl_lab import naming
 from gfl_lab.cli.output import plural, say
 from gfl_lab.errors import StoreError
 
+if TYPE_CHECKING:  # the command line starts without them
+    from gfl_lab.records.table_lock import TableLock
+    from gfl_lab.report.lock import Comparison
+    from gfl_lab.results.rows import ExperimentRow
+    from gfl_lab.results.store import Store
+
 SHOWN = 10
 """Deviations that are listed; `gfl-lab verify` lists all."""
 
 
-def settle(row: Any, store: Any, folder: Path, *, damaged: Collection[str], trained: bool, relock: bool, experiment: str) -> bool:
+def settle(
+    row: ExperimentRow, store: Store, folder: Path, *, damaged: Collection[str], trained: bool, relock: bool, experiment: str
+) -> bool:
     """Bring the lock file up to the table, as far as that is an extension of it; say what is not done.
 
     A missing one is made of the trials whose files are sound. One that is there is extended by trials that finished since. It is
@@ -30,30 +38,27 @@ def settle(row: Any, store: Any, folder: Path, *, damaged: Collection[str], trai
     Returns:
         Whether the lock file and the table agree.
     """
-    from gfl_lab.records.files import read_json, write_json
-    from gfl_lab.report.lock import lock_json, without
+    from gfl_lab.records.table_lock import read_table_lock, write_table_lock
+    from gfl_lab.report.lock import make_lock, without
     from gfl_lab.report.table import build_table
 
     path, beside = folder / naming.LOCK, folder / naming.NEW_LOCK
     sound = without(row, damaged)
-    found = lock_json(sound, build_table(sound, store.resampled_or_none), store.records_or_none)
+    found = make_lock(sound, build_table(sound, store.resampled_or_none), store.records_or_none)
     if relock or not path.exists():
-        write_json(path, found)
+        write_table_lock(path, found)
         beside.unlink(missing_ok=True)
         if damaged:
-            say(f"note: {path.name} holds {plural(len(found['trials']), 'trial')}; the damaged ones are not in it")
+            say(f"note: {path.name} holds {plural(len(found.trials), 'trial')}; the damaged ones are not in it")
         return True
     accept = f"Accept what is there now with:  gfl-lab run {experiment} --relock"
     try:
-        comparison = _compare(read_json(path), found, row, damaged)
+        comparison = _compare(read_table_lock(path), found, row, damaged)
     except StoreError as error:
         say(f"warning: the lock file cannot be read, and is left as it is: {error.problems[0].message}\n    {accept}")
         return False
-    except (KeyError, TypeError, AttributeError) as error:
-        say(f"warning: {path} is no lock file of a table, and is left as it is ({type(error).__name__}: {error})\n    {accept}")
-        return False
     if comparison.changed:
-        write_json(beside, found)
+        write_table_lock(beside, found)
         say(f"warning: {plural(len(comparison.changed), 'deviation')} from {path.name}, which is kept:")
         _list(comparison.changed)
         say(f"    The numbers as they are now: {beside}\n    {accept}")
@@ -70,11 +75,11 @@ def settle(row: Any, store: Any, folder: Path, *, damaged: Collection[str], trai
         copy = _keep(path, folder)
         say(f"note: what has left the plan has left {path.name} too; the former one is {copy}")
     if not comparison.equal:
-        write_json(path, found)
+        write_table_lock(path, found)
     return True
 
 
-def _compare(locked: Mapping[str, Any], found: Mapping[str, Any], row: Any, damaged: Collection[str]) -> Any:
+def _compare(locked: TableLock, found: TableLock, row: ExperimentRow, damaged: Collection[str]) -> Comparison:
     """The comparison without the damaged trials, whose numbers stand in no row either."""
     from dataclasses import replace
 

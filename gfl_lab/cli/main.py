@@ -1,4 +1,4 @@
-"""`gfl-lab`: one file per verb, loaded when it is called, so that ``--help`` answers at once."""
+"""`gfl-lab`: one file per command, loaded when it is called, so that ``--help`` answers at once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import importlib
 import os
 import signal
 import sys
+import warnings
+from typing import TextIO
 
 import click
 
@@ -14,7 +16,8 @@ from gfl_lab import __version__
 from gfl_lab.addresses import check_text
 from gfl_lab.errors import ExitCode, GflLabError
 
-_VERBS = {
+_COMMANDS = {
+    "init": "Copy the experiments, profiles and published tables of gfl-lab into a folder, for editing.",
     "run": "Train what is missing of an experiment and print its table.",
     "confirm": "Compare a search's best with the defaults over several seeds.",
     "plan": "Show the trials of an experiment and what is done; nothing is trained.",
@@ -26,9 +29,9 @@ _VERBS = {
     "reproduce": "Train a finished trial once more and compare its numbers.",
     "evaluate": "Evaluate a trial's weights under other test settings, or converted weights on a data set.",
     "predict": "Detect objects on images, and draw them with the distributions of their edges.",
-    "models": "List every published row: which experiment and variant runs it, or why none does.",
+    "published": "List every published row: which experiment and variant runs it, or why none does.",
     "dashboard": "Open the dashboard on 127.0.0.1: tables, curves, box distributions.",
-    "ui": "Open MLflow's own UI on 127.0.0.1.",
+    "mlflow": "Open MLflow's own UI on 127.0.0.1.",
     "sync": "Mirror all runs to MLflow again; nothing is doubled.",
     "data": "Check a data set, or make the generated one.",
     "import-checkpoint": "Convert weights of mmdet, GFocal, ViT-Adapter, DeiT, torchvision or PaddleDetection.",
@@ -36,6 +39,8 @@ _VERBS = {
     "gc": "Show what a run tree could do without, and delete it with --delete.",
 }
 
+_RENAMED = {"models": "published", "ui": "mlflow"}
+"""Former names of commands: they work with a warning and are in no list."""
 
 _UNFIT = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
@@ -44,33 +49,36 @@ _UNFIT = {
 """System errors that say something about the machine, not about our code."""
 
 
-class _Verbs(click.Group):
+class _Commands(click.Group):
     """Commands by name; each module is imported when it is called, not when help lists it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_VERBS)
+        return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in _VERBS:
+        if name not in _COMMANDS:
             return None
         return importlib.import_module(f"gfl_lab.cli.{name.replace('-', '_')}").command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in _VERBS:
+        if args and args[0] in _RENAMED:
+            former, args = args[0], [_RENAMED[args[0]], *args[1:]]
+            click.echo(f"warning: `gfl-lab {former}` is now `gfl-lab {args[0]}`", err=True)
+        elif args and args[0] not in _COMMANDS:
             import difflib
 
-            near = difflib.get_close_matches(args[0], _VERBS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" Verbs: {', '.join(_VERBS)}."
-            raise click.UsageError(f"there is no verb {args[0]!r}.{hint}")
+            near = difflib.get_close_matches(args[0], _COMMANDS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else f" Commands: {', '.join(_COMMANDS)}."
+            raise click.UsageError(f"there is no command {args[0]!r}.{hint}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Verbs"):
-            formatter.write_dl(list(_VERBS.items()))
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
 
 
 @click.group(
-    cls=_Verbs,
+    cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Example:  gfl-lab run experiments/table3_qfl_dfl.yaml\n\nExit codes: 0 done, 1 internal error, 2 wrong input, 3 some trials "
     "failed, 4 unfair comparison or numbers not as recorded, 5 over budget, 6 machine unfit, 130 Ctrl-C, 143 terminated.",
@@ -83,8 +91,19 @@ def cli() -> None:
     """
 
 
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
+) -> None:
+    """Print a warning about a user's file as one line, and every other one as Python does."""
+    from gfl_lab.spec.renames import RenamedKeyWarning
+
+    own = issubclass(category, RenamedKeyWarning)
+    (file or sys.stderr).write(f"warning: {message}\n" if own else warnings.formatwarning(message, category, filename, lineno, line))
+
+
 def main() -> None:
     """Entry point: a user's mistake is one message and an exit code, never a traceback."""
+    warnings.showwarning = _show_warning
     try:
         for text in sys.argv[1:]:
             check_text(text, "the command line")
@@ -114,6 +133,9 @@ def main() -> None:
             click.echo(f"error: {where}{error.strerror}", err=True)
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 click.echo("    What is done is kept; make room and give the same command again.", err=True)
+            sys.exit(int(ExitCode.UNFIT))
+        if isinstance(error, ImportError) and not (error.name or "").startswith("gfl_lab"):
+            click.echo(f"error: a library cannot be imported: {error}\n    `gfl-lab doctor` says how to mend it.", err=True)
             sys.exit(int(ExitCode.UNFIT))
         click.echo(f"internal error: {type(error).__name__}: {error}\nThis is a bug in gfl-lab. GFL_LAB_DEBUG=1 shows where.", err=True)
         sys.exit(int(ExitCode.INTERNAL))

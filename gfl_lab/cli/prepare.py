@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from gfl_lab import shipped
 from gfl_lab.addresses import absolute, check_text
 from gfl_lab.cli.numbers import Whole
 from gfl_lab.cli.output import plural
@@ -25,12 +26,15 @@ MAX_TRIALS, MANY = 10_000, 1000
 
 MAX_SEED, MAX_SEEDS = 2**31 - 1, 100_000
 _SEED = re.compile(r"[0-9]{1,10}")
-EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 
 
 def experiment_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``EXPERIMENT``: an experiment file."""
-    return click.argument("experiment", type=click.Path(path_type=Path))(command)
+    """``EXPERIMENT``: an experiment file, by its path or, if gfl-lab has it, by its name."""
+
+    def find(_ctx: click.Context, _param: click.Parameter, given: Path) -> Path:
+        return shipped.find_experiment(given)
+
+    return click.argument("experiment", type=click.Path(path_type=Path), callback=find)(command)
 
 
 def profile_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,7 +54,10 @@ def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Refuse an experiment with more trials than this.",
         ),
         click.option(
-            "--weights",
+            "--init-weights",
+            "--weights",  # its name before version 0.2
+            "weights",
+            cls=RenamedOption,
             metavar="[BACKBONE=]FILE",
             multiple=True,
             callback=parse_weights,
@@ -61,6 +68,22 @@ def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return profile_option(command)
+
+
+class RenamedOption(click.Option):
+    """An option that still takes its former names; help and errors show the first name alone."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return the option's line of help under its first name."""
+        names, self.opts = self.opts, self.opts[:1]
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.opts = names
+
+    def get_error_hint(self, ctx: click.Context) -> str:
+        """Return the first name, as errors show it."""
+        return repr(self.opts[0])
 
 
 def parse_weights(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
@@ -118,16 +141,16 @@ def read_files(path: Path, profile_name: str | None) -> Files:
 
     experiment, source = load_experiment(path)
     beside = path.resolve().parent
-    code, problems = read_code(experiment.code, source)
+    code, problems = read_code(experiment.custom_imports, source)
     profile = published = None
     try:
         profile = named_profile(profile_name or experiment.profile, beside)
     except SpecError as error:
         place = "" if profile_name else source.place("profile")
         problems += [problem if problem.place else Problem(problem.message, place, problem.hint) for problem in error.problems]
-    if experiment.reference:
+    if experiment.published_table:
         try:
-            published = load_published(experiment.reference, [beside / "published", EXPERIMENTS / "published"], source)
+            published = load_published(experiment.published_table, shipped.published_folders(beside), source)
         except SpecError as error:
             problems += error.problems
     if problems:
@@ -135,19 +158,8 @@ def read_files(path: Path, profile_name: str | None) -> Files:
     return Files(experiment, source, profile, published, code)
 
 
-def experiment_folders() -> list[Path]:
-    """Where experiments, profiles and published tables are looked for without an experiment file: ./experiments, then gfl-lab's own."""
-    return list(dict.fromkeys((Path("experiments").resolve(), EXPERIMENTS)))
-
-
-def profile_folders(beside: Path | None = None) -> list[Path]:
-    """Return the folders in which every command looks for profiles: beside the experiment if there is one, ./profiles, ./experiments/profiles, gfl-lab's own."""
-    folders = [folder / "profiles" for folder in ([beside] if beside else [])]
-    return list(dict.fromkeys([*folders, Path("profiles").resolve(), *(folder / "profiles" for folder in experiment_folders())]))
-
-
 def named_profile(name: str, beside: Path | None = None) -> Any:
-    """Read a profile by its name, from the first of ``profile_folders`` that has it, or by its path (``lab/profiles/mine.yaml``).
+    """Read a profile by its name, from the first of ``shipped.profile_folders`` that has it, or by its path (``lab/profiles/mine.yaml``).
 
     Raises:
         SpecError: there is none, or every problem in it.
@@ -156,7 +168,7 @@ def named_profile(name: str, beside: Path | None = None) -> Any:
 
     if name.endswith(".yaml"):
         return load_profile(Path(name).expanduser())
-    return load_profile(find_profile(name, profile_folders(beside)))
+    return load_profile(find_profile(name, shipped.profile_folders(beside)))
 
 
 def profile_argument(name: str, beside: Path) -> str:
@@ -169,8 +181,8 @@ def profile_argument(name: str, beside: Path) -> str:
 
     if name.endswith(".yaml"):
         return name
-    file = find_profile(name, profile_folders(beside))
-    first = next((folder / file.name for folder in profile_folders() if (folder / file.name).is_file()), None)
+    file = find_profile(name, shipped.profile_folders(beside))
+    first = next((folder / file.name for folder in shipped.profile_folders() if (folder / file.name).is_file()), None)
     return name if first == file else os.path.relpath(file)
 
 
@@ -233,29 +245,29 @@ def prepare_data(files: Files, tree: RunTree, data: Path | None, say: Callable[[
 
 
 def _weights_path(weights: str, beside: Path) -> str:
-    """The setting ``weights`` with a path made absolute."""
+    """Return the setting ``init_weights`` with its path made absolute."""
     if weights in ("random", "pretrained"):
         return weights
     try:
         path = os.path.abspath(beside / Path(weights).expanduser())
     except RuntimeError:  # no such user
         path = os.path.abspath(beside / weights)
-    check_text(path, "weights")
+    check_text(path, "init_weights")
     return path
 
 
 def with_weights(settings: dict[str, Any], beside: Path) -> dict[str, Any]:
     """``settings`` with the path of their weights made absolute; it is relative to the folder ``beside``."""
-    return settings | {"weights": _weights_path(settings["weights"], beside)} if "weights" in settings else settings
+    return settings | {"init_weights": _weights_path(settings["init_weights"], beside)} if "init_weights" in settings else settings
 
 
 def _with_absolute_weights(experiment: Any, beside: Path) -> Any:
     own = {
-        "set": with_weights(experiment.set, beside),
-        "arms": {arm: with_weights(values, beside) for arm, values in experiment.arms.items()},
+        "overrides": with_weights(experiment.overrides, beside),
+        "variants": {name: with_weights(values, beside) for name, values in experiment.variants.items()},
     }
-    if "weights" in experiment.axes:
-        own["axes"] = experiment.axes | {"weights": [_weights_path(value, beside) for value in experiment.axes["weights"]]}
+    if "init_weights" in experiment.axes:
+        own["axes"] = experiment.axes | {"init_weights": [_weights_path(value, beside) for value in experiment.axes["init_weights"]]}
     return experiment.model_copy(update=own)
 
 
@@ -279,7 +291,7 @@ def prepare(
     if experiment.kind == "search":  # what can be checked before anything is drawn
         from gfl_lab.plan.search import corners
 
-        experiment = experiment.model_copy(update={"arms": corners(experiment, files.profile, files.source)})
+        experiment = experiment.model_copy(update={"variants": corners(experiment, files.profile, files.source)})
 
     registered: frozenset[str] = frozenset()
 
@@ -299,7 +311,7 @@ def prepare(
             published=files.published,
             weights_digest=digest_weights,
             components=components,
-            weights_of=lambda settings: weights.get(settings.backbone) or weights.get("") or settings.weights,
+            weights_of=lambda settings: weights.get(settings.backbone) or weights.get("") or settings.init_weights,
             max_trials=max_trials,
         )
 
@@ -328,7 +340,7 @@ def _check_components(files: Files, variants: list[Any]) -> frozenset[str]:
     from gfl_lab.spec.code import class_names
     from gfl_lab.spec.settings import BUILT_IN
 
-    ours = [settings for settings in variants if settings.arguments or class_names(settings)]
+    ours = [settings for settings in variants if settings.component_args or class_names(settings)]
     if not files.code and not ours:
         return frozenset()
     from gfl_lab.setup.components import load
@@ -340,15 +352,15 @@ def _check_components(files: Files, variants: list[Any]) -> frozenset[str]:
         for finding in check(settings, files.code, own):
             place = _place_of(files, finding.key, getattr(settings, finding.key))
             found.setdefault(finding.problem.message, Problem(finding.problem.message, place, finding.problem.hint))
-    for kind in sorted({kind for settings in ours for kind in settings.arguments} - {"head"}):
-        having = [settings for settings in ours if kind in settings.arguments]
+    for kind in sorted({kind for settings in ours for kind in settings.component_args} - {"head"}):
+        having = [settings for settings in ours if kind in settings.component_args]
         if all(getattr(settings, kind) in BUILT_IN[kind] for settings in having):
-            place = _place_of(files, "arguments", having[0].arguments)
-            found[kind] = Problem(f"arguments.{kind} is given, but no variant that has it names a {kind} of yours", place)
+            place = _place_of(files, "component_args", having[0].component_args)
+            found[kind] = Problem(f"component_args.{kind} is given, but no variant that has it names a {kind} of yours", place)
     if not found and files.code and not any(own & class_names(settings) for settings in ours):
         names = f"it registers {', '.join(sorted(own))}" if own else "it registers nothing"
-        hint = "Make a registered class the value of an axis, an arm or `set`, or drop `code`."
-        found[""] = Problem(f"no variant uses the code: {names}", files.source.place("code"), hint)
+        hint = "Make a registered class the value of an axis, of a variant or of `overrides`, or drop `custom_imports`."
+        found[""] = Problem(f"no variant uses the code: {names}", files.source.place("custom_imports"), hint)
     if found:
         raise SpecError(list(found.values()))
     return own
@@ -360,11 +372,11 @@ def _check_weights(variants: list[Any], say: Callable[[str], None]) -> None:
 
     files: dict[str, list[Any]] = {}
     for settings in variants:
-        if settings.weights not in ("random", "pretrained"):
-            files.setdefault(settings.weights, []).append(settings)
-    for backbone in sorted({s.backbone for s in variants if s.weights == "pretrained"} - {*PRETRAINED_BACKBONES}):
+        if settings.init_weights not in ("random", "pretrained"):
+            files.setdefault(settings.init_weights, []).append(settings)
+    for backbone in sorted({s.backbone for s in variants if s.init_weights == "pretrained"} - {*PRETRAINED_BACKBONES}):
         say(
-            f"warning: weights: pretrained, but none are published for backbone {backbone} that can be downloaded: give --weights {backbone}=FILE"
+            f"warning: init_weights: pretrained, but none are published for backbone {backbone} that can be downloaded: give --init-weights {backbone}=FILE"
         )
     if files:
         from gfl_lab.checkpoints.pretrained import check_fit
@@ -380,10 +392,10 @@ def _place_of(files: Files, key: str, value: Any) -> str:
         return source.place("search", "space", key)
     if value in experiment.axes.get(key, ()):
         return source.place("axes", key, experiment.axes[key].index(value))
-    for arm, settings in experiment.arms.items():
+    for name, settings in experiment.variants.items():
         if settings.get(key) == value:
-            return source.place("arms", arm, key)
-    return source.place("set", key) if key in experiment.set else f"profile {files.profile.name}: {key}"
+            return source.place("variants", name, key)
+    return source.place("overrides", key) if key in experiment.overrides else f"profile {files.profile.name}: {key}"
 
 
 @functools.cache

@@ -16,7 +16,6 @@ from gfl_lab.cli.output import consoles, duration, print_json, say
 from gfl_lab.cli.refusals import require_output
 from gfl_lab.errors import ExitCode, InputError, Problem, StoreError
 from gfl_lab.processes import hide_gpus
-from gfl_lab.records.files import read_json
 from gfl_lab.records.result import Done, Failed
 from gfl_lab.rundir import TrialDir
 
@@ -31,11 +30,12 @@ def command(trial: str, keep: Path | None, as_json: bool) -> None:
     Exit code 4 when they differ. The recorded trial is left as it is.
     """
     from gfl_lab.cli.run import TRIAL_ENTRY
+    from gfl_lab.integrity import UNSTABLE
     from gfl_lab.orchestrate import driver
     from gfl_lab.orchestrate.inline import InlineExecutor
     from gfl_lab.orchestrate.supervisor import Job
     from gfl_lab.report.differences import ENVIRONMENT, NUMBERS, differences
-    from gfl_lab.report.lock import UNSTABLE, digest_of
+    from gfl_lab.report.lock import digest_of
     from gfl_lab.results.store import Store
     from gfl_lab.rundir import RunTree, TrialState
 
@@ -109,16 +109,12 @@ def command(trial: str, keep: Path | None, as_json: bool) -> None:
 def _require_inputs(trial: TrialDir) -> None:
     """Refuse a trial whose data, weights or code are not where its manifest says. Raises InputError with all that is missing."""
     try:
-        manifest = read_json(trial.file(naming.MANIFEST))
-        paths = [Path(path) for path in manifest["paths"].values()]
-        weights = manifest["spec"]["settings"].get("weights", "random")
-        components = [trial.file(naming.COMPONENTS_DIR) / file["name"] for file in manifest["spec"].get("components", [])]
+        manifest = trial.manifest()
+        files = [*map(Path, manifest.paths.to_json().values()), *manifest.component_files]
+        files += [manifest.weights_file] if manifest.weights_file else []
     except StoreError as error:
         raise InputError(error.problems) from None
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(Problem(f"it is no manifest of a trial ({error})", str(trial.file(naming.MANIFEST)))) from None
-    paths += components + ([] if weights in ("random", "pretrained") else [Path(weights)])
-    missing = [path for path in paths if not path.exists()]
+    missing = [path for path in files if not path.exists()]
     if missing:
         hint = "Put it back there: a trial is reproduced from the paths in its manifest."
         raise InputError([Problem("the trial was trained with this, and it is not there any more", str(path), hint) for path in missing])

@@ -160,7 +160,7 @@ def command(
             if pending:
                 say_unassigned(unassigned_groups(plan, prepared.paths, tree), plan, data, files.source.path.parent, notes=False)
             check_budget(limit, expected, share)
-            for backbone in sorted({t.spec.settings.backbone for t in pending if t.spec.settings.weights == "pretrained"}):
+            for backbone in sorted({t.spec.settings.backbone for t in pending if t.spec.settings.init_weights == "pretrained"}):
                 from gfl_lab.checkpoints.pretrained import fetch_pretrained
 
                 fetch_pretrained(backbone)  # once, before anything is written and before trials would each do it

@@ -52,7 +52,7 @@ def run_search(
             _say_plan(plan, book.ledger, share, limit, tree, machine, address)
             if not book.ledger.complete:
                 say_unassigned(unassigned_groups(prepared.plan, prepared.paths, tree), plan, data, files.source.path.parent, notes=False)
-            for backbone in sorted({v.settings.backbone for v in prepared.plan.variants if v.settings.weights == "pretrained"}):
+            for backbone in sorted({v.settings.backbone for v in prepared.plan.variants if v.settings.init_weights == "pretrained"}):
                 from gfl_lab.checkpoints.pretrained import fetch_pretrained
 
                 fetch_pretrained(backbone)

@@ -35,7 +35,7 @@ from gfl_lab.errors import ExitCode, InputError, StoreError
 def command(experiment: Path, profile: str | None, as_json: bool, form: str, difference: float | None) -> None:
     """Print the AP table of EXPERIMENT.
 
-    Exit code 4 when the arms differ in more than the declared axes.
+    Exit code 4 when the variants differ in more than the declared axes.
     """
     from gfl_lab.report import export
     from gfl_lab.report.comparison import SMALLEST

@@ -449,7 +449,7 @@ def _advice(report: Unassigned) -> str:
 
 
 def _notes(settings: Settings) -> Iterator[str]:
-    if settings.flip:
+    if settings.flip_prob:
         yield "flips are left out: a flipped box lies a little differently on the locations"
     if settings.scale_range != (1.0, 1.0):
         yield f"multi-scale is left out: training also scales images by {settings.scale_range[0]:g} to {settings.scale_range[1]:g}, here by 1"

@@ -114,7 +114,7 @@ def backbone_config(settings: Settings, stages: int) -> tuple[dict[str, Any], li
         config = {"type": "ViTAdapter", "base_channels": settings.base_channels, "drop_path_rate": settings.drop_path}
         return config, [6 * settings.base_channels] * 4
     if settings.backbone not in BACKBONES:
-        config = {"type": settings.backbone, **copy.deepcopy(settings.arguments.get("backbone", {}))}
+        config = {"type": settings.backbone, **copy.deepcopy(settings.component_args.get("backbone", {}))}
         return config, _channels_of(config, stages)
     return _resnet_config(settings, stages)
 
@@ -131,7 +131,7 @@ def _resnet_config(settings: Settings, stages: int) -> tuple[dict[str, Any], lis
         "dilations": (1,) * stages,
         "out_indices": tuple(range(stages)),
         "frozen_stages": min(settings.frozen_stages, stages),
-        "norm_cfg": {"type": "BN", "requires_grad": settings.norm_train},
+        "norm_cfg": {"type": "BN", "requires_grad": settings.bn_requires_grad},
         "norm_eval": settings.norm_eval,
         "style": "pytorch",
     }

@@ -28,13 +28,13 @@ _HEAD_SWITCHES = (
 
 def component(settings: Settings, kind: str) -> dict[str, Any]:
     """Config of a registered component of the user's: its class and ``arguments``."""
-    return {"type": getattr(settings, kind), **settings.arguments.get(kind, {})}
+    return {"type": getattr(settings, kind), **settings.component_args.get(kind, {})}
 
 
 def model_config(settings: Settings, num_classes: int) -> ConfigDict:
     """mmdet config of the detector.
 
-    ``weights`` is not in the config: the trainer loads it, safely, into ``model.backbone`` (checkpoints/pretrained.py).
+    ``init_weights`` is not in the config: the trainer loads it, safely, into ``model.backbone`` (checkpoints/pretrained.py).
 
     Args:
         settings: groups detector, model, input and evaluation are used.
@@ -72,19 +72,19 @@ def model_config(settings: Settings, num_classes: int) -> ConfigDict:
             "stacked_convs": settings.head_convs,
             "quality": settings.quality,
             "box": settings.box,
-            "dirac_coder": settings.dirac_coder,
+            "dirac_coder": settings.bbox_coder,
             "reg_max": settings.reg_max,
             "bin_width": settings.bin_width,
             "decode": settings.decode,
             "qfl_beta": settings.qfl_beta,
             "cls_loss": None if settings.cls_loss == "auto" else component(settings, "cls_loss"),
             "box_loss": settings.box_loss if settings.box_loss in BUILT_IN["box_loss"] else component(settings, "box_loss"),
-            "box_weight": settings.box_weight,
+            "box_weight": settings.box_loss_weight,
             "box_weighting": settings.box_weighting,
             "dfl_weight": settings.dfl_weight if settings.dfl else 0.0,
             **{name: getattr(settings, name) for name in _HEAD_SWITCHES},
             "tower_bias": settings.tower_bias,
-            **settings.arguments.get("head", {}),
+            **settings.component_args.get("head", {}),
             "anchor_generator": {
                 "type": "AnchorGenerator",
                 "ratios": [1.0],

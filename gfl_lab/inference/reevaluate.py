@@ -315,7 +315,7 @@ def _spec(trial: TrialDir, manifest: Manifest) -> TrialSpec:
 def _imported(path: Path, meta: dict[str, Any], profile: Profile) -> tuple[Settings, int]:
     """Settings and number of classes of an imported detector."""
     if meta["kind"] != "detector":
-        hint = "A backbone's weights are what training starts from:  gfl-lab run EXPERIMENT --weights FILE"
+        hint = "A backbone's weights are what training starts from:  gfl-lab run EXPERIMENT --init-weights FILE"
         raise InputError(Problem(f"it holds a {meta['kind']}, not a detector", str(path), hint))
     shown, count = meta.get("settings"), meta.get("num_classes")
     if not isinstance(shown, dict) or not isinstance(count, int):

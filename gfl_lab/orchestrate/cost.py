@@ -19,6 +19,7 @@ from gfl_lab.records.cost import read_all_measured
 from gfl_lab.records.metric_lines import parse_metric_line, read_metric_lines
 from gfl_lab.records.result import Done
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
+from gfl_lab.spec import renames
 from gfl_lab.spec.files import Profile, resolve_settings
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.settings import INPUT, MODEL, Settings, group_of
@@ -27,12 +28,12 @@ HISTORY, WARM_UP, HINT, NOTHING = "history", "warm-up", "profile", "nothing"
 """What an estimate can rest on, the best first."""
 
 _SHAPE = (
-    *(key for key in Settings.model_fields if group_of(key) in (MODEL, INPUT) and key != "weights"),
+    *(key for key in Settings.model_fields if group_of(key) in (MODEL, INPUT) and key != "init_weights"),
     "batch_size", "optimizer", "precision", "scale_range", "crop",
 )  # fmt: skip
 """Settings that must be equal for one trial's pace to speak for another's."""
 _DETECTOR = (
-    "quality", "box", "dfl", "reg_max", "head", "cls_loss", "box_loss", "assigner", "atss_topk", "dgqp_topk", "dgqp_channels", "dgqp_form", "ema",
+    "quality", "box", "dfl", "reg_max", "head", "cls_loss", "box_loss", "assigner", "atss_topk", "dgqp_topk", "dgqp_channels", "dgqp_form", "ema_decay",
 )  # fmt: skip
 """Settings that also change the pace, but little: trials that agree in them are preferred."""
 _DEFAULTS = Settings().model_dump(mode="json")
@@ -46,7 +47,8 @@ def shape(settings: Mapping[str, Any]) -> str:
 def detector(settings: Mapping[str, Any]) -> str:
     """What it depends on besides."""
     values = {key: settings.get(key, _DEFAULTS[key]) for key in _DETECTOR}
-    return naming.canonical_json(values | {"ema": bool(values["ema"])})
+    # The files of warm-ups are named by a hash of this, so it holds the first names.
+    return naming.canonical_json(renames.first_edition(values | {"ema_decay": bool(values["ema_decay"])}))
 
 
 @dataclass(frozen=True)

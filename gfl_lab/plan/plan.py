@@ -80,7 +80,7 @@ class Plan:
             created: ISO time.
         """
         experiment = self.experiment
-        axes = experiment.axes or {"arm": list(experiment.arms)}
+        axes = experiment.axes or {"arm": list(experiment.variants)}
         return PlanFile(
             created=created,
             experiment=experiment.name,
@@ -88,7 +88,7 @@ class Plan:
             kind=experiment.kind,
             source=self.source,
             axes={axis: tuple(values) for axis, values in axes.items()},
-            declared=tuple(sorted({*experiment.axes, *itertools.chain(*experiment.arms.values())})),
+            declared=tuple(sorted({*experiment.axes, *itertools.chain(*experiment.variants.values())})),
             metrics=tuple(experiment.table.metrics),
             profile=self.profile.name,
             profile_title=self.profile.title,
@@ -117,7 +117,7 @@ def build_plan(
     published: PublishedTable | None = None,
     weights_digest: Callable[[str], str] = lambda weights: "" if weights == "random" else weights,
     components: Callable[[Settings], tuple[ComponentFile, ...]] = lambda settings: (),
-    weights_of: Callable[[Settings], str] = lambda settings: settings.weights,
+    weights_of: Callable[[Settings], str] = lambda settings: settings.init_weights,
     max_trials: int = MAX_TRIALS,
 ) -> Plan:
     """Expand ``experiment`` under ``profile`` into trials.
@@ -128,7 +128,7 @@ def build_plan(
         data: what the trials will see.
         seeds: instead of the experiment's own.
         published: rows to stand beside ours.
-        weights_digest: content digest of the setting ``weights``.
+        weights_digest: content digest of the setting ``init_weights``.
         components: the user's code that a variant uses.
         weights_of: the initial weights of a variant, where they follow from its backbone.
         max_trials: more are refused before anything is expanded.
@@ -142,29 +142,29 @@ def build_plan(
     idle: dict[str, str] | None = None
     for cell in cells(experiment, seeds, source=source, max_trials=max_trials):
         try:
-            settings = resolve_settings(profile.settings, experiment.set, cell.settings)
+            settings = resolve_settings(profile.settings, experiment.overrides, cell.settings)
         except ValidationError as error:
             for message in _messages(error):
                 refused.setdefault(message, []).append(cell.name)
             continue
-        settings = settings.model_copy(update={"weights": weights_of(settings)})
+        settings = settings.model_copy(update={"init_weights": weights_of(settings)})
         cell = replace(cell, resolved=settings)
         acting = inactive(settings)
         idle = acting if idle is None else {key: why for key, why in idle.items() if key in acting}
         groups.setdefault(naming.canonical_json(computed(settings)), []).append(cell)
-    problems = [_refusal(message, names, profile, source, bool(experiment.arms)) for message, names in refused.items()]
+    problems = [_refusal(message, names, profile, source, bool(experiment.variants)) for message, names in refused.items()]
     variants, merged = [], []
     for group in groups.values():
-        if experiment.arms:
+        if experiment.variants:
             problems += [
                 Problem(
-                    f"arms {group[0].name!r} and {twin.name!r} are the same settings, or compute the same", source, _why(group[0], twin)
+                    f"variants {group[0].name!r} and {twin.name!r} are the same settings, or compute the same", source, _why(group[0], twin)
                 )
                 for twin in group[1:]
             ]
         cell = group[0]
-        if len(group) > 1 and not experiment.arms:
-            cell, about = _merge(group, lambda overrides: resolve_settings(profile.settings, experiment.set, overrides), weights_of)
+        if len(group) > 1 and not experiment.variants:
+            cell, about = _merge(group, lambda overrides: resolve_settings(profile.settings, experiment.overrides, overrides), weights_of)
             merged.append((about, cell.name, len(group)))
         variants.append(Variant(cell.name, cell.axes, cell.resolved, cell.baseline, None, ()))
     for axis in sorted((idle or {}).keys() & set(experiment.axes)):
@@ -190,7 +190,7 @@ def plan_over(
     """Return the variants of ``plan`` with their trials over ``data``, and the published rows beside them."""
 
     def over(variant: Variant) -> Variant:
-        settings, digest, used = variant.settings, weights_digest(variant.settings.weights), components(variant.settings)
+        settings, digest, used = variant.settings, weights_digest(variant.settings.init_weights), components(variant.settings)
         specs = [
             TrialSpec(settings=settings, data=data, seed=seed, weights_digest=digest, code=TRAINING_CODE_VERSION, components=used)
             for seed in seeds
@@ -223,11 +223,11 @@ def cells(experiment: ExperimentFile, seeds: Sequence[int], *, source: str = "",
             conditions form a cycle.
     """
     most = max_trials // max(1, len(seeds))
-    if experiment.arms:
-        if len(experiment.arms) > most:
-            raise _too_many(f"{len(experiment.arms):,} arms", len(experiment.arms), len(seeds), max_trials, source)
+    if experiment.variants:
+        if len(experiment.variants) > most:
+            raise _too_many(f"{len(experiment.variants):,} variants", len(experiment.variants), len(seeds), max_trials, source)
         return sorted(
-            (_Cell(arm, {"arm": arm}, dict(settings), arm == experiment.baseline) for arm, settings in experiment.arms.items()),
+            (_Cell(name, {"arm": name}, dict(settings), name == experiment.baseline) for name, settings in experiment.variants.items()),
             key=lambda cell: not cell.baseline,
         )
     axes = experiment.axes
@@ -290,17 +290,17 @@ def _messages(error: ValidationError) -> list[str]:
     return found
 
 
-def _refusal(message: str, names: list[str], profile: Profile, source: str, arms: bool) -> Problem:
+def _refusal(message: str, names: list[str], profile: Profile, source: str, named: bool) -> Problem:
     """One problem for all variants that break the same rule."""
     which = (
         f"variant {names[0]}" if len(names) == 1 else f"{len(names):,} variants ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
     )
-    way = "Vary an axis only where it applies (`when: {quality: {box: general}}`), or name the combinations as arms."
-    return Problem(f"{which} under profile {profile.name}: {message}", source, "" if arms else way)
+    way = "Vary an axis only where it applies (`when: {quality: {box: general}}`), or name the combinations as variants."
+    return Problem(f"{which} under profile {profile.name}: {message}", source, "" if named else way)
 
 
 def _why(first: _Cell, second: _Cell) -> str:
-    """Why two arms train the same, and the way out."""
+    """Why two variants train the same, and the way out."""
     idle = inactive(second.resolved)
     apart = [key for key in {**first.settings, **second.settings} if getattr(first.resolved, key) != getattr(second.resolved, key)]
     reasons = [f"{key} acts only beside {idle[key]}" for key in apart if key in idle]
@@ -325,7 +325,7 @@ def _merge(
         settings = resolve(axes)
     except ValidationError:  # the profile's own value breaks a rule here
         return first, tuple(apart)
-    settings = settings.model_copy(update={"weights": weights_of(settings)})
+    settings = settings.model_copy(update={"init_weights": weights_of(settings)})
     return _Cell(naming.variant_name(axes), axes, axes, first.baseline, settings), tuple(apart)
 
 

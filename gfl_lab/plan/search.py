@@ -31,7 +31,11 @@ def definition_of(experiment: ExperimentFile, plan: Plan) -> dict[str, Any]:
     """
     search, spec = experiment.search, plan.variants[0].trials[0].spec
     # A path says where weights lie; what they are is in the trials' ids.
-    fixed = {key: value for key, value in (plan.profile.settings | experiment.set).items() if key not in search.space and key != "weights"}
+    fixed = {
+        key: value
+        for key, value in (plan.profile.settings | experiment.overrides).items()
+        if key not in search.space and key != "init_weights"
+    }
     return {
         "space": search.space,
         "metric": search.metric,
@@ -47,28 +51,28 @@ def definition_of(experiment: ExperimentFile, plan: Plan) -> dict[str, Any]:
 
 
 def resolve(experiment: ExperimentFile, settings: Mapping[str, Any], expand: Callable[[ExperimentFile], Plan]) -> Variant:
-    """The variant with one trial that a suggestion stands for: built as an ablation's arm is, so its trial has the same id.
+    """The variant with one trial that a suggestion stands for: built as an ablation's named variant is, so its trial has the same id.
 
     Raises:
         SpecError: the settings refuse the combination.
     """
     name = naming.variant_name(dict(settings))
-    plan = expand(experiment.model_copy(update={"arms": {name: dict(settings)}}))
+    plan = expand(experiment.model_copy(update={"variants": {name: dict(settings)}}))
     idle = inactive(plan.variants[0].settings).keys() & settings.keys()
     if idle:  # as everywhere, they keep the value of the profile: two suggestions that train the same are one trial
         acting = {key: value for key, value in settings.items() if key not in idle}
-        plan = expand(experiment.model_copy(update={"arms": {name: acting}}))
+        plan = expand(experiment.model_copy(update={"variants": {name: acting}}))
     return dataclasses.replace(plan.variants[0], name=name, axes=dict(settings))
 
 
 def plan_of(plan: Plan, variants: Iterable[Variant]) -> Plan:
     """What plan.json holds of a search: the space as axes, and a variant for each trial so far."""
     axes = {found.key: list(found.choices) or [str(found)] for found in plan.experiment.search.dimensions}
-    return dataclasses.replace(plan, experiment=plan.experiment.model_copy(update={"axes": axes, "arms": {}}), variants=tuple(variants))
+    return dataclasses.replace(plan, experiment=plan.experiment.model_copy(update={"axes": axes, "variants": {}}), variants=tuple(variants))
 
 
 def corners(experiment: ExperimentFile, profile: Profile, source: Source) -> dict[str, dict[str, Any]]:
-    """Combinations in which every choice and every end of a range occurs, as arms: what must be possible before anything runs.
+    """Combinations in which every choice and every end of a range occurs, as variants: what must be possible before anything runs.
 
     Raises:
         SpecError: a value is possible in no combination, a setting changes nothing, or no trial could be stopped early.
@@ -76,7 +80,7 @@ def corners(experiment: ExperimentFile, profile: Profile, source: Source) -> dic
     search = experiment.search
     dimensions = search.dimensions
     problems = []
-    base = profile.settings, experiment.set
+    base = profile.settings, experiment.overrides
     found, refused, idle = _combinations(dimensions, base)
     possible = {(key, identity(value)) for settings, _ in found for key, value in settings.items()}
     for dimension in dimensions:
@@ -98,16 +102,16 @@ def corners(experiment: ExperimentFile, profile: Profile, source: Source) -> dic
             problems.append(Problem(message, source.place("search", "grace_epochs"), hint))
     if problems:
         raise SpecError(problems)
-    arms: dict[str, dict[str, Any]] = {}
+    variants: dict[str, dict[str, Any]] = {}
     seen, shown = set(), set()
     for settings, resolved in found:
         new = {(key, repr(value)) for key, value in settings.items()} - shown
         content = naming.canonical_json(computed(resolved))
         if new and content not in seen:
-            arms[naming.variant_name(settings)] = settings
+            variants[naming.variant_name(settings)] = settings
             seen.add(content)
             shown |= new
-    return arms
+    return variants
 
 
 def _combinations(

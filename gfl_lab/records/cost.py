@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from gfl_lab.errors import StoreError
 from gfl_lab.records.files import read_json, write_record
+from gfl_lab.spec import renames
 
 _DAMAGE = (StoreError, LookupError, TypeError, ValueError)
 
@@ -89,7 +90,7 @@ def read_measured(path: Path) -> Measured | None:
     try:
         found: Mapping[str, Any] = read_json(path)
         return Measured(
-            settings=dict(found["settings"]),
+            settings=renames.current(found["settings"]),
             data=MeasuredData(str(found["data"]["name"]), str(found["data"]["digest"])),
             seconds_per_iteration=float(found["seconds_per_iteration"]),
             seconds_per_image=float(found["seconds_per_image"]),

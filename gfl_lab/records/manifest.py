@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from gfl_lab import naming
 from gfl_lab.errors import StoreError
 from gfl_lab.records.files import JsonObject, damaged, integer_of, object_of, read_json, text_of, write_record
+from gfl_lab.spec import renames
 
 if TYPE_CHECKING:  # the command line starts without pydantic
     from gfl_lab.spec.settings import ComponentFile, DataSpec, TrialSpec
 
-_WEIGHTS = "weights"
+_WEIGHTS = "init_weights"
 """The setting for initial weights."""
 _NO_FILE = ("random", "pretrained")
 """Its values that name no file."""
@@ -92,8 +93,11 @@ class Manifest:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All settings by name, not validated: those of an older version may lack some. Raises StoreError."""
-        return dict(self._object("settings"))
+        """All settings by their present names, not validated: those of an older version may lack some. Raises StoreError."""
+        try:
+            return renames.current(self._object("settings"))
+        except ValueError as error:
+            raise damaged(self.file, f"does not say what the trial computes: {error}") from None
 
     @property
     def data(self) -> DataSpec:

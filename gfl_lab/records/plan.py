@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gfl_lab.errors import StoreError
 from gfl_lab.records.files import JsonObject, damaged, object_of, read_json, text_of, write_record
 from gfl_lab.records.result import numbers_of
+from gfl_lab.spec import renames
 
 if TYPE_CHECKING:  # the command line starts without pydantic
     from gfl_lab.spec.settings import DataSpec
@@ -159,7 +160,7 @@ def read_plan(path: Path) -> PlanFile:
     """
     content = read_json(path)
     try:
-        return PlanFile.from_json(content)
+        return PlanFile.from_json(renames.upgrade_plan(content))
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise damaged(path, f"is no plan: {_reason(error)}") from None
 

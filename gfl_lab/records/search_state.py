@@ -13,6 +13,7 @@ from gfl_lab import naming
 from gfl_lab.errors import FailureKind
 from gfl_lab.records.files import damaged, read_json, write_record
 from gfl_lab.records.result import Failure
+from gfl_lab.spec import renames
 
 
 class Outcome(StrEnum):
@@ -105,8 +106,9 @@ class SearchState:
 
     @property
     def digest(self) -> str:
-        """Hash of the definition; a search over something else has another one."""
-        return naming.digest(self.definition, 16)
+        """Hash of the definition, made of the settings' first names; a search over something else has another one."""
+        named = {key: renames.first_edition(self.definition[key]) for key in ("space", "settings") if key in self.definition}
+        return naming.digest(self.definition | named, 16)
 
     @property
     def ended(self) -> int:
@@ -174,7 +176,7 @@ def read_search(path: Path) -> SearchState:
     """
     content = read_json(path)
     try:
-        return SearchState.from_json(content)
+        return SearchState.from_json(renames.upgrade_search(content))
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise damaged(path, f"is no record of a search: {error}") from None
 

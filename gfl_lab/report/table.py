@@ -392,7 +392,7 @@ def unfair(experiment: ExperimentRow) -> list[str]:
     """Every way in which variants differ beyond the declared axes; empty when the comparison is fair.
 
     All settings of all variants are compared, so data set, budget and evaluation protocol are covered. The declared
-    settings are the axes or, for named arms, the settings that the arms name, and what follows from them (``qfl`` from
+    settings are the axes or, for named variants, the settings that they name, and what follows from them (``qfl`` from
     ``quality``).
     """
     variants = experiment.variants

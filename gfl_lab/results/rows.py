@@ -142,7 +142,7 @@ class ExperimentRow:
     variants: tuple[VariantRow, ...]
     profile_title: str = ""
     declared: frozenset[str] = frozenset()
-    """Settings that the axes or arms vary, with those that follow from them."""
+    """Settings that the axes or variants vary, with those that follow from them."""
 
     @property
     def baseline(self) -> VariantRow | None:

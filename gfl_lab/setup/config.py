@@ -110,7 +110,7 @@ def _loader(spec: TrialSpec, paths: dict[str, str], split: str, workers: int) ->
 
 def _augmentation(settings: Settings) -> list[dict[str, Any]]:
     """Scaling, flips and crops in training, drawn from ``numpy.random``, which the data set seeds for each sample."""
-    scale, flip = _multi_scale(settings), {"type": "RandomFlip", "prob": settings.flip}
+    scale, flip = _multi_scale(settings), {"type": "RandomFlip", "prob": settings.flip_prob}
     if settings.crop == "none":
         return [scale, flip]
     short = settings.image_size[1]
@@ -149,14 +149,14 @@ def _resize(settings: Settings, factors: Sequence[float], between: bool = False)
 
 
 def learning_rate(settings: Settings) -> float:
-    """Peak rate: ``lr``, or for a ``lr_batch`` scaled to ``batch_size``, linearly for SGD and by the square root for AdamW.
+    """Peak rate: ``lr``, or for a ``base_batch_size`` scaled to ``batch_size``, linearly for SGD and by the square root for AdamW.
 
     Sources: Goyal et al., arXiv 1706.02677, section 2.1 (linear); Malladi et al., arXiv 2205.10287 (square root for
     adaptive methods).
     """
-    if not settings.lr_batch:
+    if not settings.base_batch_size:
         return settings.lr
-    ratio = settings.batch_size / settings.lr_batch
+    ratio = settings.batch_size / settings.base_batch_size
     return settings.lr * (ratio if settings.optimizer == "sgd" else math.sqrt(ratio))
 
 
@@ -172,8 +172,8 @@ def _optim_wrapper(settings: Settings) -> dict[str, Any]:
     }
     if settings.precision != "float32":
         wrapper |= {"type": "AutocastOptimWrapper", "precision": settings.precision}
-    if settings.no_decay or settings.bias_lr != 1:
-        groups = {"no_decay": settings.no_decay, "bias_lr": settings.bias_lr}
+    if settings.no_decay or settings.bias_lr_mult != 1:
+        groups = {"no_decay": settings.no_decay, "bias_lr": settings.bias_lr_mult}
         wrapper |= {"constructor": "SettingsOptimConstructor", "paramwise_cfg": groups}
     return wrapper
 
@@ -194,7 +194,7 @@ def _schedulers(settings: Settings) -> list[dict[str, Any]]:
     schedulers: list[dict[str, Any]] = []
     if settings.warmup_iters:
         schedulers.append(
-            {"type": "LinearLR", "start_factor": settings.warmup_factor, "by_epoch": False, "begin": 0, "end": settings.warmup_iters}
+            {"type": "LinearLR", "start_factor": settings.warmup_start_factor, "by_epoch": False, "begin": 0, "end": settings.warmup_iters}
         )
     if settings.lr_schedule == "step":
         schedulers.append(

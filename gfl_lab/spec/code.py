@@ -1,4 +1,4 @@
-"""Files of Python code that an experiment brings along (``code``): read and checked here, never run."""
+"""Files of Python code that an experiment brings along (``custom_imports``): read and checked here, never run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from gfl_lab.errors import Problem
 from gfl_lab.spec.settings import BUILT_IN, ComponentFile, Settings
 from gfl_lab.spec.source import MAX_FILE_BYTES, Source
 
-NOT_PLAIN = "arguments hold what a trial's manifest cannot: only text, finite numbers, true, false, null, lists and mappings with text keys"
+NOT_PLAIN = (
+    "component_args holds what a trial's manifest cannot: only text, finite numbers, true, false, null, lists and mappings with text keys"
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class CodeFile:
 
 
 def read_code(entries: Sequence[Any], source: Source) -> tuple[tuple[CodeFile, ...], list[Problem]]:
-    """The files named under ``code``, relative to the experiment file, and what is wrong with them.
+    """The files named under ``custom_imports``, relative to the experiment file, and what is wrong with them.
 
     Args:
         entries: as written; what is no text is left to the experiment's own model.
@@ -58,13 +60,13 @@ def read_code(entries: Sequence[Any], source: Source) -> tuple[tuple[CodeFile, .
     for index, entry in enumerate(entries):
         if not isinstance(entry, str):
             continue
-        place = source.place("code", index)
+        place = source.place("custom_imports", index)
         found = _read(entry, source.path.resolve().parent)
         if isinstance(found, Problem):
             problems.append(Problem(found.message, found.place or place, found.hint))
         elif found.name in {file.name for file in files}:
             problems.append(
-                Problem(f"two files of `code` are called {found.name}", place, "Copies lie side by side in a trial: rename one.")
+                Problem(f"two files of `custom_imports` are called {found.name}", place, "Copies lie side by side in a trial: rename one.")
             )
         else:
             files.append(found)
@@ -76,14 +78,14 @@ def _read(entry: str, folder: Path) -> CodeFile | Problem:
         path = Path(os.path.abspath(folder / Path(entry).expanduser()))
         if path.suffix != ".py" or not naming.is_valid_name(path.name):
             rule = "a Python file, its name of letters, digits, _ . and - with .py at the end"
-            return Problem(f"code names {entry!r}: it must be {rule}")
+            return Problem(f"custom_imports names {entry!r}: it must be {rule}")
         if path.exists() and not path.is_file():
             return Problem(f"{entry} is no file", hint="Name the .py files themselves.")
         if path.stat().st_size > MAX_FILE_BYTES:
             return Problem(f"{entry} is larger than {MAX_FILE_BYTES:,} bytes")
         content = path.read_bytes()
     except FileNotFoundError:
-        return Problem(f"{entry} does not exist", hint=f"Paths under `code` are relative to the experiment file, in {folder}.")
+        return Problem(f"{entry} does not exist", hint=f"Paths under `custom_imports` are relative to the experiment file, in {folder}.")
     except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name, an unknown ~user
         return Problem(f"{entry} cannot be read: {getattr(error, 'strerror', None) or error}")
     try:
@@ -97,9 +99,9 @@ def _read(entry: str, folder: Path) -> CodeFile | Problem:
 
 
 def class_names(settings: Settings) -> set[str]:
-    """Every registered class that ``settings`` may name: under ``head``, ``box_loss``, ... and anywhere in ``arguments``."""
+    """Every registered class that ``settings`` may name: under ``head``, ``box_loss``, ... and anywhere in ``component_args``."""
     own = {value for key, known in BUILT_IN.items() if (value := getattr(settings, key)) not in known}
-    return own | {text.rpartition(".")[2] for text in _texts(settings.arguments)}  # without a scope: mmdet.MyLoss
+    return own | {text.rpartition(".")[2] for text in _texts(settings.component_args)}  # without a scope: mmdet.MyLoss
 
 
 def is_plain(value: Any) -> bool:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gfl_lab import naming
 from gfl_lab.errors import Problem, SpecError
+from gfl_lab.spec import renames
 from gfl_lab.spec.code import NOT_PLAIN, is_plain, read_code
 from gfl_lab.spec.search import SearchSpec, search_problems
 from gfl_lab.spec.settings import Settings, SettingsRuleError, lay_over, rule_problems
@@ -18,7 +19,7 @@ from gfl_lab.spec.values import value_problems
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 Model = TypeVar("Model", bound=BaseModel)
-MAX_ARM_CHARACTERS = 100
+MAX_NAME_CHARACTERS = 100
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
@@ -40,7 +41,7 @@ class Resources(BaseModel):
 
     cpus: int = Field(1, ge=1, le=1024, description="CPU cores (and threads)")
     gpus: float = Field(0, ge=0, le=64, description="GPUs, or a share of one; taken only where there is a GPU unless gpu_required")
-    pack: bool = Field(
+    gpu_packing: bool = Field(
         False, description="as many trials on a GPU as fit by the peak memory that `plan --measure` has measured; `gpus` each until then"
     )
     gpu_required: bool = Field(False, description="refuse to run on a CPU")
@@ -86,14 +87,14 @@ class ExperimentFile(BaseModel):
     question: str = ""
     kind: Literal["ablation", "search"] = "ablation"
     profile: str
-    code: list[str] = Field(default_factory=list, description="Python files that register components, relative to this file")
+    custom_imports: list[str] = Field(default_factory=list, description="Python files that register components, relative to this file")
     axes: dict[str, list[Any]] = Field(default_factory=dict)
-    arms: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    set: dict[str, Any] = Field(default_factory=dict)
+    variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    overrides: dict[str, Any] = Field(default_factory=dict)
     when: dict[str, dict[str, Any]] = Field(default_factory=dict)
     baseline: dict[str, Any] | str | None = None
     seeds: list[Seed] = Field(default_factory=lambda: [0], min_length=1)
-    reference: str = ""
+    published_table: str = ""
     table: TableSpec = TableSpec()
     search: SearchSpec | None = None
 
@@ -132,8 +133,8 @@ def settings_problems(given: dict[str, Any], source: Source, prefix: tuple[str |
     """Problems of a partial set of settings: unknown keys, wrong types, values out of range, and rules between the others."""
     problems = check_keys(given, Settings.model_fields, source, prefix)
     known = {key: value for key, value in given.items() if key in Settings.model_fields}
-    if not is_plain(known.get("arguments")):
-        problems.append(Problem(NOT_PLAIN, source.place(*prefix, "arguments")))
+    if not is_plain(known.get("component_args")):
+        problems.append(Problem(NOT_PLAIN, source.place(*prefix, "component_args")))
     try:
         resolve_settings(known)
     except ValidationError as error:
@@ -178,6 +179,8 @@ def find_profile(name: str, folders: list[Path]) -> Path:
 def load_profile(path: Path) -> Profile:
     """Read a profile file. Raises SpecError with every problem."""
     source = read_yaml(path)
+    source.rename(renames.SETTINGS, "settings")
+    source.rename(renames.RESOURCE_KEYS, "resources")
     profile, problems = _validate(Profile, source)
     if isinstance(settings := source.value.get("settings"), dict):
         problems += settings_problems(settings, source, ("settings",))
@@ -190,9 +193,13 @@ def load_published(table_id: str, folders: list[Path], source: Source | None = N
     """The published table ``table_id``. Raises SpecError with every problem; when there is none, naming those that exist."""
     known = {path.stem: path for folder in reversed(folders) if folder.is_dir() for path in sorted(folder.glob("*.yaml"))}
     if table_id not in known:
-        place = source.place("reference") if source else ""
+        place = source.place("published_table") if source else ""
         raise SpecError(Problem(f"there is no published table {table_id!r}", place, nearest(table_id, known)))
     content = read_yaml(known[table_id])
+    content.rename(renames.SETTINGS, "settings")
+    for index, row in enumerate(content.value["rows"] if isinstance(content.value.get("rows"), list) else ()):
+        if isinstance(row, dict) and not row.get("why_not"):
+            content.rename(renames.SETTINGS, "rows", index, "settings")
     table, problems = _validate(PublishedTable, content)
     raw = content.value
     shared = raw["settings"] if isinstance(raw.get("settings"), dict) else {}
@@ -213,6 +220,7 @@ def load_experiment(path: Path) -> tuple[ExperimentFile, Source]:
         SpecError: every problem of the file, each with its line.
     """
     source = read_yaml(path)
+    _rename_old(source)
     experiment, problems = _validate(ExperimentFile, source)
     raw = source.value
 
@@ -220,7 +228,7 @@ def load_experiment(path: Path) -> tuple[ExperimentFile, Source]:
         value = raw.get(key)
         return value if isinstance(value, kind) else kind()
 
-    axes, arms = part("axes", dict), part("arms", dict)
+    axes, variants = part("axes", dict), part("variants", dict)
     if isinstance(raw.get("name"), str) and not naming.is_valid_name(raw["name"]):
         problems.append(
             Problem(
@@ -228,38 +236,50 @@ def load_experiment(path: Path) -> tuple[ExperimentFile, Source]:
                 source.place("name"),
             )
         )
-    problems += read_code(part("code", list), source)[1]
-    problems += settings_problems(part("set", dict), source, ("set",))
+    problems += read_code(part("custom_imports", list), source)[1]
+    problems += settings_problems(part("overrides", dict), source, ("overrides",))
     problems += _axes_problems(axes, source)
-    for arm, settings in arms.items():
-        if not (arm.strip() and arm.isprintable() and len(arm) <= MAX_ARM_CHARACTERS):
-            rule = f"it is shown in tables, so 1 to {MAX_ARM_CHARACTERS} printable characters"
-            problems.append(Problem(f"an arm is named {arm!r}: {rule}", source.place("arms", arm)))
+    for name, settings in variants.items():
+        if not (name.strip() and name.isprintable() and len(name) <= MAX_NAME_CHARACTERS):
+            rule = f"it is shown in tables, so 1 to {MAX_NAME_CHARACTERS} printable characters"
+            problems.append(Problem(f"a variant is named {name!r}: {rule}", source.place("variants", name)))
         if isinstance(settings, dict):
-            problems += settings_problems(settings, source, ("arms", arm))
+            problems += settings_problems(settings, source, ("variants", name))
     problems += _varied_problems(raw, source)
     problems = _kind_problems(raw, source, problems)
-    for key in sorted(set(axes) & set(part("set", dict))):
-        problems.append(Problem(f"{key!r} is an axis and also set", source.place("set", key), "Keep one."))
-    problems += _baseline_problems(raw.get("baseline"), axes, arms, source)
+    for key in sorted(set(axes) & set(part("overrides", dict))):
+        problems.append(Problem(f"{key!r} is an axis and also in overrides", source.place("overrides", key), "Keep one."))
+    problems += _baseline_problems(raw.get("baseline"), axes, variants, source)
     problems += _when_problems(part("when", dict), axes, source)
     problems += _seed_problems(part("seeds", list), source)
     problems += _table_problems(part("table", dict), axes, source)
     return _checked(experiment, problems, source), source
 
 
+def _rename_old(source: Source) -> None:
+    """Replace old names wherever an experiment file has settings or keys of its own."""
+    source.rename(renames.EXPERIMENT_KEYS)
+    raw = source.value
+    places: list[tuple[str, ...]] = [("axes",), ("overrides",), ("baseline",), ("when",), ("table", "rows"), ("search", "space")]
+    for at in places:
+        source.rename(renames.SETTINGS, *at)
+    for key in ("variants", "when"):
+        for name in raw[key] if isinstance(raw.get(key), dict) else ():
+            source.rename(renames.SETTINGS, key, name)
+
+
 def _varied_problems(raw: dict[str, Any], source: Source) -> list[Problem]:
     """Return the problems of a file in which nothing varies, or too much does."""
     if raw.get("kind") == "search":
         return []
-    given = [key for key in ("axes", "arms") if key in raw]
+    given = [key for key in ("axes", "variants") if key in raw]
     if not given:
-        hint = "Give `axes`, for example `axes: {qfl: [false, true]}`, or `arms`."
-        return [Problem("nothing varies: there are neither axes nor arms", source.place(), hint)]
+        hint = "Give `axes`, for example `axes: {qfl: [false, true]}`, or `variants`."
+        return [Problem("nothing varies: there are neither axes nor variants", source.place(), hint)]
     if len(given) == 2:
-        hint = "Write the grid's cells as arms too, or split the file in two."
-        return [Problem("an experiment has axes or arms, not both", source.place("arms"), hint)]
-    hint = "List the values to try, or to train the defaults alone give one arm: `arms: {defaults: {}}`."
+        hint = "Write the combinations of the axes as variants too, or split the file in two."
+        return [Problem("an experiment has axes or variants, not both", source.place("variants"), hint)]
+    hint = "List the values to try, or to train the defaults alone give one variant: `variants: {defaults: {}}`."
     return [Problem(f"{key} is empty: nothing varies", source.place(key), hint) for key in given if raw[key] == {}]
 
 
@@ -295,7 +315,7 @@ def _kind_problems(raw: dict[str, Any], source: Source, problems: list[Problem])
         own = "A search draws its settings itself: give them under search.space."
         found = [
             Problem(f"{key!r} belongs to an ablation", source.place(key), own)
-            for key in ("axes", "arms", "when", "baseline", "reference")
+            for key in ("axes", "variants", "when", "baseline", "published_table")
             if key in raw
         ]
         if isinstance(raw.get("seeds"), list) and len(raw["seeds"]) > 1:
@@ -306,7 +326,7 @@ def _kind_problems(raw: dict[str, Any], source: Source, problems: list[Problem])
                 Problem("'search' is missing: what is searched, and for how many trials", source.place("kind"), "See docs/search.md.")
             )
         elif isinstance(raw["search"], dict):
-            fixed = raw["set"] if isinstance(raw.get("set"), dict) else {}
+            fixed = raw["overrides"] if isinstance(raw.get("overrides"), dict) else {}
             found += search_problems(raw["search"], fixed, source)
         return problems + found
     unequal = "Trials that a scheduler stops early have unequal budgets, so rows could not be compared. Give `kind: search`."
@@ -329,12 +349,13 @@ def _axes_problems(axes: dict[str, Any], source: Source) -> list[Problem]:
     return problems
 
 
-def _baseline_problems(baseline: Any, axes: dict[str, Any], arms: dict[str, Any], source: Source) -> list[Problem]:
+def _baseline_problems(baseline: Any, axes: dict[str, Any], variants: dict[str, Any], source: Source) -> list[Problem]:
     if baseline is None:
         return []
-    if arms:
-        if not isinstance(baseline, str) or baseline not in arms:
-            return [Problem(f"baseline is {show(baseline)}, which is not an arm", source.place("baseline"), nearest(str(baseline), arms))]
+    if variants:
+        if not isinstance(baseline, str) or baseline not in variants:
+            message = f"baseline is {show(baseline)}, which is not a variant"
+            return [Problem(message, source.place("baseline"), nearest(str(baseline), variants))]
         return []
     if not isinstance(baseline, dict):
         if not isinstance(baseline, str):
@@ -397,7 +418,8 @@ def _validate(model: type[Model], source: Source) -> tuple[Model | None, list[Pr
 
 
 def _checked(found: Model | None, problems: list[Problem], source: Source) -> Model:
-    """``found``. Raises SpecError with the problems, each once, in the order of the file."""
+    """Return ``found`` and warn of old names. Raises SpecError with the problems, each once, in the order of the file."""
+    source.warn_of_renamed()
     problems = [*source.problems, *problems]
     if problems or found is None:
         raise SpecError(sorted(dict.fromkeys(problems), key=lambda problem: source.line_of(problem.place)))

@@ -125,7 +125,7 @@ def search_problems(search: Mapping[str, Any], fixed: Iterable[str], source: Sou
     """What is wrong with ``search:`` beyond the form that ``SearchSpec`` checks: its space and what does not go together.
 
     Args:
-        fixed: settings that the experiment sets.
+        fixed: settings under `overrides`.
     """
     at = ("search", "space")
     space = search.get("space")
@@ -135,10 +135,10 @@ def search_problems(search: Mapping[str, Any], fixed: Iterable[str], source: Sou
         if key not in Settings.model_fields:
             continue
         if key in BUDGET:
-            hint = "Every suggestion has the same budget; give it under `set`."
+            hint = "Every suggestion has the same budget; give it under `overrides`."
             problems.append(Problem(f"{key!r} cannot be searched: more of it is hardly ever worse", source.place(*at, key), hint))
         elif key in fixed:
-            problems.append(Problem(f"{key!r} is searched and also set", source.place("set", key), "Keep one."))
+            problems.append(Problem(f"{key!r} is searched and also in overrides", source.place("overrides", key), "Keep one."))
         elif isinstance(given, list):
             problems += _choice_problems(key, given, source)
         elif isinstance(given, dict):
@@ -170,7 +170,7 @@ def search_problems(search: Mapping[str, Any], fixed: Iterable[str], source: Sou
 def _choice_problems(key: str, values: list[Any], source: Source) -> list[Problem]:
     at = ("search", "space", key)
     if len(values) < 2:
-        return [Problem(f"{key} lists {len(values)} values: there is nothing to search", source.place(*at), "Put it under `set`.")]
+        return [Problem(f"{key} lists {len(values)} values: there is nothing to search", source.place(*at), "Put it under `overrides`.")]
     if len(values) > MAX_CHOICES:
         hint = "Give a range, {low: ..., high: ...}, or list fewer."
         return [

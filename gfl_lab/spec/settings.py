@@ -1,6 +1,6 @@
 """Every setting of a trial, flat: what an experiment may hold fixed, vary or leave to its profile.
 
-One flat namespace, so that ``axes: {reg_max: [8, 16]}``, ``set: {lr: 0.02}`` and a profile's ``settings:`` all say the
+One flat namespace, so that ``axes: {reg_max: [8, 16]}``, ``overrides: {lr: 0.02}`` and a profile's ``settings:`` all say the
 same words. Each field belongs to a group; the fairness check and the comparison with published rows ask by group.
 Defaults are the paper's (Li et al., arXiv 2006.04388; mmdet 3.3 ``configs/gfl``), except where a profile says otherwise.
 """
@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from gfl_lab import naming
+from gfl_lab.spec import renames
 from gfl_lab.spec.schedule import total_epochs
 
 DETECTOR, MODEL, SCHEDULE, INPUT, EVALUATION = "detector", "model", "schedule", "input", "evaluation"
@@ -41,7 +42,7 @@ _SHORT = (("qfl", "quality", JOINT, NOT_JOINT), ("dfl", "box", ("general",), ("d
 
 BACKBONES = ("r18", "r34", "r50", "r101", "r18vd", "r34vd", "r50vd", "r101vd", "x101-32x4d", "x101-32x8d", "r2-101", "vit-adapter-s")
 PRETRAINED_BACKBONES = ("r18", "r34", "r50", "r101", "x101-32x4d", "x101-32x8d", "r2-101", "vit-adapter-s")
-"""Backbones with published weights that ``weights: pretrained`` can download (checkpoints/pretrained.py)."""
+"""Backbones with published weights that ``init_weights: pretrained`` can download (checkpoints/pretrained.py)."""
 DCN_BACKBONES = ("r50", "r101", "x101-32x4d", "x101-32x8d", "r2-101")
 
 BUILT_IN: dict[str, tuple[str, ...]] = {
@@ -53,71 +54,75 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
 }
 """Settings that may also name a registered class of the user's, and what they may be without one."""
 
-ALIASES = {
-    alias: name
-    for name, aliases in {
-        "lr": "learning_rate base_lr lr0 initial_lr init_lr max_lr alpha rate",
-        "batch_size": "batch bs batchsize samples_per_gpu train_batch_size imgs_per_batch images_per_batch ims_per_batch",
-        "lr_batch": "base_batch_size auto_scale_lr reference_batch_size nominal_batch_size nbs",
-        "epochs": "epoch max_epochs num_epochs n_epochs total_epochs iterations max_iters steps",
-        "weight_decay": "wd decay l2 l2_penalty",
-        "no_decay": "no_weight_decay",
-        "bias_lr": "bias_lr_mult bias_lr_factor",
-        "optimizer": "optim opt solver",
-        "warmup_iters": "warmup warmup_steps warm_up warmup_iterations warmup_epochs",
-        "warmup_factor": "warmup_ratio warmup_lr warmup_start_factor start_factor",
-        "lr_schedule": "scheduler lr_scheduler lr_policy lr_config",
-        "lr_steps": "milestones steps_decay decay_epochs lr_milestones",
-        "clip_grad_norm": "grad_clip clip_grad max_norm gradient_clip gradient_clipping max_grad_norm",
-        "ema": "ema_decay model_ema",
-        "precision": "amp fp16 bf16 mixed_precision dtype half",
-        "flip": "flip_prob hflip fliplr horizontal_flip flip_ratio random_flip",
-        "scale_range": "multi_scale multiscale img_scale",
-        "image_size": "img_size imgsz input_size image_scale resize resolution size imsize",
-        "pad_to": "size_divisor pad_size_divisor",
-        "reg_max": "n bins num_bins regmax dfl_n",
-        "bin_width": "delta bin_size",
-        "qfl_beta": "beta gamma focal_gamma",
-        "dfl_weight": "loss_dfl_weight dfl_loss_weight",
-        "box_loss": "bbox_loss loss_bbox iou_loss reg_loss",
-        "box_weight": "bbox_weight loss_bbox_weight box_loss_weight",
-        "cls_loss": "classification_loss loss_cls",
-        "assigner": "assignment label_assignment",
-        "atss_topk": "topk",
-        "backbone": "model arch architecture encoder net network",
-        "base_channels": "width base_width",
-        "weights": "pretrained checkpoint init init_weights load_from init_cfg",
-        "frozen_stages": "freeze frozen freeze_at",
-        "norm_eval": "bn_eval freeze_bn frozen_bn",
-        "norm_train": "bn_requires_grad",
-        "drop_path": "drop_path_rate stochastic_depth droppath",
-        "neck_channels": "fpn_channels out_channels neck_width",
-        "head_channels": "feat_channels head_width",
-        "head_convs": "stacked_convs num_convs tower_convs",
-        "strides": "stride levels fpn_strides",
-        "anchor_scale": "octave_base_scale anchor_size anchor",
-        "score_thr": "score_threshold conf conf_thres confidence confidence_threshold score_thresh score",
-        "nms_iou": "iou_threshold nms_threshold nms_thr nms_thresh iou_thr iou_thres nms",
-        "max_dets": "max_per_img max_detections detections_per_image max_det",
-        "quality": "quality_branch centerness",
-        "box": "bbox box_form representation",
-        "seeds": "seed random_seed",
-        "axes": "axis grid sweep vary parameters matrix",
-        "arms": "variants combinations configs",
-        "set": "settings fixed common shared defaults config params overrides",
-        "when": "conditions if only_if",
-        "search": "space search_space hpo tune",
-        "trials": "num_trials max_trials n_trials num_samples samples budget",
-        "sampler_seed": "random_state",
-        "low": "min lower from start",
-        "high": "max upper to stop",
-        "grace_epochs": "grace_period min_epochs min_resource",
-        "reduction": "reduction_factor eta",
-        "code": "custom_imports imports plugins modules",
-        "question": "description about title",
-    }.items()
-    for alias in aliases.split()
-}
+ALIASES = (
+    {
+        alias: name
+        for name, aliases in {
+            "lr": "learning_rate base_lr lr0 initial_lr init_lr max_lr alpha rate",
+            "batch_size": "batch bs batchsize samples_per_gpu train_batch_size imgs_per_batch images_per_batch ims_per_batch",
+            "base_batch_size": "auto_scale_lr reference_batch_size nominal_batch_size nbs",
+            "epochs": "epoch max_epochs num_epochs n_epochs total_epochs iterations max_iters steps",
+            "weight_decay": "wd decay l2 l2_penalty",
+            "no_decay": "no_weight_decay",
+            "bias_lr_mult": "bias_lr_factor",
+            "optimizer": "optim opt solver",
+            "warmup_iters": "warmup warmup_steps warm_up warmup_iterations warmup_epochs",
+            "warmup_start_factor": "warmup_ratio warmup_lr start_factor",
+            "lr_schedule": "scheduler lr_scheduler lr_policy lr_config",
+            "lr_steps": "milestones steps_decay decay_epochs lr_milestones",
+            "clip_grad_norm": "grad_clip clip_grad max_norm gradient_clip gradient_clipping max_grad_norm",
+            "ema_decay": "model_ema",
+            "precision": "amp fp16 bf16 mixed_precision dtype half",
+            "flip_prob": "hflip fliplr horizontal_flip flip_ratio random_flip",
+            "scale_range": "multi_scale multiscale img_scale",
+            "image_size": "img_size imgsz input_size image_scale resize resolution size imsize",
+            "pad_to": "size_divisor pad_size_divisor",
+            "reg_max": "n bins num_bins regmax dfl_n",
+            "bin_width": "delta bin_size",
+            "qfl_beta": "beta gamma focal_gamma",
+            "dfl_weight": "loss_dfl_weight dfl_loss_weight",
+            "box_loss": "bbox_loss loss_bbox iou_loss reg_loss",
+            "box_loss_weight": "bbox_weight loss_bbox_weight",
+            "cls_loss": "classification_loss loss_cls",
+            "assigner": "assignment label_assignment",
+            "atss_topk": "topk",
+            "backbone": "model arch architecture encoder net network",
+            "base_channels": "width base_width",
+            "init_weights": "pretrained checkpoint init load_from init_cfg",
+            "frozen_stages": "freeze frozen freeze_at",
+            "norm_eval": "bn_eval freeze_bn frozen_bn",
+            "drop_path": "drop_path_rate stochastic_depth droppath",
+            "neck_channels": "fpn_channels out_channels neck_width",
+            "head_channels": "feat_channels head_width",
+            "head_convs": "stacked_convs num_convs tower_convs",
+            "strides": "stride levels fpn_strides",
+            "anchor_scale": "octave_base_scale anchor_size anchor",
+            "score_thr": "score_threshold conf conf_thres confidence confidence_threshold score_thresh score",
+            "nms_iou": "iou_threshold nms_threshold nms_thr nms_thresh iou_thr iou_thres nms",
+            "max_dets": "max_per_img max_detections detections_per_image max_det",
+            "quality": "quality_branch centerness",
+            "box": "bbox box_form representation",
+            "seeds": "seed random_seed",
+            "axes": "axis grid sweep vary parameters matrix",
+            "variants": "combinations configs",
+            "overrides": "settings fixed common shared defaults config params",
+            "when": "conditions if only_if",
+            "search": "space search_space hpo tune",
+            "trials": "num_trials max_trials n_trials num_samples samples budget",
+            "sampler_seed": "random_state",
+            "low": "min lower from start",
+            "high": "max upper to stop",
+            "grace_epochs": "grace_period min_epochs min_resource",
+            "reduction": "reduction_factor eta",
+            "custom_imports": "imports plugins modules",
+            "question": "description about title",
+        }.items()
+        for alias in aliases.split()
+    }
+    | renames.SETTINGS
+    | renames.EXPERIMENT_KEYS
+    | renames.RESOURCE_KEYS
+)
 """Names that other tools give to a key of ours, for the hint beside an unknown key."""
 
 
@@ -149,13 +154,13 @@ class Settings(BaseModel):
     bin_width: float = _field(DETECTOR, 1.0, "Delta: distance between bins, in strides", gt=0, le=64)
     dfl_weight: float = _field(DETECTOR, 0.25, "weight of DFL", ge=0, le=MAX_WEIGHT)
     box_loss: str = _field(DETECTOR, "giou", "loss of the whole box: giou, diou, ciou, iou, or a registered loss of yours")
-    box_weight: float = _field(DETECTOR, 2.0, "weight of the loss of the whole box", ge=0, le=MAX_WEIGHT)
+    box_loss_weight: float = _field(DETECTOR, 2.0, "weight of the loss of the whole box", ge=0, le=MAX_WEIGHT)
     box_weighting: Literal["auto", "score", "centerness", "iou", "uniform"] = _field(
         DETECTOR,
         "auto",
         "what weighs the box losses of a positive; auto: score for joint and dgqp, centerness for centerness, else uniform",
     )
-    dirac_coder: Literal["delta", "distance"] = _field(
+    bbox_coder: Literal["delta", "distance"] = _field(
         DETECTOR,
         "delta",
         "Dirac box: delta-xywh of the anchor (ATSS), or the exponential of the side distances in halves of the anchor (FCOS)",
@@ -193,12 +198,12 @@ class Settings(BaseModel):
     base_channels: int = _field(
         MODEL, 64, "channels of the first stage; 64 is the published width of every backbone (ViT: 6 heads of this many)", ge=4, le=256
     )
-    weights: str = _field(
+    init_weights: str = _field(
         MODEL, "random", "backbone start: random, pretrained (downloads what is published), or the path of a weights file"
     )
     frozen_stages: int = _field(MODEL, 1, "ResNet stages that do not train: -1 none, 0 the stem, 1 stem and first stage, ...", ge=-1, le=4)
     norm_eval: bool = _field(MODEL, True, "keep the ResNet's batch-norm statistics fixed")
-    norm_train: bool = _field(MODEL, True, "train scale and shift of the ResNet's batch norms in stages that train")
+    bn_requires_grad: bool = _field(MODEL, True, "train scale and shift of the ResNet's batch norms in stages that train")
     drop_path: float = _field(MODEL, 0.2, "ViT-Adapter: drop-path rate of the last block", ge=0, lt=1)
     neck_channels: int = _field(MODEL, 256, "channels of the FPN", ge=8, le=1024)
     neck_relu: bool = _field(MODEL, False, "ReLU before the FPN's second extra level (PaddleDetection)")
@@ -209,7 +214,7 @@ class Settings(BaseModel):
         MODEL, (8, 16, 32, 64, 128), "strides of the pyramid levels, each twice the one before", min_length=1, max_length=6
     )
     anchor_scale: float = _field(MODEL, 8.0, "side of the square anchor, in strides", gt=0, le=64)
-    arguments: dict[Literal["head", "cls_loss", "box_loss", "assigner", "backbone"], dict[str, Any]] = _field(
+    component_args: dict[Literal["head", "cls_loss", "box_loss", "assigner", "backbone"], dict[str, Any]] = _field(
         MODEL, {}, "constructor arguments for registered components, e.g. {head: {temperature: 2.0}}"
     )
 
@@ -218,8 +223,8 @@ class Settings(BaseModel):
     schedule: Literal["1x", "2x", "3x"] = _field(SCHEDULE, "1x", "multiplies epochs")
     batch_size: int = _field(SCHEDULE, 16, "images a step", ge=1, le=1024)
     optimizer: Literal["sgd", "adamw"] = _field(SCHEDULE, "sgd", "SGD with momentum 0.9, or AdamW")
-    lr: float = _field(SCHEDULE, 0.01, "peak learning rate, for lr_batch images", gt=0, le=10)
-    lr_batch: int = _field(
+    lr: float = _field(SCHEDULE, 0.01, "peak learning rate, for base_batch_size images", gt=0, le=10)
+    base_batch_size: int = _field(
         SCHEDULE,
         0,
         "batch size that lr is meant for: lr is scaled to batch_size, linearly (SGD) or by the root (AdamW); 0 is not",
@@ -228,17 +233,19 @@ class Settings(BaseModel):
     )
     weight_decay: float = _field(SCHEDULE, 1e-4, "weight decay", ge=0, le=1)
     no_decay: tuple[str, ...] = _field(SCHEDULE, (), "parameters whose name contains one of these have no weight decay")
-    bias_lr: float = _field(SCHEDULE, 1.0, "learning rate of biases, as a factor", gt=0, le=10)
+    bias_lr_mult: float = _field(SCHEDULE, 1.0, "learning rate of biases, as a factor", gt=0, le=10)
     lr_schedule: Literal["step", "cosine"] = _field(SCHEDULE, "step", "drops of 0.1 at lr_steps, or cosine to 1% of lr")
     lr_steps: tuple[Annotated[float, Field(gt=0, le=1)], ...] = _field(
         SCHEDULE, (0.6667, 0.9167), "where the step schedule drops, in parts of all epochs: 8 and 11 of 12"
     )
     warmup_iters: int = _field(SCHEDULE, 500, "iterations of linear warm-up", ge=0, le=MAX_ITERATIONS)
-    warmup_factor: float = _field(SCHEDULE, 0.001, "where the warm-up starts, as a part of lr", gt=0, le=1)
+    warmup_start_factor: float = _field(SCHEDULE, 0.001, "where the warm-up starts, as a part of lr", gt=0, le=1)
     clip_grad_norm: float = _field(SCHEDULE, 0.0, "clip gradients to this norm; 0 does not", ge=0, le=MAX_WEIGHT)
-    ema: float = _field(SCHEDULE, 0.0, "decay of the moving average of weights that is evaluated, e.g. 0.9998; 0 has none", ge=0, lt=1)
+    ema_decay: float = _field(
+        SCHEDULE, 0.0, "decay of the moving average of weights that is evaluated, e.g. 0.9998; 0 has none", ge=0, lt=1
+    )
     precision: Literal["float32", "bfloat16", "float16"] = _field(SCHEDULE, "float32", "float32, or autocast of the forward pass")
-    flip: float = _field(SCHEDULE, 0.5, "probability of a horizontal flip in training", ge=0, le=1)
+    flip_prob: float = _field(SCHEDULE, 0.5, "probability of a horizontal flip in training", ge=0, le=1)
     scale_range: tuple[Annotated[float, Field(ge=0.1, le=4)], Annotated[float, Field(ge=0.1, le=4)]] = _field(
         SCHEDULE, (1.0, 1.0), "multi-scale training: range of the shortest side, in parts of image_size's; [0.6, 1.0] is 480 to 800 px"
     )
@@ -268,7 +275,7 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, values: Any) -> Any:
-        return complete(values) if isinstance(values, dict) else values
+        return complete(renames.current(values)) if isinstance(values, dict) else values  # manifests may hold old names
 
     @field_validator("strides", "image_size", "scale_range", "lr_steps", "no_decay", mode="before")
     @classmethod
@@ -398,7 +405,7 @@ def inactive(settings: Settings) -> Mapping[str, str]:
     """
     s = settings
     return _inactive(
-        own_head=s.head not in BUILT_IN["head"], quality=s.quality, cls_loss=s.cls_loss, box=s.box, dfl=s.dfl, dirac_coder=s.dirac_coder,
+        own_head=s.head not in BUILT_IN["head"], quality=s.quality, cls_loss=s.cls_loss, box=s.box, dfl=s.dfl, bbox_coder=s.bbox_coder,
         gaussian_box_loss=s.gaussian_box_loss, assigner=s.assigner, dcn=s.dcn, backbone=s.backbone, extra=len(s.strides) - _maps_used(s),
         lr_schedule=s.lr_schedule, warms_up=s.warmup_iters > 0, decays=s.weight_decay > 0, scales=s.scale_range[0] != s.scale_range[1],
     )  # fmt: skip
@@ -406,7 +413,7 @@ def inactive(settings: Settings) -> Mapping[str, str]:
 
 @functools.cache
 def _inactive(
-    *, own_head: bool, quality: str, cls_loss: str, box: str, dfl: bool, dirac_coder: str, gaussian_box_loss: bool, assigner: str, dcn: str,
+    *, own_head: bool, quality: str, cls_loss: str, box: str, dfl: bool, bbox_coder: str, gaussian_box_loss: bool, assigner: str, dcn: str,
     backbone: str, extra: int, lr_schedule: str, warms_up: bool, decays: bool, scales: bool,
 ) -> Mapping[str, str]:  # fmt: skip
     """As ``inactive``, from all that it depends on. A plan asks for thousands of variants, most of them alike in this."""
@@ -422,20 +429,20 @@ def _inactive(
         only(quality.endswith("_guided"), "quality: centerness_guided or iou_guided", "guided_eta", "guided_renormalise")
         only(quality == "dgqp", "quality: dgqp", *(name for name in Settings.model_fields if name.startswith("dgqp_")))
         only(box == "general", "a general box (dfl: true, or box: general)", "decode", "reg_max")
-        only(box != "dirac" or dirac_coder == "distance", "a general or gaussian box, or dirac_coder: distance", "bin_width")
-        only(box == "dirac", "box: dirac", "dirac_coder")
+        only(box != "dirac" or bbox_coder == "distance", "a general or gaussian box, or bbox_coder: distance", "bin_width")
+        only(box == "dirac", "box: dirac", "bbox_coder")
         only(box == "gaussian", "box: gaussian", "gaussian_weight", "gaussian_box_loss")
-        only(box != "gaussian" or gaussian_box_loss, "gaussian_box_loss: true on a Gaussian box", "box_loss", "box_weight")
+        only(box != "gaussian" or gaussian_box_loss, "gaussian_box_loss: true on a Gaussian box", "box_loss", "box_loss_weight")
         only(dfl, "dfl: true", "dfl_weight")
     only(assigner in BUILT_IN["assigner"], "assigner: ATSSAssigner", "atss_topk")
     only(dcn != "none", "dcn: v1 or v2", "dcn_stages")
     only(backbone == "vit-adapter-s", "backbone: vit-adapter-s", "drop_path")
     resnet = backbone in BACKBONES and backbone != "vit-adapter-s"
-    only(resnet, "a ResNet, ResNeXt or Res2Net", "frozen_stages", "norm_eval", "norm_train")
+    only(resnet, "a ResNet, ResNeXt or Res2Net", "frozen_stages", "norm_eval", "bn_requires_grad")
     only(backbone in BACKBONES, "a backbone of gfl-lab's", "base_channels")
     only(extra >= 2, "two pyramid levels more than the backbone has", "neck_relu")
     only(lr_schedule == "step", "lr_schedule: step", "lr_steps")
-    only(warms_up, "warmup_iters above 0", "warmup_factor")
+    only(warms_up, "warmup_iters above 0", "warmup_start_factor")
     only(decays, "weight_decay above 0", "no_decay")
     only(scales, "a scale_range with two ends", "scale_step")
     return MappingProxyType(found)
@@ -456,7 +463,7 @@ def _counted(settings: Settings, known_edges: bool) -> set[str]:
     if settings.box == "gaussian" or known_edges:
         found |= {"reg_max", "bin_width"}
     if settings.backbone not in BACKBONES:
-        found |= {"base_channels", "frozen_stages", "norm_eval", "norm_train"}
+        found |= {"base_channels", "frozen_stages", "norm_eval", "bn_requires_grad"}
     return found
 
 
@@ -470,7 +477,7 @@ def effective(settings: Settings, known_edges: bool = True) -> dict[str, Any]:
     """
     values = settings.model_dump(mode="json")
     own = {kind for kind, known in BUILT_IN.items() if getattr(settings, kind) not in known} | {"head"}
-    values["arguments"] = {kind: given for kind, given in values["arguments"].items() if given and kind in own}
+    values["component_args"] = {kind: given for kind, given in values["component_args"].items() if given and kind in own}
     idle, defaults = set(inactive(settings)) - _counted(settings, known_edges), _defaults()
     return {key: value for key, value in values.items() if value != defaults[key] and key not in idle}
 
@@ -484,8 +491,8 @@ def computed(settings: Settings) -> dict[str, Any]:
     values = {key: value for key, value in effective(settings).items() if key not in idle}
     values["epochs"] = total_epochs(settings)
     values.pop("schedule", None)
-    if settings.lr_batch in (0, settings.batch_size):
-        values.pop("lr_batch", None)
+    if settings.base_batch_size in (0, settings.batch_size):
+        values.pop("base_batch_size", None)
     if "frozen_stages" not in idle:
         values["frozen_stages"] = min(settings.frozen_stages, _stages(settings))
     if settings.dfl and settings.dfl_weight == 0 and settings.head in BUILT_IN["head"]:
@@ -596,9 +603,10 @@ class TrialSpec(BaseModel):
         return self._digest(settings)
 
     def _digest(self, settings: dict[str, Any]) -> str:
-        """Hash of the trial with these settings in place of its own."""
+        """Return the hash of the trial with these settings in place of its own, under their first names (``renames``)."""
         content = self.model_dump(mode="json", exclude={"settings"})
-        content["settings"] = {key: value for key, value in settings.items() if key != "weights"}  # weights_digest has its content
+        acting = {key: value for key, value in settings.items() if key != "init_weights"}  # weights_digest has its content
+        content["settings"] = renames.first_edition(acting)
         content["data"].pop("name")
         components = content.pop("components")
         if components:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import typing
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from gfl_lab.errors import Problem, SpecError
+from gfl_lab.spec.renames import RenamedKeyWarning
 from gfl_lab.spec.scalars import AmbiguousWord, value_of
 from gfl_lab.spec.settings import ALIASES, SettingsRuleError
 
@@ -64,6 +66,8 @@ class Source:
     lines: dict[Path_, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     """Wrong, though it could be read on: a key given twice, a word with two meanings (read as the likelier one)."""
+    renamed: dict[str, str] = field(default_factory=dict)
+    """{old name: warning that says where it stands and what it is called now}."""
 
     def place(self, *keys: str | int) -> str:
         """``file.yaml:12: axes.reg_max``; the nearest parent's line when the key itself has none."""
@@ -74,6 +78,40 @@ class Source:
     def line(self, *keys: str | int) -> int:
         """The line of a key; 0 when it is not in the file."""
         return self.lines.get(keys, 0)
+
+    def rename(self, table: Mapping[str, str], *at: str | int) -> None:
+        """Replace old names of ``table`` among the keys of the mapping at ``at``; a list there has names as its entries.
+
+        Each is noted in ``renamed``. Beside its new name an old one is among the ``problems``.
+        """
+        found = _at(self.value, at)
+        if isinstance(found, list):
+            for index, name in enumerate(found):
+                if isinstance(name, str) and name in table:
+                    self._note(name, table[name], self.place(*at, index))
+                    found[index] = table[name]
+        elif isinstance(found, dict) and not table.keys().isdisjoint(found):
+            items = list(found.items())
+            for key, _ in items:
+                if key in table and table[key] in found:
+                    message = f"{key!r} is the old name of {table[key]!r}, and both are given"
+                    self.problems.append(Problem(message, self.place(*at, key), f"Keep {table[key]!r}."))
+                elif key in table:
+                    self._note(key, table[key], self.place(*at, key))
+            found.clear()
+            for key, value in items:
+                found.setdefault(table.get(key, key), value)
+            depth = len(at)
+            for keys in [keys for keys in self.lines if keys[:depth] == at and len(keys) > depth and keys[depth] in table]:
+                self.lines.setdefault((*at, table[str(keys[depth])], *keys[depth + 1 :]), self.lines[keys])
+
+    def _note(self, old: str, new: str, place: str) -> None:
+        self.renamed.setdefault(old, f"{place}: {old!r} is now called {new!r}")
+
+    def warn_of_renamed(self) -> None:
+        """Issue a ``RenamedKeyWarning`` for each old name in the file."""
+        for message in self.renamed.values():
+            warnings.warn(message, RenamedKeyWarning, stacklevel=2)
 
     @staticmethod
     def line_of(place: str) -> int:
@@ -107,7 +145,7 @@ def read_yaml(path: Path) -> Source:
         raise SpecError(f"{path!r} cannot be read: {error}") from None
     node = _compose(text, path.name)
     if node is None:
-        raise SpecError(Problem("the file is empty", path.name, "An experiment needs at least: name, profile, and axes or arms."))
+        raise SpecError(Problem("the file is empty", path.name, "An experiment needs at least: name, profile, and axes or variants."))
     if not isinstance(node, yaml.MappingNode):
         raise SpecError(Problem("the file does not hold `key: value` lines at its top level", f"{path.name}:{node.start_mark.line + 1}"))
     reader = _Reader(path)

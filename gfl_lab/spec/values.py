@@ -28,7 +28,7 @@ def value_problems(key: str, values: list[Any], source: Source, at: tuple[str | 
             first = twice[index]
             spelled = "" if show(values[first]) == show(value) else f" (the first time as {show(values[first])})"
             problems.append(Problem(f"{key} lists {show(value)} twice{spelled}", place, "Keep one."))
-        if key == "arguments" and not is_plain(value):
+        if key == "component_args" and not is_plain(value):
             problems.append(Problem(NOT_PLAIN, place))
         problems += one_value_problems(key, value, source, (*at, index))
     return problems

@@ -90,17 +90,19 @@ def _class_of(key: str, name: str, own: frozenset[str]) -> Any:
 
 def _argument_findings(settings: Settings) -> list[Finding]:
     findings = []
-    for kind, values in settings.arguments.items():
+    for kind, values in settings.component_args.items():
         if "type" in values:
-            findings.append(Finding("arguments", Problem(f"arguments.{kind} gives `type`: the setting {kind} names the class")))
-    given = settings.arguments.get("head", {})
+            findings.append(Finding("component_args", Problem(f"component_args.{kind} gives `type`: the setting {kind} names the class")))
+    given = settings.component_args.get("head", {})
     if given:
-        others = {kind: values for kind, values in settings.arguments.items() if kind != "head"}
-        plain = settings.model_copy(update={"arguments": others, "backbone": "r50", "dcn": "none"})
+        others = {kind: values for kind, values in settings.component_args.items() if kind != "head"}
+        plain = settings.model_copy(update={"component_args": others, "backbone": "r50", "dcn": "none"})
         for name in sorted(given.keys() & (model_config(plain, CLASSES)["bbox_head"].keys() | {"train_cfg", "test_cfg"})):
             if name != "type":
                 hint = f"{'Give the setting' if name in Settings.model_fields else 'Leave it to the settings'} instead."
-                findings.append(Finding("arguments", Problem(f"arguments.head gives {name}, which the settings decide", hint=hint)))
+                findings.append(
+                    Finding("component_args", Problem(f"component_args.head gives {name}, which the settings decide", hint=hint))
+                )
     return findings
 
 

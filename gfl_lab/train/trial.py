@@ -174,7 +174,7 @@ def _train(
 ) -> Done | None:
     """Return the result; None in a process that only follows."""
     manifest = trial.manifest()
-    spec = read_spec(trial, manifest)
+    spec = read_spec(manifest)
     load_of_trial(trial, spec)
     settings = spec.settings
     clock = Clock()
@@ -248,10 +248,10 @@ def _train(
 def _start(runner: TrialRunner, spec: TrialSpec, hook: TrialHook) -> None:
     """After mmengine has initialised the weights: put in those that the trial starts or goes on with."""
     settings = spec.settings
-    if hook.resumed is None and settings.weights != "random":
-        load_backbone(runner.model.backbone, settings.weights, settings.backbone)
-    if settings.ema:
-        hook.average = MovingAverage(runner.model, settings.ema)
+    if hook.resumed is None and settings.init_weights != "random":
+        load_backbone(runner.model.backbone, settings.init_weights, settings.backbone)
+    if settings.ema_decay:
+        hook.average = MovingAverage(runner.model, settings.ema_decay)
     if hook.resumed is not None:
         restore(runner, hook.resumed, hook.average)
 

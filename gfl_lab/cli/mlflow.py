@@ -1,4 +1,4 @@
-"""`gfl-lab ui`: MLflow's own UI over the mirror."""
+"""`gfl-lab mlflow`: MLflow's own UI over the mirror."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gfl_lab.cli.output import say, warn_of_container
 from gfl_lab.cli.server_ports import free_port, port_option
 
 
-@click.command("ui")
+@click.command("mlflow")
 @port_option(5000)
 def command(port: int) -> None:
     """Open MLflow's own UI on 127.0.0.1 (one worker, no telemetry). Ctrl-C ends it."""

@@ -1,4 +1,4 @@
-"""`gfl-lab models`: every published row, and the experiment and variant that runs it."""
+"""`gfl-lab published`: every published row, and the experiment and variant that runs it."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Any
 
 import click
 
+from gfl_lab import shipped
 from gfl_lab.cli.output import consoles, print_json, say
-from gfl_lab.cli.prepare import experiment_folders
 from gfl_lab.errors import InputError, Problem, SpecError
 
 
-@click.command("models")
+@click.command("published")
 @click.option("--table", "table_id", metavar="ID", help="Only the rows of one published table.")
 @click.option("--runnable", is_flag=True, help="Only rows that an experiment runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(table_id: str | None, runnable: bool, as_json: bool) -> None:
     """List every published row: which experiment and variant runs it, or why none does.
 
-    Experiments and published tables are those in ./experiments and gfl-lab's own. The last line counts all rows, also
+    Experiments and published tables are those in the current folder, ./experiments and gfl-lab's own. The last line counts all rows, also
     those that --table and --runnable leave out.
 
-    Example:  gfl-lab models --table gfl_t1a_quality_representation
+    Example:  gfl-lab published --table gfl_t1a_quality_representation
     """
     from gfl_lab.spec.source import nearest
 
-    entries = survey_folders(experiment_folders())
+    entries = survey_folders(shipped.experiment_folders())
     tables = {entry.table.id for entry in entries}
     if table_id is not None and table_id not in tables:
         raise InputError(Problem(f"there is no published table {table_id!r}", "--table", nearest(table_id, tables)))
@@ -56,7 +56,8 @@ def survey_folders(folders: list[Path]) -> list[Any]:
     from gfl_lab.spec.settings import DataSpec
 
     tables = [
-        load_published(name, [folder / "published" for folder in folders]) for name in _files(folder / "published" for folder in folders)
+        load_published(name, [folder / shipped.PUBLISHED for folder in folders])
+        for name in _files(folder / shipped.PUBLISHED for folder in folders)
     ]
     by_id = {table.id: table for table in tables}
     profiles: dict[str, Any] = {}
@@ -65,16 +66,18 @@ def survey_folders(folders: list[Path]) -> list[Any]:
     for path in _files(folders).values():
         try:
             experiment, _ = load_experiment(path)
-            if experiment.reference not in by_id:
+            if experiment.published_table not in by_id:
                 continue
             if experiment.profile not in profiles:
-                profiles[experiment.profile] = load_profile(find_profile(experiment.profile, [folder / "profiles" for folder in folders]))
+                profiles[experiment.profile] = load_profile(
+                    find_profile(experiment.profile, [folder / shipped.PROFILES for folder in folders])
+                )
             plan = build_plan(experiment, profiles[experiment.profile], no_data)
         except SpecError as error:
             say(f"warning: {path} is left out: {error.problems[0]}")
             continue
         candidates += [
-            published.Candidate(experiment.name, experiment.reference, variant.name, variant.settings) for variant in plan.variants
+            published.Candidate(experiment.name, experiment.published_table, variant.name, variant.settings) for variant in plan.variants
         ]
     return published.survey(tables, candidates)
 

@@ -1,4 +1,4 @@
-"""Published rows: the facts as in the reference file, each with the variant that runs it or a reason, and `gfl-lab models`."""
+"""Published rows: the facts as in the reference file, each with the variant that runs it or a reason, and `gfl-lab published`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gfl_lab.cli.models import survey_folders
+from gfl_lab.cli.published import survey_folders
 from gfl_lab.errors import SpecError
 from gfl_lab.plan.plan import build_plan
 from gfl_lab.plan.published import NO_EXPERIMENT, Candidate, Entry, differences, matching_row, survey
@@ -103,7 +103,7 @@ def _claims(source: dict[str, Any], ours: Settings) -> dict[str, tuple[Any, Any]
     claim("dgqp_input_dim", 4 * (ours.dgqp_topk + ours.dgqp_mean + ours.dgqp_variance))
     claim("joint_form", ours.dgqp_form)
     claim("batch_size", ours.batch_size)
-    claim("ema", ours.ema > 0)
+    claim("ema", ours.ema_decay > 0)
     if "images_per_gpu" in source and "gpus" in source:
         said["batch"] = (source["images_per_gpu"] * source["gpus"], ours.batch_size)
     if source.get("detector") in ("gfl", "gflv2"):
@@ -135,10 +135,10 @@ def test_our_settings_say_what_the_source_says(reference: dict[str, Any]) -> Non
 
 
 TRAINING_WORDS = {
-    "lr": "lr", "weight_decay": "weight_decay", "optimizer": "optimizer", "batch_size": "batch_size", "bias_lr_mult": "bias_lr", "warmup_iters": "warmup_iters",
-    "warmup_ratio": "warmup_factor", "assigner_topk": "atss_topk", "qfl_beta": "qfl_beta", "reg_max": "reg_max", "dfl_loss_weight": "dfl_weight",
-    "giou_loss_weight": "box_weight", "score_threshold": "score_thr", "nms_iou_threshold": "nms_iou", "pre_nms_topk_per_level": "nms_pre",
-    "max_detections_per_image": "max_dets", "flip_prob": "flip", "size_divisor": "pad_to", "dgqp_topk": "dgqp_topk", "dgqp_hidden": "dgqp_channels",
+    "lr": "lr", "weight_decay": "weight_decay", "optimizer": "optimizer", "batch_size": "batch_size", "bias_lr_mult": "bias_lr_mult", "warmup_iters": "warmup_iters",
+    "warmup_ratio": "warmup_start_factor", "assigner_topk": "atss_topk", "qfl_beta": "qfl_beta", "reg_max": "reg_max", "dfl_loss_weight": "dfl_weight",
+    "giou_loss_weight": "box_loss_weight", "score_threshold": "score_thr", "nms_iou_threshold": "nms_iou", "pre_nms_topk_per_level": "nms_pre",
+    "max_detections_per_image": "max_dets", "flip_prob": "flip_prob", "size_divisor": "pad_to", "dgqp_topk": "dgqp_topk", "dgqp_hidden": "dgqp_channels",
     "dgqp_mean": "dgqp_mean", "anchor_scale": "anchor_scale", "head_convs": "head_convs", "head_channels": "head_channels", "schedule": "schedule",
 }  # fmt: skip
 OWN_AXIS = {"gfl_t1c_qfl_beta": {"qfl_beta"}, "gfl_t2b_dfl_n": {"reg_max"}, "gflv2_input_statistics": {"dgqp_topk", "dgqp_mean"}}
@@ -164,7 +164,7 @@ def test_the_training_of_a_row_is_the_sources(reference: dict[str, Any]) -> None
             drops = values.get(f"lr_steps_{ours.schedule}", values.get("lr_steps"))
             if drops:
                 assert [round(part * epochs) for part in ours.lr_steps] == drops
-            assert ours.weights == "pretrained" and ours.lr_batch == 16
+            assert ours.init_weights == "pretrained" and ours.base_batch_size == 16
 
 
 def test_rows_of_a_table_can_be_told_apart() -> None:
@@ -229,10 +229,10 @@ def test_the_row_that_states_most_is_the_one() -> None:
 
 
 def test_differences_are_told_against_the_row_over_its_table_over_the_defaults() -> None:
-    table = _table(_row("r18", backbone="r18"), settings={"weights": "pretrained", "epochs": 24})
-    same = Settings(backbone="r18", weights="pretrained", epochs=24)
+    table = _table(_row("r18", backbone="r18"), settings={"init_weights": "pretrained", "epochs": 24})
+    same = Settings(backbone="r18", init_weights="pretrained", epochs=24)
     assert differences(same, table, table.rows[0]) == []
-    other = Settings(backbone="r18", weights="pretrained", dfl_weight=1.0, score_thr=0.1)
+    other = Settings(backbone="r18", init_weights="pretrained", dfl_weight=1.0, score_thr=0.1)
     assert differences(other, table, table.rows[0]) == ["dfl_weight", "epochs", "score_thr"]
 
 
@@ -274,7 +274,7 @@ def test_a_published_file_of_the_users_is_checked(tmp_path: Path) -> None:
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     monkeypatch.chdir(tmp_path)
 
-    return runner(monkeypatch, capsys, "models")
+    return runner(monkeypatch, capsys, "published")
 
 
 def test_json_has_every_row(cli: Cli, entries: list[Entry]) -> None:
@@ -324,7 +324,7 @@ def test_experiments_in_the_current_folder_count_and_a_broken_one_is_left_out(cl
 
 def test_it_needs_no_torch_and_no_data(tmp_path: Path) -> None:
     program = (
-        "import sys; from gfl_lab.cli.main import main; sys.argv = ['gfl-lab', 'models', '--json']; main(); "
+        "import sys; from gfl_lab.cli.main import main; sys.argv = ['gfl-lab', 'published', '--json']; main(); "
         "assert not {'torch', 'mmdet', 'mmengine', 'ray', 'mlflow', 'pandas'} & set(sys.modules), 'heavy'"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
