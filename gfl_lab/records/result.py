@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, NamedTuple, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias, TypedDict
 
 from gfl_lab import naming
 from gfl_lab.errors import FailureKind, StoreError
@@ -17,6 +17,7 @@ from gfl_lab.records.environment import Environment
 from gfl_lab.records.files import JsonObject, JsonValue, damaged, integer_of, number_of, object_of, read_json, text_of, write_record
 
 DONE, FAILED, INTERRUPTED = "done", "failed", "interrupted"
+_COUNTS = ("epochs", "steps", "processes", "peak_memory_mib")
 
 
 class FileEntry(NamedTuple):
@@ -204,8 +205,7 @@ def salvage_result(path: Path) -> Done | None:
         content = read_json(path)
     except StoreError:
         return None
-    found = parse_result(path, {**content, "status": DONE})
-    return found if isinstance(found, Done) and content.get("trial") in (None, path.parent.name) else None
+    return _done(content) if content.get("trial") in (None, path.parent.name) else None
 
 
 def write_result(path: Path, result: Result) -> None:
@@ -214,22 +214,47 @@ def write_result(path: Path, result: Result) -> None:
 
 
 def parse_result(path: Path, content: JsonObject) -> Result:
-    """Return the result in a JSON object. Parts of a wrong type are left out. Raises StoreError for an unknown status."""
-    accumulation, status = content.get("accumulation"), content.get("status")
-    seconds, trial, finished = numbers_of(content.get("seconds")), text_of(content.get("trial")), text_of(content.get("finished"))
-    split = Accumulation.from_json(accumulation) if isinstance(accumulation, dict) else None
-    if status == FAILED:
-        failure = Failure.from_json(content.get("failure"))
-        return Failed(trial=trial, seconds=seconds, accumulation=split, finished=finished, failure=failure)
+    """Return the result in a JSON object. Maps of numbers keep what is a number.
+
+    Raises:
+        StoreError: its status is unknown, or a part has a wrong type.
+    """
+    status = content.get("status")
     if status == INTERRUPTED:
-        return Interrupted(trial=trial, seconds=seconds, accumulation=split, finished=finished, reason=text_of(content.get("reason")))
+        return Interrupted(**_common(content), reason=text_of(content.get("reason")))
+    if status == FAILED:
+        if not isinstance(content.get("failure", {}), dict):
+            raise damaged(path, "has no failure in its failure")
+        return Failed(**_common(content), failure=Failure.from_json(content.get("failure")))
     if status != DONE:
         raise damaged(path, f"has the status {status!r}")
+    for part in _COUNTS:
+        if content.get(part) is not None and number_of(content[part]) is None:
+            raise damaged(path, f"says that {part} is {content[part]!r}")
+    return _done(content)
+
+
+class _Common(TypedDict):
+    trial: str
+    seconds: Mapping[str, float]
+    accumulation: Accumulation | None
+    finished: str
+
+
+def _common(content: JsonObject) -> _Common:
+    accumulation = object_of(content.get("accumulation"))
+    return {
+        "trial": text_of(content.get("trial")),
+        "seconds": numbers_of(content.get("seconds")),
+        "accumulation": Accumulation.from_json(accumulation) if accumulation else None,
+        "finished": text_of(content.get("finished")),
+    }
+
+
+def _done(content: JsonObject) -> Done:
+    """The result of a finished trial, without the parts that have a wrong type."""
     return Done(
-        trial=trial,
-        seconds=seconds,
-        accumulation=split,
-        finished=finished,
+        **_common(content),
         metrics=_numbers_or_none(content.get("metrics")),
         per_class=_numbers_or_none(content.get("per_class")),
         counts=_numbers_or_none(content.get("counts")),
