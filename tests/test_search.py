@@ -216,7 +216,7 @@ def test_the_ledger_reads_what_it_wrote_and_says_what_has_ended(tmp_path: Path) 
     fresh, notes = open_ledger(tmp_path, {"space": {"lr": [1, 3]}}, 3)
     assert not fresh.suggestions and (tmp_path / "previous" / ledger.digest / "table.md").exists() and "kept in" in notes[0]
     (tmp_path / naming.SEARCH).write_text('{"format": 1, "suggestions": 3}')
-    with pytest.raises(StoreError, match="no ledger"):
+    with pytest.raises(StoreError, match="no record of a search"):
         open_ledger(tmp_path, {}, 3)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from gfl_lab.records.files import JsonValue, integer_of, object_of
 
@@ -27,4 +28,4 @@ class Environment:
     def from_json(cls, found: object) -> Environment | None:
         """Return the environment in a JSON value, or None if there is none."""
         given = object_of(found)
-        return None if given is None else cls({key: value for key, value in given.items() if isinstance(value, (str, int))})
+        return None if given is None else cls(cast(Mapping[str, str | int], given))

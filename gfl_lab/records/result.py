@@ -17,6 +17,7 @@ from gfl_lab.records.environment import Environment
 from gfl_lab.records.files import JsonObject, JsonValue, damaged, integer_of, number_of, object_of, read_json, text_of, write_record
 
 DONE, FAILED, INTERRUPTED = "done", "failed", "interrupted"
+_NUMBERS = (float, int)
 _COUNTS = ("epochs", "steps", "processes", "peak_memory_mib")
 
 
@@ -287,10 +288,9 @@ def now() -> str:
 
 def numbers_of(value: object) -> dict[str, float]:
     """Return the finite numbers of a JSON object; nothing for any other value."""
-    found = object_of(value)
-    if found is None:
+    if not isinstance(value, dict):
         return {}
-    return {key: float(number) for key, each in found.items() if (number := number_of(each)) is not None and math.isfinite(number)}
+    return {key: each for key, each in value.items() if type(each) in _NUMBERS and math.isfinite(each)}
 
 
 def _numbers_or_none(value: object) -> dict[str, float] | None:

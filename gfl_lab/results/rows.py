@@ -59,6 +59,11 @@ class Resampled:
     values: Mapping[str, np.ndarray]
     images: int
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values."""
+        return sum(array.nbytes for array in self.values.values())
+
 
 @dataclass(frozen=True)
 class Logged:
