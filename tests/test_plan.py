@@ -38,7 +38,7 @@ def test_only_the_papers_own_setting_is_comparable() -> None:
     assert all(v.reference.comparable for v in build_plan(TABLE3, COCO_1X, COCO, published=PUBLISHED).variants)
     other = TABLE3.model_copy(update={"overrides": {"epochs": 24}})
     changed = build_plan(other, COCO_1X, COCO, published=PUBLISHED).variants[0].reference
-    assert not changed["comparable"] and "epochs" in changed["why_not"]
+    assert not changed.comparable and "epochs" in changed.why_not
     assert not looks_like_coco(DATA)
 
 

@@ -14,7 +14,18 @@ from gfl_lab import naming
 from gfl_lab.errors import FailureKind, StoreError
 from gfl_lab.records.accumulation import Accumulation
 from gfl_lab.records.environment import Environment
-from gfl_lab.records.files import JsonObject, JsonValue, damaged, integer_of, number_of, object_of, read_json, text_of, write_record
+from gfl_lab.records.files import (
+    JsonObject,
+    JsonValue,
+    damaged,
+    integer_of,
+    number_of,
+    object_of,
+    read_json,
+    read_json_or_none,
+    text_of,
+    write_record,
+)
 
 DONE, FAILED, INTERRUPTED = "done", "failed", "interrupted"
 _NUMBERS = (float, int)
@@ -188,7 +199,8 @@ def read_result(path: Path) -> Result | None:
     Raises:
         StoreError: the file is damaged. FormatError: it is of a format that this version does not read.
     """
-    return parse_result(path, read_json(path)) if path.exists() else None
+    content = read_json_or_none(path)
+    return None if content is None else parse_result(path, content)
 
 
 def says_done(content: bytes) -> bool:
@@ -343,9 +355,9 @@ def inspect_result(path: Path) -> Inspection | None:
     Raises:
         StoreError: the file is no JSON object. FormatError: it is of a format that this version does not read.
     """
-    if not path.exists():
+    content, trial = read_json_or_none(path), path.parent.name
+    if content is None:
         return None
-    content, trial = read_json(path), path.parent.name
     try:
         result = parse_result(path, content)
     except StoreError:
