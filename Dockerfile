@@ -13,10 +13,10 @@ COPY requirements.txt ./
 RUN pip install --no-deps -r requirements.txt
 
 # The build tools are pinned too (pyproject.toml, build-system and build-constraint-dependencies), so no build isolation.
-# Editable, so that the profiles in /app/experiments are found.
+# Editable: docker-compose.yml mounts the checkout's experiments at /app/experiments, where a checkout has them.
 RUN pip install --no-deps hatchling==1.33.0 packaging==26.3 pathspec==1.1.1 pluggy==1.7.0 tomlkit==0.15.2 trove-classifiers==2026.9.21.13 editables==0.6
 # With the owner that runs them: a checkout under umask 077 has files that nobody else may read.
-COPY --chown=lab:lab pyproject.toml README.md ./
+COPY --chown=lab:lab pyproject.toml README.md LICENSE NOTICE ./
 COPY --chown=lab:lab gfl_lab ./gfl_lab
 COPY --chown=lab:lab dashboard ./dashboard
 COPY --chown=lab:lab experiments ./experiments

@@ -176,7 +176,7 @@ def torn_checkpoint(scene: Scene) -> bool:
 
 
 def forkserver_kill(scene: Scene) -> bool:
-    """The nursery or a server: not a trial's process, which has the same command line."""
+    """A server: not a trial's process, which has the same command line."""
     found = {pid for pid, line in of_home(scene.home).items() if "gfl_lab.orchestrate.forkserver" in line}
     with contextlib.suppress(psutil.Error):
         parents = {pid: psutil.Process(pid).ppid() for pid in found}

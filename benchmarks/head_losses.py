@@ -44,7 +44,6 @@ def heads(classes: int) -> dict[str, torch.nn.Module]:
         "num_classes": classes,
         "in_channels": 8,
         "feat_channels": 8,
-        "stacked_convs": 1,
         "anchor_generator": {
             "type": "AnchorGenerator",
             "ratios": [1.0],
@@ -52,19 +51,20 @@ def heads(classes: int) -> dict[str, torch.nn.Module]:
             "scales_per_octave": 1,
             "strides": STRIDES,
         },
-        "reg_max": 16,
         "train_cfg": {"assigner": {"type": "ATSSAssigner", "topk": 9}, "allowed_border": -1, "pos_weight": -1, "debug": False},
         "test_cfg": {"nms_pre": 1000, "score_thr": 0.05, "nms": {"type": "nms", "iou_threshold": 0.6}, "max_per_img": 100},
     }
     norm = {"type": "GN", "num_groups": 1, "requires_grad": True}
     stock = GFLHead(
         **common,
+        stacked_convs=1,
+        reg_max=16,
         norm_cfg=norm,
         loss_cls={"type": "QualityFocalLoss", "use_sigmoid": True, "beta": 2.0, "loss_weight": 1.0},
         loss_dfl={"type": "DistributionFocalLoss", "loss_weight": 0.25},
         loss_bbox={"type": "GIoULoss", "loss_weight": 2.0},
     )
-    return {"gfl-lab": GFLFamilyHead(**common, norm_cfg=norm), "mmdet": stock}
+    return {"gfl-lab": GFLFamilyHead(**common, tower={"convs": 1, "norm_cfg": norm}), "mmdet": stock}
 
 
 def case(batch: int, size: tuple[int, int], classes: int, boxes: int, device: str) -> dict[str, Any]:

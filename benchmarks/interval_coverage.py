@@ -29,7 +29,8 @@ import numpy as np
 
 from benchmarks.machine import header, publish
 from gfl_lab.metrics.coco_ap import REPLICATES, resample
-from gfl_lab.report.statistics import LEVEL, Noise, difference, half_width, holm, image_variances, p_values, pool
+from gfl_lab.report.noise import LEVEL, Noise, half_width, image_variances, p_values, pool
+from gfl_lab.report.statistics import difference, holm
 from tests.support.detectors import World
 
 SEEDS = (2, 3, 5, 10)

@@ -13,15 +13,17 @@ from mmengine.logging import MMLogger
 def stock_model(ours: dict[str, Any]) -> dict[str, Any]:
     """mmdet's GFL with ``GFLHead`` for a model configuration of ours (QFL and DFL on); weights of one load into the other."""
     model, head = deepcopy(dict(ours)), ours["bbox_head"]
-    kept = ("num_classes", "in_channels", "feat_channels", "stacked_convs", "reg_max", "anchor_generator")
+    kept = ("num_classes", "in_channels", "feat_channels", "anchor_generator")
     model["type"], model["data_preprocessor"]["type"] = "GFL", "mmdet.DetDataPreprocessor"
     model["bbox_head"] = {
         "type": "GFLHead",
         **{key: head[key] for key in kept},
+        "stacked_convs": head["tower"]["convs"],
+        "reg_max": head["box"]["reg_max"],
         "norm_cfg": {"type": "GN", "num_groups": min(32, head["feat_channels"] // 8), "requires_grad": True},
-        "loss_cls": {"type": "QualityFocalLoss", "use_sigmoid": True, "beta": head["qfl_beta"], "loss_weight": 1.0},
-        "loss_dfl": {"type": "DistributionFocalLoss", "loss_weight": head["dfl_weight"]},
-        "loss_bbox": {"type": "GIoULoss", "loss_weight": head["box_weight"]},
+        "loss_cls": {"type": "QualityFocalLoss", "use_sigmoid": True, "beta": head["quality"]["beta"], "loss_weight": 1.0},
+        "loss_dfl": {"type": "DistributionFocalLoss", "loss_weight": head["box"]["dfl_weight"]},
+        "loss_bbox": {"type": "GIoULoss", "loss_weight": head["box_loss"]["weight"]},
     }
     return model
 

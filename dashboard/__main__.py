@@ -15,8 +15,8 @@ from streamlit.web import cli
 
 
 def _import_ahead() -> None:
-    import dashboard.charts
-    import dashboard.data  # noqa: F401
+    import dashboard.experiments
+    import dashboard.figures  # noqa: F401
 
 
 if __name__ == "__main__":

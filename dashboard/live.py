@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from dashboard import data, theme
+from dashboard import experiments, theme
+from dashboard.reader import reader
+from gfl_lab.errors import StoreError
 from gfl_lab.results.rows import ExperimentRow
 
 CURRENT = "current experiment"
@@ -20,21 +22,21 @@ def current() -> ExperimentRow:
         theme.empty("No experiment yet", "Run one, and it appears here while it trains.", "gfl-lab run experiments/table3_qfl_dfl.yaml")
         st.stop()
     try:
-        return data.store().experiment(*chosen)
-    except data.StoreError as error:
+        return reader().store.experiment(*chosen)
+    except StoreError as error:
         theme.alert(str(error))
         st.stop()
 
 
 def follow(body: Callable[[ExperimentRow], None]) -> None:
     """Draw ``body`` of the current experiment, again and again while a trial of it runs."""
-    running = data.is_live(current())
+    running = experiments.is_live(current())
 
     @st.fragment(run_every=EVERY_S if running else None)
     def part() -> None:
         experiment = current()
         body(experiment)
-        if running and not data.is_live(experiment):
+        if running and not experiments.is_live(experiment):
             st.rerun()  # the last one ended: draw the whole page once more, and stop looking
 
     part()
@@ -42,13 +44,13 @@ def follow(body: Callable[[ExperimentRow], None]) -> None:
 
 def watch(experiment: ExperimentRow) -> None:
     """Draw the whole page again when a trial changes its state; for pages that show finished trials only."""
-    if not data.is_live(experiment):
+    if not experiments.is_live(experiment):
         return
-    before = data.signature(experiment)
+    before = experiments.signature(experiment)
 
     @st.fragment(run_every=3 * EVERY_S)
     def part() -> None:
-        if data.signature(current()) != before:
+        if experiments.signature(current()) != before:
             st.rerun()
 
     part()

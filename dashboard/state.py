@@ -46,10 +46,9 @@ def choose(
 ) -> str:
     """A choice of one of ``options``, as a widget and as the query parameter ``key``. ``names`` says what is shown."""
     assert options
-    fallback = default if default in options else options[0]
-    state = _prepare(key, options, fallback)
-    value = widget(label, options, key=state, format_func=names, **options_of_widget)
-    value = fallback if value is None else value
+    fallback = default if default is not None and default in options else options[0]
+    chosen = widget(label, options, key=_prepare(key, options, fallback), format_func=names, **options_of_widget)
+    value = fallback if chosen is None else str(chosen)
     _remember(key, value)
     return value
 

@@ -172,9 +172,10 @@ def state_html(state: str, count: int | None = None) -> str:
     return f'<span class="state s-{text(state)}" data-sign="{_STATE_SIGNS.get(state, "")}">{text(said)}</span>'
 
 
-def counts_html(counts: Mapping[str, int], of: str = "") -> str:
+def counts_html(counts: Mapping[TrialState, int] | Mapping[str, int], of: str = "") -> str:
     """How many trials are in each state that occurs, and of what, as HTML."""
-    parts = [state_html(state, counts[state]) for state in _TITLES if counts.get(state)]
+    known: dict[str, int] = {str(state): count for state, count in counts.items()}
+    parts = [state_html(state, known[state]) for state in _TITLES if known.get(state)]
     return '<span class="legend">' + "".join(parts) + (f'<span class="dim">{text(of)}</span>' if of else "") + "</span>"
 
 

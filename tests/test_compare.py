@@ -15,7 +15,7 @@ from gfl_lab.metrics.coco_records import Records
 from gfl_lab.metrics.error_types import TYPES, costs, errors_of
 from gfl_lab.records.files import read_json, write_json
 from gfl_lab.report.differences import differences
-from gfl_lab.report.variant_comparison import compare_pair, context
+from gfl_lab.report.variant_comparison import compare_variants, context
 from gfl_lab.results.rows import TrialRow, VariantRow
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree, TrialState
@@ -54,31 +54,31 @@ def written(tmp_path: Path, seeds: tuple[int, ...] = (0, 1)) -> RunTree:
 
 def test_numbers_are_those_of_the_parts() -> None:
     ours, theirs = better(scene(0), 0.5), scene(0)
-    rows = {(row.group, row.name): row for row in compare_pair([(ours, theirs)], 20)}
+    rows = {(row.group, row.name): row for row in compare_variants([(ours, theirs)], 20)}
     assert rows["metric", "AP"].found.mean == pytest.approx(match(ours).ap() - match(theirs).ap()) and rows["metric", "AP"].found.mean > 0
-    assert rows["size", "AP_L"].ours == pytest.approx(match(ours, "large").ap())
+    assert rows["size", "AP_L"].value == pytest.approx(match(ours, "large").ap())
     classes = [row for (group, _), row in rows.items() if group == "class"]
-    assert np.mean([row.ours for row in classes]) == pytest.approx(rows["metric", "AP"].ours), "AP is the mean over classes"
+    assert np.mean([row.value for row in classes]) == pytest.approx(rows["metric", "AP"].value), "AP is the mean over classes"
     errors = errors_of(theirs)
     for name in TYPES:
         row = rows["error", name]
-        assert row.theirs == pytest.approx(costs(errors)[name]) and row.counts[1] == errors.counts[name]
+        assert row.reference == pytest.approx(costs(errors)[name]) and row.counts[1] == errors.counts[name]
     assert rows["error", "localisation"].found.mean < 0, "better boxes cost less"
-    assert all(row.found.half is None and row.half > 0 for row in rows.values() if row.ours != row.theirs), "one seed: images alone"
+    assert all(row.found.half is None and row.half > 0 for row in rows.values() if row.value != row.reference), "one seed: images alone"
 
 
 def test_what_is_equal_differs_by_nothing_and_other_images_are_refused() -> None:
-    rows = compare_pair([(scene(0), scene(0)), (scene(0), scene(0))], 5)
+    rows = compare_variants([(scene(0), scene(0)), (scene(0), scene(0))], 5)
     assert all((row.found.mean, row.verdict, row.better, row.half) == (0, "no signal", None, None) for row in rows)
-    same = compare_pair([(better(scene(0), 0.5), scene(0))] * 2, 5)
+    same = compare_variants([(better(scene(0), 0.5), scene(0))] * 2, 5)
     assert all(row.half is None and row.found.image_half > 0 for row in same if row.verdict == "no spread"), "as a table has it"
     assert any(row.verdict == "no spread" for row in same)
     with pytest.raises(ValueError, match="same images"):
-        compare_pair([(scene(0), scene(0, images=39))])
+        compare_variants([(scene(0), scene(0, images=39))])
 
 
 def test_a_size_without_boxes_is_left_out() -> None:
-    rows = compare_pair([(scene(0), scene(1))], 5)
+    rows = compare_variants([(scene(0), scene(1))], 5)
     assert {row.name for row in rows if row.group == "size"} == {"AP_M", "AP_L"}  # boxes are 40 to 150 px
 
 
@@ -131,7 +131,7 @@ def test_the_sizes_pool_their_spread_over_the_table() -> None:
     )  # fmt: skip
     assert [each.seed_variance for each in known.others["AP_M"]] == [8.0]  # of v1: 0 and 4
     pairs = [(better(scene(0), 0.5), scene(0)), (better(scene(1), 0.3), scene(1))]
-    alone, pooled = ({(each.group, each.name): each.found for each in compare_pair(pairs, 10, of)} for of in (None, known))
+    alone, pooled = ({(each.group, each.name): each.found for each in compare_variants(pairs, 10, of)} for of in (None, known))
     own = alone["size", "AP_M"].seed_variance
     assert pooled["size", "AP_M"].spread == pytest.approx((own + 8.0) / 2) and pooled["size", "AP_M"].rows == 2
     assert pooled["class", "a"] == alone["class", "a"] and pooled["size", "AP_L"] == alone["size", "AP_L"]

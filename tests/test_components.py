@@ -192,6 +192,15 @@ def test_a_spec_without_components_keeps_its_id_and_its_form(tmp_path: Path) -> 
 
 # --- refusals -------------------------------------------------------------------------------------
 
+OLD_HEAD = """
+from gfl_lab.detector.head import GFLFamilyHead
+from mmdet.registry import MODELS
+
+@MODELS.register_module()
+class OldHead(GFLFamilyHead):
+    def __init__(self, *args, reg_max=16, **kwargs):
+        super().__init__(*args, reg_max=reg_max, **kwargs)
+"""
 HEAD_ARGUMENTS = "variants: {own: {component_args: {head: {%s}}}, gfl: {}}\n"
 
 
@@ -232,6 +241,8 @@ HEAD_ARGUMENTS = "variants: {own: {component_args: {head: {%s}}}, gfl: {}}\n"
             ["overrides.component_args", "no variant that has it names"],
         ),
         (HEAD_ARGUMENTS % "reg_max: 8", {}, ["variants.own.component_args", "component_args.head gives reg_max", "Give the setting"]),
+        (HEAD_ARGUMENTS % "qfl_beta: 1", {}, ["variants.own.component_args", "component_args.head gives qfl_beta", "Give the setting"]),
+        ("axes: {head: [GFLFamilyHead, OldHead]}\n", {"own": OLD_HEAD}, ["axes.head.1", "reg_max is now box.reg_max", "extending.md"]),
         (HEAD_ARGUMENTS % "temperature: 8", {}, ["'temperature'"]),
         ("axes: {dfl: [true]}\n", {"own": LOSS}, ["mine.yaml:3: custom_imports", "no variant uses the code: it registers OwnLoss"]),
         ("axes: {dfl: [true]}\n", {"own": ""}, ["no variant uses the code: it registers nothing"]),

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from gfl_lab import naming
 from gfl_lab.data import ambiguous_shapes
-from gfl_lab.detector import background_loss
+from gfl_lab.detector import positives
 from gfl_lab.detector.build import model_config
 from gfl_lab.errors import FailureKind
 from gfl_lab.inference import latency
@@ -55,14 +55,14 @@ WAITS_OF_A_STEP = {("event", "train/step.py:__call__")}
 """For the terms of the loss, once the backward pass is queued."""
 WAITS_OF_FLOAT16 = {("_local_scalar_dense", "train/optim.py:step")}
 """For the scale of the loss, and without a fused optimizer for whether gradients overflow."""
-WAITS_OF_A_PREDICTION = {("tolist", "detector/head.py:_detect"), ("nms", "detector/mmcv_ops.py:nms")}
+WAITS_OF_A_PREDICTION = {("tolist", "detector/postprocess.py:detect"), ("nms", "detector/mmcv_ops.py:nms")}
 """For the candidates of each image of a batch, in one transfer; and in torchvision's NMS of each image."""
 WAITS_OF_AN_EVALUATION = {("copy to the host", "inference/predict.py:on_host")}
 """For boxes, scores and classes of a batch."""
 WAITS_OF_DISTRIBUTIONS = {
-    ("copy to the host", "analysis/distributions.py:_said"),
-    ("tolist", "analysis/distributions.py:_said"),
-    ("tolist", "analysis/distributions.py:_cells"),
+    ("copy to the host", "analysis/distributions.py:_outputs_at"),
+    ("tolist", "analysis/distributions.py:_outputs_at"),
+    ("tolist", "analysis/distributions.py:_matched_locations"),
 }
 """For the head's outputs at the locations of each image that is looked at."""
 WAITS_OF_LATENCY = {("synchronize", "inference/latency.py:measure_latency")}
@@ -73,10 +73,10 @@ COPIES_OF_A_START = {"train/loop.py:__init__"}
 """The model, from pageable memory."""
 COPIES_OF_A_STEP = {"detector/preprocess.py:_on_device", "detector/preprocess.py:_annotations_on_device"}
 """Images, and boxes and labels: one of images, one for each type of the others."""
-COPIES_OF_A_NEW_SHAPE = {"detector/head.py:_make_geometry"}
-COPIES_OF_MIXED_SHAPES = {"detector/head.py:_own_locations"}
-COPIES_OF_A_PREDICTION = {"detector/head.py:_rows"}
-COPIES_OF_DISTRIBUTIONS = {f"analysis/distributions.py:{name}" for name in ("add", "_said", "_cells", "_image_rows")}
+COPIES_OF_A_NEW_SHAPE = {"detector/geometry.py:make_geometry"}
+COPIES_OF_MIXED_SHAPES = {"detector/geometry.py:usable"}
+COPIES_OF_A_PREDICTION = {"detector/postprocess.py:rows"}
+COPIES_OF_DISTRIBUTIONS = {f"analysis/distributions.py:{name}" for name in ("add", "_outputs_at", "_matched_locations", "_image_rows")}
 
 
 def settled(seen: FakeCuda, waits: set[tuple[str, str]], copies: set[str], waiting: set[str] = frozenset()) -> None:
@@ -106,7 +106,7 @@ def test_head(variant: dict[str, Any]) -> None:
             found = head.predict_by_feat(*outs, batch_img_metas=metas(3, SIZE), rescale=True)
             assert all(one.bboxes.device.type == one.scores.device.type == "cuda" for one in found)
             settled(seen, WAITS_OF_A_PREDICTION, COPIES_OF_A_PREDICTION)
-            assert seen.waits["tolist", "detector/head.py:_detect"] == 1 and seen.waits.total() == 1 + 3 and len(seen.copies) == 2
+            assert seen.waits["tolist", "detector/postprocess.py:detect"] == 1 and seen.waits.total() == 1 + 3 and len(seen.copies) == 2
             seen.clear()
             assert head.dense_outputs(outs, metas(3, SIZE)).boxes.device.type == "cuda"
             settled(seen, set(), COPIES_OF_A_PREDICTION)
@@ -147,7 +147,7 @@ def test_step(changes: dict[str, Any], optimizer: str, precision: str, parts: in
         for turn in range(1 if large else 2):
             seen.clear()
             with with_gradients(model):
-                terms = TrainingStep(model, steps, parts=parts)(given)
+                terms = TrainingStep(model, steps, parts)(given)
             average.update(model)
             assert all(term.device.type == "cpu" for term in terms.values())
             float16 = WAITS_OF_FLOAT16 if precision == "float16" else set()
@@ -214,13 +214,13 @@ def test_checkpoint_of_a_cpu_goes_on_on_a_gpu(optimizer: str) -> None:
 
 def test_detections_in_arrays_of_fixed_length_are_those_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     maps = feats(THREE, SIZE, torch.Generator().manual_seed(3))
-    for variant in ({"quality": "joint"}, {"quality": "dgqp"}, {"quality": "centerness", "box": "dirac"}):
+    for variant in ({"quality": "joint"}, {"quality": "dgqp"}, {"quality": "centerness", "box": "dirac_delta"}):
         head = make_head(**variant).eval()
         for least, limit in ((0.3, 50), (0.3, 3), (0.99, 50), (0.0, 1000)):
             head.test_cfg.score_thr, head.test_cfg.nms_pre = least, limit
             found = []
             for fixed in (False, True):
-                monkeypatch.setattr(background_loss, "ALWAYS_PADDED", fixed)
+                monkeypatch.setattr(positives, "ALWAYS_PADDED", fixed)
                 with torch.inference_mode():
                     found.append(head.predict_by_feat(*head(maps), batch_img_metas=metas(3, SIZE, PADDED), rescale=True))
             for one, other in zip(*found, strict=True):
@@ -232,7 +232,7 @@ def test_detections_in_arrays_of_fixed_length_are_those_of_a_cpu(monkeypatch: py
 
 def test_geometries_of_many_shapes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Multi-scale training comes back to a shape without making its geometry anew; the one not used for longest goes first."""
-    monkeypatch.setattr("gfl_lab.detector.head.GEOMETRIES", 2)
+    monkeypatch.setattr("gfl_lab.detector.geometry.CACHED_SHAPES", 2)
     head, cpu = make_head(), torch.device("cpu")
     a, b, c = ([(side, side), (side, side), (side, side)] for side in (2, 3, 4))
     first, second = head.geometry(a, cpu), head.geometry(b, cpu)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from gfl_lab.orchestrate.nursery import Nursery
 from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 from gfl_lab.rundir import RunTree
 from tests.support.cli import Cli, runner
@@ -34,14 +33,14 @@ settings: {backbone: r18, base_channels: 8, epochs: 2}
 ABLATION = "name: grid\nprofile: fake\naxes: {dfl: [false, true]}\nseeds: [0, 1]\ntable: {metrics: [AP]}\n"
 SEARCH = "name: find\nkind: search\nprofile: fake\nsearch: {space: {lr: {low: 0.001, high: 0.1}}, trials: 4, scheduler: none}\n"
 DRIVER = f"""
-from gfl_lab.cli import engine, main, run
+from gfl_lab.cli import executors, main, run
 from tests.support.unchecked import skip_checks
 skip_checks()
 run.TRIAL_ENTRY = "{TRIAL}:record"
 class NoMirror:
     def finish(self, _timeout=0):
         return True
-engine.start_mirror = lambda *_: NoMirror()
+executors.start_mirror = lambda *_: NoMirror()
 main.main()
 """
 
@@ -73,7 +72,7 @@ def cli(pretend: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     monkeypatch.setattr("gfl_lab.cli.run.TRIAL_ENTRY", f"{TRIAL}:record")
     skip_checks(monkeypatch.setattr)
     monkeypatch.setattr("gfl_lab.cli.plan.WARM_UP_ENTRY", f"{TRIAL}:warm_up")
-    monkeypatch.setattr("gfl_lab.cli.engine.start_mirror", lambda *_: type("NoMirror", (), {"finish": lambda *_: True})())
+    monkeypatch.setattr("gfl_lab.cli.executors.start_mirror", lambda *_: type("NoMirror", (), {"finish": lambda *_: True})())
     return runner(monkeypatch, capsys)
 
 
@@ -95,7 +94,7 @@ def on_ray(folder: Path, experiment: str, *arguments: str, **environment: str) -
 
 
 @pytest.mark.parametrize("nvml", [False, True], ids=["", "NVML answers"])
-@pytest.mark.parametrize("how", ["a GPU", "no GPU", "no GPU, of a nursery"])
+@pytest.mark.parametrize("how", ["a GPU", "no GPU"])
 def test_a_trial_that_has_a_gpu_can_use_it_and_another_sees_none(
     pretend: Path, monkeypatch: pytest.MonkeyPatch, how: str, nvml: bool
 ) -> None:
@@ -103,8 +102,7 @@ def test_a_trial_that_has_a_gpu_can_use_it_and_another_sees_none(
     if nvml:
         answer_nvml(monkeypatch)
     with contextlib.ExitStack() as stack:
-        nursery = stack.enter_context(contextlib.closing(Nursery(TRIAL, 1))) if "nursery" in how else None
-        process = stack.enter_context(contextlib.closing(TrialProcess("" if how == "a GPU" else TRIAL, nursery and nursery.address)))
+        process = stack.enter_context(contextlib.closing(TrialProcess("" if how == "a GPU" else TRIAL)))
         trial = pretend / "0123456789ab"
         trial.mkdir()
         process.run(Job(str(trial), f"{TRIAL}:record", "", {}))

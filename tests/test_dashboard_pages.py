@@ -13,17 +13,18 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard import data, theme
+from dashboard import experiments, pages, reader, theme
 from gfl_lab import naming
-from gfl_lab.report.formatting import layout
+from gfl_lab.report.grid import Tone
 from gfl_lab.report.table import build_table
 from gfl_lab.results.store import open_store
 from tests.support.fake_runs import HOSTILE_CLASSES, HOSTILE_TEXT, write_fake_tree
 from tests.support.fake_search_tree import MIXED, write_fake_search
+from tests.support.grids import metric_cells
 
 ROOT = Path(__file__).resolve().parent.parent
 APP = str(ROOT / "dashboard" / "app.py")
-PAGES = ("overview", "table", "curves", "boxes", "localisation", "compare", "trials", "guide")
+PAGES = tuple(entry.name for entry in pages.PAGES)
 SMALL = {"epochs": 3, "val_images": 4, "train_images": 8}
 
 
@@ -223,10 +224,10 @@ def test_the_seeds_needed_are_told_for_the_difference_of_the_url(trees, monkeypa
 
 def test_colour_follows_the_verdict(trees, monkeypatch, tmp_path):
     store = open_store(trees["full"])
-    cells = [cell for row in layout(build_table(store.experiments()[0], store.resampled_or_none)).rows for cell in row]
+    cells = [cell for row in metric_cells(build_table(store.experiments()[0], store.resampled_or_none)) for cell in row]
     page = html_of(open_page("table", trees["full"], monkeypatch))
-    for css, verdict in (("better", True), ("worse", False)):
-        assert page.count(f'class="delta {css}"') == sum(cell.better is verdict for cell in cells)
+    for css, verdict in (("better", Tone.GOOD), ("worse", Tone.BAD)):
+        assert page.count(f'class="delta {css}"') == sum(cell.tone is verdict for cell in cells)
     write_fake_tree(tmp_path, seeds=(0,), val_images=2)
     page = html_of(open_page("table", tmp_path, monkeypatch))
     assert 'class="delta">+' in page and "one seed" in page
@@ -491,8 +492,8 @@ def test_trials_page_tells_stopped_early_from_interrupted(trees, monkeypatch):
 def test_a_ranking_is_made_anew_only_when_its_files_have_changed(tmp_path, monkeypatch):
     tree = write_fake_search(tmp_path, states=("done", "stopped", "running"))
     made = []
-    rank = data.report.rank
-    monkeypatch.setattr(data.report, "rank", lambda search: made.append(search) or rank(search))
+    rank = reader.rank
+    monkeypatch.setattr(reader, "rank", lambda search: made.append(search) or rank(search))
     app = open_page("table", tmp_path, monkeypatch)
     app.run()
     assert len(made) == 1 and "1 running" in html_of(app)
@@ -509,9 +510,9 @@ def test_a_search_is_followed_between_two_trials(tmp_path, monkeypatch):
     tree = write_fake_search(tmp_path, states=("done", "stopped"))
     monkeypatch.setenv("GFL_LAB_HOME", str(tmp_path))
     (experiment,) = open_store(tmp_path).experiments()
-    assert data.is_live(experiment)
+    assert experiments.is_live(experiment)
     os.utime(tree.experiment("search_desk", "desk") / naming.SEARCH, (1e9, 1e9))
-    assert not data.is_live(experiment)
+    assert not experiments.is_live(experiment)
 
 
 # --- pieces ---

@@ -15,9 +15,13 @@ from PIL import Image
 
 from gfl_lab.data import coco
 from gfl_lab.errors import DataError, ExitCode
+from tests.support.real_data import CROPS, REAL
 
-SHARED = Path(__file__).parents[1].parent / "shared/data"
-REAL = ("bccd", "coco_slice", "coco_people")
+COUNTS = {
+    "bccd_crop": (5, 14, 4, 9), "coco_crop": (4, 32, 4, 31),
+    "bccd": (292, 3935, 72, 944), "coco_slice": (59, 577, 66, 552), "coco_people": (427, 3124, 150, 1179),
+}  # fmt: skip
+"""Images and boxes of train, then of val; crowd regions are no boxes."""
 
 
 def noise(path: Path, size=(64, 48), mode="RGB", seed=0, **options) -> None:
@@ -93,23 +97,18 @@ def test_a_valid_set_and_its_numbers(data):
 
 @pytest.mark.parametrize("name", REAL)
 def test_real_sets_are_valid(name):
-    root = SHARED / name
-    if not root.is_dir():
-        pytest.skip(f"the shared data set {name} is not beside this checkout (../shared/data/{name})")
+    root = REAL[name]
     report = coco.require_valid(root)
-    expected = {"bccd": (292, 3935, 72, 944), "coco_slice": (59, 577, 66, 552), "coco_people": (427, 3124, 150, 1179)}[name]
     train, val = report.splits["train"], report.splits["val"]
-    assert (train.images, train.boxes, val.images, val.boxes) == expected
+    assert (train.images, train.boxes, val.images, val.boxes) == COUNTS[name]
     spec = coco.dataspec(root, report)
     assert (spec.name, spec.digest, spec.classes, spec.truth) == (name, report.digest, report.classes, False)
     assert (spec.train_images, spec.val_images) == (train.images, val.images)
 
 
 def test_twenty_lost_bytes_of_a_real_photograph_are_found(tmp_path):
-    if not (SHARED / "bccd").is_dir():
-        pytest.skip("the shared data set bccd is not beside this checkout (../shared/data/bccd)")
     root = tmp_path / "bccd"
-    shutil.copytree(SHARED / "bccd", root)
+    shutil.copytree(CROPS["bccd_crop"], root)
     victim = next(iter(sorted((root / "images").iterdir())))
     victim.chmod(0o644)
     victim.write_bytes(victim.read_bytes()[:-20])

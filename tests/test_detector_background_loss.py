@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
-from gfl_lab.detector import background_loss, losses
+from gfl_lab.detector import background_loss, losses, positives
 from tests.support.heads import FIVE, THREE, batch, feats, make_head, metas
 from tests.test_detector_head import _check_losses, _pair
 from tests.test_detector_variants import IDS, VARIANTS
@@ -27,7 +27,7 @@ def by_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     """Every batch goes the way of large ones, in blocks that end anywhere; or with as many positives as there can be."""
     monkeypatch.setattr(background_loss, "WORTHWHILE", 0)
     monkeypatch.setattr(background_loss, "_BLOCK", 101)
-    monkeypatch.setattr(background_loss, "ALWAYS_PADDED", request.param)
+    monkeypatch.setattr(positives, "ALWAYS_PADDED", request.param)
 
 
 @pytest.mark.parametrize("kind", ["none", "one", "crowded"])
@@ -61,7 +61,7 @@ def test_equals_the_loss_with_targets(
         with monkeypatch.context() as patch:
             patch.setattr(background_loss, "WORTHWHILE", 0)
             patch.setattr(background_loss, "_BLOCK", 97)
-            patch.setattr(background_loss, "ALWAYS_PADDED", as_on_a_gpu)
+            patch.setattr(positives, "ALWAYS_PADDED", as_on_a_gpu)
             for order in (torch.contiguous_format, torch.channels_last):
                 terms, found = _terms_and_gradients(head, kind, padded, order)
                 assert terms.keys() == expected.keys()
@@ -87,7 +87,7 @@ def test_background_and_its_gradient_in_float64_terms(beta: float, factored: boo
 
     ours = [part.clone().requires_grad_() for part in inputs]
     nothing = torch.zeros(0, dtype=torch.long)
-    at = background_loss.Positives.locate(nothing, nothing, [(7, 9)])
+    at = positives.LevelPositives.locate(nothing, nothing, [(7, 9)])
     total, classes, factors = background_loss.background_and_positives(ours[:1], ours[1:] or None, at, beta, None)
     total.backward()
     assert total.item() == pytest.approx(plain.sum().item(), rel=1e-5) and classes.shape == (0, 3)
@@ -102,7 +102,7 @@ def test_bfloat16_maps_keep_a_float32_sum() -> None:
     level = (torch.randn(2, 4, 8, 8, generator=generator) - 2).bfloat16().requires_grad_()
     image, location = torch.tensor([0, 1]), torch.tensor([5, 63])
     total, own, _ = background_loss.background_and_positives(
-        [level], None, background_loss.Positives.locate(image, location, [(8, 8)]), 2.0, None
+        [level], None, positives.LevelPositives.locate(image, location, [(8, 8)]), 2.0, None
     )
     reference = losses.quality_focal_loss(level.detach(), torch.zeros_like(level))
     assert total.dtype == own.dtype == torch.float32 and total.item() == pytest.approx(reference.sum().item(), rel=1e-5)
@@ -115,7 +115,7 @@ def test_positives_come_back_in_their_order() -> None:
     sizes = [(4, 6), (2, 3), (1, 2)]
     maps = [torch.arange(2 * h * w, dtype=torch.float32).view(2, 1, h, w) + 1000 * level for level, (h, w) in enumerate(sizes)]
     image, location = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([31, 3, 30, 23, 24])
-    at = background_loss.Positives.locate(image, location, sizes)
+    at = positives.LevelPositives.locate(image, location, sizes)
     assert at.gather(maps).flatten().tolist() == [2001, 3, 2002, 24 + 23, 1006]
     zeros = [torch.zeros_like(level) for level in maps]
     at.add(zeros, torch.tensor([[1.0], [2], [3], [4], [5]]))
@@ -144,7 +144,7 @@ def test_nothing_is_asked_of_the_device(
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         with pytest.raises(DynamicOutputShapeException):
             run(mode)  # the way of a CPU asks how many positives there are
-        monkeypatch.setattr(background_loss, "ALWAYS_PADDED", True)
+        monkeypatch.setattr(positives, "ALWAYS_PADDED", True)
         run(mode)
 
 
@@ -157,10 +157,10 @@ def test_positives_in_arrays_of_any_length() -> None:
     image, location = mask.nonzero(as_tuple=True)
     values = torch.randn(len(image), 2, generator=generator)
     for most in (len(image), len(image) + 1, 81):
-        found_image, found_location, real = background_loss.find(mask, most)
+        at = positives.PaddedPositives.find(mask, most, sizes)
+        found_image, found_location, real = at.image, at.location, at.real
         assert real.tolist() == [True] * len(image) + [False] * (most - len(image))
         assert torch.equal(found_image[real], image) and torch.equal(found_location[real], location)
-        at = background_loss.PaddedPositives.locate(found_image, found_location, real, sizes)
         gathered = at.gather(maps)
         assert torch.equal(gathered[real], joined[image, :, location]) and not gathered[~real].any()
         sums = [level.clone() for level in maps]

@@ -9,12 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gfl_lab.detector.boxform import LOG_VARIANCE_BOUND, DiracDistance, Gaussian, General, normal_bins, peak_mean
-
-# isort: split
-# after ours: mmdet.models can be imported only once the operators are there
-from mmdet.models.dense_heads.gfl_head import Integral
-from mmdet.models.task_modules.coders import DistancePointBBoxCoder
+from gfl_lab.detector.box_forms import DiracDistance, Gaussian, General, normal_bins, peak_mean
+from gfl_lab.detector.box_forms.gaussian import LOG_VARIANCE_BOUND
 
 PRIORS = torch.tensor([[0.0, 0, 64, 64], [-32, 16, 96, 144]])  # anchors of strides 8 and 16
 UNIT = torch.tensor([[8.0], [16.0]])
@@ -82,7 +78,7 @@ class TestForms:
         assert found.boxes.tolist() == [pytest.approx([0, -32, 64, 64]), pytest.approx([-32, 16, 96, 112])]
         assert found.probs is None and torch.isfinite(form.decode(torch.full((2, 4), 1e4), PRIORS, UNIT).boxes).all()
 
-    @pytest.mark.parametrize("form", [DiracDistance(), Gaussian(16), General(Integral(16), DistancePointBBoxCoder())])
+    @pytest.mark.parametrize("form", [DiracDistance(), Gaussian(reg_max=16), General(reg_max=16)])
     def test_fit_and_decode_agree(self, form: DiracDistance | Gaussian | General) -> None:
         """The box that training sees is the box at test, in bins instead of px."""
         torch.manual_seed(0)
@@ -94,12 +90,12 @@ class TestForms:
     def test_variance_is_bounded_and_a_gradient_leads_back(self) -> None:
         predictions = torch.zeros(1, 8)
         predictions[:, 4:] = torch.tensor([100.0, -100, -8, 0])
-        loss = Gaussian(16).fit(predictions.requires_grad_(), PRIORS[:1], UNIT[:1], PRIORS[:1] + 40.0).loss
+        loss = Gaussian(reg_max=16).fit(predictions.requires_grad_(), PRIORS[:1], UNIT[:1], PRIORS[:1] + 40.0).loss
         assert torch.isfinite(loss) and loss.item() < 25 / 4 * math.exp(LOG_VARIANCE_BOUND)
         loss.backward()
         assert predictions.grad[0, 6] < 0  # far off and too sure: the variance widens
 
     def test_a_target_beyond_the_last_bin_is_clamped(self) -> None:
-        form = General(Integral(4), DistancePointBBoxCoder())
+        form = General(reg_max=4)
         fitted = form.fit(torch.zeros(1, 20), PRIORS[:1], UNIT[:1], torch.tensor([[-400.0, -400, 400, 400]]))
         assert fitted.loss.item() == pytest.approx(math.log(5), abs=1e-5)

@@ -12,7 +12,11 @@ import torch
 from torchvision.ops import box_iou
 
 from gfl_lab.detector import mmcv_ops as ops
+from gfl_lab.detector.box_forms import DiracDistance, Gaussian, General
 from gfl_lab.detector.build import build_detector, model_config
+from gfl_lab.detector.qualities.branch import CenternessBranch
+from gfl_lab.detector.qualities.dgqp import Dgqp
+from gfl_lab.detector.qualities.guided import IouGuided
 from gfl_lab.errors import ResourceError
 from gfl_lab.spec.settings import Settings
 
@@ -77,38 +81,38 @@ def test_names_of_the_published_checkpoints() -> None:
 def test_every_switch_of_the_head_reaches_it() -> None:
     settings = Settings(
         quality="iou_guided", box="gaussian", gaussian_weight=0.5, gaussian_box_loss=True, guided_eta=1.5, guided_renormalise=True,
-        box_loss="ciou", box_weighting="iou", tower_bias=True, decode="local_peak",
+        box_loss="ciou", box_loss_weight=1.5, box_weighting="iou", tower_bias=True, bin_width=0.5,
     )  # fmt: skip
     with torch.device("meta"):
         head = MODELS.build(model_config(settings, 3)).bbox_head
-    assert (head.quality, head.box, head.gaussian_weight, head.gaussian_box_loss) == ("iou_guided", "gaussian", 0.5, True)
-    assert (head.guided_eta, head.guided_renormalise, head.box_loss, head.box_weighting) == (1.5, True, "ciou", "iou")
-    assert head.decode == "local_peak" and head.cls_convs[0].conv.bias is not None
+    assert head.quality_estimate == IouGuided(eta=1.5, renormalise=True)
+    assert head.box_form == Gaussian(bin_width=0.5, weight=0.5, box_loss=True)
+    assert (head.box_loss, head.box_loss_weight, head.box_weighting) == ("ciou", 1.5, "iou")
+    assert head.cls_convs[0].conv.bias is not None
     settings = Settings(
         quality="dgqp", dgqp_topk=2, dgqp_mean=False, dgqp_variance=True, dgqp_channels=8, dgqp_detach=True, dgqp_form="composed"
     )
     with torch.device("meta"):
         head = MODELS.build(model_config(settings, 3)).bbox_head
-    assert head.dgqp_statistics == {"topk": 2, "mean": False, "variance": True} and head.dgqp_detach
+    assert head.quality_estimate == Dgqp(topk=2, mean=False, variance=True, channels=8, form="composed", detach=True)
     assert head.reg_conf[0].weight.shape == (8, 12, 1, 1) and head.gfl_cls.in_channels == 256 + 8
     with torch.device("meta"):
-        head = MODELS.build(model_config(Settings(box="general", dfl=False, quality="none", bbox_coder="distance"), 3)).bbox_head
-    assert head.dfl_weight == 0 and head.box == "general"
-    assert MODELS.build(model_config(Settings(**DESK, box="dirac", bbox_coder="distance"), 3)).bbox_head.dirac_coder == "distance"
+        head = MODELS.build(model_config(Settings(box="general", dfl=False, quality="none", decode="local_peak"), 3)).bbox_head
+    assert head.box_form == General(dfl_weight=0, decoding="local_peak")
+    assert MODELS.build(model_config(Settings(**DESK, box="dirac", bbox_coder="distance"), 3)).bbox_head.box_form == DiracDistance()
+    with torch.device("meta"):
+        head = MODELS.build(model_config(Settings(quality="centerness", quality_weight=0.5), 3)).bbox_head
+    assert head.quality_estimate == CenternessBranch(weight=0.5)
     assert model_config(Settings(neck_relu=True), 3).neck.relu_before_extra_convs
 
 
 def test_switches_reach_the_model() -> None:
-    config = model_config(Settings(qfl=False, reg_max=8, bin_width=0.5, dfl_weight=0.5, qfl_beta=1.0, nms_iou=0.5, pad_to=64, **DESK), 3)
+    config = model_config(Settings(qfl=False, reg_max=8, bin_width=0.5, dfl_weight=0.5, nms_iou=0.5, pad_to=64, **DESK), 3)
     head = config.bbox_head
-    assert (head.quality, head.box, head.reg_max, head.bin_width, head.dfl_weight, head.qfl_beta) == (
-        "centerness",
-        "general",
-        8,
-        0.5,
-        0.5,
-        1.0,
-    )
+    assert head.quality == {"type": "centerness", "weight": 1.0} and head.tower == {"convs": 2, "bias": False}
+    assert head.box == {"type": "general", "reg_max": 8, "bin_width": 0.5, "decoding": "expectation", "dfl_weight": 0.5}
+    assert head.box_loss == {"loss": "giou", "weight": 2.0, "weighting": "centerness"}
+    assert model_config(Settings(qfl_beta=1.0), 3).bbox_head.quality == {"type": "joint", "beta": 1.0}
     assert config.neck.in_channels == [24, 48, 96, 192] and config.neck.start_level == 1 and config.neck.num_outs == 3
     assert config.test_cfg.nms.iou_threshold == 0.5 and config.data_preprocessor.pad_size_divisor == 64
     assert "init_cfg" not in model_config(Settings(init_weights="pretrained"), 3).backbone  # the trainer loads weights, safely

@@ -14,11 +14,12 @@ from gfl_lab.detector.head import GFLFamilyHead, group_norm
 from mmdet.models.dense_heads import ATSSHead, GFLHead
 from mmengine.structures import InstanceData
 
-from tests.support.heads import CLASSES, FIVE, THREE
+from tests.support.heads import CLASSES, FIVE, THREE, grouped
 from tests.support.heads import batch as _batch
 from tests.support.heads import common as _common
 from tests.support.heads import feats as _feats
 from tests.support.heads import metas as _metas
+from tests.support.heads import new_head as _new_head
 from tests.support.heads import samples as _samples
 
 torch.set_num_threads(1)  # small maps: threads cost more than they give, above all beside other processes
@@ -53,9 +54,9 @@ def _copy(ours: GFLFamilyHead, stock: torch.nn.Module) -> None:
 
 def _pair(variant: str, strides: tuple[int, ...], **extra: Any) -> tuple[GFLFamilyHead, torch.nn.Module]:
     if variant == "gfl":
-        ours, stock = GFLFamilyHead(**_common(strides, **extra)), _stock_gfl(strides, **extra)
+        ours, stock = _new_head(strides, **extra), _stock_gfl(strides, **extra)
     else:
-        ours, stock = GFLFamilyHead(**_common(strides, quality="centerness", box="dirac")), _stock_atss(strides)
+        ours, stock = _new_head(strides, quality="centerness", box="dirac_delta"), _stock_atss(strides)
     torch.manual_seed(1)
     ours.init_weights()
     _copy(ours, stock)
@@ -143,8 +144,8 @@ def test_predictions_of_the_stock_head(variant: str) -> None:
 
 
 VARIANTS = [
-    ("centerness", "dirac", {"loss_cls", "loss_bbox", "loss_centerness"}),
-    ("joint", "dirac", {"loss_cls", "loss_bbox"}),
+    ("centerness", "dirac_delta", {"loss_cls", "loss_bbox", "loss_centerness"}),
+    ("joint", "dirac_delta", {"loss_cls", "loss_bbox"}),
     ("centerness", "general", {"loss_cls", "loss_bbox", "loss_dfl", "loss_centerness"}),
     ("joint", "general", {"loss_cls", "loss_bbox", "loss_dfl"}),
 ]
@@ -152,7 +153,7 @@ VARIANTS = [
 
 @pytest.mark.parametrize(("quality", "box", "terms"), VARIANTS)
 def test_terms_of_each_variant(quality: str, box: str, terms: set[str]) -> None:
-    head = GFLFamilyHead(**_common(THREE, quality=quality, box=box))
+    head = _new_head(THREE, quality=quality, box=box)
     head.init_weights()
     generator = torch.Generator().manual_seed(0)
     feats, metas = _feats(THREE, (96, 96), generator), _metas(3, (96, 96))
@@ -170,7 +171,7 @@ def test_terms_of_each_variant(quality: str, box: str, terms: set[str]) -> None:
 
 def test_dfl_only_weights_boxes_by_centerness() -> None:
     """DFL of a flat distribution is ln(n+1) for each side, whatever the weights, so the normalised term is 0.25 ln 17."""
-    head = GFLFamilyHead(**_common(THREE, quality="centerness", box="general"))
+    head = _new_head(THREE, quality="centerness", box="general")
     outs = [torch.zeros(1, CLASSES, 16 // k, 16 // k) for k in (1, 2, 4)], [torch.zeros(1, 68, 16 // k, 16 // k) for k in (1, 2, 4)]
     quality = [torch.zeros(1, 1, 16 // k, 16 // k) for k in (1, 2, 4)]
     boxes = InstanceData(bboxes=torch.tensor([[20.0, 20, 90, 100], [5, 60, 60, 120]]), labels=torch.tensor([0, 1]))
@@ -179,7 +180,7 @@ def test_dfl_only_weights_boxes_by_centerness() -> None:
 
 
 def test_without_dfl_weight_there_is_no_term() -> None:
-    head = GFLFamilyHead(**_common(THREE, dfl_weight=0.0))
+    head = _new_head(THREE, dfl_weight=0.0)
     generator = torch.Generator().manual_seed(0)
     losses = head.loss(_feats(THREE, (96, 96), generator), _samples(_batch("crowded", (96, 96), generator), _metas(3, (96, 96))))
     assert losses.keys() == {"loss_cls", "loss_bbox"}
@@ -187,7 +188,7 @@ def test_without_dfl_weight_there_is_no_term() -> None:
 
 def test_bin_width_is_a_unit() -> None:
     """Distances x at Delta 1 and 2x at Delta 2 are the same bins: same losses and distributions, boxes decoded twice as far."""
-    one, two = (GFLFamilyHead(**_common(THREE, bin_width=width)) for width in (1.0, 2.0))
+    one, two = (_new_head(THREE, bin_width=width) for width in (1.0, 2.0))
     two.load_state_dict(one.state_dict())
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(7, 68, generator=generator)
@@ -197,7 +198,7 @@ def test_bin_width_is_a_unit() -> None:
     reach = geometry.strides[location, None] * torch.rand(7, 4, generator=generator) * 8
     near = torch.cat([centers - reach[:, :2], centers + reach[:, 2:]], 1)
     far = torch.cat([centers - 2 * reach[:, :2], centers + 2 * reach[:, 2:]], 1)
-    dfl_one, dfl_two = one._fit_positives(logits, geometry, location, near)[2], two._fit_positives(logits, geometry, location, far)[2]
+    dfl_one, dfl_two = one.fit_boxes(logits, geometry, location, near)[2], two.fit_boxes(logits, geometry, location, far)[2]
     torch.testing.assert_close(dfl_one, dfl_two, rtol=1e-5, atol=1e-5)
     feats = _feats(THREE, (128, 128), generator)
     dense = [head.dense_outputs(head(feats), _metas(3, (10**6, 10**6))) for head in (one, two)]
@@ -206,7 +207,7 @@ def test_bin_width_is_a_unit() -> None:
 
 
 def test_quality_gets_no_gradient_into_the_box_and_scores_none_from_its_losses() -> None:
-    head = GFLFamilyHead(**_common(THREE))
+    head = _new_head(THREE)
     head.init_weights()
     generator = torch.Generator().manual_seed(0)
     feats, instances = _feats(THREE, (96, 96), generator), _batch("crowded", (96, 96), generator)
@@ -220,7 +221,7 @@ def test_quality_gets_no_gradient_into_the_box_and_scores_none_from_its_losses()
 
 @pytest.mark.parametrize(("quality", "box", "_terms"), VARIANTS)
 def test_dense_outputs_agree_with_predictions(quality: str, box: str, _terms: set[str]) -> None:
-    head = GFLFamilyHead(**_common(THREE, quality=quality, box=box, bin_width=0.5)).eval()
+    head = _new_head(THREE, quality=quality, box=box, bin_width=0.5).eval()
     head.init_weights()
     torch.nn.init.normal_(head.gfl_cls.weight, std=0.2)
     torch.nn.init.normal_(head.gfl_reg.weight, std=0.1)
@@ -298,7 +299,7 @@ def test_a_head_may_read_off_image_by_image() -> None:
             return super()._predict_by_feat_single(cls_score_list, bbox_pred_list, *args, **kwargs)
 
     for quality in ("joint", "centerness", "dgqp"):
-        heads = [kind(**_common(THREE, quality=quality)) for kind in (GFLFamilyHead, Own)]
+        heads = [kind(**grouped(_common(THREE, quality=quality))) for kind in (GFLFamilyHead, Own)]
         heads[1].load_state_dict(heads[0].state_dict())
         feats, metas = _feats(THREE, (96, 128), torch.Generator().manual_seed(0)), _metas(3, (96, 128))
         with torch.no_grad():
@@ -314,7 +315,7 @@ def test_a_head_may_read_off_image_by_image() -> None:
 
 
 def test_autocast_keeps_losses_and_boxes_in_float32() -> None:
-    head = GFLFamilyHead(**_common(THREE, quality="centerness"))
+    head = _new_head(THREE, quality="centerness")
     head.init_weights()
     generator = torch.Generator().manual_seed(0)
     feats, metas = _feats(THREE, (96, 96), generator), _metas(3, (96, 96))
@@ -331,9 +332,9 @@ def test_autocast_keeps_losses_and_boxes_in_float32() -> None:
     assert len(found[0]) and found[0].bboxes.dtype == found[0].scores.dtype == torch.float32
 
 
-@pytest.mark.parametrize("box", ["general", "dirac"])
+@pytest.mark.parametrize("box", ["general", "dirac_delta"])
 def test_trains_after_an_evaluation_in_inference_mode(box: str) -> None:
-    head = GFLFamilyHead(**_common(THREE, box=box))
+    head = _new_head(THREE, box=box)
     generator = torch.Generator().manual_seed(0)
     feats, metas = _feats(THREE, (96, 96), generator), _metas(3, (96, 96))
     with torch.inference_mode():
@@ -349,7 +350,7 @@ def test_one_collective_whatever_the_batch_holds(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(module, "reduce_mean", lambda value: (calls.append(value.shape), value)[1])
     generator = torch.Generator().manual_seed(0)
     for quality, box, _ in VARIANTS:
-        head = GFLFamilyHead(**_common(THREE, quality=quality, box=box))
+        head = _new_head(THREE, quality=quality, box=box)
         for kind in ("none", "one", "crowded"):
             head.loss(_feats(THREE, (96, 96), generator), _samples(_batch(kind, (96, 96), generator), _metas(3, (96, 96))))
     assert calls == [torch.Size([2])] * 12
@@ -362,6 +363,6 @@ def test_group_norm(channels: int, groups: int) -> None:
 
 def test_unknown_switch() -> None:
     with pytest.raises(ValueError, match="quality is 'iuo'"):
-        GFLFamilyHead(**_common(THREE, quality="iuo"))
+        _new_head(THREE, quality="iuo")
     with pytest.raises(ValueError, match="box is 'gauss'"):
-        GFLFamilyHead(**_common(THREE, box="gauss"))
+        _new_head(THREE, box="gauss")

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from gfl_lab.detector import losses
 from gfl_lab.detector.assign import UNASSIGNED
-from gfl_lab.detector.dgqp import distribution_statistics, predictor
-from gfl_lab.detector.head import BOXES, QUALITIES
+from gfl_lab.detector.qualities import QUALITIES
+from gfl_lab.detector.qualities.dgqp import distribution_statistics, predictor
+from gfl_lab.detector.targets import GroundTruth
 
 # isort: split
 # after ours: mmdet.models can be imported only once the operators are there
@@ -25,16 +26,18 @@ from mmdet.registry import MODELS, TASK_UTILS
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 
-from tests.support.heads import CLASSES, FIVE, THREE, batch, common, feats, make_head, metas, samples
+from tests.support.heads import CLASSES, FIVE, THREE, batch, common, feats, make_head, metas, new_head, samples
 
 torch.set_num_threads(1)
 SIZE = (96, 96)
 
 VARIANTS: list[dict[str, Any]] = [
-    {"quality": quality, "box": box} for quality, box in itertools.product(QUALITIES, BOXES) if quality != "dgqp" or box == "general"
+    {"quality": quality, "box": box}
+    for quality, box in itertools.product(QUALITIES, ("general", "gaussian", "dirac_delta"))
+    if quality != "dgqp" or box == "general"
 ]
 VARIANTS += [
-    {"quality": "centerness", "box": "dirac", "bbox_coder": "distance"},
+    {"quality": "centerness", "box": "dirac_distance"},
     {"quality": "centerness", "box": "gaussian", "gaussian_box_loss": True},
     {"quality": "joint", "box_loss": "ciou"},
     {"quality": "joint", "box_loss": "iou"},
@@ -62,7 +65,9 @@ def _positives(head: torch.nn.Module, instances: list[InstanceData], meta: list[
     """Image, location, label and box of each positive, by the assignment that test_detector_assign proves."""
     sizes = [(-(-SIZE[0] // s), -(-SIZE[1] // s)) for s in THREE]
     geometry = head.geometry(sizes, torch.device("cpu"))
-    assigned, boxes, labels, _ = head._targets(geometry, sizes, instances, meta)
+    truth = GroundTruth.pad(instances, torch.device("cpu"))
+    boxes, labels = truth.boxes, truth.labels
+    assigned = head.targets(geometry, truth, meta).assigned
     image, location = (assigned != UNASSIGNED).nonzero(as_tuple=True)
     index = assigned[image, location]
     return image, location, labels[image, index], boxes[image, index]
@@ -114,7 +119,7 @@ def test_dense_outputs_agree_with_detections(variant: dict[str, Any]) -> None:
         outs = head(maps)
         dense = head.dense_outputs(outs, meta)
         head.test_cfg.score_thr, head.test_cfg.nms_pre = 0.1, -1
-        assert (dense.probs is None) == (variant.get("box", "general") == "dirac")
+        assert (dense.probs is None) == (variant.get("box", "general").startswith("dirac"))
         if dense.probs is not None:
             torch.testing.assert_close(dense.probs.sum(-1), torch.ones(dense.probs.shape[:-1]))
         checked = 0
@@ -176,7 +181,7 @@ def test_dgqp_weighs_boxes_by_the_best_product() -> None:
     image, location, _, targets = _positives(head, instances, meta)
     weight = (classes.sigmoid() * quality.sigmoid())[image, :, location].amax(1)
     geometry = head.geometry([level.shape[-2:] for level in maps], torch.device("cpu"))
-    _, _, dfl = head._fit_positives(boxes[image, :, location], geometry, location, targets)
+    _, _, dfl = head.fit_boxes(boxes[image, :, location], geometry, location, targets)
     terms = head.loss_by_feat(*outs, batch_gt_instances=instances, batch_img_metas=meta)
     assert weight.sum() > 1
     torch.testing.assert_close(terms["loss_dfl"], 0.25 * (dfl * weight).sum() / weight.sum())
@@ -213,9 +218,7 @@ def test_dgqp_parameters() -> None:
 
 def test_initial_scores_of_gflv2() -> None:
     """Class prior 0.01 and a quality near a half."""
-    from gfl_lab.detector.head import GFLFamilyHead
-
-    head = GFLFamilyHead(**common(THREE, quality="dgqp"))
+    head = new_head(THREE, quality="dgqp")
     head.init_weights()
     maps, _, meta = _inputs()
     assert head.dense_outputs(head(maps), meta).scores.mean().item() == pytest.approx(0.0051, abs=4e-4)
@@ -253,7 +256,7 @@ def test_guided_classification_weighs_positives(quality: str, eta: float, renorm
     image, location, labels, targets = _positives(head, instances, meta)
     geometry = head.geometry([level.shape[-2:] for level in maps], torch.device("cpu"))
     predictions = torch.cat([level.flatten(2) for level in outs[1]], 2)[image, :, location]
-    boxes, in_unit, _ = head._fit_positives(predictions, geometry, location, targets)
+    boxes, in_unit, _ = head.fit_boxes(predictions, geometry, location, targets)
     weighed = (
         losses.iou_and_giou(boxes, in_unit)[0] if quality == "iou_guided" else losses.centerness_target(geometry.centers[location], targets)
     )
@@ -289,7 +292,7 @@ def test_box_weighting(weighting: str) -> None:
     assert terms["loss_dfl"].item() == pytest.approx(0.25 * 2.833213, rel=1e-5)
     image, location, _, targets = _positives(head, instances, meta)
     geometry = head.geometry([level.shape[-2:] for level in maps], torch.device("cpu"))
-    boxes, in_unit, _ = head._fit_positives(torch.zeros(len(image), 68), geometry, location, targets)
+    boxes, in_unit, _ = head.fit_boxes(torch.zeros(len(image), 68), geometry, location, targets)
     iou, giou = losses.iou_and_giou(boxes, in_unit)
     score = torch.cat([level.flatten(2) for level in outs[0]], 2).sigmoid()[image, :, location].amax(1)
     weight = {"score": score, "iou": iou, "uniform": torch.ones_like(iou), "centerness": losses.centerness_target(geometry.centers[location], targets)}[weighting]  # fmt: skip
@@ -303,7 +306,7 @@ def test_every_form_starts_near_its_anchor() -> None:
     """Without features, deltas of 0, distances of 0 and means of 0 are the anchor: 8 strides wide, 4 to each side."""
     maps = tuple(torch.zeros(1, 32, 96 // s, 128 // s) for s in THREE)
     meta = metas(1, (10**6, 10**6))
-    for extra in ({"box": "dirac"}, {"box": "dirac", "bbox_coder": "distance"}, {"box": "gaussian"}):
+    for extra in ({"box": "dirac_delta"}, {"box": "dirac_distance"}, {"box": "gaussian"}):
         head = make_head(quality="centerness", bin_width=0.5, **extra)
         torch.nn.init.zeros_(head.gfl_reg.weight), torch.nn.init.zeros_(head.gfl_reg.bias)
         torch.testing.assert_close(head.dense_outputs(head(maps), meta).distances, torch.full((1, 252, 4), 8.0))
@@ -317,7 +320,7 @@ def test_gaussian_loss_by_hand() -> None:
     assert geometry.centers[location].tolist() == [[32.0, 32.0]]
     targets = torch.tensor([[0.0, 8, 64, 48]])  # distances 4, 3, 4, 2 bins
     prediction = torch.tensor([[1.0, 0, 0, -2, 0, 0, 7 * math.atanh(math.log(4) / 7), 0]])  # means 5, 4, 4, 2
-    boxes, in_unit, loss = head._fit_positives(prediction, geometry, location, targets)
+    boxes, in_unit, loss = head.fit_boxes(prediction, geometry, location, targets)
     assert loss.item() == pytest.approx((0.5 + 0.5 + 0.5 * 1.3862944 + 0) / 4, abs=1e-6)
     assert boxes.tolist() == [[-1.0, 0.0, 8.0, 6.0]] and in_unit.tolist() == [[0.0, 1.0, 8.0, 6.0]]
 
@@ -335,7 +338,7 @@ def test_local_peak_is_a_switch_on_trained_weights() -> None:
     with torch.no_grad():
         outs = head(maps)
         between = head.dense_outputs(outs, meta).distances
-        head.decode = "local_peak"
+        head.box_form.decoding = "local_peak"
         peak = head.dense_outputs(outs, meta).distances
     high = 1 / (1 + torch.tensor(-0.5).exp())
     torch.testing.assert_close(between, torch.full_like(between, 2 * (1 - high) + 10 * high), rtol=1e-4, atol=1e-4)
@@ -380,7 +383,7 @@ def test_own_box_loss() -> None:
     image, location, _, targets = _positives(head, instances, meta)
     geometry = head.geometry([level.shape[-2:] for level in maps], torch.device("cpu"))
     predictions = torch.cat([level.flatten(2) for level in outs[1]], 2)[image, :, location]
-    boxes, in_unit, _ = head._fit_positives(predictions, geometry, location, targets)
+    boxes, in_unit, _ = head.fit_boxes(predictions, geometry, location, targets)
     terms = head.loss_by_feat(*outs, batch_gt_instances=instances, batch_img_metas=meta)
     torch.testing.assert_close(terms["loss_bbox"], 2 * 3 * (boxes - in_unit).square().mean(1).mean(), rtol=1e-5, atol=1e-5)
     assert _loss(head, "none")["loss_bbox"].item() == 0

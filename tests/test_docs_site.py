@@ -12,8 +12,8 @@ from mkdocs.commands.build import build
 from mkdocs.config import load_config
 
 from gfl_lab.metrics import box_modes
+from gfl_lab.report.power import seeds_needed
 from gfl_lab.report.sides import coincidence
-from gfl_lab.report.statistics import seeds_needed
 from gfl_lab.report.table import build_table
 from gfl_lab.results.store import Store, open_store
 from tests.support.fake_runs import write_fake_tree

@@ -18,11 +18,11 @@ import psutil
 import pytest
 
 from gfl_lab import naming
-from gfl_lab.cli.engine import how_to_run
+from gfl_lab.cli.executors import how_to_run
 from gfl_lab.errors import FailureKind, InputError, ResourceError
 from gfl_lab.orchestrate import driver, resources
+from gfl_lab.orchestrate.executor import run_jobs
 from gfl_lab.orchestrate.inline import InlineExecutor
-from gfl_lab.orchestrate.nursery import Nursery
 from gfl_lab.orchestrate.resources import Share, loaders
 from gfl_lab.orchestrate.supervisor import MAX_LOST, Attempts, Job, TrialProcess
 from gfl_lab.plan.plan import build_plan
@@ -38,18 +38,9 @@ DATA = DataSpec(name="shapes", digest="0" * 16, classes=("a",), train_images=160
 FAKES = "tests.support.fake_trial"
 
 
-@pytest.fixture
-def nursery(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nursery]:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-    nursery = Nursery(FAKES, threads=1)
-    yield nursery
-    nursery.close()
-
-
-@pytest.fixture(params=["a fork of its own server", "a fork of a server from the nursery", "a fresh interpreter"])
-def process(request: pytest.FixtureRequest, nursery: Nursery) -> Iterator[TrialProcess]:
-    preload = "" if "fresh" in request.param else FAKES
-    server = TrialProcess(preload, nursery.address if "nursery" in request.param else None)
+@pytest.fixture(params=["a fork", "a fresh interpreter"])
+def process(request: pytest.FixtureRequest) -> Iterator[TrialProcess]:
+    server = TrialProcess("" if "fresh" in request.param else FAKES)
     yield server
     server.close()
 
@@ -143,7 +134,7 @@ def test_a_trial_of_another_driver_is_left_to_it(process: TrialProcess, tmp_path
     trial = TrialDir(Path(shared.path))
     write_json(trial.file(naming.LEASE), {"format": 1, "pid": 1, "start": 1, "host": "elsewhere", "since": time.time()})
     assert process.run(shared) is TrialState.RUNNING
-    assert InlineExecutor(lambda: False).run([shared, job(tmp_path, "succeed", 1)]) == []
+    assert run_jobs(InlineExecutor(lambda: False), [shared, job(tmp_path, "succeed", 1)]) == []
     assert trial.lease_alive() and raw_result(trial) is None
     assert TrialDir(tmp_path / f"{1:012x}").state() is TrialState.DONE
 
@@ -166,129 +157,77 @@ def test_a_stop_request_interrupts(process: TrialProcess, tmp_path: Path) -> Non
     assert not stop.file.exists()
 
 
-def test_a_signal_in_a_held_block_counts_at_its_end(tmp_path: Path) -> None:
-    stop = driver.StopSwitch(tmp_path / naming.STOP_REQUEST)
-    stop.listen()
-    reached = False
-    try:
-        with stop.held():
-            pass
-        assert not stop()
-        with pytest.raises(KeyboardInterrupt), stop.held():
-            os.kill(os.getpid(), signal.SIGTERM)
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.01)
-            reached = True
-        assert reached and stop.signal == signal.SIGTERM
-    finally:
-        stop.restore()
-
-
 VICTIMS = ["supervisor", "server", "child", "server child supervisor"]
 
 
-@pytest.mark.parametrize(
-    ("born", "victims"),
-    [(born, victims) for born in ("its own", "of a nursery", "fresh") for victims in VICTIMS]
-    + [("of a nursery", "nursery"), ("of a nursery", "nursery server child supervisor")],
-)
-def test_nothing_stays_behind_whoever_is_killed(tmp_path: Path, nursery: Nursery, born: str, victims: str) -> None:
-    address = nursery.address if born == "of a nursery" else None
-    preload = "" if born == "fresh" else FAKES
+@pytest.mark.parametrize("preload", [FAKES, ""], ids=["a fork", "a fresh interpreter"])
+@pytest.mark.parametrize("victims", VICTIMS)
+def test_nothing_stays_behind_whoever_is_killed(tmp_path: Path, preload: str, victims: str) -> None:
     trial = tmp_path / "0123456789ab"
     trial.mkdir()
     code = (
         "from gfl_lab.orchestrate.supervisor import *\n"
-        f"TrialProcess({preload!r}, {address!r}).run(Job({str(trial)!r}, {FAKES + ':sleep_with_child'!r}, {FAKES!r}, {{}}))"
+        f"TrialProcess({preload!r}).run(Job({str(trial)!r}, {FAKES + ':sleep_with_child'!r}, {FAKES!r}, {{}}))"
     )
     supervisor = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     end = time.time() + 30
     while not (trial / "pids.json").exists() and time.time() < end:
         time.sleep(0.05)
     child, grandchild = read_json(trial / "pids.json")["pids"]
-    pids = {"supervisor": supervisor.pid, "server": psutil.Process(child).ppid(), "child": child, "nursery": nursery.pid}
+    pids = {"supervisor": supervisor.pid, "server": psutil.Process(child).ppid(), "child": child}
     assert alive(child) and alive(grandchild)
     for victim in victims.split():
         os.kill(pids[victim], signal.SIGKILL)
     assert gone([child, grandchild] if victims == "child" else [pids["server"], child, grandchild])
     supervisor.kill()
     supervisor.wait()
-    assert alive(nursery.pid) is ("nursery" not in victims)
 
 
-def test_servers_of_a_nursery_import_once_and_are_told_apart(nursery: Nursery, tmp_path: Path) -> None:
-    """Each has its asker's environment, priority and rank for the kernel, and ends with it alone."""
+def test_servers_are_like_whoever_started_them_and_end_with_it(tmp_path: Path) -> None:
+    """Each has its starter's environment, priority and rank for the kernel, but sees no GPU."""
+    nice = os.nice(0)
+    levels = [min(nice + more, 19) for more in (1, 2)]
     code = (
         "import os, sys\nfrom pathlib import Path\nfrom gfl_lab.orchestrate.supervisor import *\n"
-        "number = sys.argv[1]\nos.environ['ASKER'] = os.environ['CUDA_VISIBLE_DEVICES'] = number\nos.nice(int(number))\n"
-        "Path('/proc/self/oom_score_adj').write_text(str(700 + int(number)))\n"
-        f"job = Job(sys.argv[2], {FAKES + ':tell'!r}, {FAKES!r}, {{}})\n"
-        f"process = TrialProcess({FAKES!r}, {nursery.address!r})\nprocess.run(job)\nprocess.close()"
+        "number, niceness = map(int, sys.argv[1:3])\nos.environ['ASKER'] = os.environ['CUDA_VISIBLE_DEVICES'] = sys.argv[1]\n"
+        "os.setpriority(os.PRIO_PROCESS, 0, niceness)\n"
+        "Path('/proc/self/oom_score_adj').write_text(str(700 + number))\n"
+        f"job = Job(sys.argv[3], {FAKES + ':tell'!r}, {FAKES!r}, {{}})\n"
+        f"process = TrialProcess({FAKES!r})\nprocess.run(job)\nprocess.close()"
     )
     folders = [tmp_path / f"{number:012x}" for number in (2, 3)]
     for folder in folders:
         folder.mkdir()
-    askers = [subprocess.Popen([sys.executable, "-c", code, str(number), str(folders[number - 2])]) for number in (2, 3)]
-    assert [asker.wait(30) for asker in askers] == [0, 0]
-    told = [raw_result(TrialDir(folder)) for folder in folders]
-    assert [one["asker"] for one in told] == ["2", "3"]
-    assert [one["gpus"] for one in told] == ["", ""], "a fork could not use them"
-    assert [one["niceness"] for one in told] == [os.nice(0) + 2, os.nice(0) + 3]
-    assert [one["oom_score_adj"] for one in told] == [702, 703]
-    assert told[0]["imported"] == told[1]["imported"], "both come from one import"
-    assert len({one["server"] for one in told} | {nursery.pid}) == 3
-    assert alive(nursery.pid) and gone([one["server"] for one in told])
+    starters = [
+        subprocess.Popen([sys.executable, "-c", code, str(number), str(level), str(folder)])
+        for number, level, folder in zip((2, 3), levels, folders, strict=True)
+    ]
+    assert [starter.wait(60) for starter in starters] == [0, 0]
+    found = [raw_result(TrialDir(folder)) for folder in folders]
+    assert [one["asker"] for one in found] == ["2", "3"]
+    assert [one["gpus"] for one in found] == ["", ""], "a fork could not use them"
+    assert [one["niceness"] for one in found] == levels
+    assert [one["oom_score_adj"] for one in found] == [702, 703]
+    assert gone([one["server"] for one in found])
 
 
-def test_without_its_nursery_a_server_is_a_process_of_its_own(nursery: Nursery, tmp_path: Path) -> None:
-    os.kill(nursery.pid, signal.SIGSTOP)  # it still imports
-    asked = TrialProcess(FAKES, nursery.address)
-    nursery.close()
-    late = TrialProcess(FAKES, nursery.address)
-    try:
-        assert asked.run(job(tmp_path, "succeed", 1)) is late.run(job(tmp_path, "succeed", 2)) is TrialState.DONE
-    finally:
-        asked.close()
-        late.close()
-
-
-def test_a_killed_nursery_is_told_of_and_the_next_server_works(nursery: Nursery, tmp_path: Path) -> None:
-    """Tune gives the trial to another actor then, which makes a server anew."""
-    process = TrialProcess(FAKES, nursery.address)
+def test_a_killed_server_is_an_error_with_its_last_words(tmp_path: Path) -> None:
+    """The executor gives the trial to another worker then, which makes a server anew."""
+    process = TrialProcess(FAKES)
     assert process.run(job(tmp_path, "succeed", 1)) is TrialState.DONE
-    nursery.close()
+    os.kill(process._server._process.pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match="the process that starts trials ended"):
         process.run(job(tmp_path, "succeed", 2))
     process.close()
 
 
-def test_a_nursery_serves_its_own_user_alone(nursery: Nursery) -> None:
-    if os.getuid() != 0:
-        pytest.skip("only root can act as another user")
-    code = (
-        "import json, os, socket, sys\n"
-        "asked = json.dumps({'environment': dict(os.environ), 'niceness': 0, 'oom_score_adj': '0'}).encode()\n"
-        "os.setuid(int(sys.argv[1]))\n(requests, to), (answers, says) = os.pipe(), os.pipe()\n"
-        f"connection = socket.socket(socket.AF_UNIX)\nconnection.connect(chr(0) + {nursery.address!r})\n"
-        "try:\n    socket.send_fds(connection, [asked], [requests, says, 2])\n    connection.shutdown(socket.SHUT_WR)\n"
-        "except OSError as error:\n    print(error, file=sys.stderr)\n"  # refused before all was said
-        "os.close(says)\nprint(os.read(answers, 100))"
-    )
-
-    def answer(user: int) -> str:
-        return subprocess.run([sys.executable, "-c", code, str(user)], capture_output=True, text=True, timeout=30).stdout
-
-    assert "ready" in answer(0)
-    assert answer(65534) == "b''\n"
-
-
 def test_inline_runs_in_this_process_and_stops(tmp_path: Path) -> None:
     jobs = [job(tmp_path, "succeed", 0), job(tmp_path, "succeed", 1)]
-    InlineExecutor(lambda: False).run(jobs)
+    run_jobs(InlineExecutor(lambda: False), jobs)
     assert raw_result(TrialDir(Path(jobs[0].path)))["pid"] == os.getpid()
     assert all(TrialDir(Path(j.path)).state() is TrialState.DONE for j in jobs)
     later = job(tmp_path, "succeed", 2)
-    InlineExecutor(lambda: True).run([later])
+    run_jobs(InlineExecutor(lambda: True), [later])
     assert TrialDir(Path(later.path)).state() is TrialState.PLANNED
 
 
@@ -416,11 +355,11 @@ def test_loader_processes_take_the_trials_cores_that_a_gpu_leaves_free(asked: in
     assert loaders(asked, cpus, gpus) == expected
 
 
-def test_a_trial_is_told_of_its_share() -> None:
+def test_a_trial_is_told_of_its_resources() -> None:
     assert how_to_run(Share(4, 0.25, 4), SimpleNamespace(gpus=0.25), Resources()) == {"threads": 4, "loader_workers": 3, "processes": 1}
     assert how_to_run(Share(4, 1, 4), SimpleNamespace(gpus=0), Resources())["loader_workers"] == 0, "a cluster had no GPU"
     assert how_to_run(Share(16, 2, 1), SimpleNamespace(gpus=2), Resources()) == {"threads": 16, "loader_workers": 7, "processes": 2}
-    inline = SimpleNamespace()
+    inline = InlineExecutor(lambda: False)
     assert how_to_run(Share(8, 1, 1), inline, Resources()) == {"threads": 8, "loader_workers": 0, "processes": 1}
     assert how_to_run(Share(8, 1, 1), inline, Resources(loader_workers=2))["loader_workers"] == 2
 

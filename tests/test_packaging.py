@@ -57,9 +57,56 @@ def test_every_direct_dependency_is_pinned() -> None:
     direct = PYPROJECT["project"]["dependencies"] + PYPROJECT["dependency-groups"]["dev"]
     names = {re.split(r"[\[=<>; ]", line)[0] for line in direct}
     assert names <= requirements().keys()
-    for line in direct:  # a pin in the dependencies themselves says the same
-        if match := PIN.fullmatch(line):
-            assert requirements()[match[1]] == match[2]
+
+
+def test_every_pin_lies_in_the_range_that_the_package_asks_for() -> None:
+    from packaging.requirements import Requirement
+
+    extras = PYPROJECT["project"]["optional-dependencies"].values()
+    asked = [Requirement(line) for line in PYPROJECT["project"]["dependencies"] + [line for extra in extras for line in extra]]
+    assert all(need.specifier for need in asked), "the package asks for ranges"
+    assert not [f"{need}" for need in asked if requirements()[need.name] not in need.specifier]
+
+
+def test_every_library_that_is_imported_is_asked_for() -> None:
+    named = {
+        re.split(r"[\[=<>; ]", line)[0]
+        for line in PYPROJECT["project"]["dependencies"] + PYPROJECT["project"]["optional-dependencies"]["server"]
+    }
+    distributions = importlib.metadata.packages_distributions()
+    with_mlflow = {"sqlalchemy", "alembic"}  # its own database, which we read
+    missing = {}
+    for path in [*(ROOT / "gfl_lab").rglob("*.py"), *(ROOT / "dashboard").rglob("*.py")]:
+        for name in re.findall(r"^\s*(?:import|from) (\w+)(?:[\w.]*)(?: import|$| as)", path.read_text(), re.MULTILINE):
+            owners = {owner.lower().replace("_", "-") for owner in distributions.get(name, [])}
+            if name not in sys.stdlib_module_names | with_mlflow | {"gfl_lab", "dashboard"} and not owners & named:
+                missing[name] = str(path.relative_to(ROOT))
+    assert not missing
+
+
+# --- one version, licence, citation ---------------------------------------------------------------
+
+
+def test_there_is_one_version() -> None:
+    from gfl_lab import __version__
+
+    assert PYPROJECT["tool"]["hatch"]["version"]["path"] == "gfl_lab/__init__.py" and "version" not in PYPROJECT["project"]
+    assert importlib.metadata.version("gfl-lab") == __version__
+    images = {service["image"] for service in SERVICES.values() if service["image"].startswith("gfl-lab:")}
+    images |= set(re.findall(r"image: (gfl-lab:\S+)", (ROOT / "deploy" / "kuberay.yaml").read_text()))
+    assert images == {f"gfl-lab:{__version__}"}
+    assert str(yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]) == __version__
+    releases = re.findall(r"^## \[([\d.]+)\] - (unreleased|\d{4}-\d\d-\d\d)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert releases[0][0] == __version__ and all(date != "unreleased" for _, date in releases[1:])
+    for name in re.findall(r"gfl_lab-([\d.]+)-py3", (DOCS / "installation.md").read_text()):
+        assert name == __version__
+
+
+def test_the_licence_is_the_same_everywhere() -> None:
+    assert PYPROJECT["project"]["license"] == "Apache-2.0" == yaml.safe_load((ROOT / "CITATION.cff").read_text())["license"]
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+    assert all((ROOT / name).is_file() for name in PYPROJECT["project"]["license-files"])
+    assert (ROOT / "gfl_lab" / "py.typed").is_file()
 
 
 def test_what_is_installed_is_what_is_pinned() -> None:
@@ -451,7 +498,7 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
-MARKDOWN = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md"])
+MARKDOWN = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
 
 
 @pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: str(path.relative_to(ROOT)))

@@ -160,9 +160,10 @@ def test_a_folder_too_long_for_sockets_is_told_with_the_way_out(monkeypatch: pyt
     import tempfile
 
     from gfl_lab.cli.doctor import _sockets
-    from gfl_lab.orchestrate import ray_tune
+    from gfl_lab.orchestrate import ray_cluster
+    from gfl_lab.orchestrate.ray_tune import TuneExecutor
 
-    most = ray_tune.SOCKET_BYTES - len(f"/{ray_tune.SCRATCH.format(os.getuid())}/r/{ray_tune._SOCKET}")
+    most = ray_cluster.SOCKET_BYTES - len(f"/{ray_cluster.SCRATCH.format(os.getuid())}/r/{ray_cluster._SOCKET}")
     for length, fits in ((most, True), (most + 1, False)):
         monkeypatch.setattr(tempfile, "tempdir", "/" + "d" * (length - 1))
         ((ok, text),) = _sockets()
@@ -173,12 +174,10 @@ def test_a_folder_too_long_for_sockets_is_told_with_the_way_out(monkeypatch: pyt
         assert not ok and "Set TMPDIR" in text and text.encode()
     monkeypatch.setattr(tempfile, "tempdir", "/t %2F#?&;:@='")  # seen to work
     assert next(iter(_sockets()))[0]
-    executor = ray_tune.RayTuneExecutor(
-        cpus=1, gpus=0, gpu_optional=True, machine_cpus=1, machine_gpus=0, address=None, should_stop=lambda: False, preload="json"
-    )
+    executor = TuneExecutor(cpus=1, gpus=0, gpu_optional=True, machine_cpus=1, machine_gpus=0, address=None, should_stop=lambda: False)
     monkeypatch.setattr(tempfile, "tempdir", "/" + "d" * 200)
     with pytest.raises(ResourceError, match="too long for the sockets"):
-        executor.start()
+        executor.capacity()
 
 
 @pytest.mark.parametrize(
@@ -186,9 +185,9 @@ def test_a_folder_too_long_for_sockets_is_told_with_the_way_out(monkeypatch: pyt
     [(None, "The current node timed out during startup.", "--executor inline"), (None, "x", "gfl-lab doctor"), ("h:1", "x", "token")],
 )
 def test_a_ray_that_does_not_start_is_told_with_the_way_out(address: str | None, reason: str, told: str) -> None:
-    from gfl_lab.orchestrate.ray_tune import _not_started
+    from gfl_lab.orchestrate.ray_cluster import not_started
 
-    assert told in _not_started(address, reason).hint
+    assert told in not_started(address, reason).hint
 
 
 # --- files that are damaged -----------------------------------------------------------------------

@@ -11,7 +11,7 @@ from PIL import Image
 
 from gfl_lab import naming
 from gfl_lab.report import drawing
-from gfl_lab.report.series import box_view
+from gfl_lab.report.boxes import box_view
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree, TrialDir
 from tests.support.cli import Cli, runner

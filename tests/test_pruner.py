@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gfl_lab.orchestrate.pruner import SuccessiveHalving
+from gfl_lab.orchestrate.ray_cluster import prepare_environment
 
 
 def pruner(**changes: int) -> SuccessiveHalving:
@@ -39,6 +40,7 @@ def test_no_trial_stops_in_its_grace_epochs_and_each_at_its_last() -> None:
 )
 def test_its_decisions_are_those_of_ray_s_asha(seed: int, grace: int, reduction: int, epochs: int, higher: bool) -> None:
     """Trials at once, with values of which some are equal; some report a later epoch first, as after an interruption."""
+    prepare_environment(None)
     schedulers = pytest.importorskip("ray.tune.schedulers")
     theirs = schedulers.ASHAScheduler(
         time_attr="epoch", metric="value", mode="max" if higher else "min", max_t=epochs, grace_period=grace, reduction_factor=reduction

@@ -13,7 +13,8 @@ import pytest
 from gfl_lab import naming
 from gfl_lab.errors import SpecError
 from gfl_lab.plan.plan import Plan, build_plan
-from gfl_lab.plan.search import Ledger, corners, definition_of
+from gfl_lab.plan.search import corners, definition_of
+from gfl_lab.records.search import SearchFile
 from gfl_lab.report.lock import deviations
 from gfl_lab.spec import renames
 from gfl_lab.spec.files import ExperimentFile, Resources, load_experiment, load_profile, load_published
@@ -41,7 +42,7 @@ def test_plans_of_shipped_experiments_have_the_ids_that_they_always_had(key: str
     assert (ids if isinstance(recorded["ids"], list) else naming.digest(ids)) == recorded["ids"]
     assert naming.digest([trial.spec.training_id for trial in plan.trials]) == recorded["trainings"]
     if experiment.kind == "search":
-        assert Ledger(definition_of(experiment, plan), 1, "").digest == recorded["digest"]
+        assert SearchFile(definition_of(experiment, plan), 1, "").digest == recorded["digest"]
 
 
 def test_settings_under_either_name_have_the_id_that_they_always_had() -> None:
@@ -180,7 +181,7 @@ def test_a_stored_search_goes_on_under_the_new_names() -> None:
         "definition": {"space": {"ema": [0.0, 0.9]}, "settings": {"lr_batch": 8}}, "trials": 1, "created": "", "sampler": {}, "exhausted": False,
         "suggestions": [],
     }  # fmt: skip
-    ledger = Ledger.from_json(stored)
+    ledger = SearchFile.from_json(renames.upgrade_search(stored))
     assert ledger.definition == {"space": {"ema_decay": [0.0, 0.9]}, "settings": {"base_batch_size": 8}}
     assert ledger.digest == naming.digest({"space": {"ema": [0.0, 0.9]}, "settings": {"lr_batch": 8}}, 16)
 

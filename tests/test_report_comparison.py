@@ -18,14 +18,18 @@ from gfl_lab.metrics import coco_records
 from gfl_lab.metrics.coco_ap import RESAMPLED, resample
 from gfl_lab.metrics.coco_matching import match
 from gfl_lab.metrics.coco_records import Records
-from gfl_lab.report import export
 from gfl_lab.report.comparison import compare, compare_two
-from gfl_lab.report.formatting import MISSING, comparison_head, comparison_rows, layout
-from gfl_lab.report.table import Table, build_table, table_json
-from gfl_lab.report.terminal import render_terminal
+from gfl_lab.report.exports import TABLE_FORMS
+from gfl_lab.report.formatting import MISSING
+from gfl_lab.report.grid import Tone
+from gfl_lab.report.table import Table, build_table
+from gfl_lab.report.table_data import table_json
+from gfl_lab.report.table_grid import table_sheet
+from gfl_lab.report.writers.terminal import TableReport
 from gfl_lab.results.rows import ExperimentRow, Resampled, TrialRow, VariantRow
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree, TrialState
+from tests.support.grids import comparison_texts, comparison_titles, metric_cells
 from tests.test_report_table import experiment
 
 
@@ -83,7 +87,7 @@ def test_one_seed_says_what_images_alone_make_uncertain() -> None:
     assert found.verdict == "one seed" and found.p is None and found.needed is None and found.detectable is None
     assert found.found.image_half == pytest.approx(1.96 * 0.5, rel=0.15)
     table = build_table(rows(1.0, seeds=1), samples(v0=0.5))
-    assert comparison_rows(table)[0][1] == "+1.0" and "(images)" in comparison_rows(table)[0][2]
+    assert comparison_texts(table)[0][1] == "+1.0" and "(images)" in comparison_texts(table)[0][2]
     assert any("± is what the choice of validation images alone" in note for note in table.footnotes)
     assert not any("8 times in 10" in note for note in table.footnotes)
 
@@ -99,10 +103,10 @@ def test_without_records_there_is_no_interval_and_the_table_says_why(seeds: int)
         first, second = table.compared
         assert (first.verdict, first.p, first.found.half, first.better) == ("no records", None, None, None)
         assert second.verdict == ("one seed" if seeds == 1 else "better"), "the other row stands"
-        assert comparison_rows(table)[0][2:] == (MISSING, MISSING, MISSING, MISSING, "no records")
+        assert comparison_texts(table)[0][2:] == (MISSING, MISSING, MISSING, MISSING, "no records")
         assert any(note.startswith("No interval for v0: ") and why in note for note in table.footnotes)
         assert why in table_json(table)["rows"][1]["delta"]["AP"]["why"]
-        for form in (export.to_markdown, export.to_html, export.to_csv, export.to_latex):
+        for form in (TABLE_FORMS["md"], TABLE_FORMS["html"], TABLE_FORMS["csv"], TABLE_FORMS["tex"]):
             assert "no records" in form(table)
     assert not any("No interval" in note for note in build_table(rows(1.0), known).footnotes)
 
@@ -117,25 +121,25 @@ def test_the_seeds_needed_are_those_of_the_difference_that_is_asked_for() -> Non
     needed = [found[points].compared[1].needed for points in found]
     assert needed == sorted(needed, reverse=True) and needed[0] > needed[-1]
     table = found[0.5]
-    assert "0.5 needs" in comparison_head(table) and any('"0.5 needs"' in note for note in table.footnotes)
+    assert "0.5 needs" in comparison_titles(table) and any('"0.5 needs"' in note for note in table.footnotes)
     assert table_json(table)["rows"][1]["delta"]["AP"]["seeds_needed_for"] == 0.5
-    baseline, second, _ = csv.DictReader(io.StringIO(export.to_csv(table)))
+    baseline, second, _ = csv.DictReader(io.StringIO(TABLE_FORMS["csv"](table)))
     assert (baseline["AP_delta_seeds_needed_for"], second["AP_delta_seeds_needed_for"]) == ("", "0.5")
-    assert all("0.5 needs" in form(table) for form in (export.to_markdown, export.to_html, export.to_latex))
+    assert all("0.5 needs" in form(table) for form in (TABLE_FORMS["md"], TABLE_FORMS["html"], TABLE_FORMS["tex"]))
 
 
 def test_every_form_shows_them() -> None:
     table = build_table(rows(2.0, 0.0), samples(v0=0.1, v1=0.1))
-    (line, other) = comparison_rows(table)
+    (line, other) = comparison_texts(table)
     assert line[1] == "+2.0" and line[-1] == "better" and other[-1] == "not resolved" and other[1] == "0.0"
-    for text in (export.to_markdown(table), export.to_html(table)):
-        assert all(part in text for part in (*comparison_head(table), line[2].replace("+", "+"), "not resolved"))
-    assert "better" in export.to_latex(table) and r"$\Delta$ AP" in export.to_latex(table)
+    for text in (TABLE_FORMS["md"](table), TABLE_FORMS["html"](table)):
+        assert all(part in text for part in (*comparison_titles(table), line[2].replace("+", "+"), "not resolved"))
+    assert "better" in TABLE_FORMS["tex"](table) and r"$\Delta$ AP" in TABLE_FORMS["tex"](table)
     first, second, _ = table_json(table)["rows"]
     assert first["delta"] == {} and second["delta"]["AP"]["verdict"] == "better" and second["delta"]["AP"]["seeds_needed"] >= 2
     low, high = second["delta"]["AP"]["interval"]
     assert low < 2.0 < high and second["delta"]["AP"]["p_holm"] == pytest.approx(2 * second["delta"]["AP"]["p"], rel=1e-3)
-    lines = list(csv.DictReader(io.StringIO(export.to_csv(table))))
+    lines = list(csv.DictReader(io.StringIO(TABLE_FORMS["csv"](table))))
     assert lines[0]["AP_delta_low"] == "" and float(lines[1]["AP_delta_low"]) == pytest.approx(low, abs=1e-6)
     json.dumps(table_json(table), allow_nan=False)
 
@@ -144,48 +148,48 @@ def test_the_page_draws_each_interval_where_it_lies() -> None:
     import re
 
     table = build_table(rows(2.0, -1.0), samples(v0=0.1, v1=0.1))
-    text = export.to_html(table)
+    text = TABLE_FORMS["html"](table)
     lines = [tuple(map(float, found)) for found in re.findall(r'<line x1="([\d.]+)" x2="([\d.]+)" y1', text)]
     dots = [float(found) for found in re.findall(r'<circle cx="([\d.]+)"', text)]
     zero = float(re.search(r'class="zero" x1="([\d.]+)"', text)[1])
     assert len(lines) == len(dots) == 2 and all(low < dot < high for (low, high), dot in zip(lines, dots, strict=True))
     assert (dots[0] - zero) / (zero - dots[1]) == pytest.approx(2.0, abs=0.01), "to scale"
     assert "+1.0</text>" in text and "0.0</text>" in text
-    assert "<svg" not in export.to_html(build_table(rows(1.0, seeds=1)))
+    assert "<svg" not in TABLE_FORMS["html"](build_table(rows(1.0, seeds=1)))
 
 
 def all_forms(table: Table) -> str:
     console = Console(width=200, file=io.StringIO())
-    console.print(render_terminal(table))
-    text = console.file.getvalue() + export.to_markdown(table) + export.to_html(table) + export.to_csv(table)
+    console.print(TableReport(table_sheet(table)))
+    text = console.file.getvalue() + TABLE_FORMS["md"](table) + TABLE_FORMS["html"](table) + TABLE_FORMS["csv"](table)
     return " ".join(text.split())
 
 
 def test_a_verdict_of_two_seeds_is_marked_as_weak_in_every_form() -> None:
     table = build_table(rows(2.0, 0.0, seeds=2), samples(v0=0.1, v1=0.1))
-    assert [line[-1] for line in comparison_rows(table)] == ["better (weak)", "not resolved (weak)"]
-    for form in (export.to_markdown, export.to_html, export.to_latex):
+    assert [line[-1] for line in comparison_texts(table)] == ["better (weak)", "not resolved (weak)"]
+    for form in (TABLE_FORMS["md"], TABLE_FORMS["html"], TABLE_FORMS["tex"]):
         assert "better (weak)" in form(table)
     assert [row["delta"]["AP"]["weak"] for row in table_json(table)["rows"][1:]] == [True, True]
-    assert [row["AP_delta_weak"] for row in csv.DictReader(io.StringIO(export.to_csv(table)))] == ["", "true", "true"]
+    assert [row["AP_delta_weak"] for row in csv.DictReader(io.StringIO(TABLE_FORMS["csv"](table)))] == ["", "true", "true"]
     assert any(note.startswith("Weak: v0, v1 rest on two seeds") for note in table.footnotes)
     three = build_table(rows(2.0, seeds=3), samples(v0=0.1))
     assert "(weak)" not in all_forms(three) and not any("Weak" in note for note in three.footnotes)
 
 
 def test_colour_follows_the_verdict_and_not_the_sign() -> None:
-    def colours(table: Table) -> list[bool | None]:
-        return [cells[0].better for cells in layout(table).rows]
+    def colours(table: Table) -> list[Tone]:
+        return [cells[0].tone for cells in metric_cells(table)]
 
-    assert colours(build_table(rows(2.0, -2.0, 0.0), samples())) == [None, True, False, None]
-    assert colours(build_table(rows(2.0, -2.0, seeds=1), samples())) == [None, None, None], "one seed decides nothing"
-    assert colours(build_table(rows(2.0, -2.0), samples(v0=9.0, v1=9.0))) == [None, None, None], "not resolved"
-    assert colours(build_table(rows(2.0), lambda name: None)) == [None, None], "no records"
+    assert colours(build_table(rows(2.0, -2.0, 0.0), samples())) == [Tone.PLAIN, Tone.GOOD, Tone.BAD, Tone.FAINT]
+    assert colours(build_table(rows(2.0, -2.0, seeds=1), samples())) == [Tone.PLAIN, Tone.FAINT, Tone.FAINT], "one seed decides nothing"
+    assert colours(build_table(rows(2.0, -2.0), samples(v0=9.0, v1=9.0))) == [Tone.PLAIN, Tone.FAINT, Tone.FAINT], "not resolved"
+    assert colours(build_table(rows(2.0), lambda name: None)) == [Tone.PLAIN, Tone.FAINT], "no records"
     for seeds, wanted in ((1, 0), (3, 1)):
-        page = export.to_html(build_table(rows(2.0, seeds=seeds), samples()))
+        page = TABLE_FORMS["html"](build_table(rows(2.0, seeds=seeds), samples()))
         assert page.count('class="delta up"') == wanted and 'class="delta down"' not in page
         console = Console(width=200, file=io.StringIO(), force_terminal=True, color_system="standard")
-        console.print(render_terminal(build_table(rows(2.0, seeds=seeds), samples())))
+        console.print(TableReport(table_sheet(build_table(rows(2.0, seeds=seeds), samples()))))
         assert ("\x1b[32m" in console.file.getvalue()) == bool(wanted)
 
 
@@ -193,7 +197,7 @@ def test_a_metric_that_is_not_judged_is_not_coloured() -> None:
     small = [trial(name, seed, AP=50.0 + seed, AP_S=value) for name, value in (("off", 10.0), ("v0", 20.0)) for seed in range(3)]
     variants = [VariantRow(name, {}, {}, name == "off", None, tuple(small[i : i + 3])) for name, i in (("off", 0), ("v0", 3))]
     table = build_table(dataclasses.replace(experiment(*variants), metrics=("AP", "AP_S")))
-    assert [cell.better for cell in layout(table).rows[1]] == [None, None] and layout(table).rows[1][1].delta.startswith("+10.0")
+    assert [cell.tone for cell in metric_cells(table)[1]] == [Tone.FAINT] * 2 and metric_cells(table)[1][1].detail.startswith("+10.0")
 
 
 def test_no_detections_at_all_are_no_result() -> None:
@@ -203,7 +207,7 @@ def test_no_detections_at_all_are_no_result() -> None:
     table = build_table(
         experiment(zero("off", True), zero("v0", False)), lambda name: Resampled(dict.fromkeys(RESAMPLED, np.zeros(200)), 72)
     )
-    assert comparison_rows(table) == [("v0", "0.0", MISSING, MISSING, MISSING, MISSING, "no signal")]
+    assert comparison_texts(table) == [("v0", "0.0", MISSING, MISSING, MISSING, MISSING, "no signal")]
     found = table_json(table)["rows"][1]["delta"]["AP"]
     assert (found["interval"], found["p"], found["seeds_needed"], found["verdict"]) == (None, None, None, "no signal")
     text = all_forms(table)
@@ -237,7 +241,7 @@ def test_images_that_are_too_few_are_told_with_how_many_would_do() -> None:
     assert (first.images_resolve, first.images_needed) == (pytest.approx(limit, rel=1e-6), int(72 * (limit / 0.3) ** 2) + 1)
     assert first.needed is None
     rounded = -(-first.images_needed // 10) * 10
-    assert comparison_rows(table)[0][5] == f"≥ {rounded} images"
+    assert comparison_texts(table)[0][5] == f"≥ {rounded} images"
     text = all_forms(table)
     assert "over 1000" not in text and f"≥ {rounded} images" in text
     assert "0.3 AP: not with 72 validation images, however many seeds." in text
@@ -245,10 +249,10 @@ def test_images_that_are_too_few_are_told_with_how_many_would_do() -> None:
     found = table_json(table)["rows"][1]["delta"]["AP"]
     assert (found["seeds_needed"], found["images"], found["images_needed"]) == (None, 72, first.images_needed)
     assert found["images_resolve"] == pytest.approx(limit, abs=1e-6)
-    assert list(csv.DictReader(io.StringIO(export.to_csv(table))))[1]["AP_delta_images_needed"] == str(first.images_needed)
-    assert r"$\geq$ " in export.to_latex(table)
+    assert list(csv.DictReader(io.StringIO(TABLE_FORMS["csv"](table))))[1]["AP_delta_images_needed"] == str(first.images_needed)
+    assert r"$\geq$ " in TABLE_FORMS["tex"](table)
     enough = build_table(rows(2.0, spread=30.0), samples(v0=0.01))
-    assert comparison_rows(enough)[0][5] == "over 1000 seeds" and enough.compared[0].images_needed is None, "here the seeds are the limit"
+    assert comparison_texts(enough)[0][5] == "over 1000 seeds" and enough.compared[0].images_needed is None, "here the seeds are the limit"
 
 
 def test_what_is_pooled_is_told_and_which_row_is_not() -> None:
@@ -311,7 +315,7 @@ def test_two_variants_beside_the_baseline_give_the_same_in_either_order(baseline
 
 def test_nothing_to_compare_shows_nothing() -> None:
     table = build_table(experiment(rows().variants[0]))
-    assert table.comparisons == () and "Differences in AP" not in export.to_markdown(table)
+    assert table.comparisons == () and "Differences in AP" not in TABLE_FORMS["md"](table)
 
 
 # --- what the store knows of a trial ---

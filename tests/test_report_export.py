@@ -17,13 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from gfl_lab.report import export
-from gfl_lab.report.formatting import MISSING, format_delta, format_number, format_stat, layout, one_line
-from gfl_lab.report.latex import latex_escape
-from gfl_lab.report.table import Delta, Stat, Table, build_table
-from gfl_lab.report.terminal import render_terminal
+from gfl_lab.report.exports import TABLE_FORMS, write_table
+from gfl_lab.report.formatting import MISSING, format_number, format_spread, one_line
+from gfl_lab.report.table import Table, build_table
+from gfl_lab.report.table_grid import table_sheet
+from gfl_lab.report.writers import latex, markdown
+from gfl_lab.report.writers.terminal import TableReport
 from gfl_lab.results.store import Store
 from tests.support.fake_runs import write_fake_tree
+from tests.support.grids import metric_cells
 from tests.test_report_table import experiment, published, trial, variant
 
 HOSTILE = r"<script>alert(1)</script> |*x*|_y_`z`$\alpha$ & 50% #1 {a} ~ ^ \ [l](http://m) ''--'' \end{table} 日本 é ±"
@@ -51,7 +53,7 @@ def hostile() -> Table:
 def terminal(table: Table, width: int = 100, tty: bool = False) -> str:
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=tty, color_system="standard" if tty else None)
-    console.print(render_terminal(table))
+    console.print(TableReport(table_sheet(table)))
     return out.getvalue()
 
 
@@ -71,10 +73,10 @@ def test_number_format(key: str, value: float, signed: bool, text: str) -> None:
 
 
 def test_cells() -> None:
-    assert format_stat("AP", Stat(39.2, None, 1)) == "39.2"
-    assert format_stat("AP", Stat(39.2, 0.14, 3)) == "39.2 ± 0.1"
-    assert format_stat("AP", None) == "–"
-    assert format_delta("AP", Delta(-0.7, 0.2, 2, (0, 1))) == "−0.7 ± 0.2"
+    assert format_spread("AP", 39.2, None) == "39.2"
+    assert format_spread("AP", 39.2, 0.14) == "39.2 ± 0.1"
+    assert format_spread("AP", -0.7, 0.2, signed=True) == "−0.7 ± 0.2"
+    assert metric_cells(build_table(experiment(variant("off", baseline=True))))[0][0].text == "–"
 
 
 def test_best_follows_the_metrics_direction_and_ties_share() -> None:
@@ -82,7 +84,7 @@ def test_best_follows_the_metrics_direction_and_ties_share() -> None:
         variant("a", trial(0, AP=50.02, latency_ms=9.0), baseline=True), variant("b", trial(0, AP=50.04, latency_ms=8.0)),
         variant("c", trial(0, AP=40.0, latency_ms=7.0)), metrics=("AP", "latency_ms"),
     )  # fmt: skip
-    cells = layout(build_table(rows)).rows
+    cells = metric_cells(build_table(rows))
     assert [row[0].best for row in cells] == [True, True, False]  # equal as printed
     assert [row[1].best for row in cells] == [False, False, True]
 
@@ -91,31 +93,31 @@ def test_best_follows_the_metrics_direction_and_ties_share() -> None:
 
 
 def test_human_forms_show_the_same_cells(table: Table) -> None:
-    cells = [cell for row in layout(table).rows for cell in row]
-    texts = {cell.value for cell in cells} | {cell.delta for cell in cells if cell.delta}
+    cells = [cell for row in metric_cells(table) for cell in row]
+    texts = {cell.text for cell in cells} | {cell.detail for cell in cells if cell.detail}
     assert "50.5 ± 0.7" in texts
     assert "−0.5 ± 0.1" in texts
-    latex = export.to_latex(table)
+    latex = TABLE_FORMS["tex"](table)
     for text in texts:
-        assert text in export.to_markdown(table)
-        assert text in export.to_html(table)
+        assert text in TABLE_FORMS["md"](table)
+        assert text in TABLE_FORMS["html"](table)
         assert text in terminal(table)
         assert (text.replace("±", r"\pm").replace("−", "-") if text != MISSING else "--") in latex
     for note in table.footnotes:
-        assert note in " ".join(re.sub(r"\\(.)", r"\1", export.to_markdown(table)).split())
+        assert note in " ".join(re.sub(r"\\(.)", r"\1", TABLE_FORMS["md"](table)).split())
 
 
 def test_published_values_are_marked(table: Table) -> None:
     mark = "published (not comparable)"
     assert mark in terminal(table)
-    assert mark in export.to_html(table)
-    assert mark in export.to_latex(table)
-    assert "| published AP |" in export.to_markdown(table)
-    assert "*39.2*" in export.to_markdown(table)
+    assert mark in TABLE_FORMS["html"](table)
+    assert mark in TABLE_FORMS["tex"](table)
+    assert "| published AP |" in TABLE_FORMS["md"](table)
+    assert "*39.2*" in TABLE_FORMS["md"](table)
 
 
 def test_csv_is_flat_and_exact(table: Table) -> None:
-    lines = list(csv.DictReader(io.StringIO(export.to_csv(table))))
+    lines = list(csv.DictReader(io.StringIO(TABLE_FORMS["csv"](table))))
     assert [line["variant"] for line in lines] == ["off", "on"]
     second = lines[1]
     assert float(second["AP_mean"]) == 50.0
@@ -124,7 +126,7 @@ def test_csv_is_flat_and_exact(table: Table) -> None:
     assert (second["AP_n"], second["qfl"], second["baseline"]) == ("2", "true", "false")
     assert (second["published_AP"], second["published_fps"], second["published_comparable"]) == ("39.9", "", "false")
     assert lines[0]["AP_delta"] == ""
-    assert "−" not in export.to_csv(table)
+    assert "−" not in TABLE_FORMS["csv"](table)
 
 
 # --- names are data -------------------------------------------------------------------------------
@@ -147,16 +149,16 @@ class _Tags(html.parser.HTMLParser):
 
 def test_html_stands_alone_and_escapes(hostile: Table) -> None:
     parser = _Tags()
-    parser.feed(export.to_html(hostile))
+    parser.feed(TABLE_FORMS["html"](hostile))
     assert not {"script", "link", "img", "iframe", "a"} & set(parser.tags)
     assert not {"src", "href", "onclick"} & {name for name, _ in parser.attributes}
     assert HOSTILE in parser.data
-    assert "prefers-color-scheme: dark" in export.to_html(hostile)
-    assert "url(" not in export.to_html(hostile)
+    assert "prefers-color-scheme: dark" in TABLE_FORMS["html"](hostile)
+    assert "url(" not in TABLE_FORMS["html"](hostile)
 
 
 def test_markdown_tables_keep_their_columns(hostile: Table) -> None:
-    lines = [line for line in export.to_markdown(hostile).splitlines() if line.startswith("|")]
+    lines = [line for line in TABLE_FORMS["md"](hostile).splitlines() if line.startswith("|")]
     assert len(lines) == 4 + 3
     for part in (lines[:4], lines[4:]):
         assert len({len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in part}) == 1
@@ -164,7 +166,7 @@ def test_markdown_tables_keep_their_columns(hostile: Table) -> None:
 
 
 def test_csv_survives(hostile: Table) -> None:
-    lines = list(csv.DictReader(io.StringIO(export.to_csv(hostile))))
+    lines = list(csv.DictReader(io.StringIO(TABLE_FORMS["csv"](hostile))))
     assert [line["variant"] for line in lines] == [HOSTILE, "line break"]
 
 
@@ -176,7 +178,7 @@ def test_terminal_takes_no_markup(hostile: Table) -> None:
 
 @given(st.text(max_size=60))
 def test_latex_leaves_nothing_active(text: str) -> None:
-    found = latex_escape(text)
+    found = latex.escaped(text)
     assert found.isascii()
     bare = re.sub(r"\\[a-zA-Z]+|\\[{}$&%#_`'^\"~]|\$[^$]*\$", "", found)  # known commands, escaped characters, our maths
     assert not re.search(r"[\\$&%#_^~|<>\"]", bare)
@@ -186,7 +188,7 @@ def test_latex_leaves_nothing_active(text: str) -> None:
 
 @given(st.text(max_size=60))
 def test_markdown_escape_is_one_line_and_undone_by_a_reader(text: str) -> None:
-    found = export.markdown_escape(text)
+    found = markdown.escaped(text)
     assert "\n" not in found
     assert re.sub(r"\\(.)", r"\1", found).replace("&amp;", "&") == one_line(text)
 
@@ -202,7 +204,7 @@ def wide() -> Table:
 
 
 def test_latex_gives_published_numbers_a_tabular_of_their_own_where_both_would_not_fit(table: Table, wide: Table) -> None:
-    narrow, broad = export.to_latex(table), export.to_latex(wide)
+    narrow, broad = TABLE_FORMS["tex"](table), TABLE_FORMS["tex"](wide)
     assert narrow.count("\\begin{tabular}") == 2 and "\\footnotesize\\setlength" not in narrow, "values; differences"
     assert broad.count("\\begin{tabular}") == 3 and "\\footnotesize\\setlength" in broad
     ours, theirs, _ = (part.partition("\\end{tabular}")[0] for part in broad.split("\\begin{tabular}")[1:])
@@ -212,7 +214,7 @@ def test_latex_gives_published_numbers_a_tabular_of_their_own_where_both_would_n
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex here")
 def test_latex_compiles_and_fits(tmp_path: Path, table: Table, hostile: Table, wide: Table) -> None:
-    tables = "\n".join(export.to_latex(found) for found in (table, hostile, wide))
+    tables = "\n".join(TABLE_FORMS["tex"](found) for found in (table, hostile, wide))
     document = "\\documentclass{article}\\usepackage{booktabs,amssymb}\\setlength{\\textwidth}{160mm}"
     document += f"\\begin{{document}}{tables}\\end{{document}}"
     (tmp_path / "a.tex").write_text(document, encoding="utf-8")
@@ -239,16 +241,16 @@ def test_terminal_shows_every_number_at_any_width(tmp_path: Path, seeds: tuple[i
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
     words = set(text.split())
-    for row in layout(found).rows:
+    for row in metric_cells(found):
         for cell in row:
-            assert cell.value.split()[0] in words
+            assert cell.text.split()[0] in words
 
 
 # --- files ----------------------------------------------------------------------------------------
 
 
 def test_write_all(tmp_path: Path, table: Table) -> None:
-    paths = export.write_all(table, tmp_path / "new")
+    paths = write_table(table, tmp_path / "new")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(
         f"table.{name}" for name in ("json", "md", "csv", "tex", "html")
     )
@@ -257,5 +259,5 @@ def test_write_all(tmp_path: Path, table: Table) -> None:
 
 def test_a_table_of_nothing_exports(tmp_path: Path) -> None:
     for rows in (experiment(), experiment(variant("off", baseline=True))):
-        export.write_all(build_table(rows), tmp_path)
+        write_table(build_table(rows), tmp_path)
         assert terminal(build_table(rows))

@@ -1,4 +1,4 @@
-"""gfl_lab.report.series: what is drawn, on hand-made numbers and on full, empty and half-finished experiments."""
+"""Curves, boxes, epoch trends, bimodal sides and speed: everything that is drawn, on hand-made numbers and on full, empty and half-finished experiments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gfl_lab.report import series
+from gfl_lab.report import bimodal, boxes, curves, epoch_trend, speed
 from gfl_lab.results.rows import Logged
 from gfl_lab.results.store import open_store
 from tests.support.fake_runs import write_fake_tree
@@ -26,24 +26,24 @@ def logged(values: dict[tuple[str, int], list[float]], first: int = 1) -> list[L
 
 
 def test_curve_mean_and_range_by_hand():
-    a, b = series.curves(logged({("a", 0): [4.0, 2.0, 1.0], ("a", 1): [2.0, 6.0], ("b", 0): [1.0]}), "train")
+    a, b = curves.curves(logged({("a", 0): [4.0, 2.0, 1.0], ("a", 1): [2.0, 6.0], ("b", 0): [1.0]}), "train")
     assert a.x.tolist() == [1, 2] and a.mean.tolist() == [3.0, 4.0] and a.low.tolist() == [2.0, 2.0] and a.high.tolist() == [4.0, 6.0]
     assert [line.y.tolist() for line in a.lines] == [[4.0, 2.0, 1.0], [2.0, 6.0]]
     assert b.mean.tolist() == b.low.tolist() == b.high.tolist() == [1.0]
 
 
 def test_the_mean_is_where_every_seed_has_a_value():
-    (a,) = series.curves([*logged({("a", 1): [1.0, 2.0, 3.0]}), *logged({("a", 0): [5.0, 7.0]}, first=2)], "train")
+    (a,) = curves.curves([*logged({("a", 1): [1.0, 2.0, 3.0]}), *logged({("a", 0): [5.0, 7.0]}, first=2)], "train")
     assert [line.seed for line in a.lines] == [0, 1] and a.x.tolist() == [2, 3] and a.mean.tolist() == [3.5, 5.0]
 
 
 def test_curve_order_is_the_order_given():
-    assert [c.variant for c in series.curves(logged({("b", 0): [2.0], ("a", 0): [1.0], ("b", 1): [2.0]}), "train")] == ["b", "a"]
-    assert series.curves([], "val") == ()
+    assert [c.variant for c in curves.curves(logged({("b", 0): [2.0], ("a", 0): [1.0], ("b", 1): [2.0]}), "train")] == ["b", "a"]
+    assert curves.curves([], "val") == ()
 
 
 def test_smoothing_is_a_centred_mean_and_keeps_gaps():
-    (curve,) = series.curves(logged({("a", 0): [1.0, 2.0, 6.0, math.nan, math.inf, 5.0]}), "train", window=3)
+    (curve,) = curves.curves(logged({("a", 0): [1.0, 2.0, 6.0, math.nan, math.inf, 5.0]}), "train", window=3)
     assert curve.mean[:3].tolist() == [1.5, 3.0, 4.0] and np.isnan(curve.mean[3:5]).all() and curve.mean[5] == 5.0
 
 
@@ -51,17 +51,17 @@ def test_smoothing_is_a_centred_mean_and_keeps_gaps():
 def test_smoothing_is_what_pandas_says(values, window):
     line = pd.Series(values, dtype=float)
     expected = line.rolling(window, center=True, min_periods=1).mean().mask(line.isna()) if window > 1 else line
-    np.testing.assert_allclose(series.smoothed(line.to_numpy(), window), expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(curves.smoothed(line.to_numpy(), window), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_thinning_keeps_the_ends():
-    (curve,) = series.curves(logged({("a", 0): list(map(float, range(10_000)))}), "train", max_points=100)
+    (curve,) = curves.curves(logged({("a", 0): list(map(float, range(10_000)))}), "train", max_points=100)
     assert len(curve.x) == 100 and curve.x[0] == 1 and curve.x[-1] == 10_000 and np.array_equal(curve.mean, curve.x - 1)
 
 
 def test_a_step_logged_twice_counts_once():
     step = np.array([1, 2, 1])
-    (curve,) = series.curves([Logged("a", 0, "a0", step, step, np.array([1.0, 2.0, 3.0]))], "train")
+    (curve,) = curves.curves([Logged("a", 0, "a0", step, step, np.array([1.0, 2.0, 3.0]))], "train")
     assert curve.mean.tolist() == [3.0, 2.0]
 
 
@@ -70,12 +70,12 @@ def test_partial_experiments(tmp_path, states):
     store = open_store(write_fake_tree(tmp_path, states=states, epochs=3, seeds=(0, 1)).root)
     (experiment,) = store.experiments()
     logged = store.logged(experiment)
-    keys = series.curve_keys(key for kind, key in logged if kind == "train")
+    keys = curves.curve_keys(key for kind, key in logged if kind == "train")
     assert keys[:2] == ("loss", "loss_cls") if states != "planned" else keys == ()
     for key in keys:
-        for curve in series.curves(logged["train", key], "train"):
+        for curve in curves.curves(logged["train", key], "train"):
             assert len(curve.lines) == 2 and (curve.low <= curve.mean).all() and (curve.mean <= curve.high).all()
-    assert len(series.speed_accuracy(experiment)) == sum(bool(v.done) for v in experiment.variants)
+    assert len(speed.speed_accuracy(experiment)) == sum(bool(v.done) for v in experiment.variants)
 
 
 # --- boxes ---
@@ -129,7 +129,7 @@ def row(**changes):
 
 
 def test_box_view_by_hand():
-    view = series.box_view(row())
+    view = boxes.box_view(row())
     left, top, right, bottom = view.sides
     # a bin is 8 px of the network's input, 16 px of the image; left and top count towards smaller coordinates
     assert left.px_per_bin == 16 and left.pixel(left.target) == 68.0 and left.pixel(left.expectation) == 36.0
@@ -137,25 +137,25 @@ def test_box_view_by_hand():
     assert left.edges == (2.0, 6.0) and left.edge_probs == (0.35, 0.65) and left.ideal[[2, 6]] == pytest.approx([0.35, 0.65])
     assert left.bimodality == pytest.approx(1.0) and left.mode_places == pytest.approx((2.0, 6.0))
     assert top.edges is None and top.bimodality == 0 and left.horizontal and not top.horizontal
-    assert view.detection is None and view.prediction == view.cell_box == (36.0, 52.0, 164.0, 180.0)
-    assert view.detection_score is None and view.cell_iou == 0.75
+    assert view.detection is None and view.prediction == view.location_box == (36.0, 52.0, 164.0, 180.0)
+    assert view.detection_score is None and view.location_iou == 0.75
 
 
 def test_box_view_of_a_dirac_box_a_false_positive_and_a_box_without_cell():
-    dirac = series.box_view(row(bins=0, probs=np.array([], np.float32)))
+    dirac = boxes.box_view(row(bins=0, probs=np.array([], np.float32)))
     assert all(side.probability is None and side.ideal is None for side in dirac.sides) and dirac.sides[0].edges == (2.0, 6.0)
     nan = math.nan
-    false = series.box_view(
+    false = boxes.box_view(
         row(annotation_id=-1, gt_x1=nan, gt_y1=nan, gt_x2=nan, gt_y2=nan, target=np.full(4, nan), ambiguous_side=-1, edge_a=nan)
     )
     assert false.gt is None and false.sides[0].target is None and false.sides[0].edges is None
-    lost = series.box_view(row(level=-1, cell_x=nan, cell_y=nan, probs=np.array([]), expectation=np.full(4, nan)))
-    assert lost.sides == () and lost.cell is None and lost.gt is not None
+    lost = boxes.box_view(row(level=-1, cell_x=nan, cell_y=nan, probs=np.array([]), expectation=np.full(4, nan)))
+    assert lost.sides == () and lost.location is None and lost.gt is not None
 
 
 def test_box_view_refuses_probabilities_of_another_shape():
     with pytest.raises(ValueError, match="not 4 x 9"):
-        series.box_view(row(probs=np.ones(7)))
+        boxes.box_view(row(probs=np.ones(7)))
 
 
 def test_most_bimodal_by_hand():
@@ -172,33 +172,33 @@ def test_most_bimodal_by_hand():
             row(annotation_id=-1),
         ]
     )
-    found = series.most_bimodal(frame)
-    assert tuple(found.columns) == series.RANKING_COLUMNS
+    found = bimodal.most_bimodal(frame)
+    assert tuple(found.columns) == bimodal.RANKING_COLUMNS
     assert found["annotation_id"].tolist() == [3, 2] and found["side"].tolist() == ["left", "right"]
     assert found["bimodality"].tolist() == pytest.approx([1.0, 0.4], abs=1e-6)
     assert found["gap_px"].tolist() == pytest.approx([64.0, 48.0], abs=1e-4)
     assert found["true_gap_px"][0] == 64.0 and np.isnan(found["true_gap_px"][1]) and found["ambiguity"].tolist() == ["blurred", ""]
-    assert len(series.most_bimodal(frame, limit=1)) == 1
+    assert len(bimodal.most_bimodal(frame, limit=1)) == 1
 
 
 def test_most_bimodal_says_which_sides_are_beside_another_box():
     """Of the box of 96 x 128 px the left side at x 68 is bimodal; the other box ends at 60 or at 70."""
     for edge, beside in ((50.0, False), (60.0, True)):
         other = row(annotation_id=4, probs=np.eye(9)[[1, 1, 1, 1]].ravel(), gt_x1=0.0, gt_x2=edge)
-        found = series.most_bimodal(pd.DataFrame([row(), other]))
+        found = bimodal.most_bimodal(pd.DataFrame([row(), other]))
         assert found[["annotation_id", "side", "neighbour"]].to_numpy().tolist() == [[3, "left", beside]]
 
 
 def test_most_bimodal_of_nothing():
     for frame in (None, pd.DataFrame(), pd.DataFrame([row(bins=0, probs=np.array([]))]), pd.DataFrame([row(annotation_id=-1)])):
-        found = series.most_bimodal(frame)
-        assert len(found) == 0 and tuple(found.columns) == series.RANKING_COLUMNS
+        found = bimodal.most_bimodal(frame)
+        assert len(found) == 0 and tuple(found.columns) == bimodal.RANKING_COLUMNS
 
 
 def test_most_bimodal_finds_the_true_ambiguities(tmp_path):
     store = open_store(write_fake_tree(tmp_path, val_images=20).root)
     trial = store.experiments()[0].variants[3].trials[0]
-    found = series.most_bimodal(store.distributions(trial.id, series.RANKING_INPUT), 5)
+    found = bimodal.most_bimodal(store.distributions(trial.id, bimodal.RANKING_INPUT), 5)
     assert found["true_gap_px"].notna().all()
     assert np.abs(found["gap_px"] - found["true_gap_px"]).max() < 4
 
@@ -206,27 +206,27 @@ def test_most_bimodal_finds_the_true_ambiguities(tmp_path):
 def test_speed_accuracy_means(tmp_path):
     store = open_store(write_fake_tree(tmp_path, seeds=(0, 1)).root)
     (experiment,) = store.experiments()
-    point = series.speed_accuracy(experiment)[0]
+    point = speed.speed_accuracy(experiment)[0]
     trials = experiment.variants[0].trials
     assert point.ap == pytest.approx(sum(t.metrics["AP"] for t in trials) / 2) and [s[0] for s in point.seeds] == [0, 1]
 
 
 def test_nothing_on_the_front_is_beaten_in_both() -> None:
-    def point(fps: float, ap: float) -> series.Point:
-        return series.Point(f"{fps}", fps, ap, ())
+    def point(fps: float, ap: float) -> speed.Point:
+        return speed.Point(f"{fps}", fps, ap, ())
 
     points = [point(10, 40), point(20, 39), point(15, 38), point(20, 35), point(5, 40), point(30, 20)]
-    assert [(p.fps, p.ap) for p in series.pareto(points)] == [(10, 40), (20, 39), (30, 20)]
-    assert series.pareto([]) == () and len(series.pareto([point(1, 1), point(1, 1)])) == 1
+    assert [(p.fps, p.ap) for p in speed.pareto(points)] == [(10, 40), (20, 39), (30, 20)]
+    assert speed.pareto([]) == () and len(speed.pareto([point(1, 1), point(1, 1)])) == 1
 
 
 def test_published_speeds_are_those_of_the_references(tmp_path) -> None:
     experiment = open_store(write_fake_tree(tmp_path, val_images=2).root).experiment("table3_qfl_dfl", "desk")
-    assert [(p.variant, p.fps, p.ap) for p in series.published_speed(experiment)][0] == ("qfl=off dfl=off", 19.4, 39.2)
-    assert len(series.published_speed(experiment)) == 4
+    assert [(p.variant, p.fps, p.ap) for p in speed.published_speed(experiment)][0] == ("qfl=off dfl=off", 19.4, 39.2)
+    assert len(speed.published_speed(experiment)) == 4
 
 
-def test_growth_puts_every_epochs_bins_where_they_lie_on_the_image() -> None:
+def test_an_epoch_trend_puts_every_epochs_bins_where_they_lie_on_the_image() -> None:
     """A left side 2 bins of 8 px from a cell at x = 40, then 1 bin from a cell at 32: the same 24 px, one bin (8 px) wide."""
     nan = float("nan")
 
@@ -240,10 +240,10 @@ def test_growth_puts_every_epochs_bins_where_they_lie_on_the_image() -> None:
             "score": 0.5, **{f"{box}_{part}": nan for box in ("gt", "det", "cell") for part in ("x1", "y1", "x2", "y2")},
         }  # fmt: skip
 
-    left, top, _, _ = series.growth(pd.DataFrame([row(1, 40.0, 2), row(2, 32.0, 1)]))
+    left, top, _, _ = epoch_trend.epoch_trends(pd.DataFrame([row(1, 40.0, 2), row(2, 32.0, 1)]))
     assert left.side == "left" and left.epochs.tolist() == [1, 2] and left.expectation.tolist() == [24, 24]
     inside = (left.places > 20) & (left.places < 28)
     for epoch in left.probability:
         assert epoch[inside] == pytest.approx(1 / 8) and epoch.sum() == pytest.approx(1)
     assert left.target == 24 and left.edges == (24, 16) and top.edges is None
-    assert series.growth(pd.DataFrame([row(1, 40.0, 2) | {"probs": [], "bins": 0}])) == ()
+    assert epoch_trend.epoch_trends(pd.DataFrame([row(1, 40.0, 2) | {"probs": [], "bins": 0}])) == ()

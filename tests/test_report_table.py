@@ -11,7 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gfl_lab.report.table import build_table, paired_delta, stat, table_json, unfair
+from gfl_lab.report.fairness import unfair
+from gfl_lab.report.table import build_table
+from gfl_lab.report.table_data import table_json
+from gfl_lab.report.table_rows import paired_delta, stat
 from gfl_lab.results.rows import DataRow, ExperimentRow, Failure, Reference, TrialRow, VariantRow
 from gfl_lab.rundir import TrialState
 
@@ -201,7 +204,7 @@ def test_axes_must_agree_with_settings() -> None:
 
 
 def test_an_unfair_row_is_marked_and_told_of_in_every_form() -> None:
-    from gfl_lab.report import export
+    from gfl_lab.report.exports import TABLE_FORMS
 
     fair = variant("on", trial(0, AP=51.0), qfl=True)
     odd = variant("odd", trial(0, AP=52.0), qfl=True, lr=0.02)
@@ -209,7 +212,7 @@ def test_an_unfair_row_is_marked_and_told_of_in_every_form() -> None:
     assert [row.unfair for row in table.rows] == [False, False, True]
     assert [row["unfair"] for row in table_json(table)["rows"]] == [False, False, True]
     assert table.footnotes[0] == "† Unfair: lr differs but is no declared axis: 0.01 in off and on; 0.02 in odd."
-    for text in (export.to_markdown(table), export.to_html(table)):
+    for text in (TABLE_FORMS["md"](table), TABLE_FORMS["html"](table)):
         assert "1 †" in text and "† Unfair: lr differs" in text
-    assert "1 \\dag{}" in export.to_latex(table)
+    assert "1 \\dag{}" in TABLE_FORMS["tex"](table)
     assert not any(row.unfair for row in build_table(experiment(variant("off", baseline=True, qfl=False), fair)).rows)

@@ -16,9 +16,9 @@ import pytest
 from gfl_lab.naming import TAG_KIND, TAG_SEED, TAG_STATUS, TAG_TRIAL, TAG_VARIANT
 from gfl_lab.rundir import RunTree, TrialState
 from tests.support.raw import raw_manifest, raw_result
+from tests.support.real_data import CROPS, REAL, WHOLE
 
 ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / "shared" / "data"
 
 pytestmark = pytest.mark.slow
 
@@ -141,8 +141,14 @@ def test_a_killed_driver_leaves_nothing_behind_and_the_same_command_goes_on(undi
     family = psutil.Process(process.pid).children(recursive=True)
     ours = [p for p in family if not p.name().startswith("ray::") and "gfl_lab.orchestrate" in " ".join(p.cmdline())]
     assert len(ours) >= 2, "fork servers and trials are in the family"
-    extras = ("dashboard.py", "monitor.py")
-    assert not [p for p in family if any(word.endswith(extras) for word in p.cmdline())], "Ray has only what a run needs"
+    listening = {
+        (p.name(), connection.laddr.ip.removeprefix("::ffff:"))
+        for p in [psutil.Process(process.pid), *family]
+        for connection in p.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert {name for name, _ in listening} & {"raylet", "gcs_server"}
+    assert {address for _, address in listening} <= {"127.0.0.1", "::1"}, "nothing is open to the network"
     process.kill()
     process.wait()
     _, left = psutil.wait_procs(ours, timeout=15)
@@ -177,25 +183,21 @@ def test_a_trial_that_diverges_fails_with_its_step_and_the_others_go_on(tmp_path
     assert states == {"lr=0.01": "done", "lr=10": "failed"}
 
 
-@pytest.mark.parametrize("name", ["bccd", pytest.param("coco_slice", marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("name", [*CROPS, *(pytest.param(name, marks=pytest.mark.exhaustive) for name in WHOLE if name != "coco_people")])
 def test_real_photographs(tmp_path: Path, name: str) -> None:
-    if not (SHARED / name).is_dir():
-        pytest.skip(f"the data set {name} is not beside the repository (../shared/data)")
     profile = PROFILE.replace("data: {train_images: 16, val_images: 8, size: 128, seed: 0}", "data: required").replace(
         "[128, 128]", "[160, 120]"
     )
     experiment = "name: smoke\nprofile: tiny\naxes: {dfl: [true]}\n"
     lab = Lab(tmp_path / "lab", epochs=1, experiment=experiment, profile=profile)
-    lab.run("run", str(lab.file), "--data", str(SHARED / name), "--executor", "inline")
+    lab.run("run", str(lab.file), "--data", str(REAL[name]), "--executor", "inline")
     row = lab.table()["rows"][0]
     assert row["trials"][0]["state"] == "done" and row["metrics"]["AP"]["mean"] >= 0 and "two_mode_recall" not in row["metrics"]
 
 
 def test_the_papers_setting_on_a_few_coco_images(tmp_path: Path) -> None:
     """Profile coco_1x as it is (R50, 800x1333, SGD, weights from a file), but for one epoch of two images on the CPU."""
-    source = SHARED / "coco_slice"
-    if not source.is_dir():
-        pytest.skip("the data set coco_slice is not beside the repository (../shared/data)")
+    source = CROPS["coco_crop"]
     import torch
     import torchvision
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -19,13 +17,13 @@ from gfl_lab import naming
 from gfl_lab.errors import SpecError, StoreError
 from gfl_lab.orchestrate import resources
 from gfl_lab.orchestrate.search import Follower, open_ledger
-from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.plan.plan import build_plan
 from gfl_lab.plan.search import corners, definition_of, resolve
 from gfl_lab.records.files import read_json
 from gfl_lab.records.result import Failure
-from gfl_lab.records.search_state import Outcome, SearchState, Suggestion, write_search
-from gfl_lab.report.search import Importance, importance, rank, to_html
+from gfl_lab.records.search import Outcome, SearchFile, Suggestion, write_search
+from gfl_lab.report.exports import RANKING_FORMS
+from gfl_lab.report.ranking import Importance, importance, rank
 from gfl_lab.results.search import SearchRow, SuggestionRow, read_search
 from gfl_lab.rundir import RunTree, TrialState
 from gfl_lab.spec.files import load_experiment, load_profile
@@ -41,7 +39,7 @@ DATA = DataSpec(name="shapes", digest="0" * 16, classes=("a",), train_images=160
 FAKE = "tests.support.fake_search:search_trial"
 DRIVER = f"import gfl_lab.cli.run as run\nrun.TRIAL_ENTRY = {FAKE!r}\n"
 MAIN = "from gfl_lab.cli.main import main\nmain()"
-UNMIRRORED = "from gfl_lab.cli import engine\nfrom tests.test_search import NoMirror\nengine.start_mirror = NoMirror\n"
+UNMIRRORED = "from gfl_lab.cli import executors\nfrom tests.test_search import NoMirror\nexecutors.start_mirror = NoMirror\n"
 
 SEARCH = """
 name: find
@@ -198,7 +196,7 @@ def test_what_is_impossible_or_idle_under_the_profile_is_refused_before_anything
 
 
 def test_the_ledger_reads_what_it_wrote_and_says_what_has_ended(tmp_path: Path) -> None:
-    ledger = SearchState({"space": {"lr": [1, 2]}}, 3, "now", {"name": "TPESampler"})
+    ledger = SearchFile({"space": {"lr": [1, 2]}}, 3, "now", {"name": "TPESampler"})
     ledger.suggestions = [
         Suggestion(0, {"lr": 0}, {"lr": 1}, "a" * 12, Outcome.DONE, {1: 3.0, 2: 4.5}, 4.5),
         Suggestion(1, {"lr": 1}, {"lr": 2}, "b" * 12, Outcome.STOPPED, {1: 1.0}, 1.0),
@@ -252,7 +250,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setattr(resources, "_gpus", lambda: ())
     monkeypatch.setattr("gfl_lab.cli.run.TRIAL_ENTRY", FAKE)
     skip_checks(monkeypatch.setattr)
-    monkeypatch.setattr("gfl_lab.cli.engine.start_mirror", NoMirror)
+    monkeypatch.setattr("gfl_lab.cli.executors.start_mirror", NoMirror)
     return runner(monkeypatch, capsys)
 
 
@@ -417,7 +415,7 @@ def test_rows_are_ranked_by_value_whichever_way_is_better_and_only_finished_ones
     assert [r.number for r in ranking.best] == [3, 0]
     low = rank(searched(*rows, metric="wasserstein"))
     assert [r.number for place, r in low.rows if place] == [0, 3, 1]
-    page = to_html(ranking)
+    page = RANKING_FORMS["html"](ranking)
     assert "<b>Which?" not in page and "&lt;b&gt;Which?" in page and "<script src" not in page
     assert any(note.startswith("Failed: 2") for note in ranking.notes)
 
@@ -459,26 +457,6 @@ def test_ctrl_c_while_ray_is_imported_stops_without_a_traceback(tmp_path: Path) 
     process = start(tmp_path, "run", str(write(tmp_path)), pause=0, driver=DRIVER + UNMIRRORED + INTERRUPT_IMPORT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130 and "stopped; go on with:  gfl-lab" in err and "Traceback" not in err, err
-
-
-@pytest.mark.parametrize("kind", ["ray_tune", "ray_search"])
-def test_a_trial_begins_with_the_first_step_of_its_actor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """While an actor starts, Tune may give its trial to one that has become free: both would run it."""
-    from gfl_lab.orchestrate import ray_tune
-
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    ray_tune.prepare_environment()
-    module = importlib.import_module(f"gfl_lab.orchestrate.{kind}")
-    trial = RunTree(tmp_path).trial("0" * 12)
-    trial.path.mkdir(parents=True)
-    job = Job(str(trial.path), "tests.support.fake_trial:succeed", "tests.support.fake_trial", {})
-    actor = module._trainable(None)({"job": asdict(job), "number": 0, "metric": "AP", "epochs": 1})
-    time.sleep(1.5)  # its server has long been ready
-    assert trial.state() is TrialState.PLANNED and not list(trial.path.iterdir())
-    while not actor.step().get("done"):
-        pass
-    assert trial.state() is TrialState.DONE
-    actor.stop()
 
 
 @pytest.mark.slow
@@ -535,7 +513,7 @@ def test_the_definition_of_a_search_changes_with_what_it_searches_not_with_how_l
         experiment, source = load_experiment(write(tmp_path, text))
         profile = load_profile(tmp_path / "profiles" / "fake.yaml")
         arms = experiment.model_copy(update={"variants": corners(experiment, profile, source)})
-        return SearchState(definition_of(experiment, build_plan(arms, profile, DATA)), 1, "").digest
+        return SearchFile(definition_of(experiment, build_plan(arms, profile, DATA)), 1, "").digest
 
     first = digest(SEARCH)
     assert digest(SEARCH.replace("trials: 12", "trials: 20")) == first

@@ -21,11 +21,13 @@ import gfl_lab.train  # noqa: F401  (makes mmdet importable)
 from gfl_lab.analysis.side_distances import _describe, scale_boxes, side_distances
 from gfl_lab.cli.data import histogram, print_sides
 from gfl_lab.data import ambiguous_shapes, coco
+from gfl_lab.detector.targets import GroundTruth
 from gfl_lab.errors import SpecError
 from gfl_lab.setup.config import trial_config
 from gfl_lab.spec.files import load_profile, resolve_settings
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
 from tests.support.cli import Cli, runner
+from tests.support.real_data import REAL
 
 # isort: split
 # after ours: mmdet.models can be imported only once the operators are there
@@ -37,7 +39,6 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
 ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / "shared" / "data"
 
 
 def write_set(root: Path, images: list[tuple[int, int]], boxes: list[list[dict]], pixels: bool = False) -> coco.CocoPaths:
@@ -135,7 +136,8 @@ def test_equal_to_what_training_learns(tmp_path: Path, width: float) -> None:
         geometry = head.geometry(levels, torch.device("cpu"))
         truth = [sample.gt_instances for sample in batch["data_samples"]]
         metas = [sample.metainfo for sample in batch["data_samples"]]
-        assigned, gt_boxes, *_ = head._targets(geometry, levels, truth, metas)
+        padded = GroundTruth.pad(truth, torch.device("cpu"))
+        assigned, gt_boxes = head.targets(geometry, padded, metas).assigned, padded.boxes
         for k, (instances, meta) in enumerate(zip(truth, metas, strict=True)):
             total += len(instances)
             cells = (assigned[k] >= 0).nonzero().squeeze(1)
@@ -229,14 +231,13 @@ def test_histogram() -> None:
     assert histogram((1,) * 64 + (2,), 64) == "█" * 32 + "|█"  # two bins a bar
 
 
-@pytest.mark.parametrize(("name", "profile"), [("bccd", "bccd"), ("coco_people", "bccd"), ("coco_slice", "desk")])
-def test_real_data(name: str, profile: str) -> None:
-    if not (SHARED / name).is_dir():
-        pytest.skip(f"../shared/data/{name} is not there")
+@pytest.mark.parametrize("name", REAL)
+def test_real_data(name: str) -> None:
+    profile = "desk" if name in ("coco_crop", "coco_slice") else "bccd"
     own = resolve_settings(load_profile(ROOT / f"experiments/profiles/{profile}.yaml").settings)
-    report = coco.check_dataset(SHARED / name, decode=False)
+    report = coco.check_dataset(REAL[name], decode=False)
     calls = []
-    found = side_distances(coco.find_dataset(SHARED / name), report.classes, own, progress=lambda done, of: calls.append((done, of)))
+    found = side_distances(coco.find_dataset(REAL[name]), report.classes, own, progress=lambda done, of: calls.append((done, of)))
     assert found.images == report.splits["train"].trainable and calls[-1] == (found.images, found.images)
     thin = 1 if name == "coco_people" else 0  # a box of 0.9 px, which training leaves out
     assert found.boxes == report.splits["train"].boxes - thin

@@ -13,23 +13,9 @@ from scipy import stats
 
 from benchmarks import interval_coverage
 from gfl_lab.metrics.coco_ap import Matches, resample
-from gfl_lab.report.statistics import (
-    Difference,
-    Noise,
-    Paired,
-    Sampled,
-    detectable,
-    difference,
-    half_width,
-    holm,
-    image_variance,
-    images_needed,
-    images_resolve,
-    judge,
-    p_values,
-    paired,
-    seeds_needed,
-)
+from gfl_lab.report.noise import Noise, half_width, p_values
+from gfl_lab.report.power import detectable, images_needed, images_resolve, seeds_needed
+from gfl_lab.report.statistics import Difference, Paired, Sampled, difference, holm, image_variance, judge, paired
 from tests.support.detectors import World
 
 Z = 1.959963985

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -19,6 +20,7 @@ from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 from gfl_lab.records.files import read_json
 from gfl_lab.rundir import TrialDir, TrialState
 from tests.support.raw import raw_result
+from tests.support.team_work import BATCHES, branch_gradients
 from tests.test_run import Lab
 from tests.test_train import make_trial, weights
 
@@ -52,8 +54,8 @@ def gone(pids: list[int]) -> bool:
 def test_processes_agree_and_leave(server: TrialProcess, tmp_path: Path) -> None:
     server._once(Job(str(tmp_path), f"{WORK}:agree", TRIAL, {"size": 3}))
     ranks = [read_json(tmp_path / f"rank{rank}.json") for rank in range(3)]
-    assert [rank["leads"] for rank in ranks] == [True, False, False]
-    assert all(rank["any"] == [True, False] and rank["mean"] == 1.0 for rank in ranks)
+    assert [rank["is_main"] for rank in ranks] == [True, False, False]
+    assert all(rank["flag"] == [True, False] and rank["mean"] == 1.0 for rank in ranks)
     assert not any(rank["bad_fork"] for rank in ranks), "each could use its GPU"
     returned = read_json(tmp_path / "returned.json")
     assert returned == {"size": 3, "pid": ranks[0]["pid"]}, "only the first process goes on after the work"
@@ -73,6 +75,27 @@ def test_one_that_never_comes_to_the_others_is_noticed(server: TrialProcess, tmp
     assert code == -signal.SIGKILL
     assert json.loads((tmp_path / "told.json").read_text()) == ["lost_process", "process 1 of 2 ended with exit code 1"]
     assert "ImportError: it cannot be imported" in (tmp_path / naming.LOG).read_text()
+
+
+@pytest.mark.parametrize("batches", list(BATCHES))
+@pytest.mark.parametrize("steps", [1, 2])
+def test_gradients_are_means_also_of_a_branch_that_one_process_uses(branch_records: list[dict[str, Any]], batches: str, steps: int) -> None:
+    alone = [branch_gradients(torch.tensor(images), steps) for images in BATCHES[batches]]
+    ours, theirs = (record[f"{batches}, {steps}"] for record in branch_records)
+    assert ours == theirs
+    for layer in range(2):
+        parts = [torch.tensor([0.0, 0.0] if gradients[layer] is None else gradients[layer]) for gradients, _ in alone]
+        mean = None if batches == "first part" and layer == 1 and steps == 1 else (sum(parts) / 2).tolist()
+        assert ours[0][layer] == (pytest.approx(mean) if mean else None)
+    assert ours[0][2] is None, "what no process uses has no gradient, so that no decay changes it"
+    assert ours[1] == pytest.approx(sum(loss for _, loss in alone) / 2)
+
+
+@pytest.fixture(scope="module")
+def branch_records(server: TrialProcess, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("branches")
+    server._once(Job(str(folder), f"{WORK}:branches", TRIAL, {"size": 2}))
+    return [read_json(folder / f"rank{rank}.json") for rank in range(2)]
 
 
 STILL = {"norm_eval": True, "frozen_stages": 4}

@@ -22,27 +22,24 @@ import gfl_lab.setup.config as config_module
 import gfl_lab.train.final as final_module
 import gfl_lab.train.trial as trial_module
 from gfl_lab import naming
-from gfl_lab.analysis.distributions import SCHEMA, DistributionCollector
+from gfl_lab.analysis.distributions import SCHEMA
 from gfl_lab.checkpoints.files import load_safely
 from gfl_lab.checkpoints.pretrained import load_backbone
 from gfl_lab.data import ambiguous_shapes, coco
 from gfl_lab.detector.build import build_detector
+from gfl_lab.detector.targets import assign_batch
 from gfl_lab.detector.trial_detector import TrialDetector
 from gfl_lab.errors import InputError, Interrupted, StoreError
 from gfl_lab.inference.evaluate import CocoEvaluator, Detections
 from gfl_lab.records.files import write_json
-from gfl_lab.rundir import RunTree, TrialDir, TrialState
+from gfl_lab.rundir import TrialDir, TrialState
 from gfl_lab.setup.config import loaders_that_fit
 from gfl_lab.setup.dataset import DecodedImages, TrialDataset
-from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
+from gfl_lab.spec.settings import Settings
 from gfl_lab.train.checkpoint import load_last
 from gfl_lab.train.trial import run_trial
 from tests.support.raw import raw_manifest, raw_result
-
-SMALL = {
-    "backbone": "r18", "base_channels": 8, "frozen_stages": -1, "norm_eval": False, "neck_channels": 16, "head_channels": 16, "head_convs": 1,
-    "strides": (8, 16, 32), "image_size": (128, 128), "optimizer": "adamw", "lr": 0.002, "lr_schedule": "cosine", "warmup_iters": 3, "batch_size": 8, "epochs": 2, "score_thr": 0.001,
-}  # fmt: skip
+from tests.support.trials import SMALL, make_trial
 
 TINY = {"image_size": (64, 64), "strides": (8, 16), "batch_size": 10, "score_thr": 0.05}
 """Over SMALL: four steps that a CPU without half-precision arithmetic does in a second."""
@@ -51,18 +48,6 @@ TINY = {"image_size": (64, 64), "strides": (8, 16), "batch_size": 10, "score_thr
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return ambiguous_shapes.generate(ambiguous_shapes.AmbiguousShapesSpec(train_images=20, val_images=8), tmp_path_factory.mktemp("data"))
-
-
-def make_trial(root: Path, folder: Path, seed: int = 0, data: DataSpec | None = None, **settings: object) -> TrialDir:
-    found = coco.find_dataset(folder)
-    spec = TrialSpec(settings=Settings(**SMALL | settings), data=data or coco.dataspec(folder), seed=seed, code=TRAINING_CODE_VERSION)
-    trial = RunTree(root).trial(spec.id)
-    trial.path.mkdir(parents=True)
-    paths = {key: str(getattr(found, key)) for key in ("train_annotations", "val_annotations", "train_images", "val_images")}
-    write_json(
-        trial.file(naming.MANIFEST), {"format": 1, "trial": spec.id, "spec": spec.model_dump(mode="json"), "paths": paths, "created": ""}
-    )
-    return trial
 
 
 @pytest.fixture(scope="module")
@@ -465,24 +450,16 @@ def test_images_without_boxes_annotations_without_area_and_empty_predictions(sha
     assert "two_mode_recall" not in result["metrics"]
 
 
-def test_the_cells_of_an_image_do_not_depend_on_its_batch() -> None:
-    """A small image beside a large one is padded; cells that only the padding has take no part in the assignment."""
+def test_the_locations_of_an_image_do_not_depend_on_its_batch() -> None:
+    """A small image beside a large one is padded; locations that only the padding has take no part in the assignment."""
     settings = Settings(**SMALL)
     head = build_detector(settings, 3).bbox_head
-    collector = DistributionCollector(SimpleNamespace(cats={}), np.array([], int), settings, ambiguous=False)
 
     def assigned(extents: list[tuple[int, int]], boxes: list[list[float]]) -> torch.Tensor:
         height, width = (max(extent[axis] for extent in extents) for axis in (0, 1))
         geometry = head.geometry([(-(-height // s), -(-width // s)) for s in settings.strides], torch.device("cpu"))
-        samples = [SimpleNamespace(pad_shape=extent) for extent in extents]
-        found = collector._assign(
-            geometry,
-            geometry.priors,
-            list(geometry.num_level_priors),
-            torch.tensor(boxes)[:, None],
-            torch.ones(len(boxes), 1, dtype=torch.bool),
-            samples,
-        )
+        valid = torch.ones(len(boxes), 1, dtype=torch.bool)
+        found = assign_batch(geometry, torch.tensor(boxes)[:, None], valid, extents, settings.atss_topk).assigned
         return torch.stack([torch.cat([geometry.centers, geometry.strides[:, None]], 1)[row >= 0] for row in found[:1]])[0]
 
     small = [10.0, 12.0, 60.0, 58.0]

@@ -17,6 +17,7 @@ from gfl_lab import naming
 from gfl_lab.data import ambiguous_shapes
 from gfl_lab.detector.trial_detector import TrialDetector
 from gfl_lab.errors import RETRY, DiskFull, ExitCode, FailureKind, FormatError
+from gfl_lab.orchestrate.executor import run_jobs
 from gfl_lab.orchestrate.inline import InlineExecutor
 from gfl_lab.orchestrate.supervisor import MAX_LOST, Job, TrialProcess
 from gfl_lab.records.accumulation import Accumulation
@@ -138,7 +139,7 @@ def test_out_of_memory_with_single_images_is_a_failure(shapes: Path, tmp_path: P
         raise MemoryError
 
     monkeypatch.setattr(TrialDetector, "loss", full)
-    assert InlineExecutor(lambda: False).run([Job(str(trial.path), "gfl_lab.train.trial:run_trial", "gfl_lab.train.trial", {})]) == []
+    assert run_jobs(InlineExecutor(lambda: False), [Job(str(trial.path), "gfl_lab.train.trial:run_trial", "gfl_lab.train.trial", {})]) == []
     result = raw_result(trial)
     assert (result["failure"]["kind"], result["failure"]["step"]) == ("out_of_memory", 1)
     assert result["accumulation"] == {"parts": 3, "since_step": 0} and "cannot be split further" in log(trial)

@@ -20,11 +20,13 @@ from gfl_lab.data import coco
 from gfl_lab.data.assignment import Assignment, Boxes, Cause, Pyramid, assign, scaled_size
 from gfl_lab.data.unassigned import MEANING, Unassigned, find_unassigned, training_boxes, why_not_analysed
 from gfl_lab.detector.build import model_config
+from gfl_lab.detector.targets import GroundTruth
 from gfl_lab.setup.config import trial_config
 from gfl_lab.spec.files import load_profile, resolve_settings
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
 from tests.support.cli import Cli, runner
-from tests.test_side_distances import SHARED, write_set
+from tests.support.real_data import REAL
+from tests.test_side_distances import write_set
 
 # isort: split
 # after ours: mmdet.models can be imported only once the operators are there
@@ -109,7 +111,8 @@ def learnt_by_the_head(own: Settings, boxes: Boxes) -> np.ndarray:
         metas.append({"pad_shape": tuple(-(-side // own.pad_to) * own.pad_to for side in into[::-1])})
     shape = [max(sides) for sides in zip(*(meta["pad_shape"] for meta in metas), strict=True)]
     levels = [tuple(-(-side // stride) for side in shape) for stride in own.strides]
-    assigned = head._targets(head.geometry(levels, torch.device("cpu")), levels, truth, metas)[0]
+    cpu = torch.device("cpu")
+    assigned = head.targets(head.geometry(levels, cpu), GroundTruth.pad(truth, cpu), metas).assigned
     counts = np.bincount(boxes.image, minlength=len(boxes.sizes))
     return np.concatenate([np.isin(np.arange(many), row.unique().numpy()) for row, many in zip(assigned, counts, strict=True)])
 
@@ -179,14 +182,13 @@ def test_the_boxes_are_those_that_training_learns(tmp_path: Path) -> None:
     assert found.sizes.tolist() == [[100, 100]] * 2
 
 
-@pytest.mark.parametrize(("name", "profile"), [("bccd", "bccd"), ("coco_slice", "desk")])
-def test_real_data_agrees_with_the_side_distances_of_torch(name: str, profile: str) -> None:
-    if not (SHARED / name).is_dir():
-        pytest.skip(f"../shared/data/{name} is not there")
+@pytest.mark.parametrize("name", REAL)
+def test_real_data_agrees_with_the_side_distances_of_torch(name: str) -> None:
+    profile = "desk" if name in ("coco_crop", "coco_slice") else "bccd"
     own = resolve_settings(load_profile(ROOT / f"experiments/profiles/{profile}.yaml").settings)
-    paths = coco.find_dataset(SHARED / name)
+    paths = coco.find_dataset(REAL[name])
     found = find_unassigned(training_boxes(paths.train_annotations), own, propose_above=1, nearest_of=told.nearest_of)
-    classes = coco.check_dataset(SHARED / name, decode=False).classes
+    classes = coco.check_dataset(REAL[name], decode=False).classes
     other = side_distances(paths, classes, own)
     assert (found.images, found.boxes, found.unassigned) == (other.images, other.boxes, other.boxes_without_cells)
     assert sum(reason.boxes for reason in found.reasons) == found.unassigned

@@ -70,6 +70,8 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
 def test_the_wheel_claims_one_top_level_name_and_holds_no_leftovers(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"gfl_lab"}
+    info = next(name.partition("/")[0] for name in names if ".dist-info/" in name)
+    assert {f"{info}/licenses/LICENSE", f"{info}/licenses/NOTICE", "gfl_lab/py.typed"} <= set(names)
     assert not [name for name in names if "__pycache__" in name or name.endswith((".pyc", ".pth"))]
     for folder in ("experiments", "dashboard"):
         listed = subprocess.run(["git", "ls-files", folder], cwd=ROOT, capture_output=True, text=True)

@@ -19,8 +19,8 @@ import torch
 import gfl_lab.detector  # noqa: F401  first: mmdet.models can be imported only once the operators are there
 from benchmarks.detector_speed import CLASSES, batch, wrapper
 from benchmarks.stock import initialise
-from gfl_lab.detector import background_loss
 from gfl_lab.detector import mmcv_ops as ops
+from gfl_lab.detector import positives
 from gfl_lab.detector.build import model_config
 from gfl_lab.detector.msda import MultiScaleDeformableAttention
 from gfl_lab.spec.settings import Settings
@@ -95,7 +95,7 @@ def one(changes: dict, device: str, check: bool, size: tuple[int, int]) -> tuple
     given, blank = batch(2, size, device, True), batch(2, size, device, False)
     base = build(changes, check)
     expected = loss_terms(copy.deepcopy(base), given)
-    background_loss.ALWAYS_PADDED = device == "cpu"  # the way of a GPU, to compare it with the CPU's
+    positives.ALWAYS_PADDED = device == "cpu"  # the way of a GPU, to compare it with the CPU's
     for precision in ("float32", "bfloat16", "float16"):
         if device == "cpu" and precision == "float16":
             continue
@@ -132,7 +132,7 @@ def one(changes: dict, device: str, check: bool, size: tuple[int, int]) -> tuple
         cells.append(f"{first['loss']:.3f}, {'+'.join(map(str, many))}")
     # detections of the same weights, both in float32
     torch.backends.cudnn.allow_tf32 = False
-    background_loss.ALWAYS_PADDED = False
+    positives.ALWAYS_PADDED = False
     with torch.inference_mode():
         pair = [copy.deepcopy(base).to(where).eval().test_step(copy.deepcopy(blank)) for where in ("cpu", device)]
     for here, there in zip(*pair, strict=True):

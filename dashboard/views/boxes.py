@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
-from dashboard import charts, data, live, state, theme
-from gfl_lab.report import series
+from dashboard import experiments, live, state, theme
+from dashboard.figures import CONFIG, BoxColours
+from dashboard.reader import reader
+from dashboard.views.boxes_image_figure import box_on_image
+from dashboard.views.boxes_side_figures import epoch_trend, sides
+from gfl_lab.errors import StoreError
+from gfl_lab.report.boxes import BoxView, box_view
 from gfl_lab.results.rows import ExperimentRow, TrialRow, VariantRow
 
 NONE = "none"
@@ -25,7 +34,7 @@ def _legend(colour: str, truth: str, ink: str, knows: bool) -> None:
     theme.show('<div class="legend">' + "".join(f"<span>{sign}{theme.text(what)}</span>" for sign, what in parts) + "</div>")
 
 
-def _facts(view: series.BoxView) -> str:
+def _facts(view: BoxView) -> str:
     """One line on how well the box was found."""
     parts = []
     if view.gt is None:
@@ -33,9 +42,9 @@ def _facts(view: series.BoxView) -> str:
     elif view.detection is not None:
         parts.append(f"found: score {view.detection_score:.2f}, IoU {view.detection_iou:.2f}")
     else:
-        parts.append("missed after NMS; dotted: what its cell decodes" if view.cell_box else "missed")
-    if view.cell_iou is not None:
-        parts.append(f"box at the cell: IoU {view.cell_iou:.2f}")
+        parts.append("missed after NMS; dotted: what its cell decodes" if view.location_box else "missed")
+    if view.location_iou is not None:
+        parts.append(f"box at the cell: IoU {view.location_iou:.2f}")
     bimodal = [side for side in view.sides if side.bimodality > 0]
     for side in bimodal:
         gap = abs(side.mode_places[-1] - side.mode_places[0]) * side.px_per_bin
@@ -46,73 +55,89 @@ def _facts(view: series.BoxView) -> str:
 
 
 def _trial(variant: VariantRow, seed: str) -> TrialRow | None:
-    return next((trial for trial in data.with_distributions(variant) if str(trial.seed) == seed), None)
+    return next((trial for trial in experiments.with_distributions(variant) if str(trial.seed) == seed), None)
 
 
-def _key(row: dict, index: int) -> str:
-    return str(row["annotation_id"]) if row["annotation_id"] >= 0 else f"fp{index}"
-
-
-def _find(rows: list[dict], box: str) -> dict | None:
-    false = 0
+def _keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a key for each box of an image: its annotation's id, or the number of a false positive."""
+    keys, false_positives = [], 0
     for row in rows:
-        if _key(row, false) == box:
-            return row
-        false += row["annotation_id"] < 0
-    return None
+        is_false = row["annotation_id"] < 0
+        keys.append(f"fp{false_positives}" if is_false else str(row["annotation_id"]))
+        false_positives += is_false
+    return keys
 
 
-def _draw(variant: VariantRow, seed: str, image_id: int, box: str, colour: str, near: bool, slot: str) -> None:
-    trial = _trial(variant, seed)
-    theme.show(f"<b>{theme.swatch(colour)}{theme.text(variant.name)}</b>")
+def _title(row: Mapping[str, Any]) -> str:
+    if row["annotation_id"] < 0:
+        return f"{row['category']} (false positive, score {row['det_score']:.2f})"
+    return f"{row['category']} (box {row['annotation_id']})"
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The choices above the boxes: one or two variants, and a box of an image in the trial of a seed."""
+
+    variants: tuple[str, ...]
+    seed: str
+    trial: TrialRow
+    image_id: int
+    box: str
+    near: bool
+
+
+def _draw(variant: VariantRow, choice: _Choice, colours: BoxColours, slot: str) -> None:
+    trial = _trial(variant, choice.seed)
+    theme.show(f"<b>{theme.swatch(colours.variant)}{theme.text(variant.name)}</b>")
     if trial is None:
-        theme.empty("No distributions of this variant", f"Seed {seed} of it has not finished. They are written at the end of a trial.")
+        theme.empty(
+            "No distributions of this variant", f"Seed {choice.seed} of it has not finished. They are written at the end of a trial."
+        )
         return
     try:
-        row = _find(data.box_rows(trial.id, image_id), box)
+        rows = reader().box_rows(trial.id, choice.image_id)
+        row = dict(zip(_keys(rows), rows, strict=True)).get(choice.box)
         if row is None:
             theme.empty("Not in this variant", "A false positive belongs to the variant that made it.")
             return
-        view = series.box_view(row)
-        picture = data.image(trial.id, image_id)
-    except (data.StoreError, ValueError, KeyError) as error:
+        view = box_view(row)
+        picture = reader().image(trial.id, choice.image_id)
+    except (StoreError, ValueError, KeyError) as error:
         theme.alert(str(error))
         return
     theme.show(f'<div class="dim small">{theme.text(_facts(view))}</div>')
-    figure = charts.box_on_image(picture, view, colour, theme.truth(), theme.ink(), near)
     st.plotly_chart(
-        figure,
+        box_on_image(picture, view, colours, choice.near),
         width="content",
         key=f"image-{slot}",
-        config=charts.CONFIG,
-        alt=f"image {image_id} with its box and the distributions of its sides",
+        config=CONFIG,
+        alt=f"image {choice.image_id} with its box and the distributions of its sides",
     )
     if not view.sides:
         theme.empty("No cell stands for this box", "The assigner gave it none, so there is no distribution to show.")
         return
     if all(side.probability is None for side in view.sides):
         theme.show('<div class="dim small">A Dirac box: one distance a side, no distribution.</div>')
-    figure = charts.sides(view, colour, theme.truth(), theme.ink())
-    st.plotly_chart(figure, key=f"sides-{slot}", config=charts.CONFIG, alt="probability over bins for left, top, right and bottom")
+    figure = sides(view, colours)
+    st.plotly_chart(figure, key=f"sides-{slot}", config=CONFIG, alt="probability over bins for left, top, right and bottom")
     if view.gt is not None:
-        _growth(trial, image_id, int(row["annotation_id"]), colour, slot)
+        _epoch_trend(trial, choice.image_id, int(row["annotation_id"]), colours, slot)
 
 
-def _growth(trial: TrialRow, image_id: int, annotation_id: int, colour: str, slot: str) -> None:
-    """The same box after every epoch, where it is one of those that are followed."""
+def _epoch_trend(trial: TrialRow, image_id: int, annotation_id: int, colours: BoxColours, slot: str) -> None:
+    """Draw the same box after every epoch, where it is one of those that are followed."""
     try:
-        frame = data.store().history(trial.id, image_id, annotation_id)
-        found = series.growth(frame) if frame is not None else ()
-    except (data.StoreError, ValueError, KeyError) as error:
+        trends = reader().epoch_trends(trial.id, image_id, annotation_id)
+    except (StoreError, ValueError, KeyError) as error:
         theme.alert(str(error))
         return
-    if not found:
+    if not trends:
         return
     theme.show(
         '<div class="dim small">The same sides after every epoch, on the image: darker is more probable; dashed, the expectation.</div>'
     )
-    figure = charts.growth(found, colour, theme.truth(), theme.ink())
-    st.plotly_chart(figure, key=f"growth-{slot}", config=charts.CONFIG, alt="probability of each side's place after every epoch")
+    figure = epoch_trend(trends, colours)
+    st.plotly_chart(figure, key=f"growth-{slot}", config=CONFIG, alt="probability of each side's place after every epoch")
 
 
 def _default_variants(ready: list[VariantRow]) -> tuple[str, str]:
@@ -126,8 +151,8 @@ def _default_variants(ready: list[VariantRow]) -> tuple[str, str]:
 def _ranking(trial: TrialRow, image_id: int, box: str, variant: str) -> None:
     theme.heading("Most bimodal sides", f"Of all ground-truth boxes in {variant}, seed {trial.seed}. Pick a row to see its box.")
     try:
-        ranking = data.most_bimodal(trial.id)
-    except data.StoreError as error:
+        ranking = reader().most_bimodal(trial.id)
+    except StoreError as error:
         theme.alert(str(error))
         return
     if not len(ranking):
@@ -188,8 +213,8 @@ def _gallery(trial: TrialRow, variant: str) -> None:
     if not state.switch("Show the gallery", "gallery"):
         return
     try:
-        shown = data.gallery(trial.id)
-    except (data.StoreError, ValueError, KeyError, StopIteration) as error:
+        shown = reader().gallery(trial.id)
+    except (StoreError, ValueError, KeyError, StopIteration) as error:
         theme.alert(f"the gallery cannot be drawn: {error}")
         return
     if not shown:
@@ -201,8 +226,37 @@ def _gallery(trial: TrialRow, variant: str) -> None:
             theme.show(f'<div class="dim small">image {image_id}, box {annotation}, {theme.text(side)}: {bimodality:.2f}</div>')
 
 
+def _choice(ready: list[VariantRow]) -> _Choice | None:
+    """Draw the choices; None where there is nothing to choose from, which is then said."""
+    first_default, second_default = _default_variants(ready)
+    names = [variant.name for variant in ready]
+    with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
+        first = state.choose("Variant", "variant", names, first_default, width=172)
+        second = state.choose("Beside it", "beside", [NONE, *(n for n in names if n != first)], second_default, width=172)
+        trials = {str(trial.seed): trial for variant in ready if variant.name == first for trial in experiments.with_distributions(variant)}
+        seed = state.choose("Seed", "seed", list(trials), width=76)
+        trial = trials[seed]
+        try:
+            index, ranking = reader().boxes(trial.id), reader().most_bimodal(trial.id)
+        except StoreError as error:
+            theme.alert(str(error))
+            return None
+        if not len(index):
+            theme.empty("No boxes", "The validation images of this data set hold no boxes.")
+            return None
+        images = [str(i) for i in pd.unique(index["image_id"])]
+        image = state.choose("Image", "image", images, str(int(ranking["image_id"].iloc[0])) if len(ranking) else None, width=100)
+        rows: list[dict[str, Any]] = index[index["image_id"] == int(image)].to_dict("records")
+        titles = dict(zip(_keys(rows), map(_title, rows), strict=True))
+        ranked = ranking[ranking["image_id"] == int(image)] if len(ranking) else ranking
+        default = str(int(ranked["annotation_id"].iloc[0])) if len(ranked) else None
+        box = state.choose("Box", "box", list(titles), default, names=titles.__getitem__, width=200)
+        near = state.switch("Zoom to the box", "zoom", True)
+    return _Choice((first,) if second == NONE else (first, second), seed, trial, int(image), box, near)
+
+
 def _page(experiment: ExperimentRow) -> None:
-    ready = [variant for variant in experiment.variants if data.with_distributions(variant)]
+    ready = [variant for variant in experiment.variants if experiments.with_distributions(variant)]
     if not ready:
         running = [trial for trial in experiment.trials if trial.state.value == "running"]
         told = (
@@ -212,63 +266,19 @@ def _page(experiment: ExperimentRow) -> None:
         )
         theme.empty("No distributions yet", f"A trial writes them when it has finished. {told}")
         return
-    palette = theme.colours(experiment)
-    first_default, second_default = _default_variants(ready)
-    names = [variant.name for variant in ready]
-    with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
-        first = state.choose("Variant", "variant", names, first_default, width=172)
-        second = state.choose("Beside it", "beside", [NONE, *(n for n in names if n != first)], second_default, width=172)
-        variant = data.variant_of(experiment, first)
-        seeds = [str(trial.seed) for trial in data.with_distributions(variant)]
-        seed = state.choose("Seed", "seed", seeds, width=76)
-        trial = _trial(variant, seed)
-        try:
-            index, ranking = data.boxes(trial.id), data.most_bimodal(trial.id)
-        except data.StoreError as error:
-            theme.alert(str(error))
-            return
-        if not len(index):
-            theme.empty("No boxes", "The validation images of this data set hold no boxes.")
-            return
-        images = [str(i) for i in pd.unique(index["image_id"])]
-        image = state.choose("Image", "image", images, str(int(ranking["image_id"].iloc[0])) if len(ranking) else None, width=100)
-        rows = index[index["image_id"] == int(image)].to_dict("records")
-        boxes, false = {}, 0
-        for row in rows:
-            is_false = row["annotation_id"] < 0
-            boxes[_key(row, false)] = (
-                f"{row['category']} (false positive, score {row['det_score']:.2f})"
-                if is_false
-                else f"{row['category']} (box {row['annotation_id']})"
-            )
-            false += is_false
-        in_ranking = ranking[ranking["image_id"] == int(image)] if len(ranking) else ranking
-        box = state.choose(
-            "Box",
-            "box",
-            list(boxes),
-            str(int(in_ranking["annotation_id"].iloc[0])) if len(in_ranking) else None,
-            names=boxes.get,
-            width=200,
-        )
-        near = state.switch("Zoom to the box", "zoom", True)
-
+    choice = _choice(ready)
+    if choice is None:
+        return
+    palette, first = theme.colours(experiment), choice.variants[0]
     _legend(palette[first], theme.truth(), theme.ink(), experiment.data.truth)
-    if second == NONE:
-        columns = st.container(key="two").columns(2, gap="medium")
-        shown = [(first, columns[0])]
-    else:
-        columns = st.container(key="two").columns(2, gap="medium")
-        shown = [(first, columns[0]), (second, columns[1])]
-    for slot, (name, column) in enumerate(shown):
+    columns = st.container(key="two").columns(2, gap="medium")
+    for slot, (name, column) in enumerate(zip(choice.variants, columns, strict=False)):
         with column:
-            _draw(data.variant_of(experiment, name), seed, int(image), box, palette[name], near, str(slot))
-    if second == NONE:
-        with columns[1]:
-            _ranking(trial, int(image), box, first)
-    else:
-        _ranking(trial, int(image), box, first)
-    _gallery(trial, first)
+            colours = BoxColours(palette[name], theme.truth(), theme.ink())
+            _draw(experiments.variant_of(experiment, name), choice, colours, str(slot))
+    with columns[1] if len(choice.variants) == 1 else st.container():
+        _ranking(choice.trial, choice.image_id, choice.box, first)
+    _gallery(choice.trial, first)
 
 
 experiment = live.current()

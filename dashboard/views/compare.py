@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import charts, data, live, state, theme
+from dashboard import experiments, live, state, theme
+from dashboard.figures import CONFIG
+from dashboard.reader import reader
+from dashboard.views import compare_figures
+from gfl_lab.errors import StoreError
 from gfl_lab.metrics.error_types import ABOUT
 from gfl_lab.report import variant_comparison as report
 from gfl_lab.report.comparison import by_seed, shared
 from gfl_lab.report.formatting import MISSING, format_number, p_text, verdict_text
-from gfl_lab.results.rows import ExperimentRow
+from gfl_lab.results.rows import ExperimentRow, VariantRow
 
 MANY_IMAGES = 1000  # from here on comparing takes a minute or more, and waits to be asked for
 MOST_CLASSES = 20
@@ -21,7 +25,7 @@ _TITLES = {
 }
 
 
-def _table(rows: list[report.PairRow], group: str) -> str:
+def _table(rows: list[report.DifferenceRow], group: str) -> str:
     head = [("", "name"), ("ours", "num"), ("theirs", "num"), ("difference", "num"), ("± 95%", "num")]
     if group == report.METRIC:
         head += [("p", "num"), ("verdict", "num")]
@@ -31,7 +35,7 @@ def _table(rows: list[report.PairRow], group: str) -> str:
     for row in rows:
         half = MISSING if row.half is None else format_number("AP", row.half)
         css = {True: "better", False: "worse", None: "dim"}[row.better]
-        line = [theme.text(row.name), format_number("AP", row.ours), format_number("AP", row.theirs)]
+        line = [theme.text(row.name), format_number("AP", row.value), format_number("AP", row.reference)]
         line += [f'<span class="{css}">{format_number("AP", row.found.mean, True)}</span>', half]
         if group == report.METRIC:
             verdict = verdict_text(row.comparison) if row.comparison else row.verdict
@@ -43,7 +47,7 @@ def _table(rows: list[report.PairRow], group: str) -> str:
     return theme.table_html(head, lines)
 
 
-def _show(rows: list[report.PairRow], colours: tuple[str, str]) -> None:
+def _show(rows: list[report.DifferenceRow], colours: tuple[str, str]) -> None:
     for group, (title, about) in _TITLES.items():
         shown = [row for row in rows if row.group == group]
         if group == report.CLASS:
@@ -54,23 +58,29 @@ def _show(rows: list[report.PairRow], colours: tuple[str, str]) -> None:
         theme.heading(title, about)
         plot, table = (st.container(), st.container()) if group == report.ERROR else st.columns(2, gap="medium")
         with plot:
-            figure = charts.differences(shown, colours, group == report.ERROR, theme.ink())
-            st.plotly_chart(figure, key=f"pair-{group}", config=charts.CONFIG, alt=f"{title}: difference and interval of each row")
+            figure = compare_figures.differences(shown, colours, group == report.ERROR, theme.ink())
+            st.plotly_chart(figure, key=f"pair-{group}", config=CONFIG, alt=f"{title}: difference and interval of each row")
         with table:
             theme.show(_table(shown, group))
             if left:
                 theme.show(f'<div class="dim small">and {left} with smaller differences: gfl-lab compare --json has all</div>')
 
 
-def _pairs(experiment: ExperimentRow, ours: str, theirs: str) -> list[tuple[str, str]]:
-    found = shared(*(data.variant_of(experiment, name) for name in (ours, theirs)))
+def _variants(experiment: ExperimentRow, *names: str) -> tuple[VariantRow, VariantRow]:
+    first, second = (experiments.variant_of(experiment, name) for name in names)
+    return first, second
+
+
+def _pairs(experiment: ExperimentRow, variant: str, reference: str) -> list[tuple[str, str]]:
+    """Return the trials of both with the same seed."""
+    found = shared(*_variants(experiment, variant, reference))
     return [(first.id, second.id) for (_, first), (_, second) in found.values()]
 
 
 def _body() -> None:
     experiment = live.current()
     theme.header("Two variants side by side", under=live.data_line(experiment))
-    if experiment.kind == data.SEARCH:
+    if experiment.kind == experiments.SEARCH:
         theme.empty(
             "A search is not compared",
             "Its trials had unequal budgets. This trains its best and the defaults alike:",
@@ -85,11 +95,11 @@ def _body() -> None:
     baseline = experiment.baseline.name if experiment.baseline and experiment.baseline.name in ready else ready[0]
     left, right = st.columns(2)
     with left:
-        ours = state.choose("Ours", "ours", ready, default=next(name for name in reversed(ready) if name != baseline))
+        variant = state.choose("Ours", "ours", ready, default=next(name for name in reversed(ready) if name != baseline))
     with right:
-        others = [name for name in ready if name != ours]
-        theirs = state.choose("Theirs", "theirs", others, default=baseline)
-    pairs = _pairs(experiment, ours, theirs)
+        others = [name for name in ready if name != variant]
+        reference = state.choose("Theirs", "theirs", others, default=baseline)
+    pairs = _pairs(experiment, variant, reference)
     palette = theme.colours(experiment)
     if not pairs:
         theme.empty("They share no finished seed", "A difference is paired: both must have finished the same seed.")
@@ -98,11 +108,11 @@ def _body() -> None:
         about = "over other seeds and other images" if len(pairs) > 1 else "over other images alone: one seed says nothing of others"
         theme.show(f'<div class="dim">{seeds}. Intervals are {about}; they are not corrected for the number of rows.</div>')
         try:
-            rows = data.pair(tuple(pairs), experiment, ours, theirs)
-        except data.StoreError as error:
+            rows = reader().comparison(tuple(pairs), experiment, *_variants(experiment, variant, reference))
+        except StoreError as error:
             theme.alert(str(error))
         else:
-            _show(rows, (palette[ours], palette[theirs]))
+            _show(rows, (palette[variant], palette[reference]))
             theme.show("".join(f'<div class="dim small">{theme.text(note)}</div>' for note in report.notes(rows)))
     live.watch(experiment)
 

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard import charts, data, live, state, theme
-from gfl_lab.report import series
+from dashboard import live, state, theme
+from dashboard.figures import CONFIG
+from dashboard.reader import reader
+from dashboard.views import curves_figures
+from gfl_lab.report.curves import curve_keys, curves
 from gfl_lab.results.rows import ExperimentRow
 
 WINDOWS = ("1", "5", "11", "25", "51")
 
 
 def _keys(logged: Iterable[tuple[str, str]], kind: str) -> tuple[str, ...]:
-    return series.curve_keys(key for found, key in logged if found == kind)
+    return curve_keys(key for found, key in logged if found == kind)
 
 
-def _plot(figure, key: str, alt: str) -> None:
-    st.plotly_chart(figure, key=key, config=charts.CONFIG, alt=alt)
+def _plot(figure: go.Figure, key: str, alt: str) -> None:
+    st.plotly_chart(figure, key=key, config=CONFIG, alt=alt)
 
 
 def _body(experiment: ExperimentRow) -> None:
-    logged = data.store().logged(experiment)
+    logged = reader().store.logged(experiment)
     terms = _keys(logged, "train")
     palette = theme.colours(experiment)
     order = [variant.name for variant in experiment.variants]
@@ -42,9 +46,9 @@ def _body(experiment: ExperimentRow) -> None:
     keys = _keys(logged, "val")
     if keys:
         shown = st.session_state["w:metric"] if st.session_state.get("w:metric") in keys else keys[0]
-        found = series.curves(logged["val", shown], "val")
+        found = curves(logged["val", shown], "val")
         _plot(
-            charts.curves(found, shown, palette, order, epochs=True, height=340),
+            curves_figures.curves(found, shown, palette, order, epochs=True, height=340),
             f"val-{shown}",
             f"{shown} after each epoch, one line a variant",
         )
@@ -57,10 +61,10 @@ def _body(experiment: ExperimentRow) -> None:
     columns = st.columns(2, gap="medium")
     for index, key in enumerate(terms):
         with columns[index % 2]:
-            theme.show(f'<div><b>{theme.text(key)}</b> <span class="dim">{theme.text(charts.TERMS.get(key, ""))}</span></div>')
-            found = series.curves(logged["train", key], "train", window if key != "lr" else 1)
+            theme.show(f'<div><b>{theme.text(key)}</b> <span class="dim">{theme.text(curves_figures.TERMS.get(key, ""))}</span></div>')
+            found = curves(logged["train", key], "train", window if key != "lr" else 1)
             _plot(
-                charts.curves(found, key, palette, order, epochs=False, height=240),
+                curves_figures.curves(found, key, palette, order, epochs=False, height=240),
                 f"train-{key}",
                 f"{key} at each step, one line a variant",
             )
@@ -68,7 +72,7 @@ def _body(experiment: ExperimentRow) -> None:
 
 experiment = live.current()
 theme.header("Training curves", under=live.data_line(experiment))
-keys = _keys(data.store().logged(experiment), "val") or ("AP",)
+keys = _keys(reader().store.logged(experiment), "val") or ("AP",)
 with st.container(horizontal=True, gap="large"):
     state.choose("Validation metric", "metric", keys, "AP", widget=st.segmented_control, required=True)
     state.choose(

@@ -5,7 +5,11 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from dashboard import charts, data, live, state, theme
+from dashboard import live, state, theme
+from dashboard.figures import CONFIG
+from dashboard.reader import reader
+from dashboard.views import localisation_figures
+from gfl_lab.errors import StoreError
 from gfl_lab.report import sides as report
 from gfl_lab.report.formatting import MISSING
 from gfl_lab.results.rows import ExperimentRow, TrialRow, VariantRow
@@ -33,9 +37,9 @@ def _scores(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str, str], 
     found, lines = {}, []
     for variant, trial in trials:
         try:
-            known = data.reliability(trial.id)
-            spread = report.agreement(data.sides(trial.id))
-        except data.StoreError as error:
+            known = reader().reliability(trial.id)
+            spread = report.agreement(reader().sides(trial.id))
+        except StoreError as error:
             theme.alert(str(error))
             continue
         if known is None:
@@ -49,8 +53,8 @@ def _scores(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str, str], 
         return
     plot, notes = st.columns([3, 2], gap="medium")
     with plot:
-        figure = charts.reliability(found, palette, order, theme.ink())
-        st.plotly_chart(figure, key="reliability", config=charts.CONFIG, alt="mean IoU over mean score, one line a variant")
+        figure = localisation_figures.reliability(found, palette, order, theme.ink())
+        st.plotly_chart(figure, key="reliability", config=CONFIG, alt="mean IoU over mean score, one line a variant")
     with notes:
         theme.variants_legend(found, palette)
         theme.show(
@@ -72,12 +76,12 @@ def _scores(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str, str], 
 def _distributions(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str, str], experiment: ExperimentRow) -> None:
     theme.heading("The distributions in numbers", "Means over the sides of all ground-truth boxes.")
     options = [name for name in report.GROUPS if name != "ambiguous" or experiment.data.truth]
-    by = state.choose("Grouped by", "group", options, default="ambiguous" if experiment.data.truth else "side", widget=_segments)
+    by = state.choose("Grouped by", "group", options, default="ambiguous" if experiment.data.truth else "side", widget=st.segmented_control)
     lines = []
     for variant, trial in trials:
         try:
-            rows = report.grouped(data.sides(trial.id), [report.GROUPS[by]])
-        except data.StoreError as error:
+            rows = report.grouped(reader().sides(trial.id), [report.GROUPS[by]])
+        except StoreError as error:
             theme.alert(str(error))
             continue
         for _, row in rows.iterrows():
@@ -103,8 +107,8 @@ def _hidden(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str, str]) 
     lines = []
     for variant, trial in trials:
         try:
-            found = data.coincidence(trial.id)
-        except data.StoreError:  # said above
+            found = reader().coincidence(trial.id)
+        except StoreError:  # said above
             continue
         if found.auc is None:
             continue
@@ -131,10 +135,6 @@ def _hidden(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str, str]) 
         '<div class="notes small dim">How often: of all pairs of a side beside another box and a free one, the share in which the first '
         "has the wider distribution, with a 95% interval over other images. 0.5 means that the two have nothing to do with each other.</div>"
     )
-
-
-def _segments(label: str, options: list[str], **more: object) -> str | None:
-    return st.segmented_control(label, options, **more)
 
 
 def _body() -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import charts, data, live, state, theme
+from dashboard import experiments, live, state, theme
+from dashboard.figures import metric_title
+from dashboard.reader import reader
 from gfl_lab import naming
+from gfl_lab.errors import StoreError
 from gfl_lab.report.formatting import MISSING, format_number
-from gfl_lab.report.search import Ranking
+from gfl_lab.report.ranking import Ranking
 from gfl_lab.results.rows import ExperimentRow, TrialState, VariantRow
 from gfl_lab.results.search import DONE, FAILED, STOPPED, SuggestionRow
 
@@ -73,7 +76,7 @@ def _best(experiment: ExperimentRow, found: Ranking) -> None:
         ("settings", "settings"),
         ("progress", "third"),
         ("trial", ""),
-        (charts.metric_title(found.search.metric), "num"),
+        (metric_title(found.search.metric), "num"),
     ]
     theme.show(theme.table_html(head, [_suggestion(experiment, found, place, row) for place, row in shown]))
     if len(shown) < len(found.rows):
@@ -82,11 +85,11 @@ def _best(experiment: ExperimentRow, found: Ranking) -> None:
 
 def _experiment(experiment: ExperimentRow) -> None:
     counts, found, problem = theme.counts_html(experiment.counts), None, ""
-    if experiment.kind == data.SEARCH:
+    if experiment.kind == experiments.SEARCH:
         try:
-            found = data.ranking(experiment)
-            counts = theme.counts_html(*data.ledger_counts(found))
-        except data.StoreError as error:
+            found = reader().ranking(experiment)
+            counts = theme.counts_html(*experiments.suggestion_counts(found))
+        except StoreError as error:
             problem, counts = str(error), ""
     with st.container(border=True):
         newest = max((trial.updated for trial in experiment.trials), default=0.0)
@@ -96,7 +99,7 @@ def _experiment(experiment: ExperimentRow) -> None:
                 experiment.name,
                 f"profile {experiment.profile}" + (f" ({experiment.profile_title})" if experiment.profile_title else ""),
                 live.data_line(experiment),
-                f"last sign of life {data.age(newest)}" if newest else "",
+                f"last sign of life {experiments.age(newest)}" if newest else "",
             )
             if part
         )
@@ -112,7 +115,7 @@ def _experiment(experiment: ExperimentRow) -> None:
             _variants(experiment)
         links = st.container(horizontal=True, gap="medium")
         query = {state.EXPERIMENT: state.of(experiment)}
-        table = "Ranked table" if experiment.kind == data.SEARCH else "AP table"
+        table = "Ranked table" if experiment.kind == experiments.SEARCH else "AP table"
         for page, label in (("table", table), ("curves", "Curves"), ("boxes", "Box distributions"), ("trials", "Trials and failures")):
             links.page_link(f"views/{page}.py", label=label, query_params=query)
 
@@ -123,29 +126,29 @@ def _from_the_first() -> None:
 
 def _choice() -> tuple[str, int]:
     """What is looked for, and from which experiment on; asked for only where there are more than a page holds."""
-    if len(data.store().names()) <= PER_PAGE:
+    if len(experiments.names()) <= PER_PAGE:
         return "", 0
     with st.container(horizontal=True, gap="medium"):
         query = state.typed("Find", "find", width=340, placeholder="in names, profiles and questions", on_change=_from_the_first)
-        many = len(data.matching(query))
+        many = len(experiments.matching(query))
         starts = [str(start) for start in range(0, max(many, 1), PER_PAGE)]
         shown = {start: f"{int(start) + 1} to {min(int(start) + PER_PAGE, many)} of {many}" if many else "none" for start in starts}
-        return query, int(state.choose("Experiments", "from", starts, names=shown.get, width=220))
+        return query, int(state.choose("Experiments", "from", starts, names=shown.__getitem__, width=220))
 
 
 def _page(query: str, start: int) -> tuple[list[ExperimentRow], list[str]]:
     """The experiments from the ``start``-th on, those that run first; and what cannot be read."""
     rows, problems = [], []
-    for name in data.live_first(data.matching(query))[start : start + PER_PAGE]:
+    for name in experiments.live_first(experiments.matching(query))[start : start + PER_PAGE]:
         try:
-            rows.append(data.store().experiment(*name))
-        except data.StoreError as error:
+            rows.append(reader().store.experiment(*name))
+        except StoreError as error:
             problems.append(str(error))
-    return sorted(rows, key=lambda row: not data.is_live(row)), problems
+    return sorted(rows, key=lambda row: not experiments.is_live(row)), problems
 
 
 theme.header("Experiments")
-if not data.store().names():
+if not experiments.names():
     theme.empty(
         "Nothing has been run yet",
         "An experiment appears here as soon as it is planned, and is followed while it trains. "
@@ -155,7 +158,7 @@ if not data.store().names():
 else:
     query, start = _choice()
     read = [_page(query, start)]
-    running = data.is_live(*read[0][0])
+    running = experiments.is_live(*read[0][0])
 
     @st.fragment(run_every=live.EVERY_S if running else None)
     def _list() -> None:
@@ -166,7 +169,7 @@ else:
             theme.empty("No experiment has these words", "They are looked for in names, profiles and questions.")
         for experiment in rows:
             _experiment(experiment)
-        if running and not data.is_live(*rows):
+        if running and not experiments.is_live(*rows):
             st.rerun()
 
     _list()

@@ -6,7 +6,9 @@ from collections import Counter
 
 import streamlit as st
 
-from dashboard import data, live, state, theme
+from dashboard import experiments, live, state, theme
+from dashboard.reader import reader
+from gfl_lab.errors import StoreError
 from gfl_lab.results.rows import ExperimentRow, TrialRow, TrialState
 from gfl_lab.results.search import STOPPED
 
@@ -31,8 +33,8 @@ _GOES_ON = {
 def _states(experiment: ExperimentRow) -> tuple[dict[str, str], str]:
     """State by trial, and what is wrong with the ledger of a search."""
     try:
-        return data.states(experiment), ""
-    except data.StoreError as error:
+        return experiments.states(experiment), ""
+    except StoreError as error:
         return {trial.id: trial.state.value for trial in experiment.trials}, str(error)
 
 
@@ -98,11 +100,11 @@ def _detail(experiment: ExperimentRow, trial_id: str) -> None:
         parts = ", ".join(f"{theme.text(phase)} {theme.duration(trial.timings[phase])}" for phase in known if trial.timings[phase] >= 0.5)
         facts.append(("time", theme.duration(trial.seconds) + (f' <span class="dim">({parts})</span>' if parts else "")))
     if trial.updated and trial.state is not TrialState.DONE:
-        facts.append(("last sign of life", data.age(trial.updated)))
+        facts.append(("last sign of life", experiments.age(trial.updated)))
     theme.show("<dl>" + "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts) + "</dl>")
     try:
-        log = data.store().log_tail(trial_id, 40)
-    except data.StoreError as error:
+        log = reader().store.log_tail(trial_id, 40)
+    except StoreError as error:
         theme.alert(str(error))
         return
     if log:
@@ -123,7 +125,12 @@ if ordered:
     theme.heading("One trial")
     titles = {t.id: f"{v.name}, seed {t.seed}, {theme.state_title(states[t.id])}" for v, t in ordered}
     chosen = state.choose(
-        "Trial", "trial", list(titles), names=titles.get, label_visibility="collapsed", width=760 if experiment.kind == data.SEARCH else 420
+        "Trial",
+        "trial",
+        list(titles),
+        names=titles.__getitem__,
+        label_visibility="collapsed",
+        width=760 if experiment.kind == experiments.SEARCH else 420,
     )
     live.follow(lambda row: _detail(row, chosen))
 else:

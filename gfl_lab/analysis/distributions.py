@@ -1,8 +1,9 @@
 """The learned box distributions of a split as a table: one row per ground-truth box, then one per kept false positive.
 
-Which cell speaks for a box: among the cells that ATSS assigns to it under every annotation it may get (both annotators
-on `ambiguous_shapes`; its one annotation elsewhere), the one that scores its class highest. Every variant is asked by the
-same rule, and on `ambiguous_shapes` what an ideal model would say at such a cell is known (docs/box-distributions.md).
+A box's distributions are read at one location: among the locations that ATSS assigns to it under every annotation it may
+get (both annotators on `ambiguous_shapes`; its one annotation elsewhere), the one with the highest score for its class. The
+rule is the same for every variant, and on `ambiguous_shapes` the ideal distribution there is known (docs/box-distributions.md).
+Columns of the table keep their names: `cell_...` are those of this location.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor
 
 from gfl_lab.data.ambiguous_shapes import annotator_boxes
-from gfl_lab.detector.assign import UNASSIGNED, assign
-from gfl_lab.detector.head import DenseOutputs
+from gfl_lab.detector.geometry import Geometry
+from gfl_lab.detector.postprocess import DenseOutputs
+from gfl_lab.detector.targets import assign_batch, pad_shapes
 from gfl_lab.detector.transfer import to_device
 from gfl_lab.metrics.truth_scores import TruthScores, truth_scores
 from gfl_lab.records.files import atomic_path
@@ -66,10 +68,15 @@ class _Row(NamedTuple):
     det: tuple[int, float] | None
 
 
-class _Said(NamedTuple):
-    """What the head says at (P,) cells of an image, on the host; where the cell is -1 it means nothing."""
+class _AtLocations(NamedTuple):
+    """The head's outputs at P locations of an image, on the host; without meaning where the location is -1.
 
-    cells: list[int]
+    Attributes:
+        locations: index into A. scores: of one class each. boxes: (P, 4) network px. distances: (P, 4) bins.
+        probs: (P, 4 (n+1)) or None. centers: (P, 2) network px. strides: px. levels: index.
+    """
+
+    locations: list[int]
     scores: list[float]
     boxes: np.ndarray
     distances: list[list[float]]
@@ -79,11 +86,11 @@ class _Said(NamedTuple):
     levels: list[int]
 
 
-def _said(dense: DenseOutputs, index: int, cells: Tensor, labels: list[int]) -> _Said:
-    """Of image ``index`` at these cells, with the scores of these classes."""
-    at = cells.clamp(min=0)
-    return _Said(
-        cells=cells.tolist(),
+def _outputs_at(dense: DenseOutputs, index: int, locations: Tensor, labels: list[int]) -> _AtLocations:
+    """Return the outputs of image ``index`` at (P,) locations, with the scores of these classes."""
+    at = locations.clamp(min=0)
+    return _AtLocations(
+        locations=locations.tolist(),
         scores=dense.scores[index, at, to_device(torch.tensor(labels), at.device)].tolist(),
         boxes=dense.boxes[index, at].cpu().numpy(),
         distances=dense.distances[index, at].tolist(),
@@ -129,15 +136,15 @@ class DistributionCollector:
         self.rows: list[dict[str, Any]] = []
 
     def wants(self, samples: list[Any]) -> bool:
-        """Whether any of these is to be looked at."""
+        """Return True if any of these is among the images to look at."""
         return self.images is None or any(sample.img_id in self.images for sample in samples)
 
-    def add(self, dense: DenseOutputs, priors: Tensor, num_level_priors: list[int], samples: list[Any]) -> None:
-        """Rows of one batch.
+    def add(self, dense: DenseOutputs, geometry: Geometry, samples: list[Any]) -> None:
+        """Add the rows of one batch.
 
         Args:
-            dense: the head's outputs at every cell.
-            priors: (A, 4) anchors, network px. num_level_priors: cells of each level.
+            dense: the head's outputs at every location.
+            geometry: of the batch.
             samples: predicted data samples, boxes in original px.
         """
         truths = [self._boxes(sample) for sample in samples]
@@ -149,24 +156,14 @@ class DistributionCollector:
             if present:
                 boxes[:, index, : len(present)] = variants
                 valid[index, : len(present)] = True
-        boxes, valid = to_device(boxes, priors.device), to_device(valid, priors.device)
-        assigned = [self._assign(dense, priors, num_level_priors, view, valid, samples) for view in boxes]
+        device = geometry.priors.device
+        boxes, valid = to_device(boxes, device), to_device(valid, device)
+        shapes = pad_shapes([sample.metainfo for sample in samples])
+        how = {"topk": self.settings.atss_topk, "never_waits": device.type != "cpu"}
+        assigned = [assign_batch(geometry, view, valid, shapes, **how).assigned for view in boxes]
         for index, (sample, (present, _)) in enumerate(zip(samples, truths, strict=True)):
             if self.wants([sample]):
                 self._image_rows(index, sample, present, [view[index] for view in assigned], dense)
-
-    def _assign(self, dense: DenseOutputs, priors: Tensor, counts: list[int], boxes: Tensor, valid: Tensor, samples: list[Any]) -> Tensor:
-        """(N, A) box index of each cell, as in training: cells that only the batch's padding has take no part."""
-        extents = {tuple(sample.pad_shape[:2]) for sample in samples}
-        if len(extents) == 1:
-            return assign(priors, counts, boxes, valid, self.settings.atss_topk)
-        result = torch.full((len(samples), len(priors)), UNASSIGNED, dtype=torch.int64, device=priors.device)
-        for index, sample in enumerate(samples):
-            height, width = sample.pad_shape[:2]
-            kept = (dense.centers[:, 0] < width) & (dense.centers[:, 1] < height)
-            own = torch.bincount(dense.levels[kept], minlength=len(counts)).tolist()
-            result[index, kept] = assign(priors[kept], own, boxes[index : index + 1], valid[index : index + 1], self.settings.atss_topk)[0]
-        return result
 
     def _boxes(self, sample: Any) -> tuple[list[dict[str, Any]], Tensor]:
         """Annotations of an image that are no crowd, and their boxes (views, G, 4) in network px."""
@@ -185,23 +182,26 @@ class DistributionCollector:
         labels = np.array([self.label_of[a["category_id"]] for a in annotations], np.int64)
         match = _match(gt, labels, det_box, det_score, det_label)
         rows = [_Row(int(labels[row]), annotation, gt[row], match.get(row)) for row, annotation in enumerate(annotations)]
-        cells, scored = self._cells(dense.scores[index], labels, assigned)
+        locations, scored = self._matched_locations(dense.scores[index], labels, assigned)
         taken = {detection for detection, _ in match.values()}
         wrong = [int(detection) for detection in np.flatnonzero(det_score >= self.least) if int(detection) not in taken]
         if wrong:
             where = to_device(torch.from_numpy(det_box[wrong] * image.scale).to(dense.boxes.dtype), dense.boxes.device)
             gap = (dense.boxes[index] - where[:, None]).abs().sum(2)
-            cells = torch.cat([cells, gap.argmin(1)])
+            locations = torch.cat([locations, gap.argmin(1)])
             rows += [_Row(int(det_label[detection]), None, None, (detection, float("nan"))) for detection in wrong]
         if rows:
-            said = _said(dense, index, cells, [row.label for row in rows])
-            self._append(image, rows, [*scored, *[False] * len(wrong)], said)
+            outputs = _outputs_at(dense, index, locations, [row.label for row in rows])
+            self._append(image, rows, [*scored, *[False] * len(wrong)], outputs)
 
     @staticmethod
-    def _cells(scores: Tensor, labels: np.ndarray, assigned: list[Tensor]) -> tuple[Tensor, list[bool]]:
-        """The cell that speaks for each box, -1 where none does, and whether all annotations of the box have cells in common.
+    def _matched_locations(scores: Tensor, labels: np.ndarray, assigned: list[Tensor]) -> tuple[Tensor, list[bool]]:
+        """Return the location matched to each box, -1 without one, and whether all annotations of the box share locations.
 
-        A box without a common cell still shows what its best cell under either annotation says; it is not scored.
+        A box without a shared location is shown at its best location under any annotation; it is not scored.
+
+        Args:
+            scores: (A, C). labels: (G,) classes of the boxes. assigned: (A,) box index under each annotation.
         """
         boxes = torch.arange(len(labels), device=scores.device)
         views = torch.stack([view == boxes[:, None] for view in assigned])  # (views, G, A)
@@ -212,11 +212,11 @@ class DistributionCollector:
         best = torch.where(candidates, of_class, -1.0).argmax(1)
         return torch.where(candidates.any(1), best, -1), scored.tolist()
 
-    def _append(self, image: _Image, rows: list[_Row], scored: list[bool], said: _Said) -> None:
+    def _append(self, image: _Image, rows: list[_Row], scored: list[bool], outputs: _AtLocations) -> None:
         sample, scale = image.sample, image.scale
         nan = float("nan")
         gt = np.array([[nan] * 4 if row.gt is None else row.gt for row in rows])
-        boxes = said.boxes / scale
+        boxes = outputs.boxes / scale
         ious = bbox_overlaps(torch.from_numpy(boxes), torch.from_numpy(gt), is_aligned=True).tolist()
         for number, (label, annotation, box, det) in enumerate(rows):
             ambiguity = (annotation or {}).get("ambiguity") if self.ambiguous else None
@@ -230,7 +230,7 @@ class DistributionCollector:
                 "ambiguous_side": ambiguity["side"] if ambiguity else -1,
                 "scale_x": scale[0], "scale_y": scale[1],
                 "bin_width": self.settings.bin_width,
-                "bins": self.settings.reg_max + 1 if said.probs is not None else 0,
+                "bins": self.settings.reg_max + 1 if outputs.probs is not None else 0,
                 "scored": scored[number],
                 "edge_a": nan, "edge_b": nan, "prob_a": nan,
                 "probs": [], "expectation": [nan] * 4, "target": [nan] * 4,
@@ -239,15 +239,15 @@ class DistributionCollector:
             row |= _parts("gt", box) | _parts("cell", None) | _parts("det", None) | {"det_score": nan, "det_iou": nan}
             if det is not None:
                 row |= _parts("det", image.det_box[det[0]]) | {"det_score": float(image.det_score[det[0]]), "det_iou": det[1]}
-            if said.cells[number] >= 0:
-                stride, center = said.strides[number], said.centers[number]
+            if outputs.locations[number] >= 0:
+                stride, center = outputs.strides[number], outputs.centers[number]
                 unit = stride * self.settings.bin_width
                 row |= _parts("cell", boxes[number]) | {
-                    "level": said.levels[number], "stride": stride, "cell_x": center[0] / scale[0], "cell_y": center[1] / scale[1],
-                    "score": said.scores[number], "expectation": said.distances[number],
+                    "level": outputs.levels[number], "stride": stride, "cell_x": center[0] / scale[0], "cell_y": center[1] / scale[1],
+                    "score": outputs.scores[number], "expectation": outputs.distances[number],
                 }  # fmt: skip
-                if said.probs is not None:
-                    row["probs"] = said.probs[number]
+                if outputs.probs is not None:
+                    row["probs"] = outputs.probs[number]
                 if box is not None:
                     row["target"] = (_distances(center, box * scale) / unit).tolist()
                     row["cell_iou"] = ious[number]

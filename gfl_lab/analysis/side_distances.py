@@ -1,6 +1,6 @@
-"""How far the sides of a data set's boxes are from the cells that learn them, in bins, and what n and bin width that asks for.
+"""How far the sides of a data set's boxes are from the locations that learn them, in bins, and what n and bin width that asks for.
 
-Every training box is assigned to cells as training does, image by image, from the annotations alone. A side farther than
+Every training box is assigned to locations as training does, image by image, from the annotations alone. A side farther than
 n - 0.1 bins is clipped: DFL learns it as n - 0.1, and no box can be predicted beyond n bins.
 """
 
@@ -21,8 +21,11 @@ from torch import Tensor
 
 from gfl_lab.data.assignment import scaled_size
 from gfl_lab.data.coco import CocoPaths
-from gfl_lab.detector.assign import assign
-from gfl_lab.detector.boxform import DISTANCE_MARGIN
+from gfl_lab.detector.assign import UNASSIGNED
+from gfl_lab.detector.box_forms import DISTANCE_MARGIN
+from gfl_lab.detector.box_forms.base import distances_to_sides
+from gfl_lab.detector.geometry import make_geometry
+from gfl_lab.detector.targets import assign_batch
 from gfl_lab.errors import Problem, SpecError
 from gfl_lab.setup import dataset as _dataset  # noqa: F401  (registers TrialDataset)
 from gfl_lab.setup.config import trial_config
@@ -36,7 +39,7 @@ MAX_REG_MAX, MAX_BIN_WIDTH = 128, 64.0
 MAX_BINS = 512
 """Bins that are counted one by one; the last also holds what lies beyond."""
 BATCH_DISTANCES = 2**20
-"""Distances of boxes to cells that are computed at once: 4 MiB, so that they stay in the processor's cache."""
+"""Distances of boxes to locations that are computed at once: 4 MiB, so that they stay in the processor's cache."""
 
 TABLE_2 = (
     "The paper found little effect on COCO: AP 40.1 to 40.2 for n from 12 to 18, 39.8 to 40.2 for bin widths from 0.5 to 4 "
@@ -87,7 +90,7 @@ class SideDistances:
         bin_width: in strides.
         image_size: longest and shortest side that images were scaled into, px.
         images, boxes: that training uses; crowd regions are no boxes.
-        boxes_without_cells: boxes that no cell learns.
+        boxes_without_cells: boxes that no location learns.
         levels: finest first.
         all: over all levels.
         notes: what training does that is not in the numbers.
@@ -187,21 +190,18 @@ def side_distances(
     total = assigned_boxes = clipped_boxes = done = 0
     for (height, width), group in boxes.items():
         sizes = [(-(-height // stride), -(-width // stride)) for stride in settings.strides]
-        grids = priors.grid_priors(sizes, device="cpu")
-        cells, counts = torch.cat(grids), [len(grid) for grid in grids]
-        level_of = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-        unit = (torch.tensor(settings.strides, dtype=torch.float32)[level_of] * bin_width)[:, None]
-        for batch in _batches(group, len(cells)):
+        geometry = make_geometry(priors, sizes, torch.device("cpu"))
+        unit = (geometry.strides * bin_width)[:, None]
+        for batch in _batches(group, len(geometry.priors)):
             truth, valid = _pad(batch)
-            assigned = assign(cells, counts, truth, valid, settings.atss_topk)
-            image, cell = (assigned >= 0).nonzero(as_tuple=True)
-            index = assigned[image, cell]
+            assigned = assign_batch(geometry, truth, valid, [(height, width)] * len(batch), settings.atss_topk).assigned
+            image, location = (assigned != UNASSIGNED).nonzero(as_tuple=True)
+            index = assigned[image, location]
             # the order of operations is that of the head's training
-            centers, targets = (cells[cell, :2] + cells[cell, 2:]) / 2 / unit[cell], truth[image, index] / unit[cell]
-            distances = torch.cat([centers - targets[:, :2], targets[:, 2:] - centers], dim=1)
+            distances = distances_to_sides(geometry.centers[location] / unit[location], truth[image, index] / unit[location])
             box, far = image * truth.shape[1] + index, (distances > reg_max - DISTANCE_MARGIN).any(1)
             for number, level in enumerate(found):
-                here = level_of[cell] == number
+                here = geometry.levels[location] == number
                 level.distances.append(distances[here].flatten().numpy())
                 level.boxes += len(box[here].unique())
                 level.clipped_boxes += len(box[here & far].unique())
@@ -343,7 +343,7 @@ def _round_up(value: float) -> float:
 
 def _notes(infos: list[dict[str, Any]], settings: Settings) -> Iterator[str]:
     if settings.flip_prob:
-        yield "flips are left out: a flipped box lies a little differently on the cells"
+        yield "flips are left out: a flipped box lies a little differently on the locations"
     if settings.scale_range != (1.0, 1.0):
         low, high = settings.scale_range
         yield f"multi-scale is left out: training also scales images by {low:g} to {high:g}, here by 1"

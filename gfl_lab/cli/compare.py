@@ -30,7 +30,7 @@ def command(experiment: Path, variant: str, other: str | None, profile: str | No
     Example:  gfl-lab compare experiments/table3_qfl_dfl.yaml "qfl=on dfl=on"
     """
     from gfl_lab.report.comparison import shared
-    from gfl_lab.report.variant_comparison import compare_pair, context, pair_json
+    from gfl_lab.report.variant_comparison import compare_variants, comparison_json, context
 
     store, row = stored_experiment(experiment, profile)
     ours = _variant(row, variant)
@@ -52,7 +52,7 @@ def command(experiment: Path, variant: str, other: str | None, profile: str | No
         pairs.append(both)
     say(f"{ours.name} against {theirs.name}, {plural(len(finished), 'seed')}")
     try:
-        rows = compare_pair(pairs, known=context(row, ours, theirs, store.resampled_or_none))
+        rows = compare_variants(pairs, known=context(row, ours, theirs, store.resampled_or_none))
     except ValueError as error:
         raise InputError(str(error)) from None
     if as_json:
@@ -63,7 +63,7 @@ def command(experiment: Path, variant: str, other: str | None, profile: str | No
                 "ours": ours.name,
                 "theirs": theirs.name,
                 "seeds": list(finished),
-                "rows": pair_json(rows),
+                "rows": comparison_json(rows),
             }
         )
         return
@@ -117,7 +117,7 @@ def _print(rows: Sequence[Any], ours: str, theirs: str) -> None:
             grid.add_column("")
         for row in shown:
             style = {True: "green", False: "red", None: "dim"}[row.better]
-            line = [Text(row.name), format_number("AP", row.ours), format_number("AP", row.theirs)]
+            line = [Text(row.name), format_number("AP", row.value), format_number("AP", row.reference)]
             line += [
                 Text(format_number("AP", row.found.mean, True), style=style),
                 MISSING if row.half is None else format_number("AP", row.half),

@@ -33,7 +33,7 @@ def command(experiment: Path, profile: str | None, top: int, seeds: list[int] | 
     Example:  gfl-lab confirm experiments/search_desk.yaml --top 2
     """
     from gfl_lab.cli.run import command as run
-    from gfl_lab.report.search import rank
+    from gfl_lab.report.ranking import rank
     from gfl_lab.results.search import read_search
     from gfl_lab.rundir import RunTree
 

@@ -216,7 +216,7 @@ def _processes(repair: bool) -> Lines:
 
 def _ray(repair: bool) -> Lines:
     from gfl_lab.orchestrate import orphans
-    from gfl_lab.orchestrate.ray_tune import scratch_dir
+    from gfl_lab.orchestrate.ray_cluster import scratch_dir
 
     found = orphans.ray_leftovers()
     if not found:
@@ -231,7 +231,7 @@ def _ray(repair: bool) -> Lines:
 
 def _sockets() -> Lines:
     """Whether the folder for temporary files leaves room for the names of sockets."""
-    from gfl_lab.orchestrate.ray_tune import check_sockets
+    from gfl_lab.orchestrate.ray_cluster import check_sockets
 
     try:
         check_sockets()
@@ -413,9 +413,8 @@ def _driven(folder: Path) -> bool:
 
 
 def _installed_schema() -> str:
+    from gfl_lab.tracking.database import schemas
     from gfl_lab.tracking.server import quiet_import
 
     quiet_import()
-    from mlflow.store.db.utils import _get_latest_schema_revision
-
-    return _get_latest_schema_revision()
+    return schemas()[0]

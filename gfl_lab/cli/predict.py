@@ -45,7 +45,7 @@ def command(
     if trial is not None:
         require_done(trial)
     from gfl_lab.inference import reevaluate
-    from gfl_lab.report.series import box_view
+    from gfl_lab.report.boxes import box_view
 
     if trial is not None:
         subject = reevaluate.read_trial(trial, with_data=False)

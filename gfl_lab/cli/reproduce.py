@@ -32,6 +32,7 @@ def command(trial: str, keep: Path | None, as_json: bool) -> None:
     from gfl_lab.cli.run import TRIAL_ENTRY
     from gfl_lab.integrity import UNSTABLE
     from gfl_lab.orchestrate import driver
+    from gfl_lab.orchestrate.executor import run_jobs
     from gfl_lab.orchestrate.inline import InlineExecutor
     from gfl_lab.orchestrate.supervisor import Job
     from gfl_lab.report.differences import ENVIRONMENT, NUMBERS, differences
@@ -69,7 +70,7 @@ def command(trial: str, keep: Path | None, as_json: bool) -> None:
                 hide_gpus()  # a GPU would compute other last digits
             # The number of threads decides in which order sums are made, so it is the recorded one.
             how = {"stop_file": str(stop.file), "threads": int(recorded.environment.get("threads", 1))}
-            InlineExecutor(stop).run([Job(str(again.path), TRIAL_ENTRY, "", how)])
+            run_jobs(InlineExecutor(stop), [Job(str(again.path), TRIAL_ENTRY, "", how)])
         finally:
             stop.restore()
         if stop.signal:

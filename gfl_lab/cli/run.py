@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from gfl_lab.cli import engine as engines
+from gfl_lab.cli import executors
 from gfl_lab.cli.costs import budget_option, check_budget, cost_text, parse_budget, share_of
 from gfl_lab.cli.numbers import Number, Whole
 from gfl_lab.cli.output import consoles, look_closer, plural, print_json, say
@@ -107,8 +107,9 @@ def command(
     measured = (tree.root / naming.MEASURED_DIR).exists()  # then what a trial takes follows from the plan
     first = sure and limit is None and not measured and not (folder / naming.PLAN).exists()
     optional = gpus is None and not wish.gpu_required
-    engine = engines.make_executor(executor, share, address, len(machine.gpus), stop, optional, TRIAL_ENTRY)
-    starting = engines.Engine(engine) if executor == "ray" and first else None
+    runner = executors.make_executor(executor, share, address, len(machine.gpus), stop, gpu_optional=optional)
+    if first:
+        runner.start()
     mirror, meter, complete = None, None, False
     stop.listen()
     try:
@@ -141,12 +142,11 @@ def command(
             paces = Paces(tree)
             if measured and not address:
                 share = share_of(machine, wish, cpus=cpus, gpus=gpus, peak=paces.peak(pending, gpu=bool(share.gpus)))
-                engine = engines.make_executor(executor, share, address, len(machine.gpus), stop, optional, TRIAL_ENTRY)
+                runner = executors.make_executor(executor, share, address, len(machine.gpus), stop, gpu_optional=optional)
             if executor == "inline":
                 share = dataclasses.replace(share, slots=1)
             if pending and address and executor == "ray":
-                starting = starting or engines.Engine(engine)  # on a first run it has begun already
-                share = engines.on_cluster(starting, engine)
+                share = executors.on_cluster(runner)
                 limit = parse_budget(budget, share.gpus)
             # The kind of a cluster's GPU is not known here.
             device = resources.device_of(machine, share.gpus) if not address else "" if share.gpus else "cpu"
@@ -168,19 +168,16 @@ def command(
                 say(f"note: {note}")
             rewritten = [trial for trial in known if trial.id in damaged and damaged[trial.id].rewritten]
             driver.write_manifests(rewritten, tree, prepared.paths, prepared.code)
-            mirror = engines.start_mirror(tree, plan)
+            mirror = executors.start_mirror(tree, plan)
             if pending:
                 driver.write_manifests(pending, tree, prepared.paths, prepared.code)
                 if shared:
                     shared.publish([trial.id for trial in pending], prepared.paths, say)
-                if executor == "ray":
-                    starting = starting or engines.Engine(engine)
-                    starting.ready()
+                runner.capacity()
                 meter = Meter(folder / naming.COST, share, limit, stop=lambda: os.kill(os.getpid(), signal.SIGINT))
-                for sentence in _train(plan, others, pending, trainings, tree, engine, stop, wish, share, meter, shared):
+                for sentence in _train(plan, others, pending, trainings, tree, runner, stop, wish, share, meter, shared):
                     say(f"error: {sentence}")
-            if starting:
-                starting.release()
+            runner.close(wait=False)
             trained = any(
                 found[trial.id] is not TrialState.DONE and tree.trial(trial.id).state() is TrialState.DONE
                 for trial in pending if trial.id not in to_repair
@@ -198,11 +195,10 @@ def command(
             raise
     finally:
         stop.restore()
-        if starting:
-            starting.close()
+        runner.close()
     over = meter is not None and meter.exhausted
     if stop.signal and not (over and complete):
-        code = engines.say_stopped(stop.signal, mirror, f"--budget {budget}" if over else "")
+        code = executors.say_stopped(stop.signal, mirror, f"--budget {budget}" if over else "")
     sys.exit(int(code))
 
 
@@ -294,17 +290,18 @@ def _say_plan(
 
 
 def _train(
-    plan: Any, others: list[Any], pending: list[Any], trainings: Any, tree: Any, engine: Any, stop: Any, wish: Any, share: Any, meter: Any,
+    plan: Any, others: list[Any], pending: list[Any], trainings: Any, tree: Any, executor: Any, stop: Any, wish: Any, share: Any, meter: Any,
     shared: Any,
 ) -> list[str]:  # fmt: skip
     from gfl_lab.cli.display import display
     from gfl_lab.orchestrate import driver
+    from gfl_lab.orchestrate.executor import run_jobs
     from gfl_lab.rundir import TrialState
 
     planned = [(variant, trial) for variant in plan.variants for trial in variant.trials]
     labels = {trial.id: f"{variant.name} seed {trial.spec.seed}" for variant, trial in [*planned, *others]}
     stop.install()
-    how = engines.how_to_run(share, engine, wish) | {"stop_file": str(stop.file)}
+    how = executors.how_to_run(share, executor, wish) | {"stop_file": str(stop.file)}
     if shared:
         shared.start()
     with display(consoles()[1]) as listener:
@@ -320,9 +317,9 @@ def _train(
             waiting = pending
             while waiting and not stop():
                 ready = trainings.next_ones(waiting) if trainings else waiting
-                jobs = driver.jobs_for(ready, tree, TRIAL_ENTRY, how, gpus=engines.gpus_of(engine))
+                jobs = driver.jobs_for(ready, tree, TRIAL_ENTRY, how, gpus=executor.gpus)
                 jobs = shared.watch(jobs) if shared else trainings.jobs(jobs)
-                problems += [f"Ray: {sentence}" for sentence in engine.run(jobs)]
+                problems += [f"Ray: {sentence}" for sentence in run_jobs(executor, jobs)]
                 begun = {trial.id for trial in ready}
                 waiting = [trial for trial in waiting if trial.id not in begun]
             in_a_hurry = False
@@ -368,21 +365,24 @@ def _finish(
 ) -> ExitCode:  # fmt: skip
     """Write and print the table, settle its lock file, complete the mirror, say what failed; the exit code."""
     from gfl_lab.cli.lock import settle
-    from gfl_lab.report.export import write_all
-    from gfl_lab.report.table import build_table, table_json, unfair
-    from gfl_lab.report.terminal import render_terminal
+    from gfl_lab.report.exports import write_table
+    from gfl_lab.report.fairness import unfair
+    from gfl_lab.report.table import build_table
+    from gfl_lab.report.table_data import table_json
+    from gfl_lab.report.table_grid import table_sheet
+    from gfl_lab.report.writers.terminal import TableReport
     from gfl_lab.results.store import Store
     from gfl_lab.rundir import TrialState
 
     store = Store(tree)
     row = store.experiment(plan.experiment.name, plan.profile.name)
     table = build_table(row, store.resampled_or_none)
-    write_all(table, folder)
+    write_table(table, folder)
     out, err = consoles()
     if as_json:
         print_json(table_json(table))
     else:
-        out.print(render_terminal(table))
+        out.print(TableReport(table_sheet(table)))
     failed = [(variant, trial) for variant in row.variants for trial in variant.trials if trial.state is TrialState.FAILED]
     for variant, trial in failed:
         failure = trial.failure

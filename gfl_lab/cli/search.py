@@ -13,7 +13,7 @@ from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.addresses import absolute
-from gfl_lab.cli import engine as engines
+from gfl_lab.cli import executors
 from gfl_lab.cli.costs import check_budget, cost_text, share_of
 from gfl_lab.cli.output import consoles, plural, print_json, say
 from gfl_lab.cli.prepare import Files, prepare
@@ -26,62 +26,57 @@ def run_search(
     data: Path | None, seeds: list[int] | None, weights: dict[str, str], as_json: bool,
 ) -> ExitCode:  # fmt: skip
     """Search until as many trials have ended as the file asks for, and print the ranked table. Goes on where it was."""
-    from gfl_lab.cli import run
     from gfl_lab.orchestrate import driver
     from gfl_lab.orchestrate.budget import Meter
 
     experiment = files.experiment
     folder = tree.experiment(experiment.name, files.profile.name)
     stop = driver.StopSwitch(folder / naming.STOP_REQUEST)
-    engine = starting = mirror = meter = None
+    runner = mirror = meter = None
     code = ExitCode.DONE
     stop.listen()
     try:
         prepared = prepare_search(files, tree, data=data, seeds=seeds, weights=weights)
         with driver.only_driver(folder) as killed:
-            book, plan, created = _open(files, prepared, tree, folder, stop)
+            state, plan, created = _open(files, prepared, tree, folder, stop)
             if killed:
-                driver.wait_for_orphans([trial for variant in book.all_variants for trial in variant.trials], tree)
+                driver.wait_for_orphans([trial for variant in state.all_variants for trial in variant.trials], tree)
             share = _share(prepared, tree, machine, share, address, cpus, gpus, executor)
             optional = gpus is None and not files.profile.resources.gpu_required
-            if executor == "ray" and not book.ledger.complete:
-                engine = engines.make_executor(executor, share, address, len(machine.gpus), stop, optional, run.TRIAL_ENTRY)
+            if not state.ledger.complete:
+                runner = executors.make_executor(executor, share, address, len(machine.gpus), stop, gpu_optional=optional)
                 if address:
-                    starting = engines.Engine(engine)
-                    share = engines.on_cluster(starting, engine)
-            _say_plan(plan, book.ledger, share, limit, tree, machine, address)
-            if not book.ledger.complete:
+                    share = executors.on_cluster(runner)
+            _say_plan(plan, state.ledger, share, limit, tree, machine, address)
+            if not state.ledger.complete:
                 say_unassigned(unassigned_groups(prepared.plan, prepared.paths, tree), plan, data, files.source.path.parent, notes=False)
             for backbone in sorted({v.settings.backbone for v in prepared.plan.variants if v.settings.init_weights == "pretrained"}):
                 from gfl_lab.checkpoints.pretrained import fetch_pretrained
 
                 fetch_pretrained(backbone)
-            book.save()
-            _save_plan(plan, book, folder, created)
-            mirror = engines.start_mirror(tree, plan)
-            if not book.ledger.complete:
-                if engine:
-                    starting = starting or engines.Engine(engine)
-                    starting.ready()
+            state.save()
+            _save_plan(plan, state, folder, created)
+            mirror = executors.start_mirror(tree, plan)
+            if not state.ledger.complete:
+                runner.capacity()
                 meter = Meter(folder / naming.COST, share, limit, stop=lambda: os.kill(os.getpid(), signal.SIGINT))
-                for sentence in _train(book, plan, engine, stop, share, meter, address):
+                for sentence in _train(state, plan, runner, stop, share, meter):
                     say(f"error: Ray: {sentence}")
-            if starting:
-                starting.release()
-            _save_plan(plan, book, folder, created)
-            code = _finish(book, plan, tree, folder, mirror, files.source.path, as_json)
+                runner.close(wait=False)
+            _save_plan(plan, state, folder, created)
+            code = _finish(state, plan, tree, folder, mirror, files.source.path, as_json)
     except KeyboardInterrupt:
         if not stop.signal:
             raise
     finally:
         stop.restore()
-        if starting:
-            starting.close()
+        if runner:
+            runner.close()
         for file in folder.glob(naming.stop_request("*")):  # whoever was asked has ended
             file.unlink(missing_ok=True)
     over = meter is not None and meter.exhausted
     if stop.signal:
-        code = engines.say_stopped(stop.signal, mirror, "the budget" if over else "")
+        code = executors.say_stopped(stop.signal, mirror, "the budget" if over else "")
     return code
 
 
@@ -102,9 +97,10 @@ def prepare_search(files: Files, tree: Any, *, data: Path | None, seeds: list[in
 
 
 def _open(files: Files, prepared: Any, tree: Any, folder: Path, stop: Any) -> tuple[Any, Any, str]:
-    """The book of this search, with everything known in it; its plan; and when it was begun."""
+    """The state of this search, with everything known in it; its plan; and when it was begun."""
     from gfl_lab.orchestrate import driver
-    from gfl_lab.orchestrate.search import Book, open_ledger
+    from gfl_lab.orchestrate.pruner import SuccessiveHalving
+    from gfl_lab.orchestrate.search import SearchState, open_ledger
     from gfl_lab.plan.search import definition_of, resolve
     from gfl_lab.spec.schedule import total_epochs
 
@@ -114,19 +110,16 @@ def _open(files: Files, prepared: Any, tree: Any, folder: Path, stop: Any) -> tu
     for note in notes:
         say(f"note: {note}")
     better = naming.METRICS[search.metric].higher_is_better
-    halving = None
+    pruner = None
     if search.scheduler == "asha":
-        from gfl_lab.orchestrate.ray_search import Asha
-
         epochs = total_epochs(prepared.plan.variants[0].settings)
-        with stop.held():
-            halving = Asha(higher_is_better=better, max_epochs=epochs, grace_epochs=search.grace_epochs, reduction=search.reduction)
-    book = Book(
+        pruner = SuccessiveHalving(higher_is_better=better, max_epochs=epochs, grace_epochs=search.grace_epochs, reduction=search.reduction)
+    state = SearchState(
         ledger, folder, tree, dimensions=search.dimensions, metric=search.metric, higher_is_better=better, seed=search.sampler_seed,
-        resolve=lambda settings: resolve(files.experiment, settings, prepared.expand), halving=halving,
+        resolve=lambda settings: resolve(files.experiment, settings, prepared.expand), pruner=pruner,
         prepare=lambda variant: driver.write_manifests(variant.trials, tree, prepared.paths, prepared.code),
     )  # fmt: skip
-    return book, plan, ledger.created
+    return state, plan, ledger.created
 
 
 def _share(
@@ -141,11 +134,11 @@ def _share(
     return dataclasses.replace(share, slots=1) if executor == "inline" else share
 
 
-def _save_plan(plan: Any, book: Any, folder: Path, created: str) -> None:
+def _save_plan(plan: Any, state: Any, folder: Path, created: str) -> None:
     from gfl_lab.plan.search import plan_of
     from gfl_lab.records.plan import write_plan
 
-    write_plan(folder / naming.PLAN, plan_of(plan, book.all_variants).record(created))
+    write_plan(folder / naming.PLAN, plan_of(plan, state.all_variants).record(created))
 
 
 def _say_plan(plan: Any, ledger: Any, share: Any, limit: Any, tree: Any, machine: Any, address: str | None) -> None:
@@ -175,67 +168,63 @@ def _say_plan(plan: Any, ledger: Any, share: Any, limit: Any, tree: Any, machine
     say(f"{ledger.ended} ended, {left} to go, {min(share.slots, left)} at once; {at_most}{cost_text(cost, expected, share)}")
 
 
-def _train(book: Any, plan: Any, engine: Any, stop: Any, share: Any, meter: Any, address: str | None) -> list[str]:
+def _train(state: Any, plan: Any, executor: Any, stop: Any, share: Any, meter: Any) -> list[str]:
     from gfl_lab.cli import run
     from gfl_lab.cli.display import display
     from gfl_lab.orchestrate import driver
-    from gfl_lab.orchestrate.search import SearchWatcher, run_inline
+    from gfl_lab.orchestrate.search import SearchWatcher, run_search
     from gfl_lab.rundir import TrialState
 
     stop.install()
-    how = engines.how_to_run(share, engine, plan.profile.resources)
+    how = executors.how_to_run(share, executor, plan.profile.resources)
     with display(consoles()[1]) as listener:
 
         def listen(progress: list[Any]) -> None:
             meter.look(sum(trial.state is TrialState.RUNNING for trial in progress))
             listener(progress)
 
-        watcher = SearchWatcher(book, plan, listen)
+        watcher = SearchWatcher(state, plan, listen)
 
         def begin(variant: Any, number: int, stop_file: Path) -> Any:
-            _save_plan(plan, book, book.folder, book.ledger.created)
+            _save_plan(plan, state, state.folder, state.ledger.created)
             watcher.add(number, variant, plan.data.train_images)
             own = how | {"stop_file": str(stop_file)}
-            return driver.jobs_for(variant.trials, book.tree, run.TRIAL_ENTRY, own, gpus=engines.gpus_of(engine))[0]
+            return driver.jobs_for(variant.trials, state.tree, run.TRIAL_ENTRY, own, gpus=executor.gpus)[0]
 
         watcher.start()
         try:
-            if engine is None:
-                return run_inline(book, begin, stop)
-            from gfl_lab.orchestrate.ray_search import run_ray
-
-            return run_ray(
-                book, begin, cpus=engine.cpus, gpus=engine.gpus, at_once=None if address else share.slots, should_stop=stop,
-                nursery=engine.nursery,
-            )  # fmt: skip
+            return run_search(state, begin, executor, stop)
         finally:
             watcher.finish()
             meter.save()
 
 
-def _finish(book: Any, plan: Any, tree: Any, folder: Path, mirror: Any, file: Path, as_json: bool) -> ExitCode:
+def _finish(state: Any, plan: Any, tree: Any, folder: Path, mirror: Any, file: Path, as_json: bool) -> ExitCode:
     """Write and print the ranked table, complete the mirror, say what is missing; the exit code."""
-    from gfl_lab.records.search_state import Outcome
-    from gfl_lab.report.search import rank, ranking_json, render_terminal, write_all
+    from gfl_lab.records.search import Outcome
+    from gfl_lab.report.exports import write_ranking
+    from gfl_lab.report.ranking import rank
+    from gfl_lab.report.ranking_grid import ranking_json, ranking_sheet
+    from gfl_lab.report.writers.terminal import ranking_report
     from gfl_lab.results.search import read_search
 
     ranking = rank(read_search(tree, plan.experiment.name, plan.profile.name))
-    write_all(ranking, folder)
+    write_ranking(ranking, folder)
     if as_json:
         print_json(ranking_json(ranking))
     else:
-        consoles()[0].print(render_terminal(ranking))
-    failed = [entry for entry in book.ledger.suggestions if entry.state is Outcome.FAILED and not entry.final]
+        consoles()[0].print(ranking_report(ranking_sheet(ranking)))
+    failed = [entry for entry in state.ledger.suggestions if entry.state is Outcome.FAILED and not entry.final]
     for entry in failed:
         say(f"failed: suggestion {entry.number} ({entry.trial}): {entry.failure.kind}: {entry.failure.reason}")
         say(f"        log: {tree.trial(entry.trial).file(naming.LOG)}")
     if not mirror.finish():
         say(f"warning: {mirror.shortfall}")
     say(f"table written to {folder} (json, md, csv, html)")
-    if ranking.best and book.ledger.complete:
+    if ranking.best and state.ledger.complete:
         say(f"confirm the best with:  gfl-lab confirm {shlex.quote(str(file))}")
-    if not book.ledger.complete:
-        left = [entry for entry in book.ledger.suggestions if entry.state is Outcome.OPEN]
+    if not state.ledger.complete:
+        left = [entry for entry in state.ledger.suggestions if entry.state is Outcome.OPEN]
         if left:
             say(f"note: {plural(len(left), 'trial')} begun and not ended; the same command goes on with them")
         return ExitCode.TRIALS_FAILED
@@ -273,25 +262,28 @@ def show_plan(files: Files, *, data: Path | None, seeds: list[int] | None, weigh
 def print_table(tree: Any, name: str, profile: str, form: str) -> None:
     """`gfl-lab table` of a search, on stdout. Raises InputError."""
     from gfl_lab.errors import StoreError
-    from gfl_lab.report import search as report
+    from gfl_lab.report.exports import RANKING_FORMS
+    from gfl_lab.report.ranking import rank
+    from gfl_lab.report.ranking_grid import ranking_sheet
+    from gfl_lab.report.writers.terminal import ranking_report
     from gfl_lab.results.search import read_search
 
     if form == "tex":
         raise InputError("the ranked table of a search has no LaTeX form; `gfl-lab confirm` makes a table for a paper")
     try:
-        ranking = report.rank(read_search(tree, name, profile))
+        ranking = rank(read_search(tree, name, profile))
     except StoreError as error:
         raise InputError(error.problems) from None
     if form == "text":
-        consoles()[0].print(report.render_terminal(ranking))
+        consoles()[0].print(ranking_report(ranking_sheet(ranking)))
     else:
-        sys.stdout.write(report.exported(ranking, form))
+        sys.stdout.write(RANKING_FORMS[form](ranking))
 
 
 def status_lines(tree: Any, name: str, profile: str, cost: str) -> list[str]:
     """`gfl-lab status` of a search: its trials in the ledger's words, since one that was stopped early is neither failed nor unfinished."""
     from gfl_lab.errors import StoreError
-    from gfl_lab.report.search import state_text
+    from gfl_lab.report.ranking_grid import state_text
     from gfl_lab.results.search import read_search
 
     try:

@@ -37,10 +37,13 @@ def command(experiment: Path, profile: str | None, as_json: bool, form: str, dif
 
     Exit code 4 when the variants differ in more than the declared axes.
     """
-    from gfl_lab.report import export
     from gfl_lab.report.comparison import SMALLEST
-    from gfl_lab.report.table import build_table, table_json, unfair
-    from gfl_lab.report.terminal import render_terminal
+    from gfl_lab.report.exports import TABLE_FORMS
+    from gfl_lab.report.fairness import unfair
+    from gfl_lab.report.table import build_table
+    from gfl_lab.report.table_data import table_json
+    from gfl_lab.report.table_grid import table_sheet
+    from gfl_lab.report.writers.terminal import TableReport
     from gfl_lab.results.store import Store
 
     files, tree = require_run(experiment, profile)
@@ -60,9 +63,9 @@ def command(experiment: Path, profile: str | None, as_json: bool, form: str, dif
     if form == "json":
         print_json(table_json(table))
     elif form == "text":
-        consoles()[0].print(render_terminal(table))
+        consoles()[0].print(TableReport(table_sheet(table)))
     else:
-        sys.stdout.write({"md": export.to_markdown, "csv": export.to_csv, "tex": export.to_latex, "html": export.to_html}[form](table))
+        sys.stdout.write(TABLE_FORMS[form](table))
     problems = unfair(row)
     for problem in problems:
         say(f"unfair: {problem}")

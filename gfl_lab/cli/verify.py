@@ -27,8 +27,9 @@ def command(experiment: Path, profile: str | None, lock: Path | None, as_json: b
     """
     from gfl_lab.orchestrate.damaged import examine
     from gfl_lab.records.table_lock import read_table_lock
+    from gfl_lab.report.fairness import unfair
     from gfl_lab.report.lock import Deviation, deviations, make_lock
-    from gfl_lab.report.table import build_table, unfair
+    from gfl_lab.report.table import build_table
     from gfl_lab.rundir import RunTree, TrialState
 
     store, row = stored_experiment(experiment, profile)

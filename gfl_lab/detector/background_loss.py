@@ -8,7 +8,6 @@ sums are those of ``losses.py`` up to the order of summation.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,99 +15,19 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gfl_lab.detector.positives import SparsePositives
+
 WORTHWHILE = 2**20
 """Logits of a batch from which on the way through here is taken; below it nothing is gained."""
-
-ALWAYS_PADDED = False
-"""Take positives as `PaddedPositives` on a CPU, too: for tests."""
 
 _BLOCK = 2**18
 """Logits of a block on a CPU: with what is computed from them they fit into the cache of a core or two."""
 
 
-@dataclass(frozen=True)
-class Positives:
-    """Where the positives of a batch are in its pyramid.
-
-    Attributes:
-        levels: (image, y, x) of those on each level.
-        order: (P,) that sorts them by level.
-        back: (P,) from the order of levels back to the order in which they were given.
-    """
-
-    levels: tuple[tuple[Tensor, Tensor, Tensor], ...]
-    order: Tensor
-    back: Tensor
-
-    @classmethod
-    def locate(cls, image: Tensor, location: Tensor, sizes: Sequence[tuple[int, int]]) -> Positives:
-        """Positives of (P,) images and locations in a pyramid with these (height, width) of its levels."""
-        ends = torch.tensor([h * w for h, w in sizes]).cumsum(0)
-        level = torch.bucketize(location, ends.to(location.device), right=True)
-        order = level.argsort(stable=True)
-        found = []
-        parts = order.split(torch.bincount(level, minlength=len(sizes)).tolist())
-        for part, end, (height, width) in zip(parts, ends.tolist(), sizes, strict=True):
-            within = location[part] - (end - height * width)
-            found.append((image[part], within // width, within % width))
-        return cls(tuple(found), order, order.argsort())
-
-    def gather(self, levels: Sequence[Tensor]) -> Tensor:
-        """(P, channels) float32 of (N, channels, H, W) maps."""
-        return torch.cat([level[i, :, y, x] for level, (i, y, x) in zip(levels, self.levels, strict=True)]).float()[self.back]
-
-    def add(self, maps: Sequence[Tensor], values: Tensor) -> None:
-        """Add (P, channels) values to maps at the positives, in place. No two positives are at one place."""
-        for level, (i, y, x), part in zip(maps, self.levels, values[self.order].split([len(i) for i, _, _ in self.levels]), strict=True):
-            level[i, :, y, x] += part.to(level.dtype)
-
-
-@dataclass(frozen=True)
-class PaddedPositives:
-    """The same in arrays as long as a batch can have positives, so that nobody need wait for a GPU to tell how many there are.
-
-    Attributes:
-        real: (P,) bool, which are positives; the others stand for place 0 and must count nowhere.
-        levels: (image, y, x) on each level and whether the positive is on it at all, (P,) each; place 0 where it is not.
-    """
-
-    real: Tensor
-    levels: tuple[tuple[Tensor, Tensor, Tensor, Tensor], ...]
-
-    @classmethod
-    def locate(cls, image: Tensor, location: Tensor, real: Tensor, sizes: Sequence[tuple[int, int]]) -> PaddedPositives:
-        """As ``Positives.locate``; of which those in the mask ``real`` are positives."""
-        found, start = [], 0
-        for height, width in sizes:
-            own = real & (location >= start) & (location < start + height * width)
-            within = torch.where(own, location - start, 0)
-            found.append((torch.where(own, image, 0), within // width, within % width, own))
-            start += height * width
-        return cls(real, tuple(found))
-
-    def gather(self, levels: Sequence[Tensor]) -> Tensor:
-        """(P, channels) float32 of (N, channels, H, W) maps; 0 where no positive is."""
-        parts = [torch.where(own[:, None], level[i, :, y, x].float(), 0) for level, (i, y, x, own) in zip(levels, self.levels, strict=True)]
-        return torch.stack(parts).sum(0)
-
-    def add(self, maps: Sequence[Tensor], values: Tensor) -> None:
-        """Add (P, channels) values to maps at the positives, in place."""
-        for level, (i, y, x, own) in zip(maps, self.levels, strict=True):
-            part = torch.where(own[:, None], values, 0).to(level.dtype)
-            level.permute(0, 2, 3, 1).index_put_((i, y, x), part, accumulate=True)
-
-
-def find(positive: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Where a (N, A) mask is true, which it is at ``most`` places at most: (most,) row, column, and whether there is such a place."""
-    flat = positive.flatten()
-    place = torch.nonzero_static(flat, size=most, fill_value=0)[:, 0]
-    return place // positive.shape[1], place % positive.shape[1], torch.arange(most, device=flat.device) < flat.sum()
-
-
 def background_and_positives(
     class_levels: Sequence[Tensor],
     quality_levels: Sequence[Tensor] | None,
-    positives: Positives | PaddedPositives,
+    positives: SparsePositives,
     power: float,
     valid: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -135,7 +54,7 @@ def background_and_positives(
 class _Dense(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, power: float, valid: Tensor | None, positives: Positives | PaddedPositives, count: int, *levels: Tensor
+        ctx: Any, power: float, valid: Tensor | None, positives: SparsePositives, count: int, *levels: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.power, ctx.valid, ctx.positives, ctx.count = power, valid, positives, count
         ctx.save_for_backward(*levels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from mmdet.registry import MODELS
@@ -11,6 +12,8 @@ from mmengine.logging import MMLogger
 from torch import nn
 
 from gfl_lab.detector.backbones import backbone_config
+from gfl_lab.detector.box_forms import BOX_FORMS
+from gfl_lab.detector.qualities import QUALITIES
 from gfl_lab.spec.settings import BUILT_IN, Settings
 
 PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -19,20 +22,14 @@ PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 BACKBONE_STRIDES = (4, 8, 16, 32)
 """Strides of a backbone's four maps."""
 
-_HEAD_SWITCHES = (
-    "gaussian_weight", "gaussian_box_loss", "quality_weight", "guided_eta", "guided_renormalise",
-    "dgqp_topk", "dgqp_mean", "dgqp_variance", "dgqp_channels", "dgqp_form", "dgqp_detach",
-)  # fmt: skip
-"""Settings that the head takes under the same name."""
-
 
 def component(settings: Settings, kind: str) -> dict[str, Any]:
-    """Config of a registered component of the user's: its class and ``arguments``."""
+    """Return the config of a registered component of the user's: its class and ``component_args``."""
     return {"type": getattr(settings, kind), **settings.component_args.get(kind, {})}
 
 
 def model_config(settings: Settings, num_classes: int) -> ConfigDict:
-    """mmdet config of the detector.
+    """Return the mmdet config of the detector.
 
     ``init_weights`` is not in the config: the trainer loads it, safely, into ``model.backbone`` (checkpoints/pretrained.py).
 
@@ -64,35 +61,7 @@ def model_config(settings: Settings, num_classes: int) -> ConfigDict:
             "num_outs": len(settings.strides),
             "relu_before_extra_convs": settings.neck_relu,
         },
-        "bbox_head": {
-            "type": settings.head,
-            "num_classes": num_classes,
-            "in_channels": settings.neck_channels,
-            "feat_channels": settings.head_channels,
-            "stacked_convs": settings.head_convs,
-            "quality": settings.quality,
-            "box": settings.box,
-            "dirac_coder": settings.bbox_coder,
-            "reg_max": settings.reg_max,
-            "bin_width": settings.bin_width,
-            "decode": settings.decode,
-            "qfl_beta": settings.qfl_beta,
-            "cls_loss": None if settings.cls_loss == "auto" else component(settings, "cls_loss"),
-            "box_loss": settings.box_loss if settings.box_loss in BUILT_IN["box_loss"] else component(settings, "box_loss"),
-            "box_weight": settings.box_loss_weight,
-            "box_weighting": settings.box_weighting,
-            "dfl_weight": settings.dfl_weight if settings.dfl else 0.0,
-            **{name: getattr(settings, name) for name in _HEAD_SWITCHES},
-            "tower_bias": settings.tower_bias,
-            **settings.component_args.get("head", {}),
-            "anchor_generator": {
-                "type": "AnchorGenerator",
-                "ratios": [1.0],
-                "octave_base_scale": settings.anchor_scale,
-                "scales_per_octave": 1,
-                "strides": list(settings.strides),
-            },
-        },
+        "bbox_head": head_config(settings, num_classes),
         "train_cfg": {
             "assigner": {"type": "ATSSAssigner", "topk": settings.atss_topk}
             if settings.assigner == "ATSSAssigner"
@@ -112,8 +81,47 @@ def model_config(settings: Settings, num_classes: int) -> ConfigDict:
     return ConfigDict(config)
 
 
+def head_config(settings: Settings, num_classes: int) -> dict[str, Any]:
+    """Return the config of the dense head.
+
+    Each quality and box form names the settings that decide its fields (``settings`` of its class).
+
+    Args:
+        settings: groups detector and model are used.
+        num_classes: C.
+    """
+    box_type = f"dirac_{settings.bbox_coder}" if settings.box == "dirac" else settings.box
+    box = _part(settings, box_type, BOX_FORMS[box_type].settings)
+    if not settings.dfl and "dfl_weight" in box:
+        box["dfl_weight"] = 0.0
+    whole = settings.box_loss if settings.box_loss in BUILT_IN["box_loss"] else component(settings, "box_loss")
+    return {
+        "type": settings.head,
+        "num_classes": num_classes,
+        "in_channels": settings.neck_channels,
+        "feat_channels": settings.head_channels,
+        "tower": {"convs": settings.head_convs, "bias": settings.tower_bias},
+        "quality": _part(settings, settings.quality, QUALITIES[settings.quality].settings),
+        "box": box,
+        "box_loss": {"loss": whole, "weight": settings.box_loss_weight, "weighting": settings.box_weighting},
+        "cls_loss": None if settings.cls_loss == "auto" else component(settings, "cls_loss"),
+        **settings.component_args.get("head", {}),
+        "anchor_generator": {
+            "type": "AnchorGenerator",
+            "ratios": [1.0],
+            "octave_base_scale": settings.anchor_scale,
+            "scales_per_octave": 1,
+            "strides": list(settings.strides),
+        },
+    }
+
+
+def _part(settings: Settings, kind: str, fields: Mapping[str, str]) -> dict[str, Any]:
+    return {"type": kind, **{field: getattr(settings, setting) for setting, field in fields.items()}}
+
+
 def build_detector(settings: Settings, num_classes: int) -> nn.Module:
-    """The detector with randomly initialised weights, for notebooks and tests."""
+    """Return the detector with randomly initialised weights, for notebooks and tests."""
     model = MODELS.build(model_config(settings, num_classes))
     logger = MMLogger.get_current_instance()
     level = logger.level

@@ -31,7 +31,7 @@ def on_host(samples: list[Any]) -> list[Any]:
 
 @torch.inference_mode()
 def predict_and_collect(model: nn.Module, loader: Any, collector: DistributionCollector) -> Iterator[Any]:
-    """As `predict`, one forward pass, while the collector sees the head's outputs at every cell."""
+    """As `predict`, one forward pass, while the collector sees the head's outputs at every location."""
     model.eval()
     head = model.bbox_head
     for batch in loader:
@@ -41,6 +41,6 @@ def predict_and_collect(model: nn.Module, loader: Any, collector: DistributionCo
         results = head.predict_by_feat(*outs, batch_img_metas=metas, rescale=True)
         samples = on_host(model.add_pred_to_datasample(data["data_samples"], results))
         if collector.wants(samples):
-            geometry = head.geometry([tuple(level.shape[-2:]) for level in outs[0]], outs[0][0].device)
-            collector.add(head.dense_outputs(outs, metas), geometry.priors, list(geometry.num_level_priors), samples)
+            geometry = head.geometry([level.shape[-2:] for level in outs[0]], outs[0][0].device)
+            collector.add(head.dense_outputs(outs, metas), geometry, samples)
         yield from samples

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.errors import InputError, Problem, StoreError
@@ -32,17 +32,6 @@ WATCH_S = 0.5
 
 ORPHANS_S = 30.0
 """Trials die with their driver: on this machine within a second, on another node when Ray has noticed."""
-
-
-class Executor(Protocol):
-    """Runs jobs. ``run`` returns when all have ended or no more may start; outcomes stand in the run directories.
-
-    What it returns went wrong outside the trials, one sentence each.
-    """
-
-    def start(self) -> None: ...
-    def run(self, jobs: Sequence[Job]) -> list[str]: ...
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -72,7 +61,6 @@ class StopSwitch:
         self.signal = 0
         self.file = file
         self._asks_trials = True
-        self._held = False
         self._previous: dict[int, Any] = {}
 
     def __call__(self) -> bool:
@@ -92,17 +80,6 @@ class StopSwitch:
         self.listen()
         self._asks_trials = True
 
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """A signal in this block counts at its end: importing Ray, which must not be left half imported, bears no interruption."""
-        before, self._held = self.signal, True
-        try:
-            yield
-        finally:
-            self._held = False
-        if self.signal != before and not self._asks_trials:
-            raise KeyboardInterrupt
-
     def restore(self) -> None:
         """Give the signals back; no trial is left to ask. Does nothing when they were never taken."""
         if self._asks_trials and self._previous:
@@ -113,8 +90,6 @@ class StopSwitch:
     def _handle(self, number: int, _frame: Any) -> None:
         now = bool(self.signal) or not self._asks_trials
         self.signal = self.signal or number
-        if self._held and not self._asks_trials:
-            return
         if now:
             raise KeyboardInterrupt
         with contextlib.suppress(OSError):
@@ -357,7 +332,6 @@ def states(trials: Sequence[Trial], tree: RunTree) -> dict[str, TrialState]:
 
 
 __all__ = [
-    "Executor",
     "Progress",
     "StopSwitch",
     "Watcher",

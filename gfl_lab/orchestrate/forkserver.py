@@ -10,9 +10,6 @@ When stdin ends, because whoever started it has died or is done, the child is ki
 the kernel to die with the server, and has a guard that ends what it has forked itself. So nothing stays behind, whichever of the
 three is killed, or all of them.
 
-With ``--nursery FD`` it is a nursery: it imports the same and forks such servers, for whoever asks at the listening socket FD
-(nursery.py), until its own stdin ends. So the servers of one machine import once, and they die with their nursery.
-
 Why not `multiprocessing`'s forkserver: see docs/decisions/0003-forkserver.md.
 """
 
@@ -25,16 +22,11 @@ import json
 import os
 import select
 import signal
-import socket
-import struct
 import sys
 import traceback
 from typing import Any, NoReturn
 
 from gfl_lab.processes import GUARD, call_and_exit, die_with_parent, fresh_command, hide_gpus, rename
-
-ASK_S = 5.0
-"""Whoever asks a nursery has said it all within this."""
 
 
 def _child(request: dict[str, Any], server: int, fresh: bool) -> NoReturn:
@@ -98,8 +90,8 @@ def _kill(pid: int) -> None:
             kill(pid, signal.SIGKILL)
 
 
-def main(preload: str, nursery: int | None) -> None:
-    """Serve until stdin ends; as a nursery where ``nursery`` is its listening socket."""
+def main(preload: str) -> None:
+    """Serve until stdin ends."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal group; the driver decides what it means
     if preload:
@@ -107,62 +99,7 @@ def main(preload: str, nursery: int | None) -> None:
         importlib.import_module(preload)
         gc.collect()
         gc.freeze()  # a child neither looks through what was imported at each collection, nor copies its pages for that
-    if nursery is not None:
-        _raise_servers(socket.socket(fileno=nursery))
     _serve(fresh=not preload)
-
-
-def _raise_servers(listener: socket.socket) -> None:
-    """Fork a process for each request; returns in that process, which has its asker's pipes, environment and priority."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # a server's end is seen by whoever holds its pipes
-    nursery = os.getpid()
-    while True:
-        readable, _, _ = select.select([0, listener], [], [])
-        if 0 in readable:
-            os._exit(0)
-        connection, _ = listener.accept()
-        pipes: list[int] = []
-        try:
-            with connection:
-                _check_user(connection)
-                connection.settimeout(ASK_S)
-                data, pipes, *_ = socket.recv_fds(connection, 65536, 3)
-                while more := connection.recv(65536):
-                    data += more
-            asked = json.loads(data)
-            if os.fork() == 0:
-                listener.close()
-                _take_after(asked, pipes, nursery)
-                return
-        except (OSError, ValueError) as error:
-            print(f"a request for a server failed: {error!r}", file=sys.stderr, flush=True)
-        finally:
-            for pipe in pipes:
-                os.close(pipe)
-
-
-def _take_after(asked: dict[str, Any], pipes: list[int], nursery: int) -> None:
-    """Make this process, just forked, what a child of its asker would be; it leaves if it cannot."""
-    try:
-        die_with_parent(nursery)
-        os.setsid()
-        for number, pipe in enumerate(pipes):
-            os.dup2(pipe, number)
-        os.environ.clear()
-        os.environ.update(asked["environment"])
-        os.setpriority(os.PRIO_PROCESS, 0, max(asked["niceness"], os.getpriority(os.PRIO_PROCESS, 0)))
-        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-            file.write(asked["oom_score_adj"])
-    except BaseException:
-        os._exit(1)
-
-
-def _check_user(connection: socket.socket) -> None:
-    """The socket has no file, whose rights would keep others out."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    _pid, uid, _gid = struct.unpack("3i", credentials)
-    if uid != os.getuid():
-        raise PermissionError(f"user {uid} asked")
 
 
 def _serve(fresh: bool) -> None:
@@ -203,4 +140,4 @@ def _serve(fresh: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[3]) if sys.argv[2:3] == ["--nursery"] else None)
+    main(sys.argv[1])

@@ -3,43 +3,69 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gfl_lab.errors import Interrupted, StoreError
+from gfl_lab.orchestrate.executor import Ended, nothing
 from gfl_lab.orchestrate.supervisor import Attempts, Job
 from gfl_lab.rundir import TrialDir
 
 
 class InlineExecutor:
-    """Runs jobs in the calling thread."""
+    """Runs jobs in the thread that reads its results (`Executor`).
+
+    Args:
+        should_stop: no further trial starts, and the one that runs stops, once it returns True.
+    """
 
     def __init__(self, should_stop: Callable[[], bool]) -> None:
-        self.should_stop = should_stop
+        self.gpus = 0.0
+        self._should_stop = should_stop
+        self._jobs: deque[Job] = deque()
 
     def start(self) -> None:
-        """Nothing to start."""
+        """Do nothing: there is nothing to start."""
 
-    def run(self, jobs: Sequence[Job]) -> list[str]:
-        """Run every job; stops between or within trials when asked to."""
-        for job in jobs:
-            if self.should_stop():
-                break
-            module, _, name = job.entry.partition(":")
-            function = getattr(importlib.import_module(module), name)
-            trial = TrialDir(Path(job.path))
-            attempts = Attempts(trial)
-            try:
-                function(path=job.path, **job.kwargs, should_stop=self.should_stop)
-                while not self.should_stop() and attempts.another_after(trial.state()):
-                    function(path=job.path, **job.kwargs, should_stop=self.should_stop)
-            except Interrupted:
-                break
-            except StoreError:
-                if not trial.lease_alive():
-                    raise
-                # another driver runs it (two experiments may share a trial): it is left to that one
-        return []
+    def capacity(self) -> int:
+        """Return 1."""
+        return 1
 
-    def close(self) -> None:
-        """Nothing to close."""
+    def submit(self, job: Job) -> None:
+        """Give it a job."""
+        self._jobs.append(job)
+
+    def results(self, watch: Callable[[], None] = nothing) -> Iterator[Ended]:
+        """Run each job and yield it."""
+        while self._jobs:
+            job = self._jobs.popleft()
+            if not self._should_stop():
+                self._run(job, watch)
+            yield Ended(job)
+
+    def close(self, *, wait: bool = True) -> None:
+        """Do nothing: there is nothing to close."""
+
+    def _run(self, job: Job, watch: Callable[[], None]) -> None:
+        """Run a trial to its end, as often as the retry policy says. One that another driver runs is left to it."""
+        stop_file = job.kwargs.get("stop_file")
+
+        def stops() -> bool:
+            watch()
+            return self._should_stop() or bool(stop_file and os.path.exists(stop_file))
+
+        module, _, name = job.entry.partition(":")
+        function = getattr(importlib.import_module(module), name)
+        trial = TrialDir(Path(job.path))
+        attempts = Attempts(trial)
+        try:
+            function(path=job.path, **job.kwargs, should_stop=stops)
+            while not stops() and attempts.another_after(trial.state()):
+                function(path=job.path, **job.kwargs, should_stop=stops)
+        except Interrupted:
+            pass
+        except StoreError:
+            if not trial.lease_alive():
+                raise

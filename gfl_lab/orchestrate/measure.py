@@ -14,7 +14,6 @@ from queue import Empty, SimpleQueue
 from gfl_lab import naming
 from gfl_lab.orchestrate.cost import detector, shape
 from gfl_lab.orchestrate.driver import jobs_for, write_manifests
-from gfl_lab.orchestrate.nursery import Nursery
 from gfl_lab.orchestrate.resources import Machine, Share
 from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 from gfl_lab.plan.plan import Trial
@@ -74,12 +73,8 @@ def measure(
             scratch = RunTree(folder / str(number))
             write_manifests([trial], scratch, paths, code)
             jobs.put((trial, jobs_for([trial], scratch, entry, how, gpus=share.gpus)[0]))
-        if gpu:
-            done = _run(jobs, [TrialProcess("")])
-        else:
-            preload = entry.partition(":")[0]
-            with contextlib.closing(Nursery(preload, share.cpus)) as nursery:
-                done = _run(jobs, [TrialProcess(preload, nursery.address) for _ in range(at_once)])
+        preload = "" if gpu else entry.partition(":")[0]
+        done = _run(jobs, [TrialProcess(preload, share.cpus) for _ in range(at_once)])
         problems = []
         for trial in models:
             own = [result for warmed, result in done if warmed.id == trial.id]

@@ -15,7 +15,7 @@ import psutil
 
 from gfl_lab import naming
 from gfl_lab.orchestrate.measure import WARM_UP_PREFIX
-from gfl_lab.orchestrate.ray_tune import scratch_dir
+from gfl_lab.orchestrate.ray_cluster import scratch_dir
 from gfl_lab.processes import GUARD
 from gfl_lab.rundir import RunTree, TrialDir
 

@@ -58,7 +58,7 @@ class Share:
 
 
 def processes_of(gpus: float) -> int:
-    """Processes of a trial that takes ``gpus``: one for each whole GPU (train/team.py)."""
+    """Processes of a trial that takes ``gpus``: one for each whole GPU (train/process_group.py)."""
     return max(1, int(gpus))
 
 

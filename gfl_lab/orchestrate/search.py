@@ -10,20 +10,20 @@ from __future__ import annotations
 import contextlib
 import datetime
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.errors import FailureKind, SpecError
 from gfl_lab.orchestrate.driver import Progress, Watcher
-from gfl_lab.orchestrate.inline import InlineExecutor
+from gfl_lab.orchestrate.executor import Executor
+from gfl_lab.orchestrate.pruner import Pruner
 from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.plan.plan import Plan, Variant, steps_of
 from gfl_lab.records.metric_lines import read_metric_lines
 from gfl_lab.records.result import Done, Failed, Failure
-from gfl_lab.records.search_state import Outcome, SearchState, Suggestion, read_search, write_search
+from gfl_lab.records.search import Outcome, SearchFile, Suggestion, read_search, write_search
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.search import Dimension
@@ -31,17 +31,10 @@ from gfl_lab.spec.search import Dimension
 MAX_IDLE = 100
 """Suggestions in a row that give no new trial, after which the space is taken for exhausted."""
 
-MAX_LOST = 2
 SHOWN_ENDED = 8
 
 
-class Halving(Protocol):
-    """Decides which trials go on (orchestrate/ray_search.py has ASHA)."""
-
-    def stops(self, number: int, epoch: int, value: float) -> bool: ...
-
-
-class Book:
+class SearchState:
     """Hands out suggestions, takes in what became of them, and keeps search.json true after each event.
 
     Args:
@@ -49,25 +42,24 @@ class Book:
         metric: what is searched for, and whether more of it is better.
         resolve: the variant that settings stand for. Raises SpecError.
         prepare: called with a variant before its trial runs; writes its manifest.
-        halving: None lets every trial run to its end.
+        pruner: None lets every trial run to its end.
     """
 
     def __init__(
-        self, ledger: SearchState, folder: Path, tree: RunTree, *, dimensions: tuple[Dimension, ...], metric: str, higher_is_better: bool, seed: int,
-        resolve: Callable[[dict[str, Any]], Variant], prepare: Callable[[Variant], None], halving: Halving | None,
+        self, ledger: SearchFile, folder: Path, tree: RunTree, *, dimensions: tuple[Dimension, ...], metric: str, higher_is_better: bool, seed: int,
+        resolve: Callable[[dict[str, Any]], Variant], prepare: Callable[[Variant], None], pruner: Pruner | None,
     ) -> None:  # fmt: skip
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.ledger, self.folder, self.tree = ledger, folder, tree
-        self.metric, self.resolve, self.prepare, self.halving = metric, resolve, prepare, halving
+        self.metric, self.resolve, self.prepare, self.pruner = metric, resolve, prepare, pruner
         self.dimensions = {dimension.key: dimension for dimension in dimensions}
         self.variants: dict[int, Variant] = {}
         self._distributions = {dimension.key: dimension.distribution() for dimension in dimensions}
         self._study = optuna.create_study(direction="maximize" if higher_is_better else "minimize", sampler=sampler(seed))
         self._trials: dict[int, Any] = {}
         self._handed_out: set[int] = set()
-        self._lost: Counter[int] = Counter()
         self._follow: dict[int, Follower] = {}
         ledger.sampler = {"name": "TPESampler", "seed": seed, "optuna": optuna.__version__}
         for entry in ledger.suggestions:
@@ -81,8 +73,8 @@ class Book:
             self.variants[entry.number] = self.resolve(entry.settings)
         for epoch, value in sorted(entry.values.items()):
             trial.report(value, epoch)
-            if self.halving:
-                self.halving.stops(entry.number, epoch, value)
+            if self.pruner:
+                self.pruner.stops(entry.number, epoch, value)
         if entry.final:
             self._tell(entry)
         elif entry.state is Outcome.FAILED:
@@ -158,7 +150,7 @@ class Book:
             return entry.state is Outcome.STOPPED
         entry.values[epoch] = value
         self._trials[number].report(value, epoch)
-        if self.halving and self.halving.stops(number, epoch, value):
+        if self.pruner and self.pruner.stops(number, epoch, value):
             entry.state, entry.value = Outcome.STOPPED, value
             self.save()
             self._tell(entry)
@@ -180,8 +172,8 @@ class Book:
                 if epoch > entry.epochs:
                     entry.values[epoch] = value
                     self._trials[number].report(value, epoch)
-                    if self.halving:
-                        self.halving.stops(number, epoch, value)
+                    if self.pruner:
+                        self.pruner.stops(number, epoch, value)
         elif state is TrialState.FAILED:
             result = folder.result()
             entry.state = Outcome.FAILED
@@ -190,12 +182,6 @@ class Book:
             return
         self.save()
         self._tell(entry)
-
-    def lost(self, number: int) -> None:
-        """Hand a trial out again whose supervisor went away before it had ended, ``MAX_LOST`` times at most."""
-        if not self.ledger.suggestions[number].final and self._lost[number] < MAX_LOST:
-            self._lost[number] += 1
-            self._handed_out.discard(number)
 
     def follow(self, number: int) -> bool:
         """Take in what a trial that runs in this process has written; whether it is to stop."""
@@ -262,9 +248,9 @@ class Follower:
 class SearchWatcher(Watcher):
     """Follows trials that are not known beforehand; of those that ended, the last few."""
 
-    def __init__(self, book: Book, plan: Plan, listener: Callable[[list[Progress]], None]) -> None:
-        super().__init__(book.tree, plan, [], {}, listener)
-        self.book = book
+    def __init__(self, state: SearchState, plan: Plan, listener: Callable[[list[Progress]], None]) -> None:
+        super().__init__(state.tree, plan, [], {}, listener)
+        self.state = state
         self._numbers: dict[str, int] = {}
 
     def add(self, number: int, variant: Variant, train_images: int) -> None:
@@ -279,7 +265,7 @@ class SearchWatcher(Watcher):
         self.trials = [*shown, (trial_id, f"{number}: {variant.name}", total_epochs(settings), steps_of(settings, train_images))]
 
     def _progress(self, trial_id: str, label: str, epochs: int, steps: int) -> Progress:
-        stopped = self.book.ledger.suggestions[self._numbers[trial_id]].state is Outcome.STOPPED
+        stopped = self.state.ledger.suggestions[self._numbers[trial_id]].state is Outcome.STOPPED
         return super()._progress(trial_id, label + " (stopped early)" if stopped else label, epochs, steps)
 
 
@@ -287,16 +273,43 @@ Begin = Callable[[Variant, int, Path], Job]
 """Gives the job of a variant's trial; with the suggestion's number, and the file that asks the trial to stop."""
 
 
-def run_inline(book: Book, begin: Begin, should_stop: Callable[[], bool]) -> list[str]:
-    """Run a search in this process, one trial after the other, so that a debugger works; returns nothing that went wrong."""
-    while not should_stop() and (entry := book.next()):
-        job = begin(book.variants[entry.number], entry.number, book.stop_file(entry))
-        InlineExecutor(lambda number=entry.number: should_stop() or book.follow(number)).run([job])
-        book.ended(entry.number)
-    return []
+def run_search(state: SearchState, begin: Begin, executor: Executor, should_stop: Callable[[], bool]) -> list[str]:
+    """Run a search until nothing more is to be handed out, or a stop is asked for.
+
+    The pruner and the sampler are asked here, in one thread, whatever executor runs the trials: a trial is suggested when there is
+    room for it, and each metric counts when its line has been read.
+
+    Returns:
+        What went wrong outside of the trials, each sentence once.
+
+    Raises:
+        OSError, GflLabError: what the state raised, such as a full disk, or the executor: ResourceError.
+    """
+    numbers: dict[str, int] = {}
+    problems: set[str] = set()
+
+    def submit() -> None:
+        while not should_stop() and len(numbers) < executor.capacity() and (entry := state.next()):
+            job = begin(state.variants[entry.number], entry.number, state.stop_file(entry))
+            numbers[job.path] = entry.number
+            executor.submit(job)
+
+    def watch() -> None:
+        if should_stop():
+            state.ask_to_stop()
+        for number in list(numbers.values()):
+            state.follow(number)
+        submit()  # a cluster may have got another node
+
+    submit()
+    for ended in executor.results(watch):
+        state.ended(numbers.pop(ended.job.path))
+        problems |= {ended.problem} - {""}
+        submit()
+    return [] if state.ledger.complete else sorted(problems)
 
 
-def open_ledger(folder: Path, definition: dict[str, Any], trials: int, *, look: bool = False) -> tuple[SearchState, list[str]]:
+def open_ledger(folder: Path, definition: dict[str, Any], trials: int, *, look: bool = False) -> tuple[SearchFile, list[str]]:
     """The ledger to go on with, and notes for the user. One of another search of this name is moved to ``previous/`` with its tables.
 
     Args:
@@ -305,7 +318,7 @@ def open_ledger(folder: Path, definition: dict[str, Any], trials: int, *, look: 
     Raises:
         StoreError: search.json cannot be read.
     """
-    fresh = SearchState(definition, trials, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+    fresh = SearchFile(definition, trials, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
     path = folder / naming.SEARCH
     if path.exists():
         found = read_search(path)

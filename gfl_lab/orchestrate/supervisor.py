@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +18,6 @@ from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.errors import RETRY, DiskFull, FailureKind, Retry, StoreError
-from gfl_lab.orchestrate.nursery import Server
 from gfl_lab.processes import EXIT_INTERRUPTED
 from gfl_lab.records.accumulation import Accumulation
 from gfl_lab.records.result import Failed, Failure, now, write_result
@@ -22,6 +25,9 @@ from gfl_lab.rundir import LEASE_STALE_S, RESERVE_BYTES, TrialDir, TrialState
 
 MAX_LOST = 2
 """A trial whose process vanishes goes on from its checkpoint this many times without getting further than it ever was."""
+
+END_S = 5
+"""How long a server may take to leave once its stdin has ended."""
 
 LEASE_WAIT_S = 2 * LEASE_STALE_S + 30
 """How long the process that ran a trial before may hold it. On another host that is until its lease is stale; and where that host
@@ -108,17 +114,64 @@ def _counter(file: Path, name: str) -> int:
     return next((int(value) for key, value in (words for words in lines if len(words) == 2) if key == name), 0)
 
 
+class Server:
+    """A fork server (forkserver.py), seen from the process whose trials it starts and with which it ends.
+
+    Args:
+        preload: the module that it has imported before it forks; empty: each of its trials is a fresh interpreter.
+        threads: of a trial; libraries that count the machine's cores when they are imported get this number instead.
+    """
+
+    def __init__(self, preload: str, threads: int | None = None) -> None:
+        self._errors = tempfile.TemporaryFile()
+        environment = {"OMP_NUM_THREADS": str(threads)} | os.environ if threads else None
+        command = [sys.executable, "-P", "-m", "gfl_lab.orchestrate.forkserver", preload]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment, start_new_session=True, bufsize=0
+        )
+        assert self._process.stdin and self._process.stdout
+        self._requests, self._answers = self._process.stdin, self._process.stdout
+
+    def call(self, request: dict[str, Any]) -> int:
+        """Have a child do what is requested; return its exit code, negative where a signal ended it.
+
+        Raises:
+            RuntimeError: the server has ended; with the last line of its error messages.
+        """
+        with contextlib.suppress(BrokenPipeError):  # then there is no answer either
+            self._requests.write(json.dumps(request).encode() + b"\n")
+        while line := self._answers.readline():
+            message = json.loads(line)
+            if "exit" in message:
+                return int(message["exit"])
+        self._errors.seek(0)
+        words = self._errors.read().decode(errors="replace").strip().splitlines()
+        raise RuntimeError(f"the process that starts trials ended: {words[-1] if words else 'no message'}")
+
+    def close(self) -> None:
+        """End the server and whatever it runs. `call` may wait in another thread, and raises then."""
+        self._requests.close()
+        try:
+            self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._answers.close()
+        self._errors.close()
+
+
 class TrialProcess:
     """A fork server and, while a trial runs, its child.
 
     A trial has a GPU only with an empty ``preload``.
 
     Args:
-        preload, nursery: as of `Server`.
+        preload, threads: as of `Server`.
     """
 
-    def __init__(self, preload: str, nursery: str | None = None) -> None:
-        self._server = Server(preload, nursery)
+    def __init__(self, preload: str, threads: int | None = None) -> None:
+        self._server = Server(preload, threads)
 
     def run(self, job: Job) -> TrialState:
         """Run a trial to its end: done, failed or interrupted. Failures that ``RETRY`` says so of are tried again.
@@ -159,10 +212,7 @@ class TrialProcess:
 
     def _once(self, job: Job) -> int:
         request = {"entry": job.entry, "kwargs": {"path": job.path, **job.kwargs}, "log": str(Path(job.path) / naming.LOG)}
-        self._server.ask(request)
-        while "exit" not in (message := self._server.answer()):
-            pass
-        return message["exit"]
+        return self._server.call(request)
 
     def close(self) -> None:
         """End the server and whatever it runs."""

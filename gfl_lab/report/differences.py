@@ -38,15 +38,20 @@ def differences(first: Recorded, second: Recorded) -> list[Differing]:
     if first.code != second.code:
         found.append(Differing(CODE, "training code version", str(first.code), str(second.code)))
     for name in sorted({*first.components, *second.components}):
-        ours, theirs = first.components.get(name), second.components.get(name)
-        if ours != theirs:
-            text = "\n".join(difflib.unified_diff((ours or "").splitlines(), (theirs or "").splitlines(), first.id, second.id, lineterm=""))
-            shown = [MISSING if one is None else f"{len(one.splitlines())} lines" for one in (ours, theirs)]
-            found.append(Differing(CODE, name, *shown, text))
+        first_text, second_text = first.components.get(name), second.components.get(name)
+        if first_text != second_text:
+            text = "\n".join(
+                difflib.unified_diff((first_text or "").splitlines(), (second_text or "").splitlines(), first.id, second.id, lineterm="")
+            )
+            found.append(Differing(CODE, name, _lines(first_text), _lines(second_text), text))
     if first.environment and second.environment:
         found += _differing(ENVIRONMENT, first.environment, second.environment)
     found += _differing(NUMBERS, first.metrics, second.metrics)
     return found
+
+
+def _lines(text: str | None) -> str:
+    return MISSING if text is None else f"{len(text.splitlines())} lines"
 
 
 def _differing(group: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Differing]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from gfl_lab.report.series import BoxView, SideView
+from gfl_lab.report.boxes import BoxView, SideView
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#6b4e9b", "#56b4e9")
 """Okabe and Ito's, told apart by colour-blind readers too; boxes take them in turn."""
@@ -113,4 +113,5 @@ def _draw_side(pen: ImageDraw.ImageDraw, side: SideView, middle: tuple[float, fl
 
 
 def _faded(colour: str) -> tuple[int, int, int, int]:
-    return (*(int(colour[i : i + 2], 16) for i in (1, 3, 5)), 165)
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return red, green, blue, 165

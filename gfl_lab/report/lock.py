@@ -17,7 +17,8 @@ from gfl_lab import __version__
 from gfl_lab.integrity import UNSTABLE
 from gfl_lab.metrics.coco_records import Records
 from gfl_lab.records.table_lock import LockedData, LockedRow, LockedTrial, Numbers, TableLock
-from gfl_lab.report.table import Table, table_json
+from gfl_lab.report.table import Table
+from gfl_lab.report.table_data import table_json
 from gfl_lab.results.rows import ExperimentRow
 from gfl_lab.spec import renames
 

@@ -2,7 +2,7 @@
 
 Each number is the mean over the seeds that both have finished. AP, AP50 and AP75 are those of the table (``report.comparison``), and AP by
 size pools its spread over seeds over the table's rows too; classes and types of error stand by themselves. Intervals are not corrected for how
-many there are: with 80 classes some four lie outside of theirs by chance.
+many there are: with 80 classes some four lie outside of second by chance.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from gfl_lab.metrics.coco_ap import RESAMPLED, mean_ap
 from gfl_lab.metrics.coco_matching import AREAS, match
 from gfl_lab.metrics.coco_records import Records
 from gfl_lab.report.comparison import FEW_SEEDS, Comparison, Lookup, compare_two, others
-from gfl_lab.report.statistics import LEVEL, NO_SIGNAL, Difference, Paired, judge, paired
+from gfl_lab.report.noise import LEVEL
+from gfl_lab.report.statistics import NO_SIGNAL, Difference, Paired, judge, paired
 from gfl_lab.results.rows import ExperimentRow, VariantRow
 
 REPLICATES = 200
@@ -30,20 +31,20 @@ METRIC, SIZE, CLASS, ERROR = "metric", "size", "class", "error"
 
 
 @dataclass(frozen=True)
-class PairRow:
+class DifferenceRow:
     """One number of both variants.
 
     Attributes:
         group: METRIC, SIZE, CLASS (AP of one class), or ERROR (AP50 points that a type of error costs: lower is better).
-        ours, theirs: means over seeds. found: ours minus theirs.
-        counts: for errors, how many of ours and theirs, means over seeds.
+        value, reference: means over seeds of the variant and of the one it is compared with. found: their difference.
+        counts: for errors, how many both have, means over seeds.
         comparison: for METRIC, what the table says of the two variants.
     """
 
     group: str
     name: str
-    ours: float
-    theirs: float
+    value: float
+    reference: float
     found: Difference
     counts: tuple[float, float] | None = None
     comparison: Comparison | None = None
@@ -57,7 +58,7 @@ class PairRow:
 
     @property
     def better(self) -> bool | None:
-        """True where ours is better, False where it is worse: by the table's verdict if there is one, else by the interval.
+        """True where the variant is better, False where it is worse: by the table's verdict if there is one, else by the interval.
 
         None where neither decides; colour follows this.
         """
@@ -93,14 +94,16 @@ class Context:
     others: Mapping[str, Sequence[Paired]] = field(default_factory=dict)
 
 
-def context(experiment: ExperimentRow, ours: VariantRow, theirs: VariantRow, resampled: Lookup) -> Context:
+def context(experiment: ExperimentRow, variant: VariantRow, reference: VariantRow, resampled: Lookup) -> Context:
     """Return the table's numbers on two variants of ``experiment``."""
-    by_size = {name: tuple(others(experiment, ours, theirs, name)) for name in _SIZES.values()}
-    return Context(compare_two(experiment, ours, theirs, resampled), by_size)
+    by_size = {name: tuple(others(experiment, variant, reference, name)) for name in _SIZES.values()}
+    return Context(compare_two(experiment, variant, reference, resampled), by_size)
 
 
-def compare_pair(pairs: Sequence[tuple[Records, Records]], replicates: int = REPLICATES, known: Context | None = None) -> list[PairRow]:
-    """Compare (ours, theirs) of each seed.
+def compare_variants(
+    pairs: Sequence[tuple[Records, Records]], replicates: int = REPLICATES, known: Context | None = None
+) -> list[DifferenceRow]:
+    """Compare (variant, reference) of each seed.
 
     Args:
         pairs: the records of both, seed by seed.
@@ -122,22 +125,22 @@ def compare_pair(pairs: Sequence[tuple[Records, Records]], replicates: int = REP
     found = [tuple(_numbers(records, weights) for records in pair) for pair in pairs]
     rows = []
     for group, name in found[0][0][0]:
-        each = [(ours[0][group, name], theirs[0][group, name]) for ours, theirs in found]
+        each = [(first[0][group, name], second[0][group, name]) for first, second in found]
         if any(math.isnan(values[0]) for pair in each for values in pair):
             continue
-        values = [(float(ours[0]), float(theirs[0])) for ours, theirs in each]
+        values = [(float(first[0]), float(second[0])) for first, second in each]
         means = np.mean(values, axis=0)
         counts = None
         if group == ERROR:
-            counted = np.mean([(ours[1][name], theirs[1][name]) for ours, theirs in found], axis=0)
+            counted = np.mean([(first[1][name], second[1][name]) for first, second in found], axis=0)
             counts = (float(counted[0]), float(counted[1]))
         total = totals.get(name) if group == METRIC else None
         if total is None:
-            own = paired(values, [(ours[1:], theirs[1:]) for ours, theirs in each], images, signal=group != ERROR)
+            own = paired(values, [(first[1:], second[1:]) for first, second in each], images, signal=group != ERROR)
             difference = judge([*(known.others.get(name, ()) if group == SIZE else ()), own])[-1]
         else:
             difference = total.found
-        rows.append(PairRow(group, name, float(means[0]), float(means[1]), difference, counts, total))
+        rows.append(DifferenceRow(group, name, float(means[0]), float(means[1]), difference, counts, total))
     return rows
 
 
@@ -158,7 +161,7 @@ def _numbers(records: Records, weights: Sequence[np.ndarray | None]) -> tuple[di
     return found, errors.counts
 
 
-def pair_json(rows: Sequence[PairRow]) -> list[dict[str, Any]]:
+def comparison_json(rows: Sequence[DifferenceRow]) -> list[dict[str, Any]]:
     """The rows for JSON; unknown is null."""
 
     def number(value: float | None) -> float | None:
@@ -169,7 +172,7 @@ def pair_json(rows: Sequence[PairRow]) -> list[dict[str, Any]]:
 
     return [
         {
-            "group": row.group, "name": row.name, "ours": number(row.ours), "theirs": number(row.theirs), "difference": number(row.found.mean),
+            "group": row.group, "name": row.name, "ours": number(row.value), "theirs": number(row.reference), "difference": number(row.found.mean),
             "interval": None if row.found.half is None else [number(row.found.low), number(row.found.high)],
             "half_width_images": number(row.found.image_half), "seeds": row.found.seeds,
             "p": p_number(row.found.p), "p_holm": None if row.comparison is None else p_number(row.comparison.p),
@@ -181,11 +184,11 @@ def pair_json(rows: Sequence[PairRow]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def notes(rows: Sequence[PairRow]) -> list[str]:
+def notes(rows: Sequence[DifferenceRow]) -> list[str]:
     """Return the notes that a reader of these rows needs beside their numbers."""
     totals = [row for row in rows if row.comparison is not None]
     told = []
-    if several := next((row.comparison.rows for row in totals if row.comparison.rows > 1), 0):
+    if several := next((row.comparison.rows for row in rows if row.comparison is not None and row.comparison.rows > 1), 0):
         told.append(f"p and verdict of AP, AP50 and AP75 are those of the table: corrected by Holm's method for its {several} rows.")
     if any(row.found.rows > 1 for row in rows):
         told.append(

@@ -10,7 +10,7 @@ import numpy as np
 
 from gfl_lab.records.plan import Reference as Reference
 from gfl_lab.records.result import Failure as Failure
-from gfl_lab.rundir import TrialState
+from gfl_lab.rundir import TrialState as TrialState
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.records.files import damaged
-from gfl_lab.records.search_state import Suggestion
-from gfl_lab.records.search_state import read_search as read_search_file
+from gfl_lab.records.search import Suggestion
+from gfl_lab.records.search import read_search as read_search_file
 from gfl_lab.results.rows import TrialRow
-from gfl_lab.results.store import Store
+from gfl_lab.results.store import Stamp, Store, stamp_of
 from gfl_lab.rundir import RunTree, TrialState
 
 DONE, STOPPED, FAILED, INVALID, REPEAT, OPEN = "done", "stopped", "failed", "invalid", "repeat", "open"
@@ -92,6 +93,16 @@ def read_search(tree: RunTree, name: str, profile: str) -> SearchRow:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(path, f"is no record of a search: {error}") from None
+
+
+def read_search_of(root: Path, name: str, profile: str) -> SearchRow:
+    """Read a search of the run tree at ``root``. Raises StoreError."""
+    return read_search(RunTree(root), name, profile)
+
+
+def search_stamp(root: Path, name: str, profile: str) -> Stamp:
+    """Return a value that changes when the ledger of a search does; None where there is none. Raises StoreError for a name that is none."""
+    return stamp_of(RunTree(root).experiment(name, profile) / naming.SEARCH)
 
 
 def _suggestion(item: Suggestion, trial: TrialRow | None, metric: str) -> SuggestionRow:

@@ -100,7 +100,7 @@ def _upgrade(path: Path) -> None:
     found = schema(path)
     with contextlib.closing(sqlite3.connect(path, timeout=BUSY_S)) as connection, contextlib.suppress(sqlite3.OperationalError):
         connection.execute("PRAGMA journal_mode=WAL")  # in use by a reader just now: the next start sets it
-    latest, known = _revisions()
+    latest, known = schemas()
     if found == latest:
         return
     if found not in known:
@@ -120,13 +120,13 @@ def _upgrade(path: Path) -> None:
         raise MirrorError(Problem(f"`mlflow db upgrade` of {path} failed: {lines[-1]}", hint=hint))
 
 
-def _revisions() -> tuple[str | None, set[str]]:
+def schemas() -> tuple[str, set[str]]:
     """Return the latest schema of the installed MLflow, and every one that it can upgrade."""
     import mlflow.store.db_migrations
     from alembic.script import ScriptDirectory
 
     scripts = ScriptDirectory(str(Path(mlflow.store.db_migrations.__path__[0])))
-    return scripts.get_current_head(), {revision.revision for revision in scripts.walk_revisions()}
+    return str(scripts.get_current_head()), {revision.revision for revision in scripts.walk_revisions()}
 
 
 # --- damage ---------------------------------------------------------------------------------------

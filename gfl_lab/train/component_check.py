@@ -14,7 +14,7 @@ from mmengine.registry import Registry
 
 import gfl_lab.train.trial  # noqa: F401  (registers all that a trial has)
 from gfl_lab.detector.build import component, model_config
-from gfl_lab.detector.head import GFLFamilyHead
+from gfl_lab.detector.head import MOVED_ARGUMENTS, GFLFamilyHead
 from gfl_lab.errors import InputError, Problem
 from gfl_lab.setup.components import problem_of
 from gfl_lab.spec.code import CodeFile
@@ -47,6 +47,8 @@ def check(settings: Settings, files: Sequence[CodeFile], own: frozenset[str]) ->
         elif key == "head" and not (inspect.isclass(found) and issubclass(found, GFLFamilyHead)):
             hint = "Only such a head gives the dense outputs that distributions are read from. Its forward may be all your own."
             findings.append(Finding(key, Problem(f"head {settings.head} is no subclass of GFLFamilyHead", hint=hint)))
+        elif key == "head":
+            findings += _head_findings(settings.head, found)
     findings += _argument_findings(settings)
     if findings:
         return findings
@@ -58,6 +60,16 @@ def check(settings: Settings, files: Sequence[CodeFile], own: frozenset[str]) ->
         key = "backbone" if "backbone" in kinds and "head" not in kinds else "head"
         findings += _built(key, lambda: MODELS.build(model_config(settings, CLASSES)), files, settings)
     return findings
+
+
+def _head_findings(name: str, head: type) -> list[Finding]:
+    """Return a finding if a head's constructor waits for arguments that are fields of a group since version 0.2."""
+    waits_for = sorted(inspect.signature(head).parameters.keys() & MOVED_ARGUMENTS.keys())
+    if not waits_for:
+        return []
+    groups = ", ".join(f"{argument} is now {MOVED_ARGUMENTS[argument]}" for argument in waits_for)
+    hint = "Take the group as an argument, or read self.box_form and self.quality_estimate after super().__init__ (docs/extending.md)."
+    return [Finding("head", Problem(f"head {name} waits for arguments that gfl-lab gives in groups: {groups}", hint=hint))]
 
 
 def _registry(key: str) -> Registry:
@@ -97,9 +109,11 @@ def _argument_findings(settings: Settings) -> list[Finding]:
     if given:
         others = {kind: values for kind, values in settings.component_args.items() if kind != "head"}
         plain = settings.model_copy(update={"component_args": others, "backbone": "r50", "dcn": "none"})
-        for name in sorted(given.keys() & (model_config(plain, CLASSES)["bbox_head"].keys() | {"train_cfg", "test_cfg"})):
+        for name in sorted(
+            given.keys() & (model_config(plain, CLASSES)["bbox_head"].keys() | MOVED_ARGUMENTS.keys() | {"train_cfg", "test_cfg"})
+        ):
             if name != "type":
-                hint = f"{'Give the setting' if name in Settings.model_fields else 'Leave it to the settings'} instead."
+                hint = f"{'Give the setting' if name in Settings.model_fields.keys() | MOVED_ARGUMENTS.keys() else 'Leave it to the settings'} instead."
                 findings.append(
                     Finding("component_args", Problem(f"component_args.head gives {name}, which the settings decide", hint=hint))
                 )

@@ -22,8 +22,8 @@ from gfl_lab.records.metric_lines import MetricWriter
 from gfl_lab.rundir import TrialDir
 from gfl_lab.train.checkpoint import save_checkpoint
 from gfl_lab.train.ema import MovingAverage
+from gfl_lab.train.process_group import ProcessGroup
 from gfl_lab.train.step import TrainingStep
-from gfl_lab.train.team import Team
 
 CHECKPOINT_S = 600.0
 """A checkpoint is written at least this often, so that a kill in an epoch of hours loses little."""
@@ -41,13 +41,13 @@ class TrialRunner(Runner):
     """mmengine's Runner without its own folders, log files and environment probe: the run directory has a place for each.
 
     Attributes:
-        team: the processes that share each batch.
-        parts: into how many parts each batch is split, for want of memory.
+        group: the processes that share each batch.
+        accumulation_steps: the number of parts of each batch whose gradients are added up, to save memory.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.team, self.parts = Team(), 1
+        self.group, self.accumulation_steps = ProcessGroup(), 1
         with contextlib.suppress(OSError):
             os.rmdir(self._log_dir)
 
@@ -83,7 +83,7 @@ class TrialTrainLoop(EpochBasedTrainLoop):
 
     def run(self) -> torch.nn.Module:
         """Train, with the weights that the model has now."""
-        self._step = TrainingStep(self.runner.model, self.runner.optim_wrapper, self.runner.team, self.runner.parts)
+        self._step = TrainingStep(self.runner.model, self.runner.optim_wrapper, self.runner.accumulation_steps, self.runner.group)
         return super().run()
 
     def run_iter(self, idx: int, data_batch: dict[str, Any]) -> None:
@@ -114,7 +114,7 @@ class TrialHook(Hook):
         resumed: the checkpoint to go on from, or None.
         seed: of the trial; with the step it seeds what the model draws in training (drop path).
         position: kept up to date, for whoever tells of a failure.
-        team: its first process writes and evaluates, the others follow it.
+        group: its main process writes and evaluates, the others follow it.
     """
 
     priority = "VERY_LOW"
@@ -127,10 +127,10 @@ class TrialHook(Hook):
         resumed: dict[str, Any] | None,
         seed: int,
         position: Position,
-        team: Team,
+        group: ProcessGroup,
     ) -> None:
         self.trial, self.evaluate, self.should_stop, self.resumed = trial, evaluate, should_stop, resumed
-        self.seed, self.position, self.team = seed, position, team
+        self.seed, self.position, self.group = seed, position, group
         self.average: MovingAverage | None = None
         self.writer = MetricWriter(trial.file(naming.METRICS_FILE))
         self.eval_seconds = 0.0
@@ -139,14 +139,14 @@ class TrialHook(Hook):
 
     def before_train(self, runner: TrialRunner) -> None:
         if self.resumed is None:
-            if self.team.leads:
+            if self.group.is_main:
                 self.writer.truncate_after(0)
             return
         epoch, step = self.resumed["meta"]["epoch"], self.resumed["meta"]["iter"]
         runner.train_loop.start_after(epoch, step)
         runner.train_dataloader.batch_sampler.skip = step - epoch * len(runner.train_dataloader)
         self.position.step, self.position.epoch = step, min(step // len(runner.train_dataloader) + 1, runner.max_epochs)
-        if self.team.leads:
+        if self.group.is_main:
             self._take_up_metrics(runner, epoch, step)
 
     def _take_up_metrics(self, runner: TrialRunner, epoch: int, step: int) -> None:
@@ -165,7 +165,7 @@ class TrialHook(Hook):
         runner.train_dataloader.dataset.set_epoch(runner.epoch)
 
     def before_train_iter(self, runner: TrialRunner, batch_idx: int, data_batch: Any = None) -> None:
-        stop = self.team.any(self.should_stop())
+        stop = self.group.broadcast_flag(self.should_stop())
         if stop or time.monotonic() - self.saved_at >= CHECKPOINT_S:
             self._save(runner, runner.epoch, runner.iter)
         if stop:
@@ -178,7 +178,7 @@ class TrialHook(Hook):
     def after_train_iter(self, runner: TrialRunner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None) -> None:
         if self.average:
             self.average.update(runner.model)
-        if not self.team.leads:
+        if not self.group.is_main:
             return
         terms = {name: round(float(value.detach()), 6) for name, value in (outputs or {}).items()}
         self.writer.write("train", runner.iter + 1, runner.epoch + 1, terms | {"lr": self.lr})
@@ -190,7 +190,7 @@ class TrialHook(Hook):
             self._validate(runner, step, epoch)
 
     def _validate(self, runner: TrialRunner, step: int, epoch: int) -> None:
-        if not self.team.leads:
+        if not self.group.is_main:
             return  # the next step waits for the first process
         started = time.perf_counter()
         with self.average.in_place_of(runner.model) if self.average else contextlib.nullcontext():
@@ -200,7 +200,7 @@ class TrialHook(Hook):
         self.eval_seconds += time.perf_counter() - started
 
     def _save(self, runner: TrialRunner, epoch: int, step: int) -> None:
-        if not self.team.leads:
+        if not self.group.is_main:
             return
         self.writer.sync()  # the lines must not be behind the checkpoint after a power cut
         save_checkpoint(self.trial, runner, epoch=epoch, step=step, average=self.average)

@@ -44,7 +44,8 @@ from gfl_lab.train.failure import failure_of, full_disk_told
 from gfl_lab.train.final import Clock, device_name, device_of, evaluate_final, peak_memory_mib
 from gfl_lab.train.finished import FinalWeights, adopted_weights, beating, evaluated, prepare_process, read_spec, repair, trained_weights
 from gfl_lab.train.loop import Position, TrialHook, TrialRunner
-from gfl_lab.train.team import LostRank, Team, in_team, join
+from gfl_lab.train.parallel import LostProcess, join_group, run_in_group
+from gfl_lab.train.process_group import ProcessGroup
 
 
 def run_trial(
@@ -67,7 +68,7 @@ def run_trial(
         path: run directory with a manifest.
         threads: CPU threads, of all processes together.
         loader_workers: processes that load images, for each process.
-        processes: that share each batch, a GPU each where there are as many (team.py).
+        processes: that share each batch, a GPU each where there are as many (process_group.py).
         stop_file: a file whose appearance asks the trial to stop; its driver's.
         weights_from: id of a finished trial beside this one that differs from it in test settings alone. Its final weights are
             evaluated, and nothing is trained, unless they are gone or damaged by now.
@@ -103,10 +104,10 @@ def run_trial(
         position.step, position.epoch = weights.step, weights.epoch
         return evaluated(trial, weights, **of_each)
 
-    def work(team: Team) -> Done | None:
-        return _train(trial, **of_each, should_stop=asked, position=position, team=team)
+    def work(group: ProcessGroup) -> Done | None:
+        return _train(trial, **of_each, should_stop=asked, position=position, group=group)
 
-    def abandon(error: LostRank) -> None:
+    def on_lost(error: LostProcess) -> None:
         trial.log(str(error))
         _write_result(trial, failed(error), time.time() - started)
         trial.drop_lease()
@@ -116,7 +117,7 @@ def run_trial(
             if weights := trained_weights(trial) or adopted_weights(trial, weights_from):
                 outcome = evaluate_only(weights)
             else:
-                outcome = in_team(processes, work, f"{__name__}:follow", {"path": str(trial.path.absolute()), **of_each}, abandon)
+                outcome = run_in_group(processes, work, f"{__name__}:follow", {"path": str(trial.path.absolute()), **of_each}, on_lost)
     except Interrupted as error:
         outcome = records.Interrupted(reason=str(error))
         raise
@@ -142,14 +143,14 @@ def follow(path: str, *, threads: int, loader_workers: int, rank: int, size: int
     """Train the trial in folder ``path`` as process ``rank`` of ``size``; the first one writes and evaluates.
 
     Args:
-        threads, loader_workers: of this process. folder: where the processes meet (`team.join`).
+        threads, loader_workers: of this process. folder: where the processes meet (`join_group`).
     """
     trial = TrialDir(Path(path))
 
-    def work(team: Team) -> None:
-        _train(trial, threads, loader_workers, lambda: False, Position(), team)
+    def work(group: ProcessGroup) -> None:
+        _train(trial, threads, loader_workers, lambda: False, Position(), group)
 
-    join(rank, size, folder, work, lambda error: failure_of(trial, error).to_json())
+    join_group(rank, size, folder, work, lambda error: failure_of(trial, error).to_json())
 
 
 def _write_result(trial: TrialDir, outcome: Result, seconds: float) -> None:
@@ -170,7 +171,7 @@ def _has_finished(trial: TrialDir) -> bool:
 
 
 def _train(
-    trial: TrialDir, threads: int, loader_workers: int, should_stop: Callable[[], bool], position: Position, team: Team
+    trial: TrialDir, threads: int, loader_workers: int, should_stop: Callable[[], bool], position: Position, group: ProcessGroup
 ) -> Done | None:
     """Return the result; None in a process that only follows."""
     manifest = trial.manifest()
@@ -182,12 +183,12 @@ def _train(
 
     loaders = loaders_that_fit(loader_workers, settings)
     config = trial_config(spec, manifest.paths.to_json(), str(trial.path), loaders)
-    if team.leads:
+    if group.is_main:
         write_text(trial.file(naming.CONFIG), config.pretty_text)
     runner = TrialRunner.from_cfg(config)
-    if team.size > 1 and device_of(runner.model).type == "cuda":
+    if group.size > 1 and device_of(runner.model).type == "cuda":
         runner.model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(runner.model)
-    runner.team = team
+    runner.group = group
     evaluator = CocoEvaluator(manifest.paths.val_annotations, spec.data.classes, settings.max_dets)
     val_loader = Runner.build_dataloader(config.val_loader, seed=spec.seed)
 
@@ -201,20 +202,20 @@ def _train(
         history.add(epoch, seen.rows)
         return metrics | seen.truth_scores().metrics() if truth else metrics
 
-    resumed = _load_last(trial, team)
-    hook = TrialHook(trial, evaluate, should_stop, resumed, spec.seed, position, team)
+    resumed = _load_last(trial, group)
+    hook = TrialHook(trial, evaluate, should_stop, resumed, spec.seed, position, group)
     runner.register_hook(hook)
     runner.load_or_resume = lambda: _start(runner, spec, hook)
     clock.lap("setup")
     step = resumed["meta"]["iter"] if resumed else 0
-    runner.parts = _parts(trial, step, team)
+    runner.accumulation_steps = _accumulation_steps(trial, step, group)
     start = f"goes on after step {step}" if resumed else "starts"
-    in_parts = f", each batch of {settings.batch_size} in {runner.parts} parts" if runner.parts > 1 else ""
-    processes = f" in each of {team.size} processes" if team.size > 1 else ""
-    if team.leads:
+    in_steps = f", each batch of {settings.batch_size} in {runner.accumulation_steps} parts" if runner.accumulation_steps > 1 else ""
+    processes = f" in each of {group.size} processes" if group.size > 1 else ""
+    if group.is_main:
         trial.log(
             f"trial {trial.id} {start}: seed {spec.seed}, data {spec.data.name} {spec.data.digest}, {device_name(runner.model)}, "
-            f"{threads} threads{processes}{in_parts}"
+            f"{threads} threads{processes}{in_steps}"
         )
         if loaders < loader_workers:
             trial.log(f"{loaders} of {loader_workers} loader processes: {SHARED_MEMORY} has no room for the batches of more")
@@ -222,7 +223,7 @@ def _train(
         runner.train()
     except NonFiniteLoss as error:
         raise NonFiniteLoss(runner.iter + 1, runner.epoch + 1, error.losses) from None
-    if not team.leads:
+    if not group.is_main:
         return None
     if hook.average:
         hook.average.copy_to(runner.model)  # from here on it is the trial's model
@@ -237,7 +238,7 @@ def _train(
         files=file_entries(trial),
         epochs=runner.epoch,
         steps=runner.iter,
-        processes=team.size,
+        processes=group.size,
         seconds=clock.seconds(),
         peak_memory_mib=peak_memory_mib(device_of(runner.model)),
         device=device_name(runner.model),
@@ -256,22 +257,22 @@ def _start(runner: TrialRunner, spec: TrialSpec, hook: TrialHook) -> None:
         restore(runner, hook.resumed, hook.average)
 
 
-def _load_last(trial: TrialDir, team: Team) -> dict[str, Any] | None:
+def _load_last(trial: TrialDir, group: ProcessGroup) -> dict[str, Any] | None:
     """The last checkpoint, in each process; what is damaged the first one has set aside before the others look."""
-    if not team.leads:
-        team.wait()
+    if not group.is_main:
+        group.barrier()
     found = load_last(trial)
-    if team.leads:
-        team.wait()
+    if group.is_main:
+        group.barrier()
     return found
 
 
-def _parts(trial: TrialDir, step: int, team: Team) -> int:
+def _accumulation_steps(trial: TrialDir, step: int, group: ProcessGroup) -> int:
     """Into how many parts each batch is split; records from which step on, which is the earliest that a trial ever went on from."""
     accumulation = trial.accumulation()
     if accumulation is None:
         return 1
     since = accumulation.since_step
-    if team.leads and (since is None or step < since):
+    if group.is_main and (since is None or step < since):
         trial.write_accumulation(Accumulation(accumulation.parts, step))
     return accumulation.parts

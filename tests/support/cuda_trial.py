@@ -85,16 +85,17 @@ def warm_up(path: str, **_: object) -> None:
 def record_team(path: str, size: int) -> None:
     """A trial in several processes: each notes how it begins, before it meets the others."""
     note(Path(path) / "0")
-    from gfl_lab.train import team
+    from gfl_lab.train.parallel import run_in_group
+    from gfl_lab.train.process_group import DistributedGroup
 
     if os.environ.get("PRETEND_NVML"):  # else it fails as the others do, and ends them before they have noted anything
-        team._Ranks.meet = lambda _: _wait_for(Path(path), size)
-    team.in_team(size, lambda team: team.wait(), f"{__name__}:record_another", {"path": path})
+        DistributedGroup.connect = lambda _: _wait_for(Path(path), size)
+    run_in_group(size, lambda group: group.barrier(), f"{__name__}:record_another", {"path": path})
 
 
 def record_another(path: str, rank: int, size: int, folder: str) -> None:
     """Be another process of `record_team`."""
     note(Path(path) / str(rank))
-    from gfl_lab.train.team import join
+    from gfl_lab.train.parallel import join_group
 
-    join(rank, size, folder, lambda team: team.wait(), lambda error: {"kind": "error", "reason": str(error)})
+    join_group(rank, size, folder, lambda group: group.barrier(), lambda error: {"kind": "error", "reason": str(error)})

@@ -14,7 +14,7 @@ from gfl_lab import naming
 from gfl_lab.records.files import write_json
 from gfl_lab.records.metric_lines import MetricWriter
 from gfl_lab.records.result import Failure
-from gfl_lab.records.search_state import Outcome, SearchState, Suggestion, write_search
+from gfl_lab.records.search import Outcome, SearchFile, Suggestion, write_search
 from gfl_lab.rundir import RunTree
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.search import dimensions_of
@@ -61,7 +61,7 @@ def write_fake_search(
         "space": space, "metric": "AP", "scheduler": {"name": "asha", "grace_epochs": GRACE, "reduction": 3}, "sampler_seed": 0, "seed": 0,
         "settings": {}, "data": data.digest, "code": TRAINING_CODE_VERSION, "components": [], "corner": "0" * 12,
     }  # fmt: skip
-    ledger = SearchState(definition, trials, "2026-01-01T00:00:00+00:00", {"name": "TPESampler", "seed": 0, "optuna": "5.0.0"})
+    ledger = SearchFile(definition, trials, "2026-01-01T00:00:00+00:00", {"name": "TPESampler", "seed": 0, "optuna": "5.0.0"})
     variants = []
     for number, state in enumerate(states):
         drawn = {dimension.key: _draw(rng, dimension) for dimension in dimensions_of(space)}

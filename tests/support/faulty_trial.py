@@ -113,7 +113,7 @@ def little_memory(path: str, images: int, from_step: int = 1, die_at: int = 0, *
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
     def watch(hook: Any, runner: Any, *_: Any, **__: Any) -> None:
-        if runner.iter + 1 == die_at and runner.parts > 1 and _once(Path(path), "died in parts"):
+        if runner.iter + 1 == die_at and runner.accumulation_steps > 1 and _once(Path(path), "died in parts"):
             os.kill(os.getpid(), signal.SIGKILL)
         position.step = runner.iter + 1
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from gfl_lab.detector.head import GFLFamilyHead
+from gfl_lab.detector.head import MOVED_ARGUMENTS, GFLFamilyHead
 
 # isort: split
 # after ours: mmdet.models can be imported only once the operators are there
@@ -20,7 +20,7 @@ TEST_CFG = {"nms_pre": 50, "min_bbox_size": 0, "score_thr": 0.05, "nms": {"type"
 
 
 def common(strides: tuple[int, ...], **extra: Any) -> dict[str, Any]:
-    """Constructor arguments of a dense head of 32 input and 64 tower channels."""
+    """Constructor arguments of a dense head of mmdet's, of 32 input and 64 tower channels."""
     return {
         "num_classes": CLASSES,
         "in_channels": 32,
@@ -40,10 +40,34 @@ def common(strides: tuple[int, ...], **extra: Any) -> dict[str, Any]:
     }
 
 
+def grouped(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Put arguments of a variant, given one by one as in mmdet's heads, into the groups of ``GFLFamilyHead``'s constructor."""
+    found: dict[str, Any] = {}
+    for name, value in arguments.items():
+        if name in ("quality", "box"):
+            found.setdefault(name, {})["type"] = value
+        elif name == "box_loss":
+            found.setdefault("box_loss", {})["loss"] = value
+        elif name in MOVED_ARGUMENTS:
+            group, field = MOVED_ARGUMENTS[name].split(".")
+            found.setdefault(group, {})[field] = value
+        else:
+            found[name] = value
+    for name, default in (("quality", "joint"), ("box", "general")):
+        if name in found:
+            found[name].setdefault("type", default)
+    return found
+
+
+def new_head(strides: tuple[int, ...] = THREE, **extra: Any) -> GFLFamilyHead:
+    """A head before ``init_weights``."""
+    return GFLFamilyHead(**grouped(common(strides, **extra)))
+
+
 def make_head(strides: tuple[int, ...] = THREE, **extra: Any) -> GFLFamilyHead:
     """An initialised head whose predictions are spread as in the middle of training, the same at every call."""
     torch.manual_seed(1)
-    head = GFLFamilyHead(**common(strides, **extra))
+    head = new_head(strides, **extra)
     head.init_weights()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The work of a team in tests, called through a fork server as a trial is."""
+"""The work of a process group in tests, called through a fork server as a trial is."""
 
 from __future__ import annotations
 
@@ -10,56 +10,60 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
 
 from gfl_lab.errors import FailureKind, TrialError
 from gfl_lab.records.files import write_json
-from gfl_lab.train import team
-from gfl_lab.train.team import Team, in_team, join
+from gfl_lab.train import parallel
+from gfl_lab.train.parallel import join_group, run_in_group
+from gfl_lab.train.process_group import ProcessGroup
+from gfl_lab.train.step import TrainingStep
 
 
-def _tell(error: Exception) -> dict[str, Any]:
+def _describe(error: Exception) -> dict[str, Any]:
     return {"kind": FailureKind.OUT_OF_MEMORY if isinstance(error, MemoryError) else FailureKind.ERROR, "reason": str(error)}
 
 
-def _agree(team: Team, path: str) -> int:
+def _agree(group: ProcessGroup, path: str) -> int:
     found = {
         "pid": os.getpid(),
-        "leads": team.leads,
+        "is_main": group.is_main,
         "bad_fork": torch.cuda._is_in_bad_fork(),  # torch's own mark; it has no public name
-        "any": [team.any(team.leads), team.any(not team.leads)],
-        "mean": float(team.mean(torch.tensor([float(team.rank)]))),
+        "flag": [group.broadcast_flag(group.is_main), group.broadcast_flag(not group.is_main)],
+        "mean": float(group.all_reduce_mean(torch.tensor([float(group.rank)]))),
     }
-    write_json(Path(path) / f"rank{team.rank}.json", found)
-    team.wait()
-    return team.size
+    write_json(Path(path) / f"rank{group.rank}.json", found)
+    group.barrier()
+    return group.size
 
 
 def agree(path: str, size: int) -> None:
     """Each process writes what it learned from the others."""
-    returned = in_team(size, lambda team: _agree(team, path), f"{__name__}:also_agree", {"path": path})
+    returned = run_in_group(size, lambda group: _agree(group, path), f"{__name__}:also_agree", {"path": path})
     write_json(Path(path) / "returned.json", {"size": returned, "pid": os.getpid()})
 
 
 def also_agree(path: str, rank: int, size: int, folder: str) -> None:
     """Be a further process of `agree`."""
-    join(rank, size, folder, lambda team: _agree(team, path), _tell)
+    join_group(rank, size, folder, lambda group: _agree(group, path), _describe)
 
 
-def _go_wrong(team: Team, path: str, how: str) -> None:
-    write_json(Path(path) / f"rank{team.rank}.json", {"pid": os.getpid()})
-    team.wait()
-    if team.rank == team.size - 1:
+def _go_wrong(group: ProcessGroup, path: str, how: str) -> None:
+    write_json(Path(path) / f"rank{group.rank}.json", {"pid": os.getpid()})
+    group.barrier()
+    if group.rank == group.size - 1:
         if how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         raise MemoryError("no room")
-    team.wait()
+    group.barrier()
     time.sleep(60)
 
 
 def go_wrong(path: str, size: int, how: str) -> None:
     """The last process goes wrong while the first one waits for it."""
     try:
-        in_team(size, lambda team: _go_wrong(team, path, how), f"{__name__}:also_go_wrong", {"path": path, "how": how})
+        run_in_group(size, lambda group: _go_wrong(group, path, how), f"{__name__}:also_go_wrong", {"path": path, "how": how})
     except TrialError as error:
         (Path(path) / "told.json").write_text(json.dumps([error.kind, str(error)]))
 
@@ -68,14 +72,70 @@ def also_go_wrong(path: str, how: str, rank: int, size: int, folder: str) -> Non
     """Be a further process of `go_wrong`. With ``how`` absent the last one does not even get to the others."""
     if how == "absent" and rank == size - 1:
         raise ImportError("it cannot be imported")
-    join(rank, size, folder, lambda team: _go_wrong(team, path, how), _tell)
+    join_group(rank, size, folder, lambda group: _go_wrong(group, path, how), _describe)
 
 
 def go_wrong_and_be_ended(path: str, size: int) -> None:
     """One never comes to the meeting place: the first process tells so, and is killed."""
 
-    def abandon(error: TrialError) -> None:
+    def on_lost(error: TrialError) -> None:
         (Path(path) / "told.json").write_text(json.dumps([error.kind, str(error)]))
 
-    team.GRACE_S = 0.5
-    in_team(size, lambda _: None, f"{__name__}:also_go_wrong", {"path": path, "how": "absent"}, abandon)
+    parallel.GRACE_S = 0.5
+    run_in_group(size, lambda _: None, f"{__name__}:also_go_wrong", {"path": path, "how": "absent"}, on_lost)
+
+
+class _Branches(BaseModel):
+    """A model whose branch ``second`` takes part in the loss of images above 0 alone, and ``never`` in none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.never = (torch.nn.Linear(2, 1, bias=False) for _ in range(3))
+        for layer in (self.first, self.second, self.never):
+            torch.nn.init.ones_(layer.weight)
+
+    def forward(self, inputs: torch.Tensor, data_samples: Any = None, mode: str = "loss") -> dict[str, torch.Tensor]:
+        loss = self.first(inputs).square().mean()
+        return {"loss_sum": loss + self.second(inputs).mean() if (inputs > 0).all() else loss}
+
+
+class _Recorder(OptimWrapper):
+    """Keeps the gradients that a step would use."""
+
+    def step(self, **_: Any) -> None:
+        module = self.optimizer.param_groups[0]["params"]
+        self.seen = [None if parameter.grad is None else parameter.grad.flatten().tolist() for parameter in module]
+
+
+BATCHES = {
+    "one process": [[[1.0, 2.0], [3.0, 5.0]], [[-1.0, 1.0], [2.0, -3.0]]],
+    "first part": [[[3.0, 5.0], [-1.0, 2.0]], [[-1.0, 1.0], [2.0, -3.0]]],
+}
+"""Images of each of two processes: the branch is used in the main process alone, in all of its batch or in the first half of it."""
+
+
+def branch_gradients(images: torch.Tensor, accumulation_steps: int, group: ProcessGroup | None = None) -> tuple[list[Any], float]:
+    """Return the gradients of one step and its loss."""
+    model = _Branches()
+    optim = _Recorder(torch.optim.SGD(model.parameters(), lr=0.1))
+    terms = TrainingStep(model, optim, accumulation_steps, group)({"inputs": images})
+    return optim.seen, float(terms["loss"])
+
+
+def _branches(group: ProcessGroup, path: str) -> None:
+    found = {
+        f"{name}, {steps}": branch_gradients(torch.tensor(images[group.rank]), steps, group)
+        for name, images in BATCHES.items()
+        for steps in (1, 2)
+    }
+    write_json(Path(path) / f"rank{group.rank}.json", found)
+
+
+def branches(path: str, size: int) -> None:
+    """Each process writes the gradients of a step in which a branch is used by the main process alone."""
+    run_in_group(size, lambda group: _branches(group, path), f"{__name__}:also_branches", {"path": path})
+
+
+def also_branches(path: str, rank: int, size: int, folder: str) -> None:
+    """Be a further process of `branches`."""
+    join_group(rank, size, folder, lambda group: _branches(group, path), _describe)

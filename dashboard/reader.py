@@ -1,0 +1,210 @@
+"""The one place of the dashboard that reads: the store, and what is costly, kept while the file behind it does not change."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, cast
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+from cachetools import LRUCache, TTLCache
+from numpy.typing import NDArray
+from PIL.Image import Image
+
+from gfl_lab import naming
+from gfl_lab.errors import StoreError
+from gfl_lab.report import bimodal, calibration, variant_comparison
+from gfl_lab.report import sides as side_rows
+from gfl_lab.report.boxes import box_view
+from gfl_lab.report.drawing import close_up
+from gfl_lab.report.epoch_trend import EpochTrend, epoch_trends
+from gfl_lab.report.ranking import Ranking, rank
+from gfl_lab.results.rows import ExperimentRow, VariantRow
+from gfl_lab.results.search import read_search_of, search_stamp
+from gfl_lab.results.store import Store, open_store, store_root
+
+T = TypeVar("T")
+
+INDEX_COLUMNS = ("image_id", "annotation_id", "category", "det_score")
+IMAGE_SECONDS = 300.0
+"""Images have no stamp: they are read again after so long."""
+BIMODAL_SIDES = 40
+GALLERY_SIDES = 12
+
+_LIMITS = {
+    "ranking": 16, "boxes": 16, "bimodal": 16, "box rows": 64, "gallery": 8, "reliability": 64, "sides": 32, "coincidence": 64,
+    "comparison": 16,
+}  # fmt: skip
+"""Kinds of values, and how many of each are kept."""
+
+
+class GalleryEntry(NamedTuple):
+    """One of the most bimodal sides, drawn."""
+
+    image_id: int
+    annotation_id: int
+    side: str
+    bimodality: float
+    picture: Image
+
+
+class Reader:
+    """Reads one store for all sessions. Values are shared: pages must not change them. All methods raise StoreError."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.store: Store = open_store(root)
+        self._lock = threading.Lock()
+        self._values: dict[str, LRUCache[Hashable, tuple[Hashable, Any]]] = {kind: LRUCache(limit) for kind, limit in _LIMITS.items()}
+        self._images: TTLCache[tuple[str, int], NDArray[np.uint8]] = TTLCache(32, IMAGE_SECONDS)
+
+    def _kept(self, kind: str, key: Hashable, stamp: Hashable, make: Callable[[], T]) -> T:
+        """Return the value of ``make``; the one of the last call while ``stamp`` is the same."""
+        with self._lock:
+            held = self._values[kind].get(key)
+        if held is not None and held[0] == stamp:
+            return cast(T, held[1])
+        value = make()
+        with self._lock:
+            self._values[kind][key] = (stamp, value)
+        return value
+
+    # --- searches ---
+
+    def ranking(self, experiment: ExperimentRow) -> Ranking:
+        """Return a search, ranked."""
+        name, profile = experiment.name, experiment.profile
+        trials = tuple((trial.id, trial.state, trial.epochs, tuple(sorted(trial.metrics.items()))) for trial in experiment.trials)
+        stamp = (search_stamp(self.root, name, profile), experiment.question, trials)
+        return self._kept("ranking", (name, profile), stamp, lambda: self._rank(name, profile))
+
+    def _rank(self, name: str, profile: str) -> Ranking:
+        try:
+            ranking = rank(read_search_of(self.root, name, profile))
+            assert len(ranking.dimensions) == len(ranking.keys)
+            for _, row in ranking.rows:
+                for key in ranking.keys:
+                    naming.setting_text(row.settings[key])
+        except StoreError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, IndexError) as error:
+            raise StoreError(f"{naming.SEARCH} of {name} ({profile}) is damaged: {type(error).__name__} {error}") from None
+        return ranking
+
+    # --- boxes ---
+
+    def boxes(self, trial_id: str) -> pd.DataFrame:
+        """Return every box of a trial: ``INDEX_COLUMNS``."""
+        return self._of_distributions("boxes", trial_id, lambda: self._distributions(trial_id, INDEX_COLUMNS))
+
+    def most_bimodal(self, trial_id: str) -> pd.DataFrame:
+        """Return ``report.bimodal.most_bimodal`` of a trial."""
+
+        def make() -> pd.DataFrame:
+            return bimodal.most_bimodal(self.store.distributions(trial_id, bimodal.RANKING_INPUT), BIMODAL_SIDES)
+
+        return self._of_distributions("bimodal", trial_id, make)
+
+    def box_rows(self, trial_id: str, image_id: int) -> list[dict[str, Any]]:
+        """Return the boxes of one image of a trial, all columns."""
+
+        def make() -> list[dict[str, Any]]:
+            frame = self.store.distributions(trial_id, image_id=image_id)
+            return [] if frame is None else [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+
+        return self._of_distributions("box rows", trial_id, make, image_id)
+
+    def epoch_trends(self, trial_id: str, image_id: int, annotation_id: int) -> tuple[EpochTrend, ...]:
+        """Return the sides of a box after each epoch; empty for a box that is not followed. Raises ValueError for damaged rows."""
+        frame = self.store.history(trial_id, image_id, annotation_id)
+        return () if frame is None else epoch_trends(frame)
+
+    def image(self, trial_id: str, image_id: int) -> NDArray[np.uint8]:
+        """Return a validation image: (height, width, 3) RGB."""
+        with self._lock:
+            held = self._images.get((trial_id, image_id))
+        if held is None:
+            held = self.store.image(trial_id, image_id)
+            with self._lock:
+                self._images[trial_id, image_id] = held
+        return held
+
+    def gallery(self, trial_id: str) -> list[GalleryEntry]:
+        """Return the most bimodal sides, drawn."""
+
+        def make() -> list[GalleryEntry]:
+            with st.spinner("Drawing …"):
+                ranking = self.most_bimodal(trial_id).head(GALLERY_SIDES)
+                return [self._gallery_entry(trial_id, row) for row in ranking.to_dict("records")]
+
+        return self._of_distributions("gallery", trial_id, make)
+
+    def _gallery_entry(self, trial_id: str, side: dict[Any, Any]) -> GalleryEntry:
+        image_id, annotation_id, name = int(side["image_id"]), int(side["annotation_id"]), str(side["side"])
+        row = next(row for row in self.box_rows(trial_id, image_id) if row["annotation_id"] == annotation_id)
+        picture = close_up(self.image(trial_id, image_id), box_view(row), name)
+        return GalleryEntry(image_id, annotation_id, name, float(side["bimodality"]), picture)
+
+    # --- distributions in numbers, calibration ---
+
+    def sides(self, trial_id: str) -> pd.DataFrame:
+        """Return ``report.sides.sides`` of a trial."""
+        return self._of_distributions("sides", trial_id, lambda: side_rows.sides(self.store.distributions(trial_id, side_rows.INPUT)))
+
+    def coincidence(self, trial_id: str) -> side_rows.Coincidence:
+        """Return ``report.sides.coincidence`` of a trial."""
+        return self._of_distributions("coincidence", trial_id, lambda: side_rows.coincidence(self.sides(trial_id)))
+
+    def reliability(self, trial_id: str) -> calibration.Reliability | None:
+        """Return ``report.calibration.reliability`` of a finished trial; None while it has no records."""
+
+        def make() -> calibration.Reliability | None:
+            records = self.store.records(trial_id)
+            return None if records is None else calibration.reliability(records)
+
+        return self._kept("reliability", trial_id, self.store.records_stamp(trial_id), make)
+
+    # --- two variants ---
+
+    def comparison(
+        self, pairs: tuple[tuple[str, str], ...], experiment: ExperimentRow, variant: VariantRow, reference: VariantRow
+    ) -> list[variant_comparison.DifferenceRow]:
+        """Return ``report.variant_comparison.compare_variants`` of pairs of trial ids, with the table's numbers on the two variants."""
+        context = variant_comparison.context(experiment, variant, reference, self.store.resampled_or_none)
+        stamps = tuple(self.store.records_stamp(trial) for pair in pairs for trial in pair)
+        return self._kept("comparison", pairs, (stamps, repr(context)), lambda: self._compare(pairs, context))
+
+    def _compare(self, pairs: tuple[tuple[str, str], ...], context: variant_comparison.Context) -> list[variant_comparison.DifferenceRow]:
+        with st.spinner("Comparing image by image …"):
+            records = []
+            for pair in pairs:
+                first, second = (self.store.records(trial) for trial in pair)
+                if first is None or second is None:
+                    raise StoreError("a trial has no evaluation records")
+                records.append((first, second))
+            try:
+                return variant_comparison.compare_variants(records, known=context)
+            except ValueError as error:
+                raise StoreError(str(error)) from None
+
+    # --- shared ---
+
+    def _of_distributions(self, kind: str, trial_id: str, make: Callable[[], T], part: Hashable = None) -> T:
+        return self._kept(kind, (trial_id, part), self.store.distributions_stamp(trial_id), make)
+
+    def _distributions(self, trial_id: str, columns: tuple[str, ...]) -> pd.DataFrame:
+        frame = self.store.distributions(trial_id, columns)
+        return pd.DataFrame(columns=list(columns)) if frame is None else frame
+
+
+@st.cache_resource(show_spinner=False)
+def _reader(root: str) -> Reader:
+    return Reader(Path(root))
+
+
+def reader() -> Reader:
+    """Return the reader of the store at GFL_LAB_HOME, shared by all sessions."""
+    return _reader(str(store_root()))

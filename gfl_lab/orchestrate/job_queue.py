@@ -1,0 +1,97 @@
+"""Jobs between the thread that submits them and the loop of a scheduler that hands them to workers and may lose those."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from gfl_lab.errors import FailureKind, GflLabError
+from gfl_lab.orchestrate.executor import Ended
+from gfl_lab.orchestrate.supervisor import Attempts, Job
+from gfl_lab.rundir import TrialDir
+
+
+@dataclass
+class _Handed:
+    """A job that the scheduler has. Lost workers are counted as lost processes are: only while the trial gets no further."""
+
+    job: Job
+    attempts: Attempts
+
+
+class JobQueue:
+    """Hands out jobs in order, and those again whose workers were lost.
+
+    ``submit``, ``close`` and ``events`` are for the thread that submits; the rest is for the scheduler's loop, which has a name for
+    each handing out.
+
+    Args:
+        should_stop: no job is handed out once it returns True.
+    """
+
+    def __init__(self, should_stop: Callable[[], bool]) -> None:
+        self.events: SimpleQueue[Ended | BaseException | None] = SimpleQueue()
+        """What has ended; an exception that ended the loop; None when the loop is over, and what has not ended will not run."""
+        self._should_stop, self._closed = should_stop, False
+        self._waiting: SimpleQueue[_Handed | Job] = SimpleQueue()
+        self._handed: dict[str, _Handed] = {}
+        self._running: set[str] = set()
+
+    def submit(self, job: Job) -> None:
+        """Append a job."""
+        self._waiting.put(job)
+
+    def close(self) -> None:
+        """Hand nothing more out."""
+        self._closed = True
+
+    @property
+    def over(self) -> bool:
+        """Whether no job is handed out any more."""
+        return self._closed or self._should_stop()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no worker has a job."""
+        return not self._running
+
+    def hand_out(self, name: str, wait_s: float) -> Job | None:
+        """Return the next job; None if there is none. Where the scheduler has nothing to do at all, it waits ``wait_s`` for one."""
+        try:
+            found = self._waiting.get_nowait() if self._handed else self._waiting.get(timeout=wait_s)
+        except Empty:
+            return None
+        if isinstance(found, Job):
+            found = _Handed(found, Attempts(TrialDir(Path(found.path))))
+        self._handed[name] = found
+        return found.job
+
+    def begun(self, name: str) -> None:
+        """Note that a worker has the job."""
+        self._running.add(name)
+
+    def ended(self, name: str, problem: str = "") -> None:
+        """Note that a worker is done with the job. With a ``problem``, something outside of the trial, it is handed out again.
+
+        Not without end: three times in a row without getting further than the trial ever was.
+        """
+        self._running.discard(name)
+        handed = self._handed.pop(name, None)
+        if handed is None:
+            return
+        if problem and not self.over and _goes_on(handed, problem):
+            self._waiting.put(handed)
+        else:
+            self.events.put(Ended(handed.job, problem))
+
+
+def _goes_on(handed: _Handed, problem: str) -> bool:
+    folder = TrialDir(Path(handed.job.path))
+    try:
+        again = handed.attempts.another(FailureKind.LOST_PROCESS)
+        folder.log(f"{problem}; " + ("another one takes the trial" if again else "too often without getting further"))
+        return again
+    except (OSError, GflLabError):  # its run directory cannot be read or written
+        return False

@@ -1,0 +1,156 @@
+"""The distributions of one box before any drawing: its four sides, their modes and true edges, as places on the image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gfl_lab import naming
+from gfl_lab.metrics import box_modes, boxdist
+
+Array = NDArray[np.float64]
+_SIGN = np.array([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class SideView:
+    """One side of one box: everything a bar chart of it shows. Distances are from the location, in bins, outwards.
+
+    ``probability`` (n+1) is None for a Dirac box. ``edges`` and ``edge_probs`` are the two true places and their
+    probabilities where the data know them, and ``ideal`` the distribution DFL would learn from them.
+    ``origin + sign * px_per_bin * bins`` is the place on the image, in px.
+    """
+
+    side: str
+    probability: Array | None
+    expectation: float
+    target: float | None
+    edges: tuple[float, float] | None
+    edge_probs: tuple[float, float] | None
+    ideal: Array | None
+    bimodality: float
+    mode_places: tuple[float, ...]
+    origin: float
+    sign: float
+    px_per_bin: float
+
+    @property
+    def true_edges(self) -> tuple[tuple[float, float], ...]:
+        """The true places with their probabilities; empty where the data have none."""
+        return tuple(zip(self.edges or (), self.edge_probs or (), strict=True))
+
+    @property
+    def horizontal(self) -> bool:
+        """Whether its place is an x coordinate (left, right)."""
+        return self.side in ("left", "right")
+
+    def pixel(self, bins: Any) -> Any:
+        """Coordinate on the original image of a distance in bins: px."""
+        return self.origin + self.sign * self.px_per_bin * np.asarray(bins, np.float64)
+
+
+@dataclass(frozen=True)
+class BoxView:
+    """One box of one trial. Boxes are (x1, y1, x2, y2) in px of the original image, or None where there is none."""
+
+    category: str
+    gt: tuple[float, float, float, float] | None
+    detection: tuple[float, float, float, float] | None
+    location_box: tuple[float, float, float, float] | None
+    location: tuple[float, float] | None
+    detection_score: float | None
+    detection_iou: float | None
+    location_iou: float | None
+    score: float | None
+    stride: int
+    ambiguity: str
+    ambiguous_side: int
+    sides: tuple[SideView, ...]
+
+    @property
+    def prediction(self) -> tuple[float, float, float, float] | None:
+        """The kept detection; for a missed box, what its location alone decoded."""
+        return self.detection or self.location_box
+
+
+def box_view(row: Mapping[str, Any]) -> BoxView:
+    """Return what is drawn of one row of distributions.parquet. ``sides`` is empty where no location is matched to the box.
+
+    Raises:
+        ValueError: the probabilities are not four sides of ``bins`` numbers.
+    """
+    bins, probs = int(row["bins"]), _list(row["probs"])
+    if bins and len(probs) not in (0, 4 * bins):
+        raise ValueError(f"a box has {len(probs)} probabilities, not 4 x {bins}")
+    location = _pair(row, "cell_x", "cell_y")
+    has_sides = location is not None and len(_list(row["expectation"])) == 4
+    return BoxView(
+        category=str(row["category"]),
+        gt=_box(row, "gt"),
+        detection=_box(row, "det"),
+        location_box=_box(row, "cell"),
+        location=location,
+        detection_score=_number(row["det_score"]),
+        detection_iou=_number(row["det_iou"]),
+        location_iou=_number(row["cell_iou"]),
+        score=_number(row["score"]),
+        stride=int(row["stride"]),
+        ambiguity=str(row["ambiguity"] or ""),
+        ambiguous_side=int(row["ambiguous_side"]),
+        sides=tuple(_side(row, index, location) for index in range(4)) if has_sides and location is not None else (),
+    )
+
+
+def _side(row: Mapping[str, Any], index: int, location: tuple[float, float]) -> SideView:
+    bins, probs, target = int(row["bins"]), _list(row["probs"]), _list(row["target"])
+    probability = probs.reshape(4, bins)[index] if len(probs) else None
+    modes = box_modes.modes(probability) if probability is not None and np.isfinite(probability).all() else None
+    edges, prob_a = _pair(row, "edge_a", "edge_b"), _number(row["prob_a"])
+    if index != int(row["ambiguous_side"]) or edges is None or prob_a is None:
+        edges = edge_probs = None
+    else:
+        edge_probs = (prob_a, 1 - prob_a)
+    has_ideal = edges is not None and edge_probs is not None and probability is not None
+    scale = _number(row[("scale_x", "scale_y")[index % 2]]) or 1.0
+    return SideView(
+        side=naming.SIDES[index],
+        probability=probability,
+        expectation=float(_list(row["expectation"])[index]),
+        target=_number(target[index]) if len(target) == 4 else None,
+        edges=edges,
+        edge_probs=edge_probs,
+        ideal=boxdist.ideal_distribution(list(edges or ()), list(edge_probs or ()), bins - 1) if has_ideal else None,
+        bimodality=0.0 if probability is None or modes is None else float(box_modes.bimodality(probability)),
+        mode_places=() if modes is None else tuple(float(x) for x in modes.place[: int(modes.count)]),
+        origin=location[index % 2],
+        sign=float(_SIGN[index]),
+        px_per_bin=float(row["stride"]) * float(row["bin_width"]) / scale,
+    )
+
+
+def _number(value: Any) -> float | None:
+    """Return a finite number; None for everything else."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _pair(row: Mapping[str, Any], first: str, second: str) -> tuple[float, float] | None:
+    a, b = _number(row[first]), _number(row[second])
+    return None if a is None or b is None else (a, b)
+
+
+def _box(row: Mapping[str, Any], prefix: str) -> tuple[float, float, float, float] | None:
+    x1, y1, x2, y2 = (_number(row.get(f"{prefix}_{corner}")) for corner in ("x1", "y1", "x2", "y2"))
+    return None if x1 is None or y1 is None or x2 is None or y2 is None else (x1, y1, x2, y2)
+
+
+def _list(value: Any) -> Array:
+    return np.asarray(value if value is not None else [], np.float64).reshape(-1)

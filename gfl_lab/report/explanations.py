@@ -1,0 +1,98 @@
+"""The notes below a table of comparisons: what its intervals and verdicts rest on, once each, as plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from gfl_lab.report.comparison import Comparison
+from gfl_lab.report.formatting import about
+from gfl_lab.report.statistics import NO_RECORDS, NO_SIGNAL, NO_SPREAD, ONE_SEED
+
+
+def explain(comparisons: tuple[Comparison, ...]) -> list[str]:
+    """What a reader must know to read the comparisons of one metric."""
+    told = []
+    tested = [each for each in comparisons if each.p is not None]
+    if tested:
+        told += [_about_intervals(tested), *_about_spread(tested), *_about_images(tested)]
+        if weak := [each.variant for each in tested if each.weak]:
+            told.append(
+                f"Weak: {_some(weak)} {_rest(weak)} on two seeds. Two numbers hardly show how much seeds differ; take three or more."
+            )
+        if blind := [each.variant for each in tested if each.found.image_variance is None]:
+            told.append(f"The interval knows of seeds alone for {_some(blind)}: how AP varies with the images was not looked up.")
+    for verdict, title in ((NO_SIGNAL, "No signal"), (NO_SPREAD, "No spread over seeds"), (NO_RECORDS, "No interval")):
+        reasons: dict[str, list[str]] = {}
+        for each in comparisons:
+            if each.verdict == verdict:
+                reasons.setdefault(each.found.why, []).append(each.variant)
+        for why, variants in reasons.items():
+            subject = f"{comparisons[0].metric} says nothing here, since {why}" if verdict == NO_SIGNAL else why
+            out = ". `gfl-lab run` evaluates such trials again, and `gfl-lab doctor` lists them" if "eval.npz" in why else ""
+            told.append(f"{title} for {_some(variants)}: {subject}{out}.")
+    single = [each for each in comparisons if each.verdict == ONE_SEED]
+    if single:
+        images = any(each.found.image_half is not None for each in single)
+        told.append(
+            "With one seed there is no interval"
+            + (
+                ": ± is what the choice of validation images alone makes uncertain; other seeds add what cannot be known."
+                if images
+                else "."
+            )
+        )
+    return told
+
+
+def _about_intervals(tested: Sequence[Comparison]) -> str:
+    rows, smallest = tested[0].rows, f"{tested[0].smallest:g}"
+    several = f", corrected by Holm's method for {rows} rows" if rows > 1 else ""
+    over = "over other seeds and other validation images" if any(each.found.image_variance is not None for each in tested) else "over seeds"
+    return (
+        f"The 95% interval is of the mean difference, {over}; p is two-sided{several}. "
+        f'"resolves" is the smallest true difference that these seeds tell from none 8 times in 10, and "{smallest} needs" how many '
+        f"seeds would do so for {smallest} AP."
+    )
+
+
+def _about_spread(tested: Sequence[Comparison]) -> list[str]:
+    pooled = max(each.found.rows for each in tested)
+    guarded = [each.variant for each in tested if each.found.guarded]
+    told = []
+    if pooled > 1:
+        told.append(f"How much seeds differ is pooled over {pooled} rows" + (" that have two seeds or more." if not guarded else "."))
+    if guarded:
+        told.append(f"{_some(guarded)}: seeds differ far more here than in the other rows, so the interval rests on this row alone.")
+    return told
+
+
+def _about_images(tested: Sequence[Comparison]) -> list[str]:
+    """Say what the images can resolve, and how many would be needed, for rows that no number of seeds helps."""
+    limited = [each for each in tested if each.images_needed is not None]
+    if not limited:
+        return []
+    detectable = [(f"{each.images_resolve:.2g}", each.images_resolve) for each in limited if each.images_resolve is not None]
+    counts = [(f"{about(each.images_needed):,}", float(each.images_needed)) for each in limited if each.images_needed is not None]
+    resolve, needed = _range(detectable), _range(counts)
+    images = limited[0].found.images
+    who = "" if len(limited) == len(tested) else f" for {_some([each.variant for each in limited])}"
+    return [
+        f"{limited[0].smallest:g} AP{who}: not with {images:,} validation images, however many seeds. They resolve {resolve} AP at best; "
+        f"about {needed} images would be needed at least."
+    ]
+
+
+def _range(values: Sequence[tuple[str, float]]) -> str:
+    """Return ``low to high`` of (text, number) pairs."""
+    low, high = (pick(values, key=lambda each: each[1])[0] for pick in (min, max))
+    return low if low == high else f"{low} to {high}"
+
+
+def _some(names: Iterable[str], most: int = 6) -> str:
+    """Names in a row; of many the first ones and how many more."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _rest(names: Sequence[str]) -> str:
+    return "rests" if len(names) == 1 else "rest"

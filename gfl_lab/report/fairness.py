@@ -1,0 +1,69 @@
+"""Is the comparison fair? Settings in which variants differ beyond the declared axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from gfl_lab import naming
+from gfl_lab.report.formatting import joined
+from gfl_lab.results.rows import ExperimentRow, VariantRow
+
+UNFAIR = "†"
+"""Marks a row that may not be compared."""
+
+
+def unfair_rows(experiment: ExperimentRow) -> set[str]:
+    """Variants that differ from the baseline (or else from the first one) in a setting that is no declared axis, or contradict their axes."""
+    first = experiment.baseline or experiment.variants[0]
+
+    def undeclared(variant: VariantRow) -> dict[str, str]:
+        return {key: naming.canonical_json(plain_value(value)) for key, value in variant.settings.items() if key not in experiment.declared}
+
+    def contradicts(variant: VariantRow) -> bool:
+        return any(
+            key in variant.settings and plain_value(variant.settings[key]) != plain_value(value) for key, value in variant.axes.items()
+        )
+
+    return {variant.name for variant in experiment.variants if undeclared(variant) != undeclared(first) or contradicts(variant)}
+
+
+def unfair(experiment: ExperimentRow) -> list[str]:
+    """Every way in which variants differ beyond the declared axes; empty when the comparison is fair.
+
+    All settings of all variants are compared, so data set, budget and evaluation protocol are covered. The declared
+    settings are the axes or, for named variants, the settings that they name, and what follows from them (``qfl`` from
+    ``quality``).
+    """
+    variants = experiment.variants
+    problems = []
+    for key in sorted(set().union(*(variant.settings for variant in variants))) if variants else []:
+        if key in experiment.declared:
+            continue
+        groups: dict[str, list[str]] = {}
+        for variant in variants:
+            text = naming.canonical_json(plain_value(variant.settings[key])) if key in variant.settings else "missing"
+            groups.setdefault(text, []).append(variant.name)
+        if len(groups) > 1:
+            values = "; ".join(f"{text} in {joined(names)}" for text, names in groups.items())
+            problems.append(f"{key} differs but is no declared axis: {values}")
+    for variant in variants:
+        for key, value in variant.axes.items():
+            if key in variant.settings and plain_value(variant.settings[key]) != plain_value(value):
+                problems.append(
+                    f"{variant.name}: the axis {key} says {naming.setting_text(value)}, "
+                    f"its settings say {naming.setting_text(variant.settings[key])}"
+                )
+    return problems
+
+
+def plain_value(value: Any) -> Any:
+    """Return ``value`` for JSON: tuples as lists, numbers that JSON does not have as null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, (list, tuple)):
+        return [plain_value(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): plain_value(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,68 @@
+"""The size of a difference that seeds and images can detect, at 5%, two-sided, with a power of 80%."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy import special
+
+from gfl_lab.report.noise import CORRELATION, LEVEL, Array, Noise, squared_half_width
+from gfl_lab.report.statistics import Difference
+
+POWER = 0.80
+MAX_SEEDS = 1000
+"""The largest number that is given."""
+_Z = float(special.ndtri(0.5 + LEVEL / 2) + special.ndtri(POWER))
+
+
+def detectable(found: Difference) -> float | None:
+    """Return the smallest true difference detectable with this number of seeds; None where there is no interval."""
+    return None if found.half is None else float(_detectable(found, np.array(float(found.seeds)), np.array(found.freedom)))
+
+
+def _detectable(found: Difference, seeds: Array, freedom: Array) -> Array:
+    """Return the smallest detectable difference for each number of seeds a row.
+
+    The part of the images' variance that seeds average out falls with their number.
+    """
+    t = special.stdtrit(freedom, 0.5 + LEVEL / 2) + special.stdtrit(freedom, POWER)
+    lasting = found.lasting or 0.0
+    images = lasting + ((found.image_variance or 0.0) - lasting) * found.seeds / seeds
+    noise = Noise(np.array(found.spread), freedom, np.array(found.residual), np.array(found.rows), np.array(found.guarded))
+    return np.sqrt(squared_half_width(_Z, t, seeds, images, noise))
+
+
+def seeds_needed(found: Difference, smallest: float) -> int | None:
+    """Return the number of seeds with which a true difference of ``smallest`` AP is detectable.
+
+    All rows that share their spread are assumed to have as many.
+
+    Returns:
+        None if ``MAX_SEEDS`` do not suffice. If the images are the limit, ``images_needed`` gives their number.
+
+    Raises:
+        ValueError: there is no interval, so the noise is not known.
+    """
+    if found.half is None:
+        raise ValueError(f"the noise between seeds is not known: {found.why or found.verdict}")
+    seeds = np.arange(2.0, MAX_SEEDS + 1)
+    freedom = found.rows * (seeds - 1) / (1 + (found.rows - 1) * CORRELATION**2)
+    enough = _detectable(found, seeds, freedom) <= smallest
+    return int(seeds[enough.argmax()]) if enough.any() else None
+
+
+def images_resolve(found: Difference) -> float | None:
+    """Return the smallest true difference detectable on these images with any number of seeds; None where it is not known."""
+    return None if found.half is None or found.lasting is None else _Z * math.sqrt(found.lasting)
+
+
+def images_needed(found: Difference, smallest: float) -> int | None:
+    """Return the least number of images on which a true difference of ``smallest`` AP is detectable with any number of seeds.
+
+    None where these suffice, or nothing is known of them.
+    """
+    limit = images_resolve(found)
+    if limit is None or limit <= smallest or not found.images:
+        return None
+    return math.ceil(found.images * (limit / smallest) ** 2)

@@ -1,0 +1,36 @@
+"""One trial without a plan: a manifest in a run directory of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gfl_lab import naming
+from gfl_lab.data import coco
+from gfl_lab.records.files import write_json
+from gfl_lab.rundir import RunTree, TrialDir
+from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
+
+SMALL = {
+    "backbone": "r18", "base_channels": 8, "frozen_stages": -1, "norm_eval": False, "neck_channels": 16, "head_channels": 16, "head_convs": 1,
+    "strides": (8, 16, 32), "image_size": (128, 128), "optimizer": "adamw", "lr": 0.002, "lr_schedule": "cosine", "warmup_iters": 3, "batch_size": 8, "epochs": 2, "score_thr": 0.001,
+}  # fmt: skip
+"""A narrow ResNet-18 on 128 pixels, two epochs."""
+
+
+def make_trial(root: Path, folder: Path, seed: int = 0, data: DataSpec | None = None, **settings: object) -> TrialDir:
+    """Write the manifest of a trial over the data set in ``folder`` with ``settings`` over ``SMALL``.
+
+    Returns:
+        Its run directory, in the run tree ``root``.
+    """
+    found = coco.find_dataset(folder)
+    spec = TrialSpec(
+        settings=Settings.model_validate(SMALL | settings), data=data or coco.dataspec(folder), seed=seed, code=TRAINING_CODE_VERSION
+    )
+    trial = RunTree(root).trial(spec.id)
+    trial.path.mkdir(parents=True)
+    paths = {key: str(getattr(found, key)) for key in ("train_annotations", "val_annotations", "train_images", "val_images")}
+    write_json(
+        trial.file(naming.MANIFEST), {"format": 1, "trial": spec.id, "spec": spec.model_dump(mode="json"), "paths": paths, "created": ""}
+    )
+    return trial

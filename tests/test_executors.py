@@ -1,0 +1,268 @@
+"""The contract of executors (gfl_lab/orchestrate/executor.py): each one passes the same tests. And the queue behind Ray Tune's."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gfl_lab import naming
+from gfl_lab.orchestrate.executor import Ended, Executor, run_jobs
+from gfl_lab.orchestrate.inline import InlineExecutor
+from gfl_lab.orchestrate.job_queue import JobQueue
+from gfl_lab.orchestrate.ray_cluster import scratch_dir
+from gfl_lab.orchestrate.supervisor import MAX_LOST, Job
+from gfl_lab.records.metric_lines import MetricWriter
+from gfl_lab.rundir import TrialDir, TrialState
+
+ROOT = Path(__file__).parents[1]
+FAKES = "tests.support.fake_trial"
+
+
+class Switch:
+    """Asks an executor to start no further trial."""
+
+    def __init__(self) -> None:
+        self.on = False
+
+    def __call__(self) -> bool:
+        return self.on
+
+
+Make = Callable[[Switch], Executor]
+
+
+def job(folder: Path, function: str, number: int = 0) -> Job:
+    path = folder / f"{number:012x}"
+    path.mkdir(parents=True, exist_ok=True)
+    return Job(str(path), f"{FAKES}:{function}", FAKES, {"stop_file": str(folder / f"stop-{number}")})
+
+
+def state(found: Job) -> TrialState:
+    return TrialDir(Path(found.path)).state()
+
+
+def on_ray(address: str | None) -> Make:
+    from gfl_lab.orchestrate.ray_tune import TuneExecutor
+
+    return lambda stop: TuneExecutor(
+        cpus=1, gpus=0, gpu_optional=True, machine_cpus=2, machine_gpus=0, address=address, should_stop=stop
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """Address of a Ray of its own on this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    variables = {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    command = [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--head",
+        f"--port={port}",
+        "--num-cpus=2",
+        "--include-dashboard=false",
+    ]
+    command += ["--node-ip-address=127.0.0.1", "--object-store-memory=100000000", f"--temp-dir={scratch_dir() / 'c'}", "--block"]
+    environment = os.environ | variables | {"PYTHONPATH": str(ROOT)}
+    head = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    yield f"127.0.0.1:{port}"
+    family = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
+    for process in family:
+        process.kill()
+    psutil.wait_procs(family, timeout=30)
+
+
+RAY = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(
+    scope="module",
+    params=["inline", pytest.param("Ray here", marks=RAY), pytest.param("Ray at an address", marks=RAY)],
+)  # fmt: skip
+def make(request: pytest.FixtureRequest) -> Iterator[Make]:
+    """Makes executors of one kind."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        if request.param == "inline":
+            yield InlineExecutor
+        elif request.param == "Ray here":
+            yield on_ray(None)
+        else:
+            patch.setenv("RAY_AUTH_MODE", "disabled")
+            address = request.getfixturevalue("cluster")
+            yield on_ray(address)
+
+
+@pytest.fixture(scope="class")
+def executor(make: Make) -> Iterator[Executor]:
+    """One that no test stops or closes."""
+    made = make(Switch())
+    made.start()
+    yield made
+    made.close()
+
+
+# --- the contract ---
+
+
+class TestOneExecutor:
+    """Tests that share an executor."""
+
+    def test_it_has_room_and_a_trial_of_a_cpu_takes_no_gpu(self, executor: Executor) -> None:
+        assert executor.capacity() >= 1 and executor.gpus == 0
+
+    def test_each_job_ends_once_however_it_ends(self, executor: Executor, tmp_path: Path) -> None:
+        jobs = [job(tmp_path, "succeed", 1), job(tmp_path, "fail", 2), job(tmp_path, "succeed", 3)]
+        for each in jobs:
+            executor.submit(each)
+        ended = list(executor.results())
+        assert sorted(one.job.path for one in ended) == [each.path for each in jobs]
+        assert not any(one.problem for one in ended), "how a trial ends is no matter of the executor's"
+        assert [state(each) for each in jobs] == [TrialState.DONE, TrialState.FAILED, TrialState.DONE]
+        assert list(executor.results()) == []
+
+    def test_a_job_may_be_given_while_results_are_read(self, executor: Executor, tmp_path: Path) -> None:
+        executor.submit(job(tmp_path, "succeed", 1))
+        seen = []
+        for ended in executor.results():
+            seen.append(ended.job.path)
+            if len(seen) < 3:
+                executor.submit(job(tmp_path, "succeed", 1 + len(seen)))
+        assert seen == [str(tmp_path / f"{number:012x}") for number in (1, 2, 3)]
+
+    def test_its_caller_watches_while_a_trial_runs_and_stops_that_one_alone(self, executor: Executor, tmp_path: Path) -> None:
+        stopped, next_one = job(tmp_path, "wait_for_stop", 1), job(tmp_path, "succeed", 2)
+        lines = TrialDir(Path(stopped.path)).file(naming.METRICS_FILE)
+
+        def watch() -> None:
+            if lines.exists():
+                Path(stopped.kwargs["stop_file"]).touch()
+
+        executor.submit(stopped)
+        executor.submit(next_one)
+        assert len(list(executor.results(watch))) == 2
+        assert (state(stopped), state(next_one)) == (TrialState.INTERRUPTED, TrialState.DONE)
+
+    def test_a_lost_process_goes_on(self, executor: Executor, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+        if isinstance(executor, InlineExecutor):
+            pytest.skip("its trials have no process of their own")
+        lost = job(tmp_path, "die_once", 1)
+        assert run_jobs(executor, [lost]) == [] and state(lost) is TrialState.DONE
+
+
+class TestAnExecutorEach:
+    """Tests that stop or close one: a process has one connection to Ray at a time."""
+
+    def test_after_a_stop_no_trial_begins_and_every_job_ends(self, make: Make, tmp_path: Path) -> None:
+        stop = Switch()
+        made = make(stop)
+        made.start()
+        jobs = [job(tmp_path, "wait_for_stop", number) for number in range(6)]
+        begun = [TrialDir(Path(each.path)).file(naming.METRICS_FILE) for each in jobs]
+
+        def watch() -> None:
+            if any(file.exists() for file in begun):
+                stop.on = True
+                for each in jobs:
+                    Path(each.kwargs["stop_file"]).touch()
+
+        for each in jobs:
+            made.submit(each)
+        ended = list(made.results(watch))
+        assert sorted(one.job.path for one in ended) == [each.path for each in jobs] and not any(one.problem for one in ended)
+        states = [state(each) for each in jobs]
+        assert states.count(TrialState.PLANNED) >= 6 - made.capacity()
+        assert set(states) == {TrialState.INTERRUPTED, TrialState.PLANNED}
+        made.close()
+
+    def test_an_exception_of_the_watcher_reaches_the_caller_and_closing_ends_what_runs(self, make: Make, tmp_path: Path) -> None:
+        class Full(Exception):
+            pass
+
+        made = make(Switch())
+        made.start()
+        endless = job(tmp_path, "wait_for_stop", 1)
+        trial = TrialDir(Path(endless.path))
+
+        def watch() -> None:
+            if trial.file(naming.METRICS_FILE).exists():
+                raise Full
+
+        made.submit(endless)
+        with pytest.raises(Full):
+            list(made.results(watch))
+        made.close()
+        end = time.monotonic() + 30
+        while trial.lease_alive() and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not trial.lease_alive()
+
+    def test_closing_one_that_has_never_started_or_twice_does_nothing(self, make: Make) -> None:
+        made = make(Switch())
+        made.close(wait=False)
+        made.close()
+
+
+# --- the queue of jobs that a scheduler's workers may lose ---
+
+
+def queue_of(folder: Path, *functions: str) -> tuple[JobQueue, list[Job]]:
+    queue, jobs = JobQueue(lambda: False), [job(folder, name, number) for number, name in enumerate(functions)]
+    for each in jobs:
+        queue.submit(each)
+    return queue, jobs
+
+
+def test_jobs_are_handed_out_in_order_and_a_lost_one_at_the_end_again(tmp_path: Path) -> None:
+    queue, jobs = queue_of(tmp_path, "succeed", "succeed")
+    assert queue.hand_out("a", 0) == jobs[0] and queue.hand_out("b", 0) == jobs[1] and queue.hand_out("c", 0) is None
+    queue.begun("a")
+    assert not queue.idle
+    queue.ended("a", "lost")
+    assert queue.idle and queue.events.empty() and "lost; another one" in (Path(jobs[0].path) / naming.LOG).read_text()
+    queue.ended("b")
+    assert queue.events.get_nowait() == Ended(jobs[1])
+    assert queue.hand_out("d", 0) == jobs[0]
+    queue.ended("d")
+    assert queue.events.get_nowait() == Ended(jobs[0]) and queue.events.empty()
+
+
+def test_a_job_that_takes_its_worker_with_it_each_time_comes_to_an_end(tmp_path: Path) -> None:
+    queue, (only,) = queue_of(tmp_path, "succeed")
+    for number in range(MAX_LOST):
+        assert queue.hand_out(str(number), 0) == only
+        queue.ended(str(number), "lost")
+        assert queue.events.empty()
+    queue.hand_out("last", 0)
+    queue.ended("last", "lost")
+    assert queue.events.get_nowait() == Ended(only, "lost") and queue.hand_out("none", 0) is None
+
+
+def test_a_job_that_gets_further_outlives_any_number_of_workers(tmp_path: Path) -> None:
+    queue, (only,) = queue_of(tmp_path, "succeed")
+    writer = MetricWriter(TrialDir(Path(only.path)).file(naming.METRICS_FILE))
+    for number in range(5 * MAX_LOST):
+        assert queue.hand_out(str(number), 0) == only
+        writer.write("train", number + 1, 1, {"loss": 1.0})
+        queue.ended(str(number), "lost")
+    assert queue.events.empty()
+
+
+def test_a_closed_queue_hands_nothing_out_again(tmp_path: Path) -> None:
+    queue, (only,) = queue_of(tmp_path, "succeed")
+    queue.hand_out("a", 0)
+    queue.close()
+    queue.ended("a", "lost")
+    assert queue.over and queue.events.get_nowait() == Ended(only, "lost")
