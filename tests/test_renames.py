@@ -15,6 +15,7 @@ from gfl_lab.errors import SpecError
 from gfl_lab.plan.plan import Plan, build_plan
 from gfl_lab.plan.search import corners, definition_of
 from gfl_lab.records.search import SearchFile
+from gfl_lab.records.table_lock import TableLock
 from gfl_lab.report.lock import deviations
 from gfl_lab.spec import renames
 from gfl_lab.spec.files import ExperimentFile, Resources, load_experiment, load_profile, load_published
@@ -189,8 +190,12 @@ def test_a_stored_search_goes_on_under_the_new_names() -> None:
 def test_a_lock_file_with_an_old_name_of_a_variant_still_holds() -> None:
     head = {"experiment": "x", "profile": "p", "data": {"digest": "d"}, "trials": {}}
     row = {"metrics": {"AP": {"mean": 1.0}}, "delta": {}}
-    assert deviations(head | {"rows": {"ema=0.9 dfl=on": row}}, head | {"rows": {"ema_decay=0.9 dfl=on": row}}) == []
-    assert len(deviations(head | {"rows": {"ema=0.8": row}}, head | {"rows": {"ema_decay=0.9": row}})) == 1
+
+    def lock(variant: str) -> TableLock:
+        return TableLock.from_json(head | {"rows": {variant: row}})
+
+    assert deviations(lock("ema=0.9 dfl=on"), lock("ema_decay=0.9 dfl=on")) == []
+    assert len(deviations(lock("ema=0.8"), lock("ema_decay=0.9"))) == 1
 
 
 def test_the_docs_list_every_old_name() -> None:

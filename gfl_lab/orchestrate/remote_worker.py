@@ -37,6 +37,8 @@ def run_on_node(process: TrialProcess, job: Job, scratch: Path) -> TrialState:
     Raises:
         ResourceError: the storage cannot be reached. StoreError: the trial or its data are not there, or damaged.
     """
+    if job.link is None:
+        raise ValueError(f"{job.path} has no link to a storage")
     link = Link(**job.link)
     storage = open_storage(link.uri)
     tree = RunTree(scratch / "storages" / naming.digest(link.uri))

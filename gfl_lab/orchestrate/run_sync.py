@@ -319,7 +319,7 @@ def _runs_here(trial: TrialDir) -> bool:
     return trial.lease_alive() and not (lease and lease.run)
 
 
-def _each(work: Callable[[Any], None], items: Iterable[Any], keep_going: bool = False) -> list[Exception]:
+def _each(work: Callable[[Any], None], items: Iterable[Any], keep_going: bool = False) -> list[BaseException]:
     """Do ``work`` with each item, several at once; raises the first error, or returns them all."""
     with ThreadPoolExecutor(_THREADS) as pool:
         done = [pool.submit(work, item) for item in items]

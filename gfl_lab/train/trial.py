@@ -117,7 +117,9 @@ def run_trial(
             if weights := trained_weights(trial) or adopted_weights(trial, weights_from):
                 outcome = evaluate_only(weights)
             else:
-                outcome = run_in_group(processes, work, f"{__name__}:follow", {"path": str(trial.path.absolute()), **of_each}, on_lost)
+                found = run_in_group(processes, work, f"{__name__}:follow", {"path": str(trial.path.absolute()), **of_each}, on_lost)
+                assert found is not None, "the first process evaluates"
+                outcome = found
     except Interrupted as error:
         outcome = records.Interrupted(reason=str(error))
         raise
