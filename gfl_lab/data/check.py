@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from gfl_lab.addresses import readable
+from gfl_lab.addresses import absolute, readable
 from gfl_lab.data import ambiguous_shapes
 from gfl_lab.data.annotations import MIN_BOX_PX, MIN_SIDE_PX, as_float, is_id, is_learned, is_number, read_annotations
 from gfl_lab.data.areas import check_areas
 from gfl_lab.data.digest import digest_of
 from gfl_lab.data.findings import Finding, Findings, listed, show
 from gfl_lab.data.image_check import check_pixels, white_level_of
-from gfl_lab.data.layout import SPLITS, Listings, absolute, below, escapes, find_dataset, image_file, is_file, why_missing
+from gfl_lab.data.layout import SPLITS, Listings, below, escapes, find_dataset, image_file, is_file, why_missing
 from gfl_lab.errors import DataError, Problem
 
 ROUNDING_PX = 1.0
@@ -139,7 +139,7 @@ def check_dataset(root: Path | str, decode: bool = True) -> DatasetReport:
         root: its folder.
         decode: decode every image (threads). Without, pixels, real sizes and duplicates go unchecked and there is no digest.
     """
-    root = absolute(root)
+    root = absolute(root, "the data set")
     errors, warnings = Findings(), Findings()
     name = root.name
     try:
