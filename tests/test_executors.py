@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -17,7 +19,7 @@ from gfl_lab import naming
 from gfl_lab.orchestrate.executor import Ended, Executor, run_jobs
 from gfl_lab.orchestrate.inline import InlineExecutor
 from gfl_lab.orchestrate.job_queue import JobQueue
-from gfl_lab.orchestrate.ray_cluster import scratch_dir
+from gfl_lab.orchestrate.ray_cluster import CHECKED_WITH, listens_on_loopback_alone, prepare_environment, scratch_dir
 from gfl_lab.orchestrate.supervisor import MAX_LOST, Job
 from gfl_lab.records.metric_lines import MetricWriter
 from gfl_lab.rundir import TrialDir, TrialState
@@ -63,7 +65,7 @@ def cluster() -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    variables = {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    prepare_environment(None)  # the same for both kinds of Ray: Ray reads its authentication mode once
     command = [
         sys.executable,
         "-m",
@@ -75,7 +77,7 @@ def cluster() -> Iterator[str]:
         "--include-dashboard=false",
     ]
     command += ["--node-ip-address=127.0.0.1", "--object-store-memory=100000000", f"--temp-dir={scratch_dir() / 'c'}", "--block"]
-    environment = os.environ | variables | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     head = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     yield f"127.0.0.1:{port}"
     family = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
@@ -100,7 +102,6 @@ def make(request: pytest.FixtureRequest) -> Iterator[Make]:
         elif request.param == "Ray here":
             yield on_ray(None)
         else:
-            patch.setenv("RAY_AUTH_MODE", "disabled")
             address = request.getfixturevalue("cluster")
             yield on_ray(address)
 
@@ -213,6 +214,29 @@ class TestAnExecutorEach:
         made = make(Switch())
         made.close(wait=False)
         made.close()
+
+
+# --- Ray ---
+
+
+def test_ray_is_the_version_whose_unstable_options_were_checked() -> None:
+    """When Ray moves: run the slow tests of this file, of test_run.py and test_cluster.py, then raise ``CHECKED_WITH``."""
+    assert version("ray").startswith(CHECKED_WITH + ".")
+
+
+def test_an_address_is_on_the_loopback_alone_unless_another_address_of_the_machine_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not listens_on_loopback_alone("10.77.0.1:6379") and not listens_on_loopback_alone("head:6379")
+    with socket.socket() as own, socket.socket() as every:
+        own.bind(("127.0.0.1", 0))
+        own.listen()
+        assert listens_on_loopback_alone(f"127.0.0.1:{own.getsockname()[1]}")
+        every.bind(("0.0.0.0", 0))
+        every.listen()
+        outer = SimpleNamespace(address="127.0.0.2", family=socket.AF_INET)  # stands for an address of the network
+        monkeypatch.setattr(psutil, "net_if_addrs", lambda: {"eth0": [outer]})
+        monkeypatch.setattr("gfl_lab.orchestrate.ray_cluster.LOOPBACK_NET", "127.0.0.1")
+        assert not listens_on_loopback_alone(f"localhost:{every.getsockname()[1]}")
+        assert listens_on_loopback_alone(f"localhost:{own.getsockname()[1]}")
 
 
 # --- the queue of jobs that a scheduler's workers may lose ---

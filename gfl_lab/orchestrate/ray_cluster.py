@@ -35,9 +35,15 @@ _ENVIRONMENT = {
     "PYTHONWARNINGS": "ignore",
 }
 
+CHECKED_WITH = "2.60"
+"""Version of Ray with which two things were checked that it may change without notice: ``LOOPBACK_ONLY``, and the argument
+``_temp_dir`` of `ray.init`, which its documentation calls unstable. Without it sessions of all users lie in one folder."""
+
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """By default Ray takes the machine's outer address for a node's, and opens its ports to the network. With this variable, which Ray
 reads when it is imported, it takes 127.0.0.1, as it does on other systems than Linux."""
+
+LOOPBACK_NET = "127."
 
 LOOK_S = 2.0
 GONE_S = 30.0
@@ -108,7 +114,7 @@ def listens_on_loopback_alone(address: str) -> bool:
     if host.strip("[]") not in ("127.0.0.1", "localhost", "::1"):
         return False
     own = [entry.address for entries in psutil.net_if_addrs().values() for entry in entries if entry.family == socket.AF_INET]
-    for outer in (found for found in own if not found.startswith("127.")):
+    for outer in (found for found in own if not found.startswith(LOOPBACK_NET)):
         with contextlib.suppress(OSError, ValueError):
             socket.create_connection((outer, int(port)), LOOK_S).close()
             return False
@@ -145,6 +151,7 @@ class RayConnection:
         import ray
         import ray.tune  # here, in a thread that no signal interrupts: half imported, Ray ends the process with a traceback
 
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it lists each lost actor's trial as one that failed
         if ray.is_initialized():
             raise ResourceError("this process is connected to Ray already, and can be only once: close that connection, or run inline")
         for attempt in range(1, STARTS + 1):
