@@ -104,23 +104,30 @@ def test_everything_wrong_with_the_files_is_told_at_once_each_with_its_line(tmp_
         (tmp_path / name).write_text(text)
     path = tmp_path / "mine.yaml"
     path.write_text(
-        "name: mine\nprofile: desk\ncode:\n  - good.py\n  - gone.py\n  - notes.txt\n  - bad.py\n  - other/good.py\n  - other\n  - sub dir.py\naxes: {dfl: [true]}\n"
+        "name: mine\nprofile: desk\ncustom_imports:\n  - good.py\n  - gone.py\n  - notes.txt\n  - bad.py\n  - other/good.py\n  - other\n  - sub dir.py\naxes: {dfl: [true]}\n"
     )
     with pytest.raises(SpecError) as caught:
         load_experiment(path)
     found = [(problem.place, problem.message) for problem in caught.value.problems]
     assert sorted(place for place, _ in found) == sorted(
-        ["mine.yaml:5: code.1", "mine.yaml:6: code.2", "bad.py:2", "mine.yaml:8: code.4", "mine.yaml:9: code.5", "mine.yaml:10: code.6"]
+        [
+            "mine.yaml:5: custom_imports.1",
+            "mine.yaml:6: custom_imports.2",
+            "bad.py:2",
+            "mine.yaml:8: custom_imports.4",
+            "mine.yaml:9: custom_imports.5",
+            "mine.yaml:10: custom_imports.6",
+        ]
     )
     told = dict(found)
-    assert "gone.py does not exist" in told["mine.yaml:5: code.1"] and "not valid Python" in told["bad.py:2"]
-    assert "two files of `code` are called good.py" in told["mine.yaml:8: code.4"]
+    assert "gone.py does not exist" in told["mine.yaml:5: custom_imports.1"] and "not valid Python" in told["bad.py:2"]
+    assert "two files of `custom_imports` are called good.py" in told["mine.yaml:8: custom_imports.4"]
 
 
 def test_entries_must_be_text(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text("name: mine\nprofile: desk\ncode: [1]\naxes: {dfl: [true]}\n")
-    with pytest.raises(SpecError, match="code.0 is 1: must be text"):
+    path.write_text("name: mine\nprofile: desk\ncustom_imports: [1]\naxes: {dfl: [true]}\n")
+    with pytest.raises(SpecError, match="custom_imports.0 is 1: must be text"):
         load_experiment(path)
 
 

@@ -11,18 +11,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gfl_lab.checkpoints.pretrained import published_url
 from gfl_lab.detector import vit_adapter as _vit_adapter  # noqa: F401  (registers ViTAdapter)
 from gfl_lab.detector.backbones import backbone_config
+from gfl_lab.detector.build import build_detector
 from gfl_lab.errors import InputError
-from gfl_lab.spec.settings import BACKBONES, DCN_BACKBONES, Settings
+from gfl_lab.spec.backbones import BACKBONES, Backbone, load_function, with_dcn, with_weights
+from gfl_lab.spec.settings import Settings, inactive
 
 # isort: split
 # after ours: mmdet.models can be imported only once the operators are there
 from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
 
 torch.set_num_threads(1)
 
-DEFORMABLE = tuple(name for name in DCN_BACKBONES if name != "x101-32x8d")  # 32x4d with another width
+DEFORMABLE = tuple(name for name in with_dcn() if name != "x101-32x8d")  # 32x4d with another width
 RESNETS = tuple(name for name in BACKBONES if name != "vit-adapter-s")
 VD = ("r18vd", "r34vd", "r50vd", "r101vd")
 PROJECTION = 64 * 64 + 2 * 64
@@ -270,3 +275,67 @@ class TestBackboneOfTheUser:
     def test_mistakes_are_named(self, registered: None, settings: dict[str, Any], message: str) -> None:
         with pytest.raises(InputError, match=message):
             backbone_config(Settings(**settings), 4)
+
+
+class _Shallow(nn.Module):
+    """Four convolutions: the smallest backbone there is."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        strides, inputs = (4, 2, 2, 2), (3, width, width, width)
+        self.layers = nn.ModuleList(nn.Conv2d(c, width, stride, stride) for c, stride in zip(inputs, strides, strict=True))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        maps = []
+        for layer in self.layers:
+            x = layer(x).relu()
+            maps.append(x)
+        return tuple(maps)
+
+
+def shallow(options: dict[str, Any], settings: Settings, stages: int) -> tuple[dict[str, Any], list[int]]:
+    """What an entry names: config and channels."""
+    width = options["times"] * settings.base_channels
+    return {"type": "Shallow", "width": width}, [width] * 4
+
+
+def test_one_entry_is_a_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings, rules, published weights and training take a backbone from its entry alone."""
+    address = "https://example.org/shallow-00000000.pth"
+    entry = Backbone(
+        build=f"{__name__}:shallow",
+        options={"times": 2},
+        weights=address,
+        pad_to=64,
+        settings=("frozen_stages", "norm_eval", "bn_requires_grad"),
+    )
+    monkeypatch.setitem(BACKBONES, "shallow", entry)
+    MODELS.register_module(name="Shallow", module=_Shallow)
+    try:
+        settings = Settings(
+            backbone="shallow", base_channels=4, pad_to=64, neck_channels=8, head_channels=8, head_convs=1, strides=(8, 16, 32)
+        )
+        assert "drop_path" in inactive(settings) and not {"norm_eval", "base_channels"} & inactive(settings).keys()
+        assert "shallow" in with_weights() and published_url("shallow") == address
+        for wrong, message in (({"dcn": "v2"}, "shallow has no deformable form"), ({"pad_to": 32}, "padded to a multiple of 64")):
+            with pytest.raises(ValueError, match=message):
+                Settings(**settings.model_dump() | wrong)
+        model = build_detector(settings, 3).train()
+        sample = DetDataSample(metainfo={"img_shape": (64, 64), "pad_shape": (64, 64)})
+        sample.gt_instances = InstanceData(bboxes=torch.tensor([[4.0, 4, 60, 56]]), labels=torch.tensor([1]))
+        optimizer, before = torch.optim.SGD(model.parameters(), lr=0.001), copy.deepcopy(model.backbone.state_dict())
+        total = sum(model.loss(torch.randn(1, 3, 64, 64), [sample]).values())
+        total.backward()
+        optimizer.step()
+        assert total.isfinite() and all(not torch.equal(value, before[key]) for key, value in model.backbone.state_dict().items())
+    finally:
+        del MODELS.module_dict["Shallow"]
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_entry_names_code_that_is_there(name: str) -> None:
+    entry = BACKBONES[name]
+    assert callable(load_function(entry.build)) and (not entry.read_weights or callable(load_function(entry.read_weights)))
+    assert set(entry.settings) <= Settings.model_fields.keys()
+    if entry.weights:
+        assert published_url(name).startswith("https://")

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gfl_lab.errors import SpecError
-from gfl_lab.plan.plan import build_plan, cells, looks_like_coco, steps_of
+from gfl_lab.plan.expand import cells
+from gfl_lab.plan.plan import build_plan, steps_of
+from gfl_lab.plan.published import looks_like_coco
 from gfl_lab.spec.files import ExperimentFile, load_experiment, load_profile, load_published
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
 

@@ -313,7 +313,7 @@ def test_experiments_in_the_current_folder_count_and_a_broken_one_is_left_out(cl
         "id: ours_2025\ntitle: our last year's\nsource: internal\nsplit: coco_minival\n"
         "rows:\n  - {name: wide, settings: {reg_max: 24}, metrics: {AP: 41.0}}\n  - {name: lost, settings: {reg_max: 25}, metrics: {}}\n"
     )
-    (folder / "wide.yaml").write_text("name: wide\nprofile: desk\naxes: {reg_max: [16, 24]}\nreference: ours_2025\n")
+    (folder / "wide.yaml").write_text("name: wide\nprofile: desk\naxes: {reg_max: [16, 24]}\npublished_table: ours_2025\n")
     (folder / "broken.yaml").write_text("name: broken\n")
     code, out, err = cli("--table", "ours_2025")
     assert code == 0 and "broken.yaml is left out" in err

@@ -215,7 +215,9 @@ def test_the_papers_setting_on_a_few_coco_images(tmp_path: Path) -> None:
     weights = tmp_path / "r50.pth"
     torch.save(torchvision.models.resnet50(weights=None).state_dict(), weights)
 
-    experiment = "name: smoke\nprofile: coco_1x\naxes: {qfl: [true]}\noverrides: {epochs: 1, batch_size: 2}\nreference: gfl_t3_qfl_dfl\n"
+    experiment = (
+        "name: smoke\nprofile: coco_1x\naxes: {qfl: [true]}\noverrides: {epochs: 1, batch_size: 2}\npublished_table: gfl_t3_qfl_dfl\n"
+    )
     lab = Lab(tmp_path / "lab", experiment=experiment)
     lab.run("run", str(lab.file), "--data", str(data), "--init-weights", str(weights), "--executor", "inline")
     trial = lab.tree.trials()[0]

@@ -106,7 +106,7 @@ search:
     for words in (
         "find.yaml:4: axes: 'axes' belongs to an ablation",
         "find.yaml:5: seeds: a search has one seed",
-        "find.yaml:6: set.dfl: 'dfl' is searched and also set",
+        "find.yaml:6: overrides.dfl: 'dfl' is searched and also in overrides",
         "find.yaml:9: search.space.qfl_beta.low: qfl_beta is 0.5: it must be 0 or at least 1",
         "find.yaml:10: search.space.bin_width: bin_width goes from 2 to 1",
         "find.yaml:11: search.space.reg_mx: unknown key 'reg_mx'\n    Did you mean 'reg_max'?",

@@ -13,8 +13,8 @@ import yaml
 
 from gfl_lab.errors import SpecError
 from gfl_lab.spec.files import load_experiment, load_profile, load_published
-from gfl_lab.spec.settings import ALIASES, Settings
-from gfl_lab.spec.source import nearest
+from gfl_lab.spec.hints import ALIASES, nearest
+from gfl_lab.spec.settings import Settings
 
 ABLATION = {
     "name": "file", "question": "q", "kind": "ablation", "profile": "desk", "custom_imports": [], "axes": {"qfl": [False, True], "reg_max": [8, 16]},

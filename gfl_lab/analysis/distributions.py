@@ -159,8 +159,8 @@ class DistributionCollector:
         device = geometry.priors.device
         boxes, valid = to_device(boxes, device), to_device(valid, device)
         shapes = pad_shapes([sample.metainfo for sample in samples])
-        how = {"topk": self.settings.atss_topk, "never_waits": device.type != "cpu"}
-        assigned = [assign_batch(geometry, view, valid, shapes, **how).assigned for view in boxes]
+        topk, on_gpu = self.settings.atss_topk, device.type != "cpu"
+        assigned = [assign_batch(geometry, view, valid, shapes, topk, never_waits=on_gpu).assigned for view in boxes]
         for index, (sample, (present, _)) in enumerate(zip(samples, truths, strict=True)):
             if self.wants([sample]):
                 self._image_rows(index, sample, present, [view[index] for view in assigned], dense)

@@ -19,9 +19,10 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from gfl_lab.checkpoints import convert_paddle
-from gfl_lab.detector.build import BACKBONE_STRIDES, model_config
+from gfl_lab.detector.build import model_config
 from gfl_lab.detector.vit_adapter import from_deit
 from gfl_lab.errors import InputError, Problem
+from gfl_lab.spec.backbones import BACKBONE_STRIDES, BACKBONES
 from gfl_lab.spec.settings import Settings
 
 SOURCES = {
@@ -59,13 +60,6 @@ _HEAD_NAMES = {
        for part in ("weight", "bias")},
 }  # fmt: skip
 """Of ``bbox_head.``: names of other heads and ours."""
-
-_DEPTHS = {
-    ("basic", (2, 2, 2, 2)): "r18",
-    ("basic", (3, 4, 6, 3)): "r34",
-    ("bottleneck", (3, 4, 6, 3)): "r50",
-    ("bottleneck", (3, 4, 23, 3)): "r101",
-}
 
 _DEIT_S_WIDTH, _DEIT_S_BLOCKS = 384, 12
 _VIT_HEADS = 6  # ViT-Adapter-S; base_channels is the width of one
@@ -309,24 +303,29 @@ def _backbone_settings(state: Mapping[str, Tensor], warnings: list[str]) -> dict
     first = "backbone.layer1.0."
     res2net = f"{first}convs.0.weight" in state
     block = "bottleneck" if f"{first}conv3.weight" in state else "basic"
-    fits = [name for (kind, counts), name in _DEPTHS.items() if kind == block and counts[:stages] == blocks]
-    if not fits:
-        raise InputError(f"a ResNet of {block} blocks {list(blocks)} is not offered; r18, r34, r50 and r101 are")
-    if len(fits) > 1:
-        warnings.append(f"the first {stages} stages of {' and '.join(fits)} are alike; taken as {fits[0]}")
-    name, deep = fits[0], "backbone.stem.0.weight" in state
     if block == "basic":
         base_channels = _need(state, f"{first}conv2.weight").shape[0]
     else:
         base_channels = state[f"{first}conv3.weight"].shape[0] // 4
+    form, group_width = "vd" if "backbone.stem.0.weight" in state else "plain", 0
     if res2net:
-        name = f"r2-{name.removeprefix('r')}"
+        form = "res2net"
     elif block == "bottleneck":
         out, per_group = _need(state, f"{first}conv2.weight").shape[:2]
-        if out != per_group:
-            name = f"x{name.removeprefix('r')}-32x{per_group}d"  # narrow models have fewer groups of the same width
-    if deep and not res2net:
-        name += "vd"
+        if out != per_group:  # narrow models have fewer groups of the same width
+            form, group_width = "grouped", per_group
+    family = [
+        (name, entry.layout)
+        for name, entry in BACKBONES.items()
+        if entry.layout and (entry.layout.block, entry.layout.form, entry.layout.group_width) == (block, form, group_width)
+    ]
+    fits = [name for name, layout in family if layout.blocks[:stages] == blocks]
+    if not fits:
+        offered = ", ".join(name for name, _ in family) or "no backbone of gfl-lab"
+        raise InputError(f"a ResNet of {block} blocks {list(blocks)}, form {form}, is not offered; of this kind: {offered}")
+    if len(fits) > 1:
+        warnings.append(f"the first {stages} stages of {' and '.join(fits)} are alike; taken as {fits[0]}")
+    name = fits[0]
     settings: dict[str, Any] = {"backbone": name, "base_channels": base_channels}
     return settings | _dcn_settings(state)
 

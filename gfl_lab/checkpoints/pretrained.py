@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,8 @@ from torch import nn
 from gfl_lab.checkpoints.files import load_safely
 from gfl_lab.detector.build import model_config
 from gfl_lab.errors import InputError, Problem, ResourceError
+from gfl_lab.spec.backbones import BACKBONES, PUBLISHED_WIDTH, load_function
 from gfl_lab.spec.settings import Settings
-
-_TORCHVISION = {
-    "r18": "ResNet18", "r34": "ResNet34", "r50": "ResNet50", "r101": "ResNet101", "x101-32x8d": "ResNeXt101_32X8D",
-}  # fmt: skip
-_OPENMMLAB = {"x101-32x4d": "resnext101_32x4d", "r2-101": "res2net101_v1d_26w_4s"}
-"""Names in mmengine's table of weights, as mmdet's configurations have them behind ``open-mmlab://``."""
-DEIT_SMALL = "https://dl.fbaipublicfiles.com/deit/deit_small_patch16_224-cd65a155.pth"
 
 
 def published_url(backbone: str) -> str:
@@ -31,22 +25,22 @@ def published_url(backbone: str) -> str:
     Raises:
         ResourceError: nothing that we load is published for it.
     """
-    if backbone in _TORCHVISION:
+    entry = BACKBONES.get(backbone)
+    where, _, name = entry.weights.partition(":") if entry else ("", "", "")
+    if entry and where == "torchvision":
         import torchvision.models
 
-        return getattr(torchvision.models, f"{_TORCHVISION[backbone]}_Weights").IMAGENET1K_V1.url
-    if backbone in _OPENMMLAB:
+        url: str = getattr(torchvision.models, f"{name}_Weights").IMAGENET1K_V1.url
+        return url
+    if entry and where == "openmmlab":
         from mmengine.runner.checkpoint import get_external_models
 
-        return get_external_models()[_OPENMMLAB[backbone]]
-    if backbone == "vit-adapter-s":
-        return DEIT_SMALL
+        return str(get_external_models()[name])
+    if entry and entry.weights:
+        return entry.weights
     hint = "Give the path of a weights file (--init-weights FILE), or --init-weights random to start from nothing."
-    if backbone.endswith("vd"):
-        hint = (
-            "Convert PaddleDetection's file with `gfl-lab import-checkpoint FILE` and give the path of the result "
-            f"(--init-weights {backbone}=FILE), or --init-weights random to start from nothing."
-        )
+    if entry and entry.weights_hint:
+        hint = entry.weights_hint.format(name=backbone)
     raise ResourceError(
         Problem(f"init_weights: pretrained: no weights for backbone {backbone} are published that can be downloaded", hint=hint)
     )
@@ -111,7 +105,7 @@ def check_fit(weights: str, variants: Iterable[Settings]) -> None:
                 Problem(
                     problem.message,
                     "--init-weights",
-                    f"The backbone has base_channels {settings.base_channels} here (published files have 64). For several backbones give "
+                    f"The backbone has base_channels {settings.base_channels} here (published files have {PUBLISHED_WIDTH}). For several backbones give "
                     f"--init-weights {settings.backbone}=FILE for each; --init-weights random starts from nothing.",
                 )
                 for problem in error.problems
@@ -125,16 +119,13 @@ def _fitting(own: Mapping[str, Any], content: dict[str, Any], weights: str, name
     state = content.get("state_dict", content.get("model", content))
     if any(key.startswith("backbone.") for key in state):
         state = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
-    vit_only = name == "vit-adapter-s" and not any(key.startswith("interactions.") for key in state)
-    if vit_only and "cls_token" in state:
-        from gfl_lab.detector.vit_adapter import from_deit
-
-        state = from_deit(state)
+    entry = BACKBONES.get(name)
+    is_needed: Callable[[str], bool] = lambda key: True  # noqa: E731
+    if entry and entry.read_weights:
+        state, is_needed = load_function(entry.read_weights)(state)
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    missing = [key for key in missing if not key.endswith("num_batches_tracked") and ".conv_offset." not in key]
-    if vit_only:
-        missing = [key for key in missing if key.startswith(("pos_embed", "patch_embed.", "blocks.")) and ".gamma" not in key]
+    missing = [key for key in missing if not key.endswith("num_batches_tracked") and ".conv_offset." not in key and is_needed(key)]
     wrong = sorted(key for key in own.keys() & state.keys() if own[key].shape != state[key].shape)
     if missing or extra or wrong:
         parts = [

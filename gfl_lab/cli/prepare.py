@@ -88,7 +88,7 @@ class RenamedOption(click.Option):
 
 def parse_weights(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
     """{backbone, or "" for all: weights}, paths absolute; ``r50=FILE`` is for one backbone."""
-    from gfl_lab.spec.settings import BACKBONES
+    from gfl_lab.spec.backbones import BACKBONES
 
     found: dict[str, str] = {}
     for text in given:
@@ -282,7 +282,8 @@ def prepare(
     max_trials: int = MAX_TRIALS,
 ) -> Prepared:
     """The plan. Raises SpecError, DataError, InputError; then nothing but a data set or its check has been written."""
-    from gfl_lab.plan.plan import build_plan, cells, plan_over
+    from gfl_lab.plan.expand import cells
+    from gfl_lab.plan.plan import build_plan, plan_over
     from gfl_lab.spec.code import class_names
     from gfl_lab.spec.settings import DataSpec
 
@@ -337,8 +338,8 @@ def _check_components(files: Files, variants: list[Any]) -> frozenset[str]:
     Raises:
         InputError: the code cannot be imported. SpecError: every problem of the components.
     """
+    from gfl_lab.spec.choices import BUILT_IN
     from gfl_lab.spec.code import class_names
-    from gfl_lab.spec.settings import BUILT_IN
 
     ours = [settings for settings in variants if settings.component_args or class_names(settings)]
     if not files.code and not ours:
@@ -368,13 +369,13 @@ def _check_components(files: Files, variants: list[Any]) -> frozenset[str]:
 
 def _check_weights(variants: list[Any], say: Callable[[str], None]) -> None:
     """Refuse files of initial weights that fit no backbone that asks for them; warn of weights that nobody publishes."""
-    from gfl_lab.spec.settings import PRETRAINED_BACKBONES
+    from gfl_lab.spec.backbones import with_weights
 
     files: dict[str, list[Any]] = {}
     for settings in variants:
         if settings.init_weights not in ("random", "pretrained"):
             files.setdefault(settings.init_weights, []).append(settings)
-    for backbone in sorted({s.backbone for s in variants if s.init_weights == "pretrained"} - {*PRETRAINED_BACKBONES}):
+    for backbone in sorted({s.backbone for s in variants if s.init_weights == "pretrained"} - {*with_weights()}):
         say(
             f"warning: init_weights: pretrained, but none are published for backbone {backbone} that can be downloaded: give --init-weights {backbone}=FILE"
         )

@@ -25,7 +25,7 @@ def command(table_id: str | None, runnable: bool, as_json: bool) -> None:
 
     Example:  gfl-lab published --table gfl_t1a_quality_representation
     """
-    from gfl_lab.spec.source import nearest
+    from gfl_lab.spec.hints import nearest
 
     entries = survey_folders(shipped.experiment_folders())
     tables = {entry.table.id for entry in entries}

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from gfl_lab import naming
 from gfl_lab.data.annotations import MIN_SIDE_PX, is_learned, load_coco
 from gfl_lab.data.assignment import Assignment, Boxes, Cause, NearestOf, Pyramid, assign
-from gfl_lab.spec.settings import BUILT_IN, Settings
+from gfl_lab.spec.choices import BUILT_IN
+from gfl_lab.spec.settings import Settings
 
 VERSION = 1
 """Raised whenever the analysis changes, so that what was kept of an older one is not taken for it."""

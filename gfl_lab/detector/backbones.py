@@ -1,11 +1,13 @@
-"""Backbones: configs of the published ones by name, and the forms that mmdet lacks (``vd``, deformable from scratch).
+"""The ResNet family, with the forms that mmdet lacks (``vd``, deformable from scratch), and configs of every backbone.
 
+The entries are in ``spec/backbones.py``.
 Widths of every backbone are in proportion to ``base_channels``; 64 gives the published ones.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,24 +17,10 @@ from mmdet.registry import MODELS
 from torch import nn
 
 from gfl_lab.errors import InputError, Problem
-from gfl_lab.spec.settings import BACKBONES, Settings
+from gfl_lab.spec.backbones import BACKBONES, PUBLISHED_WIDTH, load_function
+from gfl_lab.spec.settings import Settings
 
 _DCN = {"v1": "DCN", "v2": "DCNv2"}
-
-_RESNETS = {
-    "r18": ("ResNet", 18),
-    "r34": ("ResNet", 34),
-    "r50": ("ResNet", 50),
-    "r101": ("ResNet", 101),
-    "r18vd": ("ResNetVd", 18),
-    "r34vd": ("ResNetVd", 34),
-    "r50vd": ("ResNetVd", 50),
-    "r101vd": ("ResNetVd", 101),
-    "x101-32x4d": ("ResNeXt", 101),
-    "x101-32x8d": ("ResNeXt", 101),
-    "r2-101": ("Res2Net", 101),
-}
-"""Class and depth of each member of the ResNet family."""
 
 
 @MODELS.register_module()
@@ -55,6 +43,7 @@ class ResNetVd(ResNetV1d):
     """
 
     def make_res_layer(self, **kwargs: Any) -> nn.Module:
+        """Return a stage of mmdet's, whose first block has a projection."""
         layer = super().make_res_layer(**kwargs)
         if layer[0].downsample is None:
             channels = kwargs["planes"] * self.block.expansion
@@ -66,36 +55,48 @@ class ResNetVd(ResNetV1d):
         return layer
 
 
-class _DeformableStart:
-    """Deformable convolutions start as plain ones: their offsets are zero after ``init_weights`` too.
+def _start_plain(backbone: nn.Module) -> None:
+    """Set what predicts the offsets of deformable convolutions to zero, so that they start as plain ones.
 
     mmdet initialises every ``Conv2d`` of a backbone without pretrained weights, and with it the one that predicts offsets.
     """
-
-    def init_weights(self) -> None:
-        super().init_weights()
-        for name, parameter in self.named_parameters():
-            if ".conv_offset." in name:
-                nn.init.zeros_(parameter)
+    for name, parameter in backbone.named_parameters():
+        if ".conv_offset." in name:
+            nn.init.zeros_(parameter)
 
 
 @MODELS.register_module()
-class DeformableResNet(_DeformableStart, ResNet):
+class DeformableResNet(ResNet):
     """mmdet's ``ResNet``, for use with ``dcn``."""
 
+    def init_weights(self) -> None:
+        """Initialise as mmdet does, with offsets of zero."""
+        super().init_weights()
+        _start_plain(self)
+
 
 @MODELS.register_module()
-class DeformableResNeXt(_DeformableStart, ResNeXt):
+class DeformableResNeXt(ResNeXt):
     """mmdet's ``ResNeXt``, for use with ``dcn``; the deformable convolutions keep the groups."""
 
+    def init_weights(self) -> None:
+        """Initialise as mmdet does, with offsets of zero."""
+        super().init_weights()
+        _start_plain(self)
+
 
 @MODELS.register_module()
-class DeformableRes2Net(_DeformableStart, Res2Net):
+class DeformableRes2Net(Res2Net):
     """mmdet's ``Res2Net``, for use with ``dcn``; each scale's convolution is deformable."""
+
+    def init_weights(self) -> None:
+        """Initialise as mmdet does, with offsets of zero."""
+        super().init_weights()
+        _start_plain(self)
 
 
 def backbone_config(settings: Settings, stages: int) -> tuple[dict[str, Any], list[int]]:
-    """mmdet config of the backbone, and the channels of its maps.
+    """Return the mmdet config of the backbone, and the channels of its maps.
 
     Args:
         settings: group model is used.
@@ -110,18 +111,23 @@ def backbone_config(settings: Settings, stages: int) -> tuple[dict[str, Any], li
         InputError: a class of the user's that is not registered, does not take its arguments, or does not say its
             ``out_channels``.
     """
-    if settings.backbone == "vit-adapter-s":
-        config = {"type": "ViTAdapter", "base_channels": settings.base_channels, "drop_path_rate": settings.drop_path}
-        return config, [6 * settings.base_channels] * 4
-    if settings.backbone not in BACKBONES:
+    entry = BACKBONES.get(settings.backbone)
+    if entry is None:
         config = {"type": settings.backbone, **copy.deepcopy(settings.component_args.get("backbone", {}))}
         return config, _channels_of(config, stages)
-    return _resnet_config(settings, stages)
+    config, channels = load_function(entry.build)(entry.options, settings, stages)
+    return config, channels
 
 
-def _resnet_config(settings: Settings, stages: int) -> tuple[dict[str, Any], list[int]]:
-    kind, depth = _RESNETS[settings.backbone]
-    base = settings.base_channels
+def resnet(options: Mapping[str, Any], settings: Settings, stages: int) -> tuple[dict[str, Any], list[int]]:
+    """Return config and channels of a member of the ResNet family.
+
+    Args:
+        options: ``type`` (class), ``depth``, and for a ResNeXt ``group_width``, the published channels of a group.
+        settings: group model is used.
+        stages: 1..4, stages that the pyramid uses; there are no others.
+    """
+    kind, depth, base = options["type"], options["depth"], settings.base_channels
     config: dict[str, Any] = {
         "type": kind,
         "depth": depth,
@@ -136,9 +142,9 @@ def _resnet_config(settings: Settings, stages: int) -> tuple[dict[str, Any], lis
         "style": "pytorch",
     }
     if kind == "ResNeXt":  # fewer groups of the published width
-        config |= {"groups": base // 2, "base_width": int(settings.backbone[-2])}
+        config |= {"groups": base // 2, "base_width": options["group_width"]}
     if kind == "Res2Net":
-        config |= {"scales": 4, "base_width": 26 * base / 64}
+        config |= {"scales": 4, "base_width": 26 * base / PUBLISHED_WIDTH}
     if settings.dcn != "none":
         with_dcn = (False, settings.dcn_stages == "c3-c5", True, True)[:stages]
         # `fallback_on_stride` is left at its default: blocks would pop it out of this very dict
@@ -148,7 +154,7 @@ def _resnet_config(settings: Settings, stages: int) -> tuple[dict[str, Any], lis
 
 
 def _channels_of(config: dict[str, Any], stages: int) -> list[int]:
-    """``out_channels`` of a class of the user's; it may depend on the arguments, so the backbone is built once."""
+    """Return ``out_channels`` of a class of the user's; it may depend on the arguments, so the backbone is built once."""
     name = config["type"]
     if MODELS.get(name) is None:
         raise InputError(
@@ -162,7 +168,7 @@ def _channels_of(config: dict[str, Any], stages: int) -> list[int]:
             backbone = MODELS.build(copy.deepcopy(config))
         except TypeError as error:
             raise InputError(Problem(f"backbone {name} cannot be built: {error}", hint="Its arguments are arguments.backbone.")) from error
-    channels = getattr(backbone, "out_channels", None)
+    channels: Any = getattr(backbone, "out_channels", None)
     is_list = isinstance(channels, list | tuple) and all(isinstance(c, int) and c > 0 for c in channels)
     if not is_list or not stages <= len(channels) <= 4:
         raise InputError(

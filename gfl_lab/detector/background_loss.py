@@ -80,9 +80,10 @@ class _Dense(torch.autograd.Function):
             else:
                 slope = score.div((1 - score).clamp_(min=1e-12)).add_(log_miss, alpha=power)
             slope.mul_(_power(score, power)).mul_(of_sum if weight is None else of_sum * weight)
-            if quality is not None:
+            if quality is not None and of_quality is not None:
                 of_quality.add_((slope * (1 - quality.sigmoid())).sum_to_size(quality.shape))
                 slope.mul_(1 - logits.sigmoid())
+            assert own is not None
             own.copy_(slope)
         ctx.positives.add(gradients[:count], of_classes)
         if len(levels) > count:
@@ -102,10 +103,10 @@ def _blocks(
         count = level[0, 0].numel()
         weight = None if valid is None else valid[:, None, start : start + count].view(-1, 1, *level.shape[-2:])
         start += count
-        beside = [qualities[index] if qualities else None, weight]
-        out = [gradients[index], gradients[len(classes) + index] if qualities else None] if gradients else [None, None]
+        beside = (qualities[index] if qualities else None, weight)
+        out = (gradients[index], gradients[len(classes) + index] if qualities else None) if gradients else (None, None)
         if level.device.type != "cpu":
-            yield level.float(), *_float(beside), *out
+            yield level.float(), *_float(*beside), out[0], out[1]
         elif not qualities and weight is None and _is_dense(level):
             flat = [None if part is None else part.as_strided((part.numel(),), (1,)) for part in (level, out[0])]
             for begin in range(0, level.numel(), _BLOCK):
@@ -116,16 +117,17 @@ def _blocks(
             rows = max(1, _BLOCK // (level.shape[1] * level.shape[3]))
             for image in range(len(level)):
                 for begin in range(0, level.shape[2], rows):
-                    parts = [None if part is None else part[image : image + 1, :, begin : begin + rows] for part in (level, *beside, *out)]
-                    yield parts[0].float(), *_float(parts[1:3]), *parts[3:]  # type: ignore[union-attr, misc]
+                    cut = (slice(image, image + 1), slice(None), slice(begin, begin + rows))
+                    quality, mask, own, of_quality = (None if part is None else part[cut] for part in (*beside, *out))
+                    yield level[cut].float(), *_float(quality, mask), own, of_quality
 
 
 def _is_dense(level: Tensor) -> bool:
     return level.is_contiguous() or level.is_contiguous(memory_format=torch.channels_last)
 
 
-def _float(parts: Sequence[Tensor | None]) -> list[Tensor | None]:
-    return [None if part is None else part.float() for part in parts]
+def _float(quality: Tensor | None, weight: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    return None if quality is None else quality.float(), None if weight is None else weight.float()
 
 
 def _score(logits: Tensor, quality: Tensor | None) -> tuple[Tensor, Tensor]:

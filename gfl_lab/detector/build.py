@@ -14,18 +14,18 @@ from torch import nn
 from gfl_lab.detector.backbones import backbone_config
 from gfl_lab.detector.box_forms import BOX_FORMS
 from gfl_lab.detector.qualities import QUALITIES
-from gfl_lab.spec.settings import BUILT_IN, Settings
+from gfl_lab.spec.backbones import BACKBONE_STRIDES
+from gfl_lab.spec.choices import BUILT_IN
+from gfl_lab.spec.settings import Settings
 
 PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 """ImageNet statistics, RGB, of pixels 0..255."""
 
-BACKBONE_STRIDES = (4, 8, 16, 32)
-"""Strides of a backbone's four maps."""
-
 
 def component(settings: Settings, kind: str) -> dict[str, Any]:
     """Return the config of a registered component of the user's: its class and ``component_args``."""
-    return {"type": getattr(settings, kind), **settings.component_args.get(kind, {})}
+    given: dict[str, dict[str, Any]] = {str(name): values for name, values in settings.component_args.items()}
+    return {"type": getattr(settings, kind), **given.get(kind, {})}
 
 
 def model_config(settings: Settings, num_classes: int) -> ConfigDict:
@@ -92,7 +92,7 @@ def head_config(settings: Settings, num_classes: int) -> dict[str, Any]:
     """
     box_type = f"dirac_{settings.bbox_coder}" if settings.box == "dirac" else settings.box
     box = _part(settings, box_type, BOX_FORMS[box_type].settings)
-    if not settings.dfl and "dfl_weight" in box:
+    if not settings.trains_dfl and "dfl_weight" in box:
         box["dfl_weight"] = 0.0
     whole = settings.box_loss if settings.box_loss in BUILT_IN["box_loss"] else component(settings, "box_loss")
     return {

@@ -83,9 +83,15 @@ def make_geometry(prior_generator: Any, sizes: Sequence[Size], device: torch.dev
     level_strides = tuple(int(stride[0]) for stride in prior_generator.strides)
     level = torch.arange(len(levels)).repeat_interleave(torch.tensor([len(one) for one in levels]), output_size=len(priors))
     strides = torch.tensor(level_strides, dtype=torch.float32)
-    parts = (priors, (priors[:, :2] + priors[:, 2:]) / 2, strides[level], level)
-    offset = float(prior_generator.center_offset)
-    return Geometry(*(to_device(part, device) for part in parts), tuple(sizes), level_strides, offset)
+    return Geometry(
+        priors=to_device(priors, device),
+        centers=to_device((priors[:, :2] + priors[:, 2:]) / 2, device),
+        strides=to_device(strides[level], device),
+        levels=to_device(level, device),
+        sizes=tuple(sizes),
+        level_strides=level_strides,
+        center_offset=float(prior_generator.center_offset),
+    )
 
 
 class GeometryCache:

@@ -41,7 +41,7 @@ from gfl_lab.detector.postprocess import DenseOutputs, Maps, Reader
 from gfl_lab.detector.qualities import QUALITIES, QualityTargets, build_quality
 from gfl_lab.detector.qualities.base import ClassTerms
 from gfl_lab.detector.targets import GroundTruth, Targets, assign_batch, assign_by, pad_shapes
-from gfl_lab.spec.settings import default_box_weighting
+from gfl_lab.spec.shorthand import default_box_weighting
 
 WEIGHTINGS = ("score", "centerness", "iou", "uniform")
 
@@ -271,10 +271,10 @@ class GFLFamilyHead(AnchorHead):
                 totals += [classes.before, classes.after]
             shared = reduce_mean(torch.stack(totals))  # the one collective
             count, weight_sum = shared[0], shared[1].clamp(min=1 / get_world_size())
-            if classes is None:
+            if classes is None and self.cls_loss is not None:
                 joint_iou = measured.iou if estimate.is_class_score else None
                 terms = {"loss_cls": registered_class_loss(self.cls_loss, cls_scores, at, class_targets, joint_iou, count)}
-            else:
+            elif classes is not None:
                 terms = {"loss_cls": _total(classes, shared) / count}
             terms |= self._box_terms(fitted, box_loss, weight, weight_sum)
             own = estimate.own_loss(lambda: at.gather(qualities or [])[:, 0], measured, at.real)

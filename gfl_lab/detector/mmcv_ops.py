@@ -118,8 +118,8 @@ def _deform(
 ) -> Tensor:
     # no kernel in bfloat16 on CPU; and positions are sums of offsets and indices, which half types round to whole pixels
     dtype = torch.promote_types(offset.dtype, torch.float32)
-    input, offset, mask, weight, bias = (None if x is None else x.to(dtype) for x in (input, offset, mask, weight, bias))
-    return torchvision.ops.deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
+    mask, bias = (None if x is None else x.to(dtype) for x in (mask, bias))
+    return torchvision.ops.deform_conv2d(input.to(dtype), offset.to(dtype), weight.to(dtype), bias, stride, padding, dilation, mask)
 
 
 def deform_conv2d(
@@ -227,8 +227,7 @@ def install() -> None:
     """Make ``mmcv.ops`` and with it ``mmdet.models`` importable without a compiled mmcv. Does nothing the second time."""
     if importlib.util.find_spec(EXTENSION) is not None:
         return
-    spec = importlib.util.spec_from_loader(EXTENSION, _Loader(), origin=__name__)
-    module = importlib.util.module_from_spec(spec)
+    module = importlib.util.module_from_spec(ModuleSpec(EXTENSION, _Loader(), origin=__name__))
     sys.modules[EXTENSION] = module
     import mmcv
 

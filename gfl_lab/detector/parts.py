@@ -19,8 +19,8 @@ def build_part(kind: str, known: Mapping[str, type[Part]], config: str | Mapping
     Raises:
         ValueError: no such type, or a field that it does not have.
     """
-    given = {"type": config} if isinstance(config, str) else dict(config)
-    name = given.pop("type", None)
+    given: dict[str, Any] = {"type": config} if isinstance(config, str) else dict(config)
+    name: Any = given.pop("type", None)
     if name not in known:
         raise ValueError(f"{kind} is '{name}': it must be one of {', '.join(known)}")
     part = known[name]

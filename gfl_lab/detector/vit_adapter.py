@@ -7,7 +7,7 @@ The layers bear the names of the authors' detection code, so that its checkpoint
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from torchvision.ops import StochasticDepth
 
 from gfl_lab.detector.msda import MultiScaleDeformableAttention, Shapes
 from gfl_lab.errors import InputError, Problem
+from gfl_lab.spec.settings import Settings
 
 HEADS = 6
 """Attention heads of the transformer; each is ``base_channels`` wide."""
@@ -346,13 +347,13 @@ class ViTAdapter(BaseModule):
             nn.init.trunc_normal_(self.patch_embed.proj.weight, std=0.02)
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
             nn.init.normal_(self.level_embed)
-            for block in self.blocks:
-                nn.init.ones_(block.gamma1)
-                nn.init.ones_(block.gamma2)
-            for interaction in self.interactions:
-                nn.init.zeros_(interaction.injector.gamma)
             for module in self.modules():
-                if isinstance(module, MultiScaleDeformableAttention):
+                if isinstance(module, Block):
+                    nn.init.ones_(module.gamma1)
+                    nn.init.ones_(module.gamma2)
+                elif isinstance(module, Injector):
+                    nn.init.zeros_(module.gamma)
+                elif isinstance(module, MultiScaleDeformableAttention):
                     module.reset_parameters()
         super().init_weights()
 
@@ -426,8 +427,25 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
+def vit_adapter(options: Mapping[str, Any], settings: Settings, stages: int) -> tuple[dict[str, Any], list[int]]:
+    """Return config and channels of ViT-Adapter-S, which has all its maps whatever ``stages`` the pyramid uses."""
+    config = {"type": "ViTAdapter", "base_channels": settings.base_channels, "drop_path_rate": settings.drop_path}
+    return config, [HEADS * settings.base_channels] * 4
+
+
+def read_weights(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Callable[[str], bool]]:
+    """Return the part of a file's weights that the backbone takes, and a predicate of the names that the file must hold.
+
+    A file with a ViT alone, as DeiT's, lacks the adapter, which then starts from nothing.
+    """
+    if any(key.startswith("interactions.") for key in state):
+        return dict(state), lambda key: True
+    own = from_deit(state) if "cls_token" in state else dict(state)
+    return own, lambda key: key.startswith(("pos_embed", "patch_embed.", "blocks.")) and ".gamma" not in key
+
+
 def from_deit(state: Mapping[str, Tensor], depth: int = 12) -> dict[str, Tensor]:
-    """The part of a ``ViTAdapter``'s weights that a DeiT classifier has: the file's entry ``model``, names as they are.
+    """Return the part of a ``ViTAdapter``'s weights that a DeiT classifier has: the file's entry ``model``, names as they are.
 
     The class token, the last norm and the classifier are left out. What the result does not name keeps its initial value,
     ``gamma1`` and ``gamma2`` (1) of the blocks among it.

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gfl_lab.spec.files import PublishedRow, PublishedTable, resolve_settings
-from gfl_lab.spec.settings import Settings
+from gfl_lab.records.plan import Reference
+from gfl_lab.spec.files import Profile, PublishedRow, PublishedTable, resolve_settings
+from gfl_lab.spec.settings import DataSpec, Settings
+
+COCO_VALIDATION = "coco_minival"
+"""Published split that is COCO 2017's validation images, the ones that trials on COCO are evaluated on."""
 
 
 def matching_row(settings: Settings, table: PublishedTable) -> PublishedRow | None:
@@ -22,6 +26,40 @@ def differences(settings: Settings, table: PublishedTable, row: PublishedRow) ->
     """Names of the settings that are not those of ``row``: its own over its table's over the defaults, which are the paper's."""
     published = resolve_settings(table.settings, row.settings)
     return [key for key in Settings.model_fields if getattr(settings, key) != getattr(published, key)]
+
+
+def reference(settings: Settings, profile: Profile, data: DataSpec, published: PublishedTable) -> Reference | None:
+    """The published row whose settings agree with the variant's, and whether ours may be compared with it.
+
+    It may when the data have COCO's counts, the row is of COCO's validation images, and no setting differs from those that
+    the row was made with.
+    """
+    row = matching_row(settings, published)
+    if row is None:
+        return None
+    reasons = []
+    if not looks_like_coco(data):
+        reasons.append(f"other data ({data.name}, not COCO 2017)")
+    if published.split != COCO_VALIDATION:
+        reasons.append(f"other images ({published.split}, ours are COCO's validation images)")
+    if different := differences(settings, published, row):
+        shown = ", ".join(different[:4]) + (f" and {len(different) - 4} more" if len(different) > 4 else "")
+        reasons.append(f"other settings than published (profile {profile.name}): {shown}")
+    if published.differs:
+        reasons.append(published.differs)
+    return Reference(
+        row=row.name,
+        metrics={key: value for key, value in row.metrics.items() if value is not None},
+        source=published.source,
+        split=published.split,
+        comparable=not reasons,
+        why_not="; ".join(reasons),
+    )
+
+
+def looks_like_coco(data: DataSpec) -> bool:
+    """Whether the data are COCO 2017 by their counts: 80 classes, 5,000 validation and about 118,000 training images."""
+    return len(data.classes) == 80 and data.val_images == 5000 and 117_000 <= data.train_images <= 118_287
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,20 @@ from gfl_lab import naming
 from gfl_lab.errors import Problem, SpecError
 from gfl_lab.plan.plan import Plan, Variant
 from gfl_lab.spec.files import ExperimentFile, Profile, resolve_settings
+from gfl_lab.spec.rules import SettingsRuleError
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.search import Dimension
-from gfl_lab.spec.settings import Settings, SettingsRuleError, computed, inactive
+from gfl_lab.spec.settings import Settings, computed, inactive
 from gfl_lab.spec.source import Source, identity, same
 
 MAX_COMBINATIONS, MAX_DRAWN = 1000, 20_000
+
+
+def search_of(experiment: ExperimentFile) -> SearchSpec:
+    """Return what a search searches. Raises ValueError for an ablation, which has no such part."""
+    if experiment.search is None:
+        raise ValueError(f"experiment {experiment.name} is an {experiment.kind}, not a search")
+    return experiment.search
 
 
 def definition_of(experiment: ExperimentFile, plan: Plan) -> dict[str, Any]:
@@ -29,7 +37,7 @@ def definition_of(experiment: ExperimentFile, plan: Plan) -> dict[str, Any]:
     Args:
         plan: of the search's corners: all of them have the same data, seed and training code.
     """
-    search, spec = experiment.search, plan.variants[0].trials[0].spec
+    search, spec = search_of(experiment), plan.variants[0].trials[0].spec
     # A path says where weights lie; what they are is in the trials' ids.
     fixed = {
         key: value
@@ -67,7 +75,7 @@ def resolve(experiment: ExperimentFile, settings: Mapping[str, Any], expand: Cal
 
 def plan_of(plan: Plan, variants: Iterable[Variant]) -> Plan:
     """What plan.json holds of a search: the space as axes, and a variant for each trial so far."""
-    axes = {found.key: list(found.choices) or [str(found)] for found in plan.experiment.search.dimensions}
+    axes = {found.key: list(found.choices) or [str(found)] for found in search_of(plan.experiment).dimensions}
     return dataclasses.replace(plan, experiment=plan.experiment.model_copy(update={"axes": axes, "variants": {}}), variants=tuple(variants))
 
 
@@ -77,7 +85,7 @@ def corners(experiment: ExperimentFile, profile: Profile, source: Source) -> dic
     Raises:
         SpecError: a value is possible in no combination, a setting changes nothing, or no trial could be stopped early.
     """
-    search = experiment.search
+    search = search_of(experiment)
     dimensions = search.dimensions
     problems = []
     base = profile.settings, experiment.overrides
@@ -103,7 +111,8 @@ def corners(experiment: ExperimentFile, profile: Profile, source: Source) -> dic
     if problems:
         raise SpecError(problems)
     variants: dict[str, dict[str, Any]] = {}
-    seen, shown = set(), set()
+    seen: set[str] = set()
+    shown: set[tuple[str, str]] = set()
     for settings, resolved in found:
         new = {(key, repr(value)) for key, value in settings.items()} - shown
         content = naming.canonical_json(computed(resolved))

@@ -18,7 +18,7 @@ from gfl_lab.results.reader import TreeReader
 from gfl_lab.results.rows import DataRow, ExperimentRow, Recorded, TrialRow, VariantRow
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec.schedule import total_epochs
-from gfl_lab.spec.settings import implied
+from gfl_lab.spec.shorthand import implied
 
 UNREADABLE = "unreadable"
 """Failure kind of a trial whose files cannot be read."""

@@ -13,7 +13,8 @@ from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.errors import Problem
-from gfl_lab.spec.settings import BUILT_IN, ComponentFile, Settings
+from gfl_lab.spec.choices import BUILT_IN
+from gfl_lab.spec.settings import ComponentFile, Settings
 from gfl_lab.spec.source import MAX_FILE_BYTES, Source
 
 NOT_PLAIN = (

@@ -12,9 +12,11 @@ from gfl_lab import naming
 from gfl_lab.errors import Problem, SpecError
 from gfl_lab.spec import renames
 from gfl_lab.spec.code import NOT_PLAIN, is_plain, read_code
+from gfl_lab.spec.hints import nearest
 from gfl_lab.spec.search import SearchSpec, search_problems
-from gfl_lab.spec.settings import Settings, SettingsRuleError, lay_over, rule_problems
-from gfl_lab.spec.source import Source, check_keys, nearest, problems_of, read_yaml, repeated, same, show
+from gfl_lab.spec.settings import Settings, rule_problems
+from gfl_lab.spec.shorthand import lay_over
+from gfl_lab.spec.source import Source, check_keys, problems_of, read_yaml, repeated, same, show
 from gfl_lab.spec.values import value_problems
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -62,7 +64,7 @@ class Profile(BaseModel):
     title: str
     data: DeskData | Literal["required"] = Field(description="a generated data set, or `required`: give --data PATH")
     settings: dict[str, Any] = Field(default_factory=dict)
-    resources: Resources = Resources()
+    resources: Resources = Field(default_factory=lambda: Resources.model_validate({}))
     cpu_seconds_per_image: float = Field(
         0, ge=0, description="training and evaluation of one image on one core, for a first estimate of time; 0 unknown"
     )
@@ -139,7 +141,7 @@ def settings_problems(given: dict[str, Any], source: Source, prefix: tuple[str |
         resolve_settings(known)
     except ValidationError as error:
         problems += problems_of(error, Settings, source, prefix)
-        refused = {item["loc"][0] for item in error.errors(include_url=False) if item["loc"]}
+        refused = {str(item["loc"][0]) for item in error.errors(include_url=False) if item["loc"]}
         if refused:  # then the rules between settings have not been looked at
             problems += [Problem(message, source.place(*prefix, key)) for key, message in rule_problems(known, refused)]
     return problems
@@ -432,7 +434,6 @@ __all__ = [
     "Profile",
     "PublishedTable",
     "Resources",
-    "SettingsRuleError",
     "find_profile",
     "load_experiment",
     "load_profile",

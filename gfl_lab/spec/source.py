@@ -15,9 +15,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from gfl_lab.errors import Problem, SpecError
+from gfl_lab.spec.hints import nearest
 from gfl_lab.spec.renames import RenamedKeyWarning
+from gfl_lab.spec.rules import SettingsRuleError
 from gfl_lab.spec.scalars import AmbiguousWord, value_of
-from gfl_lab.spec.settings import ALIASES, SettingsRuleError
 
 MAX_FILE_BYTES = 1_000_000
 MAX_NODES = 100_000
@@ -32,7 +33,7 @@ _PLAIN, _STRING = "plain", "tag:yaml.org,2002:str"
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe parser, which gives nodes alone: unquoted words are tagged as such, and sizes are limited while it reads."""
 
-    yaml_implicit_resolvers: typing.ClassVar[dict[Any, Any]] = {None: [(_PLAIN, re.compile(""))], "": [(_PLAIN, re.compile(""))]}
+    yaml_implicit_resolvers = {None: [(_PLAIN, re.compile(""))], "": [(_PLAIN, re.compile(""))]}
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -280,41 +281,6 @@ def _tag(node: yaml.Node) -> str:
     return node.tag.replace("tag:yaml.org,2002:", "!!")
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint naming the valid key that is probably meant, or all of them when none is near.
-
-    Names that other tools use count too: ``learning_rate`` is ``lr`` here.
-    """
-    known = sorted(known)
-    plain = _plain(word)
-    names = {_plain(name): name for name in known}
-    others = {alias: name for alias, name in ALIASES.items() if name in known and alias not in names}
-    if plain in others:
-        return f"Did you mean {others[plain]!r}?"
-    if len(plain) > 2:
-        near = difflib.get_close_matches(plain, names, n=1, cutoff=0.6)
-        like = difflib.get_close_matches(plain, [alias for alias in others if len(alias) > 3], n=1, cutoff=0.8)
-        closeness = difflib.SequenceMatcher(b=plain)
-
-        def ratio(candidate: str) -> float:
-            closeness.set_seq1(candidate)
-            return closeness.ratio()
-
-        if near or like:
-            best = max(near + like, key=ratio)
-            return f"Did you mean {(names | others)[best]!r}?"
-    parts = {part for part in plain.split("_") if len(part) > 2}
-    alike = [name for name in known if parts & set(_plain(name).split("_"))]
-    if alike and len(alike) <= 4:
-        return f"Did you mean {' or '.join(repr(name) for name in alike)}?"
-    return f"Valid keys: {', '.join(known)}."
-
-
-def _plain(word: str) -> str:
-    """A name in small letters, its parts joined by ``_``: ``learningRate`` and ``Learning-rate`` are ``learning_rate``."""
-    return re.sub(r"[\s.-]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", word.strip()[:60])).lower()
-
-
 def problems_of(error: ValidationError, model: type[BaseModel], source: Source, prefix: Path_ = ()) -> list[Problem]:
     """Tell each of pydantic's errors in the file's own words and place."""
     found: dict[Path_, list[Any]] = {}
@@ -380,16 +346,15 @@ def _at(value: Any, keys: Path_) -> Any:
 
 
 def _model_at(model: type[BaseModel], loc: Path_) -> type[BaseModel] | None:
+    at: type[BaseModel] | None = model
     for part in loc:
         if isinstance(part, int):  # an entry of a list
             continue
-        if part not in model.model_fields:
+        if at is None or part not in at.model_fields:
             return None
-        options = _types_in(model.model_fields[part].annotation)
-        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-        if model is None:
-            return None
-    return model
+        options = _types_in(at.model_fields[part].annotation)
+        at = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+    return at
 
 
 def _types_in(annotation: Any) -> list[Any]:

@@ -17,8 +17,9 @@ from gfl_lab.detector.build import component, model_config
 from gfl_lab.detector.head import MOVED_ARGUMENTS, GFLFamilyHead
 from gfl_lab.errors import InputError, Problem
 from gfl_lab.setup.components import problem_of
+from gfl_lab.spec.choices import BUILT_IN
 from gfl_lab.spec.code import CodeFile
-from gfl_lab.spec.settings import BUILT_IN, Settings
+from gfl_lab.spec.settings import Settings
 
 CLASSES = 80
 """Classes of the detector that is built; the data may not be there yet, and no component's arguments depend on them."""

@@ -12,7 +12,7 @@ joint               QFL: the class score is the IoU                             
 dgqp                QFL on class * quality, read off the box distribution       class * quality
 ==================  ==========================================================  ===========================
 
-What weighs the box losses of a positive unless a setting says so is ``spec.settings.default_box_weighting``.
+What weighs the box losses of a positive unless a setting says so is ``spec.shorthand.default_box_weighting``.
 """
 
 from __future__ import annotations

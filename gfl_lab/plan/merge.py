@@ -1,0 +1,60 @@
+"""Combinations that train the same become one variant; the notes of a plan name them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import ValidationError
+
+from gfl_lab import naming
+from gfl_lab.plan.expand import Resolved
+from gfl_lab.spec.settings import Settings, inactive
+from gfl_lab.spec.source import same
+
+
+def why_equal(first: Resolved, second: Resolved) -> str:
+    """Why two variants train the same, and the way out."""
+    idle = inactive(second.resolved)
+    apart = [key for key in {**first.settings, **second.settings} if getattr(first.resolved, key) != getattr(second.resolved, key)]
+    reasons = [f"{key} acts only beside {idle[key]}" for key in apart if key in idle]
+    return f"Drop one{': ' + '; '.join(reasons) if reasons else ''}."
+
+
+def merge(
+    group: list[Resolved], resolve: Callable[[dict[str, Any]], Settings], weights_of: Callable[[Settings], str]
+) -> tuple[Resolved, tuple[str, ...]]:
+    """The cell that stands for all of ``group``, which train the same, and the axes without effect in it.
+
+    These axes are left out of it, as if a condition said so; their settings are those of the profile. If it is no such
+    axis that makes them equal (two spellings of one schedule), it is the first.
+    """
+    first = group[0]
+    idle = inactive(first.resolved)
+    apart = [axis for axis in first.axes if any(axis not in cell.axes or not same(cell.axes[axis], first.axes[axis]) for cell in group)]
+    if not apart or not all(axis in idle for axis in apart):
+        return first, ()
+    axes = {axis: value for axis, value in first.axes.items() if axis not in apart}
+    try:
+        settings = resolve(axes)
+    except ValidationError:  # the profile's own value breaks a rule here
+        return first, tuple(apart)
+    settings = settings.model_copy(update={"init_weights": weights_of(settings)})
+    return Resolved(naming.variant_name(axes), axes, axes, first.baseline, settings), tuple(apart)
+
+
+def merge_notes(merged: list[tuple[tuple[str, ...], str, int]]) -> tuple[str, ...]:
+    """One sentence for each set of axes without effect somewhere, with the variants that it concerns."""
+    by_axes: dict[tuple[str, ...], list[tuple[str, int]]] = {}
+    for about, name, count in merged:
+        by_axes.setdefault(about, []).append((name, count))
+    notes = []
+    for about, found in by_axes.items():
+        names = ", ".join(name for name, _ in found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+        total = sum(count for _, count in found)
+        if about:
+            cause = f"{' and '.join(about)} {'has' if len(about) == 1 else 'have'} no effect in {names}"
+        else:
+            cause = f"different values train the same in {names}"
+        notes.append(f"{cause}: {total} combinations are {'one variant' if len(found) == 1 else f'{len(found)} variants'}")
+    return tuple(notes)

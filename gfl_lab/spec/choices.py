@@ -1,0 +1,19 @@
+"""Names that settings may have: forms of quality, and what may be replaced by a registered class."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from gfl_lab.spec.backbones import BACKBONES
+
+JOINT, NOT_JOINT = ("joint", "dgqp"), ("centerness", "none", "iou", "centerness_guided", "iou_guided")
+"""Forms of ``quality`` with and without quality focal loss; the first is the one that ``qfl`` alone stands for."""
+
+BUILT_IN: dict[str, Collection[str]] = {
+    "head": ("GFLFamilyHead",),
+    "cls_loss": ("auto",),
+    "box_loss": ("giou", "diou", "ciou", "iou"),
+    "assigner": ("ATSSAssigner",),
+    "backbone": BACKBONES,
+}
+"""Settings that may also name a registered class of the user's, and their values without one."""
