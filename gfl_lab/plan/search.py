@@ -17,7 +17,7 @@ from gfl_lab.plan.plan import Plan, Variant
 from gfl_lab.spec.files import ExperimentFile, Profile, resolve_settings
 from gfl_lab.spec.rules import SettingsRuleError
 from gfl_lab.spec.schedule import total_epochs
-from gfl_lab.spec.search import Dimension
+from gfl_lab.spec.search import Dimension, SearchSpec
 from gfl_lab.spec.settings import Settings, computed, inactive
 from gfl_lab.spec.source import Source, identity, same
 
