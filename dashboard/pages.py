@@ -1,4 +1,4 @@
-"""The pages, in the order of the navigation. A page is an entry here, its file in ``views``, and its section in docs/dashboard.md."""
+"""The pages, in the order of the navigation. A page is an entry here, its file in ``views``, and its row in docs/dashboard.md."""
 
 from __future__ import annotations
 

@@ -19,7 +19,10 @@ SIDES = ("left", "top", "right", "bottom")
 
 @dataclass(frozen=True)
 class Metric:
-    """A reported number: its key, how people read it, its unit and which way is better."""
+    """A reported number: its key, how people read it, its unit and which way is better.
+
+    ``group`` is ``AP`` for COCO's average precisions, ``edges`` for scores against the ground-truth edges, else empty.
+    """
 
     key: str
     title: str
@@ -27,32 +30,45 @@ class Metric:
     higher_is_better: bool
     digits: int
     help: str
+    group: str = ""
 
 
 METRICS: dict[str, Metric] = {
     m.key: m
     for m in (
-        Metric("AP", "AP", "", True, 1, "COCO AP, mean over IoU 0.50:0.95, 0 to 100"),
-        Metric("AP50", "AP50", "", True, 1, "COCO AP at IoU 0.50, 0 to 100"),
-        Metric("AP75", "AP75", "", True, 1, "COCO AP at IoU 0.75, 0 to 100"),
-        Metric("AP_S", "AP_S", "", True, 1, "COCO AP of boxes below 32x32 px, 0 to 100"),
-        Metric("AP_M", "AP_M", "", True, 1, "COCO AP of boxes from 32x32 to 96x96 px, 0 to 100"),
-        Metric("AP_L", "AP_L", "", True, 1, "COCO AP of boxes above 96x96 px, 0 to 100"),
+        Metric("AP", "AP", "", True, 1, "COCO AP, mean over IoU 0.50:0.95, 0 to 100", "AP"),
+        Metric("AP50", "AP50", "", True, 1, "COCO AP at IoU 0.50, 0 to 100", "AP"),
+        Metric("AP75", "AP75", "", True, 1, "COCO AP at IoU 0.75, 0 to 100", "AP"),
+        Metric("AP_S", "AP_S", "", True, 1, "COCO AP of boxes below 32x32 px, 0 to 100", "AP"),
+        Metric("AP_M", "AP_M", "", True, 1, "COCO AP of boxes from 32x32 to 96x96 px, 0 to 100", "AP"),
+        Metric("AP_L", "AP_L", "", True, 1, "COCO AP of boxes above 96x96 px, 0 to 100", "AP"),
         Metric("fps", "fps", "img/s", True, 1, "images per second, batch 1, decoding and NMS included, on this machine"),
         Metric("latency_ms", "latency", "ms", False, 2, "median time of one image, batch 1, decoding and NMS included"),
         Metric(
-            "two_mode_recall", "two-mode recall", "", True, 3, "share of ambiguous sides whose distribution has a mode at both true edges"
+            "two_mode_recall",
+            "two-mode recall",
+            "",
+            True,
+            3,
+            "share of ambiguous sides whose distribution has a mode at both true edges",
+            "edges",
         ),
-        Metric("false_bimodality", "false bimodality", "", False, 3, "share of clear sides whose distribution has two modes"),
+        Metric("false_bimodality", "false bimodality", "", False, 3, "share of clear sides whose distribution has two modes", "edges"),
         Metric(
-            "wasserstein", "W1 to truth", "bins", False, 3, "mean Wasserstein-1 distance to the true edge distribution on ambiguous sides"
+            "wasserstein",
+            "W1 to truth",
+            "bins",
+            False,
+            3,
+            "mean Wasserstein-1 distance to the true edge distribution on ambiguous sides",
+            "edges",
         ),
     )
 }
 """Metrics of a finished trial, in the order tables show them."""
 
-AP_METRICS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L")
-TRUTH_METRICS = ("two_mode_recall", "false_bimodality", "wasserstein")
+AP_METRICS = tuple(key for key, metric in METRICS.items() if metric.group == "AP")
+TRUTH_METRICS = tuple(key for key, metric in METRICS.items() if metric.group == "edges")
 
 
 def mlflow_metric(kind: str, key: str) -> str:

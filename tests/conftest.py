@@ -1,14 +1,22 @@
 """Tests marked `exhaustive` try once more, with other values, what another test tries; they run with --exhaustive.
 
-Files with slow tests come first: with several processes, what is left at the end is short.
+Files with many slow tests come first: with several processes, the files that are left at the end are short.
 """
 
 from __future__ import annotations
 
+import gc
 import os
+import shutil
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+
+from gfl_lab.naming import LAST_CHECKPOINT, MLFLOW_DB
+from gfl_lab.rundir import RunTree, TrialDir
+from tests.support.sharing import shared_folder
 
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
 """Processes of trials import nothing from the current folder; fake trials are modules of the tests."""
@@ -23,5 +31,96 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("exhaustive"):
                 item.add_marker(pytest.mark.skip(reason="runs with --exhaustive"))
-    slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("browser")}
-    items.sort(key=lambda item: item.path not in slow)
+    tests = Counter(item.path for item in items)
+    slow = Counter(item.path for item in items if _is_slow(item))
+    items.sort(key=lambda item: (-slow[item.path], -tests[item.path], item.path))
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    if item.get_closest_marker("skip"):
+        return False
+    return bool(item.get_closest_marker("slow") or item.get_closest_marker("browser"))
+
+
+def pytest_collection_finish() -> None:
+    """One thread for each process of the tests: ``-n 2`` takes two cores."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_heap() -> None:
+    """Leave what is there before a module out of garbage collections: mmengine collects at each data set, 0.7 s over all imports."""
+    gc.collect()
+    gc.freeze()
+
+
+# --- made once in a test run; imports inside, so that tests of tables need no torch ---
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generated data set of 16 training and 8 validation images; not to be written to."""
+
+    from gfl_lab.data import ambiguous_shapes
+
+    def fill(folder: Path) -> None:
+        ambiguous_shapes.generate(ambiguous_shapes.AmbiguousShapesSpec(train_images=16, val_images=8), folder)
+
+    return next(shared_folder(tmp_path_factory, "shapes", fill).glob("*/dataset.json")).parent
+
+
+def _trained(factory: pytest.TempPathFactory, tree: RunTree, shapes: Path, name: str, **settings: object) -> TrialDir:
+    """Return a copy in ``tree`` of a trial that is trained once."""
+
+    from tests.support.trials import train
+
+    def fill(folder: Path) -> None:
+        train(RunTree(folder), shapes, **settings)
+
+    stored = shared_folder(factory, name, fill)
+    (trial,) = RunTree(stored).trials()
+    copied = tree.trial(trial.id)
+    shutil.copytree(trial.path, copied.path)
+    return copied
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> RunTree:
+    """A run tree of the module."""
+    return RunTree(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def general(tmp_path_factory: pytest.TempPathFactory, tree: RunTree, shapes: Path) -> TrialDir:
+    """A finished trial with a general box, evaluated with the moving average of its weights."""
+    return _trained(tmp_path_factory, tree, shapes, "general", ema_decay=0.5)
+
+
+@pytest.fixture(scope="module")
+def dirac(tmp_path_factory: pytest.TempPathFactory, tree: RunTree, shapes: Path) -> TrialDir:
+    """A finished trial with a Dirac box."""
+    return _trained(tmp_path_factory, tree, shapes, "dirac", dfl=False, epochs=1)
+
+
+@pytest.fixture(scope="module")
+def imported(general: TrialDir, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The general trial's weights as a detector from elsewhere: settings that are seen in the weights, classes without names."""
+    from gfl_lab.checkpoints.import_checkpoint import import_checkpoint
+
+    out = tmp_path_factory.mktemp("weights") / "imported.pth"
+    import_checkpoint(general.file(LAST_CHECKPOINT), out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def mlflow_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's database as a first run leaves it, which takes MLflow 3 s of CPU; to be copied into a run tree."""
+
+    from gfl_lab.tracking.mirror import Mirror
+
+    def fill(folder: Path) -> None:
+        tree = RunTree(folder)
+        Mirror(tree, tree.mlflow_uri).prepare()
+
+    return shared_folder(tmp_path_factory, "mlflow", fill) / MLFLOW_DB

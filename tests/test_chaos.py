@@ -7,13 +7,13 @@ import os
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from benchmarks.chaos import Lab, Round, State, deal, report, untimed
 from benchmarks.chaos_faults import FAULTS, Scene, of_home
+from tests.support.waiting import wait_until
 
 
 def test_the_seed_fixes_the_faults_and_every_one_comes_up_before_any_comes_up_again() -> None:
@@ -48,9 +48,7 @@ def test_the_report_counts_hits_misses_and_rounds_that_differ() -> None:
 def test_processes_are_found_by_their_run_tree_and_later_actions_come_in_order(tmp_path: Path) -> None:
     with subprocess.Popen(["sleep", "60"], env=os.environ | {"GFL_LAB_HOME": str(tmp_path)}) as process:
         try:
-            end = time.time() + 10  # right after its exec, a process may have no environment to read yet
-            while not of_home(tmp_path) and time.time() < end:
-                time.sleep(0.01)
+            wait_until(lambda: of_home(tmp_path))  # right after its exec, a process may have no environment to read yet
             assert of_home(tmp_path) == {process.pid: "sleep 60"} and of_home(tmp_path / "other") == {}
         finally:
             process.kill()

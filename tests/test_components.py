@@ -402,14 +402,14 @@ def test_an_example_runs_on_smoke_and_again_trains_nothing(cli: Cli, tmp_path: P
 
 
 @pytest.mark.slow
-def test_the_example_runs_on_ray_from_the_trials_own_copies(tmp_path: Path) -> None:
+def test_the_example_runs_on_ray_from_the_trials_own_copies(tmp_path: Path, mlflow_db: Path) -> None:
     from tests.test_run import Lab, numbers
 
     shutil.copy(EXAMPLES / "own_components.py", tmp_path)
     text = (EXAMPLES / "own_components.yaml").read_text().replace("profile: desk", "profile: tiny").replace("[0, 1, 2]", "[0]")
     tables = []
     for executor in ("ray", "inline"):
-        lab = Lab(tmp_path / executor, epochs=1, experiment=text)
+        lab = Lab(tmp_path / executor, epochs=1, experiment=text, database=mlflow_db)
         shutil.copy(EXAMPLES / "own_components.py", lab.folder)
         lab.run("run", str(lab.file), "--executor", executor)
         tables.append(numbers(lab.table()))

@@ -20,8 +20,10 @@ from pathlib import Path
 
 import pytest
 
+from dashboard.pages import PAGES
 from tests.support.fake_runs import HOSTILE_TEXT, write_fake_tree
 from tests.support.fake_search_tree import MIXED, write_fake_search
+from tests.support.waiting import wait_until
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [
@@ -31,7 +33,7 @@ pytestmark = [
     ),
 ]
 ROOT = Path(__file__).resolve().parent.parent
-TITLES = ("Table", "Curves", "Boxes", "Scores", "Compare", "Trials", "Guide", "Overview")
+TITLES = (*(entry.title for entry in PAGES[1:]), PAGES[0].title)
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --disable-dev-shm-usage --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
@@ -49,12 +51,15 @@ def served(root: Path) -> Iterator[str]:
     server = subprocess.Popen(command, cwd=root, env=os.environ | {"GFL_LAB_HOME": str(root)}, stdout=log, stderr=subprocess.STDOUT)
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(240):
+
+        def answers() -> bool:
+            assert server.poll() is None, (root / "server.log").read_text()
             with contextlib.suppress(OSError):
                 urllib.request.urlopen(address + "/_stcore/health", timeout=2).close()
-                break
-            assert server.poll() is None, (root / "server.log").read_text()
-            time.sleep(0.25)
+                return True
+            return False
+
+        wait_until(answers)
         yield address
     finally:
         server.terminate()
@@ -126,16 +131,7 @@ def shoot(browser, name: str) -> None:
 
 
 def click_through(browser, address: str, question: str, name: str, empty: bool = False) -> None:
-    headings = {
-        "Overview": "Experiments",
-        "Table": question,
-        "Curves": "Training curves",
-        "Boxes": "Learned box distributions",
-        "Scores": "Scores and distributions in numbers",
-        "Compare": "Two variants side by side",
-        "Trials": "Trials and failures",
-        "Guide": "How to read this",
-    }
+    headings = {entry.title: entry.heading or question for entry in PAGES}
     browser.get(address)
     settle(browser, "Experiments")
     check(browser)
@@ -144,8 +140,7 @@ def click_through(browser, address: str, question: str, name: str, empty: bool =
         assert links, f"no link to {title}"
         links[0].click()
         if empty and title not in ("Overview", "Guide"):
-            time.sleep(1.5)
-            assert "No experiment yet" in browser.find_element("css selector", "body").text
+            wait_until(lambda: "No experiment yet" in browser.find_element("css selector", "body").text)
         else:
             settle(browser, headings[title])
         check(browser)
@@ -182,11 +177,7 @@ def test_half_finished_store_follows_running_trials(browser, tmp_path):
         with running.file("metrics.jsonl").open("a") as file:
             line = {"kind": "val", "step": 60, "epoch": 5, "time": time.time(), "metrics": {"AP": 12.3}}
             file.write(json.dumps(line) + "\n")
-        for _ in range(60):
-            if "12.3 so far" in browser.find_element("css selector", "body").text:
-                break
-            time.sleep(0.25)
-        assert "12.3 so far" in browser.find_element("css selector", "body").text
+        wait_until(lambda: "12.3 so far" in browser.find_element("css selector", "body").text)
         assert before.is_displayed()  # the rest of the page was not drawn again
         check(browser)
 
@@ -224,17 +215,10 @@ def test_search_is_ranked_downloaded_and_followed(browser, tmp_path, dark):
             button.click()
             time.sleep(0.3)
         expected = {f"search_desk-desk.{form}" for form in ("json", "md", "csv", "html")}
-        for _ in range(100):
-            if expected <= {path.name for path in downloads.glob("*")}:
-                break
-            time.sleep(0.2)
+        wait_until(lambda: expected <= {path.name for path in downloads.glob("*")})
         assert expected == {path.name for path in downloads.glob("*")}
         assert json.loads((downloads / "search_desk-desk.json").read_text())["kind"] == "search"
         ledger = tree.experiment("search_desk", "desk") / "search.json"
         ledger.write_text(ledger.read_text().replace('"trials": 40', '"trials": 41'))
-        for _ in range(60):
-            if "of 41 trials" in browser.find_element("css selector", "body").text:
-                break
-            time.sleep(0.25)
-        assert "of 41 trials" in browser.find_element("css selector", "body").text
+        wait_until(lambda: "of 41 trials" in browser.find_element("css selector", "body").text)
         check(browser)

@@ -96,6 +96,30 @@ def test_every_page_opens(page, tree, trees, monkeypatch):
         assert "gfl-lab run experiments/table3_qfl_dfl.yaml" in shown
 
 
+def test_a_page_is_its_file_and_its_entry(trees, tmp_path, monkeypatch):
+    file = tmp_path / "extra.py"
+    file.write_text(
+        "from dashboard import live, theme\n"
+        "experiment = live.current()\n"
+        "theme.header('An extra page', under=f'{len(experiment.trials)} trials')\n"
+    )
+    entry = pages.PageEntry("extra", "Extra", ":material/star:", "An extra page")
+    monkeypatch.setattr(
+        type(entry), "file", property(lambda self: file if self is entry else ROOT / "dashboard" / "views" / f"{self.name}.py")
+    )
+    monkeypatch.setattr(pages, "PAGES", (*pages.PAGES, entry))
+    monkeypatch.setenv("GFL_LAB_HOME", str(trees["full"]))
+    app = AppTest.from_file(APP, default_timeout=60).run()
+    app.switch_page(str(file)).run()
+    assert not app.exception and "An extra page" in html_of(app) and "8 trials" in html_of(app)
+    assert app.selectbox[0].label == "Experiment", "it has the choice of experiment that all pages share"
+
+
+def test_every_page_has_its_row_in_the_docs():
+    text = (ROOT / "docs" / "dashboard.md").read_text()
+    assert [entry.title for entry in pages.PAGES if f"| {entry.title} |" not in text] == []
+
+
 def test_overview_says_where_each_trial_is(trees, monkeypatch):
     shown = html_of(open_page("overview", trees["partial"], monkeypatch))
     for words in ("3 done", "1 running", "2 failed", "1 interrupted", "1 planned", "What do QFL and DFL each add to ATSS?", "so far"):

@@ -26,6 +26,7 @@ from gfl_lab.rundir import RunTree
 from gfl_lab.tracking.mirror import Mirror
 from tests.support.cli import Cli, runner
 from tests.support.fake_runs import write_fake_tree
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 FAKES = "tests.support.fake_trial"
@@ -114,9 +115,7 @@ def test_an_orphan_is_killed_and_a_driver_with_its_trial_is_not(cli: Cli, tmp_pa
             subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
         )
         servers.append(int(supervisors[-1].stdout.readline()))
-        end = time.time() + 60
-        while not (trial / "pids.json").exists() and time.time() < end:
-            time.sleep(0.05)
+        wait_until((trial / "pids.json").exists)
         children.append(read_json(trial / "pids.json")["pids"])
     try:
         supervisors[0].send_signal(signal.SIGSTOP)  # it would start the trial anew

@@ -77,8 +77,18 @@ class Lab:
             assert time.time() < end, self.said.read_text()
             time.sleep(0.05)
 
+    def is_asked_to_stop(self) -> bool:
+        """Whether the driver has taken a first signal."""
+        return any(self.tree.root.rglob(naming.STOP_REQUEST))
+
     def running(self) -> int:
         return sum(trial.state() is TrialState.RUNNING for trial in self.tree.trials())
+
+
+def waits_for_a_lock(pid: int) -> bool:
+    """Whether the process is blocked by a file lock of another one."""
+    lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return any("->" in words and str(pid) in words for words in lines)
 
 
 @pytest.fixture
@@ -117,7 +127,7 @@ def test_the_second_ctrl_c_stops_trials_that_hear_nothing(lab: Lab) -> None:
     process = lab.start("test_driver_faults:stuck")
     lab.wait_for(lambda: lab.running() == 2)
     process.send_signal(signal.SIGINT)
-    time.sleep(1.0)
+    lab.wait_for(lab.is_asked_to_stop)
     assert process.poll() is None and lab.running() == 2, "the first one asks and waits"
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130, lab.said.read_text()
@@ -131,7 +141,7 @@ def test_the_first_of_two_signals_decides_the_exit_code(lab: Lab) -> None:
     process = lab.start("test_driver_faults:stuck", "--executor", "inline")
     lab.wait_for(lambda: lab.running() == 1)
     process.send_signal(signal.SIGTERM)
-    time.sleep(0.5)
+    lab.wait_for(lab.is_asked_to_stop)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 143
@@ -148,7 +158,7 @@ def test_a_signal_before_any_trial_runs_stops_at_once(lab: Lab, number: int, cod
         fcntl.flock(lock, fcntl.LOCK_EX)  # another process makes the data set
         process = lab.start("support.fake_trial:succeed", "--executor", "inline")
         lab.wait_for(lambda: "generating" in lab.said.read_text())
-        time.sleep(0.5)
+        lab.wait_for(lambda: waits_for_a_lock(process.pid))
         assert process.poll() is None
         process.send_signal(number)
         assert process.wait(60) == code

@@ -7,84 +7,27 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from gfl_lab import naming
 from gfl_lab.checkpoints.files import load_safely
-from gfl_lab.checkpoints.import_checkpoint import import_checkpoint
 from gfl_lab.cli.lookup import find_trial
-from gfl_lab.data import ambiguous_shapes, coco
+from gfl_lab.data import coco
 from gfl_lab.errors import InputError
 from gfl_lab.inference.reevaluate import COMPARED, SETTABLE
 from gfl_lab.records.files import write_json
 from gfl_lab.rundir import RunTree, TrialDir
 from gfl_lab.setup.components import load
 from gfl_lab.spec.code import CodeFile
-from gfl_lab.spec.settings import TRAINING_CODE_VERSION, Settings, TrialSpec
-from gfl_lab.train.trial import run_trial
 from tests.support.cli import Cli, runner
 from tests.support.raw import raw_manifest, raw_result
+from tests.support.trials import train
 
 # isort: split
 # after ours: mmdet.models can be imported only once the operators are there
 from mmdet.registry import MODELS
-
-SMALL = {
-    "backbone": "r18", "base_channels": 8, "frozen_stages": -1, "norm_eval": False, "neck_channels": 16, "head_channels": 16, "head_convs": 1,
-    "strides": (8, 16, 32), "image_size": (128, 128), "optimizer": "adamw", "lr": 0.004, "lr_schedule": "cosine", "warmup_iters": 2,
-    "batch_size": 8, "epochs": 2, "score_thr": 0.001,
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return ambiguous_shapes.generate(ambiguous_shapes.AmbiguousShapesSpec(train_images=16, val_images=8), tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> RunTree:
-    return RunTree(tmp_path_factory.mktemp("runs"))
-
-
-def train(tree: RunTree, folder: Path, code: CodeFile | None = None, **settings: Any) -> TrialDir:
-    components = (code.component,) if code else ()
-    spec = TrialSpec(
-        settings=Settings(**SMALL | settings), data=coco.dataspec(folder), seed=0, code=TRAINING_CODE_VERSION, components=components
-    )
-    trial = tree.trial(spec.id)
-    if code:
-        trial.file(naming.COMPONENTS_DIR).mkdir(parents=True)
-        (trial.file(naming.COMPONENTS_DIR) / code.name).write_bytes(code.content)
-    found = coco.find_dataset(folder)
-    paths = {key: str(getattr(found, key)) for key in ("train_annotations", "val_annotations", "train_images", "val_images")}
-    manifest = {"format": 1, "trial": spec.id, "spec": spec.model_dump(mode="json"), "paths": paths, "created": ""}
-    write_json(trial.file(naming.MANIFEST), manifest)
-    run_trial(trial.path)
-    assert raw_result(trial)["status"] == "done"
-    return trial
-
-
-@pytest.fixture(scope="module")
-def general(tree: RunTree, shapes: Path) -> TrialDir:
-    """A finished trial with a general box, judged by the moving average of its weights."""
-    return train(tree, shapes, ema_decay=0.5)
-
-
-@pytest.fixture(scope="module")
-def dirac(tree: RunTree, shapes: Path) -> TrialDir:
-    """A finished trial with a Dirac box."""
-    return train(tree, shapes, dfl=False, epochs=1)
-
-
-@pytest.fixture(scope="module")
-def imported(general: TrialDir, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The general trial's weights as a detector from elsewhere: settings that are seen in the weights, classes without names."""
-    out = tmp_path_factory.mktemp("weights") / "imported.pth"
-    import_checkpoint(general.file(naming.LAST_CHECKPOINT), out)
-    return out
 
 
 @pytest.fixture

@@ -13,9 +13,6 @@ from gfl_lab.analysis.history import IMAGES, History
 from gfl_lab.errors import StoreError
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree, TrialDir
-from tests.test_evaluate import dirac, general, shapes, tree
-
-__all__ = ["dirac", "general", "shapes", "tree"]  # fixtures
 
 
 def row(general: TrialDir, **changes: object) -> dict:

@@ -20,9 +20,7 @@ from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.train import finished
 from gfl_lab.train.trial import run_trial
 from tests.support.cli import Cli, runner
-from tests.test_evaluate import shapes, train
-
-__all__ = ["shapes"]  # a fixture
+from tests.support.trials import train
 
 TINY = {"epochs": 1, "score_thr": 0.01}
 

@@ -32,6 +32,7 @@ from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec.files import Resources, load_experiment, load_profile
 from gfl_lab.spec.settings import DataSpec
 from tests.support.raw import raw_result
+from tests.support.waiting import holds_within, wait_until
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 DATA = DataSpec(name="shapes", digest="0" * 16, classes=("a",), train_images=160, val_images=20)
@@ -59,12 +60,7 @@ def alive(pid: int) -> bool:
 
 
 def gone(pids: list[int], seconds: float = 10.0) -> bool:
-    end = time.time() + seconds
-    while time.time() < end:
-        if not any(alive(pid) for pid in pids):
-            return True
-        time.sleep(0.05)
-    return False
+    return holds_within(lambda: not any(alive(pid) for pid in pids), seconds)
 
 
 def test_each_trial_has_a_process_of_its_own_and_a_log(process: TrialProcess, tmp_path: Path) -> None:
@@ -143,8 +139,16 @@ def test_a_stop_request_interrupts(process: TrialProcess, tmp_path: Path) -> Non
     stop = driver.StopSwitch(tmp_path / naming.STOP_REQUEST)
     waiting = job(tmp_path, "wait_for_stop")
     waiting = Job(waiting.path, waiting.entry, waiting.preload, {"stop_file": str(stop.file)})
-    threading.Timer(0.5, lambda: stop._handle(signal.SIGINT, None)).start()
+    trial = TrialDir(Path(waiting.path))
+
+    def ask() -> None:
+        wait_until(lambda: trial.metric_lines())
+        stop._handle(signal.SIGINT, None)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
     assert process.run(waiting) is TrialState.INTERRUPTED
+    asking.join()
     assert stop() and stop.signal == signal.SIGINT
     with pytest.raises(KeyboardInterrupt):  # the second signal
         stop._handle(signal.SIGINT, None)
@@ -170,9 +174,7 @@ def test_nothing_stays_behind_whoever_is_killed(tmp_path: Path, preload: str, vi
         f"TrialProcess({preload!r}).run(Job({str(trial)!r}, {FAKES + ':sleep_with_child'!r}, {FAKES!r}, {{}}))"
     )
     supervisor = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    end = time.time() + 30
-    while not (trial / "pids.json").exists() and time.time() < end:
-        time.sleep(0.05)
+    wait_until((trial / "pids.json").exists)
     child, grandchild = read_json(trial / "pids.json")["pids"]
     pids = {"supervisor": supervisor.pid, "server": psutil.Process(child).ppid(), "child": child}
     assert alive(child) and alive(grandchild)

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -16,6 +17,7 @@ from typing import Any
 import click
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
 from gfl_lab.cli.main import _COMMANDS, cli
 from gfl_lab.spec.files import ExperimentFile, Profile, find_profile, load_experiment, load_profile
@@ -274,10 +276,28 @@ def test_one_service_builds_the_image_and_the_others_wait_for_it() -> None:
         assert "s3-bucket" in seen, f"{name} may start before its image is built"
 
 
+def instructions() -> list[tuple[str, list[str]]]:
+    """Each instruction of the Dockerfile with its words."""
+    lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if not line.lstrip().startswith("#")]
+    joined = "\n".join(lines).replace("\\\n", " ")
+    split = [line.split(maxsplit=1) for line in joined.splitlines() if line.strip()]
+    return [(keyword, shlex.split(rest)) for keyword, rest in split]
+
+
+def copied() -> dict[str, list[str]]:
+    """The options of the COPY that brings each source into the image."""
+    copies = [words for keyword, words in instructions() if keyword == "COPY"]
+    return {
+        word: [option for option in words if option.startswith("--")]
+        for words in copies
+        for word in words[:-1]
+        if not word.startswith("--")
+    }
+
+
 def test_user_1000_reads_what_is_copied_whatever_the_umask_of_the_checkout() -> None:
-    text = (ROOT / "Dockerfile").read_text()
-    copies = re.findall(r"^COPY (.+)$", text, re.MULTILINE)
-    assert all("--chown=lab:lab" in line for line in copies if "requirements.txt" not in line), "pip reads that one, as root"
+    """Root's pip alone reads requirements.txt."""
+    assert {source for source, options in copied().items() if "--chown=lab:lab" not in options} == {"requirements.txt"}
 
 
 def test_streamlit_is_told_its_address() -> None:
@@ -378,8 +398,11 @@ def test_whoever_runs_or_shows_trials_sees_them_at_the_same_place() -> None:
     assert [[v.split(":")[1] for v in service["volumes"] if v.startswith("lab:")] for service in of_the_lab] == [["/srv/gfl-lab"]] * 3
     assert {service["environment"]["GFL_LAB_HOME"] for service in of_the_lab} == {"/srv/gfl-lab/runs"}
     assert "lab:/srv/gfl-lab:ro" in SERVICES["dashboard"]["volumes"]
-    owned = re.search(r"install -d -o lab -g lab (.+)", (ROOT / "Dockerfile").read_text())[1].split()
-    assert {"/srv/gfl-lab", "/srv/gfl-lab/runs", "/srv/s3", "/srv/s3/mlflow"} <= set(owned), "what empty volumes take their owner from"
+    making = next(words for keyword, words in instructions() if keyword == "RUN" and "install" in words and "-d" in words)
+    owned = set(making[making.index("-d") :])
+    volumes = [volume for name in OURS for volume in SERVICES[name].get("volumes", []) if not volume.startswith(".")]
+    mounted = {volume.split(":")[1] for volume in volumes}
+    assert {"-o", "lab", "/srv/gfl-lab/runs", "/srv/s3/mlflow"} | mounted <= owned, "an empty volume takes its owner from the image"
 
 
 def test_the_override_for_gpus_changes_the_workers_alone() -> None:
@@ -439,22 +462,30 @@ def test_rays_command_is_one_that_ray_takes(name: str) -> None:
 
 
 def test_the_image_is_built_from_pins() -> None:
-    text = (ROOT / "Dockerfile").read_text()
-    assert re.search(r"^FROM python:3\.1[12][\w.-]*slim", text, re.MULTILINE)
-    users = re.findall(r"^USER (.+)$", text, re.MULTILINE)
-    assert users and users[-1] == "1000:1000" and text.index("USER 1000") > text.rindex("RUN ")
-    installs = re.findall(r"^RUN (pip install .+)$", text, re.MULTILINE)
-    assert len(installs) == 3 and all("--no-deps" in line for line in installs)
-    assert "-r requirements.txt" in installs[0] and "--no-build-isolation" in installs[2]
-    tools = pins([word for word in installs[1].split() if "=" in word])
+    (base,) = (words[0] for keyword, words in instructions() if keyword == "FROM")
+    assert SpecifierSet(PYPROJECT["project"]["requires-python"]).contains(base.removeprefix("python:").split("-")[0])
+    installs = [words[2:] for keyword, words in instructions() if keyword == "RUN" and words[:2] == ["pip", "install"]]
+    tools: dict[str, str] = {}
+    for words in installs:
+        assert "--no-deps" in words, "pip chooses no version"
+        requirements = [word for word in words if not word.startswith("-")]
+        if "-r" in words:
+            assert requirements == ["requirements.txt"]
+        elif "-e" in words:
+            assert requirements == ["."] and "--no-build-isolation" in words
+        else:
+            tools |= pins(requirements)
+            assert len(pins(requirements)) == len(requirements), "each with its version"
     build = pins(PYPROJECT["build-system"]["requires"]) | pins(PYPROJECT["tool"]["uv"]["build-constraint-dependencies"])
-    assert build.items() <= tools.items()
-    assert tools.keys() <= build.keys() | {"editables"}
+    assert build.items() <= tools.items() and tools.keys() <= build.keys() | {"editables"}
+
+
+def test_the_image_runs_as_a_user_and_holds_what_dockerignore_lets_through() -> None:
+    last = [keyword for keyword, _ in instructions()]
+    (user,) = (words for keyword, words in instructions() if keyword == "USER")
+    assert user == ["1000:1000"] and last.index("USER") > max(n for n, keyword in enumerate(last) if keyword == "RUN")
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    copied = {
-        source for line in re.findall(r"^COPY (.+)$", text, re.MULTILINE) for source in line.split()[:-1] if not source.startswith("--")
-    }
-    assert copied == kept and all((ROOT / name).exists() for name in kept)
+    assert copied().keys() == kept and all((ROOT / name).exists() for name in kept)
 
 
 # --- docs -----------------------------------------------------------------------------------------

@@ -15,9 +15,7 @@ from gfl_lab.report.boxes import box_view
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree, TrialDir
 from tests.support.cli import Cli, runner
-from tests.test_evaluate import altered, dirac, general, imported, shapes, tree
-
-__all__ = ["dirac", "general", "imported", "shapes", "tree"]  # fixtures
+from tests.test_evaluate import altered
 
 
 @pytest.fixture

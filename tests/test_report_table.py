@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 from typing import Any
@@ -11,12 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gfl_lab import naming
+from gfl_lab.report.exports import TABLE_FORMS
 from gfl_lab.report.fairness import unfair
-from gfl_lab.report.table import build_table
+from gfl_lab.report.table import Table, build_table
 from gfl_lab.report.table_data import table_json
+from gfl_lab.report.table_grid import table_sheet
 from gfl_lab.report.table_rows import paired_delta, stat
+from gfl_lab.report.writers.terminal import TableReport
 from gfl_lab.results.rows import DataRow, ExperimentRow, Failure, Reference, TrialRow, VariantRow
 from gfl_lab.rundir import TrialState
+from tests.support.grids import metric_cells
 
 PAPER = "arXiv 2006.04388 (NeurIPS 2020), Table 3"
 
@@ -216,3 +222,39 @@ def test_an_unfair_row_is_marked_and_told_of_in_every_form() -> None:
         assert "1 †" in text and "† Unfair: lr differs" in text
     assert "1 \\dag{}" in TABLE_FORMS["tex"](table)
     assert not any(row.unfair for row in build_table(experiment(variant("off", baseline=True, qfl=False), fair)).rows)
+
+
+# --- metrics --------------------------------------------------------------------------------------
+
+
+def forms(table: Table) -> dict[str, str]:
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=200)
+    console.print(TableReport(table_sheet(table)))
+    return {form: write(table) for form, write in TABLE_FORMS.items()} | {"terminal": console.file.getvalue()}
+
+
+def test_a_metric_without_an_entry_is_shown_and_exported() -> None:
+    table = build_table(
+        experiment(variant("off", trial(0, AP=50.0, sharpness=0.25), baseline=True), variant("on", trial(0, AP=51.0, sharpness=0.5)))
+    )
+    assert table.columns == ("AP", "fps", "sharpness") and table.all_metrics[-1] == "sharpness"
+    for form, text in forms(table).items():
+        assert "sharpness" in text, form
+        assert ("0.25" if form in ("csv", "json") else "0.250") in text, form
+    assert table_json(table)["rows"][1]["delta"]["sharpness"]["mean"] == 0.25
+    assert [cells[-1].best for cells in metric_cells(table)] == [False, False], "which way is better is not known"
+
+
+def test_a_metric_needs_its_entry_and_its_value_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = naming.Metric("sharpness", "sharpness of edges", "px", False, 1, "how far an edge is smeared")
+    monkeypatch.setitem(naming.METRICS, "sharpness", entry)
+    rows = (variant("off", trial(0, AP=50.0, sharpness=2.04), baseline=True), variant("on", trial(0, AP=51.0, sharpness=1.0)))
+    shown = build_table(experiment(*rows, metrics=("AP", "sharpness")))
+    assert [cells[1].text for cells in metric_cells(shown)] == ["2.0", "1.0"]
+    assert [cells[1].best for cells in metric_cells(shown)] == [False, True], "lower is better"
+    for form, text in forms(shown).items():
+        assert ("sharpness" if form in ("csv", "json") else "sharpness of edges") in text, form
+    hidden = build_table(experiment(*rows))
+    assert "sharpness" not in hidden.columns and table_json(hidden)["rows"][0]["metrics"]["sharpness"]["mean"] == 2.04

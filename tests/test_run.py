@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
+from gfl_lab import naming
 from gfl_lab.naming import TAG_KIND, TAG_SEED, TAG_STATUS, TAG_TRIAL, TAG_VARIANT
 from gfl_lab.rundir import RunTree, TrialState
 from tests.support.raw import raw_manifest, raw_result
 from tests.support.real_data import CROPS, REAL, WHOLE
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,9 +46,14 @@ table: {metrics: [AP, AP50, AP75, fps, two_mode_recall, false_bimodality, wasser
 class Lab:
     """A folder with an experiment, and gfl-lab run in it as a process of its own."""
 
-    def __init__(self, folder: Path, epochs: int = 2, experiment: str = EXPERIMENT, profile: str = PROFILE) -> None:
+    def __init__(
+        self, folder: Path, epochs: int = 2, experiment: str = EXPERIMENT, profile: str = PROFILE, database: Path | None = None
+    ) -> None:
         self.folder, self.tree = folder, RunTree(folder / "runs")
         (folder / "profiles").mkdir(parents=True)
+        if database:
+            self.tree.root.mkdir()
+            shutil.copy(database, self.tree.root / naming.MLFLOW_DB)
         (folder / "profiles/tiny.yaml").write_text(profile.replace("EPOCHS", str(epochs)))
         self.file = folder / "smoke.yaml"
         self.file.write_text(experiment)
@@ -74,11 +82,8 @@ class Lab:
         client = MlflowClient(self.tree.mlflow_uri)
         return client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
 
-    def wait_for(self, condition, seconds: float = 120.0) -> None:
-        end = time.time() + seconds
-        while not condition():
-            assert time.time() < end, "waited too long"
-            time.sleep(0.1)
+    def wait_for(self, condition: Callable[[], object], seconds: float = 120.0) -> None:
+        wait_until(condition, seconds)
 
     def steps(self) -> list[int]:
         return [max((line.step for line in trial.metric_lines()), default=0) for trial in self.tree.trials()]
@@ -128,14 +133,14 @@ def test_the_same_command_again_trains_nothing_and_says_why(undisturbed: Lab) ->
     assert len(undisturbed.mlflow_runs()) == 5
 
 
-def test_inline_gives_the_same_numbers_without_ray(undisturbed: Lab, tmp_path: Path) -> None:
-    lab = Lab(tmp_path / "lab")
+def test_inline_gives_the_same_numbers_without_ray(undisturbed: Lab, tmp_path: Path, mlflow_db: Path) -> None:
+    lab = Lab(tmp_path / "lab", database=mlflow_db)
     lab.run("run", str(lab.file), "--executor", "inline")
     assert numbers(lab.table()) == numbers(undisturbed.table())
 
 
-def test_a_killed_driver_leaves_nothing_behind_and_the_same_command_goes_on(undisturbed: Lab, tmp_path: Path) -> None:
-    lab = Lab(tmp_path / "lab")
+def test_a_killed_driver_leaves_nothing_behind_and_the_same_command_goes_on(undisturbed: Lab, tmp_path: Path, mlflow_db: Path) -> None:
+    lab = Lab(tmp_path / "lab", database=mlflow_db)
     process = lab.start("run", str(lab.file))
     lab.wait_for(lambda: any(step >= 1 for step in lab.steps()))
     family = psutil.Process(process.pid).children(recursive=True)
@@ -162,8 +167,10 @@ def test_a_killed_driver_leaves_nothing_behind_and_the_same_command_goes_on(undi
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_with_a_checkpoint_and_says_how_to_go_on(undisturbed: Lab, tmp_path: Path, number: int, code: int) -> None:
-    lab = Lab(tmp_path / "lab", epochs=200)
+def test_a_signal_stops_with_a_checkpoint_and_says_how_to_go_on(
+    undisturbed: Lab, tmp_path: Path, mlflow_db: Path, number: int, code: int
+) -> None:
+    lab = Lab(tmp_path / "lab", epochs=200, database=mlflow_db)
     process = lab.start("run", str(lab.file))
     lab.wait_for(lambda: any(step >= 3 for step in lab.steps()))
     process.send_signal(number)
@@ -174,9 +181,9 @@ def test_a_signal_stops_with_a_checkpoint_and_says_how_to_go_on(undisturbed: Lab
     assert not [run for run in lab.mlflow_runs() if run.info.status == "RUNNING"]
 
 
-def test_a_trial_that_diverges_fails_with_its_step_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_trial_that_diverges_fails_with_its_step_and_the_others_go_on(tmp_path: Path, mlflow_db: Path) -> None:
     experiment = "name: smoke\nprofile: tiny\naxes: {lr: [0.01, 10.0]}\noverrides: {optimizer: sgd, warmup_iters: 0, epochs: 6}\n"
-    lab = Lab(tmp_path / "lab", experiment=experiment)
+    lab = Lab(tmp_path / "lab", experiment=experiment, database=mlflow_db)
     out, err = lab.run("run", str(lab.file), "--seeds", "3", code=3)
     assert "non_finite_loss" in err and "step" in err and "log" in err
     states = {row["variant"]: row["trials"][0]["state"] for row in lab.table()["rows"]}
@@ -184,18 +191,18 @@ def test_a_trial_that_diverges_fails_with_its_step_and_the_others_go_on(tmp_path
 
 
 @pytest.mark.parametrize("name", [*CROPS, *(pytest.param(name, marks=pytest.mark.exhaustive) for name in WHOLE if name != "coco_people")])
-def test_real_photographs(tmp_path: Path, name: str) -> None:
+def test_real_photographs(tmp_path: Path, mlflow_db: Path, name: str) -> None:
     profile = PROFILE.replace("data: {train_images: 16, val_images: 8, size: 128, seed: 0}", "data: required").replace(
         "[128, 128]", "[160, 120]"
     )
     experiment = "name: smoke\nprofile: tiny\naxes: {dfl: [true]}\n"
-    lab = Lab(tmp_path / "lab", epochs=1, experiment=experiment, profile=profile)
+    lab = Lab(tmp_path / "lab", epochs=1, experiment=experiment, profile=profile, database=mlflow_db)
     lab.run("run", str(lab.file), "--data", str(REAL[name]), "--executor", "inline")
     row = lab.table()["rows"][0]
     assert row["trials"][0]["state"] == "done" and row["metrics"]["AP"]["mean"] >= 0 and "two_mode_recall" not in row["metrics"]
 
 
-def test_the_papers_setting_on_a_few_coco_images(tmp_path: Path) -> None:
+def test_the_papers_setting_on_a_few_coco_images(tmp_path: Path, mlflow_db: Path) -> None:
     """Profile coco_1x as it is (R50, 800x1333, SGD, weights from a file), but for one epoch of two images on the CPU."""
     source = CROPS["coco_crop"]
     import torch
@@ -218,7 +225,7 @@ def test_the_papers_setting_on_a_few_coco_images(tmp_path: Path) -> None:
     experiment = (
         "name: smoke\nprofile: coco_1x\naxes: {qfl: [true]}\noverrides: {epochs: 1, batch_size: 2}\npublished_table: gfl_t3_qfl_dfl\n"
     )
-    lab = Lab(tmp_path / "lab", experiment=experiment)
+    lab = Lab(tmp_path / "lab", experiment=experiment, database=mlflow_db)
     lab.run("run", str(lab.file), "--data", str(data), "--init-weights", str(weights), "--executor", "inline")
     trial = lab.tree.trials()[0]
     spec = raw_manifest(trial)["spec"]

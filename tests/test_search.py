@@ -489,12 +489,12 @@ def test_optuna_and_asha_on_ray_survive_a_killed_driver_a_signal_and_a_killed_ac
 
 
 @pytest.mark.slow
-def test_a_search_that_really_trains_and_its_confirmation(tmp_path: Path) -> None:
+def test_a_search_that_really_trains_and_its_confirmation(tmp_path: Path, mlflow_db: Path) -> None:
     from tests.test_run import PROFILE as TINY
     from tests.test_run import Lab
 
     experiment = "name: smoke\nkind: search\nprofile: tiny\nsearch:\n  space: {lr: {low: 0.0005, high: 0.01, log: true}, dfl: [true, false]}\n  trials: 3\n"
-    lab = Lab(tmp_path / "lab", experiment=experiment, profile=TINY)
+    lab = Lab(tmp_path / "lab", experiment=experiment, profile=TINY, database=mlflow_db)
     out, err = lab.run("run", str(lab.file))
     assert "rank" in out and "3 trials" in err
     ledger = read_json(lab.tree.experiment("smoke", "tiny") / naming.SEARCH)

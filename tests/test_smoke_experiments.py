@@ -6,10 +6,8 @@ and precisions as the experiment says.
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -33,12 +31,9 @@ STEPS = {"1x": 2, "2x": 4, "3x": 6}  # 8 images in batches of 4; a batch of 6 al
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One home for all, so that cells which two tables share are trained once."""
-    gc.collect()
-    gc.freeze()  # mmengine collects garbage at each data set, which is slow over all that the tests before have left
-    yield tmp_path_factory.mktemp("smoke")
-    gc.unfreeze()
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One home for all, so that trials which two tables share are trained once."""
+    return tmp_path_factory.mktemp("smoke")
 
 
 def test_the_distinct_ones_reach_every_choice() -> None:

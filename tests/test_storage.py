@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +36,7 @@ from tests.support.counting_trial import PROFILE
 from tests.support.moving_trial import EXTRA, STEPS
 from tests.support.nodes import Cluster, why_not
 from tests.support.raw import raw_manifest, raw_result
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 FAKES = "tests.support.moving_trial"
@@ -299,13 +299,6 @@ class Lab:
         return json.loads(content)["step"] if content else 0
 
 
-def wait_for(condition, seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.05)
-
-
 @pytest.fixture
 def lab(bucket: str, paths: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -329,11 +322,11 @@ def steps(trial: TrialDir) -> list[int]:
 def test_a_trial_whose_node_dies_goes_on_on_another_one(lab: Lab, process: TrialProcess) -> None:
     lab.side.start()
     first = lab.start_node("first", lab.job(hold_at=12))
-    wait_for(lambda: lab.steps_there() == 10 and lab.trial.state() is TrialState.RUNNING and 12 in steps(lab.trial))
+    wait_until(lambda: lab.steps_there() == 10 and lab.trial.state() is TrialState.RUNNING and 12 in steps(lab.trial))
     assert raw_result(lab.trial) is None and lab.trial.lease().pid == first.pid
     first.kill()  # it has done 12 steps, and its last checkpoint holds 10
     first.wait()
-    wait_for(lambda: lab.trial.state() is TrialState.INTERRUPTED)
+    wait_until(lambda: lab.trial.state() is TrialState.INTERRUPTED)
     assert remote_worker.run_on_node(process, lab.job(), lab.folder / "second") is TrialState.DONE
     assert lab.side.finish() == []
     assert lab.trial.state() is TrialState.DONE and steps(lab.trial) == list(range(1, STEPS + 1))
@@ -349,7 +342,7 @@ def test_a_trial_whose_node_dies_goes_on_on_another_one(lab: Lab, process: Trial
 def test_a_stop_request_reaches_the_node_and_the_next_run_goes_on(lab: Lab, process: TrialProcess) -> None:
     lab.side.start()
     job = lab.job(hold_at=7)
-    threading.Timer(0.0, lambda: (wait_for(lambda: 7 in steps(lab.trial)), lab.stop_file.touch())).start()
+    threading.Timer(0.0, lambda: (wait_until(lambda: 7 in steps(lab.trial)), lab.stop_file.touch())).start()
     assert remote_worker.run_on_node(process, job, lab.folder / "a") is TrialState.INTERRUPTED
     assert lab.side.finish() == []
     assert lab.trial.state() is TrialState.INTERRUPTED and json.loads(lab.trial.file(naming.LAST_CHECKPOINT).read_text()) == {"step": 7}
@@ -415,7 +408,7 @@ def test_a_result_that_cannot_be_put_is_put_later_and_not_computed_again(
 
 def test_of_two_nodes_that_have_a_trial_the_first_gives_it_up(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = lab.start_node("first", lab.job(hold_at=3)), None
-    wait_for(lambda: lab.side.storage.list(f"trials/{lab.trial.id}").keys() >= {naming.METRICS_FILE})
+    wait_until(lambda: lab.side.storage.list(f"trials/{lab.trial.id}").keys() >= {naming.METRICS_FILE})
     try:
         second = lab.start_node("second", lab.job(hold_at=3))
         assert first.communicate(timeout=60)[0].strip() == TrialState.RUNNING
@@ -500,7 +493,7 @@ def test_a_cluster_that_shares_only_a_storage(tmp_path: Path, monkeypatch: pytes
             return cluster.head.start(*start, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
         def wait_with(driver: subprocess.Popen[str], condition) -> None:
-            wait_for(lambda: condition() or driver.poll() is not None, 180)
+            wait_until(lambda: condition() or driver.poll() is not None, 180)
             assert driver.poll() is None, driver.communicate()
 
         def held(at: int) -> bool:

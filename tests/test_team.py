@@ -21,6 +21,7 @@ from gfl_lab.records.files import read_json
 from gfl_lab.rundir import TrialDir, TrialState
 from tests.support.raw import raw_result
 from tests.support.team_work import BATCHES, branch_gradients
+from tests.support.waiting import holds_within
 from tests.test_run import Lab
 from tests.test_train import make_trial, weights
 
@@ -43,12 +44,9 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def gone(pids: list[int]) -> bool:
-    end = time.time() + 10
-    while time.time() < end:
-        if not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
-            return True
-        time.sleep(0.05)
-    return False
+    return holds_within(
+        lambda: not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids), 10
+    )
 
 
 def test_processes_agree_and_leave(server: TrialProcess, tmp_path: Path) -> None:
@@ -154,7 +152,7 @@ def test_a_killed_process_of_two_and_the_trial_ends_bitwise_the_same(server: Tri
 
 
 @pytest.mark.slow
-def test_two_gpus_of_a_run_are_two_processes_under_one_actor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_gpus_of_a_run_are_two_processes_under_one_actor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_db: Path) -> None:
     """`--gpus 2` on a machine that claims to have two; torch finds none, so gloo stands in for NCCL."""
     tool = tmp_path / "bin" / "nvidia-smi"
     tool.parent.mkdir()
@@ -162,7 +160,9 @@ def test_two_gpus_of_a_run_are_two_processes_under_one_actor(tmp_path: Path, mon
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    lab = Lab(tmp_path / "lab", experiment="name: smoke\nprofile: tiny\naxes: {dfl: [false, true]}\ntable: {metrics: [AP]}\n")
+    lab = Lab(
+        tmp_path / "lab", experiment="name: smoke\nprofile: tiny\naxes: {dfl: [false, true]}\ntable: {metrics: [AP]}\n", database=mlflow_db
+    )
     out, err = lab.run("run", str(lab.file), "--gpus", "1.5", code=6)
     assert "1.5" in err and "whole" in err and not lab.tree.root.exists()
     out, err = lab.run("run", str(lab.file), "--gpus", "2", "--executor", "inline", code=2)

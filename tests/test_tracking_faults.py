@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,7 @@ from tests.support.cli import Cli, runner
 from tests.support.fake_runs import write_fake_tree
 from tests.support.proxy import Proxy
 from tests.support.raw import raw_result
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 PROFILE = "desk"
@@ -105,13 +106,10 @@ class Lab:
 
 
 @pytest.fixture(scope="module")
-def labs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Lab, Lab]]:
+def labs(tmp_path_factory: pytest.TempPathFactory, mlflow_db: Path) -> Iterator[tuple[Lab, Lab]]:
     """Two servers; the second has an experiment of somebody else's where the first has the first of ours."""
     root = tmp_path_factory.mktemp("labs")
-    tree = RunTree(root / "template")
-    Mirror(tree, tree.mlflow_uri).prepare()
-    template = tree.root / naming.MLFLOW_DB
-    pair = Lab(root / "one", template), Lab(root / "two", template)
+    pair = Lab(root / "one", mlflow_db), Lab(root / "two", mlflow_db)
     try:
         for lab in pair:
             lab.wait()
@@ -192,13 +190,6 @@ def assert_whole(lab: Lab, tree: RunTree, name: str, **statuses: int) -> None:
             if trial.file(file).exists():
                 assert stored[trial.id, file] == hashlib.sha256(trial.file(file).read_bytes()).hexdigest()
     assert ("", naming.PLAN) in stored
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 240
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.02)
 
 
 # --- an answer that does not come -----------------------------------------------------------------
@@ -322,12 +313,12 @@ def test_a_server_that_is_away_at_the_start_and_in_the_middle(lab: Lab, proxy: P
     proxy.refuse()
     training.mirror.start()
     training.step()
-    until(lambda: isinstance(training.mirror.error, MirrorError))
+    wait_until(lambda: isinstance(training.mirror.error, MirrorError), 240)
     proxy.open()
-    until(lambda: (training.trial.id, "train/loss", training_step(training)) in lab.points(name))
+    wait_until(lambda: (training.trial.id, "train/loss", training_step(training)) in lab.points(name), 240)
     proxy.refuse()
     training.step()
-    until(lambda: isinstance(training.mirror.error, MirrorError))
+    wait_until(lambda: isinstance(training.mirror.error, MirrorError), 240)
     proxy.open()
     training.step()
     training.end()
@@ -344,7 +335,7 @@ def test_a_server_that_comes_back_with_an_empty_database(labs: tuple[Lab, Lab], 
     tree = training.mirror.mirror.tree
     training.mirror.start()
     step = training.step()
-    until(lambda: (training.trial.id, "train/loss", step) in one.points(name))
+    wait_until(lambda: (training.trial.id, "train/loss", step) in one.points(name), 240)
     before = two.rows("SELECT count(*) FROM runs WHERE ? != '' AND experiment_id <= 30", name)
     proxy.upstream = two.port
     other = trials_of(tree, name)[1]
@@ -379,7 +370,7 @@ def test_a_slow_server_is_not_waited_for_and_completed_later(lab: Lab, proxy: Pr
     tree = training.mirror.mirror.tree
     proxy.delay = 0.5
     training.mirror.start()
-    until(lambda: len(proxy.seen) > 3)
+    wait_until(lambda: len(proxy.seen) > 3, 240)
     training.step()
     training.end()
     assert not training.mirror.finish(timeout=0.6)
@@ -396,7 +387,7 @@ def test_a_server_that_hangs_is_given_up_at_the_end(proxy: Proxy, training: Trai
     patience(monkeypatch, 0.5)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3600")  # only giving up ends this
     training.mirror.start()
-    until(lambda: bool(proxy.seen))
+    wait_until(lambda: bool(proxy.seen), 240)
     assert not training.mirror.finish(timeout=3600)
     assert "does not answer; 4 trials are not complete there" in training.mirror.shortfall
 
@@ -512,7 +503,7 @@ def test_after_a_killed_driver_nothing_stays_running(
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     driver = subprocess.Popen([sys.executable, "-c", KILLED, str(tree.root), *names], env=environment)
     try:
-        until(lambda: all(lab.statuses(part) == {"RUNNING": 3, "FINISHED": 1} for part in names))
+        wait_until(lambda: all(lab.statuses(part) == {"RUNNING": 3, "FINISHED": 1} for part in names), 240)
     finally:
         driver.kill()
         driver.wait()

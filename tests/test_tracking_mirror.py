@@ -40,17 +40,9 @@ def _no_server_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh database, made once: MLflow takes seconds for it."""
-    tree = RunTree(tmp_path_factory.mktemp("template"))
-    Mirror(tree, tree.mlflow_uri).prepare()
-    return tree.root / naming.MLFLOW_DB
-
-
 @pytest.fixture
-def tree(tmp_path: Path, template: Path) -> RunTree:
-    shutil.copy(template, tmp_path / naming.MLFLOW_DB)
+def tree(tmp_path: Path, mlflow_db: Path) -> RunTree:
+    shutil.copy(mlflow_db, tmp_path / naming.MLFLOW_DB)
     return write_fake_tree(tmp_path, epochs=3, train_images=8, val_images=2)
 
 
@@ -157,8 +149,8 @@ def test_a_finished_experiment_arrives_whole(tree: RunTree) -> None:
     assert child.info.start_time < lines[0].time * 1000 <= child.info.end_time
 
 
-def test_states(tmp_path: Path, template: Path) -> None:
-    shutil.copy(template, tmp_path / naming.MLFLOW_DB)
+def test_states(tmp_path: Path, mlflow_db: Path) -> None:
+    shutil.copy(mlflow_db, tmp_path / naming.MLFLOW_DB)
     tree = write_fake_tree(tmp_path, epochs=3, train_images=8, val_images=2, states=["running", "failed", "interrupted", "planned"])
     Mirror(tree).sync(NAME, PROFILE)
     parent, children = parent_and_children(tree)
@@ -186,8 +178,8 @@ def test_states(tmp_path: Path, template: Path) -> None:
     assert_exact(tree)
 
 
-def test_hostile_names_arrive_as_they_are(tmp_path: Path, template: Path) -> None:
-    shutil.copy(template, tmp_path / naming.MLFLOW_DB)
+def test_hostile_names_arrive_as_they_are(tmp_path: Path, mlflow_db: Path) -> None:
+    shutil.copy(mlflow_db, tmp_path / naming.MLFLOW_DB)
     tree = write_fake_tree(tmp_path, epochs=2, train_images=4, val_images=2, hostile=True)
     Mirror(tree).sync(NAME, PROFILE, final=True)
     parent, _ = parent_and_children(tree)
@@ -250,8 +242,8 @@ def test_an_error_in_mid_sync_is_made_good(tree: RunTree, monkeypatch: pytest.Mo
     assert len(runs(tree)) == 5
 
 
-def test_a_file_that_grows_and_is_cut_back(tmp_path: Path, template: Path) -> None:
-    shutil.copy(template, tmp_path / naming.MLFLOW_DB)
+def test_a_file_that_grows_and_is_cut_back(tmp_path: Path, mlflow_db: Path) -> None:
+    shutil.copy(mlflow_db, tmp_path / naming.MLFLOW_DB)
     tree = write_fake_tree(tmp_path, epochs=3, train_images=8, val_images=2, states=["running", "planned", "planned", "planned"])
     trial, mirror = trial_of(tree, 0), Mirror(tree)
     mirror.sync(NAME, PROFILE)
@@ -273,9 +265,9 @@ def test_a_file_that_grows_and_is_cut_back(tmp_path: Path, template: Path) -> No
     assert points(tree) == found
 
 
-def test_two_mirrors_take_turns(tmp_path: Path, template: Path) -> None:
+def test_two_mirrors_take_turns(tmp_path: Path, mlflow_db: Path) -> None:
     """Each believes to know what the server has; the other has written since."""
-    shutil.copy(template, tmp_path / naming.MLFLOW_DB)
+    shutil.copy(mlflow_db, tmp_path / naming.MLFLOW_DB)
     tree = write_fake_tree(tmp_path, epochs=3, train_images=8, val_images=2, states=["running", "planned", "planned", "planned"])
     writer = MetricWriter(trial_of(tree, 0).file(naming.METRICS_FILE))
     mirrors = [Mirror(tree), Mirror(tree)]
@@ -288,8 +280,8 @@ def test_two_mirrors_take_turns(tmp_path: Path, template: Path) -> None:
     assert len(runs(tree)) == 2
 
 
-def test_a_trial_of_two_experiments_is_a_child_of_each(tmp_path: Path, template: Path) -> None:
-    shutil.copy(template, tmp_path / naming.MLFLOW_DB)
+def test_a_trial_of_two_experiments_is_a_child_of_each(tmp_path: Path, mlflow_db: Path) -> None:
+    shutil.copy(mlflow_db, tmp_path / naming.MLFLOW_DB)
     tree = write_fake_tree(tmp_path, epochs=2, train_images=4, val_images=2)
     plan = read_json(tree.experiment(NAME, PROFILE) / naming.PLAN)
     other = plan | {"experiment": plan["experiment"] | {"name": "other"}}
@@ -425,8 +417,8 @@ def test_the_addresses_that_are_printed_are_those_of_the_experiments(tree: RunTr
 # --- in the background ----------------------------------------------------------------------------
 
 
-def test_background_mirror_follows_and_finishes(tmp_path: Path, template: Path) -> None:
-    shutil.copy(template, tmp_path / naming.MLFLOW_DB)
+def test_background_mirror_follows_and_finishes(tmp_path: Path, mlflow_db: Path) -> None:
+    shutil.copy(mlflow_db, tmp_path / naming.MLFLOW_DB)
     tree = write_fake_tree(tmp_path, epochs=3, train_images=8, val_images=2, states=["running", "done", "done", "done"])
     thread = BackgroundMirror(Mirror(tree), NAME, PROFILE, every=0.05)
     thread.start()

@@ -24,9 +24,7 @@ from gfl_lab.train.finished import adopted_weights
 from gfl_lab.train.trial import run_trial
 from tests.support.cli import runner
 from tests.support.raw import raw_result
-from tests.test_evaluate import shapes, train
-
-__all__ = ["shapes"]  # a fixture
+from tests.support.trials import train
 
 DATA = DataSpec(name="d", digest="0" * 16, classes=("a",), train_images=8, val_images=4)
 TESTS = {"decode": "local_peak", "score_thr": 0.2, "nms_iou": 0.5, "nms_pre": 50, "max_dets": 7}

@@ -23,9 +23,7 @@ from tests.support.cli import Cli, runner
 from tests.support.fake_runs import CLASSES, write_fake_tree
 from tests.test_compare import FILE, better
 from tests.test_error_types import scene
-from tests.test_evaluate import altered, general, shapes, tree
-
-__all__ = ["general", "shapes", "tree"]  # fixtures
+from tests.test_evaluate import altered
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def train(variant: str, data: Path, root: Path, threads: int = 1) -> Losses:
     """Train ``variant`` for one epoch and return its losses."""
     trial = make_trial(root, data, **SETTINGS | VARIANTS[variant])
     run_trial(trial.path, threads=threads)
-    lines = [line["metrics"] for line in trial.metric_lines() if line["kind"] == "train"]
+    lines = [line.metrics for line in trial.metric_lines() if line.kind == "train"]
     return {key: [line[key] for line in lines] for key in sorted(lines[0]) if key.startswith("loss")}
 
 
