@@ -82,7 +82,7 @@ class Lab:
         client = MlflowClient(self.tree.mlflow_uri)
         return client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
 
-    def wait_for(self, condition: Callable[[], object], seconds: float = 120.0) -> None:
+    def wait_for(self, condition: Callable[[], object], seconds: float = 300.0) -> None:
         wait_until(condition, seconds)
 
     def steps(self) -> list[int]:

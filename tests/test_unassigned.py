@@ -242,7 +242,7 @@ def test_each_proposal_leaves_what_it_says_and_can_be_given(kind: str) -> None:
 
 
 def test_large_sets_are_screened_on_a_sample_and_counted_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gfl_lab.data.unassigned.SCREENED", 400)
+    monkeypatch.setattr("gfl_lab.data.proposals.SCREENED", 400)
     boxes = cards(1500)
     found = find_unassigned(boxes, bccd())
     assert found.boxes == found.all_boxes == len(boxes)

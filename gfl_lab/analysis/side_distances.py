@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, Tri
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
 ACCEPTED = 1000
 """One clipped side of this many, on the worst level, is accepted."""
+N = TypeVar("N", int, float)
+
 MAX_REG_MAX, MAX_BIN_WIDTH = 128, 64.0
 """The largest that the settings take."""
 MAX_BINS = 512
@@ -126,7 +128,7 @@ class SideDistances:
         n, n_needed, width_needed = self.reg_max, self.needed_reg_max, self.needed_bin_width
         if not self._used:
             return "No box has a cell, so there is nothing to learn: anchor_scale and strides do not suit the boxes."
-        worst = max(self._used, key=lambda level: level.clipped_share)
+        worst = max(self._used, key=lambda level: level.clipped_share or 0.0)
         if worst.clipped_sides * ACCEPTED > 4 * worst.cells:
             text = f"reg_max {n} clips {worst.clipped_share:.2%} of the sides on stride {worst.stride}: "
             ways = [f"reg_max {n_needed} at bin_width {self.bin_width:g}"] if n_needed is not None else []
@@ -137,11 +139,11 @@ class SideDistances:
         text = f"reg_max {n} clips at most 0.1% of the sides on every level"
         text += (
             f"; so would reg_max {n_needed}, or bin_width {width_needed:g} at reg_max {n}."
-            if n_needed < n
+            if n_needed is not None and n_needed < n
             else ", and no smaller one does."
         )
-        far = max(level.quantiles["0.999"] for level in self._used)
-        if far < n / 2 and n_needed < n:
+        far = max(level.quantiles["0.999"] for level in self._used if level.quantiles)
+        if far < n / 2 and n_needed is not None and n_needed < n:
             text += f" 99.9% of the sides are within {far:.1f} bins: fewer bins would be cheaper, narrower ones finer. {TABLE_2}"
         return text
 
@@ -326,13 +328,15 @@ def _reach(distance: float) -> int:
     return n
 
 
-def _at_most(value: float, limit: float) -> Any:
+def _at_most(value: N, limit: float) -> N | None:
     return value if value <= limit else None
 
 
-def _largest(values: list[Any]) -> Any:
-    """The largest; None where one is None, or there is none."""
-    return None if not values or None in values else max(values)
+def _largest(values: Iterable[N | None]) -> N | None:
+    """Return the largest value; None where one is None, or there is none."""
+    given = list(values)
+    known = [value for value in given if value is not None]
+    return max(known) if known and len(known) == len(given) else None
 
 
 def _round_up(value: float) -> float:

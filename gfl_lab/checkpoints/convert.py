@@ -168,7 +168,7 @@ def convert(state: Mapping[str, Tensor]) -> Converted:
             settings, num_classes = _backbone_settings(bare, work.warnings), None
     except (IndexError, ValueError):  # a weight with fewer dimensions than its layer has
         raise InputError(f"the file has the keys of {SOURCES[source]}, but shapes that no such model has") from None
-    kind = "backbone" if num_classes is None else "detector"
+    kind: Literal["detector", "backbone"] = "backbone" if num_classes is None else "detector"
     wanted = _expected_shapes(settings, num_classes)
     if source == "deit":
         wanted = {key: shape for key, shape in wanted.items() if key in work.state}  # from_deit has seen that it is whole

@@ -140,7 +140,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
 
 
 def _array_functions() -> dict[tuple[str, str], Callable[..., Any]]:
-    rebuild = np.zeros(1).__reduce__()[0]
+    rebuild: Callable[..., Any] = np.array(0).__reduce__()[0]  # type: ignore[assignment]  # numpy's stub: str | Callable
     allowed: dict[tuple[str, str], Callable[..., Any]] = {
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
@@ -148,7 +148,9 @@ def _array_functions() -> dict[tuple[str, str], Callable[..., Any]]:
         ("_codecs", "encode"): _encode,
         ("builtins", "tuple"): tuple,
     }
-    return allowed | {(f"numpy.{core}.multiarray", "_reconstruct"): rebuild for core in ("core", "_core")}
+    for core in ("core", "_core"):
+        allowed[f"numpy.{core}.multiarray", "_reconstruct"] = rebuild
+    return allowed
 
 
 def _encode(text: str, encoding: str) -> bytes:

@@ -69,7 +69,7 @@ def say_unassigned(groups: Sequence[dict[str, Any]], plan: Any, data: Path | Non
         beside: the experiment file's folder.
         notes: also say what was not analysed.
     """
-    from gfl_lab.data.unassigned import NOTEWORTHY
+    from gfl_lab.data.proposals import NOTEWORTHY
     from gfl_lab.spec.files import resolve_settings
 
     own = resolve_settings(plan.profile.settings)
@@ -112,7 +112,8 @@ class _Boxes:
 def _kept(settings: Any, pyramid: Any, data_digest: str, boxes: _Boxes, tree: RunTree) -> dict[str, Any]:
     """The report on a group, from the run tree or made and kept there."""
     from gfl_lab import naming
-    from gfl_lab.data.unassigned import NOTEWORTHY, VERSION, find_unassigned
+    from gfl_lab.data.proposals import NOTEWORTHY
+    from gfl_lab.data.unassigned import VERSION, find_unassigned
 
     values = settings.model_dump(mode="json")
     key = naming.digest([VERSION, MOST_BOXES, _plain(asdict(pyramid)), [values[key] for key in BESIDE]])

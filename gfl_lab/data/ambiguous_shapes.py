@@ -93,12 +93,12 @@ def annotator_boxes(annotation: Mapping[str, Any]) -> tuple[Box, Box]:
     """The boxes (x1, y1, x2, y2), px, that annotators A and B draw; the same box twice where no side is ambiguous."""
     ambiguity = annotation.get("ambiguity")
     corners = _corners(annotation)
-    boxes = []
+    boxes: list[Box] = []
     for k in range(2):
         box = list(corners)
         if ambiguity:
             box[ambiguity["side"]] = float(ambiguity["edges"][k])
-        boxes.append(tuple(box))
+        boxes.append((box[0], box[1], box[2], box[3]))
     return boxes[0], boxes[1]
 
 

@@ -47,7 +47,7 @@ def check_areas(boxes: Sequence[tuple[int, tuple[float, ...], float]], file: str
             message += "; none is above 1: they seem to be shares of the image"
         warnings.add("areas of another unit", message, file, "", HINT)
         return
-    for index in np.flatnonzero((areas > most * (1 + 1e-6)) | ((areas < 1) & (of_box >= TINY_PX))):
+    for index in np.flatnonzero((areas > most * (1 + 1e-6)) | ((areas < 1) & (of_box >= TINY_PX))).tolist():
         number, box, area = boxes[index]
         message = f"area is {area:g} and width x height {box[2] * box[3]:g} (bbox {show(list(box))})"
         warnings.add("areas that do not fit their boxes", message, file, f"annotation {number}", HINT)

@@ -145,7 +145,7 @@ def assign(boxes: Boxes, pyramid: Pyramid, nearest_of: NearestOf | None = None) 
     """
     xyxy, padded = _scaled(boxes, pyramid)
     number = len(xyxy)
-    found = _Found(*(np.zeros(number, bool) for _ in range(4)), [])
+    found = _Found(number)
     cells = (3 + math.isqrt(pyramid.topk - 1)) | 1  # a square of topk locations, and one more around it
     step = max(1, CHUNK // (cells * cells * len(pyramid.strides)))
     for start in range(0, number, step):
@@ -174,15 +174,13 @@ def assign(boxes: Boxes, pyramid: Pyramid, nearest_of: NearestOf | None = None) 
     return Assignment(xyxy, causes, distances)
 
 
-@dataclass
 class _Found:
-    """The outcome for the candidates of each box, and the positives: (box, location, IoU, stride, center x, center y) of each chunk."""
+    """The outcome for the candidates of ``number`` boxes, and the positives: (box, location, IoU, stride, center x, center y) of each chunk."""
 
-    positive: Flags
-    inside: Flags
-    reaches: Flags
-    single: Flags
-    positives: list[tuple[Ints, Ints, Floats, Ints, Floats, Floats]]
+    def __init__(self, number: int) -> None:
+        self.positive, self.inside = np.zeros(number, bool), np.zeros(number, bool)
+        self.reaches, self.single = np.zeros(number, bool), np.zeros(number, bool)
+        self.positives: list[tuple[Ints, Ints, Floats, Ints, Floats, Floats]] = []
 
 
 def _scaled(boxes: Boxes, pyramid: Pyramid) -> tuple[Floats, Ints]:
@@ -199,8 +197,9 @@ def _scaled(boxes: Boxes, pyramid: Pyramid) -> tuple[Floats, Ints]:
 def _axis(stride: int, count: int, anchor: np.float32) -> tuple[Floats, Floats, Floats]:
     """Near side, far side and center of a level's anchors along one axis, px."""
     place = np.arange(count, dtype=np.float32) * np.float32(stride)
-    near, far = place - np.float32(0.5) * anchor, place + np.float32(0.5) * anchor
-    return near, far, (near + far) / np.float32(2)
+    near = (place - np.float32(0.5) * anchor).astype(np.float32, copy=False)
+    far = (place + np.float32(0.5) * anchor).astype(np.float32, copy=False)
+    return near, far, ((near + far) / np.float32(2)).astype(np.float32, copy=False)
 
 
 def _candidates(
@@ -210,10 +209,10 @@ def _candidates(
     xyxy = every[chunk]
     centers = (xyxy[:, :2] + xyxy[:, 2:]) / np.float32(2)
     levels = []
-    for level, stride in enumerate(pyramid.strides):
-        counts = -(-padded // stride)
-        near, far, middle = _axis(stride, int(counts.max(initial=1)), np.float32(stride) * np.float32(pyramid.anchor_scale))
-        col, row, real, tied = _nearest(centers, counts, middle, stride, pyramid.topk, cells)
+    for level, step in enumerate(pyramid.strides):
+        counts = -(-padded // step)
+        near, far, middle = _axis(step, int(counts.max(initial=1)), np.float32(step) * np.float32(pyramid.anchor_scale))
+        col, row, real, tied = _nearest(centers, counts, middle, step, pyramid.topk, cells)
         if nearest_of:
             _untie(np.flatnonzero(tied), centers, counts, middle, nearest_of, (col, row))
         iou = _iou((near[col], near[row], far[col], far[row]), xyxy)
@@ -221,7 +220,7 @@ def _candidates(
         sides = (x - xyxy[:, 0, None], y - xyxy[:, 1, None], xyxy[:, 2, None] - x, xyxy[:, 3, None] - y)
         inside = np.minimum(np.minimum(sides[0], sides[1]), np.minimum(sides[2], sides[3])) > np.float32(INSIDE_PX)
         location = (np.int64(level) << 40) | (row << 20) | col
-        levels.append((iou, inside & real, real, location, np.full(iou.shape, stride), x, y))
+        levels.append((iou, inside & real, real, location, np.full(iou.shape, step), x, y))
     iou, inside, real, location, stride, x, y = (np.concatenate(parts, axis=1) for parts in zip(*levels, strict=True))
     reaches = (iou >= _threshold(iou, real)[:, None]) & real
     positive = reaches & inside
@@ -319,9 +318,9 @@ def _threshold(iou: Floats, real: Flags) -> NDArray[np.float64]:
         return mean + np.sqrt(np.square(apart).sum(1) / (many - 1))
 
 
-def _settle(positives: list[tuple], image: Ints, xyxy: Floats) -> tuple[Flags, Floats]:
+def _settle(positives: list[tuple[Ints, Ints, Floats, Ints, Floats, Floats]], image: Ints, xyxy: Floats) -> tuple[Flags, Floats]:
     """Give each location to the box of highest IoU; (G,) boxes that keep one, (P, 4) distances of sides in strides."""
-    learnt = np.zeros(len(xyxy), bool)
+    learnt: Flags = np.zeros(len(xyxy), bool)
     if not positives:
         return learnt, np.empty((0, 4), np.float32)
     box, location, iou, stride, x, y = (np.concatenate(parts) for parts in zip(*positives, strict=True))
@@ -333,7 +332,8 @@ def _settle(positives: list[tuple], image: Ints, xyxy: Floats) -> tuple[Flags, F
     learnt[box[won]] = True
     own, unit = xyxy[box[won]], stride[won, None].astype(np.float32)
     center = np.stack([x[won], y[won]], axis=1)
-    return learnt, np.concatenate([center - own[:, :2], own[:, 2:] - center], axis=1) / unit
+    distances = np.concatenate([center - own[:, :2], own[:, 2:] - center], axis=1) / unit
+    return learnt, distances.astype(np.float32, copy=False)
 
 
 def _has_twin(lost: Ints, learnt: Flags, image: Ints, xyxy: Floats) -> Flags:

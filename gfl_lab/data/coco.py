@@ -1,7 +1,7 @@
 """Detection data sets in COCO format, any folder given with ``--data PATH``: finding, reading, checking and naming them.
 
-The parts: ``layout`` finds files, ``annotations`` reads annotation files, ``pixels`` reads images, ``check`` checks everything,
-``digest`` names a data set by its content.
+The parts: ``layout`` finds files, ``annotations`` reads annotation files, ``pixels`` reads images, ``check`` checks everything (``annotation_check``, ``image_check``),
+``report`` holds the outcome, ``digest`` names a data set by its content.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from pathlib import Path
 
 from gfl_lab.data import ambiguous_shapes
 from gfl_lab.data.annotations import MIN_BOX_PX, MIN_SIDE_PX, is_learned, load_coco
-from gfl_lab.data.check import DatasetReport, SplitReport, check_dataset, require_valid
+from gfl_lab.data.check import check_dataset, require_valid
 from gfl_lab.data.digest import Content, dataset_content, dataset_digest, find_white_level
 from gfl_lab.data.findings import EXAMPLES
 from gfl_lab.data.layout import SPLITS, CocoPaths, find_dataset, image_file
+from gfl_lab.data.report import DatasetReport, SplitReport
 from gfl_lab.spec.settings import DataSpec
 
 __all__ = [

@@ -79,7 +79,8 @@ def find_dataset(root: Path | str) -> CocoPaths:
             near = next((name for name in sorted(os.listdir(root)) if name.casefold() in folders), "")
             case = f"there is {readable(near)}: upper and lower case differ" if near else hint
             problems.append(Problem(f"no folder with the images of {split}: none of {', '.join(folders)} is there", shown, case))
-        found[split] = (file, folder)
+        if file and folder:
+            found[split] = (file, folder)
     if problems:
         raise DataError(problems)
     return CocoPaths(found["train"][0], found["val"][0], found["train"][1], found["val"][1])

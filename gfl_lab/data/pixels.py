@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from gfl_lab.addresses import readable
 from gfl_lab.errors import DataError, Problem
@@ -181,7 +181,7 @@ def _with_pillow(data: bytes) -> np.ndarray:
                     "it is damaged, or holds more than 8 bits a channel in a form that cannot be read"
                 )  # Pillow would cut them
             return np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ValueError(NOT_AN_IMAGE) from None
     except Image.DecompressionBombError:
         raise ValueError(f"it has more than {MAX_PIXELS:,} px") from None

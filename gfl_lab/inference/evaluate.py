@@ -41,14 +41,16 @@ class Detections:
 
 def collect(samples: Iterator[Any]) -> Detections:
     """Join mmdet's predicted samples."""
-    ids, parts = [], []
+    ids: list[int] = []
+    parts: list[tuple[np.ndarray, ...]] = [
+        (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros((0, 4), np.float32))
+    ]  # columns, also without an image
     for sample in samples:
         found = sample.pred_instances
         ids.append(sample.img_id)
         columns = (found.labels.cpu().numpy(), found.scores.cpu().numpy(), found.bboxes.cpu().numpy())
         parts.append((np.full(len(found), sample.img_id, np.int64), *columns))
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)] if parts else [np.zeros(0)] * 3 + [np.zeros((0, 4))]
-    image_id, label, score, box = columns
+    image_id, label, score, box = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Detections(
         np.array(ids, np.int64),
         image_id.astype(np.int64),
@@ -84,11 +86,8 @@ class CocoEvaluator:
         """AP metrics (0 to 100; a size range without boxes is left out) and AP by class (classes without boxes left out)."""
         boxes = detections.box.copy()
         boxes[:, 2:] -= boxes[:, :2]
-        if len(boxes):
-            rows = np.column_stack([detections.image_id, boxes, detections.score, self.category_ids[detections.label]])
-        else:
-            rows = []
-        found = self._numbered.loadRes(rows)
+        rows = np.column_stack([detections.image_id, boxes, detections.score, self.category_ids[detections.label]])
+        found = self._numbered.loadRes(rows if len(rows) else [])
         evaluation = COCOeval_faster(self._numbered, found, "bbox", print_function=lambda *_: None)
         evaluation.params.imgIds = detections.image_ids.tolist()
         evaluation.params.maxDets = [1, 10, self.max_dets]
@@ -136,4 +135,5 @@ class CocoEvaluator:
         resampled = resample(match(records))
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             told = {} if metrics is None else {"metrics": np.array(naming.canonical_json(dict(metrics)))}
-            np.savez_compressed(file, format=naming.FORMAT_VERSION, resampled=resampled, **told, **records.arrays())
+            arrays = {"format": np.array(naming.FORMAT_VERSION), "resampled": resampled, **told, **records.arrays()}
+            np.savez_compressed(file, allow_pickle=False, **arrays)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from mmdet.models.detectors import BaseDetector
 
 WARMUP_IMAGES, MEASURED_IMAGES, MAX_SECONDS = 5, 50, 30.0
 
@@ -26,7 +26,7 @@ def one_at_a_time(lock: Path) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def measure_latency(model: nn.Module, dataset: Any, lock: Path) -> dict[str, float]:
+def measure_latency(model: BaseDetector, dataset: Any, lock: Path) -> dict[str, float]:
     """Median latency over validation images, decoded and resized beforehand.
 
     On a CPU with one thread the thread's own CPU time is taken, so that other work on the machine counts less; else wall time.

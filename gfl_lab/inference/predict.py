@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from mmdet.models.detectors import BaseDetector
 
 from gfl_lab.analysis.distributions import DistributionCollector
 from gfl_lab.detector.transfer import all_to_device
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, loader: Any) -> Iterator[Any]:
+def predict(model: BaseDetector, loader: Any) -> Iterator[Any]:
     """mmdet's predicted samples for every image of ``loader``, boxes in pixels of the original image."""
     model.eval()
     for batch in loader:
@@ -30,7 +30,7 @@ def on_host(samples: list[Any]) -> list[Any]:
 
 
 @torch.inference_mode()
-def predict_and_collect(model: nn.Module, loader: Any, collector: DistributionCollector) -> Iterator[Any]:
+def predict_and_collect(model: BaseDetector, loader: Any, collector: DistributionCollector) -> Iterator[Any]:
     """As `predict`, one forward pass, while the collector sees the head's outputs at every location."""
     model.eval()
     head = model.bbox_head

@@ -175,7 +175,7 @@ def read_weights(path: Path, data: Path | None, profile: Profile) -> Subject:
                 "Give the data set that the weights were trained for.",
             )
         )
-    notes = ()
+    notes: tuple[str, ...] = ()
     if known is None and data is None:
         notes = (f"the weights do not name their classes: they are called {content.classes[0]}, {content.classes[1 % count]}, ...",)
     elif known is None:
@@ -290,8 +290,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """State dict and ``meta`` of a checkpoint of ours."""
     content = load_safely(path)
     state, meta = content.get("state_dict"), content.get("meta")
-    sound = isinstance(state, dict) and isinstance(meta, dict) and ("trial" in meta or "kind" in meta)
-    if not sound or not all(isinstance(value, Tensor) for value in state.values()):
+    known = isinstance(meta, dict) and ("trial" in meta or "kind" in meta)
+    if not known or meta is None or not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         hint = f"Weights of other projects are converted first:  gfl-lab import-checkpoint {path}"
         raise InputError(Problem("it is no checkpoint of gfl-lab's", str(path), hint))
     if not isinstance(meta.get("format"), int) or meta["format"] > naming.FORMAT_VERSION:
@@ -334,13 +334,17 @@ def _data(folder: Path) -> tuple[DataSpec, DataPaths]:
     """What a trial would see of a data set, but for the digest: that would take reading every image."""
     report = coco.require_valid(folder, decode=False)
     truth = ambiguous_shapes.describe(folder) is not None
-    counts = {
-        "train_images": report.splits["train"].trainable,
-        "val_images": report.splits["val"].images,
-        "white_level": coco.find_white_level(folder),
-    }
     paths = DataPaths(**{key: str(value) for key, value in asdict(coco.find_dataset(folder)).items()})
-    return DataSpec(name=report.name, digest="", classes=report.classes, truth=truth, **counts), paths
+    data = DataSpec(
+        name=report.name,
+        digest="",
+        classes=report.classes,
+        train_images=report.splits["train"].trainable,
+        val_images=report.splits["val"].images,
+        truth=truth,
+        white_level=coco.find_white_level(folder),
+    )
+    return data, paths
 
 
 def _no_data(known: tuple[str, ...] | None, count: int) -> tuple[DataSpec, DataPaths]:

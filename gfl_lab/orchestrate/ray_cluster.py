@@ -135,6 +135,8 @@ class RayConnection:
         self.address, self._cpus, self._gpus = address, cpus, gpus
         self._session: Path | None = None
         self._answered, self._looked = 0.0, 0.0
+        self.gone = False
+        """Whether the head of the cluster has not answered for too long."""
 
     def open(self) -> None:
         """Connect to Ray, or start it.
@@ -185,6 +187,14 @@ class RayConnection:
 
         return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
+    def answers(self) -> bool:
+        """Return whether the head of the cluster answers. Ray's own calls would wait for one that does not."""
+        host, _, port = self._head.rpartition(":")
+        with contextlib.suppress(OSError):
+            socket.create_connection((host.strip("[]"), int(port)), LOOK_S).close()
+            return True
+        return False
+
     def check(self) -> None:
         """See, every LOOK_S, whether the head of the cluster answers. Ray itself would abort this process after a minute's silence.
 
@@ -193,14 +203,13 @@ class RayConnection:
         """
         if time.monotonic() - self._looked < LOOK_S:
             return
-        host, _, port = self._head.rpartition(":")
-        with contextlib.suppress(OSError):
-            socket.create_connection((host.strip("[]"), int(port)), LOOK_S).close()
+        if self.answers():
             self._answered = time.monotonic()
         self._looked = time.monotonic()
         if self._looked - self._answered > GONE_S:
             import ray
 
+            self.gone = True
             atexit.unregister(ray.shutdown)  # it would wait for the head
             hint = (
                 "Its nodes end their trials within a minute. Start it again and give the same command: they go on from their checkpoints."

@@ -28,6 +28,9 @@ WATCH_S = 0.2
 NODES_S = 5.0
 """How often a cluster is asked for its nodes."""
 
+GONE_END_S = 5.0
+"""How long leaving a cluster may take whose head does not answer: Ray ends this process a minute after the last answer."""
+
 END_S = 30.0
 """How long Tune may take to end its actors when all trials have ended."""
 
@@ -112,7 +115,7 @@ class TuneExecutor:
         self._queue.close()
         self._closing.set()
         if wait and self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(GONE_END_S if self._ray.gone else None)
 
     # --- the thread that Ray lives with -----------------------------------------------------------
 
@@ -131,8 +134,8 @@ class TuneExecutor:
             self._error = error
         self._ready.set()
         while not self._closing.wait(NODES_S if self._ray.address else None):
-            with contextlib.suppress(Exception):  # the head may be silent
-                self.nodes = self._ray.nodes() or self.nodes
+            with contextlib.suppress(Exception):  # the head may end just now
+                self.nodes = (self._ray.answers() and self._ray.nodes()) or self.nodes
         if self._tune.ident is not None and not self._open:
             self._tune.join(END_S)
         with contextlib.suppress(Exception):

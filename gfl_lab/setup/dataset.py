@@ -256,12 +256,12 @@ class OneShapeBatchSampler(BatchSampler):
         pad_to: padded sides are multiples of this, px.
     """
 
-    def __init__(self, sampler: Any, batch_size: int, image_size: Sequence[int], pad_to: int, drop_last: bool = False) -> None:
+    def __init__(self, sampler: Any, batch_size: int, image_size: tuple[int, int], pad_to: int, drop_last: bool = False) -> None:
         super().__init__(sampler, batch_size, drop_last)
         groups: dict[tuple[int, int], list[int]] = {}
         for index in sampler:
             info = sampler.dataset.get_data_info(index)
-            width, height = scaled_size(info["width"], info["height"], tuple(image_size))
+            width, height = scaled_size(info["width"], info["height"], (image_size[0], image_size[1]))
             groups.setdefault((-(-width // pad_to), -(-height // pad_to)), []).append(index)
         self.batches = [group[start : start + batch_size] for group in groups.values() for start in range(0, len(group), batch_size)]
 

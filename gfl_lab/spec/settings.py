@@ -421,8 +421,8 @@ class DataSpec(BaseModel):
     classes: tuple[str, ...]
     train_images: int = Field(description="training images that are used; those without a box, or too small, are left out")
     val_images: int
-    truth: bool = Field(False, description="whether annotations carry the true edge distributions (ambiguous_shapes)")
-    white_level: int = Field(0, ge=0, description="value of images of more than 8 bits that becomes 255; 0: there are none")
+    truth: bool = Field(default=False, description="whether annotations carry the true edge distributions (ambiguous_shapes)")
+    white_level: int = Field(default=0, ge=0, description="value of images of more than 8 bits that becomes 255; 0: there are none")
 
     @model_serializer(mode="wrap")
     def _without_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:

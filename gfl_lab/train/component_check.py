@@ -6,6 +6,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ def check(settings: Settings, files: Sequence[CodeFile], own: frozenset[str]) ->
     for key in kinds:
         if key in ("box_loss", "cls_loss", "assigner"):
             registry, config = _registry(key), component(settings, key)
-            findings += _built(key, lambda registry=registry, config=config: registry.build(dict(config)), files, settings)
+            findings += _built(key, partial(registry.build, dict(config)), files, settings)
     if not findings:
         key = "backbone" if "backbone" in kinds and "head" not in kinds else "head"
         findings += _built(key, lambda: MODELS.build(model_config(settings, CLASSES)), files, settings)
@@ -143,6 +144,8 @@ def _built(key: str, build: Callable[[], Any], files: Sequence[CodeFile], settin
 
 def _signature(key: str, name: str) -> str:
     cls = _names(_registry(key)).get(name)
+    if cls is None:
+        return ""
     try:
         parameters = inspect.signature(cls).parameters.values()
     except (TypeError, ValueError):

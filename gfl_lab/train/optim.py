@@ -10,6 +10,7 @@ import torch
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 
 from gfl_lab.errors import FailureKind, TrialError
 
@@ -78,7 +79,7 @@ class AutocastOptimWrapper(TrialOptimWrapper):
         super().__init__(*args, **kwargs)
         self.dtype = getattr(torch, precision)
         device = self.optimizer.param_groups[0]["params"][0].device.type
-        self.scaler = torch.amp.GradScaler(device, init_scale=INITIAL_LOSS_SCALE, enabled=self.dtype is torch.float16)
+        self.scaler = GradScaler(device, init_scale=INITIAL_LOSS_SCALE, enabled=self.dtype is torch.float16)
 
     @contextlib.contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
