@@ -23,13 +23,13 @@ from pathlib import Path
 
 from benchmarks.machine import header
 from gfl_lab import naming
-from gfl_lab.cli.plan import WARM_UP_ENTRY
 from gfl_lab.orchestrate import resources
 from gfl_lab.orchestrate.cost import HISTORY, WARM_UP, Paces
 from gfl_lab.orchestrate.measure import distinct, measure
 from gfl_lab.plan.plan import Trial
 from gfl_lab.records.files import read_json
 from gfl_lab.rundir import RunTree
+from gfl_lab.session.entries import WARM_UP_ENTRY
 from gfl_lab.spec.settings import TrialSpec
 from tests.support.raw import raw_manifest, raw_result
 

@@ -72,7 +72,7 @@ def driver(arguments: list[str], usage: Path) -> None:
     from gfl_lab.orchestrate import damaged
 
     damaged.damage = integrity.damage = lambda trial: []  # `no_op` leaves no records
-    gfl_lab.cli.run.TRIAL_ENTRY = "benchmarks.trial_scale:no_op"
+    gfl_lab.session.entries.TRIAL_ENTRY = "benchmarks.trial_scale:no_op"
     sys.argv = ["gfl-lab", *arguments]
     try:
         main()
@@ -101,13 +101,14 @@ class Measured:
 
 def planning_seconds(file: Path) -> float:
     """From the file to the list of trials, in this process; the best of three."""
-    from gfl_lab.cli.prepare import prepare, read_files
     from gfl_lab.rundir import RunTree
+    from gfl_lab.session.inputs import read_files
+    from gfl_lab.session.planning import PlanOptions, prepare
 
     best = float("inf")
     for _ in range(3):
         started = time.perf_counter()
-        prepare(read_files(file, None), RunTree.default(), data=None, seeds=None, weights={}, say=lambda _: None)
+        prepare(read_files(file, None), RunTree.default(), PlanOptions(), lambda _: None)
         best = min(best, time.perf_counter() - started)
     return best
 

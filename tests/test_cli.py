@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from gfl_lab.cli.output import duration
 from gfl_lab.data import ambiguous_shapes
 from gfl_lab.orchestrate import resources
+from gfl_lab.wording import duration
 from tests.support.cli import Cli, runner
 from tests.support.fake_runs import write_fake_tree
 

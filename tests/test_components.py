@@ -16,12 +16,13 @@ from mmengine.structures import InstanceData
 
 from gfl_lab import naming
 from gfl_lab.checkpoints.files import load_safely
-from gfl_lab.cli.prepare import Prepared, prepare, read_files
 from gfl_lab.detector.build import build_detector
 from gfl_lab.errors import InputError, Interrupted, SpecError, StoreError
 from gfl_lab.orchestrate import resources
 from gfl_lab.orchestrate.driver import write_manifests
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
+from gfl_lab.session.inputs import read_files
+from gfl_lab.session.planning import PlanOptions, Prepared, prepare
 from gfl_lab.setup import components
 from gfl_lab.spec.code import CodeFile, class_names
 from gfl_lab.spec.files import load_experiment
@@ -84,7 +85,7 @@ def write(folder: Path, text: str = AXES, **files: str) -> Path:
 
 
 def planned(path: Path, tree: RunTree) -> Prepared:
-    return prepare(read_files(path, None), tree, data=None, seeds=None, weights={}, say=lambda _: None)
+    return prepare(read_files(path, None), tree, PlanOptions(), lambda _: None)
 
 
 def ids(path: Path, tree: RunTree) -> dict[str, str]:

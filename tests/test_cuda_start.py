@@ -33,14 +33,15 @@ settings: {backbone: r18, base_channels: 8, epochs: 2}
 ABLATION = "name: grid\nprofile: fake\naxes: {dfl: [false, true]}\nseeds: [0, 1]\ntable: {metrics: [AP]}\n"
 SEARCH = "name: find\nkind: search\nprofile: fake\nsearch: {space: {lr: {low: 0.001, high: 0.1}}, trials: 4, scheduler: none}\n"
 DRIVER = f"""
-from gfl_lab.cli import executors, main, run
+from gfl_lab.cli import main
+from gfl_lab.session import entries, session
 from tests.support.unchecked import skip_checks
 skip_checks()
-run.TRIAL_ENTRY = "{TRIAL}:record"
+entries.TRIAL_ENTRY = "{TRIAL}:record"
 class NoMirror:
     def finish(self, _timeout=0):
         return True
-executors.start_mirror = lambda *_: NoMirror()
+session.start_mirror = lambda *_: NoMirror()
 main.main()
 """
 
@@ -69,10 +70,10 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def cli(pretend: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """The command line in this process."""
-    monkeypatch.setattr("gfl_lab.cli.run.TRIAL_ENTRY", f"{TRIAL}:record")
+    monkeypatch.setattr("gfl_lab.session.entries.TRIAL_ENTRY", f"{TRIAL}:record")
     skip_checks(monkeypatch.setattr)
-    monkeypatch.setattr("gfl_lab.cli.plan.WARM_UP_ENTRY", f"{TRIAL}:warm_up")
-    monkeypatch.setattr("gfl_lab.cli.executors.start_mirror", lambda *_: type("NoMirror", (), {"finish": lambda *_: True})())
+    monkeypatch.setattr("gfl_lab.session.entries.WARM_UP_ENTRY", f"{TRIAL}:warm_up")
+    monkeypatch.setattr("gfl_lab.session.session.start_mirror", lambda *_: type("NoMirror", (), {"finish": lambda *_: True})())
     return runner(monkeypatch, capsys)
 
 

@@ -28,7 +28,6 @@ import gfl_lab.train.trial  # noqa: F401  (registers what trial_config names)
 from gfl_lab import naming
 from gfl_lab.analysis.side_distances import scale_boxes
 from gfl_lab.cli import data as cli_data
-from gfl_lab.cli import prepare
 from gfl_lab.data import coco, pixels
 from gfl_lab.data.assignment import scaled_size
 from gfl_lab.errors import DataError, InputError
@@ -39,6 +38,7 @@ from gfl_lab.records.files import write_json
 from gfl_lab.report.drawing import draw
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree
+from gfl_lab.session import dataset, inputs
 from gfl_lab.setup.config import trial_config
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
 from gfl_lab.storage import Storage
@@ -726,7 +726,7 @@ def test_a_warning_for_many_images_is_one_line(folder: Folder, monkeypatch: pyte
     said: list[str] = []
     tree = RunTree(tmp_path / "runs")
     files = type("F", (), {"profile": None})()
-    prepare.prepare_data(files, tree, folder.root, said.append)
+    dataset.prepare_data(files.profile, tree, folder.root, said.append)
     assert [line for line in said if "warning:" in line] == [
         f"warning: 400 warnings of 1 kind about the data:  gfl-lab data check {folder.root}"
     ]
@@ -739,14 +739,14 @@ def test_profiles_are_found_as_by_run(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / where / "mine.yaml").write_text("name: mine\ntitle: x\ndata: required\n")
     assert cli_data.named_profile("mine").name == "mine"
     (tmp_path / "e.yaml").write_text("name: e\nprofile: mine\naxes: {reg_max: [8, 16]}\n")
-    assert prepare.read_files(tmp_path / "e.yaml", None).profile.name == "mine"
+    assert inputs.read_files(tmp_path / "e.yaml", None).profile.name == "mine"
     beside = tmp_path / "far/profiles"
     beside.mkdir(parents=True)
     (beside / "mine.yaml").write_text("name: mine\ntitle: beside\ndata: required\n")
     (tmp_path / "far/e.yaml").write_text("name: e\nprofile: mine\naxes: {reg_max: [8, 16]}\n")
-    assert prepare.read_files(tmp_path / "far/e.yaml", None).profile.title == "beside"
+    assert inputs.read_files(tmp_path / "far/e.yaml", None).profile.title == "beside"
     with pytest.raises(InputError, match="there is no profile"):
-        prepare.named_profile("none")
+        inputs.named_profile("none")
 
 
 # --- anything else --------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from gfl_lab.report.power import seeds_needed
 from gfl_lab.report.sides import coincidence
 from gfl_lab.report.table import build_table
 from gfl_lab.results.store import Store, open_store
-from tests.support.fake_runs import write_fake_tree
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,9 +57,14 @@ def test_the_reference_is_made_from_the_code(site: Path) -> None:
     assert "Raises:" in text and html.escape(Store.question.__doc__.split(".")[0]) in text
 
 
-def test_the_reference_s_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("GFL_LAB_HOME", str(write_fake_tree(tmp_path).root))
-    example = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "python-api.md").read_text(), re.DOTALL)[1]
+@pytest.mark.slow
+def test_the_examples_of_the_python_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("GFL_LAB_HOME", str(tmp_path / "runs"))
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python-api.md").read_text(), re.DOTALL)
     found: dict = {}
-    exec(compile(example, "python-api.md", "exec"), found)
-    assert "| qfl=on dfl=on" in capsys.readouterr().out and list(found["boxes"].columns) == ["image_id", "category", "bins", "probs"]
+    for example in examples:
+        exec(compile(example, "python-api.md", "exec"), found)
+    out = capsys.readouterr().out
+    assert found["outcome"].code == 0 and len(found["table"].rows) == 4
+    assert "('qfl=on dfl=on', " in out and "| qfl=on dfl=on" in out
+    assert list(found["boxes"].columns) == ["image_id", "category", "bins", "probs"]

@@ -35,7 +35,7 @@ WITH_FAKES = """
 import sys
 import gfl_lab.cli.run
 from gfl_lab.cli.main import main
-gfl_lab.cli.run.TRIAL_ENTRY = sys.argv.pop(1)
+gfl_lab.session.entries.TRIAL_ENTRY = sys.argv.pop(1)
 main()
 """
 

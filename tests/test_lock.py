@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from gfl_lab import naming
-from gfl_lab.cli.lock import settle
+from gfl_lab.cli.output import say
 from gfl_lab.integrity import recomputed_ap
 from gfl_lab.records.files import read_json, write_json
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree
+from gfl_lab.session.lock_file import LockFile
 from tests.support.fake_runs import CLASSES
 from tests.test_compare import better
 from tests.test_error_types import scene
@@ -29,10 +29,11 @@ def tree(tmp_path: Path) -> RunTree:
     return locked(tmp_path)
 
 
-def settled(tree: RunTree, **how: Any) -> bool:
+def settled(tree: RunTree, *, damaged: tuple[str, ...] = (), trained: bool = True, relock: bool = False) -> bool:
+    """Return what ``LockFile.settle`` returns; its messages go to stderr."""
     store = Store(tree)
-    options = {"damaged": (), "trained": True, "relock": False, "experiment": "x.yaml"} | how
-    return settle(store.experiment(*FOLDER), store, tree.experiment(*FOLDER), **options)
+    lock = LockFile(tree.experiment(*FOLDER), store.experiment(*FOLDER), store, say, experiment="x.yaml")
+    return lock.settle(damaged, trained=trained, relock=relock)
 
 
 def paths(tree: RunTree) -> tuple[Path, Path]:

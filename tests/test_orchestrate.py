@@ -12,13 +12,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from gfl_lab import naming
-from gfl_lab.cli.executors import how_to_run
 from gfl_lab.errors import FailureKind, InputError, ResourceError
 from gfl_lab.orchestrate import driver, resources
 from gfl_lab.orchestrate.executor import run_jobs
@@ -29,6 +27,7 @@ from gfl_lab.plan.plan import build_plan
 from gfl_lab.records.files import read_json, write_json
 from gfl_lab.records.metric_lines import MetricWriter
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
+from gfl_lab.session.workers import process_settings
 from gfl_lab.spec.files import Resources, load_experiment, load_profile
 from gfl_lab.spec.settings import DataSpec
 from tests.support.raw import raw_result
@@ -357,13 +356,12 @@ def test_loader_processes_take_the_trials_cores_that_a_gpu_leaves_free(asked: in
     assert loaders(asked, cpus, gpus) == expected
 
 
-def test_a_trial_is_told_of_its_resources() -> None:
-    assert how_to_run(Share(4, 0.25, 4), SimpleNamespace(gpus=0.25), Resources()) == {"threads": 4, "loader_workers": 3, "processes": 1}
-    assert how_to_run(Share(4, 1, 4), SimpleNamespace(gpus=0), Resources())["loader_workers"] == 0, "a cluster had no GPU"
-    assert how_to_run(Share(16, 2, 1), SimpleNamespace(gpus=2), Resources()) == {"threads": 16, "loader_workers": 7, "processes": 2}
-    inline = InlineExecutor(lambda: False)
-    assert how_to_run(Share(8, 1, 1), inline, Resources()) == {"threads": 8, "loader_workers": 0, "processes": 1}
-    assert how_to_run(Share(8, 1, 1), inline, Resources(loader_workers=2))["loader_workers"] == 2
+def test_settings_of_a_trials_process() -> None:
+    assert process_settings(Share(4, 0.25, 4), Resources(), 0.25) == {"threads": 4, "loader_workers": 3, "processes": 1}
+    assert process_settings(Share(4, 1, 4), Resources(), 0)["loader_workers"] == 0, "a cluster had no GPU"
+    assert process_settings(Share(16, 2, 1), Resources(), 2) == {"threads": 16, "loader_workers": 7, "processes": 2}
+    assert process_settings(Share(8, 1, 1), Resources(), 0) == {"threads": 8, "loader_workers": 0, "processes": 1}
+    assert process_settings(Share(8, 1, 1), Resources(loader_workers=2), 0)["loader_workers"] == 2
 
 
 def test_a_wish_for_cores_leaves_no_gpu_idle() -> None:

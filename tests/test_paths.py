@@ -141,15 +141,16 @@ def test_an_account_that_is_not_there(cli: Cli) -> None:
 
 def test_the_hint_on_where_to_look_helps_where_it_is_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from gfl_lab.cli import output
+    from gfl_lab.session.ablation_end import look_closer
 
     monkeypatch.delenv("GFL_LAB_PAGES", raising=False)
-    assert "gfl-lab dashboard" in output.look_closer()
+    assert "gfl-lab dashboard" in look_closer()
     for inside in (False, True):
         monkeypatch.setattr(output, "in_container", lambda inside=inside: inside)
         output.warn_of_container()
         assert bool(capsys.readouterr().err) is inside
     monkeypatch.setenv("GFL_LAB_PAGES", "http://localhost:8501")
-    assert output.look_closer() == "look closer:  http://localhost:8501"
+    assert look_closer() == "look closer:  http://localhost:8501"
 
 
 def test_messages_show_what_cannot_be_printed() -> None:

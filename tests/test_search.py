@@ -37,9 +37,9 @@ ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
 DATA = DataSpec(name="shapes", digest="0" * 16, classes=("a",), train_images=160, val_images=20, truth=True)
 FAKE = "tests.support.fake_search:search_trial"
-DRIVER = f"import gfl_lab.cli.run as run\nrun.TRIAL_ENTRY = {FAKE!r}\n"
+DRIVER = f"import gfl_lab.session.entries as entries\nentries.TRIAL_ENTRY = {FAKE!r}\n"
 MAIN = "from gfl_lab.cli.main import main\nmain()"
-UNMIRRORED = "from gfl_lab.cli import executors\nfrom tests.test_search import NoMirror\nexecutors.start_mirror = NoMirror\n"
+UNMIRRORED = "from gfl_lab.session import session\nfrom tests.test_search import NoMirror\nsession.start_mirror = NoMirror\n"
 
 SEARCH = """
 name: find
@@ -248,9 +248,9 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("FAKE_EPOCH_S", "0")
     monkeypatch.setattr(resources, "_gpus", lambda: ())
-    monkeypatch.setattr("gfl_lab.cli.run.TRIAL_ENTRY", FAKE)
+    monkeypatch.setattr("gfl_lab.session.entries.TRIAL_ENTRY", FAKE)
     skip_checks(monkeypatch.setattr)
-    monkeypatch.setattr("gfl_lab.cli.executors.start_mirror", NoMirror)
+    monkeypatch.setattr("gfl_lab.session.session.start_mirror", NoMirror)
     return runner(monkeypatch, capsys)
 
 

@@ -396,7 +396,7 @@ DRIVER = """
 import os, sys
 import gfl_lab.cli.run
 from gfl_lab.cli.main import main
-gfl_lab.cli.run.TRIAL_ENTRY = "tests.support.fake_trial:succeed"
+gfl_lab.session.entries.TRIAL_ENTRY = "tests.support.fake_trial:succeed"
 sys.argv = ["gfl-lab", "run", sys.argv[1], "--executor", "inline"]
 main()
 """

@@ -23,11 +23,11 @@ from torch.utils.data import DataLoader
 
 from gfl_lab.checkpoints import pretrained
 from gfl_lab.checkpoints.pretrained import fetch_pretrained, load_backbone, published_url
-from gfl_lab.cli.prepare import digest_weights
 from gfl_lab.detector.build import build_detector
 from gfl_lab.detector.vit_adapter import ViTAdapter
 from gfl_lab.errors import InputError, ResourceError
 from gfl_lab.plan.plan import steps_of
+from gfl_lab.session.weights import digest_weights
 from gfl_lab.setup.config import learning_rate, milestones, trial_config
 from gfl_lab.setup.dataset import TrialDataset, seeded
 from gfl_lab.spec.schedule import total_epochs

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 import gfl_lab.train  # noqa: F401  (makes mmdet importable)
 from gfl_lab.analysis.side_distances import side_distances
-from gfl_lab.cli import unassigned as told
 from gfl_lab.data import coco
 from gfl_lab.data.assignment import Assignment, Boxes, Cause, Pyramid, assign, scaled_size
 from gfl_lab.data.unassigned import MEANING, Unassigned, find_unassigned, training_boxes, why_not_analysed
 from gfl_lab.detector.build import model_config
 from gfl_lab.detector.targets import GroundTruth
+from gfl_lab.session.unassigned import nearest_of, unassigned_lines
 from gfl_lab.setup.config import trial_config
 from gfl_lab.spec.files import load_profile, resolve_settings
 from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
@@ -147,7 +147,7 @@ def test_what_is_counted_is_what_the_head_does_not_learn(
     boxes = Boxes(np.concatenate([corner, far], axis=1).astype(np.float32), image, sizes)
     if rng.random() < 0.3:  # twins
         boxes.xyxy[1:][image[1:] == image[:-1]] = boxes.xyxy[:-1][image[1:] == image[:-1]]
-    found = assign(boxes, Pyramid.of(own), told.nearest_of if whole else None)
+    found = assign(boxes, Pyramid.of(own), nearest_of if whole else None)
     np.testing.assert_array_equal(found.causes < 0, learnt_by_the_head(own, boxes))
     assert sum(int(found.having(cause).sum()) for cause in Cause) == found.unassigned == int((found.causes >= 0).sum())
 
@@ -187,7 +187,7 @@ def test_real_data_agrees_with_the_side_distances_of_torch(name: str) -> None:
     profile = "desk" if name in ("coco_crop", "coco_slice") else "bccd"
     own = resolve_settings(load_profile(ROOT / f"experiments/profiles/{profile}.yaml").settings)
     paths = coco.find_dataset(REAL[name])
-    found = find_unassigned(training_boxes(paths.train_annotations), own, propose_above=1, nearest_of=told.nearest_of)
+    found = find_unassigned(training_boxes(paths.train_annotations), own, propose_above=1, nearest_of=nearest_of)
     classes = coco.check_dataset(REAL[name], decode=False).classes
     other = side_distances(paths, classes, own)
     assert (found.images, found.boxes, found.unassigned) == (other.images, other.boxes, other.boxes_without_cells)
@@ -445,9 +445,9 @@ def test_own_assigners_are_named(cli: Cli, folder: Path, card_set: Path) -> None
     }  # fmt: skip
 
 
-def test_what_is_not_analysed_is_said_once_for_its_variants(capsys: pytest.CaptureFixture[str]) -> None:
+def test_groups_that_are_not_analysed_are_named_once() -> None:
     plan = type("Plan", (), {"profile": load_profile(ROOT / "experiments/profiles/bccd.yaml")})
-    told.say_unassigned([{"variants": ["a", "b", "c"], "analysed": False, "reason": "assigner is X"}], plan, None, ROOT / "experiments")
-    assert capsys.readouterr().err == "note: boxes without a location are not counted: assigner is X\n"
-    told.say_unassigned([{"variants": ["a"], "analysed": False, "reason": "x"}], plan, None, ROOT / "experiments", notes=False)
-    assert capsys.readouterr().err == ""
+    groups = [{"variants": ["a", "b", "c"], "analysed": False, "reason": "assigner is X"}]
+    found = unassigned_lines(groups, plan, None, ROOT / "experiments")
+    assert found == ["note: boxes without a location are not counted: assigner is X"]
+    assert unassigned_lines(groups, plan, None, ROOT / "experiments", notes=False) == []

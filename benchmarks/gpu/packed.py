@@ -57,12 +57,13 @@ def main() -> None:
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump(content, sort_keys=False))
 
-    from gfl_lab.cli.prepare import prepare, read_files
     from gfl_lab.orchestrate import driver
     from gfl_lab.rundir import RunTree, TrialState
+    from gfl_lab.session.inputs import read_files
+    from gfl_lab.session.planning import PlanOptions, prepare
 
     files, tree = read_files(file, "bccd"), RunTree.default()
-    prepared = prepare(files, tree, data=asked.data.resolve(), seeds=None, weights={}, say=lambda text: print(text, flush=True))
+    prepared = prepare(files, tree, PlanOptions(asked.data.resolve()), lambda text: print(text, flush=True))
     plan = prepared.plan
     place = tree.experiment(files.experiment.name, files.profile.name)
     driver.save_plan(plan, place)

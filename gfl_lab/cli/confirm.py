@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gfl_lab.cli.numbers import Whole
-from gfl_lab.cli.output import plural, say
-from gfl_lab.cli.prepare import Files, experiment_argument, parse_seeds, profile_option, read_files
+from gfl_lab.cli.options import experiment_argument, parse_seeds, profile_option
+from gfl_lab.cli.output import say
 from gfl_lab.errors import InputError, Problem, StoreError
+from gfl_lab.wording import plural
+
+if TYPE_CHECKING:
+    from gfl_lab.session.inputs import Files
 
 SEEDS = 3
 DEFAULTS = "defaults"
@@ -36,6 +40,7 @@ def command(experiment: Path, profile: str | None, top: int, seeds: list[int] | 
     from gfl_lab.report.ranking import rank
     from gfl_lab.results.search import read_search
     from gfl_lab.rundir import RunTree
+    from gfl_lab.session.inputs import read_files
 
     files = read_files(experiment, profile)
     name, profile_name = files.experiment.name, files.profile.name
@@ -108,8 +113,8 @@ def _write(files: Files, path: Path, variants: dict[str, dict[str, Any]], seeds:
     """The ablation's file, beside the search's results; the profile beside it, since a file finds its profile there."""
     import yaml
 
-    from gfl_lab.cli.prepare import with_weights
     from gfl_lab.records.files import write_text
+    from gfl_lab.session.weights import with_absolute_weights
 
     experiment = files.experiment
     beside = files.source.path.resolve().parent
@@ -119,8 +124,8 @@ def _write(files: Files, path: Path, variants: dict[str, dict[str, Any]], seeds:
         "kind": "ablation",
         "profile": files.profile.name,
         "custom_imports": [str(file.path) for file in files.code],
-        "overrides": with_weights(experiment.overrides, beside),
-        "variants": {DEFAULTS: {}, **{name: with_weights(settings, beside) for name, settings in variants.items()}},
+        "overrides": with_absolute_weights(experiment.overrides, beside),
+        "variants": {DEFAULTS: {}, **{name: with_absolute_weights(settings, beside) for name, settings in variants.items()}},
         "baseline": DEFAULTS,
         "seeds": seeds,
         "table": {"metrics": list(experiment.table.metrics)},

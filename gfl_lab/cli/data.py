@@ -12,9 +12,8 @@ import click
 from gfl_lab.addresses import absolute
 from gfl_lab.cli.numbers import Number, Whole
 from gfl_lab.cli.output import consoles, print_json, say
-from gfl_lab.cli.prepare import named_profile
-from gfl_lab.cli.refusals import require_output
 from gfl_lab.errors import ExitCode, InputError, Problem
+from gfl_lab.session.refusals import require_output
 
 if TYPE_CHECKING:
     from gfl_lab.analysis.side_distances import SideDistances
@@ -85,6 +84,7 @@ def check(path: Path | None, profile_name: str | None, reg_max: int | None, bin_
 
 def _profile(name: str) -> tuple[Any, Any]:
     """A profile and its settings. Raises SpecError."""
+    from gfl_lab.session.inputs import named_profile
     from gfl_lab.spec.files import resolve_settings
 
     profile = named_profile(name)
@@ -107,9 +107,9 @@ def _locate(path: Path, settings: Any) -> Unassigned:
     """The boxes of a valid data set that no location learns."""
     from rich.progress import Progress
 
-    from gfl_lab.cli.unassigned import nearest_of
     from gfl_lab.data.coco import find_dataset
     from gfl_lab.data.unassigned import find_unassigned, training_boxes
+    from gfl_lab.session.unassigned import nearest_of
 
     console = consoles()[1]
     boxes = training_boxes(find_dataset(path).train_annotations)

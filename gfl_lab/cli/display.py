@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from gfl_lab.cli.output import duration
 from gfl_lab.orchestrate.driver import Progress
 from gfl_lab.rundir import TrialState
+from gfl_lab.wording import duration
 
 _WORDS = {
     TrialState.PLANNED: "waits", TrialState.RUNNING: "trains", TrialState.DONE: "done", TrialState.FAILED: "failed",
@@ -23,7 +23,7 @@ _COUNTED = {
 
 
 @contextlib.contextmanager
-def display(console: Any) -> Iterator[Callable[[list[Progress]], None]]:
+def display(console: Any) -> Iterator[Callable[[Sequence[Progress]], None]]:
     """A listener for `driver.Watcher`."""
     if not console.is_terminal:
         yield _Lines(console)
@@ -34,7 +34,7 @@ def display(console: Any) -> Iterator[Callable[[list[Progress]], None]]:
         yield lambda trials: live.update(_bars(trials, max(4, console.height - 2)))
 
 
-def _bars(trials: list[Progress], rows: int) -> Any:
+def _bars(trials: Sequence[Progress], rows: int) -> Any:
     """A row a trial; where they do not all fit in ``rows``, those that say most, and how many others there are."""
     from rich.console import Group
 
@@ -46,7 +46,7 @@ def _bars(trials: list[Progress], rows: int) -> Any:
     return Group(_grid(shown), ", ".join(f"{counts[state]} {_COUNTED[state]}" for state in _COUNTED if counts[state]))
 
 
-def _grid(trials: list[Progress]) -> Any:
+def _grid(trials: Sequence[Progress]) -> Any:
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
@@ -82,7 +82,7 @@ class _Lines:
         self._console = console
         self._said: dict[str, tuple[Any, ...]] = {}
 
-    def __call__(self, trials: list[Progress]) -> None:
+    def __call__(self, trials: Sequence[Progress]) -> None:
         for trial in trials:
             key = (trial.state, trial.ap, trial.epoch if trial.ap is not None else 0)
             before = self._said.get(trial.trial)

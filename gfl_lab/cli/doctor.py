@@ -18,8 +18,9 @@ from typing import Any
 import click
 
 from gfl_lab import naming, shipped
-from gfl_lab.cli.output import plural, print_json, say
+from gfl_lab.cli.output import print_json, say
 from gfl_lab.errors import ExitCode, GflLabError, StoreError
+from gfl_lab.wording import plural
 
 PACKAGES = ("torch", "torchvision", "mmdet", "mmengine", "mmcv-lite", "ray", "mlflow", "streamlit", "faster-coco-eval", "numpy", "pandas")
 MIN_FREE_GIB = 2.0

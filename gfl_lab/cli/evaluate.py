@@ -13,9 +13,9 @@ import click
 from gfl_lab.addresses import absolute
 from gfl_lab.cli.lookup import require_done, trial_of_checkpoint, trial_or_file
 from gfl_lab.cli.numbers import Whole
-from gfl_lab.cli.output import consoles, plural, print_json, say
-from gfl_lab.cli.prepare import named_profile
+from gfl_lab.cli.output import consoles, print_json, say
 from gfl_lab.errors import InputError, Problem, SpecError
+from gfl_lab.wording import plural
 
 if TYPE_CHECKING:
     from gfl_lab.inference.reevaluate import Evaluation, Subject
@@ -82,6 +82,8 @@ def command(what: str, changes: dict[str, Any], data: Path | None, profile: str 
     if trial is not None:
         subject = reevaluate.read_trial(trial)
     else:
+        from gfl_lab.session.inputs import named_profile
+
         subject = reevaluate.read_weights(Path(what), absolute(data, "--data"), named_profile(profile or DEFAULT_PROFILE))
     changed = subject.under(changes)
     for note in subject.notes:

@@ -15,8 +15,9 @@ from typing import Any
 import click
 
 from gfl_lab import naming
-from gfl_lab.cli.output import plural, print_json, say
+from gfl_lab.cli.output import print_json, say
 from gfl_lab.errors import StoreError
+from gfl_lab.wording import plural
 
 TRAINING_STATE, DEAD_SESSION = "training state", "dead Ray session"
 DAMAGED = "*.damaged"

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gfl_lab.cli.output import consoles, plural, print_json
-from gfl_lab.cli.refusals import require_output
+from gfl_lab.cli.output import consoles, print_json
+from gfl_lab.session.refusals import require_output
+from gfl_lab.wording import plural
 
 if TYPE_CHECKING:
     from gfl_lab.checkpoints.import_checkpoint import Imported

@@ -12,8 +12,9 @@ import click
 
 from gfl_lab import shipped
 from gfl_lab.addresses import absolute
-from gfl_lab.cli.output import plural, say
+from gfl_lab.cli.output import say
 from gfl_lab.errors import InputError, Problem
+from gfl_lab.wording import plural
 
 FIRST = "table3_qfl_dfl.yaml"
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gfl_lab import naming
-from gfl_lab.cli.output import plural
-from gfl_lab.cli.prepare import Files, read_files
 from gfl_lab.errors import InputError, Problem, StoreError
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
+from gfl_lab.wording import plural
+
+if TYPE_CHECKING:
+    from gfl_lab.session.inputs import Files
 
 LIKE_A_TRIAL = re.compile(r"[0-9a-f]{1,12}")
 
 
 def require_run(path: Path, profile: str | None) -> tuple[Files, RunTree]:
     """The files of an experiment that has been run, and the tree it is in. Raises InputError where it has not."""
+    from gfl_lab.session.inputs import read_files
+
     files = read_files(path, profile)
     name, found = files.experiment.name, files.profile.name
     tree = RunTree.default()

@@ -33,13 +33,6 @@ def in_container() -> bool:
     return os.path.exists("/.dockerenv") or os.path.exists("/run/.containerenv") or "KUBERNETES_SERVICE_HOST" in os.environ
 
 
-def look_closer() -> str:
-    """Return the line that says how to see the results: by commands, or by the addresses in GFL_LAB_PAGES."""
-    if pages := os.environ.get("GFL_LAB_PAGES"):
-        return f"look closer:  {pages}"
-    return "look closer:  gfl-lab dashboard   or   gfl-lab mlflow"
-
-
 def warn_of_container() -> None:
     """Say that a server in a container listens there alone, if this is one."""
     if in_container():
@@ -60,20 +53,3 @@ def print_problems(error: GflLabError) -> None:
         say(f"error: {count} problems")
     for problem in error.problems:
         say(f"  {problem}" if count > 1 else f"error: {problem}")
-
-
-def duration(seconds: float | None) -> str:
-    """``1 h 05 min``, ``3 min 20 s``, ``12 s``; ``unknown`` for None."""
-    if seconds is None:
-        return "unknown"
-    seconds = round(seconds)
-    if seconds >= 3600:
-        return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
-    if seconds >= 60:
-        return f"{seconds // 60} min {seconds % 60:02d} s"
-    return f"{seconds} s"
-
-
-def plural(count: int, noun: str) -> str:
-    """``1 trial``, ``4 trials``."""
-    return f"{count} {noun}" + ("" if count == 1 else "s")

@@ -10,10 +10,10 @@ import click
 from gfl_lab import naming
 from gfl_lab.cli.lookup import require_done, trial_of_checkpoint, trial_or_file
 from gfl_lab.cli.numbers import Number, Whole
-from gfl_lab.cli.output import plural, print_json, say
-from gfl_lab.cli.prepare import named_profile
-from gfl_lab.cli.refusals import output_problem
+from gfl_lab.cli.output import print_json, say
 from gfl_lab.errors import InputError, Problem
+from gfl_lab.session.refusals import output_problem
+from gfl_lab.wording import plural
 
 
 @click.command("predict")
@@ -50,6 +50,8 @@ def command(
     if trial is not None:
         subject = reevaluate.read_trial(trial, with_data=False)
     else:
+        from gfl_lab.session.inputs import named_profile
+
         subject = reevaluate.read_weights(Path(what), None, named_profile(profile))
     for note in subject.notes:
         say(f"note: {note}")

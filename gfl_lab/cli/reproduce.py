@@ -12,12 +12,13 @@ import click
 
 from gfl_lab import naming
 from gfl_lab.cli.lookup import find_trial, require_done
-from gfl_lab.cli.output import consoles, duration, print_json, say
-from gfl_lab.cli.refusals import require_output
+from gfl_lab.cli.output import consoles, print_json, say
 from gfl_lab.errors import ExitCode, InputError, Problem, StoreError
 from gfl_lab.processes import hide_gpus
 from gfl_lab.records.result import Done, Failed
 from gfl_lab.rundir import TrialDir
+from gfl_lab.session.refusals import require_output
+from gfl_lab.wording import duration
 
 
 @click.command("reproduce")
@@ -29,7 +30,6 @@ def command(trial: str, keep: Path | None, as_json: bool) -> None:
 
     Exit code 4 when they differ. The recorded trial is left as it is.
     """
-    from gfl_lab.cli.run import TRIAL_ENTRY
     from gfl_lab.integrity import UNSTABLE
     from gfl_lab.orchestrate import driver
     from gfl_lab.orchestrate.executor import run_jobs
@@ -39,6 +39,7 @@ def command(trial: str, keep: Path | None, as_json: bool) -> None:
     from gfl_lab.report.lock import digest_of
     from gfl_lab.results.store import Store
     from gfl_lab.rundir import RunTree, TrialState
+    from gfl_lab.session.entries import TRIAL_ENTRY
 
     tree = RunTree.default()
     first = find_trial(tree, trial)

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from gfl_lab.cli.output import duration, print_json, say
-from gfl_lab.cli.prepare import profile_option
+from gfl_lab.cli.options import profile_option
+from gfl_lab.cli.output import print_json, say
+from gfl_lab.wording import duration
 
 
 @click.command("status")

@@ -9,8 +9,8 @@ import click
 
 from gfl_lab.cli.lookup import require_run
 from gfl_lab.cli.numbers import Number
+from gfl_lab.cli.options import experiment_argument, profile_option
 from gfl_lab.cli.output import consoles, print_json, say
-from gfl_lab.cli.prepare import experiment_argument, profile_option
 from gfl_lab.errors import ExitCode, InputError, StoreError
 
 

@@ -9,9 +9,10 @@ import click
 
 from gfl_lab import naming
 from gfl_lab.cli.lookup import stored_experiment
-from gfl_lab.cli.output import consoles, plural, print_json, say
-from gfl_lab.cli.prepare import experiment_argument, profile_option
+from gfl_lab.cli.options import experiment_argument, profile_option
+from gfl_lab.cli.output import consoles, print_json, say
 from gfl_lab.errors import ExitCode, InputError, Problem, StoreError
+from gfl_lab.wording import plural
 
 
 @click.command("verify")

@@ -1,4 +1,4 @@
-"""Boxes that no location learns, as `plan` and `run` tell of them: one line for each group of variants where they are many."""
+"""Boxes without a location to learn them, for `plan` and `run`: one line for each group of variants that has many."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gfl_lab.cli.output import say
-from gfl_lab.cli.prepare import profile_argument
+from gfl_lab import naming
+from gfl_lab.data.assignment import Pyramid
+from gfl_lab.data.proposals import NOTEWORTHY
+from gfl_lab.data.unassigned import VERSION, find_unassigned, training_boxes, why_not_analysed
+from gfl_lab.plan.plan import Plan, Variant
 from gfl_lab.records.files import write_json
 from gfl_lab.rundir import RunTree
+from gfl_lab.session.inputs import profile_argument
+from gfl_lab.spec.files import resolve_settings
+from gfl_lab.spec.settings import Settings
 
 MOST_BOXES = 50_000
 """Boxes that are looked at here; `data check` looks at all."""
@@ -24,7 +30,7 @@ NAMED = 2
 """Variants of a group that are named."""
 
 
-def unassigned_groups(plan: Any, paths: dict[str, str], tree: RunTree) -> list[dict[str, Any]]:
+def unassigned_groups(plan: Plan, paths: dict[str, str], tree: RunTree) -> list[dict[str, Any]]:
     """Count the boxes that a plan's variants leave without a location; variants that assign boxes alike are one group.
 
     The result is kept in the run tree, under the digest of the data and the settings that decide.
@@ -39,10 +45,7 @@ def unassigned_groups(plan: Any, paths: dict[str, str], tree: RunTree) -> list[d
     Raises:
         DataError: the annotations cannot be read.
     """
-    from gfl_lab.data.assignment import Pyramid
-    from gfl_lab.data.unassigned import why_not_analysed
-
-    groups: dict[Any, list[Any]] = {}
+    groups: dict[Pyramid | str, list[Variant]] = {}
     for variant in plan.variants:
         groups.setdefault(why_not_analysed(variant.settings) or Pyramid.of(variant.settings), []).append(variant)
     found, boxes, number = [], _Boxes(Path(paths["train_annotations"])), 0
@@ -59,33 +62,34 @@ def unassigned_groups(plan: Any, paths: dict[str, str], tree: RunTree) -> list[d
     return found
 
 
-def say_unassigned(groups: Sequence[dict[str, Any]], plan: Any, data: Path | None, beside: Path, notes: bool = True) -> None:
-    """Say on stderr where more than 2% of the boxes have no location.
+def unassigned_lines(
+    groups: Sequence[dict[str, Any]], plan: Plan, data: Path | None, beside: Path, notes: bool = True
+) -> list[str]:  # fmt: skip
+    """Return a warning for each group of variants that leaves more than 2% of the boxes without a location.
 
     Args:
         groups: of ``unassigned_groups``.
         plan: theirs.
         data: the folder that the user gave.
         beside: the experiment file's folder.
-        notes: also say what was not analysed.
+        notes: also name the groups that were not analysed.
     """
-    from gfl_lab.data.proposals import NOTEWORTHY
-    from gfl_lab.spec.files import resolve_settings
-
     own = resolve_settings(plan.profile.settings)
+    lines = []
     for group in groups:
         names, alone = group["variants"], len(groups) == 1
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         who = "" if alone else f" ({', '.join(names[:NAMED])}{more})"
         if not group["analysed"]:
             if notes:
-                say(f"note: boxes without a location are not counted{who}: {group['reason']}")
+                lines.append(f"note: boxes without a location are not counted{who}: {group['reason']}")
         elif group["share"] > NOTEWORTHY:
             path = f" {shlex.quote(str(data))}" if data else ""
             like = all(group[key] == _plain(getattr(own, key)) for key in ("strides", "anchor_scale", "atss_topk", "image_size", "pad_to"))
             profile = shlex.quote(profile_argument(plan.profile.name, beside.resolve()))
             look = f". Causes and other settings:  gfl-lab data check{path} --profile {profile}" if like else ""
-            say(f"warning{who}: {group['summary']}{look}")
+            lines.append(f"warning{who}: {group['summary']}{look}")
+    return lines
 
 
 def nearest_of(distances: Any, many: int) -> Any:
@@ -99,22 +103,16 @@ class _Boxes:
     """The training boxes of a data set, read when they are asked for."""
 
     def __init__(self, annotations: Path) -> None:
-        self._annotations, self._boxes = annotations, None
+        self._annotations, self._boxes = annotations, None  # type: Path, Any
 
     def get(self) -> Any:
         if self._boxes is None:
-            from gfl_lab.data.unassigned import training_boxes
-
             self._boxes = training_boxes(self._annotations)
         return self._boxes
 
 
-def _kept(settings: Any, pyramid: Any, data_digest: str, boxes: _Boxes, tree: RunTree) -> dict[str, Any]:
+def _kept(settings: Settings, pyramid: Pyramid, data_digest: str, boxes: _Boxes, tree: RunTree) -> dict[str, Any]:
     """The report on a group, from the run tree or made and kept there."""
-    from gfl_lab import naming
-    from gfl_lab.data.proposals import NOTEWORTHY
-    from gfl_lab.data.unassigned import VERSION, find_unassigned
-
     values = settings.model_dump(mode="json")
     key = naming.digest([VERSION, MOST_BOXES, _plain(asdict(pyramid)), [values[key] for key in BESIDE]])
     file = tree.root / naming.DATA_DIR / ".checked" / f"unassigned-{data_digest}-{key}.json"

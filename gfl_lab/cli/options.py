@@ -1,0 +1,178 @@
+"""Arguments and options that several commands share. Each group arrives in its command as one object."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gfl_lab import shipped
+from gfl_lab.cli.numbers import Number, Whole
+
+MAX_TRIALS = 10_000
+MAX_SEED, MAX_SEEDS = 2**31 - 1, 100_000
+_SEED = re.compile(r"[0-9]{1,10}")
+
+Command = Callable[..., Any]
+
+
+def experiment_argument(command: Command) -> Command:
+    """Add ``EXPERIMENT``: an experiment file, by its path or, if gfl-lab has it, by its name."""
+
+    def find(_ctx: click.Context, _param: click.Parameter, given: Path) -> Path:
+        return shipped.find_experiment(given)
+
+    return click.argument("experiment", type=click.Path(path_type=Path), callback=find)(command)
+
+
+def profile_option(command: Command) -> Command:
+    """Add ``--profile``."""
+    return click.option("--profile", metavar="NAME", help="Profile instead of the experiment's own, from experiments/profiles.")(command)
+
+
+def budget_option(command: Command) -> Command:
+    """Add ``--budget``."""
+    return click.option(
+        "--budget", metavar="AMOUNT", help="Spend no more: 90min, 12h (wall time), 8cpuh (core-hours) or 40gpuh (GPU-hours)."
+    )(command)
+
+
+def plan_options(command: Command) -> Command:
+    """Add ``--profile``, and the options that decide which trials there are: the command takes them as ``plan``, a PlanOptions."""
+
+    @functools.wraps(command)
+    def with_plan(*args: Any, data: Path | None, seeds: list[int] | None, weights: dict[str, str], max_trials: int, **others: Any) -> Any:
+        from gfl_lab.session.planning import PlanOptions
+
+        return command(*args, plan=PlanOptions(data, seeds, weights, max_trials), **others)
+
+    return profile_option(
+        _add(
+            with_plan,
+            click.option("--data", metavar="PATH", type=click.Path(path_type=Path), help="Folder with a data set in COCO format."),
+            click.option("--seeds", metavar="LIST", callback=parse_seeds, help="Seeds instead of the experiment's own: 0,1,2 or 0..4."),
+            click.option(
+                "--init-weights",
+                "--weights",  # its name before version 0.2
+                "weights",
+                cls=RenamedOption,
+                metavar="[BACKBONE=]FILE",
+                multiple=True,
+                callback=parse_weights,
+                help="Backbone weights to start from: a torch file, `pretrained`, or `random`; r101vd=FILE is for that backbone alone.",
+            ),
+            click.option(
+                "--max-trials",
+                metavar="N",
+                type=Whole(1, 1_000_000),
+                default=MAX_TRIALS,
+                show_default=True,
+                help="Refuse an experiment with more trials than this.",
+            ),
+        )
+    )
+
+
+def run_options(command: Command) -> Command:
+    """Add the options that decide how trials run: the command takes them as ``options``, a RunOptions."""
+
+    @functools.wraps(command)
+    def with_options(
+        *args: Any, executor: Any, address: str | None, storage: str | None, cpus: int | None, gpus: float | None, budget: str | None,
+        relock: bool, **others: Any,
+    ) -> Any:  # fmt: skip
+        from gfl_lab.session.session import RunOptions
+
+        storage = _storage_of(storage, cluster=bool(address) and executor == "ray")
+        return command(*args, options=RunOptions(executor, address, storage, cpus, gpus, budget, relock), **others)
+
+    return _add(
+        with_options,
+        click.option(
+            "--executor",
+            type=click.Choice(["ray", "inline"]),
+            default="ray",
+            show_default=True,
+            help="Ray Tune, or one after the other in this process.",
+        ),
+        click.option("--address", metavar="ADDRESS", help="Ray cluster to use instead of this machine."),
+        click.option(
+            "--storage",
+            metavar="URI",
+            envvar="GFL_LAB_STORAGE",
+            help="S3-compatible storage (s3://BUCKET/PREFIX) for a cluster whose nodes share no file system.",
+        ),
+        click.option("--cpus", type=Whole(1, 1024), help="CPU cores for each trial, instead of the profile's."),
+        click.option("--gpus", type=Number(0, 64), help="GPUs, or a share of one, for each trial, instead of the profile's."),
+        budget_option,
+        click.option("--relock", is_flag=True, help="Replace the table's lock file, also where locked numbers differ from those of now."),
+    )
+
+
+def _add(command: Command, *options: Callable[[Command], Command]) -> Command:
+    """Add options in the order in which help shows them."""
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _storage_of(uri: str | None, cluster: bool) -> str | None:
+    """Return ``--storage`` for a cluster. A user's environment may always name one; without a cluster it is left out."""
+    given = click.get_current_context().get_parameter_source("storage") is click.core.ParameterSource.COMMANDLINE
+    if uri and given and not cluster:
+        raise click.UsageError("--storage is for a cluster: give --address too, and no --executor inline")
+    return uri if cluster else None
+
+
+class RenamedOption(click.Option):
+    """An option that still takes its former names; help and errors show the first name alone."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return the option's line of help under its first name."""
+        names, self.opts = self.opts, self.opts[:1]
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.opts = names
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        """Return the first name, as errors show it."""
+        return repr(self.opts[0])
+
+
+def parse_weights(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    """Return {backbone, or "" for all: weights}, paths absolute; ``r50=FILE`` is for one backbone."""
+    from gfl_lab.session.weights import absolute_weights
+    from gfl_lab.spec.backbones import BACKBONES
+
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, file = text.partition("=")
+        backbone, file = (name, file) if equals and name in BACKBONES else ("", text)
+        if backbone in found:
+            raise click.BadParameter(f"given twice{f' for {backbone}' if backbone else ''}")
+        found[backbone] = absolute_weights(file, Path.cwd())
+    return found
+
+
+def parse_seeds(_ctx: click.Context, _param: click.Parameter, text: str | None) -> list[int] | None:
+    """Read ``0,1,2`` or ``0..4`` (both ends included), or both mixed."""
+    if text is None:
+        return None
+    seeds: dict[int, None] = {}  # each once, in order
+    for part in text.split(","):
+        first, dots, last = part.strip().partition("..")
+        if not _SEED.fullmatch(first) or (dots and not _SEED.fullmatch(last)):
+            shown = text if len(text) <= 60 else text[:57] + "..."
+            raise click.BadParameter(f"{shown!r}: write 0,1,2 or 0..4; seeds go from 0 to {MAX_SEED}")
+        span = range(int(first), int(last if dots else first) + 1)
+        if not span or span[-1] > MAX_SEED:
+            raise click.BadParameter(f"{part!r}: seeds go from 0 to {MAX_SEED}, the smaller first")
+        if len(span) + len(seeds) > MAX_SEEDS:
+            raise click.BadParameter(f"{part!r}: at most {MAX_SEEDS:,} seeds are taken")
+        seeds.update(dict.fromkeys(span))
+    return list(seeds)

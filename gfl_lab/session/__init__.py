@@ -1,0 +1,5 @@
+"""From an experiment file to its table: what a command, a notebook or a script asks for, done with one run tree.
+
+``inputs`` reads the files, ``planning`` makes the plan over a data set, ``session`` runs it. Commands and ``gfl_lab.open()``
+call this package alone.
+"""

@@ -1,0 +1,127 @@
+"""From the files of an experiment to its plan over a data set. Nothing but the data set, or its check, is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gfl_lab import naming
+from gfl_lab.addresses import absolute
+from gfl_lab.data import ambiguous_shapes
+from gfl_lab.errors import InputError, Problem
+from gfl_lab.plan.expand import MAX_TRIALS, cells
+from gfl_lab.plan.plan import Plan, build_plan, plan_over
+from gfl_lab.plan.search import corners
+from gfl_lab.rundir import RunTree
+from gfl_lab.session.components import check_components
+from gfl_lab.session.dataset import prepare_data
+from gfl_lab.session.inputs import Files
+from gfl_lab.session.weights import check_weights, digest_weights, experiment_with_absolute_weights
+from gfl_lab.spec.code import CodeFile, class_names
+from gfl_lab.spec.files import ExperimentFile
+from gfl_lab.spec.settings import ComponentFile, DataSpec, Settings
+
+MANY = 1000
+"""From this many trials on planning takes seconds, and their number is told first."""
+
+NO_DATA = DataSpec(name="", digest="", classes=(), train_images=0, val_images=0)
+"""Stands for the data set until the settings of all variants have been checked."""
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """Choices of a person that decide which trials there are.
+
+    Attributes:
+        data: folder of a data set in COCO format, instead of the profile's generated one.
+        seeds: instead of the experiment's own.
+        init_weights: {backbone, or "" for all others: initial weights}.
+        max_trials: an experiment with more trials is refused.
+    """
+
+    data: Path | None = None
+    seeds: Sequence[int] | None = None
+    init_weights: Mapping[str, str] = field(default_factory=dict)
+    max_trials: int = MAX_TRIALS
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan with the paths that its trials read, and the code that they use.
+
+    Attributes:
+        expand: makes the plan of another experiment over the same data, weights and code.
+    """
+
+    plan: Plan
+    paths: dict[str, str]
+    code: tuple[CodeFile, ...]
+    expand: Callable[[ExperimentFile], Plan]
+
+
+def prepare(files: Files, tree: RunTree, options: PlanOptions, say: Callable[[str], None]) -> Prepared:
+    """Make the plan of an ablation; of a search, the plan of the corners of its space.
+
+    Args:
+        say: called with each line for the person who waits.
+
+    Raises:
+        SpecError, DataError, InputError: every problem of the first step that has one.
+    """
+    experiment = files.experiment
+    if experiment.kind == "search":
+        _check_search(files, options)
+        experiment = experiment.model_copy(update={"variants": corners(experiment, files.profile, files.source)})
+    seeds = experiment.seeds if options.seeds is None else options.seeds
+    registered: frozenset[str] = frozenset()
+
+    def components(settings: Settings) -> tuple[ComponentFile, ...]:
+        # All files, not only the one that has the class: it may use what another one registers.
+        return tuple(file.component for file in files.code) if registered & class_names(settings) else ()
+
+    def weights_of(settings: Settings) -> str:
+        return options.init_weights.get(settings.backbone) or options.init_weights.get("") or settings.init_weights
+
+    def expand(experiment: ExperimentFile, content: DataSpec) -> Plan:
+        return build_plan(
+            experiment_with_absolute_weights(experiment, files.folder),
+            files.profile,
+            content,
+            source=files.source.path.name,
+            seeds=seeds,
+            published=files.published,
+            weights_digest=digest_weights,
+            components=components,
+            weights_of=weights_of,
+            max_trials=options.max_trials,
+        )
+
+    count = len(cells(experiment, seeds, source=files.source.path.name, max_trials=options.max_trials)) * len(seeds)
+    if count > MANY:
+        say(f"planning {count:,} trials")
+    draft = expand(experiment, NO_DATA)  # impossible settings are refused before any data are looked at
+    variants = [variant.settings for variant in draft.variants]
+    registered = check_components(files, variants)
+    check_weights(variants, say)
+    content, paths = prepare_data(files.profile, tree, options.data, say)
+    plan = plan_over(draft, content, seeds, published=files.published, weights_digest=digest_weights, components=components)
+    for note in plan.notes:
+        say(f"note: {note}")
+    return Prepared(plan, paths, files.code, lambda other: expand(other, content))
+
+
+def _check_search(files: Files, options: PlanOptions) -> None:
+    """Refuse options that no search of these files can use.
+
+    Raises:
+        InputError: several seeds, or a metric that these data cannot have.
+    """
+    search = files.experiment.search
+    if options.seeds is not None and len(options.seeds) != 1:
+        hint = "`gfl-lab confirm` compares the best with the defaults over several seeds."
+        raise InputError(Problem(f"a search has one seed, and --seeds gives {len(options.seeds)}", hint=hint))
+    if search and search.metric in naming.TRUTH_METRICS and options.data is not None:
+        if ambiguous_shapes.describe(absolute(options.data, "--data")) is None:
+            place = files.source.place("search", "metric")
+            raise InputError(Problem(f"{search.metric} needs data whose true edges are known, and {options.data} has none", place))

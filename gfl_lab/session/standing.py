@@ -1,0 +1,70 @@
+"""Where the trials of a plan stand: done, damaged, or left to run, and which weights they can share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from gfl_lab.integrity import Checked
+from gfl_lab.orchestrate.damaged import Damaged, examine_all
+from gfl_lab.orchestrate.driver import states
+from gfl_lab.plan.plan import Plan, Trial, Variant
+from gfl_lab.rundir import RunTree, TrialState
+
+
+@dataclass
+class Standing:
+    """The state of a plan's trials in a run tree.
+
+    Attributes:
+        others: trials of other seeds that an earlier run left in the table; they are repaired, not trained.
+        repairs: False where no finished trial can be repaired (over a storage).
+        states: by trial id. damaged: the damaged finished trials, by id.
+    """
+
+    plan: Plan
+    tree: RunTree
+    others: Sequence[tuple[Variant, Trial]] = ()
+    repairs: bool = True
+    states: dict[str, TrialState] = field(default_factory=dict)
+    damaged: dict[str, Damaged] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._checked = Checked(self.tree)
+
+    @property
+    def known(self) -> list[Trial]:
+        """Return all trials of the table."""
+        return [*self.plan.trials, *(trial for _, trial in self.others)]
+
+    @property
+    def to_repair(self) -> set[str]:
+        """Return the ids of the damaged trials that can be evaluated again from their last checkpoint."""
+        return {trial for trial, each in self.damaged.items() if each.evaluated and self.repairs}
+
+    @property
+    def pending(self) -> list[Trial]:
+        """Return the trials to run, in the order of the plan: those to train, and those to repair."""
+        repaired = self.to_repair
+        lost = {trial for trial, each in self.damaged.items() if each.lost}
+        settled = (TrialState.DONE, TrialState.RUNNING)
+        own = [
+            trial for trial in self.plan.trials
+            if trial.id in repaired or (self.states[trial.id] not in settled and trial.id not in lost)
+        ]  # fmt: skip
+        return own + [trial for _, trial in self.others if trial.id in repaired]
+
+    @property
+    def unfinished(self) -> list[Trial]:
+        """Return the trials to run without those to repair."""
+        repaired = self.to_repair
+        return [trial for trial in self.pending if trial.id not in repaired]
+
+    def look(self) -> None:
+        """Read the states and the damage of all trials."""
+        self.states = states(self.known, self.tree)
+        self.damaged = self.damage_now()
+
+    def damage_now(self) -> dict[str, Damaged]:
+        """Return the damage as it is now, by trial id, and leave the attributes as they are."""
+        return examine_all(self.known, states(self.known, self.tree), self.tree, self._checked)

@@ -1,0 +1,20 @@
+"""Numbers in sentences that a person reads."""
+
+from __future__ import annotations
+
+
+def duration(seconds: float | None) -> str:
+    """Return ``1 h 05 min``, ``3 min 20 s`` or ``12 s``; ``unknown`` for None."""
+    if seconds is None:
+        return "unknown"
+    seconds = round(seconds)
+    if seconds >= 3600:
+        return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+    if seconds >= 60:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds} s"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return ``1 trial`` or ``4 trials``."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
