@@ -201,10 +201,10 @@ def test_a_runnable_row_is_in_the_papers_setting_on_coco(entries: list[Entry]) -
             experiment, _ = load_experiment(EXPERIMENTS / f"{entry.experiment}.yaml")
             plans[entry.experiment] = build_plan(experiment, profile, COCO, published=entry.table)
         variant = next(variant for variant in plans[entry.experiment].variants if variant.name == entry.variant)
-        assert variant.reference["row"] == entry.row.name
-        assert "other settings" not in variant.reference["why_not"] and "other data" not in variant.reference["why_not"]
-        assert ("other images" in variant.reference["why_not"]) == (entry.table.split == "coco_test-dev")
-        assert variant.reference["comparable"] == (entry.table.split == "coco_minival" and not entry.table.differs)
+        assert variant.reference.row == entry.row.name
+        assert "other settings" not in variant.reference.why_not and "other data" not in variant.reference.why_not
+        assert ("other images" in variant.reference.why_not) == (entry.table.split == "coco_test-dev")
+        assert variant.reference.comparable == (entry.table.split == "coco_minival" and not entry.table.differs)
 
 
 def _table(*rows: PublishedRow, **content: Any) -> PublishedTable:

@@ -132,7 +132,7 @@ def _referenced(tree: Any) -> set[str]:
     Raises:
         StoreError: a file of an experiment cannot be read, so nobody knows what it refers to.
     """
-    from gfl_lab.records.files import read_json
+    from gfl_lab.records.plan import read_plan
 
     found: set[str] = set()
     for path in sorted((tree.root / naming.EXPERIMENTS_DIR).glob("*/*/*.json*")):
@@ -141,7 +141,7 @@ def _referenced(tree: Any) -> set[str]:
         except (OSError, UnicodeDecodeError) as error:
             raise StoreError(f"{path} cannot be read ({error}), so it is not known which trials it refers to") from None
     for name, profile in tree.experiments():
-        read_json(tree.experiment(name, profile) / naming.PLAN)  # a torn plan has lost references
+        read_plan(tree.experiment(name, profile) / naming.PLAN)  # a torn plan has lost references
     return found
 
 
