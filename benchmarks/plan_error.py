@@ -30,7 +30,8 @@ from gfl_lab.plan.plan import Trial
 from gfl_lab.records.files import read_json
 from gfl_lab.rundir import RunTree
 from gfl_lab.session.entries import WARM_UP_ENTRY
-from gfl_lab.spec.settings import TrialSpec
+from gfl_lab.spec.trial import TrialSpec
+from tests.support.raw import raw_manifest, raw_result
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -66,7 +67,7 @@ def finished(tree: RunTree, profile: str) -> tuple[list[Case], int]:
                 if "goes on after step" in folder.file(naming.LOG).read_text(errors="replace"):
                     resumed += 1
                     continue
-                manifest, result = folder.manifest(), folder.result()
+                manifest, result = raw_manifest(folder), raw_result(folder)
                 spec = TrialSpec.model_validate(manifest["spec"])
                 trial = Trial(entry["id"], spec)
                 cases[entry["id"]] = Case(name, variant["name"], trial, result["seconds"]["total"], manifest["paths"])

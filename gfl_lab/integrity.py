@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from gfl_lab import naming
 from gfl_lab.errors import FormatError, StoreError
 from gfl_lab.metrics.coco_ap import RESAMPLED, mean_ap
 from gfl_lab.metrics.coco_matching import match
 from gfl_lab.metrics.coco_records import Records
-from gfl_lab.records.files import read_json, write_json
-from gfl_lab.rundir import RunTree, TrialDir, TrialState
-from gfl_lab.spec.settings import TrialSpec
+from gfl_lab.records.marks import SoundTrials, read_sound_trials, write_sound_trials
+from gfl_lab.records.result import Done, Failed, FileEntry, Inspection, Interrupted, inspect_result
+from gfl_lab.rundir import RunTree, TrialDir
+from gfl_lab.spec.trial import TrialSpec
 
 TOLERANCE = 0.01
 """AP points by which a recorded AP may differ from the one that its detections give."""
@@ -82,14 +82,14 @@ def phrase(found: Sequence[Damage]) -> str:
     return "; ".join(map(str, found))
 
 
-def file_entry(path: Path) -> dict[str, Any]:
-    """Size and check sum of a file, as ``files`` of result.json holds them. Raises OSError."""
+def file_entry(path: Path) -> FileEntry:
+    """Return size and check sum of a file. Raises OSError."""
     with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        return FileEntry(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def file_entries(trial: TrialDir) -> dict[str, dict[str, Any]]:
-    """``files`` of result.json: an entry for each listed file that the trial has. Raises OSError."""
+def file_entries(trial: TrialDir) -> dict[str, FileEntry]:
+    """Return the files of a result: an entry for each listed file that the trial has. Raises OSError."""
     return {name: file_entry(trial.file(name)) for name in LISTED if trial.file(name).exists()}
 
 
@@ -104,13 +104,9 @@ def has_finished(trial: TrialDir) -> bool:
     except FormatError:
         raise
     except (StoreError, OSError):
-        result = {"status": "damaged"}
-    if result is None or result.get("status") in (TrialState.FAILED, TrialState.INTERRUPTED):
-        return False
-    # A trial that was killed on its way has a previous checkpoint, unless it was killed before the second one.
-    return result.get("status") == TrialState.DONE or (
-        trial.file(naming.EVAL_RECORDS).exists() and not trial.file(naming.PREVIOUS_CHECKPOINT).exists()
-    )
+        # A trial that was killed on its way has a previous checkpoint, unless it was killed before the second one.
+        return trial.file(naming.EVAL_RECORDS).exists() and not trial.file(naming.PREVIOUS_CHECKPOINT).exists()
+    return isinstance(result, Done)
 
 
 def damage(trial: TrialDir) -> list[Damage]:
@@ -125,24 +121,17 @@ def damage(trial: TrialDir) -> list[Damage]:
     """
     found: list[Damage] = []
     try:
-        result = trial.result()
+        result = inspect_result(trial.file(naming.RESULT))
     except FormatError:
         raise
     except (StoreError, OSError) as error:
-        result = None
-        found.append(Damage(naming.RESULT, _told(error)))
-    if result is None and not found:
-        return []
-    if result is not None and result.get("status") in (TrialState.FAILED, TrialState.INTERRUPTED):
+        result = Inspection(None)
+        found.append(Damage(naming.RESULT, _reason(error)))
+    if result is None or isinstance(result.result, Failed | Interrupted):
         return []
     spec = _manifest(trial, found)
-    metrics = _result(trial, result, found) if result is not None else None
-    foreign = result is not None and result.get("trial") not in (None, trial.id)
-    files = result.get("files") if result is not None and not foreign else None
-    if result is not None and files is not None and not _are_entries(files):
-        found.append(Damage(naming.RESULT, "lists its files in a form that is not gfl-lab's"))
-        files = None
-    files = files or {}
+    found += [Damage(naming.RESULT, fault) for fault in result.faults]
+    metrics, files = result.metrics, result.files
     if _listed(trial, naming.EVAL_RECORDS, files, found, required=True):
         _records(trial, spec, metrics, found)
     if _listed(trial, naming.DISTRIBUTIONS, files, found, required=True):
@@ -168,7 +157,7 @@ def checkpoint_damage(path: Path, *, whole: bool = False) -> str:
     except FileNotFoundError:
         return "is missing"
     except _UNREADABLE as error:
-        return _told(error)
+        return _reason(error)
     return f"is damaged: the check sum of {damaged} is wrong" if damaged else ""
 
 
@@ -187,14 +176,8 @@ class Checked:
 
     def __init__(self, tree: RunTree) -> None:
         self._tree, self._path = tree, tree.root / naming.TRIALS_DIR / CHECKED
-        self._known: dict[str, str] = {}
+        self._known = read_sound_trials(self._path, _RULES)
         self._dirty = False
-        try:
-            known = read_json(self._path)
-            if known.get("rules") == _RULES and isinstance(known.get("trials"), dict):
-                self._known = known["trials"]
-        except (StoreError, OSError):
-            pass  # every trial is read once more
 
     def damage(self, trial: TrialDir) -> list[Damage]:
         """As ``damage``; empty without reading a file for a trial that has passed and has not changed since."""
@@ -211,7 +194,7 @@ class Checked:
         if not self._dirty:
             return
         try:
-            write_json(self._path, {"format": naming.FORMAT_VERSION, "rules": _RULES, "trials": self._known})
+            write_sound_trials(self._path, SoundTrials(_RULES, self._known))
             self._dirty = False
         except OSError:
             pass
@@ -237,72 +220,43 @@ def _stamp(trial: TrialDir) -> str:
 
 
 def _manifest(trial: TrialDir, found: list[Damage]) -> TrialSpec | None:
+    """What the trial computes, if its manifest says so; adds what is wrong with the manifest and the files beside it."""
     try:
         manifest = trial.manifest()
-        spec = TrialSpec.model_validate(manifest.get("spec"))
-        paths = manifest.get("paths")
     except FormatError:
         raise
-    except ValidationError:
+    except (StoreError, OSError) as error:
+        found.append(Damage(naming.MANIFEST, _reason(error)))
+        return None
+    try:
+        spec = manifest.spec
+    except StoreError:
         found.append(Damage(naming.MANIFEST, "does not say what the trial computes"))
         return None
-    except (StoreError, OSError) as error:
-        found.append(Damage(naming.MANIFEST, _told(error)))
+    if spec.id != trial.id or manifest.trial != trial.id:
+        found.append(Damage(naming.MANIFEST, f"belongs to trial {spec.id if spec.id != trial.id else manifest.trial}"))
         return None
-    if spec.id != trial.id or manifest.get("trial") != trial.id:
-        found.append(Damage(naming.MANIFEST, f"belongs to trial {spec.id if spec.id != trial.id else manifest.get('trial')}"))
-        return None
-    names = ("train_annotations", "val_annotations", "train_images", "val_images")
-    if not isinstance(paths, dict) or not all(isinstance(paths.get(name), str) for name in names):
+    try:
+        _ = manifest.paths
+    except StoreError:
         found.append(Damage(naming.MANIFEST, "does not say where the data are"))
+    _components(trial, spec, found)
+    return spec
+
+
+def _components(trial: TrialDir, spec: TrialSpec, found: list[Damage]) -> None:
     for component in spec.components:
         name = f"{naming.COMPONENTS_DIR}/{Path(component.name).name}"
         try:
             content = trial.file(name).read_bytes()
         except OSError as error:
-            found.append(Damage(name, _told(error)))
+            found.append(Damage(name, _reason(error)))
             continue
         if hashlib.sha256(content).hexdigest()[: len(component.digest)] != component.digest:
             found.append(Damage(name, "is not the file that the trial was made with"))
-    return spec
 
 
-def _result(trial: TrialDir, result: Mapping[str, Any], found: list[Damage]) -> dict[str, float] | None:
-    """The metrics of a result that says done, where they can be compared; adds what is wrong with it."""
-
-    def wrong(what: str) -> None:
-        found.append(Damage(naming.RESULT, what))
-
-    if result.get("status") != TrialState.DONE:
-        wrong(f"has the status {result.get('status')!r}")
-        return None
-    if result.get("trial") not in (None, trial.id):
-        wrong(f"belongs to trial {result['trial']}")
-        return None
-    metrics = result.get("metrics")
-    if not isinstance(metrics, dict):
-        wrong("has no metrics")
-        return None
-    bad = [f"{key} is {value!r}" for key, value in metrics.items() if not _is_number(value)]
-    bad += [
-        f"{key} is {metrics[key]:g}, which is not between 0 and 100"
-        for key in naming.AP_METRICS
-        if key in metrics and _is_number(metrics[key]) and not 0 <= metrics[key] <= 100
-    ]
-    for part in ("seconds", "per_class", "counts"):
-        values = result.get(part, {})
-        if not isinstance(values, dict) or not all(_is_number(value) for value in values.values()):
-            bad.append(f"{part} holds no numbers")
-    for part in ("epochs", "steps"):
-        if part in result and (type(result[part]) is not int or result[part] < 0):
-            bad.append(f"{part} is {result[part]!r}")
-    if bad:
-        wrong("says that " + ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else ""))
-        return None
-    return metrics
-
-
-def _listed(trial: TrialDir, name: str, files: Mapping[str, Any], found: list[Damage], *, required: bool) -> bool:
+def _listed(trial: TrialDir, name: str, files: Mapping[str, FileEntry], found: list[Damage], *, required: bool) -> bool:
     """Whether a file is there as result.json lists it, so that its content is worth reading; adds what is wrong."""
     path, entry = trial.file(name), files.get(name)
     try:
@@ -311,9 +265,9 @@ def _listed(trial: TrialDir, name: str, files: Mapping[str, Any], found: list[Da
             found.append(Damage(name, "is not a file; move it away"))
         elif entry is None:
             return True
-        elif size != entry["bytes"]:
-            found.append(Damage(name, f"has {size} bytes, not {entry['bytes']}"))
-        elif file_entry(path)["sha256"] != entry["sha256"]:
+        elif size != entry.bytes:
+            found.append(Damage(name, f"has {size} bytes, not {entry.bytes}"))
+        elif file_entry(path).sha256 != entry.sha256:
             found.append(Damage(name, "has another content than its trial wrote"))
         else:
             return True
@@ -321,7 +275,7 @@ def _listed(trial: TrialDir, name: str, files: Mapping[str, Any], found: list[Da
         if required or entry is not None:
             found.append(Damage(name, "is missing"))
     except OSError as error:
-        found.append(Damage(name, _told(error)))
+        found.append(Damage(name, _reason(error)))
     return False
 
 
@@ -337,7 +291,7 @@ def _records(trial: TrialDir, spec: TrialSpec | None, metrics: Mapping[str, floa
         what = records_disagreement(records)
         ours = {} if what else recomputed_ap(records)
     except _UNREADABLE as error:
-        found.append(Damage(naming.EVAL_RECORDS, _told(error)))
+        found.append(Damage(naming.EVAL_RECORDS, _reason(error)))
         return
     if not what and spec is not None and tuple(records.classes) != spec.data.classes:
         what = f"has the classes {', '.join(records.classes[:5])}, not the trial's"
@@ -385,20 +339,10 @@ def _distributions(trial: TrialDir, found: list[Damage]) -> None:
             raise ValueError(f"it has no column {', '.join(sorted(missing))}")
         table.validate(full=True)
     except (pa.ArrowException, *_UNREADABLE) as error:
-        found.append(Damage(naming.DISTRIBUTIONS, _told(error)))
+        found.append(Damage(naming.DISTRIBUTIONS, _reason(error)))
 
 
-def _are_entries(files: Any) -> bool:
-    return isinstance(files, dict) and all(
-        isinstance(entry, dict) and type(entry.get("bytes")) is int and isinstance(entry.get("sha256"), str) for entry in files.values()
-    )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _told(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """Say what went wrong, without the place of the tree on this machine."""
     if isinstance(error, FileNotFoundError) or (isinstance(error, StoreError) and "does not exist" in str(error)):
         return "is missing"

@@ -29,14 +29,14 @@ import time
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from gfl_lab import addresses, naming
 from gfl_lab.errors import FormatError, InputError, Problem, StoreError
 from gfl_lab.records.accumulation import Accumulation, read_accumulation, write_accumulation
-from gfl_lab.records.files import read_json
 from gfl_lab.records.lease import Lease, read_lease, write_lease
+from gfl_lab.records.manifest import Manifest, read_manifest
 from gfl_lab.records.metric_lines import MetricLine, read_metric_lines
+from gfl_lab.records.result import Done, Result, read_result
 
 LEASE_STALE_S = 60.0
 """A lease from another host is taken for dead when its file was not touched for this long."""
@@ -100,14 +100,13 @@ class TrialDir:
         """Path of one of the files named in ``naming``."""
         return self.path / name
 
-    def manifest(self) -> dict[str, Any]:
-        """What the trial computes. Raises StoreError."""
-        return read_json(self.file(naming.MANIFEST))
+    def manifest(self) -> Manifest:
+        """Read what the trial computes. Raises StoreError."""
+        return read_manifest(self.file(naming.MANIFEST))
 
-    def result(self) -> dict[str, Any] | None:
-        """How the trial ended, or None while it has not. Raises StoreError when the file is damaged."""
-        path = self.file(naming.RESULT)
-        return read_json(path) if path.exists() else None
+    def result(self) -> Result | None:
+        """Read how the trial ended; None while it has not. Raises StoreError if the file is damaged."""
+        return read_result(self.file(naming.RESULT))
 
     def state(self) -> TrialState:
         """Where the trial stands now. A damaged result counts as interrupted, so that `run` computes it again.
@@ -120,11 +119,11 @@ class TrialDir:
         try:
             result = self.result()
             if result is not None:
-                done = result["status"] == TrialState.DONE
-                return TrialState(result["status"]) if not done or isinstance(result["metrics"], dict) else TrialState.INTERRUPTED
+                sound = not isinstance(result, Done) or result.metrics is not None
+                return TrialState(result.status) if sound else TrialState.INTERRUPTED
         except FormatError:
             raise
-        except (StoreError, KeyError, ValueError):
+        except StoreError:
             return TrialState.INTERRUPTED
         if self.file(naming.LEASE).exists() or self.file(naming.METRICS_FILE).exists():
             return TrialState.INTERRUPTED

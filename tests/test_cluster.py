@@ -15,6 +15,7 @@ import pytest
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from tests.support.counting_trial import EACH, HELD_AT, HOLD, PROFILE, STEPS, places, value_after
 from tests.support.nodes import Cluster, Node, wait_for, why_not
+from tests.support.raw import raw_manifest, raw_result
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not() or "-")]
 
@@ -80,7 +81,7 @@ class Lab:
         assert driver.returncode == 0, out + err
         assert "Traceback" not in out + err
         for trial in self.trials(file):
-            assert trial.result()["metrics"]["AP"] == value_after(STEPS, trial.manifest()["spec"]["seed"])
+            assert raw_result(trial)["metrics"]["AP"] == value_after(STEPS, raw_manifest(trial)["spec"]["seed"])
             assert [line.step for line in trial.metric_lines() if line.kind == "train"] == list(range(1, STEPS + 1))
         table = json.loads((self.tree.experiment(file.stem, "tiny") / "table.json").read_text())
         assert [[trial["state"] for trial in row["trials"]] for row in table["rows"]] == [["done"] * (len(self.trials(file)) // 2)] * 2

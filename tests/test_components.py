@@ -26,10 +26,12 @@ from gfl_lab.session.planning import PlanOptions, Prepared, prepare
 from gfl_lab.setup import components
 from gfl_lab.spec.code import CodeFile, class_names
 from gfl_lab.spec.files import load_experiment
-from gfl_lab.spec.settings import Settings, TrialSpec
+from gfl_lab.spec.settings import Settings
+from gfl_lab.spec.trial import TrialSpec
 from gfl_lab.train.trial import run_trial
 from tests.support.cli import Cli, runner
 from tests.support.heads import THREE, batch, feats, make_head, metas, samples
+from tests.support.raw import raw_manifest, raw_result
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "experiments" / "examples"
@@ -139,7 +141,7 @@ def test_arguments_must_survive_the_manifest(tmp_path: Path, value: str) -> None
         f"axes: {{component_args: [{{head: {{a: {value}}}}}]}}",
     ):
         path.write_text(f"name: mine\nprofile: desk\n{text}\n")
-        with pytest.raises(SpecError, match="arguments hold what a trial's manifest cannot"):
+        with pytest.raises(SpecError, match="component_args holds what a trial's manifest cannot"):
             load_experiment(path)
 
 
@@ -356,7 +358,7 @@ def test_the_example_trains_and_a_stopped_trial_goes_on_with_its_own_copy(tmp_pa
     whole = manifests(path, RunTree(tmp_path / "whole"))
     for trial in whole.values():
         run_trial(trial.path)
-        assert trial.result()["status"] == "done", trial.result()
+        assert raw_result(trial)["status"] == "done", raw_result(trial)
     assert (whole["own"].file(naming.COMPONENTS_DIR) / "own.py").read_text() == source
     assert not whole["gfl"].file(naming.COMPONENTS_DIR).exists()
 
@@ -381,9 +383,9 @@ def test_a_changed_copy_is_refused_and_the_next_run_heals_it(tmp_path: Path) -> 
     for spoil in (lambda: copy.write_text(LOSS.replace("abs()", "square()")), copy.unlink):
         spoil()
         run_trial(trial.path)
-        assert trial.state() is TrialState.FAILED and str(copy) in trial.result()["failure"]["reason"]
+        assert trial.state() is TrialState.FAILED and str(copy) in raw_result(trial)["failure"]["reason"]
         with pytest.raises(StoreError):
-            components.load_of_trial(trial, TrialSpec.model_validate(trial.manifest()["spec"]))
+            components.load_of_trial(trial, TrialSpec.model_validate(raw_manifest(trial)["spec"]))
         manifests(path, tree)
     run_trial(trial.path)
     assert trial.state() is TrialState.DONE
@@ -441,7 +443,7 @@ def test_every_component_in_the_docs_trains(tmp_path: Path) -> None:
     path = write(tmp_path, f"variants:\n  gfl: {{}}\n{arms}{together}overrides: {{epochs: 1}}\n", snippets=SNIPPETS)
     trial = manifests(path, RunTree(tmp_path / "runs"))["all"]
     run_trial(trial.path)
-    assert trial.result()["status"] == "done", trial.result()
+    assert raw_result(trial)["status"] == "done", raw_result(trial)
     assert all({"loss_cls", "loss_bbox", "loss_dfl"} <= line.keys() for line in losses(trial))
 
 

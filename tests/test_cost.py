@@ -22,9 +22,10 @@ from gfl_lab.records.files import read_json, write_json
 from gfl_lab.records.metric_lines import write_metric_lines
 from gfl_lab.rundir import RunTree
 from gfl_lab.spec.files import load_experiment, load_profile
-from gfl_lab.spec.settings import DataSpec
+from gfl_lab.spec.trial import DataSpec
 from tests.support.cli import Cli, runner
 from tests.support.fake_runs import write_fake_tree
+from tests.support.raw import raw_result
 
 ROOT = Path(__file__).parents[1]
 TABLE3 = ROOT / "experiments" / "table3_qfl_dfl.yaml"
@@ -110,7 +111,7 @@ def test_a_resumed_trial_gives_the_pace_of_its_last_attempt(tree: RunTree) -> No
     trial = tree.trial(plan["variants"][0]["trials"][0]["id"])
     lines = [line._replace(time=line.time - (10_000 if line.step <= 48 else 0)) for line in trial.metric_lines()]  # the first half long ago
     write_metric_lines(trial.file(naming.METRICS_FILE), lines)
-    result = trial.result()
+    result = raw_result(trial)
     result["seconds"] |= {"train": 48 * 0.7, "eval": 4 * 10 * 0.02, "total": 48 * 0.7 + 0.8 + 5.0}
     write_json(trial.file(naming.RESULT), result)
     assert Paces(tree).estimate(settings, data, cpus=1, device="cpu").seconds == pytest.approx(96 * 0.7 + 80 * 0.02 + 5.0)
@@ -161,7 +162,7 @@ def test_packing_takes_what_was_measured_and_never_more_than_fits() -> None:
     peak = Peak(2000.0, 10 * 1024)  # times 1.25 is 12.5 of 80 GiB: six fit
     packed = take(gpus(), gpus=1, pack=True, peak=peak)
     assert packed.slots == 6 and packed.gpus == pytest.approx(1 / 6, abs=1e-4) and packed.slots * packed.gpus <= 1
-    assert take(gpus(), gpus=1, peak=peak) == Share(1, 1, 1), "a whole GPU stays one without `pack`"
+    assert take(gpus(), gpus=1, peak=peak) == Share(1, 1, 1), "a whole GPU stays one without `gpu_packing`"
     assert take(gpus(), gpus=0.25, peak=peak) == Share(1, 0.25, 4), "a stated share that is enough stays"
     raised = take(gpus(), gpus=0.1, peak=peak)
     assert raised.slots == 6, "a wished share that is too small gives way"
@@ -403,8 +404,8 @@ def test_a_warm_up_measures_and_a_spent_budget_stops(small: Path, tmp_path: Path
         "no estimate is possible" in done.stderr and "--budget 0.1min is spent" in done.stderr and "go on with:  gfl-lab run" in done.stderr
     )
     tree = RunTree(home)
-    assert [trial.state() for trial in tree.trials() if trial.result()] == ["interrupted"]
-    assert next(trial for trial in tree.trials() if trial.result()).file(naming.LAST_CHECKPOINT).exists()
+    assert [trial.state() for trial in tree.trials() if raw_result(trial)] == ["interrupted"]
+    assert next(trial for trial in tree.trials() if raw_result(trial)).file(naming.LAST_CHECKPOINT).exists()
     cost = spent(tree.experiment("small", "small") / naming.COST)
     assert cost.wall_s >= 6 and 0 < cost.core_s <= cost.wall_s
 

@@ -24,7 +24,6 @@ from gfl_lab.detector.build import model_config
 from gfl_lab.errors import FailureKind
 from gfl_lab.inference import latency
 from gfl_lab.rundir import TrialDir, TrialState
-from gfl_lab.setup.components import recorded_spec
 from gfl_lab.setup.config import trial_config
 from gfl_lab.spec.settings import Settings
 from gfl_lab.train.checkpoint import restore
@@ -33,6 +32,7 @@ from gfl_lab.train.failure import failure_of
 from gfl_lab.train.optim import AutocastOptimWrapper, TrialOptimWrapper
 from gfl_lab.train.step import TrainingStep
 from gfl_lab.train.trial import run_trial
+from tests.support.raw import raw_result
 
 # isort: split
 # after ours: mmdet.models can be imported only once the operators are there
@@ -174,7 +174,7 @@ def test_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with trial_on_fake_cuda() as (seen, saved):
         run_trial(trial.path)
     assert trial.state() is TrialState.DONE, trial.file(naming.LOG).read_text()
-    assert trial.result()["device"] == "cuda:0 fake" and trial.result()["peak_memory_mib"] == 1.0, "the allocator's peak"
+    assert raw_result(trial)["device"] == "cuda:0 fake" and raw_result(trial)["peak_memory_mib"] == 1.0, "the allocator's peak"
     known = WAITS_OF_A_STEP | WAITS_OF_FLOAT16 | WAITS_OF_A_PREDICTION | WAITS_OF_AN_EVALUATION | WAITS_OF_DISTRIBUTIONS | WAITS_OF_LATENCY
     copies = COPIES_OF_A_STEP | COPIES_OF_A_NEW_SHAPE | COPIES_OF_A_PREDICTION | COPIES_OF_DISTRIBUTIONS | COPIES_OF_A_START
     settled(seen, known | WAITS_OF_A_START | WAITS_OF_A_CHECKPOINT, copies, COPIES_OF_A_START)
@@ -260,7 +260,7 @@ def test_loader_processes_touch_no_gpu(tmp_path: Path, monkeypatch: pytest.Monke
 
     data = ambiguous_shapes.generate(ambiguous_shapes.AmbiguousShapesSpec(train_images=4, val_images=2), tmp_path / "data")
     trial = make_trial(tmp_path / "runs", data, image_size=(64, 64), batch_size=4, flip_prob=0.5, scale_range=(0.6, 1.0))
-    config = trial_config(recorded_spec(trial, trial.manifest()), trial.manifest()["paths"], str(trial.path), loader_workers=1)
+    config = trial_config(trial.manifest().spec, trial.manifest().paths.to_json(), str(trial.path), loader_workers=1)
     init_default_scope("mmdet")
     loaders = [Runner.build_dataloader(config[part], seed=0) for part in ("train_dataloader", "val_loader")]
     monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)  # as torch finds it in such a fork

@@ -17,6 +17,7 @@ from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 from gfl_lab.rundir import RunTree
 from tests.support.cli import Cli, runner
 from tests.support.cuda_trial import UUIDS, starts
+from tests.support.raw import raw_manifest
 from tests.support.unchecked import skip_checks
 
 ROOT = Path(__file__).parents[1]
@@ -207,12 +208,12 @@ def test_loader_processes_ask_nothing_of_cuda(tmp_path: Path, monkeypatch: pytes
 
     from gfl_lab.data import ambiguous_shapes
     from gfl_lab.setup.config import trial_config
-    from gfl_lab.spec.settings import TrialSpec
+    from gfl_lab.spec.trial import TrialSpec
     from tests.test_train import make_trial
 
     data = ambiguous_shapes.generate(ambiguous_shapes.AmbiguousShapesSpec(train_images=8, val_images=4), tmp_path / "data")
     trial = make_trial(tmp_path / "runs", data, batch_size=2)
-    manifest = trial.manifest()
+    manifest = raw_manifest(trial)
     init_default_scope("mmdet")
     config = trial_config(TrialSpec.model_validate(manifest["spec"]), manifest["paths"], str(trial.path), loader_workers=2)
     parent = os.getpid()

@@ -22,6 +22,7 @@ from gfl_lab.rundir import RunTree, TrialDir
 from gfl_lab.setup.components import load
 from gfl_lab.spec.code import CodeFile
 from tests.support.cli import Cli, runner
+from tests.support.raw import raw_manifest, raw_result
 from tests.support.trials import train
 
 # isort: split
@@ -41,7 +42,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def recorded(trial: TrialDir) -> dict[str, float]:
-    return {key: value for key, value in trial.result()["metrics"].items() if key in COMPARED}
+    return {key: value for key, value in raw_result(trial)["metrics"].items() if key in COMPARED}
 
 
 def altered(trial: TrialDir, root: Path, monkeypatch: pytest.MonkeyPatch) -> TrialDir:
@@ -63,7 +64,7 @@ def test_the_same_settings_give_the_recorded_numbers_and_touch_nothing(cli: Cli,
     assert code == 0 and err == "evaluating 8 images\n"
     again, as_trained = report["rows"][1]["metrics"], recorded(general)
     assert again == as_trained and again["AP50"] > 0 and {"two_mode_recall", "wasserstein"} <= again.keys()
-    assert report["per_class"] == general.result()["per_class"]
+    assert report["per_class"] == raw_result(general)["per_class"]
     assert report["rows"][0] == {"name": "as trained", "metrics": as_trained} and set(report["differences"].values()) == {0.0}
     assert (report["trial"], report["weights"], report["images"], report["all_images"], report["set"]) == (general.id, None, 8, 8, {})
     assert tuple(report["settings"]) == SETTABLE and report["settings"]["image_size"] == [128, 128]
@@ -245,7 +246,7 @@ def test_a_running_trial_is_waited_for(cli: Cli, general: TrialDir, tmp_path: Pa
 
 def test_damaged_run_directories(cli: Cli, general: TrialDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = altered(general, tmp_path, monkeypatch)
-    path, manifest = copy.file(naming.LAST_CHECKPOINT), copy.manifest()
+    path, manifest = copy.file(naming.LAST_CHECKPOINT), raw_manifest(copy)
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], whole[:40], b"", b"no weights"):
         path.write_bytes(content)
@@ -275,7 +276,7 @@ def test_validation_data_that_changed_or_lost_an_image(
     found = coco.find_dataset(shapes)
     content = json.loads(found.val_annotations.read_text())
     shutil.copytree(found.val_images, images)
-    manifest = copy.manifest()
+    manifest = raw_manifest(copy)
     manifest["paths"] |= {"val_images": str(images), "val_annotations": str(tmp_path / "val.json")}
     write_json(copy.file(naming.MANIFEST), manifest)
     write_json(tmp_path / "val.json", content)

@@ -8,9 +8,14 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from gfl_lab import naming
+from gfl_lab.records.files import read_json
+from gfl_lab.records.plan import read_plan
+from gfl_lab.records.table_lock import read_table_lock
 from gfl_lab.report.table import build_table
 from gfl_lab.results.store import open_store
-from gfl_lab.rundir import TrialState
+from gfl_lab.rundir import RunTree, TrialState
+from gfl_lab.spec import renames
 from tests.support.cli import Cli, runner
 from tests.support.old_tree import OldTree, copy_old_tree
 
@@ -111,3 +116,27 @@ def test_the_dashboard_shows_the_old_tree(old: OldTree, page: str) -> None:
     shown = "\n".join(element.proto.body for element in app.get("html"))
     assert 'class="alert"' not in shown, shown
     assert page == "localisation" or "qfl=on" in shown + str([box.options for box in app.selectbox]), shown
+
+
+def test_nothing_of_the_old_tree_is_litter(old: OldTree, cli: Cli) -> None:
+    code, out, err = cli("gc", "--unreferenced", "--json")
+    assert code == 0, err
+    kinds = {row["kind"] for row in json.loads(out)["rows"] if Path(row["path"]).is_relative_to(old.root)}
+    assert kinds <= {"training state"}, out
+
+
+def test_every_record_of_the_old_tree_is_read_and_written_with_the_same_content(old: OldTree) -> None:
+    """But for names of settings: a record that is written back keeps every other key and value."""
+    tree = RunTree(old.root)
+    for name, profile in tree.experiments():
+        folder = tree.experiment(name, profile)
+        for file, read in ((naming.PLAN, read_plan), (naming.LOCK, read_table_lock)):
+            stored = read_json(folder / file)
+            written = {"format": naming.FORMAT_VERSION, **read(folder / file).to_json()}
+            assert json.loads(json.dumps(written)) == (renames.upgrade_plan(stored) if file == naming.PLAN else stored), file
+    for trial in tree.trials():
+        stored = read_json(trial.file(naming.RESULT))
+        assert {"format": naming.FORMAT_VERSION, **trial.result().to_json()} == stored
+        assert trial.manifest().spec.id == trial.id and len(trial.manifest().component_files) == 0
+        lines = [json.loads(line) for line in trial.file(naming.METRICS_FILE).read_text().splitlines()]
+        assert [line._asdict() for line in trial.metric_lines()] == lines

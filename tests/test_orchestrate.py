@@ -29,7 +29,8 @@ from gfl_lab.records.metric_lines import MetricWriter
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.session.workers import process_settings
 from gfl_lab.spec.files import Resources, load_experiment, load_profile
-from gfl_lab.spec.settings import DataSpec
+from gfl_lab.spec.trial import DataSpec
+from tests.support.raw import raw_result
 from tests.support.waiting import holds_within, wait_until
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -64,7 +65,7 @@ def gone(pids: list[int], seconds: float = 10.0) -> bool:
 def test_each_trial_has_a_process_of_its_own_and_a_log(process: TrialProcess, tmp_path: Path) -> None:
     jobs = [job(tmp_path, "succeed", n) for n in range(3)]
     assert [process.run(j) for j in jobs] == [TrialState.DONE] * 3
-    pids = [TrialDir(Path(j.path)).result()["pid"] for j in jobs]
+    pids = [raw_result(TrialDir(Path(j.path)))["pid"] for j in jobs]
     assert len({*pids, os.getpid()}) == 4
     assert "hello from the trial" in (Path(jobs[0].path) / naming.LOG).read_text()
 
@@ -92,7 +93,7 @@ def test_a_trial_that_always_dies_fails_with_a_reason(process: TrialProcess, tmp
     lost = job(tmp_path, "die_always")
     assert process.run(lost) is TrialState.FAILED
     assert len((Path(lost.path) / "attempts").read_text().split()) == MAX_LOST + 1
-    failure = TrialDir(Path(lost.path)).result()["failure"]
+    failure = raw_result(TrialDir(Path(lost.path)))["failure"]
     assert failure["kind"] == "lost_process" and "SIGKILL" in failure["reason"]
 
 
@@ -129,7 +130,7 @@ def test_a_trial_of_another_driver_is_left_to_it(process: TrialProcess, tmp_path
     write_json(trial.file(naming.LEASE), {"format": 1, "pid": 1, "start": 1, "host": "elsewhere", "since": time.time()})
     assert process.run(shared) is TrialState.RUNNING
     assert run_jobs(InlineExecutor(lambda: False), [shared, job(tmp_path, "succeed", 1)]) == []
-    assert trial.lease_alive() and trial.result() is None
+    assert trial.lease_alive() and raw_result(trial) is None
     assert TrialDir(tmp_path / f"{1:012x}").state() is TrialState.DONE
 
 
@@ -203,7 +204,7 @@ def test_servers_are_like_whoever_started_them_and_end_with_it(tmp_path: Path) -
         for number, level, folder in zip((2, 3), levels, folders, strict=True)
     ]
     assert [starter.wait(60) for starter in starters] == [0, 0]
-    found = [TrialDir(folder).result() for folder in folders]
+    found = [raw_result(TrialDir(folder)) for folder in folders]
     assert [one["asker"] for one in found] == ["2", "3"]
     assert [one["gpus"] for one in found] == ["", ""], "a fork could not use them"
     assert [one["niceness"] for one in found] == levels
@@ -224,7 +225,7 @@ def test_a_killed_server_is_an_error_with_its_last_words(tmp_path: Path) -> None
 def test_inline_runs_in_this_process_and_stops(tmp_path: Path) -> None:
     jobs = [job(tmp_path, "succeed", 0), job(tmp_path, "succeed", 1)]
     run_jobs(InlineExecutor(lambda: False), jobs)
-    assert TrialDir(Path(jobs[0].path)).result()["pid"] == os.getpid()
+    assert raw_result(TrialDir(Path(jobs[0].path)))["pid"] == os.getpid()
     assert all(TrialDir(Path(j.path)).state() is TrialState.DONE for j in jobs)
     later = job(tmp_path, "succeed", 2)
     run_jobs(InlineExecutor(lambda: True), [later])
@@ -292,7 +293,7 @@ def test_a_driver_on_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pyt
 def test_the_watcher_sees_progress_eta_and_failures(tmp_path: Path) -> None:
     tree = RunTree(tmp_path)
     made = plan(seeds=[0])
-    driver.write_manifests(made.trials, tree, {"train_images": "/x"})
+    driver.write_manifests(made.trials, tree, dict.fromkeys(("train_annotations", "val_annotations", "train_images", "val_images"), "/x"))
     seen: list[list[driver.Progress]] = []
     watcher = driver.Watcher(tree, made, made.trials, {trial.id: trial.id for trial in made.trials}, seen.append)
     folder = tree.trial(made.trials[0].id)
@@ -311,7 +312,7 @@ def test_the_watcher_sees_progress_eta_and_failures(tmp_path: Path) -> None:
 def test_the_watcher_takes_no_outcome_of_an_earlier_run_for_one_of_this(tmp_path: Path) -> None:
     tree = RunTree(tmp_path)
     made = plan(seeds=[0])
-    driver.write_manifests(made.trials, tree, {"train_images": "/x"})
+    driver.write_manifests(made.trials, tree, dict.fromkeys(("train_annotations", "val_annotations", "train_images", "val_images"), "/x"))
     folder, other = (tree.trial(trial.id) for trial in made.trials[:2])
     write_json(folder.file(naming.RESULT), {"format": 1, "status": "done", "metrics": {"AP": 1.0}})  # its records are damaged
     write_json(other.file(naming.RESULT), {"format": 1, "status": "failed", "failure": {"reason": "no memory"}})  # tried again

@@ -15,7 +15,8 @@ from gfl_lab.plan.expand import cells
 from gfl_lab.plan.plan import build_plan, steps_of
 from gfl_lab.plan.published import looks_like_coco
 from gfl_lab.spec.files import ExperimentFile, load_experiment, load_profile, load_published
-from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
+from gfl_lab.spec.settings import Settings
+from gfl_lab.spec.trial import TRAINING_CODE_VERSION, DataSpec, TrialSpec
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 DATA = DataSpec(name="shapes", digest="0" * 16, classes=("a", "b"), train_images=100, val_images=20, truth=True)
@@ -29,18 +30,18 @@ PUBLISHED = load_published("gfl_t3_qfl_dfl", [EXPERIMENTS / "published"])
 def test_table3_has_four_variants_with_the_published_rows() -> None:
     plan = build_plan(TABLE3, DESK, DATA, published=PUBLISHED)
     assert [variant.name for variant in plan.variants] == ["qfl=off dfl=off", "qfl=off dfl=on", "qfl=on dfl=off", "qfl=on dfl=on"]
-    assert [variant.reference["metrics"]["AP"] for variant in plan.variants] == [39.2, 39.5, 39.9, 40.2]
+    assert [variant.reference.metrics["AP"] for variant in plan.variants] == [39.2, 39.5, 39.9, 40.2]
     assert [variant.baseline for variant in plan.variants] == [True, False, False, False]
-    assert not any(variant.reference["comparable"] for variant in plan.variants)
-    assert "other data" in plan.variants[0].reference["why_not"] and "desk" in plan.variants[0].reference["why_not"]
+    assert not any(variant.reference.comparable for variant in plan.variants)
+    assert "other data" in plan.variants[0].reference.why_not and "desk" in plan.variants[0].reference.why_not
     assert len({trial.id for trial in plan.trials}) == 4
 
 
 def test_only_the_papers_own_setting_is_comparable() -> None:
-    assert all(v.reference["comparable"] for v in build_plan(TABLE3, COCO_1X, COCO, published=PUBLISHED).variants)
+    assert all(v.reference.comparable for v in build_plan(TABLE3, COCO_1X, COCO, published=PUBLISHED).variants)
     other = TABLE3.model_copy(update={"overrides": {"epochs": 24}})
     changed = build_plan(other, COCO_1X, COCO, published=PUBLISHED).variants[0].reference
-    assert not changed["comparable"] and "epochs" in changed["why_not"]
+    assert not changed.comparable and "epochs" in changed.why_not
     assert not looks_like_coco(DATA)
 
 

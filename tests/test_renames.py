@@ -13,11 +13,14 @@ import pytest
 from gfl_lab import naming
 from gfl_lab.errors import SpecError
 from gfl_lab.plan.plan import Plan, build_plan
-from gfl_lab.plan.search import Ledger, corners, definition_of
+from gfl_lab.plan.search import corners, definition_of
+from gfl_lab.records.search import SearchFile
+from gfl_lab.records.table_lock import TableLock
 from gfl_lab.report.lock import deviations
 from gfl_lab.spec import renames
 from gfl_lab.spec.files import ExperimentFile, Resources, load_experiment, load_profile, load_published
-from gfl_lab.spec.settings import ComponentFile, DataSpec, Settings, TrialSpec, computed, inactive
+from gfl_lab.spec.settings import Settings, inactive
+from gfl_lab.spec.trial import ComponentFile, DataSpec, TrialSpec, computed
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 FIRST = json.loads((Path(__file__).parent / "data" / "first_edition_ids.json").read_text())
@@ -41,7 +44,7 @@ def test_plans_of_shipped_experiments_have_the_ids_that_they_always_had(key: str
     assert (ids if isinstance(recorded["ids"], list) else naming.digest(ids)) == recorded["ids"]
     assert naming.digest([trial.spec.training_id for trial in plan.trials]) == recorded["trainings"]
     if experiment.kind == "search":
-        assert Ledger(definition_of(experiment, plan), 1, "").digest == recorded["digest"]
+        assert SearchFile(definition_of(experiment, plan), 1, "").digest == recorded["digest"]
 
 
 def test_settings_under_either_name_have_the_id_that_they_always_had() -> None:
@@ -180,7 +183,7 @@ def test_a_stored_search_goes_on_under_the_new_names() -> None:
         "definition": {"space": {"ema": [0.0, 0.9]}, "settings": {"lr_batch": 8}}, "trials": 1, "created": "", "sampler": {}, "exhausted": False,
         "suggestions": [],
     }  # fmt: skip
-    ledger = Ledger.from_json(stored)
+    ledger = SearchFile.from_json(renames.upgrade_search(stored))
     assert ledger.definition == {"space": {"ema_decay": [0.0, 0.9]}, "settings": {"base_batch_size": 8}}
     assert ledger.digest == naming.digest({"space": {"ema": [0.0, 0.9]}, "settings": {"lr_batch": 8}}, 16)
 
@@ -188,8 +191,12 @@ def test_a_stored_search_goes_on_under_the_new_names() -> None:
 def test_a_lock_file_with_an_old_name_of_a_variant_still_holds() -> None:
     head = {"experiment": "x", "profile": "p", "data": {"digest": "d"}, "trials": {}}
     row = {"metrics": {"AP": {"mean": 1.0}}, "delta": {}}
-    assert deviations(head | {"rows": {"ema=0.9 dfl=on": row}}, head | {"rows": {"ema_decay=0.9 dfl=on": row}}) == []
-    assert len(deviations(head | {"rows": {"ema=0.8": row}}, head | {"rows": {"ema_decay=0.9": row}})) == 1
+
+    def lock(variant: str) -> TableLock:
+        return TableLock.from_json(head | {"rows": {variant: row}})
+
+    assert deviations(lock("ema=0.9 dfl=on"), lock("ema_decay=0.9 dfl=on")) == []
+    assert len(deviations(lock("ema=0.8"), lock("ema_decay=0.9"))) == 1
 
 
 def test_the_docs_list_every_old_name() -> None:

@@ -15,11 +15,12 @@ from gfl_lab import naming
 from gfl_lab.errors import StoreError
 from gfl_lab.records.files import write_json
 from gfl_lab.records.metric_lines import MetricWriter, read_metric_lines
-from gfl_lab.results import store as store_module
-from gfl_lab.results.kept import Kept
+from gfl_lab.results import artifacts, curves
+from gfl_lab.results.cache import FileStamp, StampedCache
 from gfl_lab.results.store import UNREADABLE, open_store
 from gfl_lab.rundir import TrialState
 from tests.support.fake_runs import write_fake_tree
+from tests.support.raw import raw_manifest
 
 MIXED = {0: "done", 1: "running", 2: "failed", 3: "interrupted"}
 
@@ -173,7 +174,7 @@ def test_curves_read_only_what_is_new(mixed, monkeypatch):
     before = all_logged(store, row)
     offsets = []
     real = read_metric_lines
-    monkeypatch.setattr(store_module, "read_metric_lines", lambda path, offset=0: offsets.append(offset) or real(path, offset))
+    monkeypatch.setattr(curves, "read_metric_lines", lambda path, offset=0: offsets.append(offset) or real(path, offset))
     assert all_logged(store, row) == before and offsets == []
     trial = row.trials[1].id
     path = tree.trial(trial).file(naming.METRICS_FILE)
@@ -242,20 +243,29 @@ def test_one_foreign_id_does_not_hide_that_an_experiment_runs(mixed):
     assert store.is_running("table3_qfl_dfl", "desk")
 
 
-def test_what_was_used_longest_ago_is_forgotten_first():
-    kept = Kept(10)
-    for key, size in (("a", 4), ("b", 4), ("a", 5)):
-        kept.put(key, key.upper(), size)
-    kept.get("b")
-    kept.put("c", "C", 3)
-    assert (kept.get("a"), kept.get("b"), kept.get("c")) == (None, "B", "C") and (kept.nbytes, len(kept)) == (7, 2)
-    kept.put("d", "D", 99)
-    assert kept.get("d") == "D" and (kept.nbytes, len(kept)) == (99, 1)
+def test_the_least_recently_used_value_leaves_the_cache_first_and_the_newest_stays():
+    cache, stamp = StampedCache(10, len), FileStamp(1, 2, 3)
+    for key, value in (("a", "aaaa"), ("b", "bbbb"), ("a", "aaaaa")):
+        cache.put(key, stamp, value)
+    cache.get("b", stamp)
+    cache.put("c", stamp, "ccc")
+    assert [cache.get(key, stamp) for key in "abc"] == [None, "bbbb", "ccc"] and len(cache) == 2
+    assert cache.put("d", stamp, "d" * 99) == cache.get("d", stamp) == "d" * 99 and len(cache) == 1
+
+
+def test_a_value_is_of_the_file_that_it_was_read_from():
+    cache, old, new = StampedCache(), FileStamp(1, 2, 3), FileStamp(1, 2, 4)
+    cache.put("a", old, "before")
+    assert cache.get("a", new) is None and cache.last("a") == (old, "before")
+    cache.put("a", new, "after")
+    assert cache.get("a", new) == "after" and cache.get("a", old) is None
+    cache.drop("a")
+    assert cache.last("a") is None
 
 
 def test_curves_forgotten_for_room_are_read_again(mixed, monkeypatch):
     tree, _ = mixed
-    monkeypatch.setattr(store_module, "_CURVES_BYTES", 1)
+    monkeypatch.setattr(curves, "CURVES_BYTES", 1)
     small, roomy = open_store(tree.root), mixed[1]
     for row in (only(small), only(small)):
         assert all_logged(small, row) == all_logged(roomy, row) > 0 and len(small._curves) == 1
@@ -268,7 +278,7 @@ def test_progress_reads_the_end_of_a_long_file_only(mixed):
     with path.open("ab") as file:
         for step in range(7, 5000):
             file.write(b'{"kind":"train","step":%d,"epoch":3,"time":1.0,"metrics":{"loss":0.5}}\n' % step)
-    assert len(store_module._read_tail(path, 1000)) == 1000
+    assert len(artifacts._read_tail(path, 1000)) == 1000
     assert only(store).trials[1].step == 4999 and only(store).trials[1].progress == 1.0
 
 
@@ -300,7 +310,7 @@ def test_damaged_distributions(mixed):
 def test_image(mixed):
     tree, store = mixed
     done, running, *_ = only(store).trials
-    folder = tree.trial(done.id).manifest()["paths"]["val_images"]
+    folder = raw_manifest(tree.trial(done.id))["paths"]["val_images"]
     expected = np.asarray(Image.open(os.path.join(folder, "000002.png")).convert("RGB"))
     for trial in (done.id, running.id):  # a running one has no distributions: the name comes from the annotations
         image = store.image(trial, 2)
@@ -325,7 +335,7 @@ def test_image(mixed):
 def test_an_image_never_leaves_its_folder(mixed, name):
     tree, store = mixed
     trial = only(store).trials[1].id
-    manifest = tree.trial(trial).manifest()
+    manifest = raw_manifest(tree.trial(trial))
     outside = tree.root / "secret.png"
     Image.new("RGB", (4, 4)).save(outside)
     (tree.root / "data" / "secret.png").symlink_to(outside)

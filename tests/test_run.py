@@ -17,6 +17,7 @@ import pytest
 from gfl_lab import naming
 from gfl_lab.naming import TAG_KIND, TAG_SEED, TAG_STATUS, TAG_TRIAL, TAG_VARIANT
 from gfl_lab.rundir import RunTree, TrialState
+from tests.support.raw import raw_manifest, raw_result
 from tests.support.real_data import CROPS, REAL, WHOLE
 from tests.support.waiting import wait_until
 
@@ -227,7 +228,7 @@ def test_the_papers_setting_on_a_few_coco_images(tmp_path: Path, mlflow_db: Path
     lab = Lab(tmp_path / "lab", experiment=experiment, database=mlflow_db)
     lab.run("run", str(lab.file), "--data", str(data), "--init-weights", str(weights), "--executor", "inline")
     trial = lab.tree.trials()[0]
-    spec = trial.manifest()["spec"]
+    spec = raw_manifest(trial)["spec"]
     settings = spec["settings"]
     assert (settings["backbone"], settings["image_size"], settings["lr"], settings["optimizer"], settings["strides"]) == (
         "r50",
@@ -237,7 +238,7 @@ def test_the_papers_setting_on_a_few_coco_images(tmp_path: Path, mlflow_db: Path
         [8, 16, 32, 64, 128],
     )
     assert len(spec["weights_digest"]) == 16 and len(spec["data"]["classes"]) == 80
-    assert trial.result()["steps"] == 1 and trial.state() is TrialState.DONE
+    assert raw_result(trial)["steps"] == 1 and trial.state() is TrialState.DONE
     assert not lab.table()["rows"][0]["reference"]["comparable"]
     config = trial.file("config.py").read_text()
     for words in ("num_classes=80", "frozen_stages=1", "norm_eval=True", "momentum=0.9", "start_factor=0.001", "milestones="):

@@ -18,15 +18,17 @@ from gfl_lab.errors import SpecError, StoreError
 from gfl_lab.orchestrate import resources
 from gfl_lab.orchestrate.search import Follower, open_ledger
 from gfl_lab.plan.plan import build_plan
-from gfl_lab.plan.search import Ledger, Outcome, Suggestion, corners, definition_of, resolve
-from gfl_lab.records.files import read_json, write_json
+from gfl_lab.plan.search import corners, definition_of, resolve
+from gfl_lab.records.files import read_json
+from gfl_lab.records.result import Failure
+from gfl_lab.records.search import Outcome, SearchFile, Suggestion, write_search
 from gfl_lab.report.exports import RANKING_FORMS
 from gfl_lab.report.ranking import Importance, importance, rank
 from gfl_lab.results.search import SearchRow, SuggestionRow, read_search
 from gfl_lab.rundir import RunTree, TrialState
 from gfl_lab.spec.files import load_experiment, load_profile
 from gfl_lab.spec.search import Dimension
-from gfl_lab.spec.settings import DataSpec
+from gfl_lab.spec.trial import DataSpec
 from tests.support.cli import Cli, runner
 from tests.support.fake_search import EPOCHS_LOG
 from tests.support.unchecked import skip_checks
@@ -194,25 +196,25 @@ def test_what_is_impossible_or_idle_under_the_profile_is_refused_before_anything
 
 
 def test_the_ledger_reads_what_it_wrote_and_says_what_has_ended(tmp_path: Path) -> None:
-    ledger = Ledger({"space": {"lr": [1, 2]}}, 3, "now", {"name": "TPESampler"})
+    ledger = SearchFile({"space": {"lr": [1, 2]}}, 3, "now", {"name": "TPESampler"})
     ledger.suggestions = [
         Suggestion(0, {"lr": 0}, {"lr": 1}, "a" * 12, Outcome.DONE, {1: 3.0, 2: 4.5}, 4.5),
         Suggestion(1, {"lr": 1}, {"lr": 2}, "b" * 12, Outcome.STOPPED, {1: 1.0}, 1.0),
         Suggestion(2, {"lr": 1}, {"lr": 2}, "b" * 12, Outcome.REPEAT),
-        Suggestion(3, {"lr": 1}, {"lr": 2}, "c" * 12, Outcome.FAILED, failure={"kind": "lost_process", "reason": "x"}),
+        Suggestion(3, {"lr": 1}, {"lr": 2}, "c" * 12, Outcome.FAILED, failure=Failure("lost_process", "x")),
     ]
-    write_json(tmp_path / naming.SEARCH, ledger.to_json())
+    write_search(tmp_path / naming.SEARCH, ledger)
     found, notes = open_ledger(tmp_path, ledger.definition, 3)
     assert found == ledger and not notes
     assert found.ended == 2 and not found.complete, "a lost process is tried again"
-    found.suggestions[3].failure = {"kind": "non_finite_loss", "reason": "x"}
+    found.suggestions[3].failure = Failure("non_finite_loss", "x")
     assert found.ended == 3 and found.complete, "settings that diverge do so again"
 
     (tmp_path / "table.md").write_text("old")
     fresh, notes = open_ledger(tmp_path, {"space": {"lr": [1, 3]}}, 3)
     assert not fresh.suggestions and (tmp_path / "previous" / ledger.digest / "table.md").exists() and "kept in" in notes[0]
     (tmp_path / naming.SEARCH).write_text('{"format": 1, "suggestions": 3}')
-    with pytest.raises(StoreError, match="no ledger"):
+    with pytest.raises(StoreError, match="no record of a search"):
         open_ledger(tmp_path, {}, 3)
 
 
@@ -511,7 +513,7 @@ def test_the_definition_of_a_search_changes_with_what_it_searches_not_with_how_l
         experiment, source = load_experiment(write(tmp_path, text))
         profile = load_profile(tmp_path / "profiles" / "fake.yaml")
         arms = experiment.model_copy(update={"variants": corners(experiment, profile, source)})
-        return Ledger(definition_of(experiment, build_plan(arms, profile, DATA)), 1, "").digest
+        return SearchFile(definition_of(experiment, build_plan(arms, profile, DATA)), 1, "").digest
 
     first = digest(SEARCH)
     assert digest(SEARCH.replace("trials: 12", "trials: 20")) == first

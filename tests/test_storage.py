@@ -29,12 +29,13 @@ from gfl_lab.records.files import write_json
 from gfl_lab.records.lease import Lease
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec.files import load_experiment, load_profile
-from gfl_lab.spec.settings import DataSpec
+from gfl_lab.spec.trial import DataSpec
 from gfl_lab.storage import Storage, Synced
 from tests.support.cli import runner
 from tests.support.counting_trial import PROFILE
 from tests.support.moving_trial import EXTRA, STEPS
 from tests.support.nodes import Cluster, why_not
+from tests.support.raw import raw_manifest, raw_result
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -322,7 +323,7 @@ def test_a_trial_whose_node_dies_goes_on_on_another_one(lab: Lab, process: Trial
     lab.side.start()
     first = lab.start_node("first", lab.job(hold_at=12))
     wait_until(lambda: lab.steps_there() == 10 and lab.trial.state() is TrialState.RUNNING and 12 in steps(lab.trial))
-    assert lab.trial.result() is None and lab.trial.lease().pid == first.pid
+    assert raw_result(lab.trial) is None and lab.trial.lease().pid == first.pid
     first.kill()  # it has done 12 steps, and its last checkpoint holds 10
     first.wait()
     wait_until(lambda: lab.trial.state() is TrialState.INTERRUPTED)
@@ -333,7 +334,7 @@ def test_a_trial_whose_node_dies_goes_on_on_another_one(lab: Lab, process: Trial
     assert [line.split()[3] for line in words.splitlines()] == ["1", "11"]
     assert lab.trial.file(EXTRA).read_bytes() == b"records" and lab.trial.file(naming.CONFIG).exists()
     assert json.loads(lab.trial.file(naming.LAST_CHECKPOINT).read_text()) == {"step": STEPS}
-    assert lab.trial.manifest()["paths"] == lab.paths, "the driver's own"
+    assert raw_manifest(lab.trial)["paths"] == lab.paths, "the driver's own"
     assert not lab.trial.file(naming.LEASE).exists() and lab.side.storage.list("leases") == {}
     assert not list((lab.folder / "second").glob(f"storages/*/trials/{lab.trial.id}")), "a node keeps no copy of what is done"
 
@@ -380,7 +381,7 @@ def test_a_done_result_is_never_replaced(lab: Lab, process: TrialProcess) -> Non
     for status in ("failed", "done"):
         lab.side.storage.write(name, json.dumps(done | {"status": status, "metrics": {"AP": 2.0}}).encode())
         lab.driver()
-        assert lab.trial.result() == done
+        assert raw_result(lab.trial) == done
 
 
 def test_a_result_that_cannot_be_put_is_put_later_and_not_computed_again(
@@ -527,7 +528,7 @@ def test_a_cluster_that_shares_only_a_storage(tmp_path: Path, monkeypatch: pytes
 
         tree = RunTree(tmp_path / "colleague")
         out, err = run().communicate(timeout=240)
-        assert "nothing to train" in err and len(tree.trials()) == 2 and tree.trials()[0].manifest()["spec"], out + err
+        assert "nothing to train" in err and len(tree.trials()) == 2 and raw_manifest(tree.trials()[0])["spec"], out + err
         assert not any("hidden" in file.read_text(errors="replace") for file in tmp_path.rglob("*.*") if file.is_file())
     finally:
         cluster.close()

@@ -19,6 +19,7 @@ from gfl_lab.data import ambiguous_shapes
 from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 from gfl_lab.records.files import read_json
 from gfl_lab.rundir import TrialDir, TrialState
+from tests.support.raw import raw_result
 from tests.support.team_work import BATCHES, branch_gradients
 from tests.support.waiting import holds_within
 from tests.test_run import Lab
@@ -112,7 +113,7 @@ def test_two_processes_train_what_one_does(server: TrialProcess, shapes: Path, t
     one, two = make_trial(tmp_path / "one", shapes, **STILL), make_trial(tmp_path / "two", shapes, **STILL)
     assert one.id == two.id, "how many processes is no part of what a trial computes"
     assert run(server, one, 1) is TrialState.DONE and run(server, two, 2) is TrialState.DONE
-    assert two.result()["processes"] == 2 and one.result()["processes"] == 1
+    assert raw_result(two)["processes"] == 2 and raw_result(one)["processes"] == 1
     assert [line.keys() for line in losses(one)] == [line.keys() for line in losses(two)] and len(losses(one)) == 6
     for ours, theirs in zip(losses(two), losses(one), strict=True):
         assert ours == pytest.approx(theirs, rel=2e-3, abs=2e-3)
@@ -120,7 +121,7 @@ def test_two_processes_train_what_one_does(server: TrialProcess, shapes: Path, t
     assert first.keys() == second.keys(), "a checkpoint does not say how many processes wrote it"
     for key, value in second.items():
         torch.testing.assert_close(first[key], value, rtol=0, atol=5e-3, msg=lambda text, key=key: f"{key}: {text}")
-    assert two.result()["metrics"]["AP"] == pytest.approx(one.result()["metrics"]["AP"], abs=2.0)
+    assert raw_result(two)["metrics"]["AP"] == pytest.approx(raw_result(one)["metrics"]["AP"], abs=2.0)
 
 
 @pytest.mark.slow
@@ -169,6 +170,6 @@ def test_two_gpus_of_a_run_are_two_processes_under_one_actor(tmp_path: Path, mon
     out, err = lab.run("run", str(lab.file), "--gpus", "2")
     assert "1 at once, each on 1 core and 2 GPU" in err
     for trial in lab.tree.trials():
-        assert trial.result()["processes"] == 2
+        assert raw_result(trial)["processes"] == 2
         assert "in each of 2 processes" in trial.file(naming.LOG).read_text()
     assert [row["metrics"]["AP"]["n"] for row in lab.table()["rows"]] == [1, 1]

@@ -30,6 +30,7 @@ from gfl_lab.tracking.mirror import Mirror, MirrorError
 from tests.support.cli import Cli, runner
 from tests.support.fake_runs import write_fake_tree
 from tests.support.proxy import Proxy
+from tests.support.raw import raw_result
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -172,7 +173,7 @@ def expected(tree: RunTree, name: str) -> set[tuple[str, str, int]]:
         for line in trial.metric_lines():
             step = line.step if line.kind == "train" else line.epoch
             found |= {(trial.id, naming.mlflow_metric(line.kind, key), step) for key in line.metrics}
-        result = trial.result() or {}
+        result = raw_result(trial) or {}
         if result.get("status") == "done":
             found |= {(trial.id, f"final/{key}", 0) for key in (*result["metrics"], "seconds", "peak_memory_mib")}
     return found

@@ -30,6 +30,7 @@ from gfl_lab.tracking.database import ui_command, ui_pages
 from gfl_lab.tracking.mirror import Mirror
 from gfl_lab.tracking.server import MirrorError
 from tests.support.fake_runs import write_fake_tree
+from tests.support.raw import raw_result
 
 NAME, PROFILE = "table3_qfl_dfl", "desk"
 
@@ -80,7 +81,7 @@ def expected(tree: RunTree) -> set[tuple[str, str, int]]:
         for line in trial.metric_lines():
             step = line.step if line.kind == "train" else line.epoch
             found |= {(trial.id, naming.mlflow_metric(line.kind, key), step) for key in line.metrics}
-        result = trial.result() or {}
+        result = raw_result(trial) or {}
         if result.get("status") == "done" and not trial.lease_alive():
             found |= {(trial.id, f"final/{key}", 0) for key in (*result["metrics"], "seconds", "peak_memory_mib")}
     return found
@@ -133,7 +134,7 @@ def test_a_finished_experiment_arrives_whole(tree: RunTree) -> None:
         naming.TAG_EXPERIMENT: NAME, naming.TAG_PROFILE: PROFILE, naming.TAG_VARIANT: "qfl=on dfl=off", naming.TAG_SEED: "0",
         naming.TAG_STATUS: "done", naming.TAG_QUESTION: "What do QFL and DFL each add to ATSS?",
     }.items()  # fmt: skip
-    assert child.data.metrics["final/AP"] == pytest.approx(trial.result()["metrics"]["AP"])
+    assert child.data.metrics["final/AP"] == pytest.approx(raw_result(trial)["metrics"]["AP"])
     history = mlflow_client.get_metric_history(child.info.run_id, "train/loss_cls")
     lines = [line for line in trial.metric_lines() if line.kind == "train"]
     assert [(p.step, p.value, p.timestamp) for p in history] == [

@@ -38,6 +38,7 @@ from gfl_lab.setup.dataset import DecodedImages, TrialDataset
 from gfl_lab.spec.settings import Settings
 from gfl_lab.train.checkpoint import load_last
 from gfl_lab.train.trial import run_trial
+from tests.support.raw import raw_manifest, raw_result
 from tests.support.trials import SMALL, make_trial
 
 TINY = {"image_size": (64, 64), "strides": (8, 16), "batch_size": 10, "score_thr": 0.05}
@@ -93,14 +94,14 @@ def assert_same(ours: TrialDir, theirs: TrialDir) -> None:
     lines = [[line._replace(time=0.0) for line in trial.metric_lines()] for trial in (ours, theirs)]
     assert lines[0] == lines[1]
     for part in ("metrics", "per_class", "counts", "epochs", "steps"):
-        one, two = ours.result()[part], theirs.result()[part]
+        one, two = raw_result(ours)[part], raw_result(theirs)[part]
         if part == "metrics":
             one, two = ({key: value for key, value in told.items() if key not in ("fps", "latency_ms")} for told in (one, two))
         assert one == two, part
 
 
 def test_a_trial_writes_all_it_promises(done: TrialDir) -> None:
-    result = done.result()
+    result = raw_result(done)
     assert done.state() is TrialState.DONE and result["epochs"] == 2 and result["steps"] == 6
     assert {"AP", "AP50", "AP75", "fps", "latency_ms", "two_mode_recall", "false_bimodality", "wasserstein"} <= result["metrics"].keys()
     for name in (naming.CONFIG, naming.EVAL_RECORDS, naming.DISTRIBUTIONS, naming.LAST_CHECKPOINT, naming.METRICS_FILE):
@@ -133,7 +134,7 @@ def test_ap_can_be_computed_again_from_the_records_by_pycocotools(done: TrialDir
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    assert 100 * evaluation.stats[0] == pytest.approx(done.result()["metrics"]["AP"], abs=1e-3)
+    assert 100 * evaluation.stats[0] == pytest.approx(raw_result(done)["metrics"]["AP"], abs=1e-3)
     assert records["gt_box"].shape == (len(truth.anns), 4) and set(records["image_ids"]) == set(truth.imgs)
 
 
@@ -162,7 +163,7 @@ def test_distributions_have_a_row_for_each_box_and_add_up(done: TrialDir, shapes
 def test_a_dirac_box_has_distances_and_no_distribution(shapes: Path, tmp_path: Path) -> None:
     trial = make_trial(tmp_path, shapes, dfl=False, qfl=False, epochs=1)
     run_trial(trial.path)
-    result = trial.result()
+    result = raw_result(trial)
     assert result["status"] == "done" and result["metrics"]["two_mode_recall"] == 0 and result["metrics"]["wasserstein"] > 0
     frame = pq.read_table(trial.file(naming.DISTRIBUTIONS)).to_pandas()
     assert (frame.bins == 0).all() and all(len(p) == 0 for p in frame.probs) and np.isfinite(np.stack(frame.expectation.tolist())).all()
@@ -182,7 +183,7 @@ def test_a_trial_stopped_at_many_steps_ends_bitwise_the_same(done: TrialDir, sha
 def test_a_2x_schedule_is_twice_the_epochs(done: TrialDir, shapes: Path, tmp_path: Path) -> None:
     trial = make_trial(tmp_path, shapes, epochs=1, schedule="2x")
     run_trial(trial.path)
-    assert (trial.result()["epochs"], trial.result()["steps"]) == (2, 6)
+    assert (raw_result(trial)["epochs"], raw_result(trial)["steps"]) == (2, 6)
     ours, theirs = weights(trial), weights(done)
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
@@ -270,7 +271,7 @@ def test_a_float16_step_that_overflows_is_no_failure(shapes: Path, tmp_path: Pat
 
     monkeypatch.setattr(TrialDetector, "loss", huge)
     run_trial(trial.path)
-    assert trial.state() is TrialState.DONE and trial.result()["steps"] == 4
+    assert trial.state() is TrialState.DONE and raw_result(trial)["steps"] == 4
     assert load_safely(trial.file(naming.LAST_CHECKPOINT))["optimizer"]["loss_scaler"]["scale"] == 256
 
 
@@ -359,7 +360,7 @@ def test_a_checkpoint_of_another_trial_or_format_is_refused(done: TrialDir, shap
             load_last(trial)
         assert last.exists()
     run_trial(trial.path)
-    assert "has format 99" in trial.result()["failure"]["reason"] and last.exists()
+    assert "has format 99" in raw_result(trial)["failure"]["reason"] and last.exists()
     del content["meta"]["format"]
     torch.save(content, last)
     assert load_last(trial)["meta"]["iter"] == 6
@@ -403,7 +404,7 @@ def test_a_non_finite_loss_stops_before_the_weights_are_touched(shapes: Path, tm
 
     monkeypatch.setattr(TrialDetector, "loss", poisoned)
     run_trial(trial.path)
-    failure = trial.result()["failure"]
+    failure = raw_result(trial)["failure"]
     assert trial.state() is TrialState.FAILED
     assert (failure["kind"], failure["step"], failure["epoch"]) == ("non_finite_loss", 5, 2)
     log = trial.file(naming.LOG).read_text()
@@ -414,11 +415,11 @@ def test_a_non_finite_loss_stops_before_the_weights_are_touched(shapes: Path, tm
 
 def test_a_failed_trial_is_tried_again_by_the_same_call(shapes: Path, tmp_path: Path) -> None:
     trial = make_trial(tmp_path, shapes, epochs=1)
-    broken = trial.manifest()
+    broken = raw_manifest(trial)
     good = broken["paths"]["train_images"]
     write_json(trial.file(naming.MANIFEST), broken | {"paths": broken["paths"] | {"train_images": str(tmp_path / "gone")}})
     run_trial(trial.path)
-    assert trial.result()["failure"]["kind"] == "bad_data"
+    assert raw_result(trial)["failure"]["kind"] == "bad_data"
     write_json(trial.file(naming.MANIFEST), broken | {"paths": broken["paths"] | {"train_images": good}})
     run_trial(trial.path)
     assert trial.state() is TrialState.DONE
@@ -459,7 +460,7 @@ def test_images_without_boxes_annotations_without_area_and_empty_predictions(sha
     assert data.train_images == 19 and not data.truth
     trial = make_trial(tmp_path, folder, epochs=1, score_thr=0.99, batch_size=19)
     run_trial(trial.path)
-    result = trial.result()
+    result = raw_result(trial)
     assert result["status"] == "done" and result["metrics"]["AP"] == 0 and result["counts"]["detections"] == 0 and result["steps"] == 1
     assert "two_mode_recall" not in result["metrics"]
 

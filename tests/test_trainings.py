@@ -19,10 +19,12 @@ from gfl_lab.plan.plan import Trial
 from gfl_lab.records.accumulation import Accumulation
 from gfl_lab.records.files import read_json, write_json
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
-from gfl_lab.spec.settings import EVALUATION, TRAINING_CODE_VERSION, ComponentFile, DataSpec, Settings, TrialSpec, group_of
+from gfl_lab.spec.settings import EVALUATION, Settings, group_of
+from gfl_lab.spec.trial import TRAINING_CODE_VERSION, ComponentFile, DataSpec, TrialSpec
 from gfl_lab.train.finished import adopted_weights
 from gfl_lab.train.trial import run_trial
 from tests.support.cli import runner
+from tests.support.raw import raw_result
 from tests.support.trials import train
 
 DATA = DataSpec(name="d", digest="0" * 16, classes=("a",), train_images=8, val_images=4)
@@ -160,7 +162,7 @@ def assert_as_if_alone(new: TrialDir, alone: TrialDir) -> None:
     assert new.state() is TrialState.DONE and damage(new) == []
     with np.load(new.file(naming.EVAL_RECORDS)) as one, np.load(alone.file(naming.EVAL_RECORDS)) as two:
         assert set(one) == set(two) and all(np.array_equal(one[key], two[key]) for key in two)
-    ours, theirs = new.result(), alone.result()
+    ours, theirs = raw_result(new), raw_result(alone)
     for key in ("metrics", "per_class", "counts", "epochs", "steps"):
         keep = (
             (lambda told: {name: value for name, value in told.items() if name not in ("fps", "latency_ms")})
@@ -186,7 +188,7 @@ def test_with_the_weights_of_the_other_the_numbers_are_those_of_a_training_of_it
     before = {path.name: path.read_bytes() for path in donor.path.iterdir() if path.is_file()}
     run_trial(new.path, weights_from=donor.id)
     assert_as_if_alone(new, pair[1])
-    result = new.result()
+    result = raw_result(new)
     assert result["weights_from"] == donor.id and "train" not in result["seconds"] and result["seconds"]["total"] < 1000
     assert {path.name: path.read_bytes() for path in donor.path.iterdir() if path.is_file()} == before
     # it stands for itself: its records are made again without the other one
@@ -194,7 +196,7 @@ def test_with_the_weights_of_the_other_the_numbers_are_those_of_a_training_of_it
     new.file(naming.EVAL_RECORDS).unlink()
     run_trial(new.path)
     assert_as_if_alone(new, pair[1])
-    assert new.result()["weights_from"] == donor.id
+    assert raw_result(new)["weights_from"] == donor.id
 
 
 @pytest.mark.slow
@@ -222,7 +224,7 @@ def test_weights_that_cannot_be_used_are_trained(both: tuple[TrialDir, TrialDir]
         content[len(content) // 2] ^= 0xFF
         path.write_bytes(content)
     elif how == "unfinished":
-        write_json(donor.file(naming.RESULT), donor.result() | {"status": "interrupted"})
+        write_json(donor.file(naming.RESULT), raw_result(donor) | {"status": "interrupted"})
     else:
         manifest = read_json(donor.file(naming.MANIFEST))
         manifest["spec"]["settings"]["lr"] = 0.5
@@ -232,7 +234,7 @@ def test_weights_that_cannot_be_used_are_trained(both: tuple[TrialDir, TrialDir]
     if how == "damaged":
         run_trial(new.path, weights_from=donor.id)
         assert_as_if_alone(new, pair[1])
-        assert "weights_from" not in new.result()
+        assert "weights_from" not in raw_result(new)
 
 
 @pytest.mark.slow

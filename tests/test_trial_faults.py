@@ -27,6 +27,7 @@ from gfl_lab.setup import components
 from gfl_lab.train.trial import run_trial
 from tests.support.cli import runner
 from tests.support.faulty_trial import POINTS, fill
+from tests.support.raw import raw_manifest, raw_result
 from tests.test_components import write
 from tests.test_train import TINY, assert_same, make_trial
 
@@ -97,7 +98,7 @@ def test_a_trial_killed_ten_times_on_its_way_still_ends(server: TrialProcess, sh
 def test_a_trial_that_always_dies_at_one_place_fails_with_the_reason(server: TrialProcess, shapes: Path, tmp_path: Path) -> None:
     trial = make_trial(tmp_path, shapes, **SMALLEST)
     assert server.run(job(trial, "always_dies", step=4)) is TrialState.FAILED
-    failure = trial.result()["failure"]
+    failure = raw_result(trial)["failure"]
     assert (failure["kind"], failure["step"], failure["epoch"]) == ("lost_process", 3, 2)
     assert "SIGKILL after step 3" in failure["reason"] and f"{MAX_LOST + 1} times without getting further" in failure["reason"]
     assert len((trial.path / "attempts").read_text().split()) == MAX_LOST + 1
@@ -119,15 +120,15 @@ def test_out_of_memory_the_same_batch_in_parts_also_after_a_kill(
     assert server.run(job(killed, "little_memory", images=3, from_step=3, die_at=4)) is TrialState.DONE
     assert "killed by SIGKILL" in log(killed)
     for trial in (whole, killed):
-        assert trial.result()["accumulation"] == {"parts": 4, "since_step": 2}, "2 parts of 5 images are still too large"
+        assert raw_result(trial)["accumulation"] == {"parts": 4, "since_step": 2}, "2 parts of 5 images are still too large"
         assert "done in 2 parts" in log(trial) and "each batch of 10 in 4 parts" in log(trial) and "OutOfMemoryError" in log(trial)
     assert_same(killed, whole)
-    assert len(train_lines(whole)) == len(train_lines(calm)) == 4 and whole.result()["steps"] == 4
+    assert len(train_lines(whole)) == len(train_lines(calm)) == 4 and raw_result(whole)["steps"] == 4
     assert [line["lr"] for line in train_lines(whole)] == [line["lr"] for line in train_lines(calm)]
     assert train_lines(whole)[:2] == train_lines(calm)[:2], "before, nothing is split"
     assert train_lines(whole)[2] != train_lines(calm)[2]
     assert train_lines(whole)[2]["loss_cls"] == pytest.approx(train_lines(calm)[2]["loss_cls"], rel=0.1)
-    assert "accumulation" not in calm.result()
+    assert "accumulation" not in raw_result(calm)
 
 
 def test_out_of_memory_with_single_images_is_a_failure(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +140,7 @@ def test_out_of_memory_with_single_images_is_a_failure(shapes: Path, tmp_path: P
 
     monkeypatch.setattr(TrialDetector, "loss", full)
     assert run_jobs(InlineExecutor(lambda: False), [Job(str(trial.path), "gfl_lab.train.trial:run_trial", "gfl_lab.train.trial", {})]) == []
-    result = trial.result()
+    result = raw_result(trial)
     assert (result["failure"]["kind"], result["failure"]["step"]) == ("out_of_memory", 1)
     assert result["accumulation"] == {"parts": 3, "since_step": 0} and "cannot be split further" in log(trial)
 
@@ -169,7 +170,7 @@ def test_a_process_that_the_kernel_killed_for_memory_ran_out_of_memory(
     counts = iter([0, 1, 1, 1])
     monkeypatch.setattr(process_module, "oom_kills", lambda: next(counts))
     assert server.run(job(trial, "killed", at=["step 2"])) is TrialState.DONE
-    assert trial.result()["accumulation"] == {"parts": 2, "since_step": 0}
+    assert raw_result(trial)["accumulation"] == {"parts": 2, "since_step": 0}
     assert "the kernel had run out of memory" in log(trial)
 
 
@@ -202,7 +203,7 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on_when_there_is_room(
 ) -> None:
     trial = make_trial(small_disk, shapes, **SMALLEST)
     assert server.run(job(trial, "disk_fills", when=when)) is TrialState.FAILED
-    failure = trial.result()["failure"]
+    failure = raw_result(trial)["failure"]
     assert failure["kind"] == "disk_full" and "bytes are free" in failure["reason"] and str(trial.path) in failure["reason"], failure
     assert failure["step"] == {"line": 1, "checkpoint": 2, "outcome": 0}[when], "0: the process could not tell, its supervisor did"
     assert "DiskFull" in log(trial) or "Traceback" in log(trial) or when == "outcome"
@@ -220,7 +221,7 @@ def test_a_disk_without_room_for_a_single_word(server: TrialProcess, calm: Trial
         server.run(job(trial, "killed", at=[]))
     with pytest.raises(DiskFull, match=f"trial {trial.id}: no space left on the disk"):
         run_trial(trial.path)
-    assert not trial.file(naming.LEASE).exists() and trial.result() is None
+    assert not trial.file(naming.LEASE).exists() and raw_result(trial) is None
     filler.unlink()
     assert server.run(job(trial, "killed", at=[])) is TrialState.DONE
     assert_same(trial, calm)
@@ -238,7 +239,7 @@ def test_data_that_vanish_are_told(server: TrialProcess, shapes: Path, tmp_path:
     shutil.copytree(shapes, data)
     trial = make_trial(tmp_path, data, **SMALLEST)
     assert server.run(job(trial, "data_vanish", what=what, loader_workers=workers)) is TrialState.FAILED
-    failure = trial.result()["failure"]
+    failure = raw_result(trial)["failure"]
     assert failure["kind"] == "bad_data" and words in failure["reason"] and len(failure["reason"].splitlines()) == 1, failure
     assert (failure["step"] > 0) == (what == "images") and "Traceback" in log(trial)
 
@@ -273,7 +274,7 @@ def test_a_bug_in_a_users_loss_is_told_with_its_line_and_the_others_go_on(
     assert code == ExitCode.TRIALS_FAILED, err
     failed, done = sorted(RunTree(tmp_path / "runs").trials(), key=lambda trial: trial.state() is TrialState.DONE)
     assert (failed.state(), done.state()) == (TrialState.FAILED, TrialState.DONE)
-    failure = failed.result()["failure"]
+    failure = raw_result(failed)["failure"]
     assert failure["kind"] == "error" and failure["reason"] == "IndexError: pop from empty list (own.py:12)" and failure["step"] > 0
     assert f"error at step {failure['step']} (epoch {failure['epoch']}): IndexError" in err and str(failed.file(naming.LOG)) in err
     assert "Traceback" in log(failed) and "own.py" in log(failed)
@@ -300,7 +301,7 @@ def test_a_manifest_that_is_torn_missing_old_or_of_another_trial_is_refused(shap
         else:
             path.write_text(content)
         run_trial(trial.path)
-        failure = trial.result()["failure"]
+        failure = raw_result(trial)["failure"]
         assert failure["kind"] == "error" and words in failure["reason"] and naming.MANIFEST in failure["reason"], failure
 
 
@@ -324,14 +325,14 @@ def test_a_run_directory_from_another_machine_goes_on_here(server: TrialProcess,
         run_trial(trial.path, should_stop=lambda: next(asked) >= 2)
     write_json(trial.file(naming.LEASE), {"format": 1, "pid": 1, "start": 1, "host": "elsewhere", "since": 0.0})
     os.utime(trial.file(naming.LEASE), (0, 0))
-    manifest = trial.manifest()
+    manifest = raw_manifest(trial)
     write_json(trial.file(naming.MANIFEST), manifest | {"paths": {key: f"/nowhere{path}" for key, path in manifest["paths"].items()}})
     here = TrialDir(tmp_path / "here" / trial.id)
     shutil.copytree(trial.path, here.path)
 
     assert here.state() is TrialState.INTERRUPTED
     assert server.run(job(here, "killed", at=[])) is TrialState.FAILED
-    assert here.result()["failure"]["kind"] == "bad_data" and "instances_val.json" in here.result()["failure"]["reason"]
+    assert raw_result(here)["failure"]["kind"] == "bad_data" and "instances_val.json" in raw_result(here)["failure"]["reason"]
     write_json(here.file(naming.MANIFEST), manifest)  # as `gfl-lab run` does for each trial that it starts
     assert server.run(job(here, "killed", at=[])) is TrialState.DONE
     assert "goes on after step 2" in log(here)

@@ -14,7 +14,8 @@ from gfl_lab.integrity import recomputed_ap
 from gfl_lab.metrics.coco_ap import resample
 from gfl_lab.metrics.coco_matching import match
 from gfl_lab.records.files import read_json, write_json
-from gfl_lab.report.lock import deviations, digest_of, lock_json
+from gfl_lab.records.table_lock import TableLock
+from gfl_lab.report.lock import deviations, digest_of, make_lock
 from gfl_lab.report.table import build_table
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
@@ -34,7 +35,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def lock_of(tree: RunTree) -> dict:
     store = Store(tree)
     row = store.experiment("table3_qfl_dfl", "desk")
-    return lock_json(row, build_table(row, store.resampled_or_none), store.records_or_none)
+    return {"format": naming.FORMAT_VERSION, **make_lock(row, build_table(row, store.resampled_or_none), store.records_or_none).to_json()}
 
 
 def locked(tmp_path: Path) -> RunTree:
@@ -109,12 +110,12 @@ def test_a_trial_that_came_later_and_a_row_that_went_are_told(tmp_path: Path) ->
     trial, known = next(iter(gone["trials"].items()))
     del gone["trials"][trial]
     gone["rows"]["one more"] = {"metrics": {}, "delta": {}}
-    told = [str(each) for each in deviations(gone, now)]
+    told = [str(each) for each in deviations(TableLock.from_json(gone), TableLock.from_json(now))]
     assert told == [
         f"trial {trial}: {known['variant']}, seed 0: locked not there, here finished since",
         "one more: locked a row, here no row",
     ]
-    assert deviations(now, now) == []
+    assert deviations(TableLock.from_json(now), TableLock.from_json(now)) == []
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,9 @@ from gfl_lab.cli.lookup import find_trial, require_done
 from gfl_lab.cli.output import consoles, print_json, say
 from gfl_lab.errors import ExitCode, InputError, Problem, StoreError
 from gfl_lab.processes import hide_gpus
-from gfl_lab.records.files import read_json
+from gfl_lab.records.result import Done, Failed
 from gfl_lab.rundir import TrialDir
 from gfl_lab.session.refusals import require_output
-from gfl_lab.spec import renames
 from gfl_lab.wording import duration
 
 
@@ -31,12 +30,13 @@ def command(trial: str, keep: Path | None, as_json: bool) -> None:
 
     Exit code 4 when they differ. The recorded trial is left as it is.
     """
+    from gfl_lab.integrity import UNSTABLE
     from gfl_lab.orchestrate import driver
     from gfl_lab.orchestrate.executor import run_jobs
     from gfl_lab.orchestrate.inline import InlineExecutor
     from gfl_lab.orchestrate.supervisor import Job
     from gfl_lab.report.differences import ENVIRONMENT, NUMBERS, differences
-    from gfl_lab.report.lock import UNSTABLE, digest_of
+    from gfl_lab.report.lock import digest_of
     from gfl_lab.results.store import Store
     from gfl_lab.rundir import RunTree, TrialState
     from gfl_lab.session.entries import TRIAL_ENTRY
@@ -54,7 +54,8 @@ def command(trial: str, keep: Path | None, as_json: bool) -> None:
     if keep is not None:
         require_output(keep, folder=True)
     _require_inputs(first)
-    took = (first.result() or {}).get("seconds", {}).get("total")
+    result = first.result()
+    took = result.seconds.get("total") if result else None
     say(f"trial {first.id}: seed {recorded.seed}, data {recorded.data.get('name')}; it took {duration(took)} the first time")
     with contextlib.ExitStack() as stack:
         root = keep if keep is not None else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gfl-lab-reproduce-")))
@@ -66,7 +67,7 @@ def command(trial: str, keep: Path | None, as_json: bool) -> None:
         stop = driver.StopSwitch(root / naming.STOP_REQUEST)
         stop.install()
         try:
-            if (first.result() or {}).get("device") == "cpu":
+            if isinstance(result, Done) and result.device == "cpu":
                 hide_gpus()  # a GPU would compute other last digits
             # The number of threads decides in which order sums are made, so it is the recorded one.
             how = {"stop_file": str(stop.file), "threads": int(recorded.environment.get("threads", 1))}
@@ -78,8 +79,9 @@ def command(trial: str, keep: Path | None, as_json: bool) -> None:
             sys.exit(int(ExitCode.SIGINT))
         state = again.state()
         if state is not TrialState.DONE:
-            failure = (again.result() or {}).get("failure") or {}
-            say(f"the second training {state}: {failure.get('kind', '')} {failure.get('reason', '')}")
+            ended = again.result()
+            reason = f": {ended.failure.kind} {ended.failure.reason}" if isinstance(ended, Failed) else ""
+            say(f"the second training {state}{reason}")
             if keep is None:
                 say("give --keep FOLDER to keep its log")
             sys.exit(int(ExitCode.TRIALS_FAILED))
@@ -109,16 +111,12 @@ def command(trial: str, keep: Path | None, as_json: bool) -> None:
 def _require_inputs(trial: TrialDir) -> None:
     """Refuse a trial whose data, weights or code are not where its manifest says. Raises InputError with all that is missing."""
     try:
-        manifest = read_json(trial.file(naming.MANIFEST))
-        paths = [Path(path) for path in manifest["paths"].values()]
-        weights = renames.current(manifest["spec"]["settings"]).get("init_weights", "random")
-        components = [trial.file(naming.COMPONENTS_DIR) / file["name"] for file in manifest["spec"].get("components", [])]
+        manifest = trial.manifest()
+        files = [*map(Path, manifest.paths.to_json().values()), *manifest.component_files]
+        files += [manifest.weights_file] if manifest.weights_file else []
     except StoreError as error:
         raise InputError(error.problems) from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(Problem(f"it is no manifest of a trial ({error})", str(trial.file(naming.MANIFEST)))) from None
-    paths += components + ([] if weights in ("random", "pretrained") else [Path(weights)])
-    missing = [path for path in paths if not path.exists()]
+    missing = [path for path in files if not path.exists()]
     if missing:
         hint = "Put it back there: a trial is reproduced from the paths in its manifest."
         raise InputError([Problem("the trial was trained with this, and it is not there any more", str(path), hint) for path in missing])

@@ -73,7 +73,7 @@ def command(experiment: Path | None, profile: str | None, as_json: bool) -> None
 
             print("\n".join(status_lines(tree, row.name, row.profile, str(cost))))
             continue
-        counts = {}
+        counts: dict[str, int] = {}
         for trial in row.trials:
             counts[str(trial.state)] = counts.get(str(trial.state), 0) + 1
         print(f"{row.name} on {row.profile}: " + ", ".join(f"{count} {state}" for state, count in counts.items()))

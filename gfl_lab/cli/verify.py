@@ -27,9 +27,9 @@ def command(experiment: Path, profile: str | None, lock: Path | None, as_json: b
     is missing or damaged.
     """
     from gfl_lab.orchestrate.damaged import examine
-    from gfl_lab.records.files import read_json
+    from gfl_lab.records.table_lock import read_table_lock
     from gfl_lab.report.fairness import unfair
-    from gfl_lab.report.lock import Deviation, deviations, lock_json
+    from gfl_lab.report.lock import Deviation, deviations, make_lock
     from gfl_lab.report.table import build_table
     from gfl_lab.rundir import RunTree, TrialState
 
@@ -39,12 +39,10 @@ def command(experiment: Path, profile: str | None, lock: Path | None, as_json: b
         hint = "" if lock else f"gfl-lab run {experiment} writes it with the table."
         raise InputError(Problem("there is no such lock file", str(path), hint))
     try:
-        known = read_json(path)
-        found = deviations(known, lock_json(row, build_table(row, store.resampled_or_none), store.records_or_none))
+        known = read_table_lock(path)
+        found = deviations(known, make_lock(row, build_table(row, store.resampled_or_none), store.records_or_none))
     except StoreError as error:
         raise InputError(error.problems) from None
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(Problem(f"it is no lock file of a table ({type(error).__name__}: {error})", str(path))) from None
     tree, done, sound = RunTree.default(), 0, 0
     for trial in {trial.id: tree.trial(trial.id) for trial in row.trials}.values():
         state = trial.state()
@@ -57,7 +55,7 @@ def command(experiment: Path, profile: str | None, lock: Path | None, as_json: b
     if as_json:
         print_json(
             {
-                "experiment": row.name, "profile": row.profile, "lock": str(path), "trials": len(known["trials"]),
+                "experiment": row.name, "profile": row.profile, "lock": str(path), "trials": len(known.trials),
                 "finished": done, "recomputed": sound, "unfair": problems,
                 "deviations": [{"trial": each.trial, "what": each.what, "locked": each.locked, "found": each.found} for each in found],
             }
@@ -69,5 +67,5 @@ def command(experiment: Path, profile: str | None, lock: Path | None, as_json: b
         for problem in problems:
             out.print(f"unfair: {problem}")
         same = "every number is as locked" if not found else plural(len(found), "deviation")
-        say(f"{row.name} on {row.profile}: {plural(len(known['trials']), 'trial')} locked; {recomputed}; {same}")
+        say(f"{row.name} on {row.profile}: {plural(len(known.trials), 'trial')} locked; {recomputed}; {same}")
     sys.exit(int(ExitCode.UNFAIR if found or problems else ExitCode.DONE))

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gfl_lab.addresses import readable
+from gfl_lab.addresses import absolute, readable
 from gfl_lab.data.annotations import read_annotations
 from gfl_lab.data.findings import Findings, show
-from gfl_lab.data.layout import SPLITS, absolute, below, find_dataset
+from gfl_lab.data.layout import SPLITS, below, find_dataset
 from gfl_lab.errors import DataError, InputError, Problem
 
 TINY_MEDIAN = 0.05
@@ -62,7 +62,7 @@ def write_with_areas(root: Path | str, out: Path | str) -> dict[str, int]:
     Raises:
         DataError: the data set cannot be read. InputError: ``out`` exists, or cannot be written.
     """
-    root, out = absolute(root), Path(os.path.abspath(Path(out).expanduser()))
+    root, out = absolute(root, "the data set"), Path(os.path.abspath(Path(out).expanduser()))
     if os.path.lexists(out):
         raise InputError(Problem("it exists already", readable(str(out)), "Give a new folder."))
     paths = find_dataset(root)

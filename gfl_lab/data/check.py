@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from gfl_lab.addresses import readable
+from gfl_lab.addresses import absolute, readable
 from gfl_lab.data import ambiguous_shapes
 from gfl_lab.data.annotation_check import AnnotationCheck, warn_of_same_boxes, warn_without_boxes
 from gfl_lab.data.annotations import MIN_BOX_PX, MIN_SIDE_PX, read_annotations
@@ -15,7 +15,7 @@ from gfl_lab.data.digest import digest_of
 from gfl_lab.data.findings import Findings, show
 from gfl_lab.data.id_check import BAD_CATEGORIES, BAD_IMAGES, check_id
 from gfl_lab.data.image_check import check_pixels, white_level_of
-from gfl_lab.data.layout import SPLITS, Listings, absolute, below, escapes, find_dataset, image_file, is_file, why_missing
+from gfl_lab.data.layout import SPLITS, Listings, below, escapes, find_dataset, image_file, is_file, why_missing
 from gfl_lab.data.report import DatasetReport, split_report
 from gfl_lab.errors import DataError
 
@@ -27,7 +27,7 @@ def check_dataset(root: Path | str, decode: bool = True) -> DatasetReport:
         root: its folder.
         decode: decode every image (threads). Without, pixels, real sizes and duplicates go unchecked and there is no digest.
     """
-    root = absolute(root)
+    root = absolute(root, "the data set")
     errors, warnings = Findings(), Findings()
     name = root.name
     try:

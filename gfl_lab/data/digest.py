@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from gfl_lab import naming
+from gfl_lab.addresses import absolute
 from gfl_lab.data import ambiguous_shapes, pixels
 from gfl_lab.data.annotations import read_annotations
 from gfl_lab.data.findings import Findings
 from gfl_lab.data.image_check import Deep, each, white_level_of
-from gfl_lab.data.layout import SPLITS, absolute, below, find_dataset, image_file
+from gfl_lab.data.layout import SPLITS, below, find_dataset, image_file
 from gfl_lab.errors import DataError, Problem
+from gfl_lab.records.files import write_text
 
 _HEAD = 32
 """Bytes that tell whether an image may have more than 8 bits."""
@@ -84,7 +86,7 @@ def dataset_content(root: Path | str, cache: Path | None = None) -> Content:
         return Content(generated["digest"])
     cocos, files = _read(root)
     known: dict[str, list[Any]] = {}
-    store = cache / f"images-{naming.digest(os.fsencode(absolute(root)).decode('latin-1'))}.json" if cache else None
+    store = cache / f"images-{naming.digest(os.fsencode(absolute(root, 'the data set')).decode('latin-1'))}.json" if cache else None
     if store and store.is_file():
         try:
             loaded = json.loads(store.read_text(encoding="utf-8"))
@@ -107,10 +109,7 @@ def dataset_content(root: Path | str, cache: Path | None = None) -> Content:
     entries = _each_image(look, files, root)
     sums = {str(path): entry for path, entry in entries.items()}
     if store and sums != known:
-        store.parent.mkdir(parents=True, exist_ok=True)
-        temporary = store.with_name(f".{store.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(sums), encoding="utf-8")
-        temporary.replace(store)
+        write_text(store, json.dumps(sums))
     by_id = {split: {number: entries[path][2] for number, path in found.items()} for split, found in files.items()}
     deep = [Deep(float(entry[3]), bool(entry[4])) for entry in entries.values() if entry[3] is not None]
     return Content(digest_of(cocos, by_id), white_level_of(deep))
@@ -136,7 +135,7 @@ def find_white_level(root: Path | str) -> int:
 
 def _read(root: Path | str) -> tuple[dict[str, dict[str, Any]], dict[str, dict[int, Path]]]:
     """Annotations by split, and image files by split and id. Raises DataError."""
-    root = absolute(root)
+    root = absolute(root, "the data set")
     paths = find_dataset(root)
     cocos, files = {}, {}
     findings = Findings()

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import unquote
 
-from gfl_lab.addresses import readable
+from gfl_lab.addresses import absolute, readable
 from gfl_lab.data.findings import listed
 from gfl_lab.errors import DataError, Problem
 
@@ -48,7 +48,7 @@ def find_dataset(root: Path | str) -> CocoPaths:
     Raises:
         DataError: there is no such folder, or an annotation file or image folder is missing; all of them at once.
     """
-    root = absolute(root)
+    root = absolute(root, "the data set")
     hint = "expected annotations/instances_train.json, annotations/instances_val.json and images/, or another layout of docs/data.md"
     shown = readable(str(root))
     try:
@@ -84,14 +84,6 @@ def find_dataset(root: Path | str) -> CocoPaths:
     if problems:
         raise DataError(problems)
     return CocoPaths(found["train"][0], found["val"][0], found["train"][1], found["val"][1])
-
-
-def absolute(root: Path | str) -> Path:
-    """Return the folder of a data set as an absolute path without links; as given where links run in a circle or there is no such user."""
-    try:
-        return Path(root).expanduser().resolve()
-    except (OSError, RuntimeError, ValueError):
-        return Path(root).absolute()
 
 
 def below(root: Path, path: Path) -> str:

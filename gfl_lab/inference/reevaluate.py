@@ -34,13 +34,16 @@ from gfl_lab.data.pixels import ImageError
 from gfl_lab.errors import InputError, Problem, ResourceError, StoreError
 from gfl_lab.inference.evaluate import CocoEvaluator, collect
 from gfl_lab.inference.predict import predict, predict_and_collect
+from gfl_lab.records.manifest import DataPaths, Manifest
+from gfl_lab.records.result import Done
 from gfl_lab.rundir import RunTree, TrialDir
-from gfl_lab.setup.components import load_of_trial, recorded_spec
+from gfl_lab.setup.components import load_of_trial
 from gfl_lab.setup.config import trial_config
 from gfl_lab.spec.files import Profile, resolve_settings
 from gfl_lab.spec.hints import nearest
-from gfl_lab.spec.settings import EVALUATION, INPUT, TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec, group_of, inactive
+from gfl_lab.spec.settings import EVALUATION, INPUT, Settings, group_of, inactive
 from gfl_lab.spec.source import Source, problems_of
+from gfl_lab.spec.trial import TRAINING_CODE_VERSION, DataSpec, TrialSpec
 
 SETTABLE = tuple(key for key in Settings.model_fields if group_of(key) in (EVALUATION, INPUT))
 """Settings that trained weights can be evaluated under, whatever they were trained with."""
@@ -65,7 +68,7 @@ class Subject:
     name: str
     state: Mapping[str, Tensor]
     spec: TrialSpec
-    paths: dict[str, str]
+    paths: DataPaths
     metrics: dict[str, float] | None = None
     device: str = ""
     notes: tuple[str, ...] = ()
@@ -122,9 +125,9 @@ def read_trial(trial: TrialDir, with_data: bool = True) -> Subject:
     """
     manifest, result = trial.manifest(), trial.result()
     spec = _spec(trial, manifest)
-    paths = manifest.get("paths")
-    if not isinstance(paths, dict) or not isinstance(result, dict) or not isinstance(result.get("metrics"), dict):
-        raise StoreError(f"trial {trial.id}: {naming.MANIFEST} or {naming.RESULT} is damaged")
+    if not isinstance(result, Done) or result.metrics is None:
+        raise StoreError(f"trial {trial.id}: {naming.RESULT} is damaged")
+    paths = manifest.paths
     state, meta = _read(trial.file(naming.LAST_CHECKPOINT))
     if meta.get("trial") != trial.id:
         raise StoreError(f"{trial.file(naming.LAST_CHECKPOINT)} belongs to trial {meta.get('trial')}, not to {trial.id}")
@@ -133,8 +136,8 @@ def read_trial(trial: TrialDir, with_data: bool = True) -> Subject:
     notes = []
     if spec.code != TRAINING_CODE_VERSION:
         notes.append(f"trial {trial.id} was made by version {spec.code} of the training code, this is {TRAINING_CODE_VERSION}")
-    recorded = {key: result["metrics"][key] for key in COMPARED if key in result["metrics"]}
-    return Subject(trial.id, state, spec, paths, recorded, str(result.get("device", "")), tuple(notes))
+    recorded = {key: result.metrics[key] for key in COMPARED if key in result.metrics}
+    return Subject(trial.id, state, spec, paths, recorded, result.device, tuple(notes))
 
 
 def read_weights(path: Path, data: Path | None, profile: Profile) -> Subject:
@@ -159,10 +162,8 @@ def read_weights(path: Path, data: Path | None, profile: Profile) -> Subject:
             raise InputError(Problem("a trial's checkpoint holds no settings", str(path), hint))
         manifest = trial.manifest()
         own = _spec(trial, manifest)
-        if manifest.get("trial") != meta["trial"]:
-            raise InputError(
-                Problem(f"it belongs to trial {meta['trial']}, and the manifest beside it to {manifest.get('trial')}", str(path))
-            )
+        if manifest.trial != meta["trial"]:
+            raise InputError(Problem(f"it belongs to trial {meta['trial']}, and the manifest beside it to {manifest.trial}", str(path)))
         settings, known, count = own.settings, own.data.classes, len(own.data.classes)
     else:
         settings, count = _imported(path, meta, profile)
@@ -209,7 +210,7 @@ def _evaluate(subject: Subject, limit: int | None, seen: Callable[[int, int], No
         config.val_loader.dataset.indices = limit
     loader = Runner.build_dataloader(config.val_loader, seed=spec.seed)
     images = len(loader.dataset)
-    evaluator = CocoEvaluator(subject.paths["val_annotations"], spec.data.classes, settings.max_dets)
+    evaluator = CocoEvaluator(subject.paths.val_annotations, spec.data.classes, settings.max_dets)
     collector = DistributionCollector(evaluator.truth, evaluator.category_ids, settings, ambiguous=True) if spec.data.truth else None
     samples = predict_and_collect(model, loader, collector) if collector else predict(model, loader)
     metrics, per_class = evaluator(collect(_counted(samples, images, seen)))
@@ -268,7 +269,7 @@ def _too_little_memory_told() -> Iterator[None]:
 
 def _build(subject: Subject) -> tuple[Any, nn.Module]:
     """mmengine's configuration, and the detector with its weights on the device that evaluates."""
-    config = trial_config(subject.spec, subject.paths, work_dir="")
+    config = trial_config(subject.spec, subject.paths.to_json(), work_dir="")
     init_default_scope("mmdet")
     model = MODELS.build(config.model)
     _load(model, subject.state, subject.name)
@@ -299,9 +300,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return state, meta
 
 
-def _spec(trial: TrialDir, manifest: dict[str, Any]) -> TrialSpec:
+def _spec(trial: TrialDir, manifest: Manifest) -> TrialSpec:
     """What a trial computes, with the user's code that it names imported."""
-    spec = recorded_spec(trial, manifest)
+    spec = manifest.spec
     tree = RunTree.default()
     if spec.components and trial.path.resolve() != tree.trial(trial.id).path.resolve():
         names = ", ".join(component.name for component in spec.components)
@@ -330,11 +331,11 @@ def _imported(path: Path, meta: dict[str, Any], profile: Profile) -> tuple[Setti
         raise InputError(_told(error, str(path))) from None
 
 
-def _data(folder: Path) -> tuple[DataSpec, dict[str, str]]:
+def _data(folder: Path) -> tuple[DataSpec, DataPaths]:
     """What a trial would see of a data set, but for the digest: that would take reading every image."""
     report = coco.require_valid(folder, decode=False)
     truth = ambiguous_shapes.describe(folder) is not None
-    paths = {key: str(value) for key, value in asdict(coco.find_dataset(folder)).items()}
+    paths = DataPaths(**{key: str(value) for key, value in asdict(coco.find_dataset(folder)).items()})
     data = DataSpec(
         name=report.name,
         digest="",
@@ -347,24 +348,24 @@ def _data(folder: Path) -> tuple[DataSpec, dict[str, str]]:
     return data, paths
 
 
-def _no_data(known: tuple[str, ...] | None, count: int) -> tuple[DataSpec, dict[str, str]]:
+def _no_data(known: tuple[str, ...] | None, count: int) -> tuple[DataSpec, DataPaths]:
     """In place of a data set: classes alone."""
     coco_names = tuple(CocoDataset.METAINFO["classes"])
     classes = known or (coco_names if count == len(coco_names) else tuple(f"class {number}" for number in range(1, count + 1)))
-    paths = dict.fromkeys(("train_annotations", "val_annotations", "train_images", "val_images"), "")
+    paths = DataPaths("", "", "", "")
     return DataSpec(name="images", digest="", classes=classes, train_images=0, val_images=0, truth=False), paths
 
 
-def _check_data(data: DataSpec, paths: dict[str, str], trial: str) -> None:
+def _check_data(data: DataSpec, paths: DataPaths, trial: str) -> None:
     """Whether a trial's validation data are still there, with the same classes and as many images."""
-    for key in ("val_annotations", "val_images"):
-        if not Path(paths.get(key, "")).exists():
-            raise InputError(f"trial {trial}: its validation data are gone: {paths.get(key)} does not exist")
-    dataset = coco.load_coco(paths["val_annotations"])
+    for path in (paths.val_annotations, paths.val_images):
+        if not Path(path).exists():
+            raise InputError(f"trial {trial}: its validation data are gone: {path} does not exist")
+    dataset = coco.load_coco(paths.val_annotations)
     classes = tuple(category["name"] for category in dataset["categories"])
     if classes != data.classes or len(dataset["images"]) != data.val_images:
         raise InputError(
-            f"trial {trial}: {paths['val_annotations']} is not what it was: {len(dataset['images'])} images and {len(classes)} "
+            f"trial {trial}: {paths.val_annotations} is not what it was: {len(dataset['images'])} images and {len(classes)} "
             f"categories, and it was trained with {data.val_images} and {len(data.classes)}"
         )
 

@@ -14,7 +14,7 @@ from gfl_lab import naming
 from gfl_lab.errors import StoreError
 from gfl_lab.orchestrate import orphans
 from gfl_lab.orchestrate.trainings import needed_by_others
-from gfl_lab.records.files import read_json
+from gfl_lab.records.plan import read_plan
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.wording import plural
 
@@ -146,7 +146,7 @@ def _referenced(tree: RunTree) -> set[str]:
         except (OSError, UnicodeDecodeError) as error:
             raise StoreError(f"{path} cannot be read ({error}), so it is not known which trials it refers to") from None
     for name, profile in tree.experiments():
-        read_json(tree.experiment(name, profile) / naming.PLAN)  # a torn plan has lost references
+        read_plan(tree.experiment(name, profile) / naming.PLAN)  # a torn plan has lost references
     return found
 
 

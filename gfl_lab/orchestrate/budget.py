@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gfl_lab import naming
-from gfl_lab.errors import InputError, StoreError
+from gfl_lab.errors import InputError
 from gfl_lab.orchestrate.cost import Cost, Estimate, cost_of
 from gfl_lab.orchestrate.resources import Share
-from gfl_lab.records.files import read_json, write_json
+from gfl_lab.records.cost import Spent, read_spent, write_spent
 
 SAVE_S = 5.0
 
@@ -88,26 +87,21 @@ class Meter:
         self._saved = time.monotonic()
         total = Cost(*(getattr(self._before, key) + getattr(self.spent, key) for key in ("wall_s", "core_s", "gpu_s")))
         with contextlib.suppress(OSError):
-            write_json(
+            write_spent(
                 self.file,
-                {
-                    "format": naming.FORMAT_VERSION, "cpus": self.share.cpus, "gpus": self.share.gpus, "at_once": self.share.slots,
-                    "wall_seconds": round(total.wall_s, 1), "core_seconds": round(total.core_s, 1), "gpu_seconds": round(total.gpu_s, 1),
-                },
+                Spent(
+                    self.share.cpus, self.share.gpus, self.share.slots, round(total.wall_s, 1), round(total.core_s, 1), round(total.gpu_s, 1)
+                ),
             )  # fmt: skip
 
 
 def spent(file: Path) -> Cost | None:
-    """What the commands so far have spent on an experiment; None where no such file can be read."""
-    with contextlib.suppress(StoreError, KeyError, TypeError, ValueError):
-        found = read_json(file)
-        return Cost(float(found["wall_seconds"]), float(found["core_seconds"]), float(found["gpu_seconds"]))
-    return None
+    """Return what the commands so far have spent on an experiment; None if nothing is known."""
+    found = read_spent(file)
+    return Cost(found.wall_seconds, found.core_seconds, found.gpu_seconds) if found else None
 
 
 def last_share(file: Path) -> Share | None:
-    """The share of the machine that the last command gave each trial of an experiment."""
-    with contextlib.suppress(StoreError, KeyError, TypeError, ValueError):
-        found = read_json(file)
-        return Share(int(found["cpus"]), float(found["gpus"]), int(found["at_once"]))
-    return None
+    """Return the share of the machine that the last command gave each trial of an experiment; None if nothing is known."""
+    found = read_spent(file)
+    return Share(found.cpus, found.gpus, found.at_once) if found else None

@@ -15,8 +15,9 @@ from gfl_lab import naming
 from gfl_lab.errors import StoreError
 from gfl_lab.orchestrate.resources import Peak, Share, processes_of
 from gfl_lab.plan.plan import Plan, Trial, steps_of
-from gfl_lab.records.files import read_json
-from gfl_lab.records.metric_lines import read_metric_lines
+from gfl_lab.records.cost import read_all_measured
+from gfl_lab.records.metric_lines import parse_metric_line, read_metric_lines
+from gfl_lab.records.result import Done
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec import renames
 from gfl_lab.spec.files import Profile, resolve_settings
@@ -40,13 +41,11 @@ _DEFAULTS = Settings().model_dump(mode="json")
 
 def shape(settings: Mapping[str, Any]) -> str:
     """What the pace of training and evaluation depends on most."""
-    settings = renames.current(settings)
     return naming.canonical_json([settings.get(key, _DEFAULTS[key]) for key in _SHAPE])
 
 
 def detector(settings: Mapping[str, Any]) -> str:
     """What it depends on besides."""
-    settings = renames.current(settings)
     values = {key: settings.get(key, _DEFAULTS[key]) for key in _DETECTOR}
     # The files of warm-ups are named by a hash of this, so it holds the first names.
     return naming.canonical_json(renames.first_edition(values | {"ema_decay": bool(values["ema_decay"])}))
@@ -199,39 +198,38 @@ def _finished(tree: RunTree) -> Iterator[tuple[str, Pace]]:
     for trial in tree.trials():
         with contextlib.suppress(StoreError, KeyError, TypeError, ValueError, ZeroDivisionError, OSError):
             result = trial.result()
-            if not result or result["status"] != "done":
+            if not isinstance(result, Done):
                 continue
-            spec, seconds = trial.manifest()["spec"], result["seconds"]
-            settings, data = spec["settings"], spec["data"]
+            manifest, seconds = trial.manifest(), result.seconds
+            settings, data = manifest.settings, manifest.data
             steps, evaluations = _last_attempt(trial, result)
             yield (
                 shape(settings),
                 Pace(
                     source=HISTORY,
                     detector=detector(settings),
-                    data=data["name"],
-                    digest=data["digest"],
+                    data=data.name,
+                    digest=data.digest,
                     iteration_s=seconds["train"] / steps,
-                    image_s=seconds["eval"] / (evaluations * data["val_images"]),
+                    image_s=seconds["eval"] / (evaluations * data.val_images),
                     rest_s=max(0.0, seconds["total"] - seconds["train"] - seconds["eval"]),
                     cpus=_cores(trial),
-                    device=re.sub(r":\d+", "", result["device"], count=1),
-                    processes=int(result.get("processes", 1)),
+                    device=re.sub(r":\d+", "", result.device, count=1),
+                    processes=result.processes or 1,
                     trial=trial.id,
                 ),
             )
 
 
-def _last_attempt(trial: TrialDir, result: Mapping[str, Any]) -> tuple[int, int]:
+def _last_attempt(trial: TrialDir, result: Done) -> tuple[int, int]:
     """Steps and evaluations in the ``seconds`` of a result: after a resume they are those of the last attempt alone."""
-    started = datetime.datetime.fromisoformat(result["finished"]).timestamp() - result["seconds"]["total"] - 1
+    started = datetime.datetime.fromisoformat(result.finished).timestamp() - result.seconds["total"] - 1
     with trial.file(naming.METRICS_FILE).open("rb") as file:
-        first = file.readline()
-    match = re.search(rb'"time":\s*([\d.]+)', first)
-    if match is None or float(match[1]) >= started:
-        return result["steps"], result["epochs"]
-    own = [line.kind for line in read_metric_lines(trial.file(naming.METRICS_FILE))[0] if line.time >= started]
-    return own.count("train"), own.count("val")
+        first = parse_metric_line(file.readline())
+    if first is None or first.time >= started:
+        return result.steps or 0, result.epochs or 0
+    own = [line for line in read_metric_lines(trial.file(naming.METRICS_FILE))[0] if line.time >= started]
+    return sum(line.trains for line in own), sum(line.evaluates for line in own)
 
 
 def _cores(trial: TrialDir) -> int:
@@ -243,24 +241,22 @@ def _cores(trial: TrialDir) -> int:
 
 
 def _measured(tree: RunTree) -> Iterator[tuple[str, Pace]]:
-    for path in sorted((tree.root / naming.MEASURED_DIR).glob("*.json")):
-        with contextlib.suppress(StoreError, KeyError, TypeError, ValueError):
-            found = read_json(path)
-            settings, data = found["settings"], found["data"]
+    for found in read_all_measured(tree.root / naming.MEASURED_DIR):
+        with contextlib.suppress(KeyError, TypeError, ValueError):  # settings of another shape
             yield (
-                shape(settings),
+                shape(found.settings),
                 Pace(
                     source=WARM_UP,
-                    detector=detector(settings),
-                    data=data["name"],
-                    digest=data["digest"],
-                    iteration_s=float(found["seconds_per_iteration"]),
-                    image_s=float(found["seconds_per_image"]),
-                    rest_s=float(found["seconds_once"]),
-                    cpus=int(found["cpus"]),
-                    device=found["device"],
-                    memory_mib=float(found["memory_mib"]),
-                    gpu_memory_mib=float(found["gpu_memory_mib"]),
+                    detector=detector(found.settings),
+                    data=found.data.name,
+                    digest=found.data.digest,
+                    iteration_s=found.seconds_per_iteration,
+                    image_s=found.seconds_per_image,
+                    rest_s=found.seconds_once,
+                    cpus=found.cpus,
+                    device=found.device,
+                    memory_mib=found.memory_mib,
+                    gpu_memory_mib=found.gpu_memory_mib,
                 ),
             )
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.errors import StoreError
 from gfl_lab.integrity import Checked, Cure, Damage, checkpoint_damage, damage, has_finished, phrase
 from gfl_lab.plan.plan import Trial
-from gfl_lab.records.files import read_json
+from gfl_lab.records.marks import read_failed_repair
+from gfl_lab.records.result import Done
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 
 
@@ -27,7 +27,7 @@ class Damaged:
     trial: str
     found: tuple[Damage, ...]
     lost: str
-    ap: Any = None
+    ap: float | None = None
 
     @property
     def rewritten(self) -> bool:
@@ -75,15 +75,15 @@ def examine_all(trials: Sequence[Trial], states: Mapping[str, TrialState], tree:
     return {trial: each for trial, each in found.items() if each is not None}
 
 
-def recorded_ap(trial: TrialDir) -> Any:
-    """AP in a trial's result, whatever stands there; None where there is none."""
-    with contextlib.suppress(StoreError, OSError, AttributeError):
-        return ((trial.result() or {}).get("metrics") or {}).get("AP")
+def recorded_ap(trial: TrialDir) -> float | None:
+    """Return AP in a trial's result; None if there is none."""
+    with contextlib.suppress(StoreError, OSError):
+        result = trial.result()
+        return (result.metrics or {}).get("AP") if isinstance(result, Done) else None
     return None
 
 
 def failure(trial: TrialDir) -> str:
-    """Why the last attempt to repair a trial failed; empty where none has."""
-    with contextlib.suppress(StoreError):
-        return str(read_json(trial.file(naming.REPAIR)).get("reason") or "")
-    return ""
+    """Return why the last attempt to repair a trial failed; empty if none has."""
+    failed = read_failed_repair(trial.file(naming.REPAIR))
+    return failed.reason if failed else ""

@@ -19,10 +19,12 @@ from gfl_lab import naming
 from gfl_lab.errors import InputError, Problem, StoreError
 from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.plan.plan import Plan, Trial, Variant, steps_of
-from gfl_lab.records.files import WAYS_OUT, read_json, write_bytes, write_json
+from gfl_lab.records.files import WAYS_OUT, damaged, write_bytes
+from gfl_lab.records.manifest import DataPaths, new_manifest, write_manifest
 from gfl_lab.records.metric_lines import read_metric_lines
+from gfl_lab.records.plan import PlanFile, PlannedTrial, read_plan, write_plan
+from gfl_lab.records.result import Failed, now
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
-from gfl_lab.spec import renames
 from gfl_lab.spec.code import CodeFile
 from gfl_lab.spec.schedule import total_epochs
 
@@ -155,11 +157,11 @@ def of_other_seeds(plan: Plan, folder: Path) -> list[tuple[Variant, Trial]]:
     """
     path = folder / naming.PLAN
     old = _former_plan(path) if path.exists() else None
-    return _of_other_seeds(plan, old) if old and old["data"]["digest"] == plan.data.digest else []
+    return _of_other_seeds(plan, old) if old and old.data.digest == plan.data.digest else []
 
 
-def _of_other_seeds(plan: Plan, old: Mapping[str, Any]) -> list[tuple[Variant, Trial]]:
-    former = {trial["id"]: trial["seed"] for variant in old["variants"] for trial in variant["trials"]}
+def _of_other_seeds(plan: Plan, old: PlanFile) -> list[tuple[Variant, Trial]]:
+    former = {trial.id: trial.seed for trial in old.trials}
     found = []
     for variant in plan.variants:
         for seed in sorted(set(former.values()) - {trial.spec.seed for trial in variant.trials}):
@@ -171,40 +173,44 @@ def _of_other_seeds(plan: Plan, old: Mapping[str, Any]) -> list[tuple[Variant, T
 
 
 def save_plan(plan: Plan, folder: Path) -> list[str]:
-    """Write plan.json, keeping every trial of another seed that the former plan had for the same cell.
+    """Write plan.json, keeping every trial of another seed that the former plan had for the same variant.
 
     A plan over other data is moved to ``previous/<digest>/`` with its tables first.
 
     Returns:
         Notes for the user.
     """
-    notes = []
-    new = plan.to_json(datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
-    path = folder / naming.PLAN
-    if path.exists():
-        old = _former_plan(path)
-        if old["data"]["digest"] != new["data"]["digest"]:
-            archive = folder / "previous" / old["data"]["digest"]
-            archive.mkdir(parents=True, exist_ok=True)
-            for file in [path, *folder.glob(naming.TABLE_STEM + ".*")]:
-                file.replace(archive / file.name)
-            notes.append(f"the table so far was over other data ({old['data']['name']}, {old['data']['digest']}); it is kept in {archive}")
-        else:
-            new["created"] = old["created"]
-            kept = _of_other_seeds(plan, old)
-            entries = {id(variant): entry for variant, entry in zip(plan.variants, new["variants"], strict=True)}
-            for variant, trial in kept:
-                entries[id(variant)]["trials"].append({"id": trial.id, "seed": trial.spec.seed})
-            for entry in new["variants"]:
-                entry["trials"].sort(key=lambda trial: trial["seed"])
-            if kept:
-                notes.append(f"{len(kept)} trials of other seeds stay in the table")
-            cells = {naming.canonical_json(variant["settings"]) for variant in new["variants"]}
-            gone = sum(naming.canonical_json(variant["settings"]) not in cells for variant in old["variants"])
-            if gone:
-                notes.append(f"{gone} variants of the former plan are no longer in the file; their trials are kept on disk")
-    write_json(path, new)
+    path, new = folder / naming.PLAN, plan.record(now())
+    if not path.exists():
+        write_plan(path, new)
+        return []
+    old = _former_plan(path)
+    if old.data.digest != new.data.digest:
+        archive = folder / "previous" / old.data.digest
+        archive.mkdir(parents=True, exist_ok=True)
+        for file in [path, *folder.glob(naming.TABLE_STEM + ".*")]:
+            file.replace(archive / file.name)
+        write_plan(path, new)
+        return [f"the table so far was over other data ({old.data.name}, {old.data.digest}); it is kept in {archive}"]
+    kept = _of_other_seeds(plan, old)
+    write_plan(path, _with_trials(replace(new, created=old.created), plan, kept))
+    notes = [f"{len(kept)} trials of other seeds stay in the table"] if kept else []
+    present = {naming.canonical_json(variant.settings) for variant in new.variants}
+    if gone := sum(naming.canonical_json(variant.settings) not in present for variant in old.variants):
+        notes.append(f"{gone} variants of the former plan are no longer in the file; their trials are kept on disk")
     return notes
+
+
+def _with_trials(record: PlanFile, plan: Plan, more: Sequence[tuple[Variant, Trial]]) -> PlanFile:
+    """``record`` of ``plan`` with more trials of its variants, each variant's trials in the order of their seeds."""
+    added: dict[int, list[PlannedTrial]] = {}
+    for variant, trial in more:
+        added.setdefault(id(variant), []).append(PlannedTrial(trial.id, trial.spec.seed))
+    variants = []
+    for variant, entry in zip(plan.variants, record.variants, strict=True):
+        trials = sorted([*entry.trials, *added.get(id(variant), ())], key=lambda trial: trial.seed)
+        variants.append(replace(entry, trials=tuple(trials)))
+    return replace(record, variants=tuple(variants))
 
 
 def _written(trial: TrialDir) -> int:
@@ -215,17 +221,14 @@ def _written(trial: TrialDir) -> int:
         return 0
 
 
-def _former_plan(path: Path) -> dict[str, Any]:
+def _former_plan(path: Path) -> PlanFile:
     try:
-        old = renames.upgrade_plan(read_json(path))
-        if isinstance(old["created"], str) and old["data"]["digest"] and all(v["settings"] and v["trials"] for v in old["variants"]):
-            return old
-        reason = f"{path} is no plan"
-    except (KeyError, TypeError):
-        reason = f"{path} is no plan"
+        old = read_plan(path)
     except StoreError as error:
-        reason = error.problems[0].message
-    raise StoreError(Problem(reason, hint=WAYS_OUT[naming.PLAN]))
+        raise StoreError(Problem(error.problems[0].message, hint=WAYS_OUT[naming.PLAN])) from None
+    if old.created and old.data.digest and all(variant.settings and variant.trials for variant in old.variants):
+        return old
+    raise damaged(path, "is no plan")
 
 
 def write_manifests(trials: Sequence[Trial], tree: RunTree, paths: Mapping[str, str], code: Sequence[CodeFile] = ()) -> None:
@@ -235,16 +238,13 @@ def write_manifests(trials: Sequence[Trial], tree: RunTree, paths: Mapping[str, 
         code: the files that trials name as their components; each trial gets copies of its own.
     """
     contents = {file.digest: file.content for file in code}
-    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     for trial in trials:
         folder = tree.trial(trial.id)
         folder.path.mkdir(parents=True, exist_ok=True)
         for component in trial.spec.components:
             write_bytes(folder.file(naming.COMPONENTS_DIR) / component.name, contents[component.digest])
-        manifest = {
-            "format": naming.FORMAT_VERSION, "trial": trial.id, "spec": trial.spec.model_dump(mode="json"), "paths": dict(paths), "created": created,
-        }  # fmt: skip
-        write_json(folder.file(naming.MANIFEST), manifest)
+        manifest = new_manifest(folder.file(naming.MANIFEST), trial.spec, DataPaths.from_json(dict(paths)))
+        write_manifest(manifest.file, manifest)
 
 
 class Watcher(threading.Thread):
@@ -318,8 +318,8 @@ class Watcher(threading.Thread):
         reason = ""
         try:
             state = folder.state()
-            if state is TrialState.FAILED:
-                reason = (folder.result() or {}).get("failure", {}).get("reason", "")
+            if state is TrialState.FAILED and isinstance(result := folder.result(), Failed):
+                reason = result.failure.reason
         except StoreError as error:  # another gfl-lab has written there meanwhile
             state, reason = TrialState.FAILED, error.problems[0].message
         return Progress(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import shutil
 import statistics
 import tempfile
@@ -11,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.orchestrate.cost import detector, shape
@@ -19,8 +17,9 @@ from gfl_lab.orchestrate.driver import jobs_for, write_manifests
 from gfl_lab.orchestrate.resources import Machine, Share
 from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 from gfl_lab.plan.plan import Trial
-from gfl_lab.records.files import write_json
-from gfl_lab.rundir import RunTree, TrialDir, TrialState
+from gfl_lab.records.cost import Measured, MeasuredData, write_measured
+from gfl_lab.records.result import Done, Failed, Result, now
+from gfl_lab.rundir import RunTree, TrialDir
 from gfl_lab.spec.code import CodeFile
 
 WARM_UP_PREFIX = ".warm-up-"
@@ -79,35 +78,33 @@ def measure(
         problems = []
         for trial in models:
             own = [result for warmed, result in done if warmed.id == trial.id]
-            good = [result for result in own if result["status"] == TrialState.DONE]
+            good = [result for result in own if isinstance(result, Done)]
             if not good:
-                problems.append(f"the warm-up of {trial.id} failed: {own[0]['failure']['reason']}")
+                problems.append(f"the warm-up of {trial.id} failed: {_reason(own[0])}")
                 continue
             found = _record(trial, good, share, at_once)
-            key = naming.digest(
-                [shape(found["settings"]), detector(found["settings"]), found["data"]["digest"], found["device"], share.cpus]
-            )
-            write_json(root / f"{key}.json", found)
+            key = naming.digest([shape(found.settings), detector(found.settings), found.data.digest, found.device, share.cpus])
+            write_measured(root / f"{key}.json", found)
             say(
-                f"measured {naming.setting_text(trial.spec.settings.backbone)} of trial {trial.id}: {found['seconds_per_iteration']:.3f} s an "
-                f"iteration, {found['seconds_per_image']:.4f} s an image of evaluation, {found['memory_mib']:.0f} MiB"
-                + (f", {found['gpu_memory_mib']:.0f} MiB of the GPU" if gpu else "")
+                f"measured {naming.setting_text(trial.spec.settings.backbone)} of trial {trial.id}: {found.seconds_per_iteration:.3f} s an "
+                f"iteration, {found.seconds_per_image:.4f} s an image of evaluation, {found.memory_mib:.0f} MiB"
+                + (f", {found.gpu_memory_mib:.0f} MiB of the GPU" if gpu else "")
             )
         return problems
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run(jobs: SimpleQueue[tuple[Trial, Job]], processes: Sequence[TrialProcess]) -> list[tuple[Trial, dict[str, Any]]]:
+def _run(jobs: SimpleQueue[tuple[Trial, Job]], processes: Sequence[TrialProcess]) -> list[tuple[Trial, Result | None]]:
     """Run the queue empty, each process one job after the other."""
-    found: list[tuple[Trial, dict[str, Any]]] = []
+    found: list[tuple[Trial, Result | None]] = []
 
     def work(process: TrialProcess) -> None:
         with contextlib.suppress(Empty):
             while True:
                 trial, job = jobs.get_nowait()
                 process.run(job)
-                found.append((trial, TrialDir(Path(job.path)).result() or {"status": "failed", "failure": {"reason": "it left no result"}}))
+                found.append((trial, TrialDir(Path(job.path)).result()))
 
     with ThreadPoolExecutor(len(processes)) as pool:
         try:
@@ -122,24 +119,27 @@ def _run(jobs: SimpleQueue[tuple[Trial, Job]], processes: Sequence[TrialProcess]
     return found
 
 
-def _record(trial: Trial, results: Sequence[Mapping[str, Any]], share: Share, at_once: int) -> dict[str, Any]:
-    metrics = [result["metrics"] for result in results]
-    spec = trial.spec.model_dump(mode="json")
+def _reason(result: Result | None) -> str:
+    return result.failure.reason if isinstance(result, Failed) else "it left no result"
+
+
+def _record(trial: Trial, results: Sequence[Done], share: Share, at_once: int) -> Measured:
+    metrics = [result.metrics or {} for result in results]
+    data = trial.spec.data
 
     def mean(key: str) -> float:
         return round(statistics.mean(each[key] for each in metrics), 6)
 
-    return {
-        "format": naming.FORMAT_VERSION,
-        "settings": spec["settings"],
-        "data": {"name": spec["data"]["name"], "digest": spec["data"]["digest"]},
-        "seconds_per_iteration": mean("seconds_per_iteration"),
-        "seconds_per_image": mean("seconds_per_image"),
-        "seconds_once": mean("seconds_once"),
-        "memory_mib": round(max(each["memory_mib"] for each in metrics), 1),
-        "gpu_memory_mib": round(max(each["gpu_memory_mib"] for each in metrics), 1),
-        "device": results[0]["device"],
-        "cpus": share.cpus,
-        "at_once": at_once,
-        "measured": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
+    return Measured(
+        settings=trial.spec.settings.model_dump(mode="json"),
+        data=MeasuredData(data.name, data.digest),
+        seconds_per_iteration=mean("seconds_per_iteration"),
+        seconds_per_image=mean("seconds_per_image"),
+        seconds_once=mean("seconds_once"),
+        memory_mib=round(max(each["memory_mib"] for each in metrics), 1),
+        gpu_memory_mib=round(max(each["gpu_memory_mib"] for each in metrics), 1),
+        device=results[0].device,
+        cpus=share.cpus,
+        at_once=at_once,
+        measured=now(),
+    )

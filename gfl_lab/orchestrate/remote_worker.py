@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import threading
 import time
@@ -15,10 +14,10 @@ from gfl_lab.errors import ResourceError, StoreError
 from gfl_lab.orchestrate import dataset_archives, run_sync
 from gfl_lab.orchestrate.run_sync import EVERY_S, LAST_TRIES_S, Link, Pace
 from gfl_lab.orchestrate.supervisor import Job, TrialProcess
-from gfl_lab.records.files import write_json
 from gfl_lab.records.lease import Lease, write_lease
+from gfl_lab.records.manifest import DataPaths, write_manifest
+from gfl_lab.records.result import says_done
 from gfl_lab.rundir import LEASE_STALE_S, RunTree, TrialDir, TrialState
-from gfl_lab.spec import renames
 from gfl_lab.storage import Storage, Synced, is_plain_name, open_storage
 
 HEARTBEAT_S = 10.0
@@ -38,6 +37,8 @@ def run_on_node(process: TrialProcess, job: Job, scratch: Path) -> TrialState:
     Raises:
         ResourceError: the storage cannot be reached. StoreError: the trial or its data are not there, or damaged.
     """
+    if job.link is None:
+        raise ValueError(f"{job.path} has no link to a storage")
     link = Link(**job.link)
     storage = open_storage(link.uri)
     tree = RunTree(scratch / "storages" / naming.digest(link.uri))
@@ -156,10 +157,8 @@ class Holder(threading.Thread):
 
 
 def _done_there(storage: Storage, trial_id: str) -> bool:
-    with contextlib.suppress(ValueError, AttributeError):
-        result = json.loads(storage.read(f"{run_sync.trial_folder(trial_id)}/{naming.RESULT}") or b"{}")
-        return result.get("status") == TrialState.DONE
-    return False
+    content = storage.read(f"{run_sync.trial_folder(trial_id)}/{naming.RESULT}")
+    return content is not None and says_done(content)
 
 
 def _fetch(storage: Storage, trial: TrialDir, synced: Synced, scratch: Path) -> None:
@@ -171,18 +170,17 @@ def _fetch(storage: Storage, trial: TrialDir, synced: Synced, scratch: Path) -> 
     storage.download(f"{synced.remote}/{naming.MANIFEST}", trial.file(naming.MANIFEST))
     manifest = trial.manifest()
     try:
-        spec = manifest["spec"]
         for name in storage.list(f"{synced.remote}/{naming.COMPONENTS_DIR}"):
             if is_plain_name(name):
                 storage.download(f"{synced.remote}/{naming.COMPONENTS_DIR}/{name}", trial.file(naming.COMPONENTS_DIR) / name)
-        manifest["paths"] = dataset_archives.fetch_dataset(storage, spec["data"]["digest"], scratch / "data")
-        spec["settings"] = renames.current(spec["settings"])
-        if spec["settings"]["init_weights"] not in ("random", "pretrained"):
-            weights = dataset_archives.fetch_weights(storage, spec["weights_digest"], scratch / "weights")
-            spec["settings"]["init_weights"] = str(weights)  # not in the trial's id: its content is
-    except (LookupError, TypeError, ValueError) as error:
+        paths = DataPaths(**dataset_archives.fetch_dataset(storage, manifest.data.digest, scratch / "data"))
+        weights = None
+        if manifest.weights_file:
+            weights = dataset_archives.fetch_weights(storage, manifest.weights_digest, scratch / "weights")
+        moved = manifest.moved(paths, weights)
+    except (LookupError, TypeError) as error:
         raise StoreError(f"the manifest of trial {trial.id} in {storage.uri} is damaged: {error!r}") from None
-    write_json(trial.file(naming.MANIFEST), manifest)
+    write_manifest(trial.file(naming.MANIFEST), moved)
 
 
 class _Pusher(threading.Thread):

@@ -29,8 +29,8 @@ from gfl_lab import naming
 from gfl_lab.errors import ResourceError, StoreError
 from gfl_lab.orchestrate import dataset_archives
 from gfl_lab.orchestrate.supervisor import Job
-from gfl_lab.rundir import RunTree, TrialDir, TrialState
-from gfl_lab.spec import renames
+from gfl_lab.records.result import Done
+from gfl_lab.rundir import RunTree, TrialDir
 from gfl_lab.storage import Stamp, Synced, is_plain_name, open_storage
 
 EVERY_S = 3.0
@@ -93,8 +93,8 @@ def local_names(folder: Path) -> list[str]:
 def is_done(trial: TrialDir) -> bool:
     """Whether the trial's result says so, whoever holds its lease."""
     with contextlib.suppress(StoreError):
-        result = trial.result() or {}
-        return result.get("status") == TrialState.DONE and isinstance(result.get("metrics"), dict)
+        result = trial.result()
+        return isinstance(result, Done) and result.metrics is not None
     return False
 
 
@@ -198,10 +198,10 @@ class DriverSide:
             StoreError: a file of ours cannot be read.
         """
         trials = [self.tree.trial(trial_id) for trial_id in trial_ids]
-        specs = [trial.manifest()["spec"] for trial in trials]
-        weights = {spec["weights_digest"]: Path(renames.current(spec["settings"])["init_weights"]) for spec in specs if _is_file(spec)}
+        manifests = [trial.manifest() for trial in trials]
+        weights = {manifest.weights_digest: path for manifest in manifests if (path := manifest.weights_file)}
         try:
-            for digest in {spec["data"]["digest"] for spec in specs}:
+            for digest in {manifest.data.digest for manifest in manifests}:
                 dataset_archives.push_dataset(self.storage, digest, paths, say)
             for digest, path in weights.items():
                 dataset_archives.push_weights(self.storage, digest, path)
@@ -319,11 +319,7 @@ def _runs_here(trial: TrialDir) -> bool:
     return trial.lease_alive() and not (lease and lease.run)
 
 
-def _is_file(spec: dict[str, Any]) -> bool:
-    return renames.current(spec["settings"])["init_weights"] not in ("random", "pretrained")
-
-
-def _each(work: Callable[[Any], None], items: Iterable[Any], keep_going: bool = False) -> list[Exception]:
+def _each(work: Callable[[Any], None], items: Iterable[Any], keep_going: bool = False) -> list[BaseException]:
     """Do ``work`` with each item, several at once; raises the first error, or returns them all."""
     with ThreadPoolExecutor(_THREADS) as pool:
         done = [pool.submit(work, item) for item in items]

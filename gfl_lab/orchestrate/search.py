@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from gfl_lab import naming
-from gfl_lab.errors import FailureKind, Problem, SpecError, StoreError
+from gfl_lab.errors import FailureKind, SpecError
 from gfl_lab.orchestrate.driver import Progress, Watcher
 from gfl_lab.orchestrate.executor import Executor
 from gfl_lab.orchestrate.pruner import Pruner
 from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.plan.plan import Plan, Variant, steps_of
-from gfl_lab.plan.search import Ledger, Outcome, Suggestion
-from gfl_lab.records.files import read_json, write_json
 from gfl_lab.records.metric_lines import read_metric_lines
-from gfl_lab.rundir import RunTree, TrialState
+from gfl_lab.records.result import Done, Failed, Failure
+from gfl_lab.records.search import Outcome, SearchFile, Suggestion, read_search, write_search
+from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.search import Dimension
 
@@ -46,7 +46,7 @@ class SearchState:
     """
 
     def __init__(
-        self, ledger: Ledger, folder: Path, tree: RunTree, *, dimensions: tuple[Dimension, ...], metric: str, higher_is_better: bool, seed: int,
+        self, ledger: SearchFile, folder: Path, tree: RunTree, *, dimensions: tuple[Dimension, ...], metric: str, higher_is_better: bool, seed: int,
         resolve: Callable[[dict[str, Any]], Variant], prepare: Callable[[Variant], None], pruner: Pruner | None,
     ) -> None:  # fmt: skip
         import optuna
@@ -167,7 +167,7 @@ class SearchState:
         folder = self.tree.trial(entry.trial)
         state = folder.state()
         if state is TrialState.DONE:
-            entry.state, entry.value = Outcome.DONE, _number((folder.result() or {})["metrics"].get(self.metric))
+            entry.state, entry.value = Outcome.DONE, _final(folder, self.metric)
             for epoch, value in self._follower(entry).look(final=True):
                 if epoch > entry.epochs:
                     entry.values[epoch] = value
@@ -175,9 +175,9 @@ class SearchState:
                     if self.pruner:
                         self.pruner.stops(number, epoch, value)
         elif state is TrialState.FAILED:
-            failure = (folder.result() or {}).get("failure") or {}
+            result = folder.result()
             entry.state = Outcome.FAILED
-            entry.failure = {"kind": str(failure.get("kind") or FailureKind.ERROR), "reason": str(failure.get("reason") or "")}
+            entry.failure = result.failure if isinstance(result, Failed) else Failure(FailureKind.ERROR, "")
         else:
             return
         self.save()
@@ -219,7 +219,7 @@ class SearchState:
 
     def save(self) -> None:
         """Write search.json."""
-        write_json(self.folder / naming.SEARCH, self.ledger.to_json())
+        write_search(self.folder / naming.SEARCH, self.ledger)
 
 
 class Follower:
@@ -309,7 +309,7 @@ def run_search(state: SearchState, begin: Begin, executor: Executor, should_stop
     return [] if state.ledger.complete else sorted(problems)
 
 
-def open_ledger(folder: Path, definition: dict[str, Any], trials: int, *, look: bool = False) -> tuple[Ledger, list[str]]:
+def open_ledger(folder: Path, definition: dict[str, Any], trials: int, *, look: bool = False) -> tuple[SearchFile, list[str]]:
     """The ledger to go on with, and notes for the user. One of another search of this name is moved to ``previous/`` with its tables.
 
     Args:
@@ -318,15 +318,10 @@ def open_ledger(folder: Path, definition: dict[str, Any], trials: int, *, look: 
     Raises:
         StoreError: search.json cannot be read.
     """
-    fresh = Ledger(definition, trials, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+    fresh = SearchFile(definition, trials, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
     path = folder / naming.SEARCH
     if path.exists():
-        try:
-            found = Ledger.from_json(read_json(path))
-        except (StoreError, KeyError, TypeError, ValueError, AttributeError) as error:
-            reason = str(error) if isinstance(error, StoreError) else f"{path} is no ledger of a search: {error}"
-            hint = "Move it away and give the same command again: the trials are kept, but the search starts anew."
-            raise StoreError(Problem(reason, hint=hint)) from None
+        found = read_search(path)
         if found.digest == fresh.digest:
             if found.trials != trials:
                 found.trials, found.exhausted = trials, False
@@ -363,6 +358,12 @@ def sampler(seed: int) -> Any:
             return self._tpe.sample_independent(study, trial, param_name, param_distribution)
 
     return SeededByNumber()
+
+
+def _final(trial: TrialDir, metric: str) -> float | None:
+    """A final metric of a finished trial."""
+    result = trial.result()
+    return (result.metrics or {}).get(metric) if isinstance(result, Done) else None
 
 
 def _number(value: Any) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import errno
 import json
 import os
@@ -13,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from gfl_lab import naming
 from gfl_lab.errors import RETRY, DiskFull, FailureKind, Retry, StoreError
 from gfl_lab.processes import EXIT_INTERRUPTED
 from gfl_lab.records.accumulation import Accumulation
-from gfl_lab.records.files import write_json
+from gfl_lab.records.result import Failed, Failure, now, write_result
 from gfl_lab.rundir import LEASE_STALE_S, RESERVE_BYTES, TrialDir, TrialState
 
 MAX_LOST = 2
@@ -77,13 +76,14 @@ class Attempts:
     def another_after(self, state: TrialState) -> bool:
         """The same for a trial that has written its result."""
         try:
-            return state is TrialState.FAILED and self.another(FailureKind((self._trial.result() or {})["failure"]["kind"]))
-        except (StoreError, LookupError, TypeError, ValueError):  # not of our writing
+            result = self._trial.result() if state is TrialState.FAILED else None
+            return isinstance(result, Failed) and self.another(FailureKind(result.failure.kind))
+        except (StoreError, ValueError):  # damaged, or a kind of a newer version
             return False
 
     def _in_more_parts(self) -> bool:
         try:
-            batch = int(self._trial.manifest()["spec"]["settings"]["batch_size"])
+            batch = int(self._trial.manifest().settings["batch_size"])
             before = self._trial.accumulation() or Accumulation(1)
         except (StoreError, LookupError, TypeError, ValueError):
             return False
@@ -198,8 +198,8 @@ class TrialProcess:
             if stop:
                 return TrialState.INTERRUPTED
             failure = _why_lost(trial, code, killed_for_memory=oom_kills() > kills)
-            trial.log(failure["reason"])
-            if not attempts.another(failure["kind"]):
+            trial.log(failure.reason)
+            if not attempts.another(FailureKind(failure.kind)):
                 _write_failure(trial, failure)
                 return TrialState.FAILED
 
@@ -219,8 +219,8 @@ class TrialProcess:
         self._server.close()
 
 
-def _why_lost(trial: TrialDir, code: int, *, killed_for_memory: bool) -> dict[str, Any]:
-    """The failure of a trial whose process ended without a word, as result.json tells it."""
+def _why_lost(trial: TrialDir, code: int, *, killed_for_memory: bool) -> Failure:
+    """Return the failure of a trial whose process ended without a result."""
     lines = trial.metric_lines()
     step, epoch = (lines[-1].step, lines[-1].epoch) if lines else (0, 0)
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
@@ -230,20 +230,18 @@ def _why_lost(trial: TrialDir, code: int, *, killed_for_memory: bool) -> dict[st
     elif code > 0 and (free := shutil.disk_usage(trial.path).free) < RESERVE_BYTES:
         kind = FailureKind.DISK_FULL
         reason = f"{reason}: no space left on the disk of {trial.path}, {free} bytes are free. Make room and give the same command again."
-    return {"kind": kind, "reason": reason, "step": step, "epoch": epoch}
+    return Failure(kind, reason, step, epoch)
 
 
-def _write_failure(trial: TrialDir, failure: dict[str, Any]) -> None:
-    if failure["kind"] is FailureKind.LOST_PROCESS:
-        failure["reason"] += f", {MAX_LOST + 1} times without getting further"
-    finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    result = {"format": naming.FORMAT_VERSION, "trial": trial.id, "status": "failed", "failure": failure, "finished": finished}
+def _write_failure(trial: TrialDir, failure: Failure) -> None:
+    if failure.kind == FailureKind.LOST_PROCESS:
+        failure = replace(failure, reason=f"{failure.reason}, {MAX_LOST + 1} times without getting further")
     try:
         trial.release_reserve()
-        write_json(trial.file(naming.RESULT), result)
+        write_result(trial.file(naming.RESULT), Failed(trial=trial.id, failure=failure, finished=now()))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise DiskFull(f"trial {trial.id}: {failure['reason']}") from None
+        raise DiskFull(f"trial {trial.id}: {failure.reason}") from None
     finally:
         trial.drop_lease()

@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
-
-from pydantic import ValidationError
 
 from gfl_lab import naming
 from gfl_lab.errors import StoreError
@@ -15,7 +12,7 @@ from gfl_lab.integrity import checkpoint_damage
 from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.plan.plan import Trial
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
-from gfl_lab.spec.settings import TrialSpec
+from gfl_lab.spec.trial import TrialSpec
 
 
 class Trainings:
@@ -75,11 +72,11 @@ def finished_trainings(tree: RunTree, like: Sequence[TrialSpec]) -> dict[str, st
     keys = {(spec.seed, spec.data.digest, spec.code, spec.weights_digest) for spec in like}
     found: dict[str, str] = {}
     for trial in tree.trials():
-        with contextlib.suppress(StoreError, OSError, LookupError, TypeError, ValidationError):
-            raw: dict[str, Any] = trial.manifest()["spec"]
-            if (raw["seed"], raw["data"]["digest"], raw["code"], raw.get("weights_digest", "")) not in keys:
+        with contextlib.suppress(StoreError, OSError):
+            manifest = trial.manifest()
+            if (manifest.seed, manifest.data.digest, manifest.code, manifest.weights_digest) not in keys:
                 continue
-            spec = TrialSpec.model_validate(raw)
+            spec = manifest.spec
             if spec.id == trial.id and (training := spec.training_id) in wanted and usable(trial):
                 found[trial.id] = training
     return found
@@ -100,7 +97,7 @@ def needed_by_others(tree: RunTree) -> set[str]:
     """
     waiting: list[TrialSpec] = []
     for trial in tree.trials():
-        with contextlib.suppress(StoreError, OSError, LookupError, TypeError, ValidationError):
+        with contextlib.suppress(StoreError, OSError):
             if trial.state() is not TrialState.DONE:
-                waiting.append(TrialSpec.model_validate(trial.manifest()["spec"]))
+                waiting.append(trial.manifest().spec)
     return set(finished_trainings(tree, waiting)) if waiting else set()

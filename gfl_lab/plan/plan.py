@@ -14,18 +14,12 @@ from gfl_lab.errors import Problem, SpecError
 from gfl_lab.plan import published as published_rows
 from gfl_lab.plan.expand import MAX_TRIALS, Resolved, cells
 from gfl_lab.plan.merge import merge, merge_notes, why_equal
+from gfl_lab.records.plan import PlanFile, PlannedTrial, PlannedVariant, Reference
 from gfl_lab.spec.files import ExperimentFile, Profile, PublishedTable, resolve_settings
 from gfl_lab.spec.rules import SettingsRuleError
 from gfl_lab.spec.schedule import total_epochs
-from gfl_lab.spec.settings import (
-    TRAINING_CODE_VERSION,
-    ComponentFile,
-    DataSpec,
-    Settings,
-    TrialSpec,
-    computed,
-    inactive,
-)
+from gfl_lab.spec.settings import Settings, inactive
+from gfl_lab.spec.trial import TRAINING_CODE_VERSION, ComponentFile, DataSpec, TrialSpec, computed
 
 
 @dataclass(frozen=True)
@@ -44,7 +38,7 @@ class Variant:
     axes: dict[str, Any]
     settings: Settings
     baseline: bool
-    reference: dict[str, Any] | None
+    reference: Reference | None
     trials: tuple[Trial, ...]
 
 
@@ -65,36 +59,38 @@ class Plan:
         unique = {trial.id: trial for variant in self.variants for trial in variant.trials}
         return tuple(unique.values())
 
-    def to_json(self, created: str) -> dict[str, Any]:
-        """The plan as plan.json holds it (rundir.py)."""
+    def record(self, created: str) -> PlanFile:
+        """Return what plan.json holds of the plan.
+
+        Args:
+            created: ISO time.
+        """
         experiment = self.experiment
-        return {
-            "format": naming.FORMAT_VERSION,
-            "created": created,
-            "experiment": {
-                "name": experiment.name,
-                "question": experiment.question,
-                "kind": experiment.kind,
-                "source": self.source,
-                "axes": experiment.axes or {"arm": list(experiment.variants)},
-                "declared": sorted({*experiment.axes, *itertools.chain(*experiment.variants.values())}),
-                "baseline": next((variant.axes for variant in self.variants if variant.baseline), None),
-                "table": {"metrics": list(experiment.table.metrics)},
-            },
-            "profile": {"name": self.profile.name, "title": self.profile.title},
-            "data": self.data.model_dump(mode="json"),
-            "variants": [
-                {
-                    "name": variant.name,
-                    "axes": variant.axes,
-                    "settings": variant.settings.model_dump(mode="json"),
-                    "baseline": variant.baseline,
-                    "reference": variant.reference,
-                    "trials": [{"id": trial.id, "seed": trial.spec.seed} for trial in variant.trials],
-                }
+        axes = experiment.axes or {"arm": list(experiment.variants)}
+        return PlanFile(
+            created=created,
+            experiment=experiment.name,
+            question=experiment.question,
+            kind=experiment.kind,
+            source=self.source,
+            axes={axis: tuple(values) for axis, values in axes.items()},
+            declared=tuple(sorted({*experiment.axes, *itertools.chain(*experiment.variants.values())})),
+            metrics=tuple(experiment.table.metrics),
+            profile=self.profile.name,
+            profile_title=self.profile.title,
+            data=self.data,
+            variants=tuple(
+                PlannedVariant(
+                    variant.name,
+                    variant.axes,
+                    variant.settings.model_dump(mode="json"),
+                    variant.baseline,
+                    variant.reference,
+                    tuple(PlannedTrial(trial.id, trial.spec.seed) for trial in variant.trials),
+                )
                 for variant in self.variants
-            ],
-        }
+            ),
+        )
 
 
 def build_plan(

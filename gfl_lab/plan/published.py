@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
+from gfl_lab.records.plan import Reference
 from gfl_lab.spec.files import Profile, PublishedRow, PublishedTable, resolve_settings
-from gfl_lab.spec.settings import DataSpec, Settings
+from gfl_lab.spec.settings import Settings
+from gfl_lab.spec.trial import DataSpec
 
 COCO_VALIDATION = "coco_minival"
 """Published split that is COCO 2017's validation images, the ones that trials on COCO are evaluated on."""
@@ -28,7 +29,7 @@ def differences(settings: Settings, table: PublishedTable, row: PublishedRow) ->
     return [key for key in Settings.model_fields if getattr(settings, key) != getattr(published, key)]
 
 
-def reference(settings: Settings, profile: Profile, data: DataSpec, published: PublishedTable) -> dict[str, Any] | None:
+def reference(settings: Settings, profile: Profile, data: DataSpec, published: PublishedTable) -> Reference | None:
     """The published row whose settings agree with the variant's, and whether ours may be compared with it.
 
     It may when the data have COCO's counts, the row is of COCO's validation images, and no setting differs from those that
@@ -47,14 +48,14 @@ def reference(settings: Settings, profile: Profile, data: DataSpec, published: P
         reasons.append(f"other settings than published (profile {profile.name}): {shown}")
     if published.differs:
         reasons.append(published.differs)
-    return {
-        "row": row.name,
-        "metrics": {key: value for key, value in row.metrics.items() if value is not None},
-        "source": published.source,
-        "split": published.split,
-        "comparable": not reasons,
-        "why_not": "; ".join(reasons),
-    }
+    return Reference(
+        row=row.name,
+        metrics={key: value for key, value in row.metrics.items() if value is not None},
+        source=published.source,
+        split=published.split,
+        comparable=not reasons,
+        why_not="; ".join(reasons),
+    )
 
 
 def looks_like_coco(data: DataSpec) -> bool:

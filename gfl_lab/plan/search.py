@@ -2,155 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import itertools
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Set
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 from pydantic import ValidationError
 
 from gfl_lab import naming
-from gfl_lab.errors import FailureKind, Problem, SpecError
+from gfl_lab.errors import Problem, SpecError
 from gfl_lab.plan.plan import Plan, Variant
-from gfl_lab.spec import renames
 from gfl_lab.spec.files import ExperimentFile, Profile, resolve_settings
 from gfl_lab.spec.rules import SettingsRuleError
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.search import Dimension, SearchSpec
-from gfl_lab.spec.settings import Settings, computed, inactive
+from gfl_lab.spec.settings import Settings, inactive
 from gfl_lab.spec.source import Source, identity, same
+from gfl_lab.spec.trial import computed
 
 MAX_COMBINATIONS, MAX_DRAWN = 1000, 20_000
-
-
-class Outcome(StrEnum):
-    """What became of a suggestion. Values are written to disk: they are added, never renamed or removed."""
-
-    OPEN = "open"
-    """Handed out and not ended; where its trial stands, its run directory says."""
-    DONE = "done"
-    STOPPED = "stopped"
-    """Ended early by the scheduler: neither a failure nor a row that may be compared."""
-    FAILED = "failed"
-    INVALID = "invalid"
-    """A combination that the settings refuse; nothing was trained."""
-    REPEAT = "repeat"
-    """Computes what an earlier suggestion of this search computes; nothing was trained."""
-
-
-COUNTED = (Outcome.DONE, Outcome.STOPPED, Outcome.FAILED)
-"""Outcomes that use up one of a search's trials."""
-
-
-@dataclass
-class Suggestion:
-    """One suggestion of the sampler.
-
-    Attributes:
-        drawn: what the sampler drew, exactly: it is told these again when the search goes on.
-        settings: the same as settings, rounded.
-        values: the metric after each epoch that the scheduler has seen.
-        value: the final metric; of a stopped one the last.
-    """
-
-    number: int
-    drawn: dict[str, float]
-    settings: dict[str, Any]
-    trial: str = ""
-    state: Outcome = Outcome.OPEN
-    values: dict[int, float] = field(default_factory=dict)
-    value: float | None = None
-    failure: dict[str, str] | None = None
-    reason: str = ""
-
-    @property
-    def epochs(self) -> int:
-        """The last epoch that the scheduler has seen; 0 before the first."""
-        return max(self.values, default=0)
-
-    @property
-    def final(self) -> bool:
-        """Whether it has ended for good: a failure is tried again by the next run, unless it lies in the settings themselves."""
-        if self.state is Outcome.FAILED:
-            return (self.failure or {}).get("kind") == FailureKind.NON_FINITE_LOSS
-        return self.state is not Outcome.OPEN
-
-    def to_json(self) -> dict[str, Any]:
-        """As search.json holds it."""
-        found = dataclasses.asdict(self) | {"state": self.state.value, "epochs": self.epochs}
-        return found | {"values": {str(epoch): value for epoch, value in sorted(self.values.items())}}
-
-    @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Suggestion:
-        """Raises KeyError, TypeError or ValueError for what this version did not write."""
-        names = [item.name for item in dataclasses.fields(cls)]
-        values = {int(epoch): float(value) for epoch, value in found["values"].items()}
-        return cls(**{name: found[name] for name in names} | {"state": Outcome(found["state"]), "values": values})
-
-
-@dataclass
-class Ledger:
-    """The truth about a search: what it is (``definition``), and every suggestion in order, numbered from 0.
-
-    The trials themselves are in their run directories.
-    """
-
-    definition: dict[str, Any]
-    trials: int
-    created: str
-    sampler: dict[str, Any] = field(default_factory=dict)
-    suggestions: list[Suggestion] = field(default_factory=list)
-    exhausted: bool = False
-
-    @property
-    def digest(self) -> str:
-        """Return the hash that names what is searched, made of the settings' first names (``renames``)."""
-        named = {key: renames.first_edition(self.definition[key]) for key in ("space", "settings") if key in self.definition}
-        return naming.digest(self.definition | named, 16)
-
-    @property
-    def ended(self) -> int:
-        """How many of ``trials`` are used up."""
-        return sum(found.state in COUNTED and found.final for found in self.suggestions)
-
-    @property
-    def complete(self) -> bool:
-        """Whether there is nothing left to do."""
-        return self.ended >= self.trials or (self.exhausted and all(found.final for found in self.suggestions))
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of search.json."""
-        return {
-            "format": naming.FORMAT_VERSION,
-            "created": self.created,
-            "digest": self.digest,
-            "definition": self.definition,
-            "sampler": self.sampler,
-            "trials": self.trials,
-            "exhausted": self.exhausted,
-            "suggestions": [found.to_json() for found in self.suggestions],
-        }
-
-    @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Ledger:
-        """Raises KeyError, TypeError or ValueError for what this version did not write."""
-        found = renames.upgrade_search(copy.deepcopy(dict(found)))
-        suggestions = [Suggestion.from_json(item) for item in found["suggestions"]]
-        if [item.number for item in suggestions] != list(range(len(suggestions))):
-            raise ValueError("suggestions are not numbered in order")
-        return cls(
-            dict(found["definition"]),
-            int(found["trials"]),
-            str(found["created"]),
-            dict(found["sampler"]),
-            suggestions,
-            bool(found["exhausted"]),
-        )
 
 
 def search_of(experiment: ExperimentFile) -> SearchSpec:

@@ -84,10 +84,18 @@ def read_json(path: Path) -> dict[str, JsonValue]:
         StoreError: the file is missing or damaged.
         FormatError: this version does not read its format.
     """
+    found = read_json_or_none(path)
+    if found is None:
+        raise StoreError(f"{path} does not exist")
+    return found
+
+
+def read_json_or_none(path: Path) -> dict[str, JsonValue] | None:
+    """Read a JSON object as ``read_json`` does; None if there is no file."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_bytes().decode())
     except FileNotFoundError:
-        raise StoreError(f"{path} does not exist") from None
+        return None
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise damaged(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except RecursionError:

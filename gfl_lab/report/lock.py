@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from gfl_lab import __version__, naming
+from gfl_lab import __version__
 from gfl_lab.integrity import UNSTABLE
 from gfl_lab.metrics.coco_records import Records
+from gfl_lab.records.table_lock import LockedData, LockedRow, LockedTrial, Numbers, TableLock
 from gfl_lab.report.table import Table
 from gfl_lab.report.table_data import table_json
 from gfl_lab.results.rows import ExperimentRow
@@ -47,72 +48,72 @@ def digest_of(records: Records) -> str:
     return seen.hexdigest()[:16]
 
 
-def lock_json(experiment: ExperimentRow, table: Table, records: Callable[[str], Records | None]) -> dict[str, Any]:
-    """The lock file of a table as it stands now; only finished trials are in it."""
+def make_lock(experiment: ExperimentRow, table: Table, records: Callable[[str], Records | None]) -> TableLock:
+    """Return the lock of a table as it stands now; only finished trials are in it."""
     trials = {}
     for variant in experiment.variants:
         for trial in variant.done:
             found = records(trial.id)
-            trials[trial.id] = {
-                "variant": variant.name,
-                "seed": trial.seed,
-                "records": None if found is None else digest_of(found),
-                "metrics": {key: round(value, 6) for key, value in sorted(trial.metrics.items()) if key not in UNSTABLE},
-            }
+            trials[trial.id] = LockedTrial(
+                variant.name,
+                trial.seed,
+                None if found is None else digest_of(found),
+                {key: round(value, 6) for key, value in sorted(trial.metrics.items()) if key not in UNSTABLE},
+            )
     data = experiment.data
-    return {
-        "format": naming.FORMAT_VERSION,
-        "experiment": experiment.name,
-        "profile": experiment.profile,
-        "gfl_lab": __version__,
-        "data": {"name": data.name, "digest": data.digest, "val_images": data.val_images},
-        "trials": trials,
-        "rows": _numbers(table),
-    }
+    locked_data = LockedData(data.name, data.digest, data.val_images)
+    return TableLock(experiment.name, experiment.profile, __version__, locked_data, trials, _rows(table))
 
 
-def _numbers(table: Table) -> dict[str, Any]:
+def _rows(table: Table) -> dict[str, LockedRow]:
     """The table's numbers by variant, without those that vary from time to time."""
-    rows = {}
-    for row in table_json(table)["rows"]:
-        rows[row["variant"]] = {
-            part: {key: value for key, value in row[part].items() if key not in UNSTABLE} for part in ("metrics", "delta")
-        }
-    return rows
+
+    def stable(cells: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in cells.items() if key not in UNSTABLE}
+
+    return {row["variant"]: LockedRow(stable(row["metrics"]), stable(row["delta"])) for row in table_json(table)["rows"]}
 
 
-def deviations(locked: Mapping[str, Any], found: Mapping[str, Any]) -> list[Deviation]:
-    """What is not as the lock file has it; nothing for the same trials with the same numbers.
+def deviations(locked: TableLock, found: TableLock) -> list[Deviation]:
+    """Return all that differs from the lock; nothing for the same trials with the same numbers."""
+    return [*_head_deviations(locked, found), *_trial_deviations(locked, found), *_row_deviations(locked, found)]
 
-    Raises:
-        KeyError, TypeError, AttributeError: ``locked`` is no lock file.
-    """
+
+def _head_deviations(locked: TableLock, found: TableLock) -> list[Deviation]:
+    pairs = {
+        "experiment": (locked.experiment, found.experiment),
+        "profile": (locked.profile, found.profile),
+        "data": (locked.data.digest, found.data.digest),
+    }
+    return [Deviation("", what, str(one), str(two)) for what, (one, two) in pairs.items() if one != two]
+
+
+def _trial_deviations(locked: TableLock, found: TableLock) -> list[Deviation]:
     listed: list[Deviation] = []
-    locked_rows = {_present_name(name, found["rows"]): row for name, row in locked["rows"].items()}
-    for key in ("experiment", "profile"):
-        if locked[key] != found[key]:
-            listed.append(Deviation("", key, str(locked[key]), str(found[key])))
-    if locked["data"]["digest"] != found["data"]["digest"]:
-        listed.append(Deviation("", "data", locked["data"]["digest"], found["data"]["digest"]))
-    for trial, known in locked["trials"].items():
-        here = found["trials"].get(trial)
+    for trial, known in locked.trials.items():
+        here = found.trials.get(trial)
         if here is None:
-            listed.append(Deviation(trial, f"{known['variant']}, seed {known['seed']}", "finished", GONE))
+            listed.append(Deviation(trial, f"{known.variant}, seed {known.seed}", "finished", GONE))
             continue
-        if known["records"] != here["records"]:
-            listed.append(Deviation(trial, "detections", str(known["records"]), str(here["records"])))
-        listed += _differing(trial, known["metrics"], here["metrics"])
-    for trial, here in found["trials"].items():
-        if trial not in locked["trials"]:
-            listed.append(Deviation(trial, f"{here['variant']}, seed {here['seed']}", "not there", ADDED))
+        if known.records != here.records:
+            listed.append(Deviation(trial, "detections", str(known.records), str(here.records)))
+        listed += _differing(trial, known.metrics, here.metrics)
+    for trial, here in found.trials.items():
+        if trial not in locked.trials:
+            listed.append(Deviation(trial, f"{here.variant}, seed {here.seed}", "not there", ADDED))
+    return listed
+
+
+def _row_deviations(locked: TableLock, found: TableLock) -> list[Deviation]:
+    listed: list[Deviation] = []
+    locked_rows = {_present_name(name, found.rows): row for name, row in locked.rows.items()}
     for variant, row in locked_rows.items():
-        own = found["rows"].get(variant)
+        own = found.rows.get(variant)
         if own is None:
             listed.append(Deviation("", variant, "a row", "no row"))
             continue
-        for part in ("metrics", "delta"):
-            values, ours = ({key: each.get("mean") for key, each in one[part].items()} for one in (row, own))
-            listed += _differing("", values, ours, f"{variant}, {'mean' if part == 'metrics' else 'difference'} of ")
+        listed += _differing("", row.means, own.means, f"{variant}, mean of ")
+        listed += _differing("", row.differences, own.differences, f"{variant}, difference of ")
     return listed
 
 
@@ -121,7 +122,7 @@ def _present_name(variant: str, rows: Collection[str]) -> str:
     return variant if variant in rows else renames.current_variant_name(variant)
 
 
-def _differing(trial: str, locked: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "") -> list[Deviation]:
+def _differing(trial: str, locked: Numbers, found: Numbers, prefix: str = "") -> list[Deviation]:
     return [Deviation(trial, prefix + key, str(value), str(found.get(key))) for key, value in locked.items() if found.get(key) != value]
 
 
@@ -151,20 +152,17 @@ class Comparison:
         return not (self.changed or self.dropped or self.added)
 
 
-def compare(locked: Mapping[str, Any], found: Mapping[str, Any], planned: Collection[str], rows: Collection[str]) -> Comparison:
+def compare(locked: TableLock, found: TableLock, planned: Collection[str], rows: Collection[str]) -> Comparison:
     """Sort the deviations of a lock file by what a run may do about them.
 
     The means of a row change with the trials behind them. They are compared only where no trial was added or dropped.
 
     Args:
         planned: ids of the plan's trials. rows: names of its variants.
-
-    Raises:
-        KeyError, TypeError, AttributeError: ``locked`` is no lock file.
     """
     listed = deviations(locked, found)
     added = tuple(each for each in listed if each.found == ADDED)
-    gone_rows = {name for name in locked["rows"] if _present_name(name, rows) not in rows}
+    gone_rows = {name for name in locked.rows if _present_name(name, rows) not in rows}
     dropped = tuple(
         each for each in listed
         if (each.found == GONE and each.trial not in planned) or (not each.trial and each.found == "no row" and each.what in gone_rows)

@@ -8,17 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from gfl_lab.records.plan import Reference as Reference
+from gfl_lab.records.result import Failure as Failure
 from gfl_lab.rundir import TrialState as TrialState
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a trial ended without a result. ``step`` counts iterations from 1; 0 when it failed before the first."""
-
-    kind: str
-    reason: str
-    step: int = 0
-    epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,6 +59,11 @@ class Resampled:
     values: Mapping[str, np.ndarray]
     images: int
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values."""
+        return sum(array.nbytes for array in self.values.values())
+
 
 @dataclass(frozen=True)
 class Logged:
@@ -103,18 +100,6 @@ class Recorded:
     components: Mapping[str, str]
     environment: Mapping[str, Any]
     metrics: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A published row beside ours. ``why_not`` says why it is not comparable; empty when it is."""
-
-    row: str
-    metrics: Mapping[str, float]
-    source: str
-    split: str
-    comparable: bool
-    why_not: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from gfl_lab import naming
-from gfl_lab.errors import StoreError
-from gfl_lab.records.files import read_json
+from gfl_lab.records.files import damaged
+from gfl_lab.records.search import Suggestion
+from gfl_lab.records.search import read_search as read_search_file
 from gfl_lab.results.rows import TrialRow
 from gfl_lab.results.store import Stamp, Store, stamp_of
 from gfl_lab.rundir import RunTree, TrialState
-from gfl_lab.spec import renames
 
 DONE, STOPPED, FAILED, INVALID, REPEAT, OPEN = "done", "stopped", "failed", "invalid", "repeat", "open"
 """States of a suggestion in search.json. An open one is shown with the state of its trial."""
@@ -73,28 +73,26 @@ def read_search(tree: RunTree, name: str, profile: str) -> SearchRow:
         StoreError: there is none, or its ledger or plan is damaged.
     """
     path = tree.experiment(name, profile) / naming.SEARCH
-    found = renames.upgrade_search(read_json(path))
+    found = read_search_file(path)
     row = Store(tree).experiment(name, profile)
     trials = {trial.id: trial for trial in row.trials}
     try:
-        definition = found["definition"]
-        suggestions = tuple(_suggestion(item, trials, definition["metric"]) for item in found["suggestions"])
         return SearchRow(
             name=name,
             profile=profile,
             question=row.question,
             data=f"{row.data.name}: {row.data.train_images} training and {row.data.val_images} validation images",
-            seed=int(definition["seed"]),
-            metric=str(definition["metric"]),
-            trials=int(found["trials"]),
-            space=dict(definition["space"]),
-            scheduler=dict(definition["scheduler"]),
-            sampler=dict(found["sampler"]),
-            exhausted=bool(found["exhausted"]),
-            suggestions=suggestions,
+            seed=found.seed,
+            metric=found.metric,
+            trials=found.trials,
+            space=found.space,
+            scheduler=found.scheduler,
+            sampler=found.sampler,
+            exhausted=found.exhausted,
+            suggestions=tuple(_suggestion(item, trials.get(item.trial), found.metric) for item in found.suggestions),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StoreError(f"{path} is no ledger of a search: {error}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(path, f"is no record of a search: {error}") from None
 
 
 def read_search_of(root: Path, name: str, profile: str) -> SearchRow:
@@ -107,14 +105,11 @@ def search_stamp(root: Path, name: str, profile: str) -> Stamp:
     return stamp_of(RunTree(root).experiment(name, profile) / naming.SEARCH)
 
 
-def _suggestion(item: Mapping[str, Any], trials: Mapping[str, TrialRow], metric: str) -> SuggestionRow:
-    state, trial = str(item["state"]), trials.get(str(item["trial"]))
-    values = {int(epoch): float(value) for epoch, value in item["values"].items()}
-    epoch = max(values, default=0)
-    value = item["value"] if item["value"] is not None else values.get(epoch)
+def _suggestion(item: Suggestion, trial: TrialRow | None, metric: str) -> SuggestionRow:
+    state, epoch = item.state.value, item.epochs
+    value = item.value if item.value is not None else item.values.get(epoch)
     metrics: Mapping[str, float] = {}
-    failure = item["failure"] or {}
-    reason = f"{failure['kind']}: {failure['reason']}" if failure else str(item["reason"])
+    reason = f"{item.failure.kind}: {item.failure.reason}" if item.failure else item.reason
     if trial and state not in (INVALID, REPEAT):
         if trial.state is TrialState.DONE:
             state, metrics, epoch, reason = DONE, trial.metrics, trial.epoch, ""
@@ -122,16 +117,16 @@ def _suggestion(item: Mapping[str, Any], trials: Mapping[str, TrialRow], metric:
         elif state == OPEN:
             state = trial.state.value
     return SuggestionRow(
-        number=int(item["number"]),
-        settings=dict(item["settings"]),
-        drawn=dict(item["drawn"]),
-        trial=str(item["trial"]),
+        number=item.number,
+        settings=item.settings,
+        drawn=item.drawn,
+        trial=item.trial,
         state=state,
         value=value,
         epoch=epoch,
         epochs=trial.epochs if trial else 0,
-        values=values,
-        metrics=dict(metrics),
+        values=item.values,
+        metrics=metrics,
         reason=reason,
         seconds=trial.seconds if trial else 0.0,
     )

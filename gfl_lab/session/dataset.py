@@ -9,10 +9,10 @@ from pathlib import Path
 from gfl_lab.addresses import absolute
 from gfl_lab.data import ambiguous_shapes, coco
 from gfl_lab.errors import InputError, Problem
-from gfl_lab.records.files import write_json
+from gfl_lab.records.marks import write_checked_data
 from gfl_lab.rundir import RunTree
 from gfl_lab.spec.files import Profile
-from gfl_lab.spec.settings import DataSpec
+from gfl_lab.spec.trial import DataSpec
 from gfl_lab.wording import plural
 
 
@@ -65,5 +65,5 @@ def _given(data: Path, tree: RunTree, say: Callable[[str], None]) -> tuple[Path,
             kinds = len({finding.kind for finding in report.warning_kinds})
             command = f"gfl-lab data check {shlex.quote(str(folder))}"
             say(f"warning: {plural(count, 'warning')} of {plural(kinds, 'kind')} about the data:  {command}")
-        write_json(passed, {"format": 1, "name": report.name, "digest": content.digest})
+        write_checked_data(passed, report.name, content.digest)
     return folder, content

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.errors import StoreError
-from gfl_lab.records.files import read_json, write_json
-from gfl_lab.report.lock import Comparison, compare, lock_json, without
+from gfl_lab.records.table_lock import TableLock, read_table_lock, write_table_lock
+from gfl_lab.report.lock import Comparison, compare, make_lock, without
 from gfl_lab.report.table import build_table
 from gfl_lab.results.rows import ExperimentRow
 from gfl_lab.results.store import Store
@@ -50,18 +50,18 @@ class LockFile:
             relock: replace it, whatever differs.
         """
         sound = without(self.row, damaged)
-        now = lock_json(sound, build_table(sound, self.store.resampled_or_none), self.store.records_or_none)
+        now = make_lock(sound, build_table(sound, self.store.resampled_or_none), self.store.records_or_none)
         if relock or not self.path.exists():
-            write_json(self.path, now)
+            write_table_lock(self.path, now)
             self.beside.unlink(missing_ok=True)
             if damaged:
-                self.say(f"note: {self.path.name} holds {plural(len(now['trials']), 'trial')}; the damaged ones are not in it")
+                self.say(f"note: {self.path.name} holds {plural(len(now.trials), 'trial')}; the damaged ones are not in it")
             return True
         comparison = self._compare(now, damaged)
         if comparison is None:
             return False
         if comparison.changed:
-            write_json(self.beside, now)
+            write_table_lock(self.beside, now)
             self.say(f"warning: {plural(len(comparison.changed), 'deviation')} from {self.path.name}, which is kept:")
             self._list(comparison.changed)
             self.say(f"    The numbers as they are now: {self.beside}\n    {self._accept}")
@@ -70,7 +70,7 @@ class LockFile:
             return True  # sound trials are as locked; the damaged ones are told elsewhere
         return self._extend(comparison, now, trained=trained)
 
-    def _extend(self, comparison: Comparison, now: Mapping[str, Any], *, trained: bool) -> bool:
+    def _extend(self, comparison: Comparison, now: TableLock, *, trained: bool) -> bool:
         """Take in trials that finished since, and drop those that have left the plan, if anything was trained."""
         if comparison.dropped and not trained:
             self.say(f"warning: {self.path.name} is kept: it holds trials that have left the plan, and nothing was trained:")
@@ -81,20 +81,16 @@ class LockFile:
         if comparison.dropped:
             self.say(f"note: trials that have left the plan have left {self.path.name} too; the former one is {self._keep()}")
         if not comparison.equal:
-            write_json(self.path, now)
+            write_table_lock(self.path, now)
         return True
 
-    def _compare(self, now: Mapping[str, Any], damaged: Collection[str]) -> Comparison | None:
+    def _compare(self, now: TableLock, damaged: Collection[str]) -> Comparison | None:
         """Return the comparison without the damaged trials; None, and say why, where the lock file cannot be read."""
         planned, rows = {trial.id for trial in self.row.trials}, {variant.name for variant in self.row.variants}
         try:
-            result = compare(read_json(self.path), now, planned, rows)
+            result = compare(read_table_lock(self.path), now, planned, rows)
         except StoreError as error:
             self.say(f"warning: the lock file cannot be read, and is left as it is: {error.problems[0].message}\n    {self._accept}")
-            return None
-        except (KeyError, TypeError, AttributeError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            self.say(f"warning: {self.path} is no lock file of a table, and is left as it is ({reason})\n    {self._accept}")
             return None
         if not damaged:
             return result

@@ -20,7 +20,8 @@ from gfl_lab.session.inputs import Files
 from gfl_lab.session.weights import check_weights, digest_weights, experiment_with_absolute_weights
 from gfl_lab.spec.code import CodeFile, class_names
 from gfl_lab.spec.files import ExperimentFile
-from gfl_lab.spec.settings import ComponentFile, DataSpec, Settings
+from gfl_lab.spec.settings import Settings
+from gfl_lab.spec.trial import ComponentFile, DataSpec
 
 MANY = 1000
 """From this many trials on planning takes seconds, and their number is told first."""

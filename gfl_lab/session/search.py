@@ -17,9 +17,10 @@ from gfl_lab.orchestrate.pruner import Pruner, SuccessiveHalving
 from gfl_lab.orchestrate.search import SearchState, SearchWatcher, open_ledger, run_search
 from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.plan.plan import Plan, Variant
-from gfl_lab.plan.search import Ledger, definition_of, plan_of, resolve
-from gfl_lab.plan.search import Outcome as SuggestionState
-from gfl_lab.records.files import write_json
+from gfl_lab.plan.search import definition_of, plan_of, resolve
+from gfl_lab.records.plan import write_plan
+from gfl_lab.records.search import Outcome as SuggestionState
+from gfl_lab.records.search import SearchFile
 from gfl_lab.report.exports import write_ranking
 from gfl_lab.report.ranking import rank
 from gfl_lab.results.search import read_search
@@ -162,8 +163,8 @@ class SearchWork:
         self.reporter.ranking(ranking)
         for entry in ledger.suggestions:
             if entry.state is SuggestionState.FAILED and not entry.final:
-                failure = entry.failure or {}
-                say(f"failed: suggestion {entry.number} ({entry.trial}): {failure.get('kind')}: {failure.get('reason')}")
+                why = f": {entry.failure.kind}: {entry.failure.reason}" if entry.failure else ""
+                say(f"failed: suggestion {entry.number} ({entry.trial}){why}")
                 say(f"        log: {self.tree.trial(entry.trial).file(naming.LOG)}")
         if not mirror.finish():
             say(f"warning: {mirror.shortfall}")
@@ -188,10 +189,10 @@ class SearchWork:
         )  # fmt: skip
 
     def _save_plan(self) -> None:
-        write_json(self.folder / naming.PLAN, plan_of(self.plan, self.state.all_variants).to_json(self.state.ledger.created))
+        write_plan(self.folder / naming.PLAN, plan_of(self.plan, self.state.all_variants).record(self.state.ledger.created))
 
 
-def search_lines(plan: Plan, search: SearchSpec, ledger: Ledger, tree: RunTree, workers: Workers) -> list[str]:
+def search_lines(plan: Plan, search: SearchSpec, ledger: SearchFile, tree: RunTree, workers: Workers) -> list[str]:
     """Return the data, the space, the number of trials, and the cost of what is left."""
     data = plan.data
     lines = [f"data: {data.name} {data.digest}, {data.train_images} training and {data.val_images} validation images"]
@@ -211,7 +212,7 @@ def search_lines(plan: Plan, search: SearchSpec, ledger: Ledger, tree: RunTree, 
     return [*lines, f"{now}; {at_most}{cost_text(cost, expected, resources)}"]
 
 
-def expected_estimates(plan: Plan, ledger: Ledger, tree: RunTree, workers: Workers) -> list[Estimate]:
+def expected_estimates(plan: Plan, ledger: SearchFile, tree: RunTree, workers: Workers) -> list[Estimate]:
     """Return an estimate for each trial that is left, as if none were stopped early."""
     left = max(0, ledger.trials - ledger.ended)
     each = estimates(plan.trials, plan, tree, workers.resources, workers.device, Paces(tree))

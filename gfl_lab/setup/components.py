@@ -13,19 +13,17 @@ import traceback
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import mmdet.registry
 import mmengine.registry
 from mmengine.registry import Registry
-from pydantic import ValidationError
 
 import gfl_lab.detector  # noqa: F401  (what the user's file must find registered)
 from gfl_lab import naming
 from gfl_lab.errors import InputError, Problem, StoreError
 from gfl_lab.rundir import TrialDir
 from gfl_lab.spec.code import CodeFile
-from gfl_lab.spec.settings import TrialSpec
+from gfl_lab.spec.trial import TrialSpec
 
 MODULE_PREFIX = "gfl_lab_component_"
 
@@ -80,20 +78,6 @@ def load(files: Sequence[CodeFile]) -> frozenset[str]:
                 entry.registry.module_dict[entry.name] = entry.value
         _active[digest] = file
     return frozenset(entry.name for digest in wanted for entry in _imported[digest])
-
-
-def recorded_spec(trial: TrialDir, manifest: dict[str, Any]) -> TrialSpec:
-    """What a trial's manifest says that it computes, whoever's id that gives.
-
-    Raises:
-        StoreError: the manifest is damaged, or another version's.
-    """
-    try:
-        return TrialSpec.model_validate(manifest.get("spec"))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise StoreError(f"{trial.file(naming.MANIFEST)} is damaged, or another version's: {where}: {first['msg']}") from None
 
 
 def load_of_trial(trial: TrialDir, spec: TrialSpec) -> None:

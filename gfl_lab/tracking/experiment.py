@@ -6,11 +6,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.errors import FormatError, Problem
 from gfl_lab.records.metric_lines import read_metric_lines
+from gfl_lab.records.result import Done
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.tracking import mlflow_payload
 from gfl_lab.tracking.mlflow_payload import Plan, Trial
@@ -176,7 +176,7 @@ class ExperimentMirror:
         tags = {naming.TAG_KIND: "experiment", **{tag: plan.common[tag] for tag in own}, **plan.source}
         begun = [trial.directory for trial in plan.trials if states[trial.id] is not TrialState.PLANNED]
         starts = [mlflow_payload.started(trial, mlflow_payload.result_of(trial)) for trial in begun]
-        start = min([mlflow_payload.millis(plan.content.get("created")) or mlflow_payload.now(), *starts])
+        start = min([mlflow_payload.millis(plan.record.created) or mlflow_payload.now(), *starts])
         return self._create(server, PARENT, f"{self.experiment} · {self.profile}", start, tags, report)
 
     def _trial(self, server: Server, plan: Plan, parent: Run, trial: Trial, state: TrialState, report: SyncReport) -> bool:
@@ -193,18 +193,26 @@ class ExperimentMirror:
         ):
             return True
         folder = trial.directory
-        result = {} if running else mlflow_payload.result_of(folder)
+        result = None if running else mlflow_payload.result_of(folder)
         tags = mlflow_payload.trial_tags(plan, trial, parent.id, state, result, run.tags if run else {})
         if run is None:
             name = f"{trial.variant} · seed {trial.seed}"
             run = self._create(server, trial.id, name, mlflow_payload.started(folder, result), tags | plan.source, report)
         elif running:
             server.set_status(run, "RUNNING", None)
-        server.log_data(run, **mlflow_payload.data_input(plan.content["data"], mlflow_payload.manifest_of(folder).get("paths") or {}))
+        server.log_data(run, **mlflow_payload.data_input(plan.record.data, mlflow_payload.paths_of(folder)))
         whole = self._upload(server, run, [(folder.file(name), None) for name in mlflow_payload.trial_files(state)], report)
         if not running and whole:
             tags[mlflow_payload.TAG_SYNCED] = print_
-        self._log(server, run, folder, result if state is TrialState.DONE else {}, tags, mlflow_payload.trial_params(trial), report)
+        self._log(
+            server,
+            run,
+            folder,
+            result if isinstance(result, Done) and state is TrialState.DONE else None,
+            tags,
+            mlflow_payload.trial_params(trial),
+            report,
+        )
         if running:
             return False
         server.set_status(run, mlflow_payload.STATUS[state], mlflow_payload.ended(folder, result))
@@ -217,7 +225,7 @@ class ExperimentMirror:
         server: Server,
         run: Run,
         folder: TrialDir,
-        result: dict[str, Any],
+        result: Done | None,
         tags: dict[str, str],
         params: dict[str, str],
         report: SyncReport,
@@ -261,7 +269,7 @@ class ExperimentMirror:
         for trial_id, run in self._runs.items():
             if run.status == "RUNNING" and trial_id not in planned and not self.tree.trial(trial_id).lease_alive():
                 result = mlflow_payload.result_of(self.tree.trial(trial_id))
-                done = result.get("status") == TrialState.DONE
+                done = isinstance(result, Done)
                 server.set_status(run, "FINISHED" if done else "KILLED", mlflow_payload.ended(self.tree.trial(trial_id), result))
 
     def _finish_parent(
@@ -270,7 +278,7 @@ class ExperimentMirror:
         params = mlflow_payload.parent_params(plan)
         tags = mlflow_payload.parent_tags(plan, states) | mlflow_payload.changed_params(params, parent.params)
         server.log(parent, (), tags, params)
-        server.log_data(parent, **mlflow_payload.data_input(plan.content["data"], {}))
+        server.log_data(parent, **mlflow_payload.data_input(plan.record.data))
         files = [(plan.folder / naming.PLAN, None), *((plan.folder / name, naming.TABLE_STEM) for name in mlflow_payload.TABLE_FILES)]
         print_ = naming.digest([[path.name, file_stamp(path)] for path, _ in files])
         if parent.tags.get(mlflow_payload.TAG_SYNCED) != print_ and self._upload(server, parent, files, report):

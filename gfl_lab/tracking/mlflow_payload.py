@@ -16,10 +16,14 @@ from typing import Any
 import gfl_lab
 from gfl_lab import naming
 from gfl_lab.errors import StoreError
-from gfl_lab.records.files import damaged, read_json
+from gfl_lab.records import plan as plan_file
+from gfl_lab.records.files import damaged
+from gfl_lab.records.manifest import DataPaths
 from gfl_lab.records.metric_lines import MetricLine, read_metric_lines
+from gfl_lab.records.plan import PlanFile
+from gfl_lab.records.result import Done, Failed, Result
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
-from gfl_lab.spec import renames
+from gfl_lab.spec.trial import DataSpec
 from gfl_lab.tracking.server import PARAM_LIMIT, file_stamp
 
 TAG_SYNCED = "gfl.synced"
@@ -63,7 +67,7 @@ class Trial:
 class Plan:
     """An experiment's plan as the mirror needs it."""
 
-    content: dict[str, Any]
+    record: PlanFile
     folder: Path
     trials: tuple[Trial, ...]
     common: dict[str, str]
@@ -72,37 +76,29 @@ class Plan:
     @property
     def source(self) -> dict[str, str]:
         """Tags that say where a run comes from."""
-        command = f"gfl-lab run {self.content['experiment'].get('source', '')}".strip()
-        return {"mlflow.source.name": command, "mlflow.source.type": "LOCAL"}
+        return {"mlflow.source.name": f"gfl-lab run {self.record.source}".strip(), "mlflow.source.type": "LOCAL"}
 
 
 def read_plan(tree: RunTree, experiment: str, profile: str) -> Plan:
-    """The plan of an experiment under a profile. Raises StoreError."""
+    """Read the plan of an experiment under a profile. Raises StoreError."""
     path = tree.experiment(experiment, profile) / naming.PLAN
-    content = renames.upgrade_plan(read_json(path))
+    record = plan_file.read_plan(path)
     try:
-        naming.canonical_json(content).encode()  # half a surrogate pair, NaN: MLflow's databases take neither
-        plan = _plan_of(tree, experiment, profile, content, path.parent)
-        parent_params(plan)
-        data_input(content["data"], {})
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        naming.canonical_json(record.to_json()).encode()  # half a surrogate pair, NaN: MLflow's databases take neither
+    except ValueError as error:
         raise damaged(path, f"is no plan: {type(error).__name__}: {error}") from None
-    return plan
-
-
-def _plan_of(tree: RunTree, experiment: str, profile: str, content: dict[str, Any], folder: Path) -> Plan:
     trials: dict[str, Trial] = {}
-    for variant in content["variants"]:
-        for trial in variant["trials"]:
-            # Two variants that are the same trial are one run, under the first one's name.
-            trials.setdefault(trial["id"], Trial(tree.trial(trial["id"]), trial["seed"], str(variant["name"]), variant["axes"]))
+    for variant in record.variants:
+        for trial in variant.trials:
+            # Two arms that are the same trial are one run, under the first arm's name.
+            trials.setdefault(trial.id, Trial(tree.trial(trial.id), trial.seed, variant.name, dict(variant.axes)))
     common = {
         naming.TAG_EXPERIMENT: experiment,
         naming.TAG_PROFILE: profile,
-        naming.TAG_QUESTION: one_line(content["experiment"].get("question") or "", 1000),
+        naming.TAG_QUESTION: one_line(record.question, 1000),
         naming.TAG_VERSION: gfl_lab.__version__,
     }
-    return Plan(content, folder, tuple(trials.values()), common)
+    return Plan(record, path.parent, tuple(trials.values()), common)
 
 
 # --- the parent run -------------------------------------------------------------------------------
@@ -122,7 +118,7 @@ def parent_tags(plan: Plan, states: Mapping[str, TrialState]) -> dict[str, str]:
     """Its tags, the description among them: the question with the table under it, once there is one."""
     present = list(states.values())
     counts = [f"{present.count(state)} {state.value}" for state in TrialState if state in present]
-    note = escaped(one_line(plan.content["experiment"].get("question") or "", NOTE_LIMIT // 2))
+    note = escaped(one_line(plan.record.question, NOTE_LIMIT // 2))
     with contextlib.suppress(OSError, UnicodeDecodeError):
         text = (plan.folder / f"{naming.TABLE_STEM}.md").read_text(encoding="utf-8")
         note = text if len(text) <= NOTE_LIMIT else note
@@ -131,11 +127,10 @@ def parent_tags(plan: Plan, states: Mapping[str, TrialState]) -> dict[str, str]:
 
 def parent_params(plan: Plan) -> dict[str, str]:
     """Axes, seeds, profile and data."""
-    axes = plan.content["experiment"].get("axes") or {}
-    params = {axis: ", ".join(naming.setting_text(value) for value in values) for axis, values in axes.items()}
-    params["seeds"] = ", ".join(map(str, sorted({t["seed"] for v in plan.content["variants"] for t in v["trials"]})))
-    data = plan.content["data"]
-    return params | {"profile": plan.common[naming.TAG_PROFILE], "data": f"{data['name']} {data['digest']}"}
+    params = {axis: ", ".join(naming.setting_text(value) for value in values) for axis, values in plan.record.axes.items()}
+    params["seeds"] = ", ".join(map(str, sorted({trial.seed for trial in plan.record.trials})))
+    data = plan.record.data
+    return params | {"profile": plan.common[naming.TAG_PROFILE], "data": f"{data.name} {data.digest}"}
 
 
 def changed_params(params: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
@@ -147,7 +142,7 @@ def changed_params(params: Mapping[str, str], known: Mapping[str, str]) -> dict[
 
 
 def trial_tags(
-    plan: Plan, trial: Trial, parent_id: str, state: TrialState, result: Mapping[str, Any], known: Mapping[str, str]
+    plan: Plan, trial: Trial, parent_id: str, state: TrialState, result: Result | None, known: Mapping[str, str]
 ) -> dict[str, str]:
     """Its tags; ``known`` are those that the server has."""
     tags = {
@@ -159,9 +154,8 @@ def trial_tags(
         naming.TAG_STATUS: state.value,
         "mlflow.parentRunId": parent_id,
     }
-    failure = result.get("failure") if state is TrialState.FAILED else None
-    if failure:
-        tags[TAG_FAILURE] = one_line(f"{failure.get('kind')}: {failure.get('reason')}", 2000)
+    if state is TrialState.FAILED and isinstance(result, Failed):
+        tags[TAG_FAILURE] = one_line(f"{result.failure.kind}: {result.failure.reason}", 2000)
         tags[TAG_NOTE] = "Failed: " + escaped(tags[TAG_FAILURE])
     elif known.get(TAG_FAILURE):
         tags |= {TAG_FAILURE: "", TAG_NOTE: ""}
@@ -188,33 +182,40 @@ def fingerprint(plan: Plan, trial: Trial, parent_id: str) -> str:
     return naming.digest([described, [[name, file_stamp(trial.directory.file(name))] for name in files]])
 
 
-def data_input(data: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, str]:
+def data_input(data: DataSpec, paths: DataPaths | None = None) -> dict[str, str]:
     """Arguments of ``Server.log_data``."""
-    counts = {"train_images": data["train_images"], "val_images": data["val_images"], "classes": len(data["classes"])}
+    counts = {"train_images": data.train_images, "val_images": data.val_images, "classes": len(data.classes)}
+    source = {"uri": paths.train_annotations, **paths.to_json()} if paths else {"name": data.name}
     return {
-        "name": one_line(data["name"], 400),
-        "digest": str(data["digest"])[:36],
+        "name": one_line(data.name, 400),
+        "digest": data.digest[:36],
         "source_type": "local" if paths else "gfl-lab",
-        "source": json.dumps({"uri": paths["train_annotations"], **paths} if paths.get("train_annotations") else {"name": data["name"]}),
-        "profile": json.dumps({**counts, "truth": bool(data.get("truth")), "class_names": list(data["classes"])[:100]}),
+        "source": json.dumps(source),
+        "profile": json.dumps({**counts, "truth": data.truth, "class_names": list(data.classes)[:100]}),
     }
 
 
-def result_of(trial: TrialDir) -> dict[str, Any]:
-    """Its result, or nothing."""
+def result_of(trial: TrialDir) -> Result | None:
+    """Return its result; None if there is none, or it cannot be read."""
     with contextlib.suppress(StoreError):
-        return trial.result() or {}
-    return {}
+        return trial.result()
+    return None
 
 
-def manifest_of(trial: TrialDir) -> dict[str, Any]:
-    """Its manifest, or nothing."""
+def paths_of(trial: TrialDir) -> DataPaths | None:
+    """Return the paths of its data; None if its manifest cannot be read."""
     with contextlib.suppress(StoreError):
-        return trial.manifest()
-    return {}
+        return trial.manifest().paths
+    return None
 
 
-def started(trial: TrialDir, result: Mapping[str, Any]) -> int:
+def _created(trial: TrialDir) -> str:
+    with contextlib.suppress(StoreError):
+        return trial.manifest().created
+    return ""
+
+
+def started(trial: TrialDir, result: Result | None) -> int:
     """When it started, ms: before its first metric line, else when its lease was taken or its manifest written."""
     lines, _ = read_metric_lines(trial.file(naming.METRICS_FILE))
     first = next((line.time for line in lines if millis(line.time)), None)
@@ -223,14 +224,14 @@ def started(trial: TrialDir, result: Mapping[str, Any]) -> int:
     if first is not None:
         if since and since < first:
             return millis(since) or millis(first) or 0
-        setup = (result.get("seconds") or {}).get("setup") or 0.0
+        setup = result.seconds.get("setup", 0.0) if result else 0.0
         return millis(first - setup) or 0
-    return millis(since) or millis(manifest_of(trial).get("created")) or now()
+    return millis(since) or millis(_created(trial)) or now()
 
 
-def ended(trial: TrialDir, result: Mapping[str, Any]) -> int:
+def ended(trial: TrialDir, result: Result | None) -> int:
     """When it ended, ms: as its result says, else when its last metric line was written."""
-    finished = millis(result.get("finished"))
+    finished = millis(result.finished) if result else None
     if finished:
         return finished
     stamp = file_stamp(trial.file(naming.METRICS_FILE))
@@ -249,14 +250,13 @@ def line_points(lines: Iterable[MetricLine]) -> Iterator[tuple[str, float, int, 
                 yield naming.mlflow_metric(line.kind, name), value, when, step
 
 
-def final_points(trial: TrialDir, result: Mapping[str, Any]) -> Iterator[tuple[str, float, int, int]]:
+def final_points(trial: TrialDir, result: Done) -> Iterator[tuple[str, float, int, int]]:
     """The finished trial's numbers, at step 0: single values, which MLflow draws as bars to compare runs by."""
     when = ended(trial, result)
-    extra = {"seconds": (result.get("seconds") or {}).get("total"), "peak_memory_mib": result.get("peak_memory_mib")}
-    for name, raw in {**(result.get("metrics") or {}), **extra}.items():
-        value = _number(raw)
-        if value is not None:
-            yield naming.mlflow_metric("final", name), value, when, 0
+    extra = {"seconds": result.seconds.get("total"), "peak_memory_mib": result.peak_memory_mib}
+    for name, raw in {**(result.metrics or {}), **extra}.items():
+        if raw is not None:
+            yield naming.mlflow_metric("final", name), raw, when, 0
 
 
 def now() -> int:

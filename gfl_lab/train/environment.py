@@ -9,6 +9,7 @@ import platform
 import torch
 
 from gfl_lab.machine import processor
+from gfl_lab.records.environment import Environment
 
 PACKAGES = (
     "gfl-lab",
@@ -26,8 +27,8 @@ PACKAGES = (
 """Packages that compute, load or evaluate; mmcv where it is there in place of mmcv-lite."""
 
 
-def environment(device: str, threads: int) -> dict[str, str | int]:
-    """By name; what is not there is left out.
+def environment(device: str, threads: int) -> Environment:
+    """Return the environment of this process; packages that are not installed are left out.
 
     Args:
         device: what the model was on, as people read it. threads: of torch.
@@ -38,4 +39,4 @@ def environment(device: str, threads: int) -> dict[str, str | int]:
             found[name] = importlib.metadata.version(name)
     if torch.version.cuda:
         found["cuda"] = torch.version.cuda
-    return found | {"processor": processor(), "device": device, "threads": threads}
+    return Environment(found | {"processor": processor(), "device": device, "threads": threads})

@@ -8,11 +8,11 @@ import shutil
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from gfl_lab.errors import DataError, DiskFull, FailureKind, GflLabError, TrialError
+from gfl_lab.records.result import Failure
 from gfl_lab.rundir import TrialDir
 from gfl_lab.setup.components import MODULE_PREFIX
 
@@ -24,24 +24,24 @@ _NO_MEMORY = (
 """Words of torch's allocators, cuBLAS, cuDNN, NCCL and OpenCV in errors that have no type of their own."""
 
 
-def failure_of(trial: TrialDir, error: Exception) -> dict[str, Any]:
-    """Kind and reason of what a trial raised."""
+def failure_of(trial: TrialDir, error: Exception) -> Failure:
+    """Return kind and reason of an exception that a trial raised."""
     reason = str(error).strip() or type(error).__name__
     if reason.startswith("Caught "):  # a loader process' error, with its traceback
         reason = reason.splitlines()[-1].partition(": ")[2] or reason.splitlines()[-1]
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in reason for words in _NO_MEMORY):
-        return {"kind": FailureKind.OUT_OF_MEMORY, "reason": reason}
+        return Failure(FailureKind.OUT_OF_MEMORY, reason)
     if isinstance(error, OSError) and error.errno in _DISK_FULL:
-        return {"kind": FailureKind.DISK_FULL, "reason": _full_disk(trial, error)}
+        return Failure(FailureKind.DISK_FULL, _full_disk(trial, error))
     if place := _in_users_code(error):
-        return {"kind": FailureKind.ERROR, "reason": f"{type(error).__name__}: {reason} ({place})"}
+        return Failure(FailureKind.ERROR, f"{type(error).__name__}: {reason} ({place})")
     if isinstance(error, (DataError, FileNotFoundError)):
-        return {"kind": FailureKind.BAD_DATA, "reason": reason}
+        return Failure(FailureKind.BAD_DATA, reason)
     if reason.startswith("DataLoader worker"):  # torch's words for one that was killed
-        return {"kind": FailureKind.LOST_PROCESS, "reason": f"a process that loads images was lost: {reason}"}
+        return Failure(FailureKind.LOST_PROCESS, f"a process that loads images was lost: {reason}")
     if isinstance(error, TrialError):
-        return {"kind": error.kind, "reason": reason}
-    return {"kind": FailureKind.ERROR, "reason": reason if isinstance(error, GflLabError) else f"{type(error).__name__}: {reason}"}
+        return Failure(error.kind, reason)
+    return Failure(FailureKind.ERROR, reason if isinstance(error, GflLabError) else f"{type(error).__name__}: {reason}")
 
 
 def _in_users_code(error: Exception) -> str:

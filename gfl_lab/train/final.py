@@ -16,8 +16,9 @@ from gfl_lab.inference.evaluate import CocoEvaluator, collect
 from gfl_lab.inference.latency import measure_latency
 from gfl_lab.inference.predict import predict_and_collect
 from gfl_lab.integrity import UNSTABLE
+from gfl_lab.records.result import Done
 from gfl_lab.rundir import TrialDir
-from gfl_lab.spec.settings import TrialSpec
+from gfl_lab.spec.trial import TrialSpec
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ class Numbers:
         """The metrics as the last evaluation's line in metrics.jsonl holds them."""
         return {key: round(value, 4) for key, value in self.metrics.items() if key not in UNSTABLE}
 
-    def to_json(self) -> dict[str, Any]:
-        """The parts of result.json that the evaluation decides."""
-        return {"status": "done", "metrics": self.metrics, "per_class": self.per_class, "counts": self.counts}
+    def result(self) -> Done:
+        """Return the parts of the trial's result that the evaluation gives."""
+        return Done(metrics=self.metrics, per_class=self.per_class, counts=self.counts)
 
 
 def evaluate_final(

@@ -6,7 +6,6 @@ A finished trial whose records are damaged gets them again in this way (``repair
 from __future__ import annotations
 
 import contextlib
-import datetime
 import gc
 import pickle
 import random
@@ -30,13 +29,16 @@ from gfl_lab.checkpoints.files import DAMAGE, load_safely, write_weights
 from gfl_lab.errors import GflLabError, StoreError
 from gfl_lab.inference.evaluate import CocoEvaluator
 from gfl_lab.processes import keep_freed_memory
-from gfl_lab.records.files import write_json, write_text
+from gfl_lab.records.files import damaged, write_text
+from gfl_lab.records.manifest import DataPaths, Manifest
+from gfl_lab.records.marks import FailedRepair, write_failed_repair
 from gfl_lab.records.metric_lines import MetricWriter, write_metric_lines
+from gfl_lab.records.result import Done, EvaluatedAgain, now, salvage_result, write_result
 from gfl_lab.rundir import TrialDir, TrialState
-from gfl_lab.setup.components import load_of_trial, recorded_spec
+from gfl_lab.setup.components import load_of_trial
 from gfl_lab.setup.config import loaders_that_fit, trial_config
 from gfl_lab.spec.schedule import total_epochs
-from gfl_lab.spec.settings import TrialSpec
+from gfl_lab.spec.trial import TrialSpec
 from gfl_lab.train.environment import environment
 from gfl_lab.train.failure import failure_of
 from gfl_lab.train.final import Clock, Numbers, device_name, evaluate_final, peak_memory_mib
@@ -89,7 +91,7 @@ def trained_weights(trial: TrialDir) -> FinalWeights | None:
         if "optimizer" in content:
             return None
         del content
-        return final_weights(trial, read_spec(trial, trial.manifest()))
+        return final_weights(trial, read_spec(trial.manifest()))
     except (GflLabError, pickle.UnpicklingError, *DAMAGE):
         return None
 
@@ -104,7 +106,7 @@ def adopted_weights(trial: TrialDir, donor_id: str) -> FinalWeights | None:
         return None
     donor = TrialDir(trial.path.parent / donor_id)
     try:
-        spec, theirs = (read_spec(each, each.manifest()) for each in (trial, donor))
+        spec, theirs = (read_spec(each.manifest()) for each in (trial, donor))
         if donor.state() is not TrialState.DONE or theirs.training_id != spec.training_id:
             raise StoreError(f"trial {donor_id} is not finished, or trained otherwise")
         weights = final_weights(donor, theirs)
@@ -124,39 +126,47 @@ def adopted_weights(trial: TrialDir, donor_id: str) -> FinalWeights | None:
     return replace(weights, meta=meta)
 
 
-def read_spec(trial: TrialDir, manifest: dict[str, Any]) -> TrialSpec:
-    """Return the specification of the trial.
+def read_spec(manifest: Manifest) -> TrialSpec:
+    """Return what the trial computes.
 
     Raises:
         StoreError: the manifest is damaged, another version's, or another trial's.
     """
-    path, spec = trial.file(naming.MANIFEST), recorded_spec(trial, manifest)
-    if spec.id != trial.id or not isinstance(manifest.get("paths"), dict):
-        raise StoreError(f"{path} is damaged, or another trial's: it computes {spec.id}")
+    spec, _ = manifest.spec, manifest.paths
+    if spec.id != manifest.file.parent.name:
+        raise damaged(manifest.file, f"is another trial's: it computes {spec.id}")
     return spec
 
 
-def evaluated(trial: TrialDir, weights: FinalWeights, *, threads: int, loader_workers: int) -> dict[str, Any]:
-    """The outcome of an unfinished trial whose final weights are there, as its result holds it. It writes all records."""
+def evaluated(trial: TrialDir, weights: FinalWeights, *, threads: int, loader_workers: int) -> Done:
+    """Evaluate an unfinished trial whose final weights are there, write all its records, and return its result."""
     manifest = trial.manifest()
-    spec = read_spec(trial, manifest)
+    spec = read_spec(manifest)
     load_of_trial(trial, spec)
     clock = Clock()
     trial.log(
         f"trial {trial.id}: training is over, its final weights are evaluated: data {spec.data.name} {spec.data.digest}, {threads} threads"
     )
     numbers, device, images = evaluate_weights(
-        trial, spec, manifest["paths"], weights, threads=threads, loader_workers=loader_workers, clock=clock
+        trial, spec, manifest.paths, weights, threads=threads, loader_workers=loader_workers, clock=clock
     )  # fmt: skip
     History(trial.file(naming.HISTORY), images).add(weights.epoch, numbers.rows)
     writer = MetricWriter(trial.file(naming.METRICS_FILE))
     writer.truncate_after(weights.step, unevaluated_from=weights.epoch)
     writer.write("val", weights.step, weights.epoch, numbers.logged)
     writer.close()
-    return numbers.to_json() | {
-        "files": integrity.file_entries(trial), "epochs": weights.epoch, "steps": weights.step, "processes": 1, "seconds": clock.seconds(),
-        "peak_memory_mib": peak_memory_mib(torch.device(get_device())), "device": device, "environment": environment(device, threads),
-    } | ({"weights_from": weights.meta["weights_from"]} if "weights_from" in weights.meta else {})  # fmt: skip
+    return replace(
+        numbers.result(),
+        files=integrity.file_entries(trial),
+        epochs=weights.epoch,
+        steps=weights.step,
+        processes=1,
+        seconds=clock.seconds(),
+        peak_memory_mib=peak_memory_mib(torch.device(get_device())),
+        device=device,
+        environment=environment(device, threads),
+        weights_from=str(weights.meta.get("weights_from", "")),
+    )
 
 
 def prepare_process(threads: int, seed: int) -> None:
@@ -172,7 +182,7 @@ def prepare_process(threads: int, seed: int) -> None:
 
 
 def evaluate_weights(
-    trial: TrialDir, spec: TrialSpec, paths: dict[str, str], weights: FinalWeights, *, threads: int, loader_workers: int, clock: Clock
+    trial: TrialDir, spec: TrialSpec, paths: DataPaths, weights: FinalWeights, *, threads: int, loader_workers: int, clock: Clock
 ) -> tuple[Numbers, str, Collection[int]]:  # fmt: skip
     """Evaluate final weights as a trial does at the end of its training, with the same threads and seeds.
 
@@ -183,7 +193,7 @@ def evaluate_weights(
         StoreError: the weights do not fit the trial's settings.
     """
     prepare_process(threads, spec.seed)
-    config = trial_config(spec, paths, str(trial.path), loaders_that_fit(loader_workers, spec.settings))
+    config = trial_config(spec, paths.to_json(), str(trial.path), loaders_that_fit(loader_workers, spec.settings))
     if not trial.file(naming.CONFIG).exists():
         write_text(trial.file(naming.CONFIG), config.pretty_text)
     init_default_scope("mmdet")
@@ -193,7 +203,7 @@ def evaluate_weights(
     except RuntimeError as error:
         raise StoreError(f"{trial.file(naming.LAST_CHECKPOINT)} does not fit the trial: {str(error).splitlines()[-1].strip()}") from None
     model = model.to(get_device())
-    evaluator = CocoEvaluator(paths["val_annotations"], spec.data.classes, spec.settings.max_dets)
+    evaluator = CocoEvaluator(paths.val_annotations, spec.data.classes, spec.settings.max_dets)
     loader = Runner.build_dataloader(config.val_loader, seed=spec.seed)
     clock.lap("setup")
     return evaluate_final(trial, spec, model, loader, evaluator, clock), device_name(model), evaluator.truth.imgs
@@ -218,64 +228,42 @@ def repair(trial: TrialDir, *, threads: int, loader_workers: int) -> None:
         trial.release_reserve()
         trial.log(traceback.format_exc())
         failure = failure_of(trial, error)
-        content = {"format": naming.FORMAT_VERSION, "kind": failure["kind"], "reason": failure["reason"], "tried": _now()}
         with contextlib.suppress(OSError):
-            write_json(trial.file(naming.REPAIR), content)
+            write_failed_repair(trial.file(naming.REPAIR), FailedRepair(failure.kind, failure.reason, now()))
     finally:
         trial.release_reserve()
 
 
 def _evaluate_again(trial: TrialDir, threads: int, loader_workers: int) -> None:
     manifest = trial.manifest()
-    spec = read_spec(trial, manifest)
+    spec = read_spec(manifest)
     load_of_trial(trial, spec)
     clock = Clock()
     weights = final_weights(trial, spec)
-    former = _former(trial)
+    former = salvage_result(trial.file(naming.RESULT)) or Done(metrics=None)
     numbers, device, _ = evaluate_weights(
-        trial, spec, manifest["paths"], weights, threads=threads, loader_workers=loader_workers, clock=clock
+        trial, spec, manifest.paths, weights, threads=threads, loader_workers=loader_workers, clock=clock
     )  # fmt: skip
-    files = integrity.file_entries(trial)
-    # The check sums of what was not written again stay: a damaged history must not become a sound one.
-    files |= {name: entry for name, entry in former.pop("files", {}).items() if name in (naming.HISTORY, naming.METRICS_FILE)}
-    again = {"finished": _now(), "device": device, "seconds": clock.seconds(), "environment": environment(device, threads)}
-    defaults = {
-        "seconds": {"total": round(sum(clock.laps.values()), 3)}, "peak_memory_mib": peak_memory_mib(torch.device(get_device())), "device": device,
-        "environment": again["environment"], "finished": again["finished"],
-    }  # fmt: skip
-    result = (
-        defaults | former | numbers.to_json() | {"files": files, "epochs": weights.epoch, "steps": weights.step, "evaluated_again": again}
+    # The check sums of files that were not written again stay: a damaged history must not become a sound one.
+    kept = {name: entry for name, entry in (former.files or {}).items() if name in (naming.HISTORY, naming.METRICS_FILE)}
+    again = EvaluatedAgain(now(), device, clock.seconds(), environment(device, threads))
+    result = replace(
+        numbers.result(),
+        trial=trial.id,
+        files=integrity.file_entries(trial) | kept,
+        epochs=weights.epoch,
+        steps=weights.step,
+        processes=former.processes,
+        seconds=former.seconds or {"total": round(sum(clock.laps.values()), 3)},
+        peak_memory_mib=peak_memory_mib(torch.device(get_device())) if former.peak_memory_mib is None else former.peak_memory_mib,
+        device=former.device or device,
+        environment=former.environment or again.environment,
+        weights_from=former.weights_from,
+        evaluated_again=again,
+        accumulation=former.accumulation,
+        finished=former.finished or again.finished,
     )
-    write_json(trial.file(naming.RESULT), {"format": naming.FORMAT_VERSION, "trial": trial.id, **result})
-
-
-def _former(trial: TrialDir) -> dict[str, Any]:
-    """Return the parts of a result, damaged or not, that an evaluation does not give. Parts of a wrong form are left out."""
-    try:
-        result = trial.result() or {}
-    except StoreError:
-        return {}
-    if result.get("trial") not in (None, trial.id):
-        return {}
-    files = result.get("files")
-    forms: dict[str, type | tuple[type, ...]] = {
-        "processes": int,
-        "peak_memory_mib": (int, float),
-        "device": str,
-        "environment": dict,
-        "finished": str,
-        "accumulation": dict,
-        "weights_from": str,
-    }
-    known: dict[str, Any] = {
-        key: result[key] for key, form in forms.items() if isinstance(result.get(key), form) and result[key] == result[key]
-    }
-    seconds = result.get("seconds")
-    if isinstance(seconds, dict) and all(isinstance(value, (int, float)) and value == value for value in seconds.values()):
-        known["seconds"] = seconds
-    if isinstance(files, dict):
-        known["files"] = {name: entry for name, entry in files.items() if isinstance(entry, dict)}
-    return known
+    write_result(trial.file(naming.RESULT), result)
 
 
 @contextlib.contextmanager
@@ -292,7 +280,3 @@ def beating(trial: TrialDir) -> Iterator[None]:
         yield
     finally:
         done.set()
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,14 @@ from gfl_lab.errors import (
 from gfl_lab.inference.evaluate import CocoEvaluator, collect
 from gfl_lab.inference.predict import predict_and_collect
 from gfl_lab.integrity import file_entries, has_finished
+from gfl_lab.records import result as records
 from gfl_lab.records.accumulation import Accumulation
-from gfl_lab.records.files import write_json, write_text
+from gfl_lab.records.files import write_text
+from gfl_lab.records.result import Done, Failed, Result, finished_now, write_result
 from gfl_lab.rundir import TrialDir
 from gfl_lab.setup.components import load_of_trial
 from gfl_lab.setup.config import SHARED_MEMORY, loaders_that_fit, trial_config
-from gfl_lab.spec.settings import TrialSpec
+from gfl_lab.spec.trial import TrialSpec
 from gfl_lab.train.checkpoint import load_last, restore
 from gfl_lab.train.ema import MovingAverage
 from gfl_lab.train.environment import environment
@@ -90,19 +92,19 @@ def run_trial(
     started = time.time()
     trial.file(naming.RESULT).unlink(missing_ok=True)
     position = Position()
-    outcome: dict[str, Any]
+    outcome: Result
     asked = should_stop or (lambda: bool(stop_file) and os.path.exists(stop_file))
 
-    def failed(error: Exception) -> dict[str, Any]:
-        return {"status": "failed", "failure": {**failure_of(trial, error), "step": position.step, "epoch": position.epoch}}
+    def failed(error: Exception) -> Failed:
+        return Failed(failure=replace(failure_of(trial, error), step=position.step, epoch=position.epoch))
 
     of_each = {"threads": max(1, threads // processes), "loader_workers": loader_workers}
 
-    def evaluate_only(weights: FinalWeights) -> dict[str, Any]:
+    def evaluate_only(weights: FinalWeights) -> Done:
         position.step, position.epoch = weights.step, weights.epoch
         return evaluated(trial, weights, **of_each)
 
-    def work(group: ProcessGroup) -> dict[str, Any]:
+    def work(group: ProcessGroup) -> Done | None:
         return _train(trial, **of_each, should_stop=asked, position=position, group=group)
 
     def on_lost(error: LostProcess) -> None:
@@ -115,16 +117,18 @@ def run_trial(
             if weights := trained_weights(trial) or adopted_weights(trial, weights_from):
                 outcome = evaluate_only(weights)
             else:
-                outcome = run_in_group(processes, work, f"{__name__}:follow", {"path": str(trial.path.absolute()), **of_each}, on_lost)
+                found = run_in_group(processes, work, f"{__name__}:follow", {"path": str(trial.path.absolute()), **of_each}, on_lost)
+                assert found is not None, "the first process evaluates"
+                outcome = found
     except Interrupted as error:
-        outcome = {"status": "interrupted", "reason": str(error)}
+        outcome = records.Interrupted(reason=str(error))
         raise
     except Exception as error:
         trial.release_reserve()
         trial.log(traceback.format_exc())
         outcome = failed(error)
     except BaseException as error:  # Ctrl-C in the inline executor: the last checkpoint stands
-        outcome = {"status": "interrupted", "reason": type(error).__name__}
+        outcome = records.Interrupted(reason=type(error).__name__)
         raise
     finally:
         trial.release_reserve()
@@ -133,7 +137,7 @@ def run_trial(
                 _write_result(trial, outcome, time.time() - started)
         finally:
             trial.drop_lease()
-    if outcome["status"] == "done":
+    if isinstance(outcome, Done):
         trial.file(naming.PREVIOUS_CHECKPOINT).unlink(missing_ok=True)
 
 
@@ -148,16 +152,15 @@ def follow(path: str, *, threads: int, loader_workers: int, rank: int, size: int
     def work(group: ProcessGroup) -> None:
         _train(trial, threads, loader_workers, lambda: False, Position(), group)
 
-    join_group(rank, size, folder, work, lambda error: failure_of(trial, error))
+    join_group(rank, size, folder, work, lambda error: failure_of(trial, error).to_json())
 
 
-def _write_result(trial: TrialDir, outcome: dict[str, Any], seconds: float) -> None:
-    outcome.setdefault("seconds", {})["total"] = round(seconds, 3)
-    with contextlib.suppress(StoreError):  # a damaged record is what such a trial has failed of
-        if accumulation := trial.accumulation():
-            outcome["accumulation"] = accumulation.to_json()
-    finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    write_json(trial.file(naming.RESULT), {"format": naming.FORMAT_VERSION, "trial": trial.id, **outcome, "finished": finished})
+def _write_result(trial: TrialDir, outcome: Result, seconds: float) -> None:
+    accumulation = None
+    with contextlib.suppress(StoreError):  # a damaged record is the reason of such a failure
+        accumulation = trial.accumulation()
+    result = finished_now(replace(outcome, trial=trial.id, accumulation=accumulation), seconds)
+    write_result(trial.file(naming.RESULT), result)
 
 
 def _has_finished(trial: TrialDir) -> bool:
@@ -171,24 +174,24 @@ def _has_finished(trial: TrialDir) -> bool:
 
 def _train(
     trial: TrialDir, threads: int, loader_workers: int, should_stop: Callable[[], bool], position: Position, group: ProcessGroup
-) -> dict[str, Any]:
-    """The outcome; nothing in a process that only follows."""
+) -> Done | None:
+    """Return the result; None in a process that only follows."""
     manifest = trial.manifest()
-    spec = read_spec(trial, manifest)
+    spec = read_spec(manifest)
     load_of_trial(trial, spec)
     settings = spec.settings
     clock = Clock()
     prepare_process(threads, spec.seed)
 
     loaders = loaders_that_fit(loader_workers, settings)
-    config = trial_config(spec, manifest["paths"], str(trial.path), loaders)
+    config = trial_config(spec, manifest.paths.to_json(), str(trial.path), loaders)
     if group.is_main:
         write_text(trial.file(naming.CONFIG), config.pretty_text)
     runner = TrialRunner.from_cfg(config)
     if group.size > 1 and device_of(runner.model).type == "cuda":
         runner.model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(runner.model)
     runner.group = group
-    evaluator = CocoEvaluator(manifest["paths"]["val_annotations"], spec.data.classes, settings.max_dets)
+    evaluator = CocoEvaluator(manifest.paths.val_annotations, spec.data.classes, settings.max_dets)
     val_loader = Runner.build_dataloader(config.val_loader, seed=spec.seed)
 
     history = History(trial.file(naming.HISTORY), evaluator.truth.imgs)
@@ -223,7 +226,7 @@ def _train(
     except NonFiniteLoss as error:
         raise NonFiniteLoss(runner.iter + 1, runner.epoch + 1, error.losses) from None
     if not group.is_main:
-        return {}
+        return None
     if hook.average:
         hook.average.copy_to(runner.model)  # from here on it is the trial's model
     clock.lap("train", minus=hook.eval_seconds)
@@ -232,16 +235,17 @@ def _train(
     history.add(runner.epoch, numbers.rows)
     hook.writer.write("val", runner.iter, runner.epoch, numbers.logged)
     hook.writer.close()
-    return numbers.to_json() | {
-        "files": file_entries(trial),
-        "epochs": runner.epoch,
-        "steps": runner.iter,
-        "processes": group.size,
-        "seconds": clock.seconds(),
-        "peak_memory_mib": peak_memory_mib(device_of(runner.model)),
-        "device": device_name(runner.model),
-        "environment": environment(device_name(runner.model), threads),
-    }
+    return replace(
+        numbers.result(),
+        files=file_entries(trial),
+        epochs=runner.epoch,
+        steps=runner.iter,
+        processes=group.size,
+        seconds=clock.seconds(),
+        peak_memory_mib=peak_memory_mib(device_of(runner.model)),
+        device=device_name(runner.model),
+        environment=environment(device_name(runner.model), threads),
+    )
 
 
 def _start(runner: TrialRunner, spec: TrialSpec, hook: TrialHook) -> None:

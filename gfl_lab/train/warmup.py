@@ -12,6 +12,7 @@ import resource
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,12 @@ from gfl_lab.errors import FailureKind
 from gfl_lab.inference.evaluate import CocoEvaluator, collect
 from gfl_lab.inference.latency import MAX_SECONDS, MEASURED_IMAGES, WARMUP_IMAGES
 from gfl_lab.inference.predict import predict, predict_and_collect
-from gfl_lab.records.files import write_json
+from gfl_lab.records.result import Done, Failed, Failure, Result, write_result
 from gfl_lab.rundir import TrialDir
 from gfl_lab.setup.components import load_of_trial
 from gfl_lab.setup.config import PREFETCHED, batch_bytes, loaders_that_fit, trial_config
-from gfl_lab.spec.settings import Settings, TrialSpec
+from gfl_lab.spec.settings import Settings
+from gfl_lab.spec.trial import TrialSpec
 from gfl_lab.train.loop import TrialRunner
 
 DROPPED = 2
@@ -75,26 +77,26 @@ def measure(path: str | Path, *, threads: int, loader_workers: int) -> None:
     """
     trial = TrialDir(Path(path))
     try:
-        outcome = _measure(trial, threads, loader_workers)
+        outcome: Result = _measure(trial, threads, loader_workers)
     except Exception as error:
         traceback.print_exc()
-        outcome = {"status": "failed", "failure": {"kind": FailureKind.ERROR, "reason": f"{type(error).__name__}: {error}"}}
-    write_json(trial.file(naming.RESULT), {"format": naming.FORMAT_VERSION, "trial": trial.id, **outcome})
+        outcome = Failed(failure=Failure(FailureKind.ERROR, f"{type(error).__name__}: {error}"))
+    write_result(trial.file(naming.RESULT), replace(outcome, trial=trial.id))
 
 
-def _measure(trial: TrialDir, threads: int, loader_workers: int) -> dict[str, Any]:
+def _measure(trial: TrialDir, threads: int, loader_workers: int) -> Done:
     started = time.perf_counter()
     manifest = trial.manifest()
-    spec = TrialSpec.model_validate(manifest["spec"])
+    spec = manifest.spec
     load_of_trial(trial, spec)
     torch.set_num_threads(threads)
     random.seed(spec.seed)
     np.random.seed(spec.seed)
     loaders = loaders_that_fit(loader_workers, spec.settings)
-    config = trial_config(spec, manifest["paths"], str(trial.path), loaders)
+    config = trial_config(spec, manifest.paths.to_json(), str(trial.path), loaders)
     runner = TrialRunner.from_cfg(config)
     runner.load_or_resume = lambda: None  # what it starts from changes no time
-    evaluator = CocoEvaluator(manifest["paths"]["val_annotations"], spec.data.classes, spec.settings.max_dets)
+    evaluator = CocoEvaluator(manifest.paths.val_annotations, spec.data.classes, spec.settings.max_dets)
     loader = Runner.build_dataloader(config.val_loader, seed=spec.seed)
     setup = time.perf_counter() - started
 
@@ -110,7 +112,7 @@ def _measure(trial: TrialDir, threads: int, loader_workers: int) -> dict[str, An
     cached = sum(each.dataset.decoded.size for each in (runner.train_dataloader, loader))
     device = next(runner.model.parameters()).device
     on_gpu = device.type == "cuda"
-    result = {
+    metrics = {
         "seconds_per_iteration": iteration,
         "seconds_per_image": image,
         "seconds_once": setup + min(MAX_SECONDS, image * (WARMUP_IMAGES + min(MEASURED_IMAGES, len(loader.dataset)))),
@@ -118,7 +120,7 @@ def _measure(trial: TrialDir, threads: int, loader_workers: int) -> dict[str, An
         "gpu_memory_mib": torch.cuda.max_memory_reserved(device) / 2**20 + CUDA_CONTEXT_MIB if on_gpu else 0.0,
         "iterations": len(ends) - 1,
     }
-    return {"status": "done", "metrics": result, "device": f"cuda {torch.cuda.get_device_name(device)}" if on_gpu else "cpu"}
+    return Done(metrics=metrics, device=f"cuda {torch.cuda.get_device_name(device)}" if on_gpu else "cpu")
 
 
 def _loaders_bytes(loaders: int, settings: Settings) -> int:

@@ -18,6 +18,7 @@ from gfl_lab.errors import StoreError
 from gfl_lab.records.files import read_json, write_json
 from gfl_lab.records.metric_lines import MetricWriter
 from gfl_lab.rundir import TrialDir, home
+from tests.support.raw import raw_manifest
 
 STEPS = 20
 EACH = 5
@@ -69,7 +70,7 @@ def count(path: str, **_: object) -> None:
     trial = TrialDir(Path(path))
     trial.take_lease()
     trial.file(naming.RESULT).unlink(missing_ok=True)
-    seed = trial.manifest()["spec"]["seed"]
+    seed = raw_manifest(trial)["spec"]["seed"]
     try:
         saved = read_json(trial.file(naming.LAST_CHECKPOINT))
     except StoreError:

@@ -27,7 +27,8 @@ from gfl_lab.metrics.coco_records import Records
 from gfl_lab.records.files import read_json, write_json
 from gfl_lab.records.lease import write_lease
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
-from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
+from gfl_lab.spec.settings import Settings
+from gfl_lab.spec.trial import TRAINING_CODE_VERSION, DataSpec, TrialSpec
 
 SIZE = 128  # px, side of an image
 STRIDE = 8

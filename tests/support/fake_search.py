@@ -13,6 +13,7 @@ from gfl_lab.errors import Interrupted
 from gfl_lab.records.files import write_json
 from gfl_lab.records.metric_lines import MetricWriter
 from gfl_lab.rundir import TrialDir
+from tests.support.raw import raw_manifest
 
 EPOCHS_LOG = "epochs.log"
 
@@ -27,7 +28,7 @@ def search_trial(path: str, stop_file: str = "", should_stop: Callable[[], bool]
     """Trains epoch by epoch from where it was; each epoch that it does is a line of epochs.log. Diverges above lr 0.05."""
     trial = TrialDir(Path(path))
     trial.take_lease()
-    settings = trial.manifest()["spec"]["settings"]
+    settings = raw_manifest(trial)["spec"]["settings"]
     pause = float(os.environ.get("FAKE_EPOCH_S", "0.02"))
     trial.file(naming.RESULT).unlink(missing_ok=True)
     asked = should_stop or (lambda: Path(stop_file).exists())

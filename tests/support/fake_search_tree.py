@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from gfl_lab import naming
-from gfl_lab.plan.search import Ledger, Outcome, Suggestion
 from gfl_lab.records.files import write_json
 from gfl_lab.records.metric_lines import MetricWriter
+from gfl_lab.records.result import Failure
+from gfl_lab.records.search import Outcome, SearchFile, Suggestion, write_search
 from gfl_lab.rundir import RunTree
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.search import dimensions_of
-from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
+from gfl_lab.spec.settings import Settings
+from gfl_lab.spec.trial import TRAINING_CODE_VERSION, DataSpec, TrialSpec
 from tests.support.fake_runs import HOSTILE_TEXT
 
 EPOCHS, BATCH, IMAGES, GRACE = 9, 2, 8, 1
@@ -60,7 +62,7 @@ def write_fake_search(
         "space": space, "metric": "AP", "scheduler": {"name": "asha", "grace_epochs": GRACE, "reduction": 3}, "sampler_seed": 0, "seed": 0,
         "settings": {}, "data": data.digest, "code": TRAINING_CODE_VERSION, "components": [], "corner": "0" * 12,
     }  # fmt: skip
-    ledger = Ledger(definition, trials, "2026-01-01T00:00:00+00:00", {"name": "TPESampler", "seed": 0, "optuna": "5.0.0"})
+    ledger = SearchFile(definition, trials, "2026-01-01T00:00:00+00:00", {"name": "TPESampler", "seed": 0, "optuna": "5.0.0"})
     variants = []
     for number, state in enumerate(states):
         drawn = {dimension.key: _draw(rng, dimension) for dimension in dimensions_of(space)}
@@ -82,7 +84,7 @@ def write_fake_search(
             }
         )  # fmt: skip
     folder = tree.experiment(name, profile)
-    write_json(folder / naming.SEARCH, ledger.to_json())
+    write_search(folder / naming.SEARCH, ledger)
     axes = {dimension.key: list(dimension.choices) or [str(dimension)] for dimension in dimensions_of(space)}
     question = "Which settings of QFL and DFL, and which learning rate, suit the generated data best?"
     plan = {
@@ -135,8 +137,8 @@ def _write_trial(tree: RunTree, spec: TrialSpec, entry: Suggestion, state: str, 
         result = {"status": "done", "metrics": {"AP": entry.value, "fps": 40.0}, "epochs": EPOCHS, "steps": EPOCHS * per_epoch}
     elif state == "failed":
         reason = HOSTILE_TEXT if hostile else "the loss became non-finite at step 8"
-        entry.value, entry.failure = None, {"kind": "non_finite_loss", "reason": reason}
-        result = {"status": "failed", "failure": entry.failure | {"step": 8, "epoch": 2}}
+        entry.value, entry.failure = None, Failure("non_finite_loss", reason)
+        result = {"status": "failed", "failure": {"kind": entry.failure.kind, "reason": entry.failure.reason, "step": 8, "epoch": 2}}
     elif state == "interrupted":
         entry.value = None
     finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -14,6 +14,7 @@ from gfl_lab.errors import Interrupted
 from gfl_lab.records.files import write_json
 from gfl_lab.records.metric_lines import MetricWriter
 from gfl_lab.rundir import TrialDir
+from tests.support.raw import raw_manifest
 
 
 def _result(trial: TrialDir, **content: object) -> None:
@@ -46,7 +47,7 @@ def write_records(trial: TrialDir) -> None:
     from gfl_lab.metrics.coco_records import Records
     from tests.support.fake_runs import SCHEMA
 
-    data = trial.manifest()["spec"]["data"]
+    data = raw_manifest(trial)["spec"]["data"]
     box = np.array([[0.0, 0.0, 40.0, 40.0]])
     records = Records(
         image_ids=np.arange(data["val_images"]), det_image=np.zeros(1, int), det_label=np.zeros(1, int), det_score=np.ones(1), det_box=box,

@@ -21,6 +21,7 @@ from gfl_lab.records.metric_lines import MetricWriter
 from gfl_lab.rundir import TrialDir
 from gfl_lab.train import final, loop, trial
 from gfl_lab.train.trial import run_trial
+from tests.support.raw import raw_manifest
 
 POINTS = (
     "step 1", "step 4", "half a checkpoint", "before the renames", "between the renames", "validation", "last evaluation",
@@ -150,7 +151,7 @@ def disk_fills(path: str, when: str, **kwargs: Any) -> None:
 
 def data_vanish(path: str, what: str, **kwargs: Any) -> None:
     """The training images vanish after the first step, or the validation's annotations while the trial starts."""
-    paths = TrialDir(Path(path)).manifest()["paths"]
+    paths = raw_manifest(TrialDir(Path(path)))["paths"]
 
     def away(name: str) -> None:
         shutil.move(paths[name], paths[name] + ".away")

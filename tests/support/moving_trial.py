@@ -16,6 +16,7 @@ from gfl_lab.errors import Interrupted
 from gfl_lab.records.files import write_bytes, write_json
 from gfl_lab.records.metric_lines import MetricWriter
 from gfl_lab.rundir import TrialDir
+from tests.support.raw import raw_manifest
 
 STEPS = 30
 EVERY = 5
@@ -29,8 +30,8 @@ def go(path: str, *, stop_file: str = "", gate: str = "", hold_at: int | None = 
     trial = TrialDir(Path(path))
     trial.take_lease()
     trial.file(naming.RESULT).unlink(missing_ok=True)
-    annotations = json.loads(Path(trial.manifest()["paths"]["train_annotations"]).read_text())
-    images = Path(trial.manifest()["paths"]["train_images"])
+    annotations = json.loads(Path(raw_manifest(trial)["paths"]["train_annotations"]).read_text())
+    images = Path(raw_manifest(trial)["paths"]["train_images"])
     assert all((images / image["file_name"]).read_bytes() for image in annotations["images"])
     checkpoint = trial.file(naming.LAST_CHECKPOINT)
     first = json.loads(checkpoint.read_text())["step"] + 1 if checkpoint.exists() else 1

@@ -9,8 +9,10 @@ from gfl_lab.data import coco
 from gfl_lab.records.files import write_json
 from gfl_lab.rundir import RunTree, TrialDir
 from gfl_lab.spec.code import CodeFile
-from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
+from gfl_lab.spec.settings import Settings
+from gfl_lab.spec.trial import TRAINING_CODE_VERSION, DataSpec, TrialSpec
 from gfl_lab.train.trial import run_trial
+from tests.support.raw import raw_result
 
 SMALL = {
     "backbone": "r18", "base_channels": 8, "frozen_stages": -1, "norm_eval": False, "neck_channels": 16, "head_channels": 16, "head_convs": 1,
@@ -52,5 +54,5 @@ def train(tree: RunTree, folder: Path, code: CodeFile | None = None, **settings:
     """Train a trial of ``make_trial`` at twice its learning rate to its end, in this process."""
     trial = make_trial(tree.root, folder, code=code, **{"lr": 0.004, "warmup_iters": 2} | settings)
     run_trial(trial.path)
-    assert trial.result()["status"] == "done"
+    assert raw_result(trial)["status"] == "done"
     return trial

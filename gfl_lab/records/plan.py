@@ -1,0 +1,184 @@
+"""plan.json: the variants of an experiment under a profile, and the trials of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gfl_lab.errors import StoreError
+from gfl_lab.records.files import JsonObject, damaged, object_of, read_json, text_of, write_record
+from gfl_lab.records.result import numbers_of
+from gfl_lab.spec import renames
+
+if TYPE_CHECKING:  # the command line starts without pydantic
+    from gfl_lab.spec.trial import DataSpec
+
+DEFAULT_METRICS = ("AP",)
+
+
+class PlannedTrial(NamedTuple):
+    """A trial of a plan: its id, which may be any text in a file that was edited, and its seed."""
+
+    id: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A published row beside ours. ``why_not`` gives the reasons why it is not comparable; empty if it is."""
+
+    row: str
+    metrics: Mapping[str, float]
+    source: str
+    split: str
+    comparable: bool
+    why_not: str = ""
+
+    @classmethod
+    def from_json(cls, found: JsonObject) -> Reference:
+        """Return the row in a JSON object; what is missing is empty."""
+        return cls(
+            row=text_of(found.get("row")),
+            metrics=numbers_of(found.get("metrics")),
+            source=text_of(found.get("source")),
+            split=text_of(found.get("split")),
+            comparable=bool(found.get("comparable")),
+            why_not=text_of(found.get("why_not")),
+        )
+
+
+@dataclass(frozen=True)
+class PlannedVariant:
+    """A variant of a plan: the values of its axes, all its settings, its published row, and a trial for each seed."""
+
+    name: str
+    axes: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    baseline: bool
+    reference: Reference | None
+    trials: tuple[PlannedTrial, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the variant as plan.json holds it."""
+        return {
+            "name": self.name, "axes": self.axes, "settings": self.settings, "baseline": self.baseline,
+            "reference": None if self.reference is None else dict(vars(self.reference)), "trials": [trial._asdict() for trial in self.trials],
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, found: Any) -> PlannedVariant:
+        """Return the variant in a JSON value. Raises LookupError, TypeError, ValueError or AttributeError if it is none."""
+        return cls(
+            str(found["name"]),
+            dict(found["axes"]),
+            dict(found["settings"]),
+            bool(found.get("baseline")),
+            Reference.from_json(found["reference"]) if found.get("reference") else None,
+            tuple(PlannedTrial(str(trial["id"]), int(trial["seed"])) for trial in found["trials"]),
+        )
+
+
+@dataclass(frozen=True)
+class PlanFile:
+    """An experiment under a profile.
+
+    Attributes:
+        created: ISO time of the first plan over these data.
+        experiment: its name. question, kind, source: as in its file; source is the file.
+        axes: the values of each axis. declared: settings that axes or arms vary.
+        metrics: that its table shows.
+        profile, profile_title: the profile.
+    """
+
+    created: str
+    experiment: str
+    question: str
+    kind: str
+    source: str
+    axes: Mapping[str, tuple[Any, ...]]
+    declared: tuple[str, ...]
+    metrics: tuple[str, ...]
+    profile: str
+    profile_title: str
+    data: DataSpec
+    variants: tuple[PlannedVariant, ...]
+
+    @property
+    def trials(self) -> tuple[PlannedTrial, ...]:
+        """Every trial, variant by variant."""
+        return tuple(trial for variant in self.variants for trial in variant.trials)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of the file, without its format version."""
+        return {
+            "created": self.created,
+            "experiment": {
+                "name": self.experiment,
+                "question": self.question,
+                "kind": self.kind,
+                "source": self.source,
+                "axes": {axis: list(values) for axis, values in self.axes.items()},
+                "declared": list(self.declared),
+                "baseline": next((variant.axes for variant in self.variants if variant.baseline), None),
+                "table": {"metrics": list(self.metrics)},
+            },
+            "profile": {"name": self.profile, "title": self.profile_title},
+            "data": self.data.model_dump(mode="json"),
+            "variants": [variant.to_json() for variant in self.variants],
+        }
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> PlanFile:
+        """Return the plan in a JSON object. Raises LookupError, TypeError, ValueError or AttributeError if it is none."""
+        from gfl_lab.spec.trial import DataSpec
+
+        experiment, profile = found["experiment"], object_of(found.get("profile")) or {}
+        axes = {str(axis): tuple(values) for axis, values in (experiment.get("axes") or {}).items()}
+        return cls(
+            created=text_of(found.get("created")),
+            experiment=text_of(experiment.get("name")),
+            question=text_of(experiment.get("question")),
+            kind=text_of(experiment.get("kind")),
+            source=text_of(experiment.get("source")),
+            axes=axes,
+            declared=tuple(map(str, experiment.get("declared") or axes)),
+            metrics=tuple(map(str, (experiment.get("table") or {}).get("metrics") or DEFAULT_METRICS)),
+            profile=text_of(profile.get("name")),
+            profile_title=text_of(profile.get("title")),
+            data=DataSpec.model_validate(found["data"]),
+            variants=tuple(map(PlannedVariant.from_json, found["variants"])),
+        )
+
+
+def read_plan(path: Path) -> PlanFile:
+    """Read a plan.
+
+    Raises:
+        StoreError: it is missing or damaged. FormatError: it is of a format that this version does not read.
+    """
+    content = read_json(path)
+    try:
+        return PlanFile.from_json(renames.upgrade_plan(content))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise damaged(path, f"is no plan: {_reason(error)}") from None
+
+
+def read_plan_or_none(path: Path) -> PlanFile | None:
+    """Read a plan; None if it is missing, damaged or of another format."""
+    try:
+        return read_plan(path)
+    except StoreError:
+        return None
+
+
+def write_plan(path: Path, plan: PlanFile) -> None:
+    """Write a plan."""
+    write_record(path, plan.to_json())
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"{error.args[0]!r} is missing"
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'it has another shape'}"

@@ -1,0 +1,412 @@
+"""result.json: how a trial ended. It says done, failed or interrupted; a trial is done only when this file says so."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar, NamedTuple, TypeAlias, TypedDict
+
+from gfl_lab import naming
+from gfl_lab.errors import FailureKind, StoreError
+from gfl_lab.records.accumulation import Accumulation
+from gfl_lab.records.environment import Environment
+from gfl_lab.records.files import (
+    JsonObject,
+    JsonValue,
+    damaged,
+    integer_of,
+    number_of,
+    object_of,
+    read_json,
+    read_json_or_none,
+    text_of,
+    write_record,
+)
+
+DONE, FAILED, INTERRUPTED = "done", "failed", "interrupted"
+_NUMBERS = (float, int)
+_COUNTS = ("epochs", "steps", "processes", "peak_memory_mib")
+
+
+class FileEntry(NamedTuple):
+    """Size in bytes and SHA-256 of a file that a trial wrote."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a trial failed.
+
+    Attributes:
+        kind: a ``FailureKind``, or one that a newer version has added.
+        reason: a sentence for people.
+        step, epoch: where it failed, from 1; 0 before the first step.
+    """
+
+    kind: str
+    reason: str
+    step: int = 0
+    epoch: int = 0
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return the failure as result.json holds it."""
+        return {"kind": str(self.kind), "reason": self.reason, "step": self.step, "epoch": self.epoch}
+
+    @classmethod
+    def from_json(cls, found: object) -> Failure:
+        """Return the failure in a JSON value; what is missing or of a wrong type gets a default."""
+        given = object_of(found) or {}
+        return cls(
+            text_of(given.get("kind")) or FailureKind.ERROR.value,
+            text_of(given.get("reason")) or "no reason was written",
+            integer_of(given.get("step")) or 0,
+            integer_of(given.get("epoch")) or 0,
+        )
+
+
+@dataclass(frozen=True)
+class EvaluatedAgain:
+    """When, where and for how many seconds the damaged records of a finished trial were made again."""
+
+    finished: str
+    device: str
+    seconds: Mapping[str, float]
+    environment: Environment
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return it as result.json holds it."""
+        return {
+            "finished": self.finished, "device": self.device, "seconds": {**self.seconds}, "environment": self.environment.to_json(),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What every result holds.
+
+    Attributes:
+        trial: its id; empty in results of versions that did not write it.
+        seconds: wall time in s of its parts, and of all as ``total``. After a resume, of the last attempt.
+        accumulation: how batches were split, if the trial ran out of memory.
+        finished: ISO time; empty if it is missing.
+    """
+
+    status: ClassVar[str]
+    trial: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    accumulation: Accumulation | None = None
+    finished: str = ""
+
+    def _own(self) -> dict[str, JsonValue]:
+        """The parts of this kind of result, in the order of the file."""
+        raise NotImplementedError
+
+    def to_json(self) -> JsonObject:
+        """Return the content of the file, without its format version."""
+        found: dict[str, JsonValue] = {"trial": self.trial, "status": self.status, **self._own()}
+        if self.seconds and "seconds" not in found:
+            found["seconds"] = {**self.seconds}
+        if self.accumulation is not None:
+            found["accumulation"] = {**self.accumulation.to_json()}
+        return {**found, "finished": self.finished} if self.finished else found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done(Outcome):
+    """The result of a finished trial.
+
+    Parts that are None are missing in the file: it is damaged, or an older version wrote it.
+
+    Attributes:
+        metrics: by key, finite; AP is 0 to 100. A metric that is not defined is left out.
+        per_class: AP by class name.
+        counts: numbers of detections, of boxes, and of scored sides.
+        files: size and check sum of the trial's other files.
+        epochs, steps: of the training, finished ones.
+        processes: that shared each batch.
+        peak_memory_mib: of the device.
+        device: as people read it: ``cpu``, ``cuda:0 NVIDIA H100``.
+        weights_from: id of the trial whose final weights were evaluated; empty for a trial that was trained itself.
+    """
+
+    status: ClassVar[str] = DONE
+    metrics: Mapping[str, float] | None
+    per_class: Mapping[str, float] | None = None
+    counts: Mapping[str, float] | None = None
+    files: Mapping[str, FileEntry] | None = None
+    epochs: int | None = None
+    steps: int | None = None
+    processes: int | None = None
+    peak_memory_mib: float | None = None
+    device: str = ""
+    environment: Environment | None = None
+    weights_from: str = ""
+    evaluated_again: EvaluatedAgain | None = None
+
+    def _own(self) -> dict[str, JsonValue]:
+        parts: dict[str, JsonValue] = {
+            "metrics": _copied(self.metrics),
+            "per_class": _copied(self.per_class),
+            "counts": _copied(self.counts),
+            "files": None if self.files is None else {name: {**entry._asdict()} for name, entry in self.files.items()},
+            "epochs": self.epochs,
+            "steps": self.steps,
+            "processes": self.processes,
+            "seconds": {**self.seconds} or None,
+            "peak_memory_mib": self.peak_memory_mib,
+            "device": self.device or None,
+            "environment": self.environment.to_json() if self.environment else None,
+            "weights_from": self.weights_from or None,
+            "evaluated_again": self.evaluated_again.to_json() if self.evaluated_again else None,
+        }
+        return {key: value for key, value in parts.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed(Outcome):
+    """The result of a trial that failed."""
+
+    status: ClassVar[str] = FAILED
+    failure: Failure
+
+    def _own(self) -> dict[str, JsonValue]:
+        return {"failure": self.failure.to_json()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interrupted(Outcome):
+    """The result of a trial that was stopped; it goes on from its last checkpoint."""
+
+    status: ClassVar[str] = INTERRUPTED
+    reason: str = ""
+
+    def _own(self) -> dict[str, JsonValue]:
+        return {"reason": self.reason}
+
+
+Result: TypeAlias = Done | Failed | Interrupted
+
+
+def read_result(path: Path) -> Result | None:
+    """Read how a trial ended; None while it has not.
+
+    Raises:
+        StoreError: the file is damaged. FormatError: it is of a format that this version does not read.
+    """
+    content = read_json_or_none(path)
+    return None if content is None else parse_result(path, content)
+
+
+def says_done(content: bytes) -> bool:
+    """Return True if the bytes of a result, from a storage, say that the trial is done."""
+    try:
+        found = object_of(json.loads(content))
+    except ValueError:
+        return False
+    return found is not None and found.get("status") == DONE
+
+
+def salvage_result(path: Path) -> Done | None:
+    """Read the parts of a finished trial's result that have the right type, whatever its status; None if it is another trial's."""
+    try:
+        content = read_json(path)
+    except StoreError:
+        return None
+    return _done(content) if content.get("trial") in (None, path.parent.name) else None
+
+
+def write_result(path: Path, result: Result) -> None:
+    """Write how a trial ended."""
+    write_record(path, result.to_json())
+
+
+def parse_result(path: Path, content: JsonObject) -> Result:
+    """Return the result in a JSON object. Maps of numbers keep what is a number.
+
+    Raises:
+        StoreError: its status is unknown, or a part has a wrong type.
+    """
+    status = content.get("status")
+    if status == INTERRUPTED:
+        return Interrupted(**_common(content), reason=text_of(content.get("reason")))
+    if status == FAILED:
+        if not isinstance(content.get("failure", {}), dict):
+            raise damaged(path, "has no failure in its failure")
+        return Failed(**_common(content), failure=Failure.from_json(content.get("failure")))
+    if status != DONE:
+        raise damaged(path, f"has the status {status!r}")
+    for part in _COUNTS:
+        if content.get(part) is not None and number_of(content[part]) is None:
+            raise damaged(path, f"says that {part} is {content[part]!r}")
+    return _done(content)
+
+
+class _Common(TypedDict):
+    trial: str
+    seconds: Mapping[str, float]
+    accumulation: Accumulation | None
+    finished: str
+
+
+def _common(content: JsonObject) -> _Common:
+    accumulation = object_of(content.get("accumulation"))
+    return {
+        "trial": text_of(content.get("trial")),
+        "seconds": numbers_of(content.get("seconds")),
+        "accumulation": Accumulation.from_json(accumulation) if accumulation else None,
+        "finished": text_of(content.get("finished")),
+    }
+
+
+def _done(content: JsonObject) -> Done:
+    """The result of a finished trial, without the parts that have a wrong type."""
+    return Done(
+        **_common(content),
+        metrics=_numbers_or_none(content.get("metrics")),
+        per_class=_numbers_or_none(content.get("per_class")),
+        counts=_numbers_or_none(content.get("counts")),
+        files=_entries(content.get("files")),
+        epochs=integer_of(content.get("epochs")),
+        steps=integer_of(content.get("steps")),
+        processes=integer_of(content.get("processes")),
+        peak_memory_mib=number_of(content.get("peak_memory_mib")),
+        device=text_of(content.get("device")),
+        environment=Environment.from_json(content.get("environment")),
+        weights_from=text_of(content.get("weights_from")),
+        evaluated_again=_evaluated_again(content.get("evaluated_again")),
+    )
+
+
+def finished_now(result: Result, seconds: float | None = None) -> Result:
+    """Return a result that ended now.
+
+    Args:
+        seconds: wall time of the whole trial, which becomes ``total``; None leaves ``seconds`` as they are.
+    """
+    parts = result.seconds if seconds is None else {**result.seconds, "total": round(seconds, 3)}
+    return replace(result, seconds=parts, finished=now())
+
+
+def now() -> str:
+    """Return the time as records hold it: ISO 8601 in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def numbers_of(value: object) -> dict[str, float]:
+    """Return the finite numbers of a JSON object; nothing for any other value."""
+    if not isinstance(value, dict):
+        return {}
+    return {key: each for key, each in value.items() if type(each) in _NUMBERS and math.isfinite(each)}
+
+
+def _numbers_or_none(value: object) -> dict[str, float] | None:
+    return numbers_of(value) if isinstance(value, dict) else None
+
+
+def _copied(values: Mapping[str, float] | None) -> dict[str, JsonValue] | None:
+    return None if values is None else {**values}
+
+
+def _entries(value: object) -> dict[str, FileEntry] | None:
+    """The files of a result; None where they are missing or one entry is damaged."""
+    found = object_of(value)
+    if found is None:
+        return None
+    entries = {}
+    for name, each in found.items():
+        entry = object_of(each) or {}
+        size, digest = integer_of(entry.get("bytes")), entry.get("sha256")
+        if size is None or not isinstance(digest, str):
+            return None
+        entries[name] = FileEntry(size, digest)
+    return entries
+
+
+def _evaluated_again(value: object) -> EvaluatedAgain | None:
+    found = object_of(value)
+    if found is None:
+        return None
+    environment = Environment.from_json(found.get("environment")) or Environment({})
+    return EvaluatedAgain(text_of(found.get("finished")), text_of(found.get("device")), numbers_of(found.get("seconds")), environment)
+
+
+# --- whether a finished trial's result is sound ---------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A result with all that is wrong in its file, as phrases; ``metrics`` and ``files`` are those that can be relied on."""
+
+    result: Result | None
+    faults: tuple[str, ...] = ()
+    metrics: Mapping[str, float] | None = None
+    files: Mapping[str, FileEntry] = field(default_factory=dict)
+
+
+def inspect_result(path: Path) -> Inspection | None:
+    """Read a result and everything that is wrong with it; None if there is none.
+
+    Raises:
+        StoreError: the file is no JSON object. FormatError: it is of a format that this version does not read.
+    """
+    content, trial = read_json_or_none(path), path.parent.name
+    if content is None:
+        return None
+    try:
+        result = parse_result(path, content)
+    except StoreError:
+        result = None
+    if isinstance(result, Failed | Interrupted):
+        return Inspection(result)
+    foreign = content.get("trial") not in (None, trial)
+    fault, metrics = _metrics_fault(content, trial)
+    faults = [fault] if fault else []
+    files = None if foreign else content.get("files")
+    entries = _entries(files)
+    if files is not None and entries is None:
+        faults.append("lists its files in a form that is not gfl-lab's")
+    return Inspection(result, tuple(faults), metrics, entries or {})
+
+
+def _metrics_fault(content: JsonObject, trial: str) -> tuple[str, Mapping[str, float] | None]:
+    """What is wrong with the numbers of a result, and its metrics where they can be compared."""
+    if content.get("status") != DONE:
+        return f"has the status {content.get('status')!r}", None
+    if content.get("trial") not in (None, trial):
+        return f"belongs to trial {content['trial']}", None
+    metrics = object_of(content.get("metrics"))
+    if metrics is None:
+        return "has no metrics", None
+    bad = [*_bad_metrics(metrics), *_bad_parts(content)]
+    if bad:
+        return "says that " + ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else ""), None
+    return "", numbers_of(metrics)
+
+
+def _bad_metrics(metrics: JsonObject) -> list[str]:
+    sound = numbers_of(metrics)
+    bad = [f"{key} is {value!r}" for key, value in metrics.items() if key not in sound]
+    return bad + [
+        f"{key} is {sound[key]:g}, which is not between 0 and 100"
+        for key in naming.AP_METRICS
+        if key in sound and not 0 <= sound[key] <= 100
+    ]
+
+
+def _bad_parts(content: JsonObject) -> list[str]:
+    bad = []
+    for part in ("seconds", "per_class", "counts"):
+        values = content.get(part, {})
+        if not isinstance(values, dict) or len(numbers_of(values)) != len(values):
+            bad.append(f"{part} holds no numbers")
+    for part in ("epochs", "steps"):
+        count = integer_of(content.get(part))
+        if part in content and (count is None or count < 0):
+            bad.append(f"{part} is {content[part]!r}")
+    return bad
