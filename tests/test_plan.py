@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gfl_lab.errors import SpecError
 from gfl_lab.orchestrate.driver import write_manifests
-from gfl_lab.plan.expand import cells
+from gfl_lab.plan.expand import combinations
 from gfl_lab.plan.plan import PlanInputs, build_plan, steps_of
 from gfl_lab.plan.published import looks_like_coco
 from gfl_lab.rundir import RunTree
@@ -142,8 +142,8 @@ GRID = {"qfl": [False, True], "dfl": [False, True], "reg_max": [8, 16], "dfl_wei
 @given(st.permutations(list(CONDITIONS)), st.permutations(list(GRID)), st.randoms())
 def test_the_order_of_conditions_and_axes_changes_no_variant(order: list[str], axes: list[str], random: Random) -> None:
     when = {key: dict(random.sample(sorted(CONDITIONS[key].items()), len(CONDITIONS[key]))) for key in order}
-    known = cells(_experiment(axes=GRID, when=CONDITIONS), [0])
-    found = cells(_experiment(axes={key: GRID[key] for key in axes}, when=when), [0])
+    known = combinations(_experiment(axes=GRID, when=CONDITIONS), [0])
+    found = combinations(_experiment(axes={key: GRID[key] for key in axes}, when=when), [0])
     assert {frozenset(cell.axes.items()) for cell in found} == {frozenset(cell.axes.items()) for cell in known}
     # by hand: dfl off 2; dfl on, qfl off, 2 bins: 2; both on, 2 bins, weight 0.25: 2; and weight 0.5 with 2 k: 4
     assert len(found) == len(known) == 2 + 2 + 2 + 4
@@ -152,7 +152,7 @@ def test_the_order_of_conditions_and_axes_changes_no_variant(order: list[str], a
 def test_a_condition_on_an_axis_that_does_not_apply_does_not_hold() -> None:
     for when in ({"reg_max": {"dfl": True}, "bin_width": {"reg_max": 8}}, {"bin_width": {"reg_max": 8}, "reg_max": {"dfl": True}}):
         experiment = _experiment(axes={"dfl": [False, True], "reg_max": [8, 16], "bin_width": [1.0, 2.0]}, when=when)
-        assert [cell.name for cell in cells(experiment, [0])] == [
+        assert [cell.name for cell in combinations(experiment, [0])] == [
             "dfl=off", "dfl=on reg_max=8 bin_width=1", "dfl=on reg_max=8 bin_width=2", "dfl=on reg_max=16",
         ]  # fmt: skip
 
@@ -173,19 +173,19 @@ def test_conditions_in_a_cycle_are_refused_by_name(tmp_path: Path, keys: tuple[s
 
 def test_trials_are_counted_before_they_are_expanded() -> None:
     many = _experiment(axes={"reg_max": list(range(1, 101)), "atss_topk": list(range(1, 100))})
-    assert len(cells(many, [0])) == 9900
+    assert len(combinations(many, [0])) == 9900
     with pytest.raises(SpecError, match=r"19,800 trials \(100 reg_max x 99 atss_topk x 2 seeds\)"):
-        cells(many, [0, 1])
-    assert len(cells(many, [0, 1], max_trials=19_800)) == 9900
+        combinations(many, [0, 1])
+    assert len(combinations(many, [0, 1], max_trials=19_800)) == 9900
     with pytest.raises(SpecError, match="at most 10,000"):
-        cells(many, range(10**9))
+        combinations(many, range(10**9))
     # what conditions leave out is not counted, and what they leave is
     axes = {"dfl": [False, True], "reg_max": list(range(1, 129)), "qfl": [False, True], "atss_topk": list(range(1, 101))}
-    assert len(cells(_experiment(axes=axes, when={"reg_max": {"dfl": True}, "atss_topk": {"dfl": False}}), [0])) == 2 * (128 + 100)
+    assert len(combinations(_experiment(axes=axes, when={"reg_max": {"dfl": True}, "atss_topk": {"dfl": False}}), [0])) == 2 * (128 + 100)
     with pytest.raises(SpecError, match="up to 51,200 trials"):
-        cells(_experiment(axes=axes, when={"reg_max": {"qfl": True}}), [0])
+        combinations(_experiment(axes=axes, when={"reg_max": {"qfl": True}}), [0])
     with pytest.raises(SpecError, match="3 variants"):
-        cells(_experiment(variants={"a": {}, "b": {}, "c": {}}), range(10), max_trials=20)
+        combinations(_experiment(variants={"a": {}, "b": {}, "c": {}}), range(10), max_trials=20)
 
 
 def test_a_rule_that_many_variants_break_is_one_problem() -> None:

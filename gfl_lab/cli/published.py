@@ -51,9 +51,8 @@ def survey_folders(folders: list[Path]) -> list[Any]:
         SpecError: a published table is not valid.
     """
     from gfl_lab.plan import published
-    from gfl_lab.plan.plan import build_plan
+    from gfl_lab.plan.plan import draft_plan
     from gfl_lab.spec.files import find_profile, load_experiment, load_profile, load_published
-    from gfl_lab.spec.trial import DataSpec
 
     tables = [
         load_published(name, [folder / shipped.PUBLISHED for folder in folders])
@@ -61,7 +60,6 @@ def survey_folders(folders: list[Path]) -> list[Any]:
     ]
     by_id = {table.id: table for table in tables}
     profiles: dict[str, Any] = {}
-    no_data = DataSpec(name="", digest="", classes=(), train_images=0, val_images=0)
     candidates = []
     for path in _files(folders).values():
         try:
@@ -72,12 +70,12 @@ def survey_folders(folders: list[Path]) -> list[Any]:
                 profiles[experiment.profile] = load_profile(
                     find_profile(experiment.profile, [folder / shipped.PROFILES for folder in folders])
                 )
-            plan = build_plan(experiment, profiles[experiment.profile], no_data)
+            variants = draft_plan(experiment, profiles[experiment.profile]).variants
         except SpecError as error:
             say(f"warning: {path} is left out: {error.problems[0]}")
             continue
         candidates += [
-            published.Candidate(experiment.name, experiment.published_table, variant.name, variant.settings) for variant in plan.variants
+            published.Candidate(experiment.name, experiment.published_table, variant.name, variant.resolved) for variant in variants
         ]
     return published.survey(tables, candidates)
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from gfl_lab import naming
 from gfl_lab.errors import Problem, SpecError
 from gfl_lab.plan import published as published_rows
-from gfl_lab.plan.expand import MAX_TRIALS, Resolved, cells
+from gfl_lab.plan.expand import MAX_TRIALS, Resolved, combinations
 from gfl_lab.plan.merge import merge, merge_notes, why_equal
 from gfl_lab.records.plan import PlanFile, PlannedTrial, PlannedVariant, Reference
 from gfl_lab.spec.files import ExperimentFile, Profile, PublishedTable, resolve_settings
@@ -32,7 +32,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Variant:
-    """One cell: its axes' values, resolved settings, and a trial for each seed."""
+    """A combination of settings to compare with others: its axes' values, all of its settings, and a trial for each seed."""
 
     name: str
     axes: dict[str, Any]
@@ -164,9 +164,9 @@ def draft_plan(experiment: ExperimentFile, profile: Profile, inputs: PlanInputs 
     Raises:
         SpecError: there are too many, or a combination of settings breaks a rule.
     """
-    combinations, problems = _resolve(experiment, profile, inputs)
+    possible, problems = _resolve(experiment, profile, inputs)
     groups: dict[str, list[Resolved]] = {}
-    for resolved in combinations:
+    for resolved in possible:
         groups.setdefault(naming.canonical_json(computed(resolved.resolved)), []).append(resolved)
     variants, merged = [], []
     for group in groups.values():
@@ -177,7 +177,7 @@ def draft_plan(experiment: ExperimentFile, profile: Profile, inputs: PlanInputs 
             variant, about = merge(group, lambda own: resolve_settings(profile.settings, experiment.overrides, own), inputs.weights_of)
             merged.append((about, variant.name, len(group)))
         variants.append(variant)
-    problems += _idle_axes(experiment, combinations, inputs.source)
+    problems += _idle_axes(experiment, possible, inputs.source)
     if problems:
         raise SpecError(problems)
     return Draft(experiment, profile, inputs, tuple(variants), merge_notes(merged))
@@ -191,7 +191,7 @@ def _resolve(experiment: ExperimentFile, profile: Profile, inputs: PlanInputs) -
     """Return each possible combination with all of its settings, and one problem for each rule that the others break."""
     found: list[Resolved] = []
     refused: dict[str, list[str]] = {}
-    for cell in cells(experiment, _seeds(experiment, inputs), source=inputs.source, max_trials=inputs.max_trials):
+    for cell in combinations(experiment, _seeds(experiment, inputs), source=inputs.source, max_trials=inputs.max_trials):
         try:
             settings = resolve_settings(profile.settings, experiment.overrides, cell.settings)
         except ValidationError as error:
@@ -209,11 +209,11 @@ def _twin_problem(first: Resolved, twin: Resolved, source: str) -> Problem:
     return Problem(message, source, why_equal(first, twin))
 
 
-def _idle_axes(experiment: ExperimentFile, combinations: list[Resolved], source: str) -> list[Problem]:
+def _idle_axes(experiment: ExperimentFile, possible: list[Resolved], source: str) -> list[Problem]:
     """Return a problem for each axis that is inactive in every combination."""
-    if not combinations:
+    if not possible:
         return []
-    idle = [inactive(each.resolved) for each in combinations]
+    idle = [inactive(each.resolved) for each in possible]
     problems = []
     for axis in sorted(set(experiment.axes).intersection(*idle)):
         count = len(experiment.axes[axis])

@@ -10,7 +10,7 @@ from gfl_lab import naming
 from gfl_lab.addresses import absolute
 from gfl_lab.data import ambiguous_shapes
 from gfl_lab.errors import InputError, Problem
-from gfl_lab.plan.expand import MAX_TRIALS, cells
+from gfl_lab.plan.expand import MAX_TRIALS, combinations
 from gfl_lab.plan.plan import Draft, Plan, PlanInputs, draft_plan
 from gfl_lab.plan.search import corners
 from gfl_lab.rundir import RunTree
@@ -94,7 +94,7 @@ def prepare(files: Files, tree: RunTree, options: PlanOptions, say: Callable[[st
     def draft(experiment: ExperimentFile) -> Draft:
         return draft_plan(experiment_with_absolute_weights(experiment, files.folder), files.profile, inputs)
 
-    count = len(cells(experiment, seeds, source=inputs.source, max_trials=options.max_trials)) * len(seeds)
+    count = len(combinations(experiment, seeds, source=inputs.source, max_trials=options.max_trials)) * len(seeds)
     if count > MANY:
         say(f"planning {count:,} trials")
     drafted = draft(experiment)  # impossible settings are refused before any data are looked at
