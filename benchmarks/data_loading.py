@@ -23,7 +23,8 @@ from benchmarks.machine import header, publish
 from benchmarks.stock import stock_loader
 from gfl_lab.data import coco
 from gfl_lab.setup.config import trial_config
-from gfl_lab.spec.settings import TRAINING_CODE_VERSION, Settings, TrialSpec
+from gfl_lab.spec.settings import Settings
+from gfl_lab.spec.trial import TRAINING_CODE_VERSION, TrialSpec
 
 # isort: split
 from mmdet.registry import MODELS

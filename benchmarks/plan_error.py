@@ -30,7 +30,7 @@ from gfl_lab.plan.plan import Trial
 from gfl_lab.records.files import read_json
 from gfl_lab.rundir import RunTree
 from gfl_lab.session.entries import WARM_UP_ENTRY
-from gfl_lab.spec.settings import TrialSpec
+from gfl_lab.spec.trial import TrialSpec
 from tests.support.raw import raw_manifest, raw_result
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -28,7 +28,7 @@ from gfl_lab.metrics.coco_records import Records
 from gfl_lab.records.marks import SoundTrials, read_sound_trials, write_sound_trials
 from gfl_lab.records.result import Done, Failed, FileEntry, Inspection, Interrupted, inspect_result
 from gfl_lab.rundir import RunTree, TrialDir
-from gfl_lab.spec.settings import TrialSpec
+from gfl_lab.spec.trial import TrialSpec
 
 TOLERANCE = 0.01
 """AP points by which a recorded AP may differ from the one that its detections give."""

@@ -26,7 +26,8 @@ from gfl_lab.session.planning import PlanOptions, Prepared, prepare
 from gfl_lab.setup import components
 from gfl_lab.spec.code import CodeFile, class_names
 from gfl_lab.spec.files import load_experiment
-from gfl_lab.spec.settings import Settings, TrialSpec
+from gfl_lab.spec.settings import Settings
+from gfl_lab.spec.trial import TrialSpec
 from gfl_lab.train.trial import run_trial
 from tests.support.cli import Cli, runner
 from tests.support.heads import THREE, batch, feats, make_head, metas, samples
@@ -140,7 +141,7 @@ def test_arguments_must_survive_the_manifest(tmp_path: Path, value: str) -> None
         f"axes: {{component_args: [{{head: {{a: {value}}}}}]}}",
     ):
         path.write_text(f"name: mine\nprofile: desk\n{text}\n")
-        with pytest.raises(SpecError, match="arguments hold what a trial's manifest cannot"):
+        with pytest.raises(SpecError, match="component_args holds what a trial's manifest cannot"):
             load_experiment(path)
 
 

@@ -22,7 +22,7 @@ from gfl_lab.records.files import read_json, write_json
 from gfl_lab.records.metric_lines import write_metric_lines
 from gfl_lab.rundir import RunTree
 from gfl_lab.spec.files import load_experiment, load_profile
-from gfl_lab.spec.settings import DataSpec
+from gfl_lab.spec.trial import DataSpec
 from tests.support.cli import Cli, runner
 from tests.support.fake_runs import write_fake_tree
 from tests.support.raw import raw_result
@@ -162,7 +162,7 @@ def test_packing_takes_what_was_measured_and_never_more_than_fits() -> None:
     peak = Peak(2000.0, 10 * 1024)  # times 1.25 is 12.5 of 80 GiB: six fit
     packed = take(gpus(), gpus=1, pack=True, peak=peak)
     assert packed.slots == 6 and packed.gpus == pytest.approx(1 / 6, abs=1e-4) and packed.slots * packed.gpus <= 1
-    assert take(gpus(), gpus=1, peak=peak) == Share(1, 1, 1), "a whole GPU stays one without `pack`"
+    assert take(gpus(), gpus=1, peak=peak) == Share(1, 1, 1), "a whole GPU stays one without `gpu_packing`"
     assert take(gpus(), gpus=0.25, peak=peak) == Share(1, 0.25, 4), "a stated share that is enough stays"
     raised = take(gpus(), gpus=0.1, peak=peak)
     assert raised.slots == 6, "a wished share that is too small gives way"

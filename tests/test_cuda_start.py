@@ -208,7 +208,7 @@ def test_loader_processes_ask_nothing_of_cuda(tmp_path: Path, monkeypatch: pytes
 
     from gfl_lab.data import ambiguous_shapes
     from gfl_lab.setup.config import trial_config
-    from gfl_lab.spec.settings import TrialSpec
+    from gfl_lab.spec.trial import TrialSpec
     from tests.test_train import make_trial
 
     data = ambiguous_shapes.generate(ambiguous_shapes.AmbiguousShapesSpec(train_images=8, val_images=4), tmp_path / "data")

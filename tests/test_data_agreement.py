@@ -40,7 +40,8 @@ from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree
 from gfl_lab.session import dataset, inputs
 from gfl_lab.setup.config import trial_config
-from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
+from gfl_lab.spec.settings import Settings
+from gfl_lab.spec.trial import TRAINING_CODE_VERSION, DataSpec, TrialSpec
 from gfl_lab.storage import Storage
 from tests.support.cli import runner
 

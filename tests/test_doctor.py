@@ -17,7 +17,8 @@ import psutil
 import pytest
 
 from gfl_lab import naming
-from gfl_lab.cli import doctor
+from gfl_lab.maintenance import machine
+from gfl_lab.maintenance.doctor import CHECKS
 from gfl_lab.orchestrate import orphans, resources
 from gfl_lab.orchestrate.measure import WARM_UP_PREFIX
 from gfl_lab.processes import GUARD
@@ -42,8 +43,8 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setenv("GFL_LAB_HOME", str(tmp_path / "runs"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(resources, "_gpus", lambda: ())
-    monkeypatch.setattr("gfl_lab.cli.doctor._detector", lambda: iter(()))  # slow, and not asked here
-    monkeypatch.setattr("gfl_lab.cli.doctor._sockets", lambda: iter(()))  # pytest's folders are longer than a socket's may be
+    monkeypatch.setitem(CHECKS, "detector", lambda repair: iter(()))  # slow, and not asked here
+    monkeypatch.setitem(CHECKS, "sockets", lambda repair: iter(()))  # pytest's folders are longer than a socket's may be
     return runner(monkeypatch, capsys, "doctor")
 
 
@@ -109,7 +110,7 @@ def test_an_orphan_is_killed_and_a_driver_with_its_trial_is_not(cli: Cli, tmp_pa
         code = (
             "from gfl_lab.orchestrate.supervisor import *\n"
             f"p = TrialProcess({FAKES!r})\n"
-            f"print(p._server.pid, flush=True)\np.run(Job({str(trial)!r}, {FAKES + ':sleep_with_child'!r}, {FAKES!r}, {{}}))"
+            f"print(p._server._process.pid, flush=True)\np.run(Job({str(trial)!r}, {FAKES + ':sleep_with_child'!r}, {FAKES!r}, {{}}))"
         )
         supervisors.append(
             subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
@@ -156,7 +157,7 @@ def test_gpus_that_trials_cannot_use_are_told(
     monkeypatch.setattr("torch.cuda.is_available", lambda: bool(seen))
     monkeypatch.setattr("torch.cuda.device_count", lambda: seen)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "H100")
-    found = list(doctor._gpus(listed))
+    found = list(machine.gpus(listed))
     assert [(ok, message[: len(text)]) for (ok, message), (_, text) in zip(found, words, strict=True)] == words
 
 
@@ -233,5 +234,5 @@ def test_a_version_that_was_not_asked_for_is_told(cli: Cli, monkeypatch: pytest.
     real = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", lambda name: {"mmdet": "3.2.0", "pandas": "0.1"}.get(name) or real(name))
     code, found = told(cli)
-    assert code == 6 and any(not ok and "mmdet 3.2.0, not ==3.3.0" in message for ok, message in found["packages"])
+    assert code == 6 and any(not ok and "mmdet 3.2.0, not <3.4,>=3.3" in message for ok, message in found["packages"])
     assert any(ok and "pandas 0.1 (tested:" in message for ok, message in found["packages"])

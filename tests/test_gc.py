@@ -13,6 +13,8 @@ import torch
 
 from gfl_lab import naming
 from gfl_lab.checkpoints.files import load_safely
+from gfl_lab.maintenance.deletion import delete
+from gfl_lab.maintenance.surplus import find_surplus
 from gfl_lab.orchestrate import orphans
 from gfl_lab.records.files import write_json
 from gfl_lab.rundir import RunTree, TrialDir
@@ -138,12 +140,10 @@ def test_a_plan_that_cannot_be_read_keeps_every_trial(cli: Cli, tree: RunTree) -
 
 
 def test_a_trial_that_starts_meanwhile_is_left_alone(cli: Cli, tree: RunTree, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gfl_lab.cli import gc
-
     trial = of(tree, "done")[0]
-    items = [item for item in gc._find(tree, True, False) if item.trial == trial.id]
+    items = [item for item in find_surplus(tree, checkpoints=True, unreferenced=False, say=print) if item.trial == trial.id]
     trial.take_lease()
-    assert items and not any(gc._delete(item, tree) for item in items) and trial.file(naming.LAST_CHECKPOINT).exists()
+    assert items and not any(delete(item, tree, print) for item in items) and trial.file(naming.LAST_CHECKPOINT).exists()
 
 
 def test_no_link_is_followed(cli: Cli, tree: RunTree, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from gfl_lab.detector.build import build_detector
 from gfl_lab.plan.plan import build_plan
 from gfl_lab.setup.config import trial_config
 from gfl_lab.spec.files import ExperimentFile, Profile, resolve_settings
-from gfl_lab.spec.settings import DataSpec, Settings, TrialSpec, computed, inactive
+from gfl_lab.spec.settings import Settings, inactive
+from gfl_lab.spec.trial import DataSpec, TrialSpec, computed
 from tests.support.heads import CLASSES, batch, metas, samples
 
 torch.set_num_threads(1)  # these models are too small for several

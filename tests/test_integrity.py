@@ -225,10 +225,10 @@ def test_a_disk_that_fills_while_records_are_made_again_loses_nothing(
 def test_a_result_that_is_torn_is_made_again_also_from_weights_alone(
     two: tuple[TrialDir, TrialDir], pair: tuple[TrialDir, TrialDir]
 ) -> None:
-    from gfl_lab.cli.gc import _strip
+    from gfl_lab.maintenance.training_state import drop_training_state
 
     for trial, name in ((two[0], naming.EVAL_RECORDS), (two[1], "")):
-        _strip(trial.file(naming.LAST_CHECKPOINT))
+        drop_training_state(trial.file(naming.LAST_CHECKPOINT))
         trial.file(naming.RESULT).write_bytes(b'{"format": 1')
         if name:
             trial.file(name).unlink()

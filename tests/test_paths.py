@@ -160,21 +160,21 @@ def test_messages_show_what_cannot_be_printed() -> None:
 def test_a_folder_too_long_for_sockets_is_told_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     import tempfile
 
-    from gfl_lab.cli.doctor import _sockets
+    from gfl_lab.maintenance.machine import sockets
     from gfl_lab.orchestrate import ray_cluster
     from gfl_lab.orchestrate.ray_tune import TuneExecutor
 
     most = ray_cluster.SOCKET_BYTES - len(f"/{ray_cluster.SCRATCH.format(os.getuid())}/r/{ray_cluster._SOCKET}")
     for length, fits in ((most, True), (most + 1, False)):
         monkeypatch.setattr(tempfile, "tempdir", "/" + "d" * (length - 1))
-        ((ok, text),) = _sockets()
+        ((ok, text),) = sockets()
         assert ok is fits and (fits or "Set TMPDIR" in text)
     for folder in ("/細", '/a"', "/a\\b", "/\udcff"):  # seen: Ray reads its own path as ASCII, and as JSON
         monkeypatch.setattr(tempfile, "tempdir", folder)
-        ((ok, text),) = _sockets()
+        ((ok, text),) = sockets()
         assert not ok and "Set TMPDIR" in text and text.encode()
     monkeypatch.setattr(tempfile, "tempdir", "/t %2F#?&;:@='")  # seen to work
-    assert next(iter(_sockets()))[0]
+    assert next(iter(sockets()))[0]
     executor = TuneExecutor(cpus=1, gpus=0, gpu_optional=True, machine_cpus=1, machine_gpus=0, address=None, should_stop=lambda: False)
     monkeypatch.setattr(tempfile, "tempdir", "/" + "d" * 200)
     with pytest.raises(ResourceError, match="too long for the sockets"):
@@ -299,13 +299,13 @@ def test_a_torn_plan_is_told_with_the_way_out(cli: Cli, tmp_path: Path, content:
     code, _, err = cli("status")
     assert code == 0 and "Move it away" in err
 
-    from gfl_lab.cli.doctor import _plans
+    from gfl_lab.maintenance.run_files import plans
     from gfl_lab.tracking.mlflow_payload import read_plan
 
     with pytest.raises(StoreError, match="Move it away"):
         read_plan(tree, "table3_qfl_dfl", "desk")
-    assert list(_plans(repair=False)) == [] and path.exists()
-    ((ok, text),) = _plans(repair=True)
+    assert list(plans(repair=False)) == [] and path.exists()
+    ((ok, text),) = plans(repair=True)
     assert ok and "run table3_qfl_dfl again" in text
     assert path.with_name("plan.json.damaged").read_bytes() == content and tree.experiments() == []
 
@@ -316,12 +316,10 @@ def test_a_torn_plan_is_told_with_the_way_out(cli: Cli, tmp_path: Path, content:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["garbage", "truncated"])
 def test_doctor_replaces_a_damaged_database(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    from gfl_lab.cli import doctor
+    from gfl_lab.maintenance.doctor import CHECKS
 
-    for check in ("_detector", "_packages", "_sockets"):
-        monkeypatch.setattr(doctor, check, lambda: iter(()))
-    for check in ("_processes", "_ray"):
-        monkeypatch.setattr(doctor, check, lambda repair: iter(()))
+    for check in ("detector", "packages", "sockets", "processes", "ray"):
+        monkeypatch.setitem(CHECKS, check, lambda repair: iter(()))
     skip_checks(monkeypatch.setattr)
     tree = write_fake_tree(tmp_path / "runs", epochs=1, train_images=4, val_images=1)
     path = tree.root / naming.MLFLOW_DB

@@ -19,7 +19,8 @@ from gfl_lab.records.table_lock import TableLock
 from gfl_lab.report.lock import deviations
 from gfl_lab.spec import renames
 from gfl_lab.spec.files import ExperimentFile, Resources, load_experiment, load_profile, load_published
-from gfl_lab.spec.settings import ComponentFile, DataSpec, Settings, TrialSpec, computed, inactive
+from gfl_lab.spec.settings import Settings, inactive
+from gfl_lab.spec.trial import ComponentFile, DataSpec, TrialSpec, computed
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 FIRST = json.loads((Path(__file__).parent / "data" / "first_edition_ids.json").read_text())

@@ -196,8 +196,8 @@ def test_an_undeclared_difference_names_setting_values_and_variants() -> None:
 
 
 def test_a_missing_setting_and_a_type_change_are_differences() -> None:
-    found = unfair(experiment(variant("off", qfl=False, flip=0, extra=1), variant("on", qfl=True, flip=False)))
-    assert [problem.split()[0] for problem in found] == ["extra", "flip"]
+    found = unfair(experiment(variant("off", qfl=False, flip_prob=0, extra=1), variant("on", qfl=True, flip_prob=False)))
+    assert [problem.split()[0] for problem in found] == ["extra", "flip_prob"]
 
 
 def test_tuple_and_list_are_the_same_value() -> None:

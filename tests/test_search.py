@@ -28,7 +28,7 @@ from gfl_lab.results.search import SearchRow, SuggestionRow, read_search
 from gfl_lab.rundir import RunTree, TrialState
 from gfl_lab.spec.files import load_experiment, load_profile
 from gfl_lab.spec.search import Dimension
-from gfl_lab.spec.settings import DataSpec
+from gfl_lab.spec.trial import DataSpec
 from tests.support.cli import Cli, runner
 from tests.support.fake_search import EPOCHS_LOG
 from tests.support.unchecked import skip_checks

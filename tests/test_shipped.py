@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from gfl_lab import shipped
-from gfl_lab.cli import doctor
 from gfl_lab.cli import init as cli_init
 from gfl_lab.errors import InputError, ResourceError
+from gfl_lab.maintenance import installation
 from tests.support.cli import Cli, runner
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -158,7 +158,7 @@ def test_no_command_takes_missing_files_for_none(cli: Cli, broken: Path, part: s
         code, out, err = cli(*command)
         assert code == 6 and out == "" and "gfl-lab's own files are missing" in err and "install it again" in err, command
     with pytest.raises(ResourceError, match="own files are missing"):
-        list(doctor._own_files())
+        list(installation.shipped_files())
 
 
 def test_doctor_names_what_is_incomplete(broken: Path) -> None:
@@ -166,7 +166,7 @@ def test_doctor_names_what_is_incomplete(broken: Path) -> None:
     (broken / "experiments" / "published" / "gfl_t1c_qfl_beta.yaml").unlink()
     (broken / "experiments" / "published" / "gfl_t3_qfl_dfl.yaml").write_text("id: gfl_t3_qfl_dfl\n")
     (broken / "experiments" / "box_losses.yaml").write_text("name: box_losses\nprofile: bccd\naxes: {dfl: [false, true]}\n")
-    found = list(doctor._own_files())
+    found = list(installation.shipped_files())
     assert not any(ok for ok, _ in found)
     told = " ".join(message for _, message in found)
     assert all(name in told for name in ("'bccd'", "'gfl_t1c_qfl_beta'", "gfl_t3_qfl_dfl.yaml"))

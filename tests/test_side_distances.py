@@ -25,7 +25,8 @@ from gfl_lab.detector.targets import GroundTruth
 from gfl_lab.errors import SpecError
 from gfl_lab.setup.config import trial_config
 from gfl_lab.spec.files import load_profile, resolve_settings
-from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
+from gfl_lab.spec.settings import Settings
+from gfl_lab.spec.trial import TRAINING_CODE_VERSION, DataSpec, TrialSpec
 from tests.support.cli import Cli, runner
 from tests.support.real_data import REAL
 

@@ -18,7 +18,7 @@ from gfl_lab import naming
 from gfl_lab.cli.main import main
 from gfl_lab.plan.plan import build_plan
 from gfl_lab.spec.files import load_experiment, load_profile
-from gfl_lab.spec.settings import DataSpec
+from gfl_lab.spec.trial import DataSpec
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 FILES = [path for path in sorted(EXPERIMENTS.glob("*.yaml")) if load_experiment(path)[0].kind == "ablation"]

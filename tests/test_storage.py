@@ -29,7 +29,7 @@ from gfl_lab.records.files import write_json
 from gfl_lab.records.lease import Lease
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec.files import load_experiment, load_profile
-from gfl_lab.spec.settings import DataSpec
+from gfl_lab.spec.trial import DataSpec
 from gfl_lab.storage import Storage, Synced
 from tests.support.cli import runner
 from tests.support.counting_trial import PROFILE

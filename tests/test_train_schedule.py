@@ -31,7 +31,8 @@ from gfl_lab.session.weights import digest_weights
 from gfl_lab.setup.config import learning_rate, milestones, trial_config
 from gfl_lab.setup.dataset import TrialDataset, seeded
 from gfl_lab.spec.schedule import total_epochs
-from gfl_lab.spec.settings import DataSpec, Settings, TrialSpec
+from gfl_lab.spec.settings import Settings
+from gfl_lab.spec.trial import DataSpec, TrialSpec
 from gfl_lab.train.ema import MovingAverage
 from gfl_lab.train.optim import OverflowingGradients
 

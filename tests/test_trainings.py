@@ -19,7 +19,8 @@ from gfl_lab.plan.plan import Trial
 from gfl_lab.records.accumulation import Accumulation
 from gfl_lab.records.files import read_json, write_json
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
-from gfl_lab.spec.settings import EVALUATION, TRAINING_CODE_VERSION, ComponentFile, DataSpec, Settings, TrialSpec, group_of
+from gfl_lab.spec.settings import EVALUATION, Settings, group_of
+from gfl_lab.spec.trial import TRAINING_CODE_VERSION, ComponentFile, DataSpec, TrialSpec
 from gfl_lab.train.finished import adopted_weights
 from gfl_lab.train.trial import run_trial
 from tests.support.cli import runner

@@ -29,7 +29,8 @@ from gfl_lab.detector.targets import assign_batch
 from gfl_lab.errors import Problem, SpecError
 from gfl_lab.setup import dataset as _dataset  # noqa: F401  (registers TrialDataset)
 from gfl_lab.setup.config import trial_config
-from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
+from gfl_lab.spec.settings import Settings
+from gfl_lab.spec.trial import TRAINING_CODE_VERSION, DataSpec, TrialSpec
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
 ACCEPTED = 1000

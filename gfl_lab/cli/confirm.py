@@ -102,7 +102,7 @@ def confirming(name: str) -> str:
 def _without_defaults(variants: dict[str, dict[str, Any]], files: Files) -> dict[str, dict[str, Any]]:
     """Return ``variants`` without those that compute what the defaults do."""
     from gfl_lab.spec.files import resolve_settings
-    from gfl_lab.spec.settings import computed
+    from gfl_lab.spec.trial import computed
 
     base = files.profile.settings, files.experiment.overrides
     default = computed(resolve_settings(*base))

@@ -53,7 +53,7 @@ def survey_folders(folders: list[Path]) -> list[Any]:
     from gfl_lab.plan import published
     from gfl_lab.plan.plan import build_plan
     from gfl_lab.spec.files import find_profile, load_experiment, load_profile, load_published
-    from gfl_lab.spec.settings import DataSpec
+    from gfl_lab.spec.trial import DataSpec
 
     tables = [
         load_published(name, [folder / shipped.PUBLISHED for folder in folders])

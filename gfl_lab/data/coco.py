@@ -15,7 +15,7 @@ from gfl_lab.data.digest import Content, dataset_content, dataset_digest, find_w
 from gfl_lab.data.findings import EXAMPLES
 from gfl_lab.data.layout import SPLITS, CocoPaths, find_dataset, image_file
 from gfl_lab.data.report import DatasetReport, SplitReport
-from gfl_lab.spec.settings import DataSpec
+from gfl_lab.spec.trial import DataSpec
 
 __all__ = [
     "EXAMPLES",

@@ -139,7 +139,7 @@ class Unassigned:
         if any(reason.cause in NO_THRESHOLD for reason in self.reasons):
             yield WHY_NO_THRESHOLD
         if self.proposals:
-            yield "settings that leave fewer (`settings` of a profile, `set` or an axis of an experiment; the trials get new ids):"
+            yield "settings that leave fewer (`settings` of a profile, `overrides` or an axis of an experiment; the trials get new ids):"
             texts = [proposal.yaml for proposal in self.proposals]
             for proposal, text in zip(self.proposals, texts, strict=True):
                 line = f"  {text:{max(map(len, texts))}}  leaves {proposal.unassigned}; {proposal.cost}"

@@ -41,8 +41,9 @@ from gfl_lab.setup.components import load_of_trial
 from gfl_lab.setup.config import trial_config
 from gfl_lab.spec.files import Profile, resolve_settings
 from gfl_lab.spec.hints import nearest
-from gfl_lab.spec.settings import EVALUATION, INPUT, TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec, group_of, inactive
+from gfl_lab.spec.settings import EVALUATION, INPUT, Settings, group_of, inactive
 from gfl_lab.spec.source import Source, problems_of
+from gfl_lab.spec.trial import TRAINING_CODE_VERSION, DataSpec, TrialSpec
 
 SETTABLE = tuple(key for key in Settings.model_fields if group_of(key) in (EVALUATION, INPUT))
 """Settings that trained weights can be evaluated under, whatever they were trained with."""

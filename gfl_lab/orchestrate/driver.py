@@ -28,8 +28,8 @@ from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec.code import CodeFile
 from gfl_lab.spec.schedule import total_epochs
 
+_DRIVER_LOCK = ".driver.lock"
 WATCH_S = 0.5
-
 ORPHANS_S = 30.0
 """Trials die with their driver: on this machine within a second, on another node when Ray has noticed."""
 
@@ -108,7 +108,7 @@ def only_driver(folder: Path) -> Iterator[bool]:
         OSError: of a full disk, naming the file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".driver.lock"
+    path = folder / _DRIVER_LOCK
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -128,6 +128,18 @@ def only_driver(folder: Path) -> Iterator[bool]:
             litter.unlink(missing_ok=True)
         yield killed
         file.truncate(0)  # not after an exception: then too trials may be dying
+
+
+def is_driven(folder: Path) -> bool:
+    """Return True if a driver holds the experiment."""
+    try:
+        with (folder / _DRIVER_LOCK).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def wait_for_orphans(trials: Sequence[Trial], tree: RunTree) -> None:

@@ -12,7 +12,7 @@ from gfl_lab.integrity import checkpoint_damage
 from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.plan.plan import Trial
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
-from gfl_lab.spec.settings import TrialSpec
+from gfl_lab.spec.trial import TrialSpec
 
 
 class Trainings:

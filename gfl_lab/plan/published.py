@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from gfl_lab.records.plan import Reference
 from gfl_lab.spec.files import Profile, PublishedRow, PublishedTable, resolve_settings
-from gfl_lab.spec.settings import DataSpec, Settings
+from gfl_lab.spec.settings import Settings
+from gfl_lab.spec.trial import DataSpec
 
 COCO_VALIDATION = "coco_minival"
 """Published split that is COCO 2017's validation images, the ones that trials on COCO are evaluated on."""

@@ -18,8 +18,9 @@ from gfl_lab.spec.files import ExperimentFile, Profile, resolve_settings
 from gfl_lab.spec.rules import SettingsRuleError
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.search import Dimension, SearchSpec
-from gfl_lab.spec.settings import Settings, computed, inactive
+from gfl_lab.spec.settings import Settings, inactive
 from gfl_lab.spec.source import Source, identity, same
+from gfl_lab.spec.trial import computed
 
 MAX_COMBINATIONS, MAX_DRAWN = 1000, 20_000
 

@@ -13,7 +13,7 @@ from gfl_lab.records.files import JsonObject, damaged, integer_of, object_of, re
 from gfl_lab.spec import renames
 
 if TYPE_CHECKING:  # the command line starts without pydantic
-    from gfl_lab.spec.settings import ComponentFile, DataSpec, TrialSpec
+    from gfl_lab.spec.trial import ComponentFile, DataSpec, TrialSpec
 
 _WEIGHTS = "init_weights"
 """The setting for initial weights."""
@@ -82,7 +82,7 @@ class Manifest:
         """What the trial computes, validated. Raises StoreError: it is damaged, or of another version."""
         from pydantic import ValidationError
 
-        from gfl_lab.spec.settings import TrialSpec
+        from gfl_lab.spec.trial import TrialSpec
 
         try:
             return TrialSpec.model_validate(self.content.get("spec"))
@@ -104,7 +104,7 @@ class Manifest:
         """The data set. Raises StoreError."""
         from pydantic import ValidationError
 
-        from gfl_lab.spec.settings import DataSpec
+        from gfl_lab.spec.trial import DataSpec
 
         try:
             return DataSpec.model_validate(self._object("data"))
@@ -137,7 +137,7 @@ class Manifest:
         """The user's files that the trial uses. Raises StoreError."""
         from pydantic import TypeAdapter, ValidationError
 
-        from gfl_lab.spec.settings import ComponentFile
+        from gfl_lab.spec.trial import ComponentFile
 
         try:
             return TypeAdapter(tuple[ComponentFile, ...]).validate_python(self._spec().get("components") or ())

@@ -13,7 +13,7 @@ from gfl_lab.records.result import numbers_of
 from gfl_lab.spec import renames
 
 if TYPE_CHECKING:  # the command line starts without pydantic
-    from gfl_lab.spec.settings import DataSpec
+    from gfl_lab.spec.trial import DataSpec
 
 DEFAULT_METRICS = ("AP",)
 
@@ -132,7 +132,7 @@ class PlanFile:
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> PlanFile:
         """Return the plan in a JSON object. Raises LookupError, TypeError, ValueError or AttributeError if it is none."""
-        from gfl_lab.spec.settings import DataSpec
+        from gfl_lab.spec.trial import DataSpec
 
         experiment, profile = found["experiment"], object_of(found.get("profile")) or {}
         axes = {str(axis): tuple(values) for axis, values in (experiment.get("axes") or {}).items()}

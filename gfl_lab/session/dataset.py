@@ -12,7 +12,7 @@ from gfl_lab.errors import InputError, Problem
 from gfl_lab.records.marks import write_checked_data
 from gfl_lab.rundir import RunTree
 from gfl_lab.spec.files import Profile
-from gfl_lab.spec.settings import DataSpec
+from gfl_lab.spec.trial import DataSpec
 from gfl_lab.wording import plural
 
 

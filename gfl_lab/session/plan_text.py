@@ -11,7 +11,7 @@ from gfl_lab.orchestrate.resources import Share
 from gfl_lab.rundir import RunTree, TrialState
 from gfl_lab.session.costs import cost_text
 from gfl_lab.session.standing import Standing
-from gfl_lab.spec.settings import DataSpec
+from gfl_lab.spec.trial import DataSpec
 from gfl_lab.wording import plural
 
 LISTED = 100

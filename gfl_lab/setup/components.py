@@ -23,7 +23,7 @@ from gfl_lab import naming
 from gfl_lab.errors import InputError, Problem, StoreError
 from gfl_lab.rundir import TrialDir
 from gfl_lab.spec.code import CodeFile
-from gfl_lab.spec.settings import TrialSpec
+from gfl_lab.spec.trial import TrialSpec
 
 MODULE_PREFIX = "gfl_lab_component_"
 

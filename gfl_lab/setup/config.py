@@ -14,7 +14,8 @@ from mmengine.config import Config
 from gfl_lab.data.annotations import MIN_SIDE_PX
 from gfl_lab.detector.build import model_config
 from gfl_lab.spec.schedule import total_epochs
-from gfl_lab.spec.settings import Settings, TrialSpec
+from gfl_lab.spec.settings import Settings
+from gfl_lab.spec.trial import TrialSpec
 
 SHARED_MEMORY, SHARED_MEMORY_PART = Path("/dev/shm"), 0.5
 """Where loader processes hand images over, and how much of what is free there those of a trial may take."""

@@ -14,8 +14,9 @@ from typing import Any
 from gfl_lab import naming
 from gfl_lab.errors import Problem
 from gfl_lab.spec.choices import BUILT_IN
-from gfl_lab.spec.settings import ComponentFile, Settings
+from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.source import MAX_FILE_BYTES, Source
+from gfl_lab.spec.trial import ComponentFile
 
 NOT_PLAIN = (
     "component_args holds what a trial's manifest cannot: only text, finite numbers, true, false, null, lists and mappings with text keys"

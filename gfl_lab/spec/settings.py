@@ -7,29 +7,24 @@ Defaults are the paper's (Li et al., arXiv 2006.04388; mmdet 3.3 ``configs/gfl``
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     JsonValue,
-    SerializerFunctionWrapHandler,
+    ModelWrapValidatorHandler,
     ValidationError,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
-from gfl_lab import naming
 from gfl_lab.spec import conditions, renames
 from gfl_lab.spec.backbones import BACKBONES, with_dcn
-from gfl_lab.spec.choices import BUILT_IN
 from gfl_lab.spec.conditions import Condition
 from gfl_lab.spec.rules import SettingsRuleError, broken_rules
-from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.shorthand import expand, partners
 
 DETECTOR, MODEL, SCHEDULE, INPUT, EVALUATION = "detector", "model", "schedule", "input", "evaluation"
@@ -280,10 +275,16 @@ class Settings(BaseModel):
         """True if a general box is trained with DFL."""
         return self.dfl
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _fill_in(cls, values: Any) -> Any:
-        return expand(renames.current(values)) if isinstance(values, dict) else values  # manifests may hold old names
+    def _once(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        """Complete and check a dict of settings. Settings that exist are taken as they are: they were checked when they were made."""
+        if isinstance(values, cls):
+            return values
+        made = validate(expand(renames.current(values)) if isinstance(values, dict) else values)  # manifests may hold old names
+        if problems := broken_rules(made):
+            raise SettingsRuleError(problems)
+        return made
 
     @field_validator("strides", "image_size", "scale_range", "lr_steps", "no_decay", mode="before")
     @classmethod
@@ -296,12 +297,6 @@ class Settings(BaseModel):
         if 0 < beta < 1:
             raise ValueError("it must be 0 or at least 1, because the gradient of |y - p|^beta is NaN at y = p in between")
         return beta
-
-    @model_validator(mode="after")
-    def _rules(self) -> Settings:
-        if problems := broken_rules(self):
-            raise SettingsRuleError(problems)
-        return self
 
 
 def _extra(key: str, name: str) -> JsonValue:
@@ -351,141 +346,3 @@ def inactive(settings: Settings) -> Mapping[str, str]:
     With a head of the user's none of the detector is among them, because it may read anything.
     """
     return {key: condition for key, condition in CONDITIONS.items() if not condition.holds(settings)}
-
-
-def _counted(settings: Settings, known_edges: bool) -> set[str]:
-    """Inactive settings that count in a trial's id all the same.
-
-    ``reg_max`` and ``bin_width`` do where they decide which sides are scored against known edges, or how wide an exported
-    distribution is. Those of a registered backbone do since they always have: else finished trials would count as missing.
-    """
-    found = set()
-    if settings.box == "gaussian" or known_edges:
-        found |= {"reg_max", "bin_width"}
-    if settings.backbone not in BACKBONES:
-        found |= {"base_channels", "frozen_stages", "norm_eval", "bn_requires_grad"}
-    return found
-
-
-def effective(settings: Settings, known_edges: bool = True) -> dict[str, Any]:
-    """Return what a trial's id holds of ``settings``, as JSON values.
-
-    Left out are defaults, inactive settings and arguments that no component takes.
-
-    Args:
-        known_edges: whether the data set has the true edge distributions.
-    """
-    values = settings.model_dump(mode="json")
-    own = {kind for kind, known in BUILT_IN.items() if getattr(settings, kind) not in known} | {"head"}
-    values["component_args"] = {kind: given for kind, given in values["component_args"].items() if given and kind in own}
-    idle, defaults = set(inactive(settings)) - _counted(settings, known_edges), _defaults()
-    return {key: value for key, value in values.items() if value != defaults[key] and key not in idle}
-
-
-def computed(settings: Settings) -> dict[str, Any]:
-    """Return what training computes from ``settings``, as JSON values: equal for variants whose weights and AP are equal.
-
-    It is coarser than ``effective``: other spellings of the same schedule, learning rate, freezing or loss are the same too.
-    """
-    idle = inactive(settings)
-    values = {key: value for key, value in effective(settings).items() if key not in idle}
-    values["epochs"] = total_epochs(settings)
-    values.pop("schedule", None)
-    if settings.base_batch_size in (0, settings.batch_size):
-        values.pop("base_batch_size", None)
-    if "frozen_stages" not in idle:
-        values["frozen_stages"] = min(settings.frozen_stages, _stages(settings))
-    if settings.trains_dfl and settings.dfl_weight == 0 and settings.head in BUILT_IN["head"]:
-        values.pop("dfl_weight", None)
-        values |= {"dfl": False}
-    return values
-
-
-def _stages(settings: Settings) -> int:
-    """Stages of the backbone that the pyramid uses."""
-    return min(4, (4, 8, 16, 32).index(settings.strides[0]) + len(settings.strides))
-
-
-@functools.cache
-def _defaults() -> dict[str, Any]:
-    return Settings().model_dump(mode="json")
-
-
-class DataSpec(BaseModel):
-    """The data a trial sees, by content: two folders with the same digest give the same trial id."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    digest: str = Field(description="SHA-256 over annotations and images, first 16 hex digits")
-    classes: tuple[str, ...]
-    train_images: int = Field(description="training images that are used; those without a box, or too small, are left out")
-    val_images: int
-    truth: bool = Field(default=False, description="whether annotations carry the true edge distributions (ambiguous_shapes)")
-    white_level: int = Field(default=0, ge=0, description="value of images of more than 8 bits that becomes 255; 0: there are none")
-
-    @model_serializer(mode="wrap")
-    def _without_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave the white level out where there is none: data sets of 8-bit images keep their trials' ids."""
-        return {key: value for key, value in serialise(self).items() if key != "white_level" or value}
-
-
-class ComponentFile(BaseModel):
-    """A file of the user's code that a trial uses; its copy lies in the trial's folder."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    digest: str = Field(description="SHA-256 of the file, first 16 hex digits")
-
-
-class TrialSpec(BaseModel):
-    """One trial, fully resolved: everything that its numbers depend on, and nothing else (no paths, no machine).
-
-    ``weights_digest`` stands for the content of the initial weights. ``code`` is ``TRAINING_CODE_VERSION`` of the code
-    that runs it, ``components`` the user's own (docs/extending.md).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    settings: Settings
-    data: DataSpec
-    seed: int = Field(ge=0, le=2**31 - 1)
-    weights_digest: str = ""
-    code: int
-    components: tuple[ComponentFile, ...] = ()
-
-    @property
-    def id(self) -> str:
-        """Content hash: 12 hex digits.
-
-        Only settings that act and are not at their defaults count (``effective``), so that a setting that is added later
-        changes no id. A default may therefore never change without raising ``TRAINING_CODE_VERSION``.
-        """
-        return self._digest(effective(self.settings, self.data.truth))
-
-    @property
-    def training_id(self) -> str:
-        """Content hash of what the trained weights depend on: trials that differ in test settings alone have it in common.
-
-        A component of the user's may read any setting, so with one it is the trial's own id.
-        """
-        settings = effective(self.settings, self.data.truth)
-        if not self.components:
-            settings = {key: value for key, value in settings.items() if group_of(key) != EVALUATION}
-        return self._digest(settings)
-
-    def _digest(self, settings: dict[str, Any]) -> str:
-        """Return the hash of the trial with these settings in place of its own, under their first names (``renames``)."""
-        content = self.model_dump(mode="json", exclude={"settings"})
-        acting = {key: value for key, value in settings.items() if key != "init_weights"}  # weights_digest has its content
-        content["settings"] = renames.first_edition(acting)
-        content["data"].pop("name")
-        components = content.pop("components")
-        if components:
-            content["components"] = sorted(file["digest"] for file in components)
-        return naming.digest(content)
-
-
-TRAINING_CODE_VERSION = 1
-"""Raised whenever a change of our code changes the numbers of a trial, so that old results are not taken for new."""

@@ -23,7 +23,7 @@ from gfl_lab.records.metric_lines import MetricLine, read_metric_lines
 from gfl_lab.records.plan import PlanFile
 from gfl_lab.records.result import Done, Failed, Result
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
-from gfl_lab.spec.settings import DataSpec
+from gfl_lab.spec.trial import DataSpec
 from gfl_lab.tracking.server import PARAM_LIMIT, file_stamp
 
 TAG_SYNCED = "gfl.synced"

@@ -96,9 +96,9 @@ def _class_of(key: str, name: str, own: frozenset[str]) -> Any:
         return Problem(f"{name} is registered in {wrong}, and {key} is looked up in {right}", hint=f"Use @{right}.register_module().")
     hints = [f"Did you mean {near!r}?" for near in difflib.get_close_matches(name, [*own, *known, *BUILT_IN[key]], n=1, cutoff=0.75)]
     if own:
-        hints.append(f"The files under `code` register: {', '.join(sorted(own))}.")
+        hints.append(f"The files under `custom_imports` register: {', '.join(sorted(own))}.")
     else:
-        hints.append("A class of your own stands in a file that the experiment names under `code` (docs/extending.md).")
+        hints.append("A class of your own stands in a file that the experiment names under `custom_imports` (docs/extending.md).")
     return Problem(f"{key} {name} is not registered", hint=" ".join(hints))
 
 

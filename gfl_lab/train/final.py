@@ -18,7 +18,7 @@ from gfl_lab.inference.predict import predict_and_collect
 from gfl_lab.integrity import UNSTABLE
 from gfl_lab.records.result import Done
 from gfl_lab.rundir import TrialDir
-from gfl_lab.spec.settings import TrialSpec
+from gfl_lab.spec.trial import TrialSpec
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from gfl_lab.rundir import TrialDir, TrialState
 from gfl_lab.setup.components import load_of_trial
 from gfl_lab.setup.config import loaders_that_fit, trial_config
 from gfl_lab.spec.schedule import total_epochs
-from gfl_lab.spec.settings import TrialSpec
+from gfl_lab.spec.trial import TrialSpec
 from gfl_lab.train.environment import environment
 from gfl_lab.train.failure import failure_of
 from gfl_lab.train.final import Clock, Numbers, device_name, evaluate_final, peak_memory_mib

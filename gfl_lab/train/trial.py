@@ -36,7 +36,7 @@ from gfl_lab.records.result import Done, Failed, Result, finished_now, write_res
 from gfl_lab.rundir import TrialDir
 from gfl_lab.setup.components import load_of_trial
 from gfl_lab.setup.config import SHARED_MEMORY, loaders_that_fit, trial_config
-from gfl_lab.spec.settings import TrialSpec
+from gfl_lab.spec.trial import TrialSpec
 from gfl_lab.train.checkpoint import load_last, restore
 from gfl_lab.train.ema import MovingAverage
 from gfl_lab.train.environment import environment

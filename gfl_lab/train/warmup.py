@@ -34,7 +34,8 @@ from gfl_lab.records.result import Done, Failed, Failure, Result, write_result
 from gfl_lab.rundir import TrialDir
 from gfl_lab.setup.components import load_of_trial
 from gfl_lab.setup.config import PREFETCHED, batch_bytes, loaders_that_fit, trial_config
-from gfl_lab.spec.settings import Settings, TrialSpec
+from gfl_lab.spec.settings import Settings
+from gfl_lab.spec.trial import TrialSpec
 from gfl_lab.train.loop import TrialRunner
 
 DROPPED = 2

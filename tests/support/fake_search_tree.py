@@ -18,7 +18,8 @@ from gfl_lab.records.search import Outcome, SearchFile, Suggestion, write_search
 from gfl_lab.rundir import RunTree
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.search import dimensions_of
-from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
+from gfl_lab.spec.settings import Settings
+from gfl_lab.spec.trial import TRAINING_CODE_VERSION, DataSpec, TrialSpec
 from tests.support.fake_runs import HOSTILE_TEXT
 
 EPOCHS, BATCH, IMAGES, GRACE = 9, 2, 8, 1

@@ -9,7 +9,8 @@ from gfl_lab.data import coco
 from gfl_lab.records.files import write_json
 from gfl_lab.rundir import RunTree, TrialDir
 from gfl_lab.spec.code import CodeFile
-from gfl_lab.spec.settings import TRAINING_CODE_VERSION, DataSpec, Settings, TrialSpec
+from gfl_lab.spec.settings import Settings
+from gfl_lab.spec.trial import TRAINING_CODE_VERSION, DataSpec, TrialSpec
 from gfl_lab.train.trial import run_trial
 from tests.support.raw import raw_result
 
