@@ -66,7 +66,7 @@ def no_op(path: str, **_: object) -> None:
 
 def driver(arguments: list[str], usage: Path) -> None:
     """`gfl-lab ARGUMENTS` in this process, with `no_op` in the place of training; writes what the process took to ``usage``."""
-    import gfl_lab.cli.run
+    import gfl_lab.session.entries
     from gfl_lab import integrity
     from gfl_lab.cli.main import main
     from gfl_lab.orchestrate import damaged

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import io
 import json
 import os
 import signal
@@ -95,7 +96,8 @@ def call_and_exit(entry: str, kwargs: dict[str, Any]) -> NoReturn:
 def _main(entry: str, kwargs: str, parent: str) -> NoReturn:
     die_with_parent(int(parent))
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # as in a forked process; Python's own would print a traceback
-    sys.stdout.reconfigure(line_buffering=True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     call_and_exit(entry, json.loads(kwargs))
 
 

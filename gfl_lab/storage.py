@@ -15,12 +15,13 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 from gfl_lab import naming
 from gfl_lab.errors import InputError, Problem, ResourceError, StoreError
-from gfl_lab.records.files import atomic_path, read_json, write_json
+from gfl_lab.records.files import atomic_path
+from gfl_lab.records.storage import read_synced, write_synced
 
 WHOLE_BYTES = 8 * 2**20
 """Up to this size an object is written in one call; a larger one under another name first."""
@@ -136,7 +137,7 @@ class Storage:
             return None
 
     @contextlib.contextmanager
-    def reading(self, name: str) -> Iterator[BinaryIO]:
+    def reading(self, name: str) -> Iterator[Readable]:
         """An object as a file to be read from begin to end.
 
         Raises:
@@ -229,6 +230,14 @@ class Storage:
             raise ResourceError(f"{name or 'the folder'} in {self.uri} cannot be reached: {_sentence(error)}") from None
 
 
+class Readable(Protocol):
+    """A stream that can be read from begin to end."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read up to ``size`` bytes; all that is left if it is negative."""
+        ...
+
+
 class _Guarded:
     """A stream of a storage whose errors are the storage's."""
 
@@ -237,7 +246,8 @@ class _Guarded:
 
     def read(self, size: int = -1) -> bytes:
         with self._storage._reaching(self._name):
-            return self._stream.read(size) if size >= 0 else self._stream.read()
+            data: bytes = self._stream.read(size) if size >= 0 else self._stream.read()
+            return data
 
 
 def _sentence(error: Exception) -> str:
@@ -271,10 +281,8 @@ class Synced:
         self.storage, self.folder, self.remote = storage, folder, remote
         self._file = folder / _SYNCED
         self._pairs: dict[str, tuple[Stamp, Stamp]] = {}  # name: (local, remote)
-        with contextlib.suppress(StoreError, LookupError, TypeError):
-            known = read_json(self._file)
-            if known["storage"] == self._storage_digest():
-                self._pairs = {name: (Stamp(*pair[0]), Stamp(*pair[1])) for name, pair in known["files"].items()}
+        for name, (local, there) in read_synced(self._file, self._storage_digest()).items():
+            self._pairs[name] = Stamp(*local), Stamp(*there)
 
     def changed_there(self, listed: dict[str, Stamp]) -> list[str]:
         """Names of ``listed`` (the counterpart as it is now) that are not what they were when both sides were equal."""
@@ -325,8 +333,8 @@ class Synced:
         self._save()
 
     def _save(self) -> None:
-        files = {name: [[s.size, s.mtime_ns] for s in pair] for name, pair in self._pairs.items()}
-        write_json(self._file, {"format": naming.FORMAT_VERSION, "storage": self._storage_digest(), "files": files})
+        files = {name: ((here.size, here.mtime_ns), (there.size, there.mtime_ns)) for name, (here, there) in self._pairs.items()}
+        write_synced(self._file, self._storage_digest(), files)
 
     def _storage_digest(self) -> str:
         return naming.digest([self.storage.uri, self.remote])

@@ -599,3 +599,15 @@ def test_the_dashboard_needs_no_torch_ray_or_mlflow(tree, trees):
 def test_a_damaged_plan_is_said_on_each_page(page, trees, monkeypatch):
     shown = html_of(open_page(page, trees["damaged"], monkeypatch, experiment="zz_broken/desk"))
     assert "the plan of zz_broken (desk) cannot be read" in shown
+
+
+def test_boxes_begins_with_a_general_box_also_where_it_is_trained_without_dfl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_fake_tree(tmp_path, **SMALL, states="done")
+    (path,) = (tmp_path / "experiments").glob(f"*/*/{naming.PLAN}")
+    plan = json.loads(path.read_text())
+    *_, last = plan["variants"]
+    assert last["settings"]["box"] == "general"
+    last["settings"]["dfl"] = False
+    path.write_text(json.dumps(plan))
+    (choice,) = [each for each in open_page("boxes", tmp_path, monkeypatch).selectbox if each.label == "Variant"]
+    assert choice.value == last["name"]

@@ -33,7 +33,7 @@ settings: {backbone: r18, base_channels: 8, neck_channels: 16, head_channels: 16
 """
 WITH_FAKES = """
 import sys
-import gfl_lab.cli.run
+import gfl_lab.session.entries
 from gfl_lab.cli.main import main
 gfl_lab.session.entries.TRIAL_ENTRY = sys.argv.pop(1)
 main()

@@ -9,7 +9,7 @@ import pytest
 
 from gfl_lab import naming
 from gfl_lab.cli.main import main
-from gfl_lab.plan.plan import Plan, build_plan
+from gfl_lab.plan.plan import Plan, PlanInputs, build_plan
 from gfl_lab.spec.files import load_experiment, load_profile, load_published, resolve_settings
 from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import DataSpec
@@ -27,7 +27,7 @@ SIZES = {"epochs", "image_size", "pad_to", "strides", "base_channels", "neck_cha
 def plan_of(name: str, profile: str | None = None) -> Plan:
     experiment, _ = load_experiment(EXPERIMENTS / f"{name}.yaml")
     published = load_published(experiment.published_table, [EXPERIMENTS / "published"]) if experiment.published_table else None
-    return build_plan(experiment, PROFILES[profile or experiment.profile], COCO, published=published)
+    return build_plan(experiment, PROFILES[profile or experiment.profile], COCO, PlanInputs(published=published))
 
 
 def test_the_published_tables_have_an_experiment_each_as_far_as_they_can_be_run() -> None:

@@ -23,7 +23,7 @@ from gfl_lab.orchestrate.executor import run_jobs
 from gfl_lab.orchestrate.inline import InlineExecutor
 from gfl_lab.orchestrate.resources import Share, loaders
 from gfl_lab.orchestrate.supervisor import MAX_LOST, Attempts, Job, TrialProcess
-from gfl_lab.plan.plan import build_plan
+from gfl_lab.plan.plan import PlanInputs, build_plan
 from gfl_lab.records.files import read_json, write_json
 from gfl_lab.records.metric_lines import MetricWriter
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
@@ -237,7 +237,7 @@ def test_inline_runs_in_this_process_and_stops(tmp_path: Path) -> None:
 
 def plan(**changes: object):
     experiment = load_experiment(EXPERIMENTS / "table3_qfl_dfl.yaml")[0].model_copy(update=changes)
-    return build_plan(experiment, load_profile(EXPERIMENTS / "profiles" / "desk.yaml"), DATA, source="table3.yaml")
+    return build_plan(experiment, load_profile(EXPERIMENTS / "profiles" / "desk.yaml"), DATA, PlanInputs(source="table3.yaml"))
 
 
 def test_a_plan_keeps_other_seeds_of_the_same_cells(tmp_path: Path) -> None:

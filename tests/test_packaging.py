@@ -21,7 +21,7 @@ from packaging.specifiers import SpecifierSet
 
 from gfl_lab.cli.main import _COMMANDS, cli
 from gfl_lab.spec.files import ExperimentFile, Profile, find_profile, load_experiment, load_profile
-from gfl_lab.spec.settings import Settings, group_of, help_of
+from gfl_lab.spec.settings import CONDITIONS, Settings, group_of, help_of
 from tests.support.nodes import why_not
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -588,10 +588,11 @@ def test_the_examples_are_there_and_every_key_is_told() -> None:
 def settings_table() -> str:
     """The table of all settings, as docs/experiment-files.md holds it."""
     schema = Settings.model_json_schema()["properties"]
-    lines = ["| setting | group | default | rule | meaning |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| setting | group | default | rule | acts only with | meaning |", "| --- | --- | --- | --- | --- | --- |"]
     for key in Settings.model_fields:
         default = json.dumps(schema[key].get("default"))
-        lines.append(f"| `{key}` | {group_of(key)} | `{default}` | {_rule(schema[key])} | {help_of(key)} |")
+        condition = CONDITIONS.get(key, "")
+        lines.append(f"| `{key}` | {group_of(key)} | `{default}` | {_rule(schema[key])} | {condition} | {help_of(key)} |")
     return "\n".join(line.replace("|y - p|", "abs(y - p)") for line in lines)
 
 

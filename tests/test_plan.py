@@ -11,10 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gfl_lab.errors import SpecError
-from gfl_lab.plan.expand import cells
-from gfl_lab.plan.plan import build_plan, steps_of
+from gfl_lab.orchestrate.driver import write_manifests
+from gfl_lab.plan.expand import combinations
+from gfl_lab.plan.plan import PlanInputs, build_plan, steps_of
 from gfl_lab.plan.published import looks_like_coco
+from gfl_lab.rundir import RunTree
+from gfl_lab.session.inputs import read_files
+from gfl_lab.session.planning import PlanOptions, prepare
 from gfl_lab.spec.files import ExperimentFile, load_experiment, load_profile, load_published
+from gfl_lab.spec.rules import Broken, broken_rules
 from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import TRAINING_CODE_VERSION, DataSpec, TrialSpec
 
@@ -28,7 +33,7 @@ PUBLISHED = load_published("gfl_t3_qfl_dfl", [EXPERIMENTS / "published"])
 
 
 def test_table3_has_four_variants_with_the_published_rows() -> None:
-    plan = build_plan(TABLE3, DESK, DATA, published=PUBLISHED)
+    plan = build_plan(TABLE3, DESK, DATA, PlanInputs(published=PUBLISHED))
     assert [variant.name for variant in plan.variants] == ["qfl=off dfl=off", "qfl=off dfl=on", "qfl=on dfl=off", "qfl=on dfl=on"]
     assert [variant.reference.metrics["AP"] for variant in plan.variants] == [39.2, 39.5, 39.9, 40.2]
     assert [variant.baseline for variant in plan.variants] == [True, False, False, False]
@@ -38,9 +43,9 @@ def test_table3_has_four_variants_with_the_published_rows() -> None:
 
 
 def test_only_the_papers_own_setting_is_comparable() -> None:
-    assert all(v.reference.comparable for v in build_plan(TABLE3, COCO_1X, COCO, published=PUBLISHED).variants)
+    assert all(v.reference.comparable for v in build_plan(TABLE3, COCO_1X, COCO, PlanInputs(published=PUBLISHED)).variants)
     other = TABLE3.model_copy(update={"overrides": {"epochs": 24}})
-    changed = build_plan(other, COCO_1X, COCO, published=PUBLISHED).variants[0].reference
+    changed = build_plan(other, COCO_1X, COCO, PlanInputs(published=PUBLISHED)).variants[0].reference
     assert not changed.comparable and "epochs" in changed.why_not
     assert not looks_like_coco(DATA)
 
@@ -90,7 +95,7 @@ def test_arms_are_named_and_must_differ() -> None:
 
 def test_seeds_add_trials_and_keep_the_old_ids() -> None:
     one = build_plan(TABLE3, DESK, DATA)
-    three = build_plan(TABLE3, DESK, DATA, seeds=[0, 1, 2])
+    three = build_plan(TABLE3, DESK, DATA, PlanInputs(seeds=[0, 1, 2]))
     assert len(three.trials) == 12
     assert {trial.id for trial in one.trials} < {trial.id for trial in three.trials}
 
@@ -137,8 +142,8 @@ GRID = {"qfl": [False, True], "dfl": [False, True], "reg_max": [8, 16], "dfl_wei
 @given(st.permutations(list(CONDITIONS)), st.permutations(list(GRID)), st.randoms())
 def test_the_order_of_conditions_and_axes_changes_no_variant(order: list[str], axes: list[str], random: Random) -> None:
     when = {key: dict(random.sample(sorted(CONDITIONS[key].items()), len(CONDITIONS[key]))) for key in order}
-    known = cells(_experiment(axes=GRID, when=CONDITIONS), [0])
-    found = cells(_experiment(axes={key: GRID[key] for key in axes}, when=when), [0])
+    known = combinations(_experiment(axes=GRID, when=CONDITIONS), [0])
+    found = combinations(_experiment(axes={key: GRID[key] for key in axes}, when=when), [0])
     assert {frozenset(cell.axes.items()) for cell in found} == {frozenset(cell.axes.items()) for cell in known}
     # by hand: dfl off 2; dfl on, qfl off, 2 bins: 2; both on, 2 bins, weight 0.25: 2; and weight 0.5 with 2 k: 4
     assert len(found) == len(known) == 2 + 2 + 2 + 4
@@ -147,7 +152,7 @@ def test_the_order_of_conditions_and_axes_changes_no_variant(order: list[str], a
 def test_a_condition_on_an_axis_that_does_not_apply_does_not_hold() -> None:
     for when in ({"reg_max": {"dfl": True}, "bin_width": {"reg_max": 8}}, {"bin_width": {"reg_max": 8}, "reg_max": {"dfl": True}}):
         experiment = _experiment(axes={"dfl": [False, True], "reg_max": [8, 16], "bin_width": [1.0, 2.0]}, when=when)
-        assert [cell.name for cell in cells(experiment, [0])] == [
+        assert [cell.name for cell in combinations(experiment, [0])] == [
             "dfl=off", "dfl=on reg_max=8 bin_width=1", "dfl=on reg_max=8 bin_width=2", "dfl=on reg_max=16",
         ]  # fmt: skip
 
@@ -168,22 +173,44 @@ def test_conditions_in_a_cycle_are_refused_by_name(tmp_path: Path, keys: tuple[s
 
 def test_trials_are_counted_before_they_are_expanded() -> None:
     many = _experiment(axes={"reg_max": list(range(1, 101)), "atss_topk": list(range(1, 100))})
-    assert len(cells(many, [0])) == 9900
+    assert len(combinations(many, [0])) == 9900
     with pytest.raises(SpecError, match=r"19,800 trials \(100 reg_max x 99 atss_topk x 2 seeds\)"):
-        cells(many, [0, 1])
-    assert len(cells(many, [0, 1], max_trials=19_800)) == 9900
+        combinations(many, [0, 1])
+    assert len(combinations(many, [0, 1], max_trials=19_800)) == 9900
     with pytest.raises(SpecError, match="at most 10,000"):
-        cells(many, range(10**9))
+        combinations(many, range(10**9))
     # what conditions leave out is not counted, and what they leave is
     axes = {"dfl": [False, True], "reg_max": list(range(1, 129)), "qfl": [False, True], "atss_topk": list(range(1, 101))}
-    assert len(cells(_experiment(axes=axes, when={"reg_max": {"dfl": True}, "atss_topk": {"dfl": False}}), [0])) == 2 * (128 + 100)
+    assert len(combinations(_experiment(axes=axes, when={"reg_max": {"dfl": True}, "atss_topk": {"dfl": False}}), [0])) == 2 * (128 + 100)
     with pytest.raises(SpecError, match="up to 51,200 trials"):
-        cells(_experiment(axes=axes, when={"reg_max": {"qfl": True}}), [0])
+        combinations(_experiment(axes=axes, when={"reg_max": {"qfl": True}}), [0])
     with pytest.raises(SpecError, match="3 variants"):
-        cells(_experiment(variants={"a": {}, "b": {}, "c": {}}), range(10), max_trials=20)
+        combinations(_experiment(variants={"a": {}, "b": {}, "c": {}}), range(10), max_trials=20)
 
 
 def test_a_rule_that_many_variants_break_is_one_problem() -> None:
     with pytest.raises(SpecError) as caught:
         build_plan(_experiment(axes={"image_size": [[64, 128]], "qfl_beta": [1.0, 2.0, 3.0, 4.0]}), DESK, DATA)
     assert len(caught.value.problems) == 1 and "4 variants (image_size=" in str(caught.value)
+
+
+def test_settings_are_checked_once_for_each_combination_and_published_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = read_files(EXPERIMENTS / "table3_qfl_dfl.yaml")
+    checked: list[Settings] = []
+
+    def counted(settings: Settings) -> list[Broken]:
+        checked.append(settings)
+        return broken_rules(settings)
+
+    monkeypatch.setattr("gfl_lab.spec.settings.broken_rules", counted)
+    paths = dict.fromkeys(("train_annotations", "val_annotations", "train_images", "val_images"), "/data")
+    monkeypatch.setattr("gfl_lab.session.planning.prepare_data", lambda *_: (DATA, paths))
+    tree = RunTree(tmp_path)
+    plan = prepare(files, tree, PlanOptions(seeds=[0, 1, 2]), lambda line: None).plan
+    assert len(plan.trials) == 12 and len(checked) == 4 + len({variant.reference.row for variant in plan.variants if variant.reference})
+    checked.clear()
+    write_manifests(plan.trials, tree, paths)
+    plan.record("2026-01-01T00:00:00+00:00")
+    assert [trial.id for trial in plan.trials] == [trial.spec.id for trial in plan.trials] and not checked
+    spec = tree.trial(plan.trials[0].id).manifest().spec  # as the trial's process reads it
+    assert spec == plan.trials[0].spec and len(checked) == 1

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from gfl_lab.errors import SpecError
-from gfl_lab.plan.plan import build_plan
+from gfl_lab.plan.plan import PlanInputs, build_plan
 from gfl_lab.plan.published import NO_EXPERIMENT, Candidate, Entry, differences, matching_row, survey
 from gfl_lab.session.published_rows import survey_folders
 from gfl_lab.spec.files import PublishedRow, PublishedTable, load_experiment, load_profile, load_published, resolve_settings
@@ -199,7 +199,7 @@ def test_a_runnable_row_is_in_the_papers_setting_on_coco(entries: list[Entry]) -
             continue
         if entry.experiment not in plans:
             experiment, _ = load_experiment(EXPERIMENTS / f"{entry.experiment}.yaml")
-            plans[entry.experiment] = build_plan(experiment, profile, COCO, published=entry.table)
+            plans[entry.experiment] = build_plan(experiment, profile, COCO, PlanInputs(published=entry.table))
         variant = next(variant for variant in plans[entry.experiment].variants if variant.name == entry.variant)
         assert variant.reference.row == entry.row.name
         assert "other settings" not in variant.reference.why_not and "other data" not in variant.reference.why_not

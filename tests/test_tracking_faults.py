@@ -394,7 +394,7 @@ def test_a_server_that_hangs_is_given_up_at_the_end(proxy: Proxy, training: Trai
 
 DRIVER = """
 import os, sys
-import gfl_lab.cli.run, gfl_lab.session.session
+import gfl_lab.session.entries
 from gfl_lab.cli.main import main
 gfl_lab.session.entries.TRIAL_ENTRY = "tests.support.fake_trial:succeed"
 sys.argv = ["gfl-lab", "run", sys.argv[1], "--executor", "inline"]

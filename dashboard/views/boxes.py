@@ -142,7 +142,7 @@ def _epoch_trend(trial: TrialRow, image_id: int, annotation_id: int, colours: Bo
 
 def _default_variants(ready: list[VariantRow]) -> tuple[str, str]:
     """The last variant that learns distributions, and the first other one that does, else the baseline."""
-    general = [variant for variant in ready if variant.settings.get("dfl")] or ready
+    general = [variant for variant in ready if variant.settings.get("box") == "general"] or ready
     first = general[-1]
     others = [v for v in general if v is not first] or [v for v in ready if v is not first]
     return first.name, others[0].name if others else NONE

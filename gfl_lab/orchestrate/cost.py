@@ -20,9 +20,10 @@ from gfl_lab.records.metric_lines import parse_metric_line, read_metric_lines
 from gfl_lab.records.result import Done
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec import renames
-from gfl_lab.spec.files import Profile, resolve_settings
+from gfl_lab.spec.files import Profile
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.settings import INPUT, MODEL, Settings, group_of
+from gfl_lab.spec.shorthand import trains_dfl
 
 HISTORY, WARM_UP, HINT, NOTHING = "history", "warm-up", "profile", "nothing"
 """What an estimate can rest on, the best first."""
@@ -33,7 +34,7 @@ _SHAPE = (
 )  # fmt: skip
 """Settings that must be equal for one trial's pace to speak for another's."""
 _DETECTOR = (
-    "quality", "box", "dfl", "reg_max", "head", "cls_loss", "box_loss", "assigner", "atss_topk", "dgqp_topk", "dgqp_channels", "dgqp_form", "ema_decay",
+    "quality", "box", "reg_max", "head", "cls_loss", "box_loss", "assigner", "atss_topk", "dgqp_topk", "dgqp_channels", "dgqp_form", "ema_decay",
 )  # fmt: skip
 """Settings that also change the pace, but little: trials that agree in them are preferred."""
 _DEFAULTS = Settings().model_dump(mode="json")
@@ -48,7 +49,8 @@ def detector(settings: Mapping[str, Any]) -> str:
     """What it depends on besides."""
     values = {key: settings.get(key, _DEFAULTS[key]) for key in _DETECTOR}
     # The files of warm-ups are named by a hash of this, so it holds the first names.
-    return naming.canonical_json(renames.first_edition(values | {"ema_decay": bool(values["ema_decay"])}))
+    switches = {"ema_decay": bool(values["ema_decay"]), "dfl": trains_dfl(settings)}
+    return naming.canonical_json(renames.first_edition(values | switches))
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class Paces:
         if pace:
             return Estimate(pace.seconds(settings, data, done, cpus), pace.source, count, other)
         if profile and HINT in sources and profile.cpu_seconds_per_image and device == "cpu":
-            own = resolve_settings(profile.settings).model_dump()  # the hint is measured with the profile's own model
+            own = _DEFAULTS | profile.settings  # the hint is measured with the profile's own model
             if all(settings[key] == own[key] for key in ("backbone", "dcn", "precision")):
                 images = data["train_images"] * total_epochs(settings)
                 return Estimate(profile.cpu_seconds_per_image * images * (1 - done) / max(1, cpus), HINT)

@@ -17,20 +17,17 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
-from gfl_lab import naming
 from gfl_lab.data.layout import image_file
 from gfl_lab.errors import Problem, StoreError
-from gfl_lab.records.files import read_json
-from gfl_lab.storage import Storage, is_plain_name
+from gfl_lab.records.storage import SPLITS, ArchiveIndex, read_archive_index
+from gfl_lab.storage import Readable, Storage, is_plain_name
 
 ARCHIVE_BYTES = 256 * 2**20
 """An archive is closed when it holds this much."""
 
 _INDEX = "index.json"
-_SPLITS = ("train", "val")
-_PATHS = [f"{split}_{what}" for split in _SPLITS for what in ("annotations", "images")]
 
 
 def push_dataset(storage: Storage, digest: str, paths: Mapping[str, str], say: Callable[[str], None]) -> None:
@@ -48,8 +45,8 @@ def push_dataset(storage: Storage, digest: str, paths: Mapping[str, str], say: C
     say(f"putting the data set {digest} into {storage.uri}, once")
     shared = paths["train_images"] == paths["val_images"]
     members: dict[str, Path] = {}
-    found = {}
-    for split in _SPLITS:
+    found: dict[str, str] = {}
+    for split in SPLITS:
         images = "images" if shared else split
         annotations = Path(paths[f"{split}_annotations"])
         members[f"{split}.json"] = annotations
@@ -60,14 +57,13 @@ def push_dataset(storage: Storage, digest: str, paths: Mapping[str, str], say: C
         found |= {f"{split}_annotations": f"{split}.json", f"{split}_images": images}
     there = storage.list(folder)
     archives = []
-    for file, name in _archives(members):
-        size = file.seek(0, 2)
-        file.seek(0)
+    for archive, name in _archives(members):
+        size = archive.seek(0, 2)
+        archive.seek(0)
         if name not in there or there[name].size != size:
-            storage.upload(file, f"{folder}/{name}")
+            storage.upload(archive, f"{folder}/{name}")
         archives.append(name)
-    index = {"format": naming.FORMAT_VERSION, "digest": digest, "archives": archives, "paths": found}
-    storage.write(f"{folder}/{_INDEX}", json.dumps(index, indent=2).encode())
+    storage.write(f"{folder}/{_INDEX}", ArchiveIndex(digest, archives, found).to_bytes())
 
 
 def _archives(members: Mapping[str, Path]) -> Iterator[tuple[BinaryIO, str]]:
@@ -107,8 +103,7 @@ def fetch_dataset(storage: Storage, digest: str, cache: Path) -> dict[str, str]:
                 temporary.replace(folder)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-    paths = read_json(folder / _INDEX)["paths"]
-    return {key: str(folder / paths[key]) for key in _PATHS}
+    return {key: str(folder / name) for key, name in read_archive_index(folder / _INDEX).paths.items()}
 
 
 def _fetch_into(folder: Path, storage: Storage, digest: str) -> None:
@@ -116,15 +111,15 @@ def _fetch_into(folder: Path, storage: Storage, digest: str) -> None:
     if index is None:
         raise StoreError(f"data set {digest} is not in {storage.uri}, or not the whole of it")
     (folder / _INDEX).write_bytes(index)
-    known = read_json(folder / _INDEX)
-    if not all(is_plain_name(known["paths"][key]) for key in _PATHS):
+    known = read_archive_index(folder / _INDEX)
+    if not all(map(is_plain_name, known.paths.values())):
         raise StoreError(f"data/{digest}/{_INDEX} in {storage.uri} is damaged")
-    for name in known["archives"]:
+    for name in known.archives:
         with storage.reading(f"data/{digest}/{name}") as stream:
             hashed = _Hashed(stream)
             damage = None
             try:
-                with tarfile.open(fileobj=hashed, mode="r|") as archive:
+                with tarfile.open(fileobj=cast(BinaryIO, hashed), mode="r|") as archive:  # it only reads
                     archive.extractall(folder, filter="data")
             except tarfile.TarError as error:
                 damage = error
@@ -138,7 +133,7 @@ def _fetch_into(folder: Path, storage: Storage, digest: str) -> None:
 class _Hashed:
     """A stream whose SHA-256 is known when it has been read."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: Readable) -> None:
         self._stream, self.sum = stream, hashlib.sha256()
 
     def read(self, size: int) -> bytes:

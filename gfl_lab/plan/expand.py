@@ -40,7 +40,7 @@ class Resolved(Combination):
     resolved: Settings
 
 
-def cells(experiment: ExperimentFile, seeds: Sequence[int], *, source: str = "", max_trials: int = MAX_TRIALS) -> list[Combination]:
+def combinations(experiment: ExperimentFile, seeds: Sequence[int], *, source: str = "", max_trials: int = MAX_TRIALS) -> list[Combination]:
     """The combinations of an experiment's values, the baseline first where it is named.
 
     An axis with a condition is there only where every axis that the condition names is there and has its value. The order

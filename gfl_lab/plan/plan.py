@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from gfl_lab import naming
 from gfl_lab.errors import Problem, SpecError
 from gfl_lab.plan import published as published_rows
-from gfl_lab.plan.expand import MAX_TRIALS, Resolved, cells
+from gfl_lab.plan.expand import MAX_TRIALS, Resolved, combinations
 from gfl_lab.plan.merge import merge, merge_notes, why_equal
 from gfl_lab.records.plan import PlanFile, PlannedTrial, PlannedVariant, Reference
 from gfl_lab.spec.files import ExperimentFile, Profile, PublishedTable, resolve_settings
@@ -32,7 +32,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Variant:
-    """One cell: its axes' values, resolved settings, and a trial for each seed."""
+    """A combination of settings to compare with others: its axes' values, all of its settings, and a trial for each seed."""
 
     name: str
     axes: dict[str, Any]
@@ -93,101 +93,134 @@ class Plan:
         )
 
 
-def build_plan(
-    experiment: ExperimentFile,
-    profile: Profile,
-    data: DataSpec,
-    *,
-    source: str = "",
-    seeds: Sequence[int] | None = None,
-    published: PublishedTable | None = None,
-    weights_digest: Callable[[str], str] = lambda weights: "" if weights == "random" else weights,
-    components: Callable[[Settings], tuple[ComponentFile, ...]] = lambda settings: (),
-    weights_of: Callable[[Settings], str] = lambda settings: settings.init_weights,
-    max_trials: int = MAX_TRIALS,
-) -> Plan:
-    """Expand ``experiment`` under ``profile`` into trials.
+@dataclass(frozen=True)
+class PlanInputs:
+    """What a plan depends on beside experiment, profile and data.
 
-    Combinations of values that train the same are one variant; the plan's notes name them.
-
-    Args:
-        data: what the trials will see.
+    Attributes:
+        source: name of the experiment file, for messages.
         seeds: instead of the experiment's own.
-        published: rows to stand beside ours.
+        published: rows to show beside ours.
         weights_digest: content digest of the setting ``init_weights``.
         components: the user's code that a variant uses.
-        weights_of: the initial weights of a variant, where they follow from its backbone.
+        weights_of: initial weights of a variant, where they follow from its backbone.
         max_trials: more are refused before anything is expanded.
+    """
+
+    source: str = ""
+    seeds: Sequence[int] | None = None
+    published: PublishedTable | None = None
+    weights_digest: Callable[[str], str] = lambda weights: "" if weights == "random" else weights
+    components: Callable[[Settings], tuple[ComponentFile, ...]] = lambda settings: ()
+    weights_of: Callable[[Settings], str] = lambda settings: settings.init_weights
+    max_trials: int = MAX_TRIALS
+
+
+PLAIN = PlanInputs()
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The variants of an experiment under a profile, all settings checked. ``over`` makes their trials.
+
+    Attributes:
+        notes: combinations that train the same, in words.
+    """
+
+    experiment: ExperimentFile
+    profile: Profile
+    inputs: PlanInputs
+    variants: tuple[Resolved, ...]
+    notes: tuple[str, ...]
+
+    def over(self, data: DataSpec) -> Plan:
+        """Return the plan: the variants with their trials over ``data``, and the published rows beside them."""
+        seeds = _seeds(self.experiment, self.inputs)
+        variants = tuple(self._variant(found, data, seeds) for found in self.variants)
+        return Plan(self.experiment, self.profile, self.inputs.source, data, variants, self.notes)
+
+    def _variant(self, found: Resolved, data: DataSpec, seeds: Sequence[int]) -> Variant:
+        settings, inputs = found.resolved, self.inputs
+        digest, used = inputs.weights_digest(settings.init_weights), inputs.components(settings)
+        specs = [
+            TrialSpec(settings=settings, data=data, seed=seed, weights_digest=digest, code=TRAINING_CODE_VERSION, components=used)
+            for seed in seeds
+        ]
+        reference = published_rows.reference(settings, self.profile, data, inputs.published) if inputs.published else None
+        trials = tuple(Trial(spec.id, spec) for spec in specs)
+        return Variant(found.name, found.axes, settings, found.baseline, reference, trials)
+
+
+def build_plan(experiment: ExperimentFile, profile: Profile, data: DataSpec, inputs: PlanInputs = PLAIN) -> Plan:
+    """Expand ``experiment`` under ``profile`` into trials over ``data``. Raises as ``draft_plan``."""
+    return draft_plan(experiment, profile, inputs).over(data)
+
+
+def draft_plan(experiment: ExperimentFile, profile: Profile, inputs: PlanInputs = PLAIN) -> Draft:
+    """Expand ``experiment`` under ``profile`` into variants.
+
+    Combinations of values that train the same are one variant; the notes name them.
 
     Raises:
         SpecError: there are too many, or a combination of settings breaks a rule.
     """
-    seeds = experiment.seeds if seeds is None else seeds
-    refused: dict[str, list[str]] = {}
+    possible, problems = _resolve(experiment, profile, inputs)
     groups: dict[str, list[Resolved]] = {}
-    idle: Mapping[str, str] | None = None
-    for cell in cells(experiment, seeds, source=source, max_trials=max_trials):
+    for resolved in possible:
+        groups.setdefault(naming.canonical_json(computed(resolved.resolved)), []).append(resolved)
+    variants, merged = [], []
+    for group in groups.values():
+        variant = group[0]
+        if experiment.variants:
+            problems += [_twin_problem(variant, twin, inputs.source) for twin in group[1:]]
+        elif len(group) > 1:
+            variant, about = merge(group, lambda own: resolve_settings(profile.settings, experiment.overrides, own), inputs.weights_of)
+            merged.append((about, variant.name, len(group)))
+        variants.append(variant)
+    problems += _idle_axes(experiment, possible, inputs.source)
+    if problems:
+        raise SpecError(problems)
+    return Draft(experiment, profile, inputs, tuple(variants), merge_notes(merged))
+
+
+def _seeds(experiment: ExperimentFile, inputs: PlanInputs) -> Sequence[int]:
+    return experiment.seeds if inputs.seeds is None else inputs.seeds
+
+
+def _resolve(experiment: ExperimentFile, profile: Profile, inputs: PlanInputs) -> tuple[list[Resolved], list[Problem]]:
+    """Return each possible combination with all of its settings, and one problem for each rule that the others break."""
+    found: list[Resolved] = []
+    refused: dict[str, list[str]] = {}
+    for cell in combinations(experiment, _seeds(experiment, inputs), source=inputs.source, max_trials=inputs.max_trials):
         try:
             settings = resolve_settings(profile.settings, experiment.overrides, cell.settings)
         except ValidationError as error:
             for message in _messages(error):
                 refused.setdefault(message, []).append(cell.name)
             continue
-        settings = settings.model_copy(update={"init_weights": weights_of(settings)})
-        resolved = Resolved(cell.name, cell.axes, cell.settings, cell.baseline, settings)
-        acting = inactive(settings)
-        idle = acting if idle is None else {key: why for key, why in idle.items() if key in acting}
-        groups.setdefault(naming.canonical_json(computed(settings)), []).append(resolved)
-    problems = [_refusal(message, names, profile, source, bool(experiment.variants)) for message, names in refused.items()]
-    variants, merged = [], []
-    for group in groups.values():
-        if experiment.variants:
-            problems += [
-                Problem(
-                    f"variants {group[0].name!r} and {twin.name!r} are the same settings, or compute the same",
-                    source,
-                    why_equal(group[0], twin),
-                )
-                for twin in group[1:]
-            ]
-        variant = group[0]
-        if len(group) > 1 and not experiment.variants:
-            variant, about = merge(group, lambda overrides: resolve_settings(profile.settings, experiment.overrides, overrides), weights_of)
-            merged.append((about, variant.name, len(group)))
-        variants.append(Variant(variant.name, variant.axes, variant.resolved, variant.baseline, None, ()))
-    idle = idle or {}
-    for axis in sorted(idle.keys() & set(experiment.axes)):
+        settings = settings.model_copy(update={"init_weights": inputs.weights_of(settings)})
+        found.append(Resolved(cell.name, cell.axes, cell.settings, cell.baseline, settings))
+    named = bool(experiment.variants)
+    return found, [_refusal(message, names, profile, inputs.source, named) for message, names in refused.items()]
+
+
+def _twin_problem(first: Resolved, twin: Resolved, source: str) -> Problem:
+    message = f"variants {first.name!r} and {twin.name!r} are the same settings, or compute the same"
+    return Problem(message, source, why_equal(first, twin))
+
+
+def _idle_axes(experiment: ExperimentFile, possible: list[Resolved], source: str) -> list[Problem]:
+    """Return a problem for each axis that is inactive in every combination."""
+    if not possible:
+        return []
+    idle = [inactive(each.resolved) for each in possible]
+    problems = []
+    for axis in sorted(set(experiment.axes).intersection(*idle)):
         count = len(experiment.axes[axis])
         same = f"; its {count} values would train the same" if count > 1 else ""
-        hint = f"It acts only beside {idle[axis]}. Drop the axis, or vary it where it acts; docs/variants.md."
+        hint = f"It acts only beside {idle[0][axis]}. Drop the axis, or vary it where it acts; docs/variants.md."
         problems.append(Problem(f"axis {axis!r} has no effect in any variant{same}", f"{source}: axes" if source else "axes", hint))
-    if problems:
-        raise SpecError(problems)
-    plan = Plan(experiment, profile, source, data, tuple(variants), merge_notes(merged))
-    return plan_over(plan, data, seeds, published=published, weights_digest=weights_digest, components=components)
-
-
-def plan_over(
-    plan: Plan,
-    data: DataSpec,
-    seeds: Sequence[int],
-    *,
-    published: PublishedTable | None,
-    weights_digest: Callable[[str], str],
-    components: Callable[[Settings], tuple[ComponentFile, ...]],
-) -> Plan:
-    """Return the variants of ``plan`` with their trials over ``data``, and the published rows beside them."""
-
-    def over(variant: Variant) -> Variant:
-        settings, digest, used = variant.settings, weights_digest(variant.settings.init_weights), components(variant.settings)
-        specs = [
-            TrialSpec(settings=settings, data=data, seed=seed, weights_digest=digest, code=TRAINING_CODE_VERSION, components=used)
-            for seed in seeds
-        ]
-        reference = published_rows.reference(settings, plan.profile, data, published) if published else None
-        return replace(variant, reference=reference, trials=tuple(Trial(spec.id, spec) for spec in specs))
-
-    return replace(plan, data=data, variants=tuple(over(variant) for variant in plan.variants))
+    return problems
 
 
 def _messages(error: ValidationError) -> list[str]:

@@ -87,7 +87,7 @@ class PlanFile:
     Attributes:
         created: ISO time of the first plan over these data.
         experiment: its name. question, kind, source: as in its file; source is the file.
-        axes: the values of each axis. declared: settings that axes or arms vary.
+        axes: the values of each axis. declared: settings that axes or variants vary.
         metrics: that its table shows.
         profile, profile_title: the profile.
     """

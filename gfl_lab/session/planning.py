@@ -10,8 +10,8 @@ from gfl_lab import naming
 from gfl_lab.addresses import absolute
 from gfl_lab.data import ambiguous_shapes
 from gfl_lab.errors import InputError, Problem
-from gfl_lab.plan.expand import MAX_TRIALS, cells
-from gfl_lab.plan.plan import Plan, build_plan, plan_over
+from gfl_lab.plan.expand import MAX_TRIALS, combinations
+from gfl_lab.plan.plan import Draft, Plan, PlanInputs, draft_plan
 from gfl_lab.plan.search import corners
 from gfl_lab.rundir import RunTree
 from gfl_lab.session.components import check_components
@@ -21,13 +21,10 @@ from gfl_lab.session.weights import check_weights, digest_weights, experiment_wi
 from gfl_lab.spec.code import CodeFile, class_names
 from gfl_lab.spec.files import ExperimentFile
 from gfl_lab.spec.settings import Settings
-from gfl_lab.spec.trial import ComponentFile, DataSpec
+from gfl_lab.spec.trial import ComponentFile
 
 MANY = 1000
 """From this many trials on planning takes seconds, and their number is told first."""
-
-NO_DATA = DataSpec(name="", digest="", classes=(), train_images=0, val_images=0)
-"""Stands for the data set until the settings of all variants have been checked."""
 
 
 @dataclass(frozen=True)
@@ -84,32 +81,31 @@ def prepare(files: Files, tree: RunTree, options: PlanOptions, say: Callable[[st
     def weights_of(settings: Settings) -> str:
         return options.init_weights.get(settings.backbone) or options.init_weights.get("") or settings.init_weights
 
-    def expand(experiment: ExperimentFile, content: DataSpec) -> Plan:
-        return build_plan(
-            experiment_with_absolute_weights(experiment, files.folder),
-            files.profile,
-            content,
-            source=files.source.path.name,
-            seeds=seeds,
-            published=files.published,
-            weights_digest=digest_weights,
-            components=components,
-            weights_of=weights_of,
-            max_trials=options.max_trials,
-        )
+    inputs = PlanInputs(
+        source=files.source.path.name,
+        seeds=options.seeds,
+        published=files.published,
+        weights_digest=digest_weights,
+        components=components,
+        weights_of=weights_of,
+        max_trials=options.max_trials,
+    )
 
-    count = len(cells(experiment, seeds, source=files.source.path.name, max_trials=options.max_trials)) * len(seeds)
+    def draft(experiment: ExperimentFile) -> Draft:
+        return draft_plan(experiment_with_absolute_weights(experiment, files.folder), files.profile, inputs)
+
+    count = len(combinations(experiment, seeds, source=inputs.source, max_trials=options.max_trials)) * len(seeds)
     if count > MANY:
         say(f"planning {count:,} trials")
-    draft = expand(experiment, NO_DATA)  # impossible settings are refused before any data are looked at
-    variants = [variant.settings for variant in draft.variants]
+    drafted = draft(experiment)  # impossible settings are refused before any data are looked at
+    variants = [variant.resolved for variant in drafted.variants]
     registered = check_components(files, variants)
     check_weights(variants, say)
     content, paths = prepare_data(files.profile, tree, options.data, say)
-    plan = plan_over(draft, content, seeds, published=files.published, weights_digest=digest_weights, components=components)
+    plan = drafted.over(content)
     for note in plan.notes:
         say(f"note: {note}")
-    return Prepared(plan, paths, files.code, lambda other: expand(other, content))
+    return Prepared(plan, paths, files.code, lambda other: draft(other).over(content))
 
 
 def _check_search(files: Files, options: PlanOptions) -> None:

@@ -8,11 +8,8 @@ from pathlib import Path
 from gfl_lab import shipped
 from gfl_lab.errors import SpecError
 from gfl_lab.plan import published
-from gfl_lab.plan.plan import build_plan
+from gfl_lab.plan.plan import draft_plan
 from gfl_lab.spec.files import Profile, find_profile, load_experiment, load_profile, load_published
-from gfl_lab.spec.trial import DataSpec
-
-_NO_DATA = DataSpec(name="", digest="", classes=(), train_images=0, val_images=0)
 
 
 def survey_folders(folders: Sequence[Path], warn: Callable[[str], None]) -> list[published.Entry]:
@@ -39,11 +36,11 @@ def survey_folders(folders: Sequence[Path], warn: Callable[[str], None]) -> list
             if experiment.profile not in profiles:
                 file = find_profile(experiment.profile, [folder / shipped.PROFILES for folder in folders])
                 profiles[experiment.profile] = load_profile(file)
-            plan = build_plan(experiment, profiles[experiment.profile], _NO_DATA)
+            variants = draft_plan(experiment, profiles[experiment.profile]).variants
         except SpecError as error:
             warn(f"warning: {path} is left out: {error.problems[0]}")
             continue
-        candidates += [published.Candidate(experiment.name, table, variant.name, variant.settings) for variant in plan.variants]
+        candidates += [published.Candidate(experiment.name, table, variant.name, variant.resolved) for variant in variants]
     return published.survey(tables, candidates)
 
 

@@ -140,6 +140,7 @@ class Session:
             KeyboardInterrupt: only if it was raised by something else than the signals of this session.
         """
         options, say = self.options, self.reporter.say
+        work = self._work()
         check_address(options.address, options.executor)
         stop = StopSwitch(self.folder / naming.STOP_REQUEST)
         machine = resources.look()
@@ -149,7 +150,6 @@ class Session:
         )  # fmt: skip
         budget = parse_budget(options.budget, workers.resources.gpus)
         self._introduce(machine)
-        work = self._work()
         if work.certain and budget is None:
             workers.start()  # Ray takes seconds to start; meanwhile the data set is generated
         ending = _Ending()

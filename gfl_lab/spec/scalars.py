@@ -50,12 +50,13 @@ def value_of(word: str) -> str | int | float | bool | None:
         return None
     if word in _BOOLEANS:
         return _BOOLEANS[word]
-    if word.lower() in _SWITCHES and word in (word.lower(), word.capitalize(), word.upper()):
-        meant = _SWITCHES[word.lower()]
-        raise AmbiguousWord(word, f"some YAML readers take it for {meant}, others for text", meant == "true")
-    if zero := _LEADING_ZERO.fullmatch(word):
-        decimal = zero[1] + (zero[2].replace("_", "").lstrip("0") or "0")
-        raise AmbiguousWord(word, f"some YAML readers take it for an octal number, others for {decimal}", int(decimal))
+    _refuse_ambiguous(word)
+    number = _number_of(word)
+    return word if number is None else number
+
+
+def _number_of(word: str) -> int | float | None:
+    """Return the number that an unambiguous word is; None for text."""
     if _INTEGER.fullmatch(word):
         return int(word)
     for prefix, base, form in _BASES:
@@ -67,16 +68,26 @@ def value_of(word: str) -> str | int | float | bool | None:
         return number
     if special := _SPECIAL.fullmatch(word):
         return math.nan if special[3] else -math.inf if special[1] == "-" else math.inf
+    return None
+
+
+def _refuse_ambiguous(word: str) -> None:
+    """Raise AmbiguousWord for a word that YAML 1.1 and YAML 1.2 read differently."""
+    if word.lower() in _SWITCHES and word in (word.lower(), word.capitalize(), word.upper()):
+        meant = _SWITCHES[word.lower()]
+        raise AmbiguousWord(word, f"some YAML readers take it for {meant}, others for text", meant == "true")
+    if zero := _LEADING_ZERO.fullmatch(word):
+        decimal = zero[1] + (zero[2].replace("_", "").lstrip("0") or "0")
+        raise AmbiguousWord(word, f"some YAML readers take it for an octal number, others for {decimal}", int(decimal))
     if "_" in word and _UNDERSCORES.fullmatch(word):
         bare = word.replace("_", "")
         raise AmbiguousWord(word, "some YAML readers leave its underscores out, others take it for text", _number(bare), bare)
     if _BINARY.fullmatch(word):
-        number = int(word.replace("_", ""), 2)
-        raise AmbiguousWord(word, "some YAML readers take it for a binary number, others for text", number)
+        binary = int(word.replace("_", ""), 2)
+        raise AmbiguousWord(word, "some YAML readers take it for a binary number, others for text", binary)
     if _SEXAGESIMAL.fullmatch(word):
         number = _sexagesimal(word)
         raise AmbiguousWord(word, f"some YAML readers take it for {number}, in base 60, others for text", number)
-    return word
 
 
 def _number(bare: str) -> int | float:

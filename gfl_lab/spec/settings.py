@@ -8,13 +8,14 @@ Defaults are the paper's (Li et al., arXiv 2006.04388; mmdet 3.3 ``configs/gfl``
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     JsonValue,
+    ModelWrapValidatorHandler,
     ValidationError,
     field_validator,
     model_validator,
@@ -274,10 +275,16 @@ class Settings(BaseModel):
         """True if a general box is trained with DFL."""
         return self.dfl
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _fill_in(cls, values: Any) -> Any:
-        return expand(renames.current(values)) if isinstance(values, dict) else values  # manifests may hold old names
+    def _once(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        """Complete and check a dict of settings. Settings that exist are taken as they are: they were checked when they were made."""
+        if isinstance(values, cls):
+            return values
+        made = validate(expand(renames.current(values)) if isinstance(values, dict) else values)  # manifests may hold old names
+        if problems := broken_rules(made):
+            raise SettingsRuleError(problems)
+        return made
 
     @field_validator("strides", "image_size", "scale_range", "lr_steps", "no_decay", mode="before")
     @classmethod
@@ -290,12 +297,6 @@ class Settings(BaseModel):
         if 0 < beta < 1:
             raise ValueError("it must be 0 or at least 1, because the gradient of |y - p|^beta is NaN at y = p in between")
         return beta
-
-    @model_validator(mode="after")
-    def _rules(self) -> Settings:
-        if problems := broken_rules(self):
-            raise SettingsRuleError(problems)
-        return self
 
 
 def _extra(key: str, name: str) -> JsonValue:

@@ -1,12 +1,11 @@
 """The switches ``qfl`` and ``dfl``: short for a form of ``quality`` and of ``box``. Expanded once, when settings are made.
 
-After that ``quality``, ``box`` and ``Settings.dfl_loss_weight`` say everything; the switches are kept for the axes that a
-user wrote with them.
+After that code reads ``quality``, ``box`` and ``trains_dfl``; the switches are kept for the axes that a user wrote with them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gfl_lab.spec.choices import JOINT, NOT_JOINT
@@ -64,6 +63,11 @@ def contradictions(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
         message = f"dfl: true contradicts box: {settings.box}, which has no bins; give box: general or dfl: false"
         found.append((("box", "dfl"), message))
     return found
+
+
+def trains_dfl(settings: Mapping[str, Any]) -> bool:
+    """Return True if expanded settings, as a file holds them, train a general box with DFL."""
+    return bool(settings.get("dfl", True))
 
 
 def partners(refused: set[str]) -> set[str]:

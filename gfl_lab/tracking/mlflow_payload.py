@@ -90,7 +90,7 @@ def read_plan(tree: RunTree, experiment: str, profile: str) -> Plan:
     trials: dict[str, Trial] = {}
     for variant in record.variants:
         for trial in variant.trials:
-            # Two arms that are the same trial are one run, under the first arm's name.
+            # Two variants that are the same trial are one run, under the first variant's name.
             trials.setdefault(trial.id, Trial(tree.trial(trial.id), trial.seed, variant.name, dict(variant.axes)))
     common = {
         naming.TAG_EXPERIMENT: experiment,

@@ -221,18 +221,21 @@ class Server:
         room = max(1, BATCH - len(new_tags) - len(new_params))
         batch: dict[tuple[str, int], Any] = {}
         sent = 0
+        if run.steps is None:
+            self.read_steps(run)
+        known = run.steps if run.steps is not None else {}
 
         def send(**more: Any) -> int:
             with self._asking():
                 self._client.log_batch(run.id, metrics=list(batch.values()), **more)
             for key, step in batch:
-                run.steps.setdefault(key, set()).add(step)
+                known.setdefault(key, set()).add(step)
             done = len(batch)
             batch.clear()
             return done
 
         for key, value, when, step in points:
-            if (key, step) not in batch and step not in run.steps.get(key, ()):
+            if (key, step) not in batch and step not in known.get(key, ()):
                 if len(batch) == room:
                     sent += send()
                 batch[key, step] = Metric(key, value, when, step)

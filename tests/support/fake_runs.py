@@ -321,7 +321,7 @@ def _write_trial(
             epoch = (step - 1) // per_epoch + 1
             fall = math.exp(-2.2 * step / total)
             terms = {"loss_cls": 0.25 + 0.7 * fall, "loss_bbox": 0.3 + 0.9 * fall}
-            if settings.dfl:
+            if settings.trains_dfl:
                 terms["loss_dfl"] = 0.25 + 0.35 * fall
             if not settings.qfl:
                 terms["loss_centerness"] = 0.55 + 0.1 * fall
@@ -376,13 +376,13 @@ def _write_trial(
         )
         return
     metrics = {"AP": final, "AP50": final * 1.42, "AP75": final * 1.06, "AP_M": final * 0.97, "AP_L": final * 1.1}
-    metrics |= {"fps": 41.0 - 1.5 * settings.dfl + float(rng.normal(0, 0.3))}
+    metrics |= {"fps": 41.0 - 1.5 * settings.trains_dfl + float(rng.normal(0, 0.3))}
     metrics["latency_ms"] = 1000 / metrics["fps"]
     if spec.data.truth:
         metrics |= {
-            "two_mode_recall": 0.62 + 0.04 * settings.qfl + float(rng.normal(0, 0.01)) if settings.dfl else 0.0,
-            "false_bimodality": 0.03 + float(abs(rng.normal(0, 0.005))) if settings.dfl else 0.0,
-            "wasserstein": (0.55 if settings.dfl else 1.35) + float(rng.normal(0, 0.02)),
+            "two_mode_recall": 0.62 + 0.04 * settings.qfl + float(rng.normal(0, 0.01)) if settings.trains_dfl else 0.0,
+            "false_bimodality": 0.03 + float(abs(rng.normal(0, 0.005))) if settings.trains_dfl else 0.0,
+            "wasserstein": (0.55 if settings.trains_dfl else 1.35) + float(rng.normal(0, 0.02)),
         }
     seconds |= {"eval": 2.1, "latency": 3.0, "distributions": 0.9}
     write_json(
@@ -472,7 +472,7 @@ def _write_records(path: Path, rows: list[dict[str, Any]], images: list[int], cl
 
 
 def _box_row(rng: np.random.Generator, spec: TrialSpec, image_id: int, file_name: str, annotation_id: int, box: _Box) -> dict[str, Any]:
-    dfl, n = spec.settings.dfl, spec.settings.reg_max
+    dfl, n = spec.settings.trains_dfl, spec.settings.reg_max
     gt = np.array(box.xyxy)
     inner = gt.copy()
     if box.side >= 0:
