@@ -13,12 +13,12 @@ import torch
 
 from gfl_lab import naming
 from gfl_lab.checkpoints.files import load_safely
-from gfl_lab.cli.lookup import find_trial
 from gfl_lab.data import coco
 from gfl_lab.errors import InputError
 from gfl_lab.inference.reevaluate import COMPARED, SETTABLE
 from gfl_lab.records.files import write_json
 from gfl_lab.rundir import RunTree, TrialDir
+from gfl_lab.session.lookup import find_trial
 from gfl_lab.setup.components import load
 from gfl_lab.spec.code import CodeFile
 from tests.support.cli import Cli, runner

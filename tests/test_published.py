@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from gfl_lab.cli.published import survey_folders
 from gfl_lab.errors import SpecError
 from gfl_lab.plan.plan import PlanInputs, build_plan
 from gfl_lab.plan.published import NO_EXPERIMENT, Candidate, Entry, differences, matching_row, survey
+from gfl_lab.session.published_rows import survey_folders
 from gfl_lab.spec.files import PublishedRow, PublishedTable, load_experiment, load_profile, load_published, resolve_settings
 from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import DataSpec
@@ -33,7 +33,7 @@ SIZE_KEYS = {"APs": "AP_S", "APm": "AP_M", "APl": "AP_L"}
 
 @pytest.fixture(scope="module")
 def entries() -> list[Entry]:
-    return survey_folders([EXPERIMENTS])
+    return survey_folders([EXPERIMENTS], print)
 
 
 @pytest.fixture(scope="module")

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from gfl_lab.cli.lookup import stored_experiment
 from gfl_lab.cli.options import experiment_argument, profile_option
 from gfl_lab.cli.output import consoles, print_json, say
 from gfl_lab.errors import InputError, Problem
 from gfl_lab.wording import plural
+
+if TYPE_CHECKING:
+    from gfl_lab.metrics.coco_records import Records
+    from gfl_lab.report.variant_comparison import DifferenceRow
+    from gfl_lab.results.rows import ExperimentRow, VariantRow
+    from gfl_lab.results.store import Store
 
 MOST_CLASSES = 12
 
@@ -32,12 +37,13 @@ def command(experiment: Path, variant: str, other: str | None, profile: str | No
     """
     from gfl_lab.report.comparison import shared
     from gfl_lab.report.variant_comparison import compare_variants, comparison_json, context
+    from gfl_lab.session.lookup import stored_experiment
 
     store, row = stored_experiment(experiment, profile)
     ours = _variant(row, variant)
-    if other is None and row.baseline is None:
-        raise InputError(f"{row.name} has no baseline: name both variants")
     theirs = row.baseline if other is None else _variant(row, other)
+    if theirs is None:
+        raise InputError(f"{row.name} has no baseline: name both variants")
     if ours.name == theirs.name:
         raise InputError(f"both are {ours.name}" + (", which is the baseline" if other is None else ""))
     finished = shared(ours, theirs)
@@ -47,10 +53,8 @@ def command(experiment: Path, variant: str, other: str | None, profile: str | No
         )
     pairs = []
     for trials in finished.values():
-        both = tuple(store.records(trial.id) for _, trial in trials)
-        if None in both:
-            raise InputError(f"trial {trials[both.index(None)][1].id} has no evaluation records")
-        pairs.append(both)
+        first, second = (_records(store, trial.id) for _, trial in trials)
+        pairs.append((first, second))
     say(f"{ours.name} against {theirs.name}, {plural(len(finished), 'seed')}")
     try:
         rows = compare_variants(pairs, known=context(row, ours, theirs, store.resampled_or_none))
@@ -71,7 +75,7 @@ def command(experiment: Path, variant: str, other: str | None, profile: str | No
     _print(rows, ours.name, theirs.name)
 
 
-def _variant(row: Any, name: str) -> Any:
+def _variant(row: ExperimentRow, name: str) -> VariantRow:
     """The variant of that name, or the only one whose name holds it. Raises InputError."""
     exact = [variant for variant in row.variants if variant.name == name]
     found = exact or [variant for variant in row.variants if name in variant.name]
@@ -84,7 +88,14 @@ def _variant(row: Any, name: str) -> Any:
     raise InputError(Problem(problem, hint=f"Name one of: {known}"))
 
 
-def _print(rows: Sequence[Any], ours: str, theirs: str) -> None:
+def _records(store: Store, trial: str) -> Records:
+    found = store.records(trial)
+    if found is None:
+        raise InputError(f"trial {trial} has no evaluation records")
+    return found
+
+
+def _print(rows: Sequence[DifferenceRow], ours: str, theirs: str) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -118,7 +129,7 @@ def _print(rows: Sequence[Any], ours: str, theirs: str) -> None:
             grid.add_column("")
         for row in shown:
             style = {True: "green", False: "red", None: "dim"}[row.better]
-            line = [Text(row.name), format_number("AP", row.value), format_number("AP", row.reference)]
+            line: list[Text | str] = [Text(row.name), format_number("AP", row.value), format_number("AP", row.reference)]
             line += [
                 Text(format_number("AP", row.found.mean, True), style=style),
                 MISSING if row.half is None else format_number("AP", row.half),

@@ -16,7 +16,7 @@ from gfl_lab.cli.server_ports import free_port, port_option
 @port_option(8501)
 def command(port: int) -> None:
     """Open the dashboard on 127.0.0.1: tables, curves, box distributions. Works while trials run. Ctrl-C ends it."""
-    from gfl_lab.rundir import home
+    from gfl_lab.session.run_tree import default_tree
 
     warn_of_container()
     port = free_port(port)
@@ -24,5 +24,5 @@ def command(port: int) -> None:
         sys.executable, "-P", str(shipped.dashboard() / "__main__.py"), "--server.address=127.0.0.1", f"--server.port={port}", "--server.headless=true",
         "--browser.gatherUsageStats=false", "--browser.serverAddress=localhost", "--server.fileWatcherType=none", "--client.toolbarMode=minimal",
     ]  # fmt: skip
-    say(f"dashboard: http://127.0.0.1:{port}  over {home()}  (Ctrl-C ends it)")
-    os.execvpe(sys.executable, arguments, os.environ | {"GFL_LAB_HOME": str(home())})
+    say(f"dashboard: http://127.0.0.1:{port}  over {default_tree().root}  (Ctrl-C ends it)")
+    os.execvpe(sys.executable, arguments, os.environ | {"GFL_LAB_HOME": str(default_tree().root)})

@@ -72,9 +72,9 @@ def check(path: Path | None, profile_name: str | None, reg_max: int | None, bin_
         print_json(report.to_dict() | found)
     else:
         print(report.to_text(verbose))
-        if reason and report.ok:
+        if reason and report.ok and profile:
             print(f"\nassignment of boxes, profile {profile.name}: not analysed: {reason}")
-        if sides:
+        if sides and unassigned and profile:
             print_sides(sides, f"profile {profile.name}", consoles()[0])
             print("", *unassigned.lines(), sep="\n")
     if not report.ok:
@@ -95,12 +95,12 @@ def _generated(profile: Any) -> Path:
     """The folder of the data that a profile generates, made when it is not there yet."""
     from gfl_lab.data.ambiguous_shapes import AmbiguousShapesSpec
     from gfl_lab.data.ambiguous_shapes import generate as make
-    from gfl_lab.rundir import RunTree
+    from gfl_lab.session.run_tree import default_tree
 
     if profile.data == "required":
         message = f"profile {profile.name} has no data set of its own"
         raise InputError(Problem(message, hint="Give PATH, a folder in COCO format (docs/data.md)."))
-    return make(AmbiguousShapesSpec(**profile.data.model_dump()), RunTree.default().root / "data")
+    return make(AmbiguousShapesSpec(**profile.data.model_dump()), default_tree().root / "data")
 
 
 def _locate(path: Path, settings: Any) -> Unassigned:
@@ -153,7 +153,7 @@ def print_sides(sides: SideDistances, title: str, console: Any) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for level in (*sides.levels, sides.all):
         numbers = ["-"] * 6
-        if level.cells:
+        if level.cells and level.quantiles:
             numbers = [f"{distance:.1f}" for distance in (*(level.quantiles[q] for q in ("0.5", "0.9", "0.99")), level.max)]
             numbers += [f"{share:.2%}" for share in (level.clipped_share, level.clipped_boxes_share)]
         table.add_row(str(level.stride or "all"), str(level.boxes), f"{level.boxes_share:.1%}", str(level.cells), *numbers)

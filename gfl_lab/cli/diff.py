@@ -6,7 +6,6 @@ import dataclasses
 
 import click
 
-from gfl_lab.cli.lookup import find_trial
 from gfl_lab.cli.output import consoles, print_json, say
 from gfl_lab.errors import InputError, StoreError
 
@@ -19,9 +18,10 @@ def command(first: str, second: str, as_json: bool) -> None:
     """Show in what trials FIRST and SECOND differ: settings, data, code, environment, numbers. The beginning of an id is enough."""
     from gfl_lab.report.differences import GROUPS, differences
     from gfl_lab.results.store import Store
-    from gfl_lab.rundir import RunTree
+    from gfl_lab.session.lookup import find_trial
+    from gfl_lab.session.run_tree import default_tree
 
-    tree = RunTree.default()
+    tree = default_tree()
     store = Store(tree)
     try:
         trials = [store.recorded(find_trial(tree, prefix).id) for prefix in (first, second)]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from gfl_lab.orchestrate.driver import Progress
-from gfl_lab.rundir import TrialState
+import rich.progress
+from rich.console import Console, JustifyMethod, RenderableType
+from rich.progress import BarColumn, ProgressColumn, Task, TaskID
+from rich.table import Column
+from rich.text import Text
+
+from gfl_lab.session.reporting import Listener, Progress, TrialState
 from gfl_lab.wording import duration
 
 _WORDS = {
@@ -23,48 +27,74 @@ _COUNTED = {
 
 
 @contextlib.contextmanager
-def display(console: Any) -> Iterator[Callable[[Sequence[Progress]], None]]:
-    """A listener for `driver.Watcher`."""
+def display(console: Console) -> Iterator[Listener]:
+    """Show trials on ``console`` while they run, and yield the listener for their progress."""
     if not console.is_terminal:
         yield _Lines(console)
         return
-    from rich.live import Live
-
-    with Live(console=console, refresh_per_second=4, transient=False) as live:
-        yield lambda trials: live.update(_bars(trials, max(4, console.height - 2)))
+    with _Bars(console, max(4, console.height - 2)) as bars:
+        yield bars.show
 
 
-def _bars(trials: Sequence[Progress], rows: int) -> Any:
-    """A row a trial; where they do not all fit in ``rows``, those that say most, and how many others there are."""
-    from rich.console import Group
+class _Field(ProgressColumn):
+    """A column with one text of each trial, in the trial's style."""
 
-    if len(trials) <= rows:
-        return _grid(trials)
-    wanted = (TrialState.RUNNING, TrialState.FAILED, TrialState.INTERRUPTED)
-    shown = sorted((trial for trial in trials if trial.state in wanted), key=lambda trial: wanted.index(trial.state))[: rows - 1]
-    counts = Counter(trial.state for trial in trials)
-    return Group(_grid(shown), ", ".join(f"{counts[state]} {_COUNTED[state]}" for state in _COUNTED if counts[state]))
+    def __init__(self, text: Callable[[Progress], str], justify: JustifyMethod = "right") -> None:
+        super().__init__(table_column=Column(no_wrap=True, justify=justify))
+        self._text = text
 
-
-def _grid(trials: Sequence[Progress]) -> Any:
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table.grid(padding=(0, 1))
-    for name in ("trial", "bar", "epoch", "loss", "AP", "left"):
-        grid.add_column(name, no_wrap=True, justify="left" if name in ("trial", "bar") else "right")
-    for trial in trials:
+    def render(self, task: Task) -> Text:
+        """Return the text."""
+        trial: Progress = task.fields["trial"]
         style = {TrialState.DONE: "green", TrialState.FAILED: "red", TrialState.RUNNING: ""}.get(trial.state, "dim")
-        bar = ProgressBar(total=max(1, trial.steps), completed=trial.step, width=24, complete_style=style or "cyan", finished_style="green")
-        left = (
-            _WORDS[trial.state] if trial.state is not TrialState.RUNNING else ("evaluates" if trial.step >= trial.steps else _left(trial))
-        )
-        grid.add_row(
-            Text(trial.label, style=style), bar, f"epoch {trial.epoch}/{trial.epochs}", f"loss {_number(trial.loss, 3)}",
-            f"AP {_number(trial.ap, 1)}", Text(left, style=style),
-        )  # fmt: skip
-    return grid
+        return Text(self._text(trial), style=style)
+
+
+_COLUMNS = (
+    _Field(lambda trial: trial.label, "left"),
+    BarColumn(24, complete_style="cyan"),
+    _Field(lambda trial: f"epoch {trial.epoch}/{trial.epochs}"),
+    _Field(lambda trial: f"loss {_number(trial.loss, 3)}"),
+    _Field(lambda trial: f"AP {_number(trial.ap, 1)}"),
+    _Field(lambda trial: _standing(trial)),
+)
+
+
+class _Bars(rich.progress.Progress):
+    """A row for each trial. If there are more than ``rows``, the running, failed and interrupted ones, and a line with the counts of all."""
+
+    def __init__(self, console: Console, rows: int) -> None:
+        self._rows, self._tasks_of, self._counts = rows, dict[str, TaskID](), ""
+        super().__init__(*_COLUMNS, console=console, refresh_per_second=4)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Return the rows, and the line with the counts if there is one."""
+        yield from super().get_renderables()
+        if self._counts:
+            yield self._counts
+
+    def show(self, trials: Sequence[Progress]) -> None:
+        """Show the progress of all trials."""
+        shown = {trial.trial for trial in trials} if len(trials) <= self._rows else self._most_telling(trials)
+        counts = Counter(trial.state for trial in trials)
+        hidden = len(shown) < len(trials)
+        self._counts = ", ".join(f"{counts[state]} {word}" for state, word in _COUNTED.items() if hidden and counts[state])
+        for trial in trials:
+            if trial.trial not in self._tasks_of:
+                self._tasks_of[trial.trial] = self.add_task("", trial=trial)
+            task, visible = self._tasks_of[trial.trial], trial.trial in shown
+            self.update(task, total=max(1, trial.steps), completed=trial.step, visible=visible, trial=trial)
+
+    def _most_telling(self, trials: Sequence[Progress]) -> set[str]:
+        wanted = (TrialState.RUNNING, TrialState.FAILED, TrialState.INTERRUPTED)
+        ranked = sorted((trial for trial in trials if trial.state in wanted), key=lambda trial: wanted.index(trial.state))
+        return {trial.trial for trial in ranked[: self._rows - 1]}
+
+
+def _standing(trial: Progress) -> str:
+    if trial.state is not TrialState.RUNNING:
+        return _WORDS[trial.state]
+    return "evaluates" if trial.step >= trial.steps else _left(trial)
 
 
 def _left(trial: Progress) -> str:
@@ -78,9 +108,9 @@ def _number(value: float | None, digits: int) -> str:
 class _Lines:
     """A line when a trial starts, finishes an epoch's evaluation, or ends."""
 
-    def __init__(self, console: Any) -> None:
+    def __init__(self, console: Console) -> None:
         self._console = console
-        self._said: dict[str, tuple[Any, ...]] = {}
+        self._said: dict[str, tuple[TrialState, float | None, int]] = {}
 
     def __call__(self, trials: Sequence[Progress]) -> None:
         for trial in trials:

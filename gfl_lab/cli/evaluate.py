@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gfl_lab.addresses import absolute
-from gfl_lab.cli.lookup import require_done, trial_of_checkpoint, trial_or_file
 from gfl_lab.cli.numbers import Whole
 from gfl_lab.cli.output import consoles, print_json, say
 from gfl_lab.errors import InputError, Problem, SpecError
@@ -65,6 +64,8 @@ def command(what: str, changes: dict[str, Any], data: Path | None, profile: str 
 
     Examples:  gfl-lab evaluate 3fa9 --set decode=local_peak,  gfl-lab evaluate gfl_r50.gfl-lab.pth --data ~/data/coco
     """
+    from gfl_lab.session.lookup import require_done, trial_of_checkpoint, trial_or_file
+
     trial = trial_or_file(what)
     if trial is not None and (data or profile):
         raise click.UsageError(f"{'--data' if data else '--profile'} goes with a weights file; a trial is evaluated on its own data")
@@ -84,6 +85,7 @@ def command(what: str, changes: dict[str, Any], data: Path | None, profile: str 
     else:
         from gfl_lab.session.inputs import named_profile
 
+        assert data is not None  # weights without data have been refused
         subject = reevaluate.read_weights(Path(what), absolute(data, "--data"), named_profile(profile or DEFAULT_PROFILE))
     changed = subject.under(changes)
     for note in subject.notes:

@@ -26,11 +26,11 @@ def command(experiment: Path, profile: str | None, plan: PlanOptions, budget: st
     A trial's id depends on the data, so a generated data set is made when it is not there yet. Exit code 5 when --budget is
     not enough.
     """
-    from gfl_lab.rundir import RunTree
     from gfl_lab.session.inputs import read_files
     from gfl_lab.session.overview import plan_overview, search_overview
+    from gfl_lab.session.run_tree import default_tree
 
-    files, tree = read_files(experiment, profile), RunTree.default()
+    files, tree = read_files(experiment, profile), default_tree()
     if files.experiment.kind == "search":
         search = search_overview(files, tree, plan, say)
         if as_json:

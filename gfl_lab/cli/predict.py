@@ -8,11 +8,8 @@ from typing import Any
 import click
 
 from gfl_lab import naming
-from gfl_lab.cli.lookup import require_done, trial_of_checkpoint, trial_or_file
 from gfl_lab.cli.numbers import Number, Whole
 from gfl_lab.cli.output import print_json, say
-from gfl_lab.errors import InputError, Problem
-from gfl_lab.session.refusals import output_problem
 from gfl_lab.wording import plural
 
 
@@ -35,17 +32,15 @@ def command(
 
     Example:  gfl-lab predict 3fa9 photo.jpg --distributions
     """
-    targets = {} if as_json else _targets(images, out, force)
-    missing = [Problem("there is no such file", str(path)) for path in images if not path.is_file()]
-    if missing:
-        raise InputError(missing)
-    if unreadable := [problem for path in images if (problem := _image_problem(path))]:
-        raise InputError(unreadable)
+    from gfl_lab.session.lookup import require_done, trial_of_checkpoint, trial_or_file
+    from gfl_lab.session.pictures import picture_paths, require_images, write_picture
+
+    targets = {} if as_json else picture_paths(images, out, force)
+    require_images(images)
     trial = trial_or_file(what) or trial_of_checkpoint(Path(what))
     if trial is not None:
         require_done(trial)
     from gfl_lab.inference import reevaluate
-    from gfl_lab.report.boxes import box_view
 
     if trial is not None:
         subject = reevaluate.read_trial(trial, with_data=False)
@@ -60,57 +55,17 @@ def command(
         if as_json:
             found.append({"image": str(path), "detections": [_to_dict(row, distributions) for row in rows]})
             continue
-        from gfl_lab.data.pixels import read_rgb
-        from gfl_lab.records.files import atomic_path
-        from gfl_lab.report.drawing import draw
-
-        views = [box_view(row) for row in rows[:most]]
-        target = targets[path]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(target) as temporary:
-            draw(read_rgb(path, subject.spec.data.white_level), views, distributions=distributions).save(temporary, format="PNG")
+        without = write_picture(path, targets[path], rows[:most], subject.spec.data.white_level, distributions)
         rest = f", the best {most} drawn" if len(rows) > most else ""
-        say(f"{path}: {plural(len(rows), 'detection')}{rest}; {target}")
-        if distributions and views and not any(side.probability is not None for view in views for side in view.sides):
+        say(f"{path}: {plural(len(rows), 'detection')}{rest}; {targets[path]}")
+        if without:
             say("note: these weights have Dirac boxes, which have no distribution")
     if as_json:
         print_json({"weights": subject.name, "classes": list(subject.spec.data.classes), "images": found})
 
 
-def _targets(images: tuple[Path, ...], out: Path, force: bool) -> dict[Path, Path]:
-    """Where the picture of each image goes. Raises InputError where it would write over something."""
-    targets = {path: out / f"{path.stem}.png" for path in images}
-    problems = [problem for problem in [output_problem(out, folder=True)] if problem]
-    for path, target in ({} if problems else targets).items():
-        twins = [str(other) for other, its in targets.items() if its == target and other != path]
-        if twins:
-            problems.append(
-                Problem(
-                    f"its picture would have the name of that of {', '.join(twins)}: {target}",
-                    str(path),
-                    "One call each, with another --out.",
-                )
-            )
-        elif target.exists() and not force:
-            problems.append(Problem(f"{target} is there already", str(path), "Give --force to write over it, or another --out."))
-    if problems:
-        raise InputError(problems)
-    return targets
-
-
-def _image_problem(path: Path) -> Problem | None:
-    """Return why an image cannot be read, before weights are loaded and other pictures are written."""
-    from gfl_lab.data.pixels import ImageError, read_image
-
-    try:
-        read_image(path)
-    except ImageError as error:
-        return Problem(error.why, str(path))
-    return None
-
-
 def _to_dict(row: dict[str, Any], distributions: bool) -> dict[str, Any]:
-    """A detection; places in px of the image, xyxy, distances in bins outwards from the cell."""
+    """Return a detection as JSON; places in px of the image, xyxy, distances in bins outwards from the cell."""
     found = {
         "class": row["category"],
         "score": round(row["det_score"], 6),

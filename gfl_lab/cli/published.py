@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from gfl_lab import shipped
 from gfl_lab.cli.output import consoles, print_json, say
-from gfl_lab.errors import InputError, Problem, SpecError
+from gfl_lab.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from gfl_lab.plan.published import Entry
 
 
 @click.command("published")
@@ -25,9 +27,10 @@ def command(table_id: str | None, runnable: bool, as_json: bool) -> None:
 
     Example:  gfl-lab published --table gfl_t1a_quality_representation
     """
+    from gfl_lab.session.published_rows import survey_folders
     from gfl_lab.spec.hints import nearest
 
-    entries = survey_folders(shipped.experiment_folders())
+    entries = survey_folders(shipped.experiment_folders(), say)
     tables = {entry.table.id for entry in entries}
     if table_id is not None and table_id not in tables:
         raise InputError(Problem(f"there is no published table {table_id!r}", "--table", nearest(table_id, tables)))
@@ -42,54 +45,7 @@ def command(table_id: str | None, runnable: bool, as_json: bool) -> None:
     print(f"{len(running)} of {len(entries)} published rows can be run")
 
 
-def survey_folders(folders: list[Path]) -> list[Any]:
-    """An ``Entry`` of plan/published.py for each published row; of files with one name the first folder's counts.
-
-    An experiment file that cannot be read is told on stderr and left out.
-
-    Raises:
-        SpecError: a published table is not valid.
-    """
-    from gfl_lab.plan import published
-    from gfl_lab.plan.plan import draft_plan
-    from gfl_lab.spec.files import find_profile, load_experiment, load_profile, load_published
-
-    tables = [
-        load_published(name, [folder / shipped.PUBLISHED for folder in folders])
-        for name in _files(folder / shipped.PUBLISHED for folder in folders)
-    ]
-    by_id = {table.id: table for table in tables}
-    profiles: dict[str, Any] = {}
-    candidates = []
-    for path in _files(folders).values():
-        try:
-            experiment, _ = load_experiment(path)
-            if experiment.published_table not in by_id:
-                continue
-            if experiment.profile not in profiles:
-                profiles[experiment.profile] = load_profile(
-                    find_profile(experiment.profile, [folder / shipped.PROFILES for folder in folders])
-                )
-            variants = draft_plan(experiment, profiles[experiment.profile]).variants
-        except SpecError as error:
-            say(f"warning: {path} is left out: {error.problems[0]}")
-            continue
-        candidates += [
-            published.Candidate(experiment.name, experiment.published_table, variant.name, variant.resolved) for variant in variants
-        ]
-    return published.survey(tables, candidates)
-
-
-def _files(folders: Iterable[Path]) -> dict[str, Path]:
-    """YAML files of folders by name without suffix; the first folder goes before the others."""
-    found: dict[str, Path] = {}
-    for folder in folders:
-        for path in sorted(folder.glob("*.yaml")) if folder.is_dir() else ():
-            found.setdefault(path.stem, path)
-    return found
-
-
-def _row(entry: Any) -> dict[str, Any]:
+def _row(entry: Entry) -> dict[str, object]:
     table, row = entry.table, entry.row
     return {
         "table": table.id, "row": row.name, "settings": row.settings, "metrics": row.metrics, "runnable": entry.runnable,
@@ -98,7 +54,7 @@ def _row(entry: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _print(entries: list[Any]) -> None:
+def _print(entries: Sequence[Entry]) -> None:
     from itertools import groupby
 
     from rich.table import Table

@@ -32,11 +32,11 @@ def command(experiment: Path, profile: str | None, plan: PlanOptions, options: R
     Example:  gfl-lab run experiments/table3_qfl_dfl.yaml --seeds 0,1,2
     """
     from gfl_lab.cli.terminal import Terminal
-    from gfl_lab.rundir import RunTree
     from gfl_lab.session.inputs import read_files
+    from gfl_lab.session.run_tree import default_tree
     from gfl_lab.session.session import Session
 
-    outcome = Session(read_files(experiment, profile), RunTree.default(), Terminal(as_json=as_json), plan, options).run()
+    outcome = Session(read_files(experiment, profile), default_tree(), Terminal(as_json=as_json), plan, options).run()
     if outcome.stopped:
         if outcome.stopped.spent:
             say(f"{outcome.stopped.spent} is spent; the same command spends it once more, a larger one more")

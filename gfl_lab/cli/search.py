@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gfl_lab import naming
 from gfl_lab.cli.output import consoles
 from gfl_lab.errors import InputError
 
+if TYPE_CHECKING:
+    from gfl_lab.rundir import RunTree
 
-def print_table(tree: Any, name: str, profile: str, form: str) -> None:
-    """`gfl-lab table` of a search, on stdout. Raises InputError."""
+
+def print_table(tree: RunTree, name: str, profile: str, form: str) -> None:
+    """Print `gfl-lab table` of a search on stdout. Raises InputError."""
     from gfl_lab.errors import StoreError
     from gfl_lab.report.exports import RANKING_FORMS
     from gfl_lab.report.ranking import rank
@@ -31,8 +34,10 @@ def print_table(tree: Any, name: str, profile: str, form: str) -> None:
         sys.stdout.write(RANKING_FORMS[form](ranking))
 
 
-def status_lines(tree: Any, name: str, profile: str, cost: str) -> list[str]:
-    """`gfl-lab status` of a search: its trials in the ledger's words, since one that was stopped early is neither failed nor unfinished."""
+def status_lines(tree: RunTree, name: str, profile: str, cost: str) -> list[str]:
+    """Return the lines of `gfl-lab status` on a search, with the states of its ledger: a trial that was stopped early is neither failed nor
+    unfinished.
+    """
     from gfl_lab.errors import StoreError
     from gfl_lab.report.ranking_grid import state_text
     from gfl_lab.results.search import read_search
@@ -55,14 +60,3 @@ def status_lines(tree: Any, name: str, profile: str, cost: str) -> list[str]:
         reason = f"  {row.reason}" if row.reason else ""
         lines.append(f"  {row.number:3}  {naming.variant_name(dict(row.settings)):{width}}  {row.trial}  {state_text(row)}{value}{reason}")
     return lines
-
-
-def stopped_early(tree: Any, name: str, profile: str) -> set[str]:
-    """Ids of the trials that a search has stopped early; none where its ledger cannot be read."""
-    from gfl_lab.errors import StoreError
-    from gfl_lab.results.search import STOPPED, read_search
-
-    try:
-        return {row.trial for row in read_search(tree, name, profile).suggestions if row.state == STOPPED}
-    except StoreError:
-        return set()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from gfl_lab.cli.output import print_json, say
-from gfl_lab.errors import GflLabError
 
 
 @click.command("sync")
@@ -16,34 +15,22 @@ def command(uri: str | None, as_json: bool) -> None:
 
     Runs that a killed process left RUNNING are ended. Exit code 6 when the server cannot be reached; what has arrived stays.
     """
-    from gfl_lab.rundir import RunTree
-    from gfl_lab.tracking.mirror import Mirror
-    from gfl_lab.tracking.server import PATIENCE_S, redacted
+    from gfl_lab.session.mirroring import FullSync
+    from gfl_lab.session.run_tree import default_tree
 
-    tree = RunTree.default()
-    mirror = Mirror(tree, uri)
-    say(f"MLflow: {redacted(mirror.uri)}")
-    mirror.prepare()
-    rows: list[dict[str, object]] = []
-    failed: dict[str, GflLabError] = {}  # by text: what is wrong with the server is said once
-    for name, profile in tree.experiments():
-        try:
-            report = mirror.sync(name, profile, final=True)
-        except GflLabError as error:
-            failed[str(error)] = error
-            if getattr(error, "waited", 0.0) > PATIENCE_S:
-                break  # the server hangs: it would do so for each experiment
-            continue
+    tree = default_tree()
+    sync = FullSync(tree, uri)
+    say(f"MLflow: {sync.uri}")
+    rows = []
+    for sent in sync.run():
         if not as_json:
-            print(f"{name} on {profile}: {report}", flush=True)
-        for problem in report.problems:
+            print(f"{sent.experiment} on {sent.profile}: {sent.report}", flush=True)
+        for problem in sent.report.problems:
             say(f"warning: {problem}")
-        sent = {"runs": report.runs, "points": report.points, "artifacts": report.artifacts, "seconds": round(report.seconds, 3)}
-        rows.append({"experiment": name, "profile": profile, **sent})
+        rows.append(sent.to_json())
     if as_json:
-        print_json({"uri": redacted(mirror.uri), "rows": rows})
-    elif not rows and not failed:
+        print_json({"uri": sync.uri, "rows": rows})
+    elif not rows and not sync.error:
         say(f"no runs under {tree.root}")
-    if failed:
-        worst = max(failed.values(), key=lambda error: error.exit_code)
-        raise type(worst)([problem for error in failed.values() for problem in error.problems])
+    if sync.error:
+        raise sync.error

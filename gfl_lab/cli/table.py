@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from gfl_lab.cli.lookup import require_run
 from gfl_lab.cli.numbers import Number
 from gfl_lab.cli.options import experiment_argument, profile_option
 from gfl_lab.cli.output import consoles, print_json, say
@@ -45,6 +44,7 @@ def command(experiment: Path, profile: str | None, as_json: bool, form: str, dif
     from gfl_lab.report.table_grid import table_sheet
     from gfl_lab.report.writers.terminal import TableReport
     from gfl_lab.results.store import Store
+    from gfl_lab.session.lookup import require_run
 
     files, tree = require_run(experiment, profile)
     name, profile_name = files.experiment.name, files.profile.name

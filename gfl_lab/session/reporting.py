@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from gfl_lab.orchestrate.driver import Progress
+from gfl_lab.orchestrate.driver import Progress as Progress
 from gfl_lab.report.ranking import Ranking
 from gfl_lab.report.table import Table
+from gfl_lab.rundir import TrialState as TrialState
 
 Listener = Callable[[Sequence[Progress]], None]
 """Called again and again with the progress of all trials."""

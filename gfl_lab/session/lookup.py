@@ -1,26 +1,23 @@
-"""From what a user typed to what is on disk: an experiment that has been run, a trial by the beginning of its id."""
+"""Find what a person names in a run tree: an experiment that has been run, a trial by the beginning of its id."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from gfl_lab import naming
 from gfl_lab.errors import InputError, Problem, StoreError
+from gfl_lab.results.rows import ExperimentRow
+from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
+from gfl_lab.session.inputs import Files, read_files
 from gfl_lab.wording import plural
-
-if TYPE_CHECKING:
-    from gfl_lab.session.inputs import Files
 
 LIKE_A_TRIAL = re.compile(r"[0-9a-f]{1,12}")
 
 
 def require_run(path: Path, profile: str | None) -> tuple[Files, RunTree]:
-    """The files of an experiment that has been run, and the tree it is in. Raises InputError where it has not."""
-    from gfl_lab.session.inputs import read_files
-
+    """Return the files of an experiment that has been run, and the tree that holds it. Raises InputError if it has not."""
     files = read_files(path, profile)
     name, found = files.experiment.name, files.profile.name
     tree = RunTree.default()
@@ -32,10 +29,8 @@ def require_run(path: Path, profile: str | None) -> tuple[Files, RunTree]:
     return files, tree
 
 
-def stored_experiment(path: Path, profile: str | None) -> tuple[Any, Any]:
-    """The store, and the row of an ablation that has been run. Raises InputError."""
-    from gfl_lab.results.store import Store
-
+def stored_experiment(path: Path, profile: str | None) -> tuple[Store, ExperimentRow]:
+    """Return the store, and the row of an ablation that has been run. Raises InputError."""
     files, tree = require_run(path, profile)
     if files.experiment.kind == "search":
         raise InputError(Problem(f"{files.experiment.name} is a search", hint=f"Confirm its best with:  gfl-lab confirm {path}"))
@@ -47,7 +42,7 @@ def stored_experiment(path: Path, profile: str | None) -> tuple[Any, Any]:
 
 
 def find_trial(tree: RunTree, prefix: str) -> TrialDir:
-    """The one trial whose id begins with ``prefix``.
+    """Return the one trial whose id begins with ``prefix``.
 
     Raises:
         InputError: there is none, or several.
@@ -64,7 +59,7 @@ def find_trial(tree: RunTree, prefix: str) -> TrialDir:
 
 
 def trial_of_checkpoint(path: Path) -> TrialDir | None:
-    """The trial whose last checkpoint ``path`` is, where its manifest lies beside it; None for other weights.
+    """Return the trial whose last checkpoint ``path`` is, if its manifest lies beside it; None for other weights.
 
     Raises:
         InputError: there is no such file.
@@ -77,20 +72,18 @@ def trial_of_checkpoint(path: Path) -> TrialDir | None:
 
 
 def trial_or_file(what: str) -> TrialDir | None:
-    """The trial that ``what`` is the beginning of; None where it is a file, or nothing that an id can begin with. Raises InputError."""
+    """Return the trial whose id begins with ``what``; None for a file, and for what no id begins with. Raises InputError."""
     is_file = not LIKE_A_TRIAL.fullmatch(what) or Path(what).is_file()
     return None if is_file else find_trial(RunTree.default(), what)
 
 
 def require_done(trial: TrialDir) -> None:
-    """Refuse a trial that has no final weights, and say which command goes on with it."""
+    """Refuse a trial that has no final weights. Raises InputError with the command that goes on with it."""
     state = trial.state()
     if state is TrialState.DONE:
         return
     if state is TrialState.RUNNING:
         raise InputError(Problem(f"trial {trial.id} is still being trained", hint="Wait for its end; gfl-lab status shows where it is."))
-    from gfl_lab.results.store import Store
-
     rows = [row for row in Store(RunTree.default()).experiments() if any(known.id == trial.id for known in row.trials)]
     command = f"gfl-lab run {rows[0].source} --profile {rows[0].profile}" if rows else "gfl-lab run EXPERIMENT"
     words = {TrialState.PLANNED: "has not been trained", TrialState.FAILED: "failed"}.get(state, "was interrupted")
