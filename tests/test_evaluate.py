@@ -260,7 +260,7 @@ def test_damaged_run_directories(cli: Cli, general: TrialDir, tmp_path: Path, mo
     for content, words in (
         (gone, "gone does not exist"),
         (manifest | {"spec": {}}, "settings"),
-        ({"format": 1, "spec": manifest["spec"]}, "is damaged"),
+        ({"format": 1, "spec": manifest["spec"]}, "does not say where the data are"),
         (manifest | {"format": 99}, "format 99"),
     ):
         write_json(copy.file(naming.MANIFEST), content)

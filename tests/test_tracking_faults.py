@@ -474,8 +474,10 @@ def test_sync_says_what_it_cannot_reach_and_which_experiment_it_cannot_read(
 KILLED = """
 import sys, time
 from pathlib import Path
-from gfl_lab import naming, rundir
-from gfl_lab.rundir import RunTree, TrialDir
+from gfl_lab import naming
+from gfl_lab.records.files import read_json
+from gfl_lab.records.metric_lines import MetricWriter
+from gfl_lab.rundir import RunTree
 from gfl_lab.tracking.background import BackgroundMirror
 from gfl_lab.tracking.mirror import Mirror
 tree = RunTree(Path(sys.argv[1]))
