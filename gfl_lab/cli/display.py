@@ -74,7 +74,9 @@ class _Bars(rich.progress.Progress):
             yield self._counts
 
     def show(self, trials: Sequence[Progress]) -> None:
-        """Show the progress of all trials."""
+        """Show the progress of all trials. A search leaves out trials that ended long ago."""
+        for gone in self._tasks_of.keys() - {trial.trial for trial in trials}:
+            self.remove_task(self._tasks_of.pop(gone))
         shown = {trial.trial for trial in trials} if len(trials) <= self._rows else self._most_telling(trials)
         counts = Counter(trial.state for trial in trials)
         hidden = len(shown) < len(trials)

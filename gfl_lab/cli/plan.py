@@ -32,7 +32,7 @@ def command(experiment: Path, profile: str | None, plan: PlanOptions, budget: st
 
     files, tree = read_files(experiment, profile), default_tree()
     if files.experiment.kind == "search":
-        search = search_overview(files, tree, plan, say)
+        search = search_overview(files, tree, plan, say, budget=budget)
         if as_json:
             print_json(search.to_json())
         else:

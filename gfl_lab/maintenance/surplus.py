@@ -121,13 +121,14 @@ class _Search:
             yield Item(Kind.DAMAGED, path, _size(path), trial.id)
 
     def _checkpoints(self, trial: TrialDir) -> Iterator[Item]:
-        from gfl_lab.maintenance.training_state import training_state_bytes  # loads torch
-
         last, previous = trial.file(naming.LAST_CHECKPOINT), trial.file(naming.PREVIOUS_CHECKPOINT)
         if self.checkpoints and _is_file(last) and trial.id not in self.needed:
             yield Item(Kind.LAST_CHECKPOINT, last, _size(last), trial.id)
-        elif _is_file(last) and (size := training_state_bytes(last)):
-            yield Item(Kind.TRAINING_STATE, last, size, trial.id)
+        elif _is_file(last):
+            from gfl_lab.maintenance.training_state import training_state_bytes  # loads torch
+
+            if size := training_state_bytes(last):
+                yield Item(Kind.TRAINING_STATE, last, size, trial.id)
         if _is_file(previous):
             yield Item(Kind.PREVIOUS_CHECKPOINT, previous, _size(previous), trial.id)
 

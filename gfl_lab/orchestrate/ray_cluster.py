@@ -23,6 +23,7 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else Ray ships the project and builds a second environment
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # else a call of Tune's that comes after `ray.shutdown` starts another Ray
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AUTH_MODE": "token",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -96,7 +97,9 @@ def prepare_environment(address: str | None) -> None:
     wanted = _ENVIRONMENT | (LOOPBACK_ONLY if address is None or listens_on_loopback_alone(address) else {})
     if "ray" in sys.modules and not wanted.keys() <= os.environ.keys():
         hint = "Start the trials before anything imports Ray, or use the inline executor."
-        raise ResourceError(Problem("Ray was imported before gfl-lab could tell it to listen on this machine alone", hint=hint))
+        raise ResourceError(
+            Problem("Ray was imported before gfl-lab could set what it reads then (ports on this machine alone)", hint=hint)
+        )
     for key, value in wanted.items():
         os.environ.setdefault(key, value)
     if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ and "RAY_AUTH_TOKEN" not in os.environ:

@@ -97,12 +97,14 @@ class TuneExecutor:
             watch()
             if self._ray.address:
                 self._ray.check()
+            event = None
             try:
                 event = self._queue.events.get(timeout=WATCH_S)
             except Empty:
                 if self._tune.is_alive():
                     continue
-                event = None
+                with contextlib.suppress(Empty):  # its last word may have come just now
+                    event = self._queue.events.get_nowait()
             if isinstance(event, BaseException):
                 raise event
             for ended in [event] if event else [Ended(job) for job in self._open.values()]:

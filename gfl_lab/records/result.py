@@ -218,7 +218,7 @@ def salvage_result(path: Path) -> Done | None:
         content = read_json(path)
     except StoreError:
         return None
-    return _done(content) if content.get("trial") in (None, path.parent.name) else None
+    return _done(content, salvage=True) if content.get("trial") in (None, path.parent.name) else None
 
 
 def write_result(path: Path, result: Result) -> None:
@@ -264,14 +264,14 @@ def _common(content: JsonObject) -> _Common:
     }
 
 
-def _done(content: JsonObject) -> Done:
-    """The result of a finished trial, without the parts that have a wrong type."""
+def _done(content: JsonObject, *, salvage: bool = False) -> Done:
+    """Return the result of a finished trial, without the parts that have a wrong type; ``salvage``: with the sound ones of its files."""
     return Done(
         **_common(content),
         metrics=_numbers_or_none(content.get("metrics")),
         per_class=_numbers_or_none(content.get("per_class")),
         counts=_numbers_or_none(content.get("counts")),
-        files=_entries(content.get("files")),
+        files=_entries(content.get("files"), salvage=salvage),
         epochs=integer_of(content.get("epochs")),
         steps=integer_of(content.get("steps")),
         processes=integer_of(content.get("processes")),
@@ -313,8 +313,8 @@ def _copied(values: Mapping[str, float] | None) -> dict[str, JsonValue] | None:
     return None if values is None else {**values}
 
 
-def _entries(value: object) -> dict[str, FileEntry] | None:
-    """The files of a result; None where they are missing or one entry is damaged."""
+def _entries(value: object, *, salvage: bool = False) -> dict[str, FileEntry] | None:
+    """Return the files of a result; None if they are missing or one entry is damaged. ``salvage`` skips damaged entries instead."""
     found = object_of(value)
     if found is None:
         return None
@@ -323,6 +323,8 @@ def _entries(value: object) -> dict[str, FileEntry] | None:
         entry = object_of(each) or {}
         size, digest = integer_of(entry.get("bytes")), entry.get("sha256")
         if size is None or not isinstance(digest, str):
+            if salvage:
+                continue
             return None
         entries[name] = FileEntry(size, digest)
     return entries

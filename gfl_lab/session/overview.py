@@ -165,7 +165,7 @@ def plan_overview(
     prepared = prepare(files, tree, options, say)
     plan = prepared.plan
     unassigned = unassigned_groups(plan, prepared.paths, tree)
-    standing = Standing(plan, tree)
+    standing = Standing(plan, tree, running_too=True)
     standing.look()
     pending, unfinished = standing.pending, standing.unfinished
     if warm_up and unfinished:
@@ -231,9 +231,12 @@ class SearchOverview:
         return [*unassigned_lines(self.unassigned, self.plan, options.data, self.files.folder), *self.lines]
 
 
-def search_overview(files: Files, tree: RunTree, options: PlanOptions, say: Callable[[str], None]) -> SearchOverview:
+def search_overview(
+    files: Files, tree: RunTree, options: PlanOptions, say: Callable[[str], None], *, budget: str | None = None
+) -> SearchOverview:  # fmt: skip
     """Make the plan of a search and look what has ended. Raises as ``plan_overview``."""
     workers = Workers(resources.look(), files.profile.resources, lambda: False)
+    parse_budget(budget, workers.resources.gpus)
     prepared = prepare(files, tree, options, say)
     definition = definition_of(files.experiment, prepared.plan)
     folder = tree.experiment(files.experiment.name, files.profile.name)

@@ -23,6 +23,7 @@ from gfl_lab.spec.files import ExperimentFile
 from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import ComponentFile
 
+MAX_SEED = 2**31 - 1
 MANY = 1000
 """From this many trials on planning takes seconds, and their number is told first."""
 
@@ -42,6 +43,19 @@ class PlanOptions:
     seeds: Sequence[int] | None = None
     init_weights: Mapping[str, str] = field(default_factory=dict)
     max_trials: int = MAX_TRIALS
+
+    def __post_init__(self) -> None:
+        """Refuse seeds that no trial can have, and repeated ones.
+
+        Raises:
+            InputError: there are none, one is out of range, or one is given twice.
+        """
+        if self.seeds is None:
+            return
+        wrong = [seed for seed in self.seeds if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED]
+        if wrong or not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            given = ", ".join(map(str, self.seeds)) or "none"
+            raise InputError(Problem(f"the seeds are {given}", hint=f"Give at least one, each once, from 0 to {MAX_SEED}."))
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ class SearchWork:
         self.search = search_of(files)
         self._prepared: Prepared | None = None
         self._state: SearchState | None = None
+        self._held = False
 
     @property
     def certain(self) -> bool:
@@ -98,6 +99,7 @@ class SearchWork:
 
     def open(self, killed: bool) -> None:
         """Read the ledger, and take everything in that is known."""
+        self._held = True
         prepared, search, files = self.prepared, self.search, self.files
         ledger, notes = open_ledger(self.folder, definition_of(files.experiment, prepared.plan), search.trials)
         for note in notes:
@@ -176,7 +178,9 @@ class SearchWork:
         return Outcome(ExitCode.DONE if ledger.complete else ExitCode.TRIALS_FAILED, ranking=ranking)
 
     def close(self) -> None:
-        """Remove the files that have asked single trials to stop."""
+        """Remove the files that have asked single trials to stop, if this session has held the experiment: another one may run it."""
+        if not self._held:
+            return
         for file in self.folder.glob(naming.stop_request("*")):
             file.unlink(missing_ok=True)
 

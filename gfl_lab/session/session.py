@@ -11,10 +11,10 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, get_args
 
 from gfl_lab import naming
-from gfl_lab.errors import InputError
+from gfl_lab.errors import InputError, Problem
 from gfl_lab.orchestrate import resources
 from gfl_lab.orchestrate.budget import Budget, Meter
 from gfl_lab.orchestrate.driver import Progress, StopSwitch, only_driver
@@ -56,6 +56,12 @@ class RunOptions:
     gpus: float | None = None
     budget: str | None = None
     relock: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse an executor that there is not. Raises InputError."""
+        if self.executor not in get_args(ExecutorName):
+            known = " or ".join(get_args(ExecutorName))
+            raise InputError(Problem(f"there is no executor {self.executor!r}", hint=f"Give {known}."))
 
 
 class Work(Protocol):

@@ -19,6 +19,7 @@ class Standing:
     Attributes:
         others: trials of other seeds that an earlier run left in the table; they are repaired, not trained.
         repairs: False where no finished trial can be repaired (over a storage).
+        running_too: trials that another process runs are pending too, for an estimate of the whole plan.
         states: by trial id. damaged: the damaged finished trials, by id.
     """
 
@@ -26,6 +27,7 @@ class Standing:
     tree: RunTree
     others: Sequence[tuple[Variant, Trial]] = ()
     repairs: bool = True
+    running_too: bool = False
     states: dict[str, TrialState] = field(default_factory=dict)
     damaged: dict[str, Damaged] = field(default_factory=dict)
 
@@ -47,7 +49,7 @@ class Standing:
         """Return the trials to run, in the order of the plan: those to train, and those to repair."""
         repaired = self.to_repair
         lost = {trial for trial, each in self.damaged.items() if each.lost}
-        settled = (TrialState.DONE, TrialState.RUNNING)
+        settled = {TrialState.DONE} if self.running_too else {TrialState.DONE, TrialState.RUNNING}
         own = [
             trial for trial in self.plan.trials
             if trial.id in repaired or (self.states[trial.id] not in settled and trial.id not in lost)
@@ -63,7 +65,7 @@ class Standing:
     def look(self) -> None:
         """Read the states and the damage of all trials."""
         self.states = states(self.known, self.tree)
-        self.damaged = self.damage_now()
+        self.damaged = examine_all(self.known, self.states, self.tree, self._checked)
 
     def damage_now(self) -> dict[str, Damaged]:
         """Return the damage as it is now, by trial id, and leave the attributes as they are."""

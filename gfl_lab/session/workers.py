@@ -74,10 +74,9 @@ class Workers:
 
     def fit(self, peak: Peak | None) -> None:
         """Adapt the resources to the measured memory of a trial; a cluster's are not changed."""
-        if peak is not None and not self.address:
+        if peak is not None and not self.address and self._executor is None:
             cpus, gpus = self._asked
             self.resources = trial_resources(self.machine, self.wish, cpus=cpus, gpus=gpus, peak=peak)
-            self._executor = None
         if self._name == "inline":
             self.resources = dataclasses.replace(self.resources, slots=1)
 
