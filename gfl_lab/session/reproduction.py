@@ -23,7 +23,7 @@ from gfl_lab.report.lock import digest_of
 from gfl_lab.results.rows import Recorded
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
-from gfl_lab.session.entries import TRIAL_ENTRY
+from gfl_lab.session import entries
 from gfl_lab.session.lookup import find_trial, require_done
 from gfl_lab.session.refusals import require_output
 from gfl_lab.wording import duration
@@ -130,7 +130,7 @@ def _train(trial: TrialDir, root: Path, threads: int) -> bool:
     stop = driver.StopSwitch(root / naming.STOP_REQUEST)
     stop.install()
     try:
-        run_jobs(InlineExecutor(stop), [Job(str(trial.path), TRIAL_ENTRY, "", {"stop_file": str(stop.file), "threads": threads})])
+        run_jobs(InlineExecutor(stop), [Job(str(trial.path), entries.TRIAL_ENTRY, "", {"stop_file": str(stop.file), "threads": threads})])
     finally:
         stop.restore()
     return bool(stop.signal)

@@ -106,9 +106,10 @@ def _beat(trial: TrialDir) -> None:
 
 
 if __name__ == "__main__":
-    from gfl_lab.cli import main, run
+    from gfl_lab.cli import main
+    from gfl_lab.session import entries
     from tests.support.unchecked import skip_checks
 
     skip_checks()
-    run.TRIAL_ENTRY = "tests.support.counting_trial:count"
+    entries.TRIAL_ENTRY = "tests.support.counting_trial:count"
     main.main()

@@ -60,9 +60,10 @@ def go(path: str, *, stop_file: str = "", gate: str = "", hold_at: int | None = 
 
 
 if __name__ == "__main__":
-    from gfl_lab.cli import main, run
+    from gfl_lab.cli import main
+    from gfl_lab.session import entries
     from tests.support.unchecked import skip_checks
 
     skip_checks()
-    run.TRIAL_ENTRY = "tests.support.moving_trial:go"
+    entries.TRIAL_ENTRY = "tests.support.moving_trial:go"
     main.main()
