@@ -738,7 +738,7 @@ def test_profiles_are_found_as_by_run(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     (tmp_path / where).mkdir(parents=True)
     (tmp_path / where / "mine.yaml").write_text("name: mine\ntitle: x\ndata: required\n")
-    assert cli_data.named_profile("mine").name == "mine"
+    assert inputs.named_profile("mine").name == "mine"
     (tmp_path / "e.yaml").write_text("name: e\nprofile: mine\naxes: {reg_max: [8, 16]}\n")
     assert inputs.read_files(tmp_path / "e.yaml", None).profile.name == "mine"
     beside = tmp_path / "far/profiles"
