@@ -27,7 +27,6 @@ from pycocotools.cocoeval import COCOeval
 import gfl_lab.train.trial  # noqa: F401  (registers what trial_config names)
 from gfl_lab import naming
 from gfl_lab.analysis.side_distances import scale_boxes
-from gfl_lab.cli import data as cli_data
 from gfl_lab.data import coco, pixels
 from gfl_lab.data.assignment import scaled_size
 from gfl_lab.errors import DataError, InputError
