@@ -249,7 +249,7 @@ def test_geometries_of_many_shapes_are_kept(monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )  # fmt: skip
 def test_libraries_that_want_memory_are_understood(words: str, tmp_path: Path) -> None:
-    assert failure_of(TrialDir(tmp_path), RuntimeError(words))["kind"] == FailureKind.OUT_OF_MEMORY
+    assert failure_of(TrialDir(tmp_path), RuntimeError(words)).kind == FailureKind.OUT_OF_MEMORY
 
 
 def test_loader_processes_touch_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
