@@ -20,6 +20,7 @@ import yaml
 from packaging.specifiers import SpecifierSet
 
 from gfl_lab.cli.main import _COMMANDS, cli
+from gfl_lab.orchestrate.ray_cluster import prepare_environment
 from gfl_lab.spec.files import ExperimentFile, Profile, find_profile, load_experiment, load_profile
 from gfl_lab.spec.settings import CONDITIONS, Settings, group_of, help_of
 from tests.support.nodes import why_not
@@ -451,6 +452,7 @@ def test_the_cluster_for_kuberay_is_closed_and_asks_for_its_token() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ray-head", "ray-worker"])
 def test_rays_command_is_one_that_ray_takes(name: str) -> None:
+    prepare_environment(None)  # Ray reads it when it is imported; a later test of this process may connect to Ray
     from ray.scripts.scripts import start
 
     command = SERVICES[name]["command"]

@@ -69,7 +69,7 @@ def test_a_run_ends_in_postgresql_s3_and_the_dashboard(folder: Path, variables: 
     file.write_text(EXPERIMENT)
     command = [sys.executable, "-m", "gfl_lab.cli.main", "run", str(file), "--address", variables["LAB_ADDRESS"], "--json"]
     ran = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": str(ROOT)} | variables, cwd=folder, capture_output=True, text=True, timeout=300
+        command, env=os.environ | {"PYTHONPATH": str(ROOT)} | variables, cwd=folder, capture_output=True, text=True, timeout=600
     )
     assert ran.returncode == 0, ran.stderr
     assert [row["trials"][0]["state"] for row in json.loads(ran.stdout)["rows"]] == ["done", "done"]

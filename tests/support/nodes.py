@@ -21,6 +21,8 @@ from pathlib import Path
 
 import psutil
 
+from gfl_lab.orchestrate.ray_cluster import LOOPBACK_ONLY
+
 ROOT = Path(__file__).parents[2]
 NETWORK = "10.77.0"
 PORT = 6379
@@ -122,7 +124,9 @@ class Cluster:
             "PYTHONPATH": str(ROOT), "TMPDIR": self.local, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "GFL_LAB_HOME": str(folder / "runs"), "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0",
         }  # fmt: skip
-        self.environment.pop("MLFLOW_TRACKING_URI", None)
+        # The last two are of a Ray that this test process has used itself, on its own machine alone.
+        for key in ("MLFLOW_TRACKING_URI", "RAY_AUTH_TOKEN_PATH", *LOOPBACK_ONLY):
+            self.environment.pop(key, None)
         self.nodes: list[Node] = []
         self._made = 0
         self.head = self._add(
