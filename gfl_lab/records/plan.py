@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gfl_lab.errors import StoreError
 from gfl_lab.records.files import JsonObject, damaged, object_of, read_json, text_of, write_record
 from gfl_lab.records.result import numbers_of
 from gfl_lab.spec import renames
@@ -163,14 +162,6 @@ def read_plan(path: Path) -> PlanFile:
         return PlanFile.from_json(renames.upgrade_plan(content))
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise damaged(path, f"is no plan: {_reason(error)}") from None
-
-
-def read_plan_or_none(path: Path) -> PlanFile | None:
-    """Read a plan; None if it is missing, damaged or of another format."""
-    try:
-        return read_plan(path)
-    except StoreError:
-        return None
 
 
 def write_plan(path: Path, plan: PlanFile) -> None:

@@ -14,14 +14,14 @@ from gfl_lab.orchestrate.measure import distinct, measure
 from gfl_lab.orchestrate.search import open_ledger
 from gfl_lab.orchestrate.trainings import Trainings
 from gfl_lab.plan.plan import Plan, Trial, Variant
-from gfl_lab.plan.search import definition_of
+from gfl_lab.plan.search import definition_of, search_of
 from gfl_lab.rundir import RunTree
 from gfl_lab.session import entries
 from gfl_lab.session.costs import check_budget, cost_text, parse_budget
 from gfl_lab.session.inputs import Files
 from gfl_lab.session.plan_text import way_out
 from gfl_lab.session.planning import PlanOptions, Prepared, prepare
-from gfl_lab.session.search import search_lines, search_of
+from gfl_lab.session.search import search_lines
 from gfl_lab.session.standing import Standing
 from gfl_lab.session.unassigned import unassigned_groups, unassigned_lines
 from gfl_lab.session.workers import Workers
@@ -220,7 +220,7 @@ class SearchOverview:
             "profile": self.plan.profile.name,
             "kind": "search",
             "data": self.plan.data.model_dump(mode="json"),
-            "search": search_of(self.files).model_dump(mode="json"),
+            "search": search_of(self.files.experiment).model_dump(mode="json"),
             "ended": self.ended,
             "suggestions": self.suggestions,
             "unassigned": self.unassigned,
@@ -240,10 +240,10 @@ def search_overview(
     prepared = prepare(files, tree, options, say)
     definition = definition_of(files.experiment, prepared.plan)
     folder = tree.experiment(files.experiment.name, files.profile.name)
-    ledger, _ = open_ledger(folder, definition, search_of(files).trials, look=True)
+    ledger, _ = open_ledger(folder, definition, search_of(files.experiment).trials, look=True)
     plan = replace(prepared.plan, experiment=files.experiment)
     unassigned = unassigned_groups(prepared.plan, prepared.paths, tree)
-    lines = search_lines(plan, search_of(files), ledger, tree, workers)
+    lines = search_lines(plan, search_of(files.experiment), ledger, tree, workers)
     return SearchOverview(files, plan, lines, ledger.ended, len(ledger.suggestions), unassigned)
 
 

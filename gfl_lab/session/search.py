@@ -17,7 +17,7 @@ from gfl_lab.orchestrate.pruner import Pruner, SuccessiveHalving
 from gfl_lab.orchestrate.search import SearchState, SearchWatcher, open_ledger, run_search
 from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.plan.plan import Plan, Variant
-from gfl_lab.plan.search import definition_of, plan_of, resolve
+from gfl_lab.plan.search import definition_of, plan_of, resolve, search_of
 from gfl_lab.records.plan import write_plan
 from gfl_lab.records.search import Outcome as SuggestionState
 from gfl_lab.records.search import SearchFile
@@ -40,13 +40,6 @@ from gfl_lab.tracking.background import BackgroundMirror
 from gfl_lab.wording import plural
 
 
-def search_of(files: Files) -> SearchSpec:
-    """Return the search of an experiment file that is one."""
-    search = files.experiment.search
-    assert search is not None  # of every file of kind search
-    return search
-
-
 class SearchWork:
     """See `session.Work`.
 
@@ -56,7 +49,7 @@ class SearchWork:
 
     def __init__(self, files: Files, tree: RunTree, folder: Path, options: PlanOptions, reporter: Reporter) -> None:
         self.files, self.tree, self.folder, self.options, self.reporter = files, tree, folder, options, reporter
-        self.search = search_of(files)
+        self.search = search_of(files.experiment)
         self._prepared: Prepared | None = None
         self._state: SearchState | None = None
         self._held = False
