@@ -33,6 +33,8 @@ from pathlib import Path
 
 import psutil
 
+from gfl_lab.orchestrate.ray_cluster import LOOPBACK_ONLY
+
 HOST = "127.0.0.1"
 BUCKET = "mlflow"
 RAY_ON_LOOPBACK = f"""
@@ -228,7 +230,8 @@ def start_all(services: Services, folder: Path, runs: Path, workers: int, cpus: 
     secret = _secrets(folder / "secrets.env")
     database_port, s3_port, mlflow_port, ray_port, dashboard_port, *agents = _free_ports(6 + workers)
     plain = os.environ | {"DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "GFL_LAB_HOME": str(runs)}
-    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", *secret):
+    # Variables of a Ray on this machine alone: whoever starts this program may have used one.
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH", *LOOPBACK_ONLY, *secret):
         plain.pop(name, None)
 
     database = start_postgres(services, folder / "postgres", database_port, secret["POSTGRES_PASSWORD"])

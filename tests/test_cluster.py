@@ -15,6 +15,7 @@ import pytest
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from tests.support.counting_trial import EACH, HELD_AT, HOLD, PROFILE, STEPS, places, value_after
 from tests.support.nodes import Cluster, Node, wait_for, why_not
+from tests.support.processes import command_line
 from tests.support.raw import raw_manifest, raw_result
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not() or "-")]
@@ -110,15 +111,8 @@ def nodes_of(trials: list[TrialDir]) -> set[str]:
 
 def of_the_run(node: Node) -> list[psutil.Process]:
     """Ray's actors, fork servers and trials on a node."""
-    found = []
-    for process in node.processes():
-        try:
-            line = " ".join(process.cmdline())
-        except psutil.Error:
-            continue
-        if ACTOR in line or "gfl_lab.orchestrate" in line:
-            found.append(process)
-    return found
+    lines = {process: command_line(process) for process in node.processes()}
+    return [process for process, line in lines.items() if ACTOR in line or "gfl_lab.orchestrate" in line]
 
 
 def test_a_run_uses_every_node_but_the_head(lab: Lab) -> None:
@@ -140,7 +134,7 @@ def test_a_killed_actor_s_trial_moves(lab: Lab) -> None:
     lab.hold()
     driver = lab.start(file, "--seeds", "0")
     lab.until(driver, lambda: len(lab.held(file)) == 2, "two trials")
-    victim = next(process for node in lab.cluster.nodes for process in of_the_run(node) if ACTOR in " ".join(process.cmdline()))
+    victim = next(process for node in lab.cluster.nodes for process in of_the_run(node) if ACTOR in command_line(process))
     theirs = victim.children(recursive=True)
     victim.kill()
     _, left = psutil.wait_procs(theirs, timeout=15)

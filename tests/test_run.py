@@ -17,6 +17,7 @@ import pytest
 from gfl_lab import naming
 from gfl_lab.naming import TAG_KIND, TAG_SEED, TAG_STATUS, TAG_TRIAL, TAG_VARIANT
 from gfl_lab.rundir import RunTree, TrialState
+from tests.support.processes import command_line
 from tests.support.raw import raw_manifest, raw_result
 from tests.support.real_data import CROPS, REAL, WHOLE
 from tests.support.waiting import wait_until
@@ -144,7 +145,7 @@ def test_a_killed_driver_leaves_nothing_behind_and_the_same_command_goes_on(undi
     process = lab.start("run", str(lab.file))
     lab.wait_for(lambda: any(step >= 1 for step in lab.steps()))
     family = psutil.Process(process.pid).children(recursive=True)
-    ours = [p for p in family if not p.name().startswith("ray::") and "gfl_lab.orchestrate" in " ".join(p.cmdline())]
+    ours = [p for p in family if not p.name().startswith("ray::") and "gfl_lab.orchestrate" in command_line(p)]
     assert len(ours) >= 2, "fork servers and trials are in the family"
     listening = {
         (p.name(), connection.laddr.ip.removeprefix("::ffff:"))

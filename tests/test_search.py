@@ -31,6 +31,7 @@ from gfl_lab.spec.search import Dimension
 from gfl_lab.spec.trial import DataSpec
 from tests.support.cli import Cli, runner
 from tests.support.fake_search import EPOCHS_LOG
+from tests.support.processes import command_line
 from tests.support.unchecked import skip_checks
 
 ROOT = Path(__file__).parents[1]
@@ -473,9 +474,7 @@ def test_optuna_and_asha_on_ray_survive_a_killed_driver_a_signal_and_a_killed_ac
         assert "Traceback" not in err and 0 < len(outcomes(tree)) < 12
     process = start(tmp_path, "run", str(file), pause=0.3)
     wait_for_epochs(process, tree, seen + 2)
-    actors = [
-        child for child in psutil.Process(process.pid).children(recursive=True) if "ray::ResourceTrainable" in " ".join(child.cmdline())
-    ]
+    actors = [child for child in psutil.Process(process.pid).children(recursive=True) if "ray::ResourceTrainable" in command_line(child)]
     actors[0].kill()  # its trial moves
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err

@@ -20,6 +20,7 @@ import pytest
 from deploy.topology import postgres_programs
 from gfl_lab.naming import TAG_KIND
 from gfl_lab.rundir import RunTree
+from tests.support.processes import command_line
 from tests.test_run import PROFILE
 
 ROOT = Path(__file__).parents[1]
@@ -121,7 +122,7 @@ def test_nothing_is_open_to_the_network_and_nothing_stays(folder: Path, services
     }
     assert {address for _, address in listening} <= {"127.0.0.1", "::1"}, listening
     secret = variables["RAY_AUTH_TOKEN"]
-    assert not [process for process in family if secret in " ".join(process.cmdline())]
+    assert not [process for process in family if secret in command_line(process)]
 
     services.send_signal(signal.SIGTERM)
     assert services.wait(120) == 0
