@@ -38,8 +38,9 @@ def command(experiment: Path, variant: str, other: str | None, profile: str | No
     from gfl_lab.report.comparison import shared
     from gfl_lab.report.variant_comparison import compare_variants, comparison_json, context
     from gfl_lab.session.lookup import stored_experiment
+    from gfl_lab.session.run_tree import default_tree
 
-    store, row = stored_experiment(experiment, profile)
+    store, row = stored_experiment(default_tree(), experiment, profile)
     ours = _variant(row, variant)
     theirs = row.baseline if other is None else _variant(row, other)
     if theirs is None:
