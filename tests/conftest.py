@@ -21,6 +21,10 @@ from tests.support.sharing import shared_folder
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
 """Processes of trials import nothing from the current folder; fake trials are modules of the tests."""
 
+# Tests start hundreds of processes that import torch, Ray or MLflow: without its byte code each compiles them again, some seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--exhaustive", action="store_true", help="also run the tests marked exhaustive")

@@ -10,9 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from PIL import Image
 
+from gfl_lab.cli.options import renamed_option
 from gfl_lab.data import ambiguous_shapes
 from gfl_lab.orchestrate import resources
 from gfl_lab.wording import duration
@@ -280,6 +282,45 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_written(cli: Cli
     assert code == 0 and "warning" not in err
     code, out, err = cli("plan", TABLE3, "--init-weights", file, "--init-weights", "random")
     assert code == 2 and "given twice" in err
+
+
+@pytest.mark.parametrize(
+    ("command", "former", "name", "wrong"),
+    [
+        (("plan", TABLE3), "--weights", "--init-weights", "missing.pth"),
+        (("predict", "image.png", "image.png"), "--score", "--score-thr", "2"),
+        (("predict", "image.png", "image.png"), "--most", "--max-boxes", "0"),
+        (("table", TABLE3), "--difference", "--min-effect", "0"),
+        (("sync",), "--to", "--tracking-uri", "ftp://nowhere"),
+    ],
+)
+def test_a_renamed_option_works_under_its_former_name_with_a_warning(
+    cli: Cli, command: tuple[object, ...], former: str, name: str, wrong: str
+) -> None:
+    expected = cli(*command, name, wrong)
+    code, out, err = cli(*command, former, wrong)
+    warning = f"warning: {former} is now {name}\n"
+    assert code == expected[0] != 0 and out == expected[1], err
+    assert err.replace(warning, "").replace(f"'{former}'", f"'{name}'") == expected[2] and "warning" not in expected[2]
+    code, out, err = cli(*command, former, wrong, name, wrong)
+    assert code == 2 and out == "" and ("give only" in err or "Invalid value" in err), err
+    assert f"{former} " not in cli(command[0], "--help")[1]
+
+
+def test_a_former_option_gives_its_value(capsys: pytest.CaptureFixture[str]) -> None:
+    @click.command
+    @renamed_option("--most", "--max-boxes", "most", type=int, default=10)
+    def show(most: int) -> None:
+        click.echo(most)
+
+    def shown(*arguments: str) -> tuple[str, str]:
+        show.main(arguments, standalone_mode=False)
+        return tuple(capsys.readouterr())
+
+    assert shown() == ("10\n", "") and shown("--max-boxes", "3") == ("3\n", "")
+    assert shown("--most", "3") == ("3\n", "warning: --most is now --max-boxes\n")
+    with pytest.raises(click.UsageError, match="give only --max-boxes"):
+        shown("--most", "3", "--max-boxes", "3")
 
 
 def test_plan_warns_of_weights_that_nobody_publishes(cli: Cli, tmp_path: Path) -> None:

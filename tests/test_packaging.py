@@ -513,7 +513,7 @@ def test_a_verb_has_help_and_stands_in_the_docs(name: str, command: click.Comman
     section = re.search(rf"^#+ `gfl-lab {name}\b[^\n]*\n(.*?)(?=^#+ |\Z)", text, re.MULTILINE | re.DOTALL)
     assert section, f"no section on gfl-lab {name}"
     for parameter in command.params:
-        if isinstance(parameter, click.Option):
+        if isinstance(parameter, click.Option) and not parameter.hidden:
             assert f"`{parameter.opts[0]}" in section[1], f"{parameter.opts[0]} of gfl-lab {name}"
 
 

@@ -29,7 +29,7 @@ def image(shapes: Path, number: int = 0) -> Path:
 
 
 def test_detections_are_those_of_the_evaluation(cli: Cli, tree: RunTree, general: TrialDir, shapes: Path) -> None:
-    code, out, err = cli(general.id, image(shapes), image(shapes, 3), "--json", "--distributions", "--score", "0")
+    code, out, err = cli(general.id, image(shapes), image(shapes, 3), "--json", "--distributions", "--score-thr", "0")
     assert code == 0, err
     records = Store(tree).records(general.id)
     for number, found in zip((0, 3), json.loads(out)["images"], strict=True):
@@ -46,7 +46,7 @@ def test_detections_are_those_of_the_evaluation(cli: Cli, tree: RunTree, general
 
 def test_the_distributions_give_the_box(cli: Cli, general: TrialDir, shapes: Path) -> None:
     """The cell, its expectations and the size of a bin are those of the box: center and distances decode to it (but for clipping)."""
-    out = cli(general.id, image(shapes), "--json", "--distributions", "--score", "0")[1]
+    out = cli(general.id, image(shapes), "--json", "--distributions", "--score-thr", "0")[1]
     for each in json.loads(out)["images"][0]["detections"]:
         assert all(len(p) == 17 and sum(p) == pytest.approx(1, abs=1e-4) for p in each["distributions"].values())
         means = [np.dot(np.arange(17), each["distributions"][side]) for side in naming.SIDES]
@@ -58,26 +58,26 @@ def test_the_distributions_give_the_box(cli: Cli, general: TrialDir, shapes: Pat
 
 def test_pictures_are_written_once(cli: Cli, general: TrialDir, dirac: TrialDir, shapes: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    code, stdout, err = cli(general.id, image(shapes), "--distributions", "--score", "0", "--most", "2", "--out", out)
+    code, stdout, err = cli(general.id, image(shapes), "--distributions", "--score-thr", "0", "--max-boxes", "2", "--out", out)
     assert code == 0 and not stdout and "the best 2 drawn" in err, err
     with Image.open(out / "val_00000.png") as picture:
         before = np.asarray(picture)
     assert before.shape == (128 * 6 + 2 * 56, 128 * 6 + 2 * 56, 3)
     code, _, err = cli(general.id, image(shapes), "--out", out)
     assert code == 2 and "is there already" in err and "--force" in err
-    code, _, err = cli(dirac.id, image(shapes), "--distributions", "--score", "0", "--out", out, "--force")
+    code, _, err = cli(dirac.id, image(shapes), "--distributions", "--score-thr", "0", "--out", out, "--force")
     assert code == 0 and "Dirac boxes, which have no distribution" in err
     with Image.open(out / "val_00000.png") as picture:
         assert (np.asarray(picture) != before).any()
 
 
 def test_weights_from_elsewhere_need_no_data(cli: Cli, general: TrialDir, imported: Path, shapes: Path) -> None:
-    own = json.loads(cli(general.id, image(shapes), "--json", "--score", "0")[1])["images"][0]["detections"]
-    code, out, err = cli(imported, image(shapes), "--json", "--score", "0", "--profile", "smoke")
+    own = json.loads(cli(general.id, image(shapes), "--json", "--score-thr", "0")[1])["images"][0]["detections"]
+    code, out, err = cli(imported, image(shapes), "--json", "--score-thr", "0", "--profile", "smoke")
     found = json.loads(out)
     assert code == 0 and found["classes"] == ["class 1", "class 2", "class 3"] and "do not name their classes" in err
     assert found["images"][0]["detections"] == [], "the profile's score_thr is 0.05, and this detector is not that sure of anything"
-    out = cli(general.file(naming.LAST_CHECKPOINT), image(shapes), "--json", "--score", "0")[1]
+    out = cli(general.file(naming.LAST_CHECKPOINT), image(shapes), "--json", "--score-thr", "0")[1]
     assert json.loads(out)["images"][0]["detections"] == own != []
 
 

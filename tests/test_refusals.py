@@ -44,7 +44,7 @@ IDS = [f"{name} {option.opts[0]}" for name, _, option in NUMBERS]
 
 def test_every_command_is_looked_at_and_the_numbers_are_found() -> None:
     assert set(_COMMANDS) == set(main_command.list_commands(None)) and len(NUMBERS) > 12
-    assert {"run --gpus", "data check --bin-width", "table --difference", "predict --score"} <= set(IDS)
+    assert {"run --gpus", "data check --bin-width", "table --min-effect", "predict --score-thr"} <= set(IDS)
 
 
 @pytest.mark.parametrize(("name", "command", "option"), NUMBERS, ids=IDS)
@@ -177,7 +177,7 @@ def test_outputs_that_cannot_be_written_are_refused_first(cli: Cli, tmp_path: Pa
         ["data", "check", "missing"],
         ["confirm", SEARCH, "--gpus", "nan"],
         ["plan", TABLE3, "--seeds", "²"],
-        ["table", TABLE3, "--difference", "nan"],
+        ["table", TABLE3, "--min-effect", "nan"],
         ["data", "check", "--profile", "desk", "--bin-width", "nan"],
     ):
         code, out, err = cli(*arguments)

@@ -438,7 +438,7 @@ def test_a_run_with_a_server_that_hangs_ends_and_sync_completes_it(
 
 
 def test_sync_twice_is_sync_once(lab: Lab, proxy: Proxy, tree: RunTree, name: str, cli: Cli) -> None:
-    code, out, err = cli("sync", "--to", proxy.uri, "--json")
+    code, out, err = cli("sync", "--tracking-uri", proxy.uri, "--json")
     (row,) = json.loads(out)["rows"]
     assert code == 0 and json.loads(out)["uri"] == proxy.uri and proxy.uri in err
     assert (row["experiment"], row["profile"], row["runs"]) == (name, PROFILE, 5)

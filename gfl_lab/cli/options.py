@@ -12,12 +12,14 @@ import click
 
 from gfl_lab import shipped
 from gfl_lab.cli.numbers import Number, Whole
+from gfl_lab.cli.output import say
 
 MAX_TRIALS = 10_000
 MAX_SEED, MAX_SEEDS = 2**31 - 1, 100_000
 _SEED = re.compile(r"[0-9]{1,10}")
 
 Command = Callable[..., Any]
+Callback = Callable[[click.Context, click.Parameter, Any], Any]
 
 
 def experiment_argument(command: Command) -> Command:
@@ -55,11 +57,10 @@ def plan_options(command: Command) -> Command:
             with_plan,
             click.option("--data", metavar="PATH", type=click.Path(path_type=Path), help="Folder with a data set in COCO format."),
             click.option("--seeds", metavar="LIST", callback=parse_seeds, help="Seeds instead of the experiment's own: 0,1,2 or 0..4."),
-            click.option(
+            renamed_option(
+                "--weights",
                 "--init-weights",
-                "--weights",  # its name before version 0.2
                 "weights",
-                cls=RenamedOption,
                 metavar="[BACKBONE=]FILE",
                 multiple=True,
                 callback=parse_weights,
@@ -128,20 +129,26 @@ def _storage_of(uri: str | None, cluster: bool) -> str | None:
     return uri if cluster else None
 
 
-class RenamedOption(click.Option):
-    """An option that still takes its former names; help and errors show the first name alone."""
+def renamed_option(
+    former: str, name: str, variable: str, *, callback: Callback | None = None, multiple: bool = False, **attributes: Any
+) -> Callable[[Command], Command]:
+    """Return a decorator that adds the option ``name`` and, without help, its former name, which still works with a warning."""
+    key = f"former_{variable}"
 
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """Return the option's line of help under its first name."""
-        names, self.opts = self.opts, self.opts[:1]
-        try:
-            return super().get_help_record(ctx)
-        finally:
-            self.opts = names
+    def take(ctx: click.Context, param: click.Parameter, given: Any) -> Any:
+        value = ctx.params.pop(key, None)  # of the former name: it is eager, so it has been read
+        if ctx.get_parameter_source(key) is click.core.ParameterSource.COMMANDLINE:
+            if ctx.get_parameter_source(variable) is click.core.ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"{former} is now {name}: give only {name}", ctx)
+            say(f"warning: {former} is now {name}")
+            given = value
+        return callback(ctx, param, given) if callback else given
 
-    def get_error_hint(self, ctx: click.Context | None) -> str:
-        """Return the first name, as errors show it."""
-        return repr(self.opts[0])
+    def add(command: Command) -> Command:
+        hidden = click.option(former, key, hidden=True, is_eager=True, multiple=multiple, type=attributes.get("type"))
+        return click.option(name, variable, callback=take, multiple=multiple, **attributes)(hidden(command))
+
+    return add
 
 
 def parse_weights(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:

@@ -9,6 +9,7 @@ import click
 
 from gfl_lab import naming
 from gfl_lab.cli.numbers import Number, Whole
+from gfl_lab.cli.options import renamed_option
 from gfl_lab.cli.output import print_json, say
 from gfl_lab.wording import plural
 
@@ -17,8 +18,12 @@ from gfl_lab.wording import plural
 @click.argument("what", metavar="TRIAL|CHECKPOINT")
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--distributions", is_flag=True, help="Draw the four edge distributions of each box, and add them to the JSON.")
-@click.option("--score", default=0.3, show_default=True, type=Number(0, 1), help="Leave out detections below this score.")
-@click.option("--most", default=10, show_default=True, type=Whole(1), help="Draw at most this many boxes, the best.")
+@renamed_option(
+    "--score", "--score-thr", "score_thr", default=0.3, show_default=True, type=Number(0, 1), help="Leave out detections below this score."
+)
+@renamed_option(
+    "--most", "--max-boxes", "max_boxes", default=10, show_default=True, type=Whole(1), help="Draw at most this many boxes, the best."
+)
 @click.option("--out", default=Path("predictions"), show_default=True, type=click.Path(path_type=Path), help="Folder for the pictures.")
 @click.option("--force", is_flag=True, help="Write over pictures that are there.")
 @click.option(
@@ -26,7 +31,15 @@ from gfl_lab.wording import plural
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, and draw nothing.")
 def command(
-    what: str, images: tuple[Path, ...], distributions: bool, score: float, most: int, out: Path, force: bool, profile: str, as_json: bool
+    what: str,
+    images: tuple[Path, ...],
+    distributions: bool,
+    score_thr: float,
+    max_boxes: int,
+    out: Path,
+    force: bool,
+    profile: str,
+    as_json: bool,
 ) -> None:
     """Detect objects on images with a finished trial, or with weights of import-checkpoint, and draw them.
 
@@ -53,12 +66,12 @@ def command(
     for note in subject.notes:
         say(f"note: {note}")
     found = []
-    for path, rows in reevaluate.predict_images(subject, images, max(score, subject.spec.settings.score_thr)):
+    for path, rows in reevaluate.predict_images(subject, images, max(score_thr, subject.spec.settings.score_thr)):
         if as_json:
             found.append({"image": str(path), "detections": [_to_dict(row, distributions) for row in rows]})
             continue
-        without = write_picture(path, targets[path], rows[:most], subject.spec.data.white_level, distributions)
-        rest = f", the best {most} drawn" if len(rows) > most else ""
+        without = write_picture(path, targets[path], rows[:max_boxes], subject.spec.data.white_level, distributions)
+        rest = f", the best {max_boxes} drawn" if len(rows) > max_boxes else ""
         say(f"{path}: {plural(len(rows), 'detection')}{rest}; {targets[path]}")
         if without:
             say("note: these weights have Dirac boxes, which have no distribution")

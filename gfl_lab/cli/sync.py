@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import click
 
+from gfl_lab.cli.options import renamed_option
 from gfl_lab.cli.output import print_json, say
 
 
 @click.command("sync")
-@click.option("--to", "uri", metavar="URI", help="Tracking server; default: MLFLOW_TRACKING_URI, or the database beside the runs.")
+@renamed_option(
+    "--to",
+    "--tracking-uri",
+    "uri",
+    metavar="URI",
+    help="Tracking server; default: MLFLOW_TRACKING_URI, or the database beside the runs.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print what was sent as JSON.")
 def command(uri: str | None, as_json: bool) -> None:
     """Mirror all runs to MLflow again; nothing is doubled, however often it is done.

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from gfl_lab.cli.numbers import Number
-from gfl_lab.cli.options import experiment_argument, profile_option
+from gfl_lab.cli.options import experiment_argument, profile_option, renamed_option
 from gfl_lab.cli.output import consoles, print_json, say
 from gfl_lab.errors import ExitCode, InputError, StoreError
 
@@ -25,13 +25,15 @@ from gfl_lab.errors import ExitCode, InputError, StoreError
     show_default=True,
     help="Form of the table.",
 )
-@click.option(
+@renamed_option(
     "--difference",
+    "--min-effect",
+    "min_effect",
     metavar="AP",
     type=Number(0, 100, min_open=True),
-    help="The difference in AP points for which the seeds needed are told.  [default: 0.3]",
+    help="Difference in AP points for which the table counts the seeds needed.  [default: 0.3]",
 )
-def command(experiment: Path, profile: str | None, as_json: bool, form: str, difference: float | None) -> None:
+def command(experiment: Path, profile: str | None, as_json: bool, form: str, min_effect: float | None) -> None:
     """Print the AP table of EXPERIMENT.
 
     Exit code 4 when the variants differ in more than the declared axes.
@@ -61,7 +63,7 @@ def command(experiment: Path, profile: str | None, as_json: bool, form: str, dif
         row = store.experiment(name, profile_name)
     except StoreError as error:
         raise InputError(error.problems) from None
-    table = build_table(row, store.resampled_or_none, difference or SMALLEST)
+    table = build_table(row, store.resampled_or_none, min_effect or SMALLEST)
     if form == "json":
         print_json(table_json(table))
     elif form == "text":
