@@ -212,11 +212,6 @@ class RunTree:
 
     root: Path
 
-    @classmethod
-    def default(cls) -> RunTree:
-        """The tree at ``home()``."""
-        return cls(home())
-
     def trial(self, trial_id: str) -> TrialDir:
         """Folder of a trial; need not exist.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,13 @@ from gfl_lab.metrics.coco_records import Records
 from gfl_lab.metrics.error_types import TYPES, costs, errors_of
 from gfl_lab.records.files import read_json, write_json
 from gfl_lab.report.differences import differences
-from gfl_lab.report.variant_comparison import compare_variants, context
+from gfl_lab.report.statistics import Difference
+from gfl_lab.report.variant_comparison import DifferenceRow, compare_variants, context
+from gfl_lab.report.variant_comparison_grid import comparison_sheet
 from gfl_lab.results.rows import TrialRow, VariantRow
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree, TrialState
+from gfl_lab.session.variant_pair import find_pair
 from tests.support.cli import Cli, runner
 from tests.support.fake_runs import write_fake_tree
 from tests.test_error_types import scene
@@ -135,6 +139,25 @@ def test_the_sizes_pool_their_spread_over_the_table() -> None:
     own = alone["size", "AP_M"].seed_variance
     assert pooled["size", "AP_M"].spread == pytest.approx((own + 8.0) / 2) and pooled["size", "AP_M"].rows == 2
     assert pooled["class", "a"] == alone["class", "a"] and pooled["size", "AP_L"] == alone["size", "AP_L"]
+
+
+def test_python_compares_the_seeds_that_both_have_finished(tmp_path: Path) -> None:
+    store = Store(written(tmp_path, seeds=(0, 1, 2)))
+    row = store.experiment("table3_qfl_dfl", "desk")
+    last = row.variants[-1]
+    partly = replace(row, variants=(*row.variants[:-1], replace(last, trials=last.trials[:2])))
+    pair = find_pair(partly, "qfl=on dfl=on")
+    assert pair.reference == row.baseline and list(pair.trials) == [0, 1]
+    assert pair.trials[1] == (last.trials[1].id, row.baseline.trials[1].id)
+    sheet = comparison_sheet(pair.compare(store), row, "first", "second")
+    assert [grid.columns[0].title for grid in sheet.grids][:2] == ["AP", "AP by size"] and sheet.notes[1] == "theirs: second"
+
+
+def test_the_classes_that_differ_most_are_shown_and_the_others_counted() -> None:
+    found = Difference(1.0, None, None, None, None, 2)
+    rows = [DifferenceRow("class", f"c{i}", 0.0, 0.0, replace(found, mean=float(i))) for i in range(14)]
+    grid = comparison_sheet(rows, experiment(), "one", "two").grids[0]
+    assert [row.name for row in grid.rows] == [f"c{i}" for i in range(13, 1, -1)] and grid.note.startswith("and 2 classes with")
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,8 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setenv("GFL_LAB_HOME", str(tmp_path / "runs"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(resources, "_gpus", lambda: ())
-    monkeypatch.setitem(CHECKS, "detector", lambda repair: iter(()))  # slow, and not asked here
-    monkeypatch.setitem(CHECKS, "sockets", lambda repair: iter(()))  # pytest's folders are longer than a socket's may be
+    monkeypatch.setitem(CHECKS, "detector", lambda tree, repair: iter(()))  # slow, and not asked here
+    monkeypatch.setitem(CHECKS, "sockets", lambda tree, repair: iter(()))  # pytest's folders are longer than a socket's may be
     return runner(monkeypatch, capsys, "doctor")
 
 

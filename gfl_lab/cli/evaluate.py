@@ -65,8 +65,10 @@ def command(what: str, changes: dict[str, Any], data: Path | None, profile: str 
     Examples:  gfl-lab evaluate 3fa9 --set decode=local_peak,  gfl-lab evaluate gfl_r50.gfl-lab.pth --data ~/data/coco
     """
     from gfl_lab.session.lookup import require_done, trial_of_checkpoint, trial_or_file
+    from gfl_lab.session.run_tree import default_tree
 
-    trial = trial_or_file(what)
+    tree = default_tree()
+    trial = trial_or_file(tree, what)
     if trial is not None and (data or profile):
         raise click.UsageError(f"{'--data' if data else '--profile'} goes with a weights file; a trial is evaluated on its own data")
     if trial is None:
@@ -76,17 +78,17 @@ def command(what: str, changes: dict[str, Any], data: Path | None, profile: str 
                 Problem(f"there is nothing to evaluate {what} on", hint="Give --data PATH, a folder in COCO format (docs/data.md).")
             )
     if trial is not None:
-        require_done(trial)
+        require_done(tree, trial)
 
     from gfl_lab.inference import reevaluate
 
     if trial is not None:
-        subject = reevaluate.read_trial(trial)
+        subject = reevaluate.read_trial(trial, tree)
     else:
         from gfl_lab.session.inputs import named_profile
 
         assert data is not None  # weights without data have been refused
-        subject = reevaluate.read_weights(Path(what), absolute(data, "--data"), named_profile(profile or DEFAULT_PROFILE))
+        subject = reevaluate.read_weights(Path(what), absolute(data, "--data"), named_profile(profile or DEFAULT_PROFILE), tree)
     changed = subject.under(changes)
     for note in subject.notes:
         say(f"note: {note}")

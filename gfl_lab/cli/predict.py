@@ -47,20 +47,22 @@ def command(
     """
     from gfl_lab.session.lookup import require_done, trial_of_checkpoint, trial_or_file
     from gfl_lab.session.pictures import picture_paths, require_images, write_picture
+    from gfl_lab.session.run_tree import default_tree
 
+    tree = default_tree()
     targets = {} if as_json else picture_paths(images, out, force)
     require_images(images)
-    trial = trial_or_file(what) or trial_of_checkpoint(Path(what))
+    trial = trial_or_file(tree, what) or trial_of_checkpoint(Path(what))
     if trial is not None:
-        require_done(trial)
+        require_done(tree, trial)
     from gfl_lab.inference import reevaluate
 
     if trial is not None:
-        subject = reevaluate.read_trial(trial, with_data=False)
+        subject = reevaluate.read_trial(trial, tree, with_data=False)
     else:
         from gfl_lab.session.inputs import named_profile
 
-        subject = reevaluate.read_weights(Path(what), None, named_profile(profile))
+        subject = reevaluate.read_weights(Path(what), None, named_profile(profile), tree)
     for note in subject.notes:
         say(f"note: {note}")
     found = []

@@ -114,17 +114,18 @@ class Evaluation:
     device: str
 
 
-def read_trial(trial: TrialDir, with_data: bool = True) -> Subject:
+def read_trial(trial: TrialDir, tree: RunTree, with_data: bool = True) -> Subject:
     """The weights of a finished trial (their moving average, where it has one), with its validation data.
 
     Args:
+        tree: the user's own: code that a trial brings along is run from there alone.
         with_data: whether its data must be there still.
 
     Raises:
         StoreError: its manifest, result or checkpoint cannot be read. InputError: its data are gone or others by now.
     """
     manifest, result = trial.manifest(), trial.result()
-    spec = _spec(trial, manifest)
+    spec = _spec(trial, manifest, tree)
     if not isinstance(result, Done) or result.metrics is None:
         raise StoreError(f"trial {trial.id}: {naming.RESULT} is damaged")
     paths = manifest.paths
@@ -140,7 +141,7 @@ def read_trial(trial: TrialDir, with_data: bool = True) -> Subject:
     return Subject(trial.id, state, spec, paths, recorded, result.device, tuple(notes))
 
 
-def read_weights(path: Path, data: Path | None, profile: Profile) -> Subject:
+def read_weights(path: Path, data: Path | None, profile: Profile, tree: RunTree) -> Subject:
     """The weights in a file that ``gfl-lab import-checkpoint`` wrote, or in a trial's ``last.pth`` beside its manifest.
 
     A trial keeps all its settings. An imported detector has those that its weights show, the profile's of groups input and
@@ -149,6 +150,7 @@ def read_weights(path: Path, data: Path | None, profile: Profile) -> Subject:
     Args:
         data: folder of a data set in COCO format; its annotations are checked, its images are not decoded. None: the weights are
             for images of no data set, and classes that they do not name are numbered, or COCO's where there are 80.
+        tree: the user's own: code that a trial brings along is run from there alone.
 
     Raises:
         InputError: the file is no detector's or does not fit the data. DataError: problems of the data set.
@@ -161,7 +163,7 @@ def read_weights(path: Path, data: Path | None, profile: Profile) -> Subject:
             hint = f"Give the trial's id, or the file in its run directory, where {naming.MANIFEST} is."
             raise InputError(Problem("a trial's checkpoint holds no settings", str(path), hint))
         manifest = trial.manifest()
-        own = _spec(trial, manifest)
+        own = _spec(trial, manifest, tree)
         if manifest.trial != meta["trial"]:
             raise InputError(Problem(f"it belongs to trial {meta['trial']}, and the manifest beside it to {manifest.trial}", str(path)))
         settings, known, count = own.settings, own.data.classes, len(own.data.classes)
@@ -300,10 +302,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return state, meta
 
 
-def _spec(trial: TrialDir, manifest: Manifest) -> TrialSpec:
+def _spec(trial: TrialDir, manifest: Manifest, tree: RunTree) -> TrialSpec:
     """What a trial computes, with the user's code that it names imported."""
     spec = manifest.spec
-    tree = RunTree.default()
     if spec.components and trial.path.resolve() != tree.trial(trial.id).path.resolve():
         names = ", ".join(component.name for component in spec.components)
         hint = "Where you trust it, say that the tree is yours: GFL_LAB_HOME."

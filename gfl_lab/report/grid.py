@@ -102,6 +102,7 @@ class Grid:
         title: heading above; empty for the main grid of a sheet.
         headings: over the columns that are no labels, group by group. intervals: differences that may be drawn as a plot.
         named: the first column holds the names of the rows. shares: the second column holds shares of 1 that may be drawn as bars.
+        note: a line below it.
     """
 
     columns: tuple[Column, ...]
@@ -111,6 +112,7 @@ class Grid:
     intervals: tuple[Interval, ...] = ()
     named: bool = True
     shares: bool = False
+    note: str = ""
 
     def group(self, *names: str) -> list[int]:
         """Return the positions of the columns of these groups."""

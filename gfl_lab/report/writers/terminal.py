@@ -111,6 +111,14 @@ def ranking_report(sheet: Sheet) -> RenderableType:
     return Group(*parts, _notes(sheet.notes))
 
 
+def comparison_report(sheet: Sheet) -> RenderableType:
+    """Return the comparison of two variants: a table for each group of numbers, then the notes."""
+    parts: list[RenderableType] = []
+    for grid in sheet.grids:
+        parts += [_rows(grid), Text(grid.note)]
+    return Group(*parts, _notes(sheet.notes))
+
+
 def _captions(sheet: Sheet) -> list[RenderableType]:
     return [Text(one_line(sheet.heading), style="bold"), Text(one_line(sheet.about), style="dim")]
 
@@ -141,9 +149,10 @@ def _comparisons(grid: Grid) -> Table:
 def _rows(grid: Grid) -> Table:
     table = _empty_table()
     for column in grid.columns:
-        table.add_column(Text(column.title), justify="left" if column.left else "right")
+        table.add_column(Text(column.title), justify="left" if column.left else "right", overflow="fold" if grid.named else "ellipsis")
     for row in grid.rows:
-        table.add_row(*(Text(cell.text) for cell in row.cells), style="bold" if row.strong else _COLOURS[row.tone])
+        cells = (Text(cell.text, style=_COLOURS[cell.tone]) for cell in row.cells)
+        table.add_row(*cells, style="bold" if row.strong else _COLOURS[row.tone])
     return table
 
 
