@@ -11,6 +11,9 @@ from typing import Any
 FORMAT_VERSION = 1
 """Version of the on-disk format of the whole run tree (rundir.py)."""
 
+NAMED_AXIS = "arm"
+"""Axis of the variants that an experiment names itself, in plan.json and exports since version 0.1; its title is "variant"."""
+
 SIDES = ("left", "top", "right", "bottom")
 """Order of box sides everywhere: channels of ``gfl_reg``, distributions, targets."""
 

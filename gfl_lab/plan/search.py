@@ -127,15 +127,15 @@ def corners(experiment: ExperimentFile, profile: Profile, source: Source) -> dic
 def _combinations(
     dimensions: tuple[Dimension, ...], base: tuple[dict[str, Any], dict[str, Any]]
 ) -> tuple[list[tuple[dict[str, Any], Settings]], list[tuple[dict[str, Any], str]], frozenset[str]]:
-    """Combinations of corners that are possible, those that are refused with the reason, and the settings that none reads."""
+    """Return the possible combinations of corners, the refused ones with the reason, and the settings without effect in all."""
     keys = [dimension.key for dimension in dimensions]
     ends = [dimension.corners for dimension in dimensions]
     if math.prod(map(len, ends)) <= MAX_COMBINATIONS:
-        cells: Iterable[tuple[Any, ...]] = itertools.product(*ends)
+        tried: Iterable[tuple[Any, ...]] = itertools.product(*ends)
     else:  # too many to try all: each value up to a hundred times beside others drawn at random
         draw = random.Random(0)
         times = max(3, min(100, MAX_DRAWN // sum(map(len, ends))))
-        cells = [
+        tried = [
             tuple(value if at == index else draw.choice(values) for at, values in enumerate(ends))
             for index in range(len(ends))
             for value in ends[index]
@@ -143,7 +143,7 @@ def _combinations(
         ]
     found, refused = [], []
     idle: Set[str] | None = None
-    for values in cells:
+    for values in tried:
         settings = dict(zip(keys, values, strict=True))
         try:
             resolved = resolve_settings(*base, settings)
@@ -156,7 +156,7 @@ def _combinations(
 
 
 def reason_of(error: ValidationError) -> str:
-    """The first rule that a combination breaks."""
+    """Return the first rule that a combination breaks."""
     item = error.errors()[0]
     rule = item.get("ctx", {}).get("error")
     return rule.problems[0][1] if isinstance(rule, SettingsRuleError) else item["msg"].removeprefix("Value error, ")
