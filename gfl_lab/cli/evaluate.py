@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 )
 @click.option("--limit", metavar="N", type=Whole(1), help="Only the first N validation images, for a quick look.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(
-    weights: str, changes: dict[str, object], data: Path | None, profile: str | None, limit: int | None, as_json: bool
-) -> None:
+def command(weights: str, changes: dict[str, object], data: Path | None, profile: str | None, limit: int | None, as_json: bool) -> None:
     """Evaluate trained weights: those of TRIAL, a finished trial's id or how it begins, beside its recorded numbers; or those
     in the file WEIGHTS, which `gfl-lab import-checkpoint` wrote, on the data set --data. Nothing is trained or changed.
 
@@ -40,7 +38,6 @@ def command(
     detector = detector_to_evaluate(weights, data, profile)
     from gfl_lab.session.evaluation import evaluate_again
 
-    detector.under(changes)  # refuses them before notes are printed
     for note in detector.notes:
         say(f"note: {note}")
     with counter("evaluates", "images", lambda of: f"evaluating {plural(of, 'image')}") as count:

@@ -47,7 +47,9 @@ class Evaluation:
     device: str
 
 
-def evaluate(detector: TrainedDetector, limit: int | None = None, progress: Callable[[int, int], None] = lambda done, of: None) -> Evaluation:
+def evaluate(
+    detector: TrainedDetector, limit: int | None = None, progress: Callable[[int, int], None] = lambda done, of: None
+) -> Evaluation:
     """Evaluate as a trial does after its last epoch, on the GPU where there is one.
 
     Args:
