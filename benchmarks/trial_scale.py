@@ -101,14 +101,14 @@ class Measured:
 
 def planning_seconds(file: Path) -> float:
     """From the file to the list of trials, in this process; the best of three."""
-    from gfl_lab.rundir import RunTree
     from gfl_lab.session.inputs import read_files
     from gfl_lab.session.planning import PlanOptions, prepare
+    from gfl_lab.session.run_tree import default_tree
 
     best = float("inf")
     for _ in range(3):
         started = time.perf_counter()
-        prepare(read_files(file, None), RunTree.default(), PlanOptions(), lambda _: None)
+        prepare(read_files(file, None), default_tree(), PlanOptions(), lambda _: None)
         best = min(best, time.perf_counter() - started)
     return best
 

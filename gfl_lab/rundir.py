@@ -48,7 +48,7 @@ TEMPORARY_OF = (
     naming.LAST_CHECKPOINT, naming.METRICS_FILE, naming.RESULT, naming.CONFIG, naming.EVAL_RECORDS, naming.DISTRIBUTIONS, naming.HISTORY,
     naming.ACCUMULATION,
 )  # fmt: skip
-"""What only the process that holds the lease writes: temporary files of these are litter once it is dead."""
+"""Files that only the process with the lease writes: their temporary files are left over once it is dead."""
 
 
 class TrialState(StrEnum):
@@ -161,8 +161,8 @@ class TrialDir:
     def prepare(self) -> None:
         """What the holder of the lease does first: clear away what a killed process left half-written, hold space back."""
         for name in TEMPORARY_OF:
-            for litter in self.path.glob(f".{name}.*.tmp"):
-                litter.unlink(missing_ok=True)
+            for leftover in self.path.glob(f".{name}.*.tmp"):
+                leftover.unlink(missing_ok=True)
         self.file(naming.RESERVE).write_bytes(os.urandom(RESERVE_BYTES))  # random: a file system may store zeros as nothing
 
     def release_reserve(self) -> None:
@@ -211,11 +211,6 @@ class RunTree:
     """The run tree under ``root``: where things are."""
 
     root: Path
-
-    @classmethod
-    def default(cls) -> RunTree:
-        """The tree at ``home()``."""
-        return cls(home())
 
     def trial(self, trial_id: str) -> TrialDir:
         """Folder of a trial; need not exist.

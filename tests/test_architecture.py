@@ -106,6 +106,27 @@ def test_no_private_name_of_ray_or_mlflow_is_used() -> None:
     assert not {name: names for name, names in found.items() if names}
 
 
+OUTERMOST = {
+    "gfl_lab/session/run_tree.py",  # default_tree, for commands and gfl_lab.open
+    "gfl_lab/session/lab.py",
+    "gfl_lab/results/store.py",  # open_store: the public reader, also the dashboard's
+    "gfl_lab/orchestrate/tune_parts.py",  # a node of a cluster, whose home is its own
+    "gfl_lab/rundir.py",  # where home is defined
+}
+"""Modules that may ask for the default run tree, beside those of ``gfl_lab/cli``."""
+
+
+def test_the_run_tree_is_chosen_in_the_outermost_place_alone() -> None:
+    """Everything else works on the tree that it is given: not every caller's tree is the one of GFL_LAB_HOME."""
+    asks = re.compile(r"\b(?:default_tree|home|store_root|open_store)\(\)|GFL_LAB_HOME\"\]|RunTree\.default")
+    found = {
+        str(file.relative_to(ROOT))
+        for file in sorted((ROOT / "gfl_lab").rglob("*.py"))
+        if any(asks.search(line) for line in file.read_text(encoding="utf-8").splitlines() if "Path.home()" not in line)
+    }
+    assert {name for name in found if not name.startswith("gfl_lab/cli/")} <= OUTERMOST
+
+
 def test_reading_and_reporting_and_checking_data_load_no_torch_and_no_service() -> None:
     names = loaded(*below("gfl_lab.metrics", "gfl_lab.results", "gfl_lab.report", "gfl_lab.data"))
     assert "pandas" in names

@@ -43,8 +43,8 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setenv("GFL_LAB_HOME", str(tmp_path / "runs"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(resources, "_gpus", lambda: ())
-    monkeypatch.setitem(CHECKS, "detector", lambda repair: iter(()))  # slow, and not asked here
-    monkeypatch.setitem(CHECKS, "sockets", lambda repair: iter(()))  # pytest's folders are longer than a socket's may be
+    monkeypatch.setitem(CHECKS, "detector", lambda tree, repair: iter(()))  # slow, and not asked here
+    monkeypatch.setitem(CHECKS, "sockets", lambda tree, repair: iter(()))  # pytest's folders are longer than a socket's may be
     return runner(monkeypatch, capsys, "doctor")
 
 
@@ -179,7 +179,7 @@ def test_sessions_of_dead_drivers_are_told_from_living_ones(cli: Cli, tmp_path: 
     age(tune)
     raylet = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)", f"--session={named}"])
     try:
-        assert orphans.ray_leftovers() == [dead]
+        assert orphans.stale_ray_sessions() == [dead]
         code, found = told(cli, "--repair")
         assert code == 0 and "1 folder of dead Ray sessions" in found["ray"][0][1]
         assert not dead.exists() and living.exists() and named.exists() and tune.exists()
@@ -187,7 +187,7 @@ def test_sessions_of_dead_drivers_are_told_from_living_ones(cli: Cli, tmp_path: 
         raylet.kill()
         raylet.wait()
     living.rmdir()
-    assert orphans.ray_leftovers() == [named, tune], "Tune's folders go when no session lives"
+    assert orphans.stale_ray_sessions() == [named, tune], "Tune's folders go when no session lives"
 
 
 @pytest.mark.slow

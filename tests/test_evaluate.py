@@ -100,9 +100,9 @@ def test_the_table_shows_both_and_the_difference(cli: Cli, general: TrialDir) ->
     assert difference == pytest.approx(new - old, abs=0.011) and difference < 0
 
 
-def test_python_gets_the_report(cli: Cli, general: TrialDir) -> None:
+def test_python_gets_the_report(tree: RunTree, general: TrialDir) -> None:
     steps: list[tuple[int, int]] = []
-    report = evaluate_again(detector_to_evaluate(general.id[:8]), {"max_dets": 1}, 2, lambda done, of: steps.append((done, of)))
+    report = evaluate_again(detector_to_evaluate(tree, general.id[:8]), {"max_dets": 1}, 2, lambda done, of: steps.append((done, of)))
     assert steps == [(1, 2), (2, 2)] * 2 and list(report.rows) == ["as trained", "max_dets=1"], "two evaluations of the same images"
     assert report.changed.spec.settings.max_dets == 1 and report.detector.spec.settings.max_dets != 1
     assert report.heading.startswith(f"trial {general.id} on the first 2 of 8 validation images") and not report.device_note

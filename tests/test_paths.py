@@ -304,8 +304,8 @@ def test_a_torn_plan_is_told_with_the_way_out(cli: Cli, tmp_path: Path, content:
 
     with pytest.raises(StoreError, match="Move it away"):
         read_plan(tree, "table3_qfl_dfl", "desk")
-    assert list(plans(repair=False)) == [] and path.exists()
-    ((ok, text),) = plans(repair=True)
+    assert list(plans(tree, repair=False)) == [] and path.exists()
+    ((ok, text),) = plans(tree, repair=True)
     assert ok and "run table3_qfl_dfl again" in text
     assert path.with_name("plan.json.damaged").read_bytes() == content and tree.experiments() == []
 
@@ -319,7 +319,7 @@ def test_doctor_replaces_a_damaged_database(cli: Cli, tmp_path: Path, monkeypatc
     from gfl_lab.maintenance.doctor import CHECKS
 
     for check in ("detector", "packages", "sockets", "processes", "ray"):
-        monkeypatch.setitem(CHECKS, check, lambda repair: iter(()))
+        monkeypatch.setitem(CHECKS, check, lambda tree, repair: iter(()))
     skip_checks(monkeypatch.setattr)
     tree = write_fake_tree(tmp_path / "runs", epochs=1, train_images=4, val_images=1)
     path = tree.root / naming.MLFLOW_DB

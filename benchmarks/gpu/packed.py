@@ -58,11 +58,12 @@ def main() -> None:
     file.write_text(yaml.safe_dump(content, sort_keys=False))
 
     from gfl_lab.orchestrate import driver
-    from gfl_lab.rundir import RunTree, TrialState
+    from gfl_lab.rundir import TrialState
     from gfl_lab.session.inputs import read_files
     from gfl_lab.session.planning import PlanOptions, prepare
+    from gfl_lab.session.run_tree import default_tree
 
-    files, tree = read_files(file, "bccd"), RunTree.default()
+    files, tree = read_files(file, "bccd"), default_tree()
     prepared = prepare(files, tree, PlanOptions(asked.data.resolve()), lambda text: print(text, flush=True))
     plan = prepared.plan
     place = tree.experiment(files.experiment.name, files.profile.name)

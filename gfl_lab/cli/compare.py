@@ -27,9 +27,10 @@ def command(experiment: Path, variant: str, other: str | None, profile: str | No
     from gfl_lab.report.variant_comparison_grid import comparison_sheet
     from gfl_lab.report.writers.terminal import comparison_report
     from gfl_lab.session.lookup import stored_experiment
+    from gfl_lab.session.run_tree import default_tree
     from gfl_lab.session.variant_pair import find_pair
 
-    store, row = stored_experiment(experiment, profile)
+    store, row = stored_experiment(default_tree(), experiment, profile)
     pair = find_pair(row, variant, other)
     say(f"{pair.variant.name} against {pair.reference.name}, {plural(len(pair.trials), 'seed')}")
     rows = pair.compare(store)

@@ -17,8 +17,9 @@ from gfl_lab.errors import ExitCode
 def command(repair: bool, as_json: bool) -> None:
     """Check the environment and the run tree; --repair repairs what it can. Exit code 6 when something stays wrong."""
     from gfl_lab.maintenance.doctor import examine
+    from gfl_lab.session.run_tree import default_tree
 
-    rows = list(examine(repair))
+    rows = list(examine(default_tree(), repair))
     if as_json:
         print_json({"rows": [asdict(row) for row in rows]})
     else:

@@ -33,9 +33,10 @@ def command(weights: str, changes: dict[str, object], data: Path | None, profile
 
     Examples:  gfl-lab evaluate 3fa9 --set decode=local_peak,  gfl-lab evaluate gfl_r50.gfl-lab.pth --data ~/data/coco
     """
+    from gfl_lab.session.run_tree import default_tree
     from gfl_lab.session.trained import detector_to_evaluate
 
-    detector = detector_to_evaluate(weights, data, profile)
+    detector = detector_to_evaluate(default_tree(), weights, data, profile)
     from gfl_lab.session.evaluation import evaluate_again
 
     for note in detector.notes:

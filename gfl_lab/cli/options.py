@@ -109,7 +109,7 @@ def run_options(command: Command) -> Command:
             help="S3-compatible storage (s3://BUCKET/PREFIX) for a cluster whose nodes share no file system.",
         ),
         click.option("--cpus", type=Whole(1, 1024), help="CPU cores for each trial, instead of the profile's."),
-        click.option("--gpus", type=Number(0, 64), help="GPUs, or a share of one, for each trial, instead of the profile's."),
+        click.option("--gpus", type=Number(0, 64), help="GPUs, or part of one, for each trial, instead of the profile's."),
         budget_option,
         click.option("--relock", is_flag=True, help="Replace the table's lock file, also where locked numbers differ from those of now."),
     )

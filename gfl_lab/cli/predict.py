@@ -36,11 +36,12 @@ def command(
     Example:  gfl-lab predict 3fa9 photo.jpg --distributions
     """
     from gfl_lab.session.pictures import picture_paths, require_images, write_picture
+    from gfl_lab.session.run_tree import default_tree
     from gfl_lab.session.trained import detector_for_images
 
     targets = {} if as_json else picture_paths(images, pictures)
     require_images(images)
-    detector = detector_for_images(weights, profile)
+    detector = detector_for_images(default_tree(), weights, profile)
     from gfl_lab.inference.detections import detection_json
     from gfl_lab.inference.reevaluate import predict_images
 

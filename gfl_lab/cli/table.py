@@ -47,8 +47,10 @@ def command(experiment: Path, profile: str | None, as_json: bool, form: str, min
     from gfl_lab.report.writers.terminal import TableReport
     from gfl_lab.results.store import Store
     from gfl_lab.session.lookup import require_run
+    from gfl_lab.session.run_tree import default_tree
 
-    files, tree = require_run(experiment, profile)
+    tree = default_tree()
+    files = require_run(tree, experiment, profile)
     name, profile_name = files.experiment.name, files.profile.name
     form = "json" if as_json else form
     if files.experiment.kind == "search":

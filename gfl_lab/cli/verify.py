@@ -25,9 +25,10 @@ def command(experiment: Path, profile: str | None, lock: Path | None, as_json: b
     Every file of the finished trials is read, and their AP recomputed from their detections. Exit code 4 when anything differs,
     is missing or damaged.
     """
+    from gfl_lab.session.run_tree import default_tree
     from gfl_lab.session.verification import verify
 
-    found = verify(experiment, profile, lock)
+    found = verify(default_tree(), experiment, profile, lock)
     if as_json:
         print_json(
             {

@@ -83,17 +83,18 @@ class TrainedDetector:
         return replace(self, spec=self.spec.model_copy(update={"settings": settings}))
 
 
-def read_trial(trial: TrialDir, with_data: bool = True) -> TrainedDetector:
+def read_trial(trial: TrialDir, tree: RunTree, with_data: bool = True) -> TrainedDetector:
     """Return the weights of a finished trial (their moving average, where it has one), with its validation data.
 
     Args:
+        tree: the user's own: code that a trial brings along is run from there alone.
         with_data: whether its data must be there still.
 
     Raises:
         StoreError: its manifest, result or checkpoint cannot be read. InputError: its data are gone or others by now.
     """
     manifest, result = trial.manifest(), trial.result()
-    spec = _spec(trial, manifest)
+    spec = _spec(trial, manifest, tree)
     if not isinstance(result, Done) or result.metrics is None:
         raise StoreError(f"trial {trial.id}: {naming.RESULT} is damaged")
     paths = manifest.paths
@@ -109,7 +110,7 @@ def read_trial(trial: TrialDir, with_data: bool = True) -> TrainedDetector:
     return TrainedDetector(trial.id, True, state, spec, paths, recorded, result.device, tuple(notes))
 
 
-def read_weights(path: Path, data: Path | None, profile: Profile) -> TrainedDetector:
+def read_weights(path: Path, data: Path | None, profile: Profile, tree: RunTree) -> TrainedDetector:
     """Return the weights in a file that ``gfl-lab import-checkpoint`` wrote, or in a trial's ``last.pth`` beside its manifest.
 
     A trial keeps all its settings. An imported detector has those that its weights show, the profile's of groups input and
@@ -130,7 +131,7 @@ def read_weights(path: Path, data: Path | None, profile: Profile) -> TrainedDete
             hint = f"Give the trial's id, or the file in its run directory, where {naming.MANIFEST} is."
             raise InputError(Problem("a trial's checkpoint holds no settings", str(path), hint))
         manifest = trial.manifest()
-        own = _spec(trial, manifest)
+        own = _spec(trial, manifest, tree)
         if manifest.trial != meta["trial"]:
             raise InputError(Problem(f"it belongs to trial {meta['trial']}, and the manifest beside it to {manifest.trial}", str(path)))
         settings, known, count = own.settings, own.data.classes, len(own.data.classes)
@@ -176,10 +177,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return state, meta
 
 
-def _spec(trial: TrialDir, manifest: Manifest) -> TrialSpec:
+def _spec(trial: TrialDir, manifest: Manifest, tree: RunTree) -> TrialSpec:
     """Return what a trial computes, after importing the user's code that it names."""
     spec = manifest.spec
-    tree = RunTree.default()
     if spec.components and trial.path.resolve() != tree.trial(trial.id).path.resolve():
         names = ", ".join(component.name for component in spec.components)
         hint = "Where you trust it, say that the tree is yours: GFL_LAB_HOME."

@@ -9,22 +9,23 @@ from dataclasses import dataclass
 from gfl_lab.errors import GflLabError
 from gfl_lab.maintenance import installation, machine, run_files, tracking_database
 from gfl_lab.maintenance.finding import Findings
+from gfl_lab.rundir import RunTree
 
-CHECKS: dict[str, Callable[[bool], Findings]] = {
-    "packages": lambda repair: installation.packages(),
-    "opencv": lambda repair: installation.opencv(),
-    "files": lambda repair: installation.shipped_files(),
-    "detector": lambda repair: installation.detector(),
-    "machine": lambda repair: machine.resources(),
-    "disk": lambda repair: machine.disk(),
-    "processes": lambda repair: machine.processes(repair),
-    "ray": lambda repair: machine.ray_sessions(repair),
-    "sockets": lambda repair: machine.sockets(),
-    "plans": lambda repair: run_files.plans(repair),
-    "runs": lambda repair: run_files.runs(repair),
-    "mlflow": lambda repair: tracking_database.database(repair),
+CHECKS: dict[str, Callable[[RunTree, bool], Findings]] = {
+    "packages": lambda tree, repair: installation.packages(),
+    "opencv": lambda tree, repair: installation.opencv(),
+    "files": lambda tree, repair: installation.shipped_files(),
+    "detector": lambda tree, repair: installation.detector(),
+    "machine": lambda tree, repair: machine.resources(),
+    "disk": lambda tree, repair: machine.disk(tree),
+    "processes": lambda tree, repair: machine.processes(repair),
+    "ray": lambda tree, repair: machine.ray_sessions(repair),
+    "sockets": lambda tree, repair: machine.sockets(),
+    "plans": lambda tree, repair: run_files.plans(tree, repair),
+    "runs": lambda tree, repair: run_files.runs(tree, repair),
+    "mlflow": lambda tree, repair: tracking_database.database(tree, repair),
 }
-"""By name; each takes whether to repair what it finds."""
+"""By name; each takes the run tree, and whether to repair what it finds."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Row:
     message: str
 
 
-def examine(repair: bool) -> Iterator[Row]:
+def examine(tree: RunTree, repair: bool) -> Iterator[Row]:
     """Check the environment and the run tree; an error in a check is a line of it.
 
     Args:
@@ -44,7 +45,7 @@ def examine(repair: bool) -> Iterator[Row]:
     """
     for name, check in CHECKS.items():
         try:
-            for ok, message in check(repair):
+            for ok, message in check(tree, repair):
                 yield Row(name, ok, message)
         except (GflLabError, ImportError, OSError, RuntimeError, sqlite3.Error) as error:
             yield Row(name, False, str(error) if isinstance(error, GflLabError) else f"{type(error).__name__}: {error}")

@@ -10,7 +10,7 @@ from gfl_lab.maintenance.finding import REPAIR_HINT, Findings
 from gfl_lab.orchestrate import orphans
 from gfl_lab.orchestrate.ray_cluster import check_sockets, scratch_dir
 from gfl_lab.orchestrate.resources import look
-from gfl_lab.rundir import home
+from gfl_lab.rundir import RunTree
 from gfl_lab.wording import plural
 
 MIN_FREE_GIB = 2.0
@@ -39,9 +39,9 @@ def gpus(listed: int) -> Findings:
         yield True, f"CUDA works: {torch.cuda.get_device_name(0)}"
 
 
-def disk() -> Findings:
+def disk(tree: RunTree) -> Findings:
     """Check the room at the run tree and in the shared memory, and that the run tree can be written."""
-    root = home()
+    root = tree.root
     existing = next(folder for folder in (root, *root.parents) if folder.exists())
     free = shutil.disk_usage(existing).free / 2**30
     yield free >= MIN_FREE_GIB, f"{free:.1f} GiB free at {root} ({MIN_FREE_GIB:g} at least)"
@@ -64,7 +64,7 @@ def processes(repair: bool) -> Findings:
 
 def ray_sessions(repair: bool) -> Findings:
     """Find folders of dead Ray sessions; with ``repair`` they are deleted."""
-    found = orphans.ray_leftovers()
+    found = orphans.stale_ray_sessions()
     if not found:
         yield True, f"Ray's sessions go to {scratch_dir()}; none of a dead driver lies there"
         return

@@ -16,9 +16,8 @@ from gfl_lab.tracking.mlflow_payload import read_plan
 from gfl_lab.wording import plural
 
 
-def plans(repair: bool) -> Findings:
+def plans(tree: RunTree, repair: bool) -> Findings:
     """Move plans that cannot be read out of the way; without ``repair`` the check of the runs reports them."""
-    tree = RunTree.default()
     for name, profile in tree.experiments() if repair else ():
         try:
             read_plan(tree, name, profile)
@@ -31,13 +30,12 @@ def plans(repair: bool) -> Findings:
             yield True, f"{error.problems[0].message}; moved to {kept.name}: run {name} again, finished trials are found by their ids"
 
 
-def runs(repair: bool) -> Findings:
+def runs(tree: RunTree, repair: bool) -> Findings:
     """Find damaged trials, leases of dead processes and half-written files.
 
     Args:
         repair: remove the leases and the half-written files.
     """
-    tree = RunTree.default()
     yield True, f"{len(tree.trials())} trials, {len(tree.experiments())} experiments in {tree.root}"
     for problem in Store(tree).problems():
         yield False, problem

@@ -18,13 +18,12 @@ from gfl_lab.tracking.server import DamagedDatabase, quiet_import
 from gfl_lab.wording import plural
 
 
-def database(repair: bool) -> Findings:
+def database(tree: RunTree, repair: bool) -> Findings:
     """Compare the database's schema with that of the installed MLflow, and find runs that are RUNNING while no process runs their trial.
 
     Args:
         repair: raise the schema, correct the runs, and replace a damaged database of the run tree by a new one.
     """
-    tree = RunTree.default()
     path = sqlite_path(default_uri(tree))
     if path is None:
         yield True, "MLflow is a server: `gfl-lab sync` completes what it has"

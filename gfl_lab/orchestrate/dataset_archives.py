@@ -94,8 +94,8 @@ def fetch_dataset(storage: Storage, digest: str, cache: Path) -> dict[str, str]:
     folder = cache / digest
     with _locked(cache / f".{digest}.lock"):
         if not folder.is_dir():
-            for litter in cache.glob(f".{digest}.*.tmp"):
-                shutil.rmtree(litter, ignore_errors=True)
+            for leftover in cache.glob(f".{digest}.*.tmp"):
+                shutil.rmtree(leftover, ignore_errors=True)
             temporary = Path(tempfile.mkdtemp(dir=cache, prefix=f".{digest}.", suffix=".tmp"))
             try:
                 _fetch_into(temporary, storage, digest)

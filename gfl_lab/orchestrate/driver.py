@@ -124,8 +124,8 @@ def only_driver(folder: Path) -> Iterator[bool]:
             os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()} since {since}".encode())
         except OSError as error:  # write() knows no name
             raise OSError(error.errno, error.strerror, str(path)) from None
-        for litter in folder.glob(".*.tmp"):  # a killed driver's half-written files
-            litter.unlink(missing_ok=True)
+        for leftover in folder.glob(".*.tmp"):  # a killed driver's half-written files
+            leftover.unlink(missing_ok=True)
         yield killed
         file.truncate(0)  # not after an exception: then too trials may be dying
 

@@ -123,8 +123,8 @@ def _old(paths: Iterable[Path]) -> Iterator[Path]:
 # --- Ray ---
 
 
-def ray_leftovers() -> list[Path]:
-    """Folders of dead Ray sessions in the scratch folder, and, while no session lives, what Tune has left there.
+def stale_ray_sessions() -> list[Path]:
+    """Return the folders of dead Ray sessions in the scratch folder and, while no session lives, those of Tune.
 
     A session is alive while one of this user's processes names it on its command line, or while the driver lives whose pid
     ends its name.

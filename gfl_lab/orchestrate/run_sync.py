@@ -121,19 +121,19 @@ def take_over(synced: Synced, listed: dict[str, Stamp]) -> None:
         (synced.folder / naming.PREVIOUS_CHECKPOINT).unlink(missing_ok=True)
 
 
-class Pace:
-    """When a file may be transferred again, by its name."""
+class TransferThrottle:
+    """The time from which each file may be transferred again, by its name."""
 
     def __init__(self) -> None:
         self._not_before: dict[str, float] = {}
 
     def is_due(self, name: str) -> bool:
-        """Whether it may be transferred now."""
+        """Return True if the file may be transferred now."""
         return time.monotonic() >= self._not_before.get(name, 0.0)
 
     @contextlib.contextmanager
     def timed(self, *names: str) -> Iterator[None]:
-        """Takes the time of a transfer."""
+        """Measure the time of a transfer."""
         began = time.monotonic()
         yield
         now = time.monotonic()
@@ -156,7 +156,7 @@ class DriverSide:
         self._synced: dict[str, Synced] = {}
         self._watched: dict[str, TrialDir] = {}
         self._active: set[str] = set()
-        self._pace = Pace()
+        self._throttle = TransferThrottle()
         self._stop_files: set[Path] = set()
         self._told: set[str] = set()
         self._over = threading.Event()
@@ -283,8 +283,8 @@ class DriverSide:
             self._take_over(trial, listed)
         elif not is_done(trial):
             for name in self._sync(trial).changed_there({name: listed[name] for name in _LIVE if name in listed}):
-                if self._pace.is_due(f"{trial.id}/{name}"):
-                    with self._pace.timed(f"{trial.id}/{name}"):
+                if self._throttle.is_due(f"{trial.id}/{name}"):
+                    with self._throttle.timed(f"{trial.id}/{name}"):
                         self._sync(trial).pull(name, listed[name])
         self._pull_lease(trial, leases)
 

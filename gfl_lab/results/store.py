@@ -31,4 +31,4 @@ def store_root() -> Path:
 
 def open_store(root: Path | None = None) -> Store:
     """The store at ``root``, by default where ``GFL_LAB_HOME`` points or ``./runs``. The folder need not exist."""
-    return Store(RunTree(Path(root)) if root is not None else RunTree.default())
+    return Store(RunTree(store_root() if root is None else Path(root)))

@@ -12,11 +12,12 @@ from gfl_lab.report.ranking import Ranking, rank
 from gfl_lab.report.table import Table, build_table
 from gfl_lab.results.search import read_search
 from gfl_lab.results.store import Store
-from gfl_lab.rundir import RunTree, home
+from gfl_lab.rundir import RunTree
 from gfl_lab.session.inputs import Files, read_files
 from gfl_lab.session.outcome import Outcome
 from gfl_lab.session.planning import PlanOptions, prepare
 from gfl_lab.session.reporting import LineReporter
+from gfl_lab.session.run_tree import default_tree
 from gfl_lab.session.session import RunOptions, Session
 from gfl_lab.session.weights import absolute_weights
 from gfl_lab.session.workers import ExecutorName
@@ -39,7 +40,7 @@ class Lab:
     """
 
     def __init__(self, root: str | Path | None = None, *, verbose: bool = True) -> None:
-        self._tree = RunTree(home() if root is None else absolute(Path(root), "the run tree"))
+        self._tree = default_tree() if root is None else RunTree(absolute(Path(root), "the run tree"))
         self._reporter = LineReporter(verbose=verbose)
 
     @property
@@ -91,7 +92,7 @@ class Lab:
             executor: "ray", or "inline" for one trial after the other in this process, where a debugger works.
             address: of a Ray cluster, instead of this machine.
             cpus: of each trial, instead of the profile's.
-            gpus: of each trial, or a share of one. With 0 and the inline executor, this process sees no GPU any more.
+            gpus: of each trial, or part of one. With 0 and the inline executor, this process sees no GPU any more.
             budget: such as ``12h``, ``8cpuh`` or ``40gpuh``; the run stops when it is spent.
 
         Returns:

@@ -64,7 +64,7 @@ def reproduce(tree: RunTree, prefix: str, keep: Path | None, say: Callable[[str]
         InputError: there is no such finished trial, ``keep`` exists, or an input of the trial is missing.
     """
     first = find_trial(tree, prefix)
-    require_done(first)
+    require_done(tree, first)
     store = Store(tree)
     try:
         recorded, records = store.recorded(first.id), store.records(first.id)

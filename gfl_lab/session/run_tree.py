@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from gfl_lab.rundir import RunTree
+from gfl_lab.rundir import RunTree, home
 
 
 def default_tree() -> RunTree:
     """Return the run tree of ``$GFL_LAB_HOME``, or of ``runs`` in the current folder. It need not exist."""
-    return RunTree.default()
+    return RunTree(home())

@@ -41,10 +41,11 @@ class Verification:
         return not self.deviations and not self.unfair
 
 
-def verify(experiment: Path, profile: str | None, lock: Path | None) -> Verification:
+def verify(tree: RunTree, experiment: Path, profile: str | None, lock: Path | None) -> Verification:
     """Rebuild the table of an experiment, and compare it with its lock file.
 
     Args:
+        tree: where it was run.
         experiment: the experiment file.
         profile: instead of the experiment's own.
         lock: lock file, instead of the one beside the table.
@@ -52,8 +53,7 @@ def verify(experiment: Path, profile: str | None, lock: Path | None) -> Verifica
     Raises:
         InputError: the experiment has not been run, or there is no readable lock file.
     """
-    store, row = stored_experiment(experiment, profile)
-    tree = RunTree.default()
+    store, row = stored_experiment(tree, experiment, profile)
     path = lock or tree.experiment(row.name, row.profile) / naming.LOCK
     if not path.is_file():
         hint = "" if lock else f"gfl-lab run {experiment} writes it with the table."

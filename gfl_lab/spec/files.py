@@ -42,7 +42,7 @@ class Resources(BaseModel):
     model_config = _STRICT
 
     cpus: int = Field(1, ge=1, le=1024, description="CPU cores (and threads)")
-    gpus: float = Field(0, ge=0, le=64, description="GPUs, or a share of one; taken only where there is a GPU unless gpu_required")
+    gpus: float = Field(0, ge=0, le=64, description="GPUs, or part of one; taken only where there is a GPU unless gpu_required")
     gpu_packing: bool = Field(
         False, description="as many trials on a GPU as fit by the peak memory that `plan --measure` has measured; `gpus` each until then"
     )

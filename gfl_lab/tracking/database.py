@@ -76,9 +76,9 @@ def _create(path: Path, artifacts: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}."
-    for litter in path.parent.glob(f"{prefix}*"):
-        if litter.is_dir():
-            shutil.rmtree(litter, ignore_errors=True)
+    for leftover in path.parent.glob(f"{prefix}*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as folder:
         fresh = Path(folder) / path.name
         store = SqlAlchemyStore(sqlite_uri(fresh), file_uri(artifacts))
