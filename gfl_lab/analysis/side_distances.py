@@ -149,7 +149,7 @@ class SideDistances:
         return text
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         derived = {"needed_reg_max": self.needed_reg_max, "needed_bin_width": self.needed_bin_width, "advice": self.advice}
         return asdict(self) | derived
 
@@ -239,14 +239,14 @@ class _Level:
 
 
 def _training_config(paths: CocoPaths, classes: Sequence[str], settings: Settings) -> Config:
-    """The configuration that a trial of these settings would train by: its data set, anchors and padding are taken from it."""
+    """Return the configuration that a trial of these settings would train by, for its data set, anchors and padding."""
     data = DataSpec(name="", digest="", classes=tuple(classes), train_images=0, val_images=0)
     spec = TrialSpec(settings=settings, data=data, seed=0, code=TRAINING_CODE_VERSION)
     return trial_config(spec, {key: str(path) for key, path in vars(paths).items()}, work_dir="")
 
 
 def _scaled_boxes(infos: list[dict[str, Any]], config: Config, settings: Settings) -> dict[tuple[int, int], list[Tensor]]:
-    """The (G, 4) boxes, xyxy px of the network input, of every training image, by the padded (height, width) of the image."""
+    """Return the (G, 4) boxes, xyxy px of the network input, of every training image, by the padded (height, width) of the image."""
     divisor = config.model.data_preprocessor.pad_size_divisor
     out: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
     for info in infos:
@@ -258,7 +258,7 @@ def _scaled_boxes(infos: list[dict[str, Any]], config: Config, settings: Setting
 
 
 def scale_boxes(boxes: Tensor, size: tuple[int, int], into: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
-    """Boxes as mmdet's ``Resize(scale=into, keep_ratio=True)`` leaves them, and the scaled image's (width, height).
+    """Return the boxes as mmdet's ``Resize(scale=into, keep_ratio=True)`` leaves them, and the scaled image's (width, height).
 
     Args:
         boxes: (G, 4) float32, xyxy px.
@@ -274,7 +274,7 @@ def scale_boxes(boxes: Tensor, size: tuple[int, int], into: tuple[int, int]) -> 
 
 
 def _batches(images: list[Tensor], cells: int) -> Iterator[list[Tensor]]:
-    """Images of about the same number of boxes, so that padding is little, as many as fit into ``BATCH_DISTANCES``."""
+    """Yield images of about the same number of boxes, so that padding is little, as many as fit into ``BATCH_DISTANCES``."""
     batch: list[Tensor] = []
     for boxes in sorted(images, key=len):
         if batch and (len(batch) + 1) * len(boxes) * cells > BATCH_DISTANCES:
@@ -293,7 +293,7 @@ def _pad(batch: list[Tensor]) -> tuple[Tensor, Tensor]:
 def _describe(
     stride: int, distances: NDArray[np.float32], boxes: int, clipped_boxes: int, total: int, reg_max: int, bin_width: float
 ) -> LevelSides:
-    """The numbers of a level, from its distances in bins, sorted."""
+    """Return the numbers of a level, from its distances in bins, sorted."""
     sides = len(distances)
     counts = np.bincount(np.minimum(distances, MAX_BINS - 1).astype(np.int64), minlength=reg_max)
     # float32, as training compares
@@ -322,7 +322,7 @@ def _describe(
 
 
 def _reach(distance: float) -> int:
-    """Smallest n that does not clip a distance, in bins."""
+    """Return the smallest n that does not clip a distance, in bins."""
     n = max(1, math.floor(distance))
     while np.float32(n - DISTANCE_MARGIN) < distance:
         n += 1
@@ -341,7 +341,7 @@ def _largest(values: Iterable[N | None]) -> N | None:
 
 
 def _round_up(value: float) -> float:
-    """To 3 digits, upwards."""
+    """Round to 3 digits, upwards."""
     places = 2 - math.floor(math.log10(value))
     return round(math.ceil(value * 10**places) / 10**places, max(places, 0))
 

@@ -83,7 +83,7 @@ def check(path: Path | None, profile_name: str | None, reg_max: int | None, bin_
 
 
 def _profile(name: str) -> tuple[Any, Any]:
-    """A profile and its settings. Raises SpecError."""
+    """Return a profile and its settings. Raises SpecError."""
     from gfl_lab.session.inputs import named_profile
     from gfl_lab.spec.files import resolve_settings
 
@@ -92,7 +92,7 @@ def _profile(name: str) -> tuple[Any, Any]:
 
 
 def _generated(profile: Any) -> Path:
-    """The folder of the data that a profile generates, made when it is not there yet."""
+    """Return the folder of the data that a profile generates. The data are made if they are missing."""
     from gfl_lab.data.ambiguous_shapes import AmbiguousShapesSpec
     from gfl_lab.data.ambiguous_shapes import generate as make
     from gfl_lab.session.run_tree import default_tree
@@ -104,7 +104,7 @@ def _generated(profile: Any) -> Path:
 
 
 def _locate(path: Path, settings: Any) -> Unassigned:
-    """The boxes of a valid data set that no location learns."""
+    """Return the boxes of a valid data set that no location learns."""
     from rich.progress import Progress
 
     from gfl_lab.data.coco import find_dataset
@@ -140,7 +140,7 @@ def _measure(path: Path, classes: tuple[str, ...], settings: Any, reg_max: int |
 
 
 def print_sides(sides: SideDistances, title: str, console: Any) -> None:
-    """The table of levels, on a terminal with a histogram of each, and the advice."""
+    """Print the table of levels, on a terminal with a histogram of each, and the advice."""
     from rich.table import Table
 
     width, height = sides.image_size
@@ -169,7 +169,7 @@ def print_sides(sides: SideDistances, title: str, console: Any) -> None:
 
 
 def histogram(counts: Sequence[int], reg_max: int, width: int = 32) -> str:
-    """Bars of the sides in each bin, at most ``width`` of them, and after a `|` one of those beyond n; a count is never no bar."""
+    """Return bars of the sides in each bin, at most ``width`` of them, then a `|` and a bar of those beyond n. A count is never no bar."""
     together = -(-reg_max // width)
     bars = [sum(counts[start : min(start + together, reg_max)]) for start in range(0, reg_max, together)] + [sum(counts[reg_max:])]
     top = max(bars)
