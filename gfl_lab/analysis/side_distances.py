@@ -1,4 +1,4 @@
-"""How far the sides of a data set's boxes are from the locations that learn them, in bins, and what n and bin width that asks for.
+"""Distances, in bins, of the sides of a data set's boxes from the locations that learn them, and the n and bin width to choose.
 
 Every training box is assigned to locations as training does, image by image, from the annotations alone. A side farther than
 n - 0.1 bins is clipped: DFL learns it as n - 0.1, and no box can be predicted beyond n bins.
@@ -86,7 +86,7 @@ class LevelSides:
 
 @dataclass(frozen=True)
 class SideDistances:
-    """What ``side_distances`` found.
+    """The result of ``side_distances``.
 
     Attributes:
         reg_max: n.
@@ -231,7 +231,7 @@ def side_distances(
 
 
 class _Level:
-    """What is gathered of a level."""
+    """The distances gathered on a level."""
 
     def __init__(self) -> None:
         self.distances: list[NDArray[np.float32]] = []

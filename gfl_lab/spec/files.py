@@ -1,4 +1,4 @@
-"""Experiment, profile and published-table files: their form, and loading them with every problem told at once."""
+"""Experiment, profile and published-table files: their form, and loading them with every problem reported at once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class DeskData(BaseModel):
 
 
 class Resources(BaseModel):
-    """What one trial asks of the machine. None of it can change a trial's numbers, so none of it is in its id."""
+    """Resources of one trial. They do not change a trial's numbers, so they are not in its id."""
 
     model_config = _STRICT
 
@@ -56,7 +56,7 @@ class Resources(BaseModel):
 
 
 class Profile(BaseModel):
-    """Where and how big: data, settings that suit it, resources."""
+    """A profile: data, settings that suit them, resources."""
 
     model_config = _STRICT
 
@@ -72,7 +72,7 @@ class Profile(BaseModel):
 
 
 class TableSpec(BaseModel):
-    """What the table shows."""
+    """Contents of the table."""
 
     model_config = _STRICT
 
