@@ -35,7 +35,7 @@ FAKES = "tests.support.fake_trial"
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """The verb, on a run tree and a scratch folder of this test's; it sees no orphan of anybody else's."""
+    """The command, on a run tree and a scratch folder of this test's; it sees no orphan of anybody else's."""
     everyone = orphans.orphans
     monkeypatch.setattr(orphans, "orphans", lambda: [orphan for orphan in everyone() if orphan.log.startswith(str(tmp_path))])
     (tmp_path / "t").mkdir()

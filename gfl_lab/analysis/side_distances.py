@@ -120,14 +120,14 @@ class _Level:
 
 
 def _training_config(paths: CocoPaths, classes: Sequence[str], settings: Settings) -> Config:
-    """The configuration that a trial of these settings would train by: its data set, anchors and padding are taken from it."""
+    """Return the configuration that a trial of these settings would train by, for its data set, anchors and padding."""
     data = DataSpec(name="", digest="", classes=tuple(classes), train_images=0, val_images=0)
     spec = TrialSpec(settings=settings, data=data, seed=0, code=TRAINING_CODE_VERSION)
     return trial_config(spec, {key: str(path) for key, path in vars(paths).items()}, work_dir="")
 
 
 def _scaled_boxes(infos: list[dict[str, Any]], config: Config, settings: Settings) -> dict[tuple[int, int], list[Tensor]]:
-    """The (G, 4) boxes, xyxy px of the network input, of every training image, by the padded (height, width) of the image."""
+    """Return the (G, 4) boxes, xyxy px of the network input, of every training image, by the padded (height, width) of the image."""
     divisor = config.model.data_preprocessor.pad_size_divisor
     out: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
     for info in infos:
@@ -139,7 +139,7 @@ def _scaled_boxes(infos: list[dict[str, Any]], config: Config, settings: Setting
 
 
 def scale_boxes(boxes: Tensor, size: tuple[int, int], into: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
-    """Boxes as mmdet's ``Resize(scale=into, keep_ratio=True)`` leaves them, and the scaled image's (width, height).
+    """Return the boxes as mmdet's ``Resize(scale=into, keep_ratio=True)`` leaves them, and the scaled image's (width, height).
 
     Args:
         boxes: (G, 4) float32, xyxy px.
@@ -155,7 +155,7 @@ def scale_boxes(boxes: Tensor, size: tuple[int, int], into: tuple[int, int]) -> 
 
 
 def _batches(images: list[Tensor], cells: int) -> Iterator[list[Tensor]]:
-    """Images of about the same number of boxes, so that padding is little, as many as fit into ``BATCH_DISTANCES``."""
+    """Yield images of about the same number of boxes, so that padding is little, as many as fit into ``BATCH_DISTANCES``."""
     batch: list[Tensor] = []
     for boxes in sorted(images, key=len):
         if batch and (len(batch) + 1) * len(boxes) * cells > BATCH_DISTANCES:

@@ -14,8 +14,8 @@ from gfl_lab import shipped
 from gfl_lab.cli.numbers import Number, Whole
 from gfl_lab.cli.output import say
 from gfl_lab.errors import SpecError
+from gfl_lab.spec.limits import MAX_TRIALS
 
-MAX_TRIALS = 10_000
 MAX_SEED, MAX_SEEDS = 2**31 - 1, 100_000
 _SEED = re.compile(r"[0-9]{1,10}")
 

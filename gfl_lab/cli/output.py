@@ -37,10 +37,10 @@ def in_container() -> bool:
 
 
 def warn_of_container() -> None:
-    """Say that a server in a container listens there alone, if this is one."""
+    """Print a warning if this is a container: its servers can be reached from inside alone."""
     if in_container():
         say(
-            "warning: this listens on 127.0.0.1 of the container, which nobody outside of it reaches; docs/deployment.md has services that do"
+            "warning: this listens on 127.0.0.1 of the container, which cannot be reached from outside; docs/deployment.md has services that can"
         )
 
 

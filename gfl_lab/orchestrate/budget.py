@@ -43,11 +43,11 @@ class Budget:
         return cls(text.strip(), unit, float(match[1]) * seconds)
 
     def of(self, cost: Cost) -> float:
-        """The part of a cost that this budget is about, in seconds."""
+        """Return the part of a cost that this budget limits, in seconds."""
         return {"wall": cost.wall_s, "core": cost.core_s, "gpu": cost.gpu_s}[self.unit]
 
     def exceeded(self, found: Sequence[Estimate], resources: TrialResources) -> bool | None:
-        """Whether the trials cost more; None when it cannot be told. What is known of them may be too much already."""
+        """Return True if the trials cost more; None if that is unknown. The known part of them may be too much already."""
         known = cost_of([estimate.seconds or 0.0 for estimate in found], resources)
         if known is not None and self.of(known) > self.amount:
             return True

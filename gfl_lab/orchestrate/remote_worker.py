@@ -135,7 +135,7 @@ class Holder(threading.Thread):
                     renewed = time.monotonic()
 
     def is_mine(self) -> bool:
-        """Whether the trial is still this node's: nobody has taken it meanwhile, and perhaps ended it. Raises ResourceError."""
+        """Return True if the trial is still this node's: no other node has taken it, and perhaps ended it. Raises ResourceError."""
         self.lost = self.lost or self._there() != self._mine
         return not self.lost
 
@@ -162,7 +162,7 @@ def _done_there(storage: Storage, trial_id: str) -> bool:
 
 
 def _fetch(storage: Storage, trial: TrialDir, synced: Synced, scratch: Path) -> None:
-    """Everything that the trial needs, with paths of this node; no result and no lease of a former attempt."""
+    """Fetch everything that the trial needs, with paths of this node, and no result or lease of an earlier attempt."""
     listed = storage.list(synced.remote)
     run_sync.take_over(synced, listed)
     synced.forget(naming.RESULT)

@@ -74,7 +74,7 @@ def stop_name(run: str, stop_file: str) -> str:
 
 
 def exchanged(names: Iterable[str]) -> list[str]:
-    """Of the names in a trial's folder those that its node puts, in that order.
+    """Return, in their order, those names of a trial's folder that its node puts into the storage.
 
     Metrics go before the checkpoint, which may never be ahead of them; the result last of all.
     """
@@ -86,12 +86,12 @@ def exchanged(names: Iterable[str]) -> list[str]:
 
 
 def local_names(folder: Path) -> list[str]:
-    """``exchanged`` of what lies in a local folder."""
+    """Return ``exchanged`` of the names in a local folder."""
     return exchanged(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
 
 
 def is_done(trial: TrialDir) -> bool:
-    """Whether the trial's result says so, whoever holds its lease."""
+    """Return True if the trial's result is that of a finished one, whatever its lease."""
     with contextlib.suppress(StoreError):
         result = trial.result()
         return isinstance(result, Done) and result.metrics is not None
@@ -163,7 +163,7 @@ class DriverSide:
         self._thread: threading.Thread | None = None
 
     def refresh(self, trial_ids: Iterable[str]) -> None:
-        """Before anything is planned: fetch what the storage knows of trials that are not done here, leases too."""
+        """Fetch, before anything is planned, everything in the storage on trials that are not done here, leases too."""
         self.storage.prepare()
         leases = self.storage.list("leases")
         known = self.storage.list("trials", deep=True)
@@ -293,7 +293,7 @@ class DriverSide:
             take_over(self._sync(trial), listed)
 
     def _pull_lease(self, trial: TrialDir, leases: dict[str, Stamp]) -> None:
-        """The lease here is what it is there; its file's time is when it was renewed there."""
+        """Make the local lease the storage's; the time of its file is the time when it was renewed there."""
         name, path = f"{trial.id}.json", trial.file(naming.LEASE)
         if name not in leases:
             if (lease := trial.lease()) and lease.run:  # a node's; another one is of a process on this machine
