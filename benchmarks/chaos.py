@@ -206,9 +206,9 @@ class Lab:
             subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(home)], check=True)
         count = itertools.count(1)
 
-        def start(verb: str = "run", *arguments: str) -> Command:
-            options = [verb, *([str(self.file), *self.options] if verb != "sync" else []), *arguments]
-            return Command(home, server.uri if server else None, folder / f"output-{next(count)}-{verb}.txt", *options)
+        def start(command: str = "run", *arguments: str) -> Command:
+            options = [command, *([str(self.file), *self.options] if command != "sync" else []), *arguments]
+            return Command(home, server.uri if server else None, folder / f"output-{next(count)}-{command}.txt", *options)
 
         scene = Scene(home, rng, start, server)
         try:

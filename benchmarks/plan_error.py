@@ -24,7 +24,7 @@ from pathlib import Path
 from benchmarks.machine import header
 from gfl_lab import naming
 from gfl_lab.orchestrate import resources
-from gfl_lab.orchestrate.cost import HISTORY, WARM_UP, Paces
+from gfl_lab.orchestrate.cost import HISTORY, WARM_UP, Timings
 from gfl_lab.orchestrate.measure import distinct, measure
 from gfl_lab.plan.plan import Trial
 from gfl_lab.records.files import read_json
@@ -76,10 +76,10 @@ def finished(tree: RunTree, profile: str) -> tuple[list[Case], int]:
 
 def estimate(cases: Sequence[Case], tree: RunTree, source: str, cpus: int) -> None:
     """Fill in the estimates that rest on ``source``; of history each case sees all the others."""
-    paces = Paces(tree)
+    timings = Timings(tree)
     for case in cases:
         spec = case.trial.spec.model_dump(mode="json")
-        found = paces.estimate(spec["settings"], spec["data"], cpus=cpus, device="cpu", without=case.trial.id, sources=(source,))
+        found = timings.estimate(spec["settings"], spec["data"], cpus=cpus, device="cpu", without=case.trial.id, sources=(source,))
         if found.seconds is not None:
             case.estimates[source] = found.seconds
 
@@ -87,7 +87,7 @@ def estimate(cases: Sequence[Case], tree: RunTree, source: str, cpus: int) -> No
 def warm_up(cases: Sequence[Case], home: RunTree, cpus: int) -> None:
     """Measure each distinct model, as many at once as trials run at once."""
     machine = resources.look()
-    share = resources.Share(cpus, 0, machine.cpus // cpus)
+    taken = resources.TrialResources(cpus, 0, machine.cpus // cpus)
     by_data: dict[str, list[Case]] = {}
     for case in cases:
         by_data.setdefault(case.trial.spec.data.digest, []).append(case)
@@ -95,7 +95,7 @@ def warm_up(cases: Sequence[Case], home: RunTree, cpus: int) -> None:
         trials = [case.trial for case in own]
         print(f"warming up {len(distinct(trials))} models", file=sys.stderr)
         say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
-        problems = measure(trials, home, own[0].paths, (), share, machine, WARM_UP_ENTRY, 0, say)
+        problems = measure(trials, home, own[0].paths, (), taken, machine, WARM_UP_ENTRY, 0, say)
         if problems:
             sys.exit("\n".join(problems))
 

@@ -78,7 +78,7 @@ class Damage:
 
 
 def phrase(found: Sequence[Damage]) -> str:
-    """All damages of a trial in one phrase."""
+    """Return all damages of a trial in one phrase."""
     return "; ".join(map(str, found))
 
 
@@ -144,7 +144,7 @@ def damage(trial: TrialDir) -> list[Damage]:
 
 
 def checkpoint_damage(path: Path, *, whole: bool = False) -> str:
-    """Why a checkpoint is unusable as a file; empty for a sound one.
+    """Return why a checkpoint is unusable as a file; empty for a sound one.
 
     Args:
         whole: read all of it and compare its check sums, instead of its table of contents alone.
@@ -162,7 +162,7 @@ def checkpoint_damage(path: Path, *, whole: bool = False) -> str:
 
 
 def recomputed_ap(records: Records) -> dict[str, float]:
-    """AP, AP50 and AP75 of the detections; without those that are not defined."""
+    """Return AP, AP50 and AP75 of the detections; without those that are not defined."""
     precision = match(records).precision()
     found = {key: mean_ap(precision[list(rows)]) for key, rows in RESAMPLED.items()}
     return {key: value for key, value in found.items() if not math.isnan(value)}
@@ -180,7 +180,7 @@ class Checked:
         self._dirty = False
 
     def damage(self, trial: TrialDir) -> list[Damage]:
-        """As ``damage``; empty without reading a file for a trial that has passed and has not changed since."""
+        """Return ``damage`` of a trial; empty without reading a file for a trial that has passed and has not changed since."""
         stamp = _stamp(trial)
         if self._known.get(trial.id) == stamp:
             return []
@@ -220,7 +220,7 @@ def _stamp(trial: TrialDir) -> str:
 
 
 def _manifest(trial: TrialDir, found: list[Damage]) -> TrialSpec | None:
-    """What the trial computes, if its manifest says so; adds what is wrong with the manifest and the files beside it."""
+    """Return the trial's specification, if its manifest has one, and add the damage of the manifest and the files beside it."""
     try:
         manifest = trial.manifest()
     except FormatError:
@@ -257,7 +257,7 @@ def _components(trial: TrialDir, spec: TrialSpec, found: list[Damage]) -> None:
 
 
 def _listed(trial: TrialDir, name: str, files: Mapping[str, FileEntry], found: list[Damage], *, required: bool) -> bool:
-    """Whether a file is there as result.json lists it, so that its content is worth reading; adds what is wrong."""
+    """Return True if a file exists as result.json lists it, so that its content is worth reading; add its damage."""
     path, entry = trial.file(name), files.get(name)
     try:
         size = path.stat().st_size
@@ -280,7 +280,7 @@ def _listed(trial: TrialDir, name: str, files: Mapping[str, FileEntry], found: l
 
 
 def _records(trial: TrialDir, spec: TrialSpec | None, metrics: Mapping[str, float] | None, found: list[Damage]) -> None:
-    """Whether eval.npz is whole, over the trial's images and classes, and gives the metrics of its result."""
+    """Return True if eval.npz is whole, over the trial's images and classes, and gives the metrics of its result."""
     try:
         with zipfile.ZipFile(trial.file(naming.EVAL_RECORDS)) as archive:
             if damaged := archive.testzip():
@@ -315,7 +315,7 @@ def _records(trial: TrialDir, spec: TrialSpec | None, metrics: Mapping[str, floa
 
 
 def records_disagreement(records: Records) -> str:
-    """Why the arrays of an evaluation cannot belong together; empty where they can."""
+    """Return why the arrays of an evaluation cannot belong together; empty if they can."""
     for side, names in (("det", ("image", "label", "score", "box")), ("gt", ("image", "label", "area", "crowd", "id", "box"))):
         arrays = [getattr(records, f"{side}_{name}") for name in names]
         if len({len(array) for array in arrays}) != 1 or arrays[-1].shape[1:] != (4,):

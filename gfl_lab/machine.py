@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def processor() -> str:
-    """The model of the processor; empty where the system does not say."""
+    """Return the model of the processor; empty where the system does not say."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

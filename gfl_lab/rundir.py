@@ -48,7 +48,7 @@ TEMPORARY_OF = (
     naming.LAST_CHECKPOINT, naming.METRICS_FILE, naming.RESULT, naming.CONFIG, naming.EVAL_RECORDS, naming.DISTRIBUTIONS, naming.HISTORY,
     naming.ACCUMULATION,
 )  # fmt: skip
-"""What only the process that holds the lease writes: temporary files of these are litter once it is dead."""
+"""Files that only the process with the lease writes: their temporary files are left over once it is dead."""
 
 
 class TrialState(StrEnum):
@@ -62,7 +62,7 @@ class TrialState(StrEnum):
 
 
 def home() -> Path:
-    """Absolute path of the run tree: ``$GFL_LAB_HOME``, or ``runs`` in the current folder.
+    """Return the absolute path of the run tree: ``$GFL_LAB_HOME``, or ``runs`` in the current folder.
 
     Raises:
         InputError: it cannot be the path of a folder.
@@ -97,7 +97,7 @@ class TrialDir:
         return self.path.name
 
     def file(self, name: str) -> Path:
-        """Path of one of the files named in ``naming``."""
+        """Return the path of one of the files named in ``naming``."""
         return self.path / name
 
     def manifest(self) -> Manifest:
@@ -109,7 +109,7 @@ class TrialDir:
         return read_result(self.file(naming.RESULT))
 
     def state(self) -> TrialState:
-        """Where the trial stands now. A damaged result counts as interrupted, so that `run` computes it again.
+        """Return the state of the trial now. A damaged result counts as interrupted, so that `run` computes it again.
 
         Raises:
             FormatError: the result is another gfl-lab's, which may be whole.
@@ -159,10 +159,10 @@ class TrialDir:
         self.file(naming.LEASE).unlink(missing_ok=True)
 
     def prepare(self) -> None:
-        """What the holder of the lease does first: clear away what a killed process left half-written, hold space back."""
+        """Prepare the folder as the new holder of the lease: remove half-written files of a killed process, reserve space."""
         for name in TEMPORARY_OF:
-            for litter in self.path.glob(f".{name}.*.tmp"):
-                litter.unlink(missing_ok=True)
+            for leftover in self.path.glob(f".{name}.*.tmp"):
+                leftover.unlink(missing_ok=True)
         self.file(naming.RESERVE).write_bytes(os.urandom(RESERVE_BYTES))  # random: a file system may store zeros as nothing
 
     def release_reserve(self) -> None:
@@ -192,7 +192,7 @@ class TrialDir:
             log.write(f"{datetime.datetime.now().astimezone().isoformat(timespec='seconds')} {text.rstrip()}\n")
 
     def accumulation(self) -> Accumulation | None:
-        """How each batch is split for a trial that ran out of memory, else None. Raises StoreError if the file is damaged."""
+        """Return the split of each batch for a trial that ran out of memory, else None. Raises StoreError if the file is damaged."""
         return read_accumulation(self.file(naming.ACCUMULATION))
 
     def write_accumulation(self, accumulation: Accumulation) -> None:
@@ -202,7 +202,7 @@ class TrialDir:
     # --- metrics ---
 
     def metric_lines(self) -> list[MetricLine]:
-        """All metric lines, oldest first. A torn last line (the process died while writing) is left out."""
+        """Return all metric lines, oldest first. A torn last line (the process died while writing) is left out."""
         return read_metric_lines(self.file(naming.METRICS_FILE))[0]
 
 
@@ -213,7 +213,7 @@ class RunTree:
     root: Path
 
     def trial(self, trial_id: str) -> TrialDir:
-        """Folder of a trial; need not exist.
+        """Return the folder of a trial; need not exist.
 
         Raises:
             StoreError: ``trial_id`` does not have the form of an id (so it can never leave the tree).
@@ -223,29 +223,29 @@ class RunTree:
         return TrialDir(self.root / naming.TRIALS_DIR / trial_id)
 
     def trials(self) -> list[TrialDir]:
-        """Every trial with a manifest, sorted by id."""
+        """Return every trial with a manifest, sorted by id."""
         found = sorted((self.root / naming.TRIALS_DIR).glob("*/" + naming.MANIFEST))
         return [TrialDir(path.parent) for path in found if naming.is_trial_id(path.parent.name)]
 
     def folders(self) -> list[TrialDir]:
-        """Every folder that is named as a trial, with a manifest or not, sorted by id."""
+        """Return every folder with a trial's name, with a manifest or not, sorted by id."""
         found = sorted((self.root / naming.TRIALS_DIR).glob("*"))
         return [TrialDir(path) for path in found if naming.is_trial_id(path.name) and path.is_dir()]
 
     def experiment(self, name: str, profile: str) -> Path:
-        """Folder of an experiment under a profile; need not exist. Raises StoreError for a name that is no name."""
+        """Return the folder of an experiment under a profile; need not exist. Raises StoreError for a name that is no name."""
         for text in (name, profile):
             if not naming.is_valid_name(text):
                 raise StoreError(f"{text!r} cannot name an experiment or profile")
         return self.root / naming.EXPERIMENTS_DIR / name / profile
 
     def experiments(self) -> list[tuple[str, str]]:
-        """(experiment, profile) of every plan in the tree, sorted."""
+        """Return (experiment, profile) of every plan in the tree, sorted."""
         found = (self.root / naming.EXPERIMENTS_DIR).glob(f"*/*/{naming.PLAN}")
         return sorted((path.parent.parent.name, path.parent.name) for path in found)
 
     def data(self, name: str) -> Path:
-        """Folder of a generated data set."""
+        """Return the folder of a generated data set."""
         return self.root / naming.DATA_DIR / name
 
     @property

@@ -72,11 +72,11 @@ def test_help_loads_nothing_that_takes_time() -> None:
     assert not names & (DETECTION | SERVICES | {"pydantic", "pandas", "numpy", "yaml", "rich", "scipy", "pyarrow", "plotly"})
 
 
-def test_the_command_line_loads_the_heavy_parts_only_when_a_verb_needs_them() -> None:
-    """Importing every verb's module, as ``gfl-lab VERB --help`` does with its own."""
+def test_the_command_line_loads_the_heavy_parts_only_when_a_command_needs_them() -> None:
+    """Importing every command's module, as ``gfl-lab COMMAND --help`` does with its own."""
     from gfl_lab.cli.main import _COMMANDS
 
-    assert not loaded(*(f"gfl_lab.cli.{verb.replace('-', '_')}" for verb in _COMMANDS)) & (
+    assert not loaded(*(f"gfl_lab.cli.{name.replace('-', '_')}" for name in _COMMANDS)) & (
         DETECTION | SERVICES | {"pydantic", "pandas", "scipy", "pyarrow"}
     )
 

@@ -50,7 +50,7 @@ def test_help_and_version(cli: Cli) -> None:
     code, out, _ = cli("--help")
     assert code == 0 and "run" in out and "table3_qfl_dfl.yaml" in out
     assert cli("--version")[0] == 0
-    for verb in (
+    for command in (
         "run",
         "plan",
         "status",
@@ -66,7 +66,7 @@ def test_help_and_version(cli: Cli) -> None:
         "evaluate",
         "gc",
     ):
-        code, out, _ = cli(verb, "--help")
+        code, out, _ = cli(command, "--help")
         assert code == 0 and "Usage" in out
 
 
@@ -109,8 +109,8 @@ def test_wrong_usage_is_one_message_and_exit_2_and_nothing_written(cli: Cli, tmp
 def test_bad_experiments(cli: Cli, tmp_path: Path, line: str, words: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(f"name: bad\nprofile: desk\n{line}\nseeds: [0, 0]\n")
-    for verb in ("run", "plan", "table"):
-        code, out, err = cli(verb, path)
+    for command in ("run", "plan", "table"):
+        code, out, err = cli(command, path)
         assert code == 2 and words in err and "bad.yaml:3" in err and "bad.yaml:4" in err and out == ""
     assert not (tmp_path / "runs").exists()
 

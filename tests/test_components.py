@@ -437,10 +437,10 @@ def test_the_experiments_in_the_docs_are_the_examples() -> None:
 
 
 def test_every_component_in_the_docs_trains(tmp_path: Path) -> None:
-    arms = "".join(f"  {key}: {{{key}: {name}}}\n" for key, name in KINDS.items()) + "  regnet: {backbone: RegNet400MF}\n"
+    variants = "".join(f"  {key}: {{{key}: {name}}}\n" for key, name in KINDS.items()) + "  regnet: {backbone: RegNet400MF}\n"
     every = ", ".join(f"{key}: {name}" for key, name in KINDS.items())
     together = f"  all: {{{every}, component_args: {{head: {{temperature: 2.0}}, backbone: {{width: 8}}}}}}\n"
-    path = write(tmp_path, f"variants:\n  gfl: {{}}\n{arms}{together}overrides: {{epochs: 1}}\n", snippets=SNIPPETS)
+    path = write(tmp_path, f"variants:\n  gfl: {{}}\n{variants}{together}overrides: {{epochs: 1}}\n", snippets=SNIPPETS)
     trial = manifests(path, RunTree(tmp_path / "runs"))["all"]
     run_trial(trial.path)
     assert raw_result(trial)["status"] == "done", raw_result(trial)

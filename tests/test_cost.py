@@ -14,14 +14,14 @@ from gfl_lab import naming
 from gfl_lab.errors import InputError, ResourceError
 from gfl_lab.orchestrate import budget as budgets
 from gfl_lab.orchestrate import resources
-from gfl_lab.orchestrate.budget import Budget, Meter, last_share, spent
-from gfl_lab.orchestrate.cost import HINT, HISTORY, NOTHING, WARM_UP, Estimate, Paces, cost_of, estimates, rests_on, wall_seconds
-from gfl_lab.orchestrate.resources import Machine, Peak, Share
+from gfl_lab.orchestrate.budget import Budget, Meter, last_resources, spent
+from gfl_lab.orchestrate.cost import HINT, HISTORY, NOTHING, WARM_UP, Estimate, Timings, cost_of, estimates, rests_on, wall_seconds
+from gfl_lab.orchestrate.resources import Machine, Peak, TrialResources, trial_resources
 from gfl_lab.plan.plan import build_plan
 from gfl_lab.records.files import read_json, write_json
 from gfl_lab.records.metric_lines import write_metric_lines
 from gfl_lab.rundir import RunTree
-from gfl_lab.spec.files import load_experiment, load_profile
+from gfl_lab.spec.files import Resources, load_experiment, load_profile
 from gfl_lab.spec.trial import DataSpec
 from tests.support.cli import Cli, runner
 from tests.support.fake_runs import write_fake_tree
@@ -58,14 +58,14 @@ def measured(tree: RunTree, settings: dict, data: dict, **changes: object) -> No
 
 def test_other_epochs_and_images_are_reckoned_from_the_pace_of_finished_trials(tree: RunTree) -> None:
     settings, data = spec_of(tree)
-    same = Paces(tree).estimate(settings, data, cpus=1, device="cpu")
+    same = Timings(tree).estimate(settings, data, cpus=1, device="cpu")
     assert same.rests_on == HISTORY and same.count == 1 and same.apart == ()
     assert same.seconds == pytest.approx(96 * 0.4 + 2.1 + 5.3)
-    other = Paces(tree).estimate(
+    other = Timings(tree).estimate(
         settings | {"epochs": 3, "schedule": "2x"}, data | {"train_images": 100, "val_images": 50}, cpus=1, device="cpu"
     )
     assert other.seconds == pytest.approx(6 * 50 * 0.4 + 6 * 50 * 2.1 / 80 + 5.3)
-    half = Paces(tree).estimate(settings, data, cpus=1, device="cpu", done=0.5)
+    half = Timings(tree).estimate(settings, data, cpus=1, device="cpu", done=0.5)
     assert half.seconds == pytest.approx((96 * 0.4 + 2.1) / 2 + 5.3)
 
 
@@ -78,14 +78,14 @@ def test_other_epochs_and_images_are_reckoned_from_the_pace_of_finished_trials(t
 )  # fmt: skip
 def test_another_model_or_batch_is_not_like_them(tree: RunTree, changes: dict) -> None:
     settings, data = spec_of(tree)
-    assert Paces(tree).estimate(settings | changes, data, cpus=1, device="cpu") == Estimate(None, NOTHING)
-    assert Paces(tree).estimate(settings, data | {"name": "other", "digest": "f" * 16}, cpus=1, device="cpu").seconds is None
-    assert Paces(tree).estimate(settings, data, cpus=1, device="cuda H200").seconds is None, "a GPU's pace is not a CPU's"
+    assert Timings(tree).estimate(settings | changes, data, cpus=1, device="cpu") == Estimate(None, NOTHING)
+    assert Timings(tree).estimate(settings, data | {"name": "other", "digest": "f" * 16}, cpus=1, device="cpu").seconds is None
+    assert Timings(tree).estimate(settings, data, cpus=1, device="cuda H200").seconds is None, "a GPU's seconds are not a CPU's"
 
 
 def test_learning_rate_and_loss_weights_change_no_pace(tree: RunTree) -> None:
     settings, data = spec_of(tree)
-    found = Paces(tree).estimate(
+    found = Timings(tree).estimate(
         settings | {"lr": 0.5, "dfl_weight": 3.0, "qfl_beta": 1.0, "init_weights": "pretrained"}, data, cpus=1, device="cpu"
     )
     assert found.rests_on == HISTORY and found.count == 1 and found.apart == ()
@@ -94,14 +94,14 @@ def test_learning_rate_and_loss_weights_change_no_pace(tree: RunTree) -> None:
 def test_what_is_most_alike_is_asked_and_the_difference_told(tree: RunTree) -> None:
     settings, data = spec_of(tree, 3)
     other = settings | {"reg_max": 24}  # no finished trial has it
-    near = Paces(tree).estimate(other, data, cpus=1, device="cpu")
+    near = Timings(tree).estimate(other, data, cpus=1, device="cpu")
     assert near.rests_on == HISTORY and near.count == 4 and near.apart == ("detector settings",)
     assert "with other detector settings" in rests_on([near])
     measured(tree, other, data)
-    own = Paces(tree).estimate(other, data, cpus=1, device="cpu")
+    own = Timings(tree).estimate(other, data, cpus=1, device="cpu")
     assert own.rests_on == WARM_UP and own.seconds == pytest.approx(96 * 1.0 + 80 * 0.1 + 10)
-    assert Paces(tree).estimate(settings, data, cpus=1, device="cpu").rests_on == HISTORY, "finished trials are better than a warm-up"
-    two = Paces(tree).estimate(other, data, cpus=2, device="cpu")
+    assert Timings(tree).estimate(settings, data, cpus=1, device="cpu").rests_on == HISTORY, "finished trials are better than a warm-up"
+    two = Timings(tree).estimate(other, data, cpus=2, device="cpu")
     assert two.seconds == pytest.approx(own.seconds / 2) and two.apart == ("cores",)
 
 
@@ -114,7 +114,7 @@ def test_a_resumed_trial_gives_the_pace_of_its_last_attempt(tree: RunTree) -> No
     result = raw_result(trial)
     result["seconds"] |= {"train": 48 * 0.7, "eval": 4 * 10 * 0.02, "total": 48 * 0.7 + 0.8 + 5.0}
     write_json(trial.file(naming.RESULT), result)
-    assert Paces(tree).estimate(settings, data, cpus=1, device="cpu").seconds == pytest.approx(96 * 0.7 + 80 * 0.02 + 5.0)
+    assert Timings(tree).estimate(settings, data, cpus=1, device="cpu").seconds == pytest.approx(96 * 0.7 + 80 * 0.02 + 5.0)
 
 
 def test_the_profiles_hint_is_the_last_resort_and_for_cpus_alone(tmp_path: Path) -> None:
@@ -122,12 +122,14 @@ def test_the_profiles_hint_is_the_last_resort_and_for_cpus_alone(tmp_path: Path)
     data = DataSpec(name="shapes", digest="0" * 16, classes=("a",), train_images=160, val_images=20)
     plan = build_plan(load_experiment(TABLE3)[0], profile, data)
     tree = RunTree(tmp_path)
-    found = estimates(plan.trials, plan, tree, Share(1, 0, 2), "cpu")
+    found = estimates(plan.trials, plan, tree, TrialResources(1, 0, 2), "cpu")
     assert {each.rests_on for each in found} == {HINT} and found[0].seconds == pytest.approx(0.012 * 160 * 16)
-    assert cost_of([each.seconds for each in found], Share(1, 0, 2)).wall_s == pytest.approx(2 * found[0].seconds)
+    assert cost_of([each.seconds for each in found], TrialResources(1, 0, 2)).wall_s == pytest.approx(2 * found[0].seconds)
     assert rests_on(found) == "the profile's hint"
-    on_gpu = estimates(plan.trials, plan, tree, Share(1, 0.25, 4), "cuda H200")
-    assert {each.rests_on for each in on_gpu} == {NOTHING} and cost_of([each.seconds for each in on_gpu], Share(1, 0.25, 4)) is None
+    on_gpu = estimates(plan.trials, plan, tree, TrialResources(1, 0.25, 4), "cuda H200")
+    assert {each.rests_on for each in on_gpu} == {NOTHING} and cost_of(
+        [each.seconds for each in on_gpu], TrialResources(1, 0.25, 4)
+    ) is None
 
 
 def test_damaged_records_are_passed_over(tree: RunTree) -> None:
@@ -137,7 +139,7 @@ def test_damaged_records_are_passed_over(tree: RunTree) -> None:
     (tree.root / naming.MEASURED_DIR / "y.json").write_text('{"settings": 3}')
     for trial in tree.trials()[:2]:
         trial.file(naming.RESULT).write_text('{"status": "done"}')
-    assert sum(len(known) for known in Paces(tree)._known.values()) == 2
+    assert sum(len(known) for known in Timings(tree)._known.values()) == 2
 
 
 def test_wall_time_fills_slots_in_order() -> None:
@@ -154,22 +156,22 @@ def gpus(cpus: int = 16, count: int = 1, gib: float = 80.0) -> Machine:
     return Machine(cpus, ("H100",) * count, 128.0, (gib,) * count)
 
 
-def take(machine: Machine, gpus: float = 0.25, asked: float | None = None, pack: bool = False, peak: Peak | None = None) -> Share:
-    return resources.share(machine, cpus=1, gpus=gpus, gpu_required=False, asked_cpus=None, asked_gpus=asked, pack=pack, peak=peak)
+def take(machine: Machine, gpus: float = 0.25, asked: float | None = None, pack: bool = False, peak: Peak | None = None) -> TrialResources:
+    return trial_resources(machine, Resources(gpus=gpus, gpu_packing=pack), gpus=asked, peak=peak)
 
 
 def test_packing_takes_what_was_measured_and_never_more_than_fits() -> None:
     peak = Peak(2000.0, 10 * 1024)  # times 1.25 is 12.5 of 80 GiB: six fit
     packed = take(gpus(), gpus=1, pack=True, peak=peak)
     assert packed.slots == 6 and packed.gpus == pytest.approx(1 / 6, abs=1e-4) and packed.slots * packed.gpus <= 1
-    assert take(gpus(), gpus=1, peak=peak) == Share(1, 1, 1), "a whole GPU stays one without `gpu_packing`"
-    assert take(gpus(), gpus=0.25, peak=peak) == Share(1, 0.25, 4), "a stated share that is enough stays"
+    assert take(gpus(), gpus=1, peak=peak) == TrialResources(1, 1, 1), "a whole GPU stays one without `gpu_packing`"
+    assert take(gpus(), gpus=0.25, peak=peak) == TrialResources(1, 0.25, 4), "a stated part that is enough stays"
     raised = take(gpus(), gpus=0.1, peak=peak)
-    assert raised.slots == 6, "a wished share that is too small gives way"
+    assert raised.slots == 6, "a wished part that is too small gives way"
     assert take(gpus(count=2), gpus=1, pack=True, peak=peak).slots == 12
     assert take(gpus(cpus=4), gpus=1, pack=True, peak=peak).slots == 4
-    assert take(gpus(count=2), gpus=0.4).slots == 4, "parts of two GPUs make no third share"
-    assert take(gpus(), gpus=0.25, pack=True) == Share(1, 0.25, 4), "nothing measured: as stated"
+    assert take(gpus(count=2), gpus=0.4).slots == 4, "parts of two GPUs make no third part"
+    assert take(gpus(), gpus=0.25, pack=True) == TrialResources(1, 0.25, 4), "nothing measured: as stated"
 
 
 def test_a_share_that_was_ordered_and_is_too_small_is_refused() -> None:
@@ -242,11 +244,11 @@ def test_the_peak_counts_once_every_model_was_measured(tree: RunTree) -> None:
     models = [variant.settings.model_dump(mode="json") for variant in plan.variants]
     for index, settings in enumerate(models[:3]):
         measured(tree, settings, data.model_dump(), memory_mib=1000.0 + index)
-    assert Paces(tree).peak(plan.trials, gpu=False) is None
+    assert Timings(tree).peak(plan.trials, gpu=False) is None
     measured(tree, models[3], data.model_dump(), memory_mib=5000.0)
-    assert Paces(tree).peak(plan.trials, gpu=False) == Peak(5000.0, 0.0)
-    assert Paces(tree).peak(plan.trials, gpu=True) is None
-    assert Paces(tree).peak([], gpu=False) is None
+    assert Timings(tree).peak(plan.trials, gpu=False) == Peak(5000.0, 0.0)
+    assert Timings(tree).peak(plan.trials, gpu=True) is None
+    assert Timings(tree).peak([], gpu=False) is None
 
 
 # --- budgets ---
@@ -262,13 +264,13 @@ def test_budgets_are_read() -> None:
 
 
 def test_what_is_known_may_be_too_much_already() -> None:
-    share = Share(2, 0, 1)
+    two_cores = TrialResources(2, 0, 1)
     hour = Estimate(3600.0, HISTORY, 1)
-    assert Budget.parse("1.9h").exceeded([hour, hour], share) is True
-    assert Budget.parse("2h").exceeded([hour, hour], share) is False
-    assert Budget.parse("3.9cpuh").exceeded([hour, hour], share) is True
-    assert Budget.parse("3h").exceeded([hour, Estimate(None)], share) is None
-    assert Budget.parse("30min").exceeded([hour, Estimate(None)], share) is True
+    assert Budget.parse("1.9h").exceeded([hour, hour], two_cores) is True
+    assert Budget.parse("2h").exceeded([hour, hour], two_cores) is False
+    assert Budget.parse("3.9cpuh").exceeded([hour, hour], two_cores) is True
+    assert Budget.parse("3h").exceeded([hour, Estimate(None)], two_cores) is None
+    assert Budget.parse("30min").exceeded([hour, Estimate(None)], two_cores) is True
 
 
 def test_the_meter_counts_what_runs_and_stops_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,7 +280,7 @@ def test_the_meter_counts_what_runs_and_stops_once(tmp_path: Path, monkeypatch: 
     file = tmp_path / naming.COST
 
     def run(budget: str | None) -> Meter:
-        meter = Meter(file, Share(2, 0.25, 4), Budget.parse(budget) if budget else None, lambda: stops.append(1))
+        meter = Meter(file, TrialResources(2, 0.25, 4), Budget.parse(budget) if budget else None, lambda: stops.append(1))
         for running in (0, 3, 4, 4, 1):
             clock[0] += 900
             meter.look(running)
@@ -290,10 +292,10 @@ def test_the_meter_counts_what_runs_and_stops_once(tmp_path: Path, monkeypatch: 
     assert (first.spent.wall_s, first.spent.core_s, first.spent.gpu_s) == (4500, 21600, 2700)
     second = run(None)
     assert not second.exhausted and stops == [1] and second.spent == first.spent, "each command has its own"
-    assert spent(file).core_s == 43200 and last_share(file) == Share(2, 0.25, 4), "the file adds them up"
+    assert spent(file).core_s == 43200 and last_resources(file) == TrialResources(2, 0.25, 4), "the file adds them up"
     assert not run("2gpuh").exhausted and run("0.7gpuh").exhausted and run("1h").exhausted
     file.write_text("{")
-    assert spent(file) is None and last_share(file) is None
+    assert spent(file) is None and last_resources(file) is None
 
 
 # --- the command line ---
@@ -422,6 +424,6 @@ def test_a_warm_up_measures_and_a_spent_budget_stops(small: Path, tmp_path: Path
     ],
 )
 def test_trials_at_once_on_a_cluster_are_those_that_fit_on_each_node(nodes: list[dict[str, float]], cpus: int, gpus: float, slots: int) -> None:  # fmt: skip
-    from gfl_lab.orchestrate.resources import share_of_nodes
+    from gfl_lab.orchestrate.resources import resources_on_nodes
 
-    assert share_of_nodes(nodes, cpus, gpus) == Share(cpus, gpus, slots)
+    assert resources_on_nodes(nodes, cpus, gpus) == TrialResources(cpus, gpus, slots)

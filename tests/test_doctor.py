@@ -35,7 +35,7 @@ FAKES = "tests.support.fake_trial"
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """The verb, on a run tree and a scratch folder of this test's; it sees no orphan of anybody else's."""
+    """The command, on a run tree and a scratch folder of this test's; it sees no orphan of anybody else's."""
     everyone = orphans.orphans
     monkeypatch.setattr(orphans, "orphans", lambda: [orphan for orphan in everyone() if orphan.log.startswith(str(tmp_path))])
     (tmp_path / "t").mkdir()
@@ -179,7 +179,7 @@ def test_sessions_of_dead_drivers_are_told_from_living_ones(cli: Cli, tmp_path: 
     age(tune)
     raylet = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)", f"--session={named}"])
     try:
-        assert orphans.ray_leftovers() == [dead]
+        assert orphans.stale_ray_sessions() == [dead]
         code, found = told(cli, "--repair")
         assert code == 0 and "1 folder of dead Ray sessions" in found["ray"][0][1]
         assert not dead.exists() and living.exists() and named.exists() and tune.exists()
@@ -187,7 +187,7 @@ def test_sessions_of_dead_drivers_are_told_from_living_ones(cli: Cli, tmp_path: 
         raylet.kill()
         raylet.wait()
     living.rmdir()
-    assert orphans.ray_leftovers() == [named, tune], "Tune's folders go when no session lives"
+    assert orphans.stale_ray_sessions() == [named, tune], "Tune's folders go when no session lives"
 
 
 @pytest.mark.slow

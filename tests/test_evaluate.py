@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,12 @@ from gfl_lab import naming
 from gfl_lab.checkpoints.files import load_safely
 from gfl_lab.data import coco
 from gfl_lab.errors import InputError
-from gfl_lab.inference.reevaluate import COMPARED, SETTABLE
+from gfl_lab.inference.trained_detector import COMPARED, SETTABLE
 from gfl_lab.records.files import write_json
 from gfl_lab.rundir import RunTree, TrialDir
+from gfl_lab.session.evaluation import evaluate_again
 from gfl_lab.session.lookup import find_trial
+from gfl_lab.session.trained import detector_to_evaluate
 from gfl_lab.setup.components import load
 from gfl_lab.spec.code import CodeFile
 from tests.support.cli import Cli, runner
@@ -95,6 +98,16 @@ def test_the_table_shows_both_and_the_difference(cli: Cli, general: TrialDir) ->
     old, new, difference = table["AP50"]
     assert old == pytest.approx(recorded(general)["AP50"], abs=0.005)
     assert difference == pytest.approx(new - old, abs=0.011) and difference < 0
+
+
+def test_python_gets_the_report(tree: RunTree, general: TrialDir) -> None:
+    steps: list[tuple[int, int]] = []
+    report = evaluate_again(detector_to_evaluate(tree, general.id[:8]), {"max_dets": 1}, 2, lambda done, of: steps.append((done, of)))
+    assert steps == [(1, 2), (2, 2)] * 2 and list(report.rows) == ["as trained", "max_dets=1"], "two evaluations of the same images"
+    assert report.changed.spec.settings.max_dets == 1 and report.detector.spec.settings.max_dets != 1
+    assert report.heading.startswith(f"trial {general.id} on the first 2 of 8 validation images") and not report.device_note
+    elsewhere = replace(report, detector=replace(report.detector, device="cuda NVIDIA H100"))
+    assert elsewhere.device_note.startswith("It was trained on cuda NVIDIA H100")
 
 
 def test_a_limit_compares_the_same_images(cli: Cli, general: TrialDir) -> None:

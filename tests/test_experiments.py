@@ -54,7 +54,7 @@ def test_an_experiment_plans_under_every_profile(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_an_experiment_leaves_sizes_to_its_profile(path: Path) -> None:
     experiment, _ = load_experiment(path)
-    given = set(experiment.axes) | set(experiment.overrides) | {key for arm in experiment.variants.values() for key in arm}
+    given = set(experiment.axes) | set(experiment.overrides) | {key for variant in experiment.variants.values() for key in variant}
     assert not given & SIZES
 
 
@@ -68,7 +68,7 @@ def test_variants_differ_from_the_papers_gfl_in_nothing_unsaid(path: Path) -> No
         | set(experiment.overrides)
         | {"qfl", "quality", "dfl", "box", "box_weighting"}
     )
-    said |= {key for arm in experiment.variants.values() for key in arm}
+    said |= {key for variant in experiment.variants.values() for key in variant}
     default = Settings()
     for variant in plan_of(path.stem, "coco_1x").variants:
         assert {key for key in Settings.model_fields if getattr(variant.settings, key) != getattr(default, key)} <= said

@@ -723,7 +723,7 @@ def test_written_backbones_are_taken_as_weights(tmp_path: Path) -> None:
         assert all(torch.equal(value, written[key]) for key, value in backbone.state_dict().items())
 
 
-# --- the verb -------------------------------------------------------------------------------------
+# --- the command -------------------------------------------------------------------------------------
 
 
 def test_verb_writes_what_loads_and_reports_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

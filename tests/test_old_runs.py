@@ -86,6 +86,13 @@ def test_the_old_file_still_means_the_same_trials(old: OldTree, cli: Cli, name: 
     assert {row["trial"]: row["state"] for row in rows} == dict.fromkeys(old.trials, "done")
 
 
+def test_the_axis_of_named_variants_keeps_its_stored_key_and_is_shown_as_variant(old: OldTree, cli: Cli) -> None:
+    code, out, err = cli("table", old.arms, "--json")
+    assert code == 0 and [row["settings"] for row in json.loads(out)["rows"]] == [{"arm": "focal"}, {"arm": "joint"}], err
+    code, out, err = cli("table", old.arms, "--format", "tex")
+    assert code == 0 and "variant & seeds" in out and "arm &" not in out, err
+
+
 def test_two_old_trials_differ_in_what_they_differed_in_then(old: OldTree, cli: Cli) -> None:
     code, out, err = cli("diff", *old.trials, "--json")
     assert code == 0, err

@@ -22,7 +22,7 @@ from gfl_lab.errors import FailureKind, InputError, ResourceError
 from gfl_lab.orchestrate import driver, resources
 from gfl_lab.orchestrate.executor import run_jobs
 from gfl_lab.orchestrate.inline import InlineExecutor
-from gfl_lab.orchestrate.resources import Share, loaders
+from gfl_lab.orchestrate.resources import TrialResources, loaders
 from gfl_lab.orchestrate.supervisor import MAX_LOST, Attempts, Job, TrialProcess
 from gfl_lab.plan.plan import PlanInputs, build_plan
 from gfl_lab.records.files import read_json, write_json
@@ -350,14 +350,14 @@ def test_the_watcher_takes_no_outcome_of_an_earlier_run_for_one_of_this(tmp_path
 def test_more_than_there_is_is_refused_at_once_and_wishes_give_way() -> None:
     machine = resources.Machine(4, (), 8.0)
     with pytest.raises(ResourceError) as caught:
-        resources.share(machine, cpus=1, gpus=0, gpu_required=False, asked_cpus=99, asked_gpus=2)
+        resources.trial_resources(machine, Resources(cpus=1, gpus=0), cpus=99, gpus=2)
     assert len(caught.value.problems) == 2 and "--gpus 2" in str(caught.value)
     with pytest.raises(ResourceError, match="requires"):
-        resources.share(machine, cpus=1, gpus=1, gpu_required=True, asked_cpus=None, asked_gpus=None)
-    assert resources.share(machine, cpus=2, gpus=0.25, gpu_required=False, asked_cpus=None, asked_gpus=None) == resources.Share(2, 0, 2)
+        resources.trial_resources(machine, Resources(cpus=1, gpus=1, gpu_required=True))
+    assert resources.trial_resources(machine, Resources(cpus=2, gpus=0.25)) == resources.TrialResources(2, 0, 2)
     one_gpu = resources.Machine(16, ("H200",), 64.0)
-    assert resources.share(one_gpu, cpus=1, gpus=0.25, gpu_required=False, asked_cpus=None, asked_gpus=None) == resources.Share(1, 0.25, 4)
-    assert resources.share(one_gpu, cpus=8, gpus=0.25, gpu_required=False, asked_cpus=None, asked_gpus=None).slots == 2
+    assert resources.trial_resources(one_gpu, Resources(cpus=1, gpus=0.25)) == resources.TrialResources(1, 0.25, 4)
+    assert resources.trial_resources(one_gpu, Resources(cpus=8, gpus=0.25)).slots == 2
 
 
 @pytest.mark.parametrize(
@@ -369,24 +369,24 @@ def test_loader_processes_take_the_trials_cores_that_a_gpu_leaves_free(asked: in
 
 
 def test_settings_of_a_trials_process() -> None:
-    assert process_settings(Share(4, 0.25, 4), Resources(), 0.25) == {"threads": 4, "loader_workers": 3, "processes": 1}
-    assert process_settings(Share(4, 1, 4), Resources(), 0)["loader_workers"] == 0, "a cluster had no GPU"
-    assert process_settings(Share(16, 2, 1), Resources(), 2) == {"threads": 16, "loader_workers": 7, "processes": 2}
-    assert process_settings(Share(8, 1, 1), Resources(), 0) == {"threads": 8, "loader_workers": 0, "processes": 1}
-    assert process_settings(Share(8, 1, 1), Resources(loader_workers=2), 0)["loader_workers"] == 2
+    assert process_settings(TrialResources(4, 0.25, 4), Resources(), 0.25) == {"threads": 4, "loader_workers": 3, "processes": 1}
+    assert process_settings(TrialResources(4, 1, 4), Resources(), 0)["loader_workers"] == 0, "a cluster had no GPU"
+    assert process_settings(TrialResources(16, 2, 1), Resources(), 2) == {"threads": 16, "loader_workers": 7, "processes": 2}
+    assert process_settings(TrialResources(8, 1, 1), Resources(), 0) == {"threads": 8, "loader_workers": 0, "processes": 1}
+    assert process_settings(TrialResources(8, 1, 1), Resources(loader_workers=2), 0)["loader_workers"] == 2
 
 
 def test_a_wish_for_cores_leaves_no_gpu_idle() -> None:
-    def taken(cpus: int, gpus: int, wish: float, asked: int | None = None) -> Share:
+    def taken(cpus: int, gpus: int, wish: float, asked: int | None = None) -> TrialResources:
         machine = resources.Machine(cpus, ("H200",) * gpus, 64.0, (140.0,) * gpus)
-        return resources.share(machine, cpus=8, gpus=wish, gpu_required=False, asked_cpus=asked, asked_gpus=None)
+        return resources.trial_resources(machine, Resources(cpus=8, gpus=wish), cpus=asked)
 
-    assert taken(64, 4, 1) == Share(8, 1, 4)
-    assert taken(16, 4, 1) == Share(4, 1, 4)
-    assert taken(2, 4, 1) == Share(1, 1, 2)
-    assert taken(16, 1, 0.25) == Share(8, 0.25, 2) and taken(16, 4, 0.25) == Share(4, 0.25, 4)
-    assert taken(16, 4, 1, asked=8) == Share(8, 1, 2), "what is ordered is not touched"
-    assert taken(16, 0, 1) == Share(8, 0, 2) and taken(4, 0, 1) == Share(4, 0, 1)
+    assert taken(64, 4, 1) == TrialResources(8, 1, 4)
+    assert taken(16, 4, 1) == TrialResources(4, 1, 4)
+    assert taken(2, 4, 1) == TrialResources(1, 1, 2)
+    assert taken(16, 1, 0.25) == TrialResources(8, 0.25, 2) and taken(16, 4, 0.25) == TrialResources(4, 0.25, 4)
+    assert taken(16, 4, 1, asked=8) == TrialResources(8, 1, 2), "what is ordered is not touched"
+    assert taken(16, 0, 1) == TrialResources(8, 0, 2) and taken(4, 0, 1) == TrialResources(4, 0, 1)
 
 
 def test_hidden_gpus_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -494,20 +494,20 @@ def test_the_image_runs_as_a_user_and_holds_what_dockerignore_lets_through() -> 
 
 
 def commands() -> list[tuple[str, click.Command]]:
-    """Every verb with its full name, and what stands under it."""
+    """Every command with its full name, and what stands under it."""
     context = click.Context(cli)
     found = []
-    for verb in cli.list_commands(context):
-        command = cli.get_command(context, verb)
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
         assert command is not None
-        found.append((verb, command))
+        found.append((name, command))
         if isinstance(command, click.Group):
-            found += [(f"{verb} {name}", sub) for name, sub in command.commands.items()]
+            found += [(f"{name} {inner}", sub) for inner, sub in command.commands.items()]
     return found
 
 
 @pytest.mark.parametrize("name,command", commands(), ids=lambda value: value if isinstance(value, str) else "")
-def test_a_verb_has_help_and_stands_in_the_docs(name: str, command: click.Command) -> None:
+def test_a_command_has_help_and_a_section_in_the_docs(name: str, command: click.Command) -> None:
     text = (DOCS / "command-line.md").read_text()
     assert (command.help or "").strip()
     section = re.search(rf"^#+ `gfl-lab {name}\b[^\n]*\n(.*?)(?=^#+ |\Z)", text, re.MULTILINE | re.DOTALL)
@@ -517,11 +517,11 @@ def test_a_verb_has_help_and_stands_in_the_docs(name: str, command: click.Comman
             assert f"`{parameter.opts[0]}" in section[1], f"{parameter.opts[0]} of gfl-lab {name}"
 
 
-def test_no_section_speaks_of_a_verb_that_is_not_there() -> None:
+def test_every_command_in_the_docs_exists() -> None:
     known = {name for name, _ in commands()}
     for path in [DOCS / "command-line.md", ROOT / "README.md", *DOCS.glob("*.md")]:
-        for verb in re.findall(r"`gfl-lab ([a-z][a-z-]*)", path.read_text()):
-            assert verb in known, f"{path.name}: gfl-lab {verb}"
+        for name in re.findall(r"`gfl-lab ([a-z][a-z-]*)", path.read_text()):
+            assert name in known, f"{path.name}: gfl-lab {name}"
     assert {name.split()[0] for name in known} == set(_COMMANDS)
 
 

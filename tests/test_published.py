@@ -267,7 +267,7 @@ def test_a_published_file_of_the_users_is_checked(tmp_path: Path) -> None:
     assert load_published("mine", [tmp_path]).rows[0].settings == {"detector": "fcos"}
 
 
-# --- the verb -------------------------------------------------------------------------------------
+# --- the command -------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def commands(name: str, command: click.Command) -> Iterator[tuple[str, click.Com
 
 
 COMMANDS = [
-    found for verb in _COMMANDS for found in commands(verb, importlib.import_module(f"gfl_lab.cli.{verb.replace('-', '_')}").command)
+    found for name in _COMMANDS for found in commands(name, importlib.import_module(f"gfl_lab.cli.{name.replace('-', '_')}").command)
 ]
 NUMBERS = [
     (name, command, option)
@@ -212,8 +212,8 @@ def test_many_trials_are_counted_and_not_expanded(cli: Cli, tmp_path: Path, monk
     shutil.copytree(ROOT / "experiments" / "profiles", tmp_path / "profiles")
     file.write_text("name: big\nprofile: desk\naxes:\n" + "".join(f"  {key}: {list(values)}\n" for key, values in axes.items()))
     monkeypatch.setattr("gfl_lab.plan.plan.resolve_settings", never)
-    for verb in ("plan", "run"):
-        code, out, err = cli(verb, file)
+    for name in ("plan", "run"):
+        code, out, err = cli(name, file)
         assert code == 2 and out == "" and "12,761,638,387,200 trials (128 reg_max x 100 atss_topk x 999 max_dets" in err, err
         assert "at most 10,000" in err and "--max-trials" in err
     assert not (tmp_path / "runs").exists()

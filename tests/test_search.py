@@ -158,8 +158,8 @@ def test_a_suggestion_is_the_trial_that_an_ablation_has_for_the_same_settings(tm
     profile = load_profile(EXPERIMENTS / "profiles" / "desk.yaml")
     search, source = load_experiment(EXPERIMENTS / "search_desk.yaml")
     settings = {"qfl_beta": 2.5, "dfl_weight": 0.5, "reg_max": 12, "lr": 0.002}
-    arms = corners(search, profile, source)
-    assert {value for arm in arms.values() for value in [arm["reg_max"]]} == {8, 12, 16}
+    variants = corners(search, profile, source)
+    assert {value for variant in variants.values() for value in [variant["reg_max"]]} == {8, 12, 16}
     variant = resolve(search, settings, lambda experiment: build_plan(experiment, profile, DATA))
     text = "name: a\nprofile: desk\naxes: {qfl_beta: [2.5], dfl_weight: [0.5], reg_max: [12], lr: [0.002]}\n"
     ablation = build_plan(load_experiment(write(tmp_path, text))[0], profile, DATA)
@@ -187,8 +187,8 @@ def test_what_is_impossible_or_idle_under_the_profile_is_refused_before_anything
         f"{key}: [1, 2, 3]" for key in ("head_convs", "dgqp_topk", "atss_topk", "nms_pre", "max_dets", "base_batch_size", "warmup_iters")
     )
     experiment, source = load_experiment(write(tmp_path, f"{head}overrides: {{quality: dgqp}}\nsearch: {{space: {{{space}}}}}\n"))
-    arms = corners(experiment, load_profile(tmp_path / "profiles" / "fake.yaml"), source)  # more combinations than are tried
-    assert {(key, value) for arm in arms.values() for key, value in arm.items()} == {
+    variants = corners(experiment, load_profile(tmp_path / "profiles" / "fake.yaml"), source)  # more combinations than are tried
+    assert {(key, value) for variant in variants.values() for key, value in variant.items()} == {
         (k, v) for k in experiment.search.space for v in (1, 2, 3)
     }
 
@@ -335,8 +335,8 @@ def test_a_search_is_ranked_stopped_early_and_goes_on_with_more_trials(cli: Cli,
     code, out, err = cli("confirm", str(file), "--executor", "inline", "--seeds", "0", "--json")
     best = next(row for row in read_json(tree.experiment("find", "fake") / "table.json")["rows"] if row["rank"] == 1)
     assert code == 0 and "the search's own" in err
-    arm = next(row for row in json.loads(out)["rows"] if not row["baseline"])
-    assert best["trial"] in [trial["id"] for trial in arm["trials"]] and nothing_twice(tree), "the search's own trial is reused"
+    variant = next(row for row in json.loads(out)["rows"] if not row["baseline"])
+    assert best["trial"] in [trial["id"] for trial in variant["trials"]] and nothing_twice(tree), "the search's own trial is reused"
 
 
 def test_a_search_that_is_killed_again_and_again_ends_as_an_undisturbed_one(cli: Cli, tmp_path: Path) -> None:
@@ -511,8 +511,8 @@ def test_the_definition_of_a_search_changes_with_what_it_searches_not_with_how_l
     def digest(text: str) -> str:
         experiment, source = load_experiment(write(tmp_path, text))
         profile = load_profile(tmp_path / "profiles" / "fake.yaml")
-        arms = experiment.model_copy(update={"variants": corners(experiment, profile, source)})
-        return SearchFile(definition_of(experiment, build_plan(arms, profile, DATA)), 1, "").digest
+        variants = experiment.model_copy(update={"variants": corners(experiment, profile, source)})
+        return SearchFile(definition_of(experiment, build_plan(variants, profile, DATA)), 1, "").digest
 
     first = digest(SEARCH)
     assert digest(SEARCH.replace("trials: 12", "trials: 20")) == first

@@ -21,7 +21,7 @@ ABLATION = {
     "overrides": {"lr": 0.1, "image_size": [128, 128], "component_args": {"head": {"a": 1}}}, "when": {"reg_max": {"qfl": True}},
     "baseline": {"qfl": False, "reg_max": 8}, "seeds": [0, 1], "published_table": "", "table": {"rows": ["qfl"], "metrics": ["AP"]},
 }  # fmt: skip
-ARMS = {
+NAMED = {
     "name": "file", "profile": "desk", "variants": {"a": {"qfl": True}, "b": {"strides": [8, 16], "no_decay": ["norm"]}}, "baseline": "a",
 }  # fmt: skip
 SEARCH = {
@@ -42,7 +42,7 @@ PUBLISHED = {
 }  # fmt: skip
 KINDS: dict[str, tuple[dict[str, Any], Callable[[Path], object]]] = {
     "ablation": (ABLATION, load_experiment),
-    "variants": (ARMS, load_experiment),
+    "variants": (NAMED, load_experiment),
     "search": (SEARCH, load_experiment),
     "profile": (PROFILE, load_profile),
     "published": (PUBLISHED, lambda path: load_published("file", [path.parent])),

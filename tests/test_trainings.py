@@ -123,7 +123,7 @@ def test_gc_keeps_weights_that_an_unfinished_trial_is_going_to_evaluate(
     done, other = fake.add(spec_of(), "done"), fake.add(spec_of(seed=5), "done")
     fake.add(spec_of(nms_iou=0.5))
     monkeypatch.setenv("GFL_LAB_HOME", str(tmp_path))
-    monkeypatch.setattr("gfl_lab.orchestrate.orphans.ray_leftovers", lambda: [])
+    monkeypatch.setattr("gfl_lab.orchestrate.orphans.stale_ray_sessions", lambda: [])
     code, _, err = runner(monkeypatch, capsys, "gc")("--delete", "--checkpoints")
     assert code == 0 and "the weights of 1 finished trial stay" in err
     assert (

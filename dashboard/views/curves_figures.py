@@ -23,7 +23,7 @@ TERMS = {
 
 
 def curves(found: Sequence[Curve], key: str, palette: dict[str, str], order: Sequence[str], epochs: bool, height: int = 260) -> go.Figure:
-    """Mean of the seeds as a line, their range as a band, single seeds as hairlines.
+    """Return the mean of the seeds as a line, their range as a band, single seeds as hairlines.
 
     Where not every seed has got to, only the hairlines go on.
     """

@@ -103,7 +103,7 @@ def _distributions(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str,
 
 
 def _hidden(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str, str]) -> None:
-    """Whether ambiguous distributions stand where other boxes are close."""
+    """Return True if ambiguous distributions stand where other boxes are close."""
     lines = []
     for variant, trial in trials:
         try:

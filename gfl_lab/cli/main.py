@@ -102,7 +102,7 @@ def _show_warning(
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one message and an exit code, never a traceback."""
+    """Run the command line: a user's mistake is one message and an exit code, never a traceback."""
     warnings.showwarning = _show_warning
     try:
         for text in sys.argv[1:]:

@@ -13,8 +13,9 @@ import click
 from gfl_lab import shipped
 from gfl_lab.cli.numbers import Number, Whole
 from gfl_lab.cli.output import say
+from gfl_lab.errors import SpecError
+from gfl_lab.spec.limits import MAX_TRIALS
 
-MAX_TRIALS = 10_000
 MAX_SEED, MAX_SEEDS = 2**31 - 1, 100_000
 _SEED = re.compile(r"[0-9]{1,10}")
 
@@ -108,9 +109,35 @@ def run_options(command: Command) -> Command:
             help="S3-compatible storage (s3://BUCKET/PREFIX) for a cluster whose nodes share no file system.",
         ),
         click.option("--cpus", type=Whole(1, 1024), help="CPU cores for each trial, instead of the profile's."),
-        click.option("--gpus", type=Number(0, 64), help="GPUs, or a share of one, for each trial, instead of the profile's."),
+        click.option("--gpus", type=Number(0, 64), help="GPUs, or part of one, for each trial, instead of the profile's."),
         budget_option,
         click.option("--relock", is_flag=True, help="Replace the table's lock file, also where locked numbers differ from those of now."),
+    )
+
+
+def picture_options(command: Command) -> Command:
+    """Add the options that decide how pictures are made: the command takes them as ``pictures``, a PictureOptions."""
+
+    @functools.wraps(command)
+    def with_pictures(*args: Any, max_boxes: int, out: Path, force: bool, **others: Any) -> Any:
+        from gfl_lab.session.pictures import PictureOptions
+
+        return command(*args, pictures=PictureOptions(out, force, max_boxes), **others)
+
+    default = Path("predictions")
+    return _add(
+        with_pictures,
+        renamed_option(
+            "--most",
+            "--max-boxes",
+            "max_boxes",
+            default=10,
+            show_default=True,
+            type=Whole(1),
+            help="Draw at most this many boxes, the best.",
+        ),
+        click.option("--out", default=default, show_default=True, type=click.Path(path_type=Path), help="Folder for the pictures."),
+        click.option("--force", is_flag=True, help="Write over pictures that are there."),
     )
 
 
@@ -183,3 +210,27 @@ def parse_seeds(_ctx: click.Context, _param: click.Parameter, text: str | None) 
             raise click.BadParameter(f"{part!r}: at most {MAX_SEEDS:,} seeds are taken")
         seeds.update(dict.fromkeys(span))
     return list(seeds)
+
+
+def parse_settings(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> dict[str, object]:
+    """Return {setting: value} of ``KEY=VALUE`` each, the value in YAML."""
+    from gfl_lab.spec.settings import Settings
+    from gfl_lab.spec.source import Source, read_value
+    from gfl_lab.spec.values import one_value_problems
+
+    changes: dict[str, object] = {}
+    for text in given:
+        key, sign, value = text.partition("=")
+        if not sign or not key or not value:
+            raise click.BadParameter(f"{text!r}: write KEY=VALUE, as in decode=local_peak")
+        if key in changes:
+            raise click.BadParameter(f"{key} is given twice")
+        try:
+            changes[key] = read_value(value)
+        except SpecError as error:
+            problem = error.problems[0]
+            why = problem.message.replace("not valid YAML:", f"{value} is no YAML value:")
+            raise click.BadParameter(f"{text!r}: {why}{f'. {problem.hint}' if problem.hint else ''}") from None
+        if key in Settings.model_fields and (problems := one_value_problems(key, changes[key], Source(Path(), {}), ())):
+            raise click.BadParameter("; ".join(problem.message for problem in problems))
+    return changes

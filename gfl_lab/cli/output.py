@@ -1,22 +1,25 @@
-"""What the verbs share in printing: data on stdout, everything else on stderr, colour only where it belongs."""
+"""Printing, as all commands do it: data on stdout, everything else on stderr, colour only where it belongs."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, TextIO
 
 from gfl_lab.errors import GflLabError
 
+if TYPE_CHECKING:
+    from rich.console import Console
 
-def consoles() -> tuple[Any, Any]:
-    """rich consoles for stdout and stderr; no colour without a terminal, with NO_COLOR or on a dumb terminal."""
+
+def consoles() -> tuple[Console, Console]:
+    """Return rich's consoles for stdout and stderr; no colour without a terminal, with NO_COLOR or on a dumb terminal."""
     from rich.console import Console
 
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
 
-    def make(file: Any) -> Console:
+    def make(file: TextIO) -> Console:
         width = None if file.isatty() else 160
         return Console(file=file, no_color=plain or None, highlight=False, soft_wrap=False, width=width, markup=False, emoji=False)
 
@@ -24,7 +27,7 @@ def consoles() -> tuple[Any, Any]:
 
 
 def say(text: str = "") -> None:
-    """A line of progress, on stderr."""
+    """Print a line of progress on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -34,20 +37,20 @@ def in_container() -> bool:
 
 
 def warn_of_container() -> None:
-    """Say that a server in a container listens there alone, if this is one."""
+    """Print a warning if this is a container: its servers can be reached from inside alone."""
     if in_container():
         say(
-            "warning: this listens on 127.0.0.1 of the container, which nobody outside of it reaches; docs/deployment.md has services that do"
+            "warning: this listens on 127.0.0.1 of the container, which cannot be reached from outside; docs/deployment.md has services that can"
         )
 
 
-def print_json(value: Any) -> None:
-    """JSON on stdout."""
+def print_json(value: object) -> None:
+    """Print JSON on stdout."""
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def print_problems(error: GflLabError) -> None:
-    """Every problem of an error, on stderr."""
+    """Print every problem of an error on stderr."""
     count = len(error.problems)
     if count > 1:
         say(f"error: {count} problems")

@@ -59,7 +59,7 @@ def inspect(path: Path) -> ImageFile:
 
 
 def _header(path: Path, data: bytes) -> list[tuple[str, str]]:
-    """Warnings about one image, as (kind, message). Raises ValueError where it is too large."""
+    """Return warnings about one image, as (kind, message). Raises ValueError where it is too large."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             size, mode, kind = image.size, image.mode, image.format or ""

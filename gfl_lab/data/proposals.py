@@ -117,7 +117,7 @@ def propose(
 
 
 def _changes(settings: Settings) -> Iterator[_Trial]:
-    """Every single setting that is tried: more levels, other anchors, images and numbers of candidates."""
+    """Return every single setting that is tried: more levels, other anchors, images and numbers of candidates."""
     long, short = settings.image_size
     levels = [STRIDES[first:last] for first, last in itertools.combinations(range(len(STRIDES) + 1), 2)]
     changes: list[dict[str, Any]] = [{"strides": strides} for strides in levels if set(strides) > set(settings.strides)]
@@ -130,7 +130,7 @@ def _changes(settings: Settings) -> Iterator[_Trial]:
 
 
 def _change(settings: Settings, change: dict[str, Any]) -> _Trial | None:
-    """Settings with some changed; None where that breaks a rule."""
+    """Return settings with some changed; None where that breaks a rule."""
     try:
         other = Settings(**settings.model_dump() | change)
     except ValidationError:
@@ -145,7 +145,7 @@ def _change(settings: Settings, change: dict[str, Any]) -> _Trial | None:
 
 
 def _locations(settings: Settings) -> float:
-    """Locations of the head for each pixel of the network input."""
+    """Return locations of the head for each pixel of the network input."""
     return sum(1 / stride**2 for stride in settings.strides)
 
 
@@ -157,7 +157,7 @@ def _count(boxes: Boxes, trial: _Trial, nearest_of: NearestOf | None) -> _Trial:
 
 
 def _clip_of(trial: _Trial) -> float:
-    """Share of the clipped sides, where bins are what boxes are made of."""
+    """Return the share of clipped sides, for boxes made of bins."""
     return trial.clipped if trial.settings.box == "general" else 0.0
 
 

@@ -64,7 +64,7 @@ def processes(repair: bool) -> Findings:
 
 def ray_sessions(repair: bool) -> Findings:
     """Find folders of dead Ray sessions; with ``repair`` they are deleted."""
-    found = orphans.ray_leftovers()
+    found = orphans.stale_ray_sessions()
     if not found:
         yield True, f"Ray's sessions go to {scratch_dir()}; none of a dead driver lies there"
         return

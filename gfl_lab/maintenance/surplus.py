@@ -91,7 +91,7 @@ class _Search:
                 yield Item(Kind.HALF_WRITTEN, path, _size(path))
         if self.referenced is not None:
             yield from self._former_plans()
-        for path in orphans.ray_leftovers():
+        for path in orphans.stale_ray_sessions():
             yield Item(Kind.DEAD_SESSION, path, _size(path))
 
     def _trials(self) -> list[TrialDir]:

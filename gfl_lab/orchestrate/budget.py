@@ -12,7 +12,7 @@ from typing import Literal
 
 from gfl_lab.errors import InputError
 from gfl_lab.orchestrate.cost import Cost, Estimate, cost_of
-from gfl_lab.orchestrate.resources import Share
+from gfl_lab.orchestrate.resources import TrialResources
 from gfl_lab.records.cost import Spent, read_spent, write_spent
 
 SAVE_S = 5.0
@@ -43,12 +43,12 @@ class Budget:
         return cls(text.strip(), unit, float(match[1]) * seconds)
 
     def of(self, cost: Cost) -> float:
-        """The part of a cost that this budget is about, in seconds."""
+        """Return the part of a cost that this budget limits, in seconds."""
         return {"wall": cost.wall_s, "core": cost.core_s, "gpu": cost.gpu_s}[self.unit]
 
-    def exceeded(self, found: Sequence[Estimate], share: Share) -> bool | None:
-        """Whether the trials cost more; None when it cannot be told. What is known of them may be too much already."""
-        known = cost_of([estimate.seconds or 0.0 for estimate in found], share)
+    def exceeded(self, found: Sequence[Estimate], resources: TrialResources) -> bool | None:
+        """Return True if the trials cost more; None if that is unknown. The known part of them may be too much already."""
+        known = cost_of([estimate.seconds or 0.0 for estimate in found], resources)
         if known is not None and self.of(known) > self.amount:
             return True
         return None if any(estimate.seconds is None for estimate in found) else False
@@ -62,8 +62,8 @@ class Meter:
         stop: called from the thread that calls ``look``.
     """
 
-    def __init__(self, file: Path, share: Share, budget: Budget | None, stop: Callable[[], None]) -> None:
-        self.file, self.share, self.budget, self._stop = file, share, budget, stop
+    def __init__(self, file: Path, resources: TrialResources, budget: Budget | None, stop: Callable[[], None]) -> None:
+        self.file, self.resources, self.budget, self._stop = file, resources, budget, stop
         self.spent, self.exhausted = Cost(0.0, 0.0, 0.0), False
         self._before = spent(file) or Cost(0.0, 0.0, 0.0)
         self._last = self._saved = time.monotonic()
@@ -74,7 +74,7 @@ class Meter:
         passed, self._last = now - self._last, now
         machine = passed * running
         self.spent = Cost(
-            self.spent.wall_s + passed, self.spent.core_s + machine * self.share.cpus, self.spent.gpu_s + machine * self.share.gpus
+            self.spent.wall_s + passed, self.spent.core_s + machine * self.resources.cpus, self.spent.gpu_s + machine * self.resources.gpus
         )
         if now - self._saved > SAVE_S:
             self.save()
@@ -90,7 +90,7 @@ class Meter:
             write_spent(
                 self.file,
                 Spent(
-                    self.share.cpus, self.share.gpus, self.share.slots, round(total.wall_s, 1), round(total.core_s, 1), round(total.gpu_s, 1)
+                    self.resources.cpus, self.resources.gpus, self.resources.slots, round(total.wall_s, 1), round(total.core_s, 1), round(total.gpu_s, 1)
                 ),
             )  # fmt: skip
 
@@ -101,7 +101,7 @@ def spent(file: Path) -> Cost | None:
     return Cost(found.wall_seconds, found.core_seconds, found.gpu_seconds) if found else None
 
 
-def last_share(file: Path) -> Share | None:
-    """Return the share of the machine that the last command gave each trial of an experiment; None if nothing is known."""
+def last_resources(file: Path) -> TrialResources | None:
+    """Return the trial resources of an experiment's last command; None if nothing is known."""
     found = read_spent(file)
-    return Share(found.cpus, found.gpus, found.at_once) if found else None
+    return TrialResources(found.cpus, found.gpus, found.at_once) if found else None

@@ -13,7 +13,7 @@ from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.errors import StoreError
-from gfl_lab.orchestrate.resources import Peak, Share, processes_of
+from gfl_lab.orchestrate.resources import Peak, TrialResources, processes_of
 from gfl_lab.plan.plan import Plan, Trial, steps_of
 from gfl_lab.records.cost import read_all_measured
 from gfl_lab.records.metric_lines import parse_metric_line, read_metric_lines
@@ -32,21 +32,21 @@ _SHAPE = (
     *(key for key in Settings.model_fields if group_of(key) in (MODEL, INPUT) and key != "init_weights"),
     "batch_size", "optimizer", "precision", "scale_range", "crop",
 )  # fmt: skip
-"""Settings that must be equal for one trial's pace to speak for another's."""
+"""Settings that must be equal in two trials, so that the timing of one predicts that of the other."""
 _DETECTOR = (
     "quality", "box", "reg_max", "head", "cls_loss", "box_loss", "assigner", "atss_topk", "dgqp_topk", "dgqp_channels", "dgqp_form", "ema_decay",
 )  # fmt: skip
-"""Settings that also change the pace, but little: trials that agree in them are preferred."""
+"""Settings that change the timing little: trials that agree in them are preferred."""
 _DEFAULTS = Settings().model_dump(mode="json")
 
 
 def shape(settings: Mapping[str, Any]) -> str:
-    """What the pace of training and evaluation depends on most."""
+    """Return a key of the settings that the timing of training and evaluation depends on most."""
     return naming.canonical_json([settings.get(key, _DEFAULTS[key]) for key in _SHAPE])
 
 
 def detector(settings: Mapping[str, Any]) -> str:
-    """What it depends on besides."""
+    """Return a key of the settings that the timing depends on a little."""
     values = {key: settings.get(key, _DEFAULTS[key]) for key in _DETECTOR}
     # The files of warm-ups are named by a hash of this, so it holds the first names.
     switches = {"ema_decay": bool(values["ema_decay"]), "dfl": trains_dfl(settings)}
@@ -54,8 +54,8 @@ def detector(settings: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How fast trials of one shape are, from one finished trial or one warm-up.
+class Timing:
+    """Measured seconds of one finished trial or one warm-up.
 
     Attributes:
         source: HISTORY or WARM_UP.
@@ -79,7 +79,7 @@ class Pace:
     trial: str = ""
 
     def seconds(self, settings: Mapping[str, Any], data: Mapping[str, Any], done: float, cpus: int) -> float:
-        """Seconds that a trial with a share ``done`` of its steps behind it still takes on ``cpus`` cores."""
+        """Return the seconds that a trial still takes on ``cpus`` cores after the part ``done`` of its steps, 0 to 1."""
         epochs = total_epochs(settings)
         training = steps_of(settings, data["train_images"]) * self.iteration_s * (1 - done)
         evaluations = max(1.0, epochs * (1 - done)) * data["val_images"] * self.image_s  # the last one is always left
@@ -98,14 +98,14 @@ class Estimate:
     """In what those trials are unlike this one."""
 
 
-class Paces:
-    """Every pace that a run tree knows."""
+class Timings:
+    """The timings of a run tree: of its finished trials and its warm-ups."""
 
     def __init__(self, tree: RunTree) -> None:
-        self._known: dict[str, list[Pace]] = {}
+        self._known: dict[str, list[Timing]] = {}
         self._most_alike = functools.cache(self._find_most_alike)  # a plan has many trials of few models
-        for key, pace in [*_finished(tree), *_measured(tree)]:
-            self._known.setdefault(key, []).append(pace)
+        for key, timing in [*_finished(tree), *_measured(tree)]:
+            self._known.setdefault(key, []).append(timing)
 
     def estimate(
         self,
@@ -120,18 +120,18 @@ class Paces:
         without: str = "",
         sources: Sequence[str] = (HISTORY, WARM_UP, HINT),
     ) -> Estimate:
-        """Seconds that a trial still takes.
+        """Return the seconds that a trial still takes.
 
         Args:
             settings, data: as a manifest's spec has them. device: ``cpu``, ``cuda NAME``, or empty where it is not known.
-            done: share of its steps that are done. profile: whose hint is used where there is nothing better.
-            without: id of a trial that is not asked. sources: what may be asked.
+            done: part of its steps that are done, 0 to 1. profile: whose hint is used where there is nothing better.
+            without: id of a trial that is left out. sources: kinds of timings that may be used.
         """
-        pace, count, other = self._most_alike(
+        timing, count, other = self._most_alike(
             shape(settings), detector(settings), data["name"], data["digest"], cpus, device, processes, without, tuple(sources)
         )  # fmt: skip
-        if pace:
-            return Estimate(pace.seconds(settings, data, done, cpus), pace.source, count, other)
+        if timing:
+            return Estimate(timing.seconds(settings, data, done, cpus), timing.source, count, other)
         if profile and HINT in sources and profile.cpu_seconds_per_image and device == "cpu":
             own = _DEFAULTS | profile.settings  # the hint is measured with the profile's own model
             if all(settings[key] == own[key] for key in ("backbone", "dcn", "precision")):
@@ -150,53 +150,53 @@ class Paces:
         processes: int,
         without: str,
         sources: tuple[str, ...],
-    ) -> tuple[Pace | None, int, tuple[str, ...]]:
-        """The median pace of what is most like such a trial, of how many, and in what they are unlike it."""
+    ) -> tuple[Timing | None, int, tuple[str, ...]]:
+        """Return the median timing of the most similar trials or warm-ups, their number, and the facts in which they differ."""
         wanted = {"detector settings": detector, "cores": cpus, "device": device, "data": digest}
 
-        def apart(pace: Pace) -> dict[str, bool]:
-            own = {"detector settings": pace.detector, "cores": pace.cpus, "device": pace.device, "data": pace.digest}
+        def apart(timing: Timing) -> dict[str, bool]:
+            own = {"detector settings": timing.detector, "cores": timing.cpus, "device": timing.device, "data": timing.digest}
             return {key: bool(wanted[key]) and own[key] != wanted[key] for key in wanted}
 
-        def worth(pace: Pace) -> tuple[bool, ...]:
-            other = apart(pace)
-            return not other["device"], not other["cores"], not other["detector settings"], pace.source == HISTORY, not other["data"]
+        def worth(timing: Timing) -> tuple[bool, ...]:
+            other = apart(timing)
+            return not other["device"], not other["cores"], not other["detector settings"], timing.source == HISTORY, not other["data"]
 
         alike = [
-            pace
-            for pace in self._known.get(shape, [])
-            if pace.source in sources
-            and not (without and pace.trial == without)
-            and (pace.data == name or pace.digest == digest)
-            and (not device or pace.device.partition(" ")[0] == device.partition(" ")[0])
-            and pace.processes == processes
+            timing
+            for timing in self._known.get(shape, [])
+            if timing.source in sources
+            and not (without and timing.trial == without)
+            and (timing.data == name or timing.digest == digest)
+            and (not device or timing.device.partition(" ")[0] == device.partition(" ")[0])
+            and timing.processes == processes
         ]
         if not alike:
             return None, 0, ()
         best = max(map(worth, alike))
-        asked = [pace for pace in alike if worth(pace) == best]
-        asked = [pace for pace in asked if pace.cpus == asked[0].cpus]
-        typical = {key: statistics.median(getattr(pace, key) for pace in asked) for key in ("iteration_s", "image_s", "rest_s")}
+        asked = [timing for timing in alike if worth(timing) == best]
+        asked = [timing for timing in asked if timing.cpus == asked[0].cpus]
+        typical = {key: statistics.median(getattr(timing, key) for timing in asked) for key in ("iteration_s", "image_s", "rest_s")}
         other = tuple(key for key, differs in apart(asked[0]).items() if differs)
         return replace(asked[0], **typical), len(asked), other
 
     def peak(self, trials: Iterable[Trial], *, gpu: bool) -> Peak | None:
-        """Peak memory of the most demanding of these trials; None unless a warm-up has measured every model among them."""
+        """Return the peak memory of the most demanding of these trials; None unless a warm-up has measured every model among them."""
         found = []
         for trial in trials:
             settings = trial.spec.settings.model_dump(mode="json")
             own = [
-                pace
-                for pace in self._known.get(shape(settings), [])
-                if pace.source == WARM_UP and pace.detector == detector(settings) and pace.device.startswith("cuda") == gpu
+                timing
+                for timing in self._known.get(shape(settings), [])
+                if timing.source == WARM_UP and timing.detector == detector(settings) and timing.device.startswith("cuda") == gpu
             ]
             if not own:
                 return None
-            found.append(max(own, key=lambda pace: pace.gpu_memory_mib or pace.memory_mib))
-        return Peak(max(pace.memory_mib for pace in found), max(pace.gpu_memory_mib for pace in found)) if found else None
+            found.append(max(own, key=lambda timing: timing.gpu_memory_mib or timing.memory_mib))
+        return Peak(max(timing.memory_mib for timing in found), max(timing.gpu_memory_mib for timing in found)) if found else None
 
 
-def _finished(tree: RunTree) -> Iterator[tuple[str, Pace]]:
+def _finished(tree: RunTree) -> Iterator[tuple[str, Timing]]:
     for trial in tree.trials():
         with contextlib.suppress(StoreError, KeyError, TypeError, ValueError, ZeroDivisionError, OSError):
             result = trial.result()
@@ -207,7 +207,7 @@ def _finished(tree: RunTree) -> Iterator[tuple[str, Pace]]:
             steps, evaluations = _last_attempt(trial, result)
             yield (
                 shape(settings),
-                Pace(
+                Timing(
                     source=HISTORY,
                     detector=detector(settings),
                     data=data.name,
@@ -224,7 +224,7 @@ def _finished(tree: RunTree) -> Iterator[tuple[str, Pace]]:
 
 
 def _last_attempt(trial: TrialDir, result: Done) -> tuple[int, int]:
-    """Steps and evaluations in the ``seconds`` of a result: after a resume they are those of the last attempt alone."""
+    """Return the steps and evaluations in the ``seconds`` of a result: after a resume they are those of the last attempt alone."""
     started = datetime.datetime.fromisoformat(result.finished).timestamp() - result.seconds["total"] - 1
     with trial.file(naming.METRICS_FILE).open("rb") as file:
         first = parse_metric_line(file.readline())
@@ -235,19 +235,19 @@ def _last_attempt(trial: TrialDir, result: Done) -> tuple[int, int]:
 
 
 def _cores(trial: TrialDir) -> int:
-    """Threads of the last attempt, which the log tells; 0 where it does not."""
+    """Return the threads of the last attempt, from the log; 0 if they are not there."""
     with contextlib.suppress(OSError):
-        told = re.findall(r"^\S+ trial [0-9a-f]{12} .*, (\d+) threads", trial.file(naming.LOG).read_text(errors="replace"), re.MULTILINE)
-        return int(told[-1]) if told else 0
+        threads = re.findall(r"^\S+ trial [0-9a-f]{12} .*, (\d+) threads", trial.file(naming.LOG).read_text(errors="replace"), re.MULTILINE)
+        return int(threads[-1]) if threads else 0
     return 0
 
 
-def _measured(tree: RunTree) -> Iterator[tuple[str, Pace]]:
+def _measured(tree: RunTree) -> Iterator[tuple[str, Timing]]:
     for found in read_all_measured(tree.root / naming.MEASURED_DIR):
         with contextlib.suppress(KeyError, TypeError, ValueError):  # settings of another shape
             yield (
                 shape(found.settings),
-                Pace(
+                Timing(
                     source=WARM_UP,
                     detector=detector(found.settings),
                     data=found.data.name,
@@ -264,15 +264,15 @@ def _measured(tree: RunTree) -> Iterator[tuple[str, Pace]]:
 
 
 def estimates(
-    trials: Sequence[Trial], plan: Plan, tree: RunTree, share: Share, device: str, paces: Paces | None = None,
+    trials: Sequence[Trial], plan: Plan, tree: RunTree, resources: TrialResources, device: str, timings: Timings | None = None,
     evaluated: Collection[str] = (), **how: Any,
 ) -> list[Estimate]:  # fmt: skip
-    """What each trial of a plan still takes with ``share`` of the machine; one that was interrupted goes on from where it stood.
+    """Return what each trial of a plan still takes with these trial resources. For an interrupted trial, only the remaining steps count.
 
     Args:
         evaluated: ids of trials that train nothing: only their final weights are evaluated.
     """
-    paces = paces or Paces(tree)
+    timings = timings or Timings(tree)
     data = plan.data.model_dump(mode="json")
     found = []
     for trial in trials:
@@ -283,17 +283,17 @@ def estimates(
         elif tree.trial(trial.id).state() is TrialState.INTERRUPTED:
             lines = read_metric_lines(tree.trial(trial.id).file(naming.METRICS_FILE))[0]
             done = min(1.0, max((line.step for line in lines), default=0) / steps_of(settings, plan.data.train_images))
-        processes = processes_of(share.gpus)
+        processes = processes_of(resources.gpus)
         found.append(
-            paces.estimate(
-                settings, data, cpus=share.cpus, device=device, processes=processes, done=done, profile=plan.profile, **how
+            timings.estimate(
+                settings, data, cpus=resources.cpus, device=device, processes=processes, done=done, profile=plan.profile, **how
             )
         )  # fmt: skip
     return found
 
 
 def wall_seconds(each: Sequence[float | None], slots: int) -> float | None:
-    """Wall time of trials run ``slots`` at a time, in order; None when one of them is unknown."""
+    """Return the wall time of trials run ``slots`` at a time, in order; None when one of them is unknown."""
     if any(seconds is None for seconds in each):
         return None
     ends = [0.0] * max(1, slots)
@@ -312,7 +312,7 @@ class Cost:
     gpu_s: float
 
     def to_json(self) -> dict[str, float]:
-        """Hours, as ``--json`` shows them."""
+        """Return the hours, as ``--json`` shows them."""
         return {
             "seconds": round(self.wall_s, 1),
             "core_hours": round(self.core_s / 3600, 4),
@@ -320,17 +320,17 @@ class Cost:
         }  # fmt: skip
 
 
-def cost_of(each: Sequence[float | None], share: Share) -> Cost | None:
-    """What trials of these seconds cost together; None when one of them is unknown."""
-    wall = wall_seconds(each, share.slots)
+def cost_of(each: Sequence[float | None], resources: TrialResources) -> Cost | None:
+    """Return the cost of trials of these seconds together; None when one of them is unknown."""
+    wall = wall_seconds(each, resources.slots)
     if wall is None:
         return None
     total = sum(seconds or 0.0 for seconds in each)
-    return Cost(wall, total * share.cpus, total * share.gpus)
+    return Cost(wall, total * resources.cpus, total * resources.gpus)
 
 
 def rests_on(found: Sequence[Estimate]) -> str:
-    """One phrase on what estimates rest on: ``3 finished trials``, ``a warm-up``, ``the profile's hint``."""
+    """Return one phrase on the source of estimates: ``3 finished trials``, ``a warm-up``, ``the profile's hint``."""
     words = []
     for source, one, many in (
         (HISTORY, "a finished trial", "{} finished trials"), (WARM_UP, "a warm-up", "warm-ups"), (HINT, "the profile's hint", "the profile's hint"),

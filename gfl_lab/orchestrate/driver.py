@@ -64,7 +64,7 @@ class StopSwitch:
         self._previous: dict[int, Any] = {}
 
     def __call__(self) -> bool:
-        """Whether a stop was asked for."""
+        """Return True if a stop was asked for."""
         return self.signal != 0
 
     def listen(self) -> None:
@@ -75,7 +75,7 @@ class StopSwitch:
             self._previous.setdefault(number, previous)
 
     def install(self) -> None:
-        """As ``listen``, but from now on the first signal asks the trials; forget what a driver before was asked."""
+        """Listen as ``listen`` does, but pass the first signal on to the trials; clear the requests to an earlier driver."""
         self.file.unlink(missing_ok=True)
         self.listen()
         self._asks_trials = True
@@ -129,8 +129,8 @@ def only_driver(folder: Path) -> Iterator[bool]:
             os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()} since {since}".encode())
         except OSError as error:  # write() knows no name
             raise OSError(error.errno, error.strerror, str(path)) from None
-        for litter in folder.glob(".*.tmp"):  # a killed driver's half-written files
-            litter.unlink(missing_ok=True)
+        for leftover in folder.glob(".*.tmp"):  # a killed driver's half-written files
+            leftover.unlink(missing_ok=True)
         yield killed
         file.truncate(0)  # not after an exception: then too trials may be dying
 
@@ -207,7 +207,7 @@ def save_plan(plan: Plan, folder: Path) -> list[str]:
 
 
 def _with_trials(record: PlanFile, plan: Plan, more: Sequence[tuple[Variant, Trial]]) -> PlanFile:
-    """``record`` of ``plan`` with more trials of its variants, each variant's trials in the order of their seeds."""
+    """Return ``record`` of ``plan`` with more trials of its variants, each variant's trials in the order of their seeds."""
     added: dict[int, list[PlannedTrial]] = {}
     for variant, trial in more:
         added.setdefault(id(variant), []).append(PlannedTrial(trial.id, trial.spec.seed))
@@ -219,7 +219,7 @@ def _with_trials(record: PlanFile, plan: Plan, more: Sequence[tuple[Variant, Tri
 
 
 def _written(trial: TrialDir) -> int:
-    """When a trial's result was written, in ns since the epoch; 0 where there is none."""
+    """Return the time at which a trial's result was written, in ns since the epoch; 0 if there is none."""
     try:
         return trial.file(naming.RESULT).stat().st_mtime_ns
     except OSError:
@@ -289,7 +289,7 @@ class Watcher(threading.Thread):
         self.listener([self._progress(*trial) for trial in self.trials])
 
     def _progress(self, trial_id: str, label: str, epochs: int, steps: int) -> Progress:
-        """Where the trial stands. One that has ended is read once, however many there are: a result is only ever replaced."""
+        """Return the progress of a trial. One that has ended is read once: a result is only ever replaced."""
         folder = self.tree.trial(trial_id)
         written = _written(folder)
         if (ended := self._ended.get(trial_id)) and ended[0] == written:
@@ -333,7 +333,7 @@ class Watcher(threading.Thread):
 
 
 def jobs_for(trials: Sequence[Trial], tree: RunTree, entry: str, kwargs: dict[str, Any], *, gpus: float = 0.0) -> list[Job]:
-    """Jobs that run ``trials``.
+    """Return the jobs that run ``trials``.
 
     Args:
         entry: ``module:function``; on a CPU its module is what the fork server imports once.
@@ -344,7 +344,7 @@ def jobs_for(trials: Sequence[Trial], tree: RunTree, entry: str, kwargs: dict[st
 
 
 def states(trials: Sequence[Trial], tree: RunTree) -> dict[str, TrialState]:
-    """State of each trial by id."""
+    """Return the state of each trial by id."""
     return {trial.id: tree.trial(trial.id).state() for trial in trials}
 
 

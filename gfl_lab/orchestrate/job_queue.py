@@ -49,12 +49,12 @@ class JobQueue:
 
     @property
     def over(self) -> bool:
-        """Whether no job is handed out any more."""
+        """True if no job is handed out any more."""
         return self._closed or self._should_stop()
 
     @property
     def idle(self) -> bool:
-        """Whether no worker has a job."""
+        """True if no worker has a job."""
         return not self._running
 
     def hand_out(self, name: str, wait_s: float) -> Job | None:

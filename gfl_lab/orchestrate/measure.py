@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 from gfl_lab import naming
 from gfl_lab.orchestrate.cost import detector, shape
 from gfl_lab.orchestrate.driver import jobs_for, write_manifests
-from gfl_lab.orchestrate.resources import Machine, Share
+from gfl_lab.orchestrate.resources import Machine, TrialResources
 from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 from gfl_lab.plan.plan import Trial
 from gfl_lab.records.cost import Measured, MeasuredData, write_measured
@@ -28,7 +28,7 @@ GIB_EACH = 4
 
 
 def distinct(trials: Sequence[Trial]) -> list[Trial]:
-    """The first trial of each model: seeds and settings that change no pace make none of their own."""
+    """Return the first trial of each model: seeds, and settings that do not change the timing, are no models of their own."""
     found: dict[str, Trial] = {}
     for trial in trials:
         settings = trial.spec.settings.model_dump(mode="json")
@@ -41,7 +41,7 @@ def measure(
     tree: RunTree,
     paths: Mapping[str, str],
     code: Sequence[CodeFile],
-    share: Share,
+    resources: TrialResources,
     machine: Machine,
     entry: str,
     loader_workers: int,
@@ -60,21 +60,21 @@ def measure(
         What failed, one sentence each.
     """
     models = distinct(trials)
-    gpu = bool(share.gpus)
-    at_once = 1 if gpu else max(1, min(share.slots, len(trials), int(machine.memory_gib // GIB_EACH)))
+    gpu = bool(resources.gpus)
+    at_once = 1 if gpu else max(1, min(resources.slots, len(trials), int(machine.memory_gib // GIB_EACH)))
     rounds = [models[index % len(models)] for index in range(max(len(models), at_once))]  # the last ones are not alone either
     root = tree.root / naming.MEASURED_DIR
     root.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=WARM_UP_PREFIX, dir=root))
-    how = {"threads": share.cpus, "loader_workers": loader_workers}
+    how = {"threads": resources.cpus, "loader_workers": loader_workers}
     jobs: SimpleQueue[tuple[Trial, Job]] = SimpleQueue()
     try:
         for number, trial in enumerate(rounds):
             scratch = RunTree(folder / str(number))
             write_manifests([trial], scratch, paths, code)
-            jobs.put((trial, jobs_for([trial], scratch, entry, how, gpus=share.gpus)[0]))
+            jobs.put((trial, jobs_for([trial], scratch, entry, how, gpus=resources.gpus)[0]))
         preload = "" if gpu else entry.partition(":")[0]
-        done = _run(jobs, [TrialProcess(preload, share.cpus) for _ in range(at_once)])
+        done = _run(jobs, [TrialProcess(preload, resources.cpus) for _ in range(at_once)])
         problems = []
         for trial in models:
             own = [result for warmed, result in done if warmed.id == trial.id]
@@ -82,8 +82,8 @@ def measure(
             if not good:
                 problems.append(f"the warm-up of {trial.id} failed: {_reason(own[0])}")
                 continue
-            found = _record(trial, good, share, at_once)
-            key = naming.digest([shape(found.settings), detector(found.settings), found.data.digest, found.device, share.cpus])
+            found = _record(trial, good, resources, at_once)
+            key = naming.digest([shape(found.settings), detector(found.settings), found.data.digest, found.device, resources.cpus])
             write_measured(root / f"{key}.json", found)
             say(
                 f"measured {naming.setting_text(trial.spec.settings.backbone)} of trial {trial.id}: {found.seconds_per_iteration:.3f} s an "
@@ -123,7 +123,7 @@ def _reason(result: Result | None) -> str:
     return result.failure.reason if isinstance(result, Failed) else "it left no result"
 
 
-def _record(trial: Trial, results: Sequence[Done], share: Share, at_once: int) -> Measured:
+def _record(trial: Trial, results: Sequence[Done], resources: TrialResources, at_once: int) -> Measured:
     metrics = [result.metrics or {} for result in results]
     data = trial.spec.data
 
@@ -139,7 +139,7 @@ def _record(trial: Trial, results: Sequence[Done], share: Share, at_once: int) -
         memory_mib=round(max(each["memory_mib"] for each in metrics), 1),
         gpu_memory_mib=round(max(each["gpu_memory_mib"] for each in metrics), 1),
         device=results[0].device,
-        cpus=share.cpus,
+        cpus=resources.cpus,
         at_once=at_once,
         measured=now(),
     )

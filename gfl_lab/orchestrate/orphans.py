@@ -47,7 +47,7 @@ class Orphan:
 
 
 def orphans() -> list[Orphan]:
-    """This user's processes that start or run trials, and that nobody holds any more.
+    """Return this user's processes that start or run trials and have lost their driver.
 
     A server that starts trials is held by whoever has the other end of its stdin; what it forked is held while it is. They
     end with their holder by themselves; what is found here escaped that, as loader processes of a trial whose guard was killed can.
@@ -71,7 +71,7 @@ def orphans() -> list[Orphan]:
 
 
 def _held(pid: int, parent: int) -> bool:
-    """Whether ``parent`` has the other end of the pipe that is the stdin of ``pid``."""
+    """Return True if ``parent`` has the other end of the pipe that is the stdin of ``pid``."""
     pipe = _link(pid, 0)
     if not pipe.startswith("pipe:"):
         return False
@@ -93,12 +93,12 @@ def _link(pid: int, number: int) -> str:
 
 
 def stale_leases(tree: RunTree) -> list[TrialDir]:
-    """Trials with a lease of a dead process."""
+    """Return the trials with a lease of a dead process."""
     return [trial for trial in tree.trials() if trial.file(naming.LEASE).exists() and not trial.lease_alive()]
 
 
 def temporary_files(tree: RunTree) -> Iterator[Path]:
-    """Half-written files and warm-ups that nobody goes on with: older than ``OLD_S``, in no trial that runs."""
+    """Return half-written files and warm-ups that are left over: older than ``OLD_S``, in no trial that runs."""
     found: list[Path] = []
     for trial in tree.trials():
         if not trial.lease_alive():
@@ -109,7 +109,7 @@ def temporary_files(tree: RunTree) -> Iterator[Path]:
 
 
 def through_link(path: Path, root: Path) -> bool:
-    """Whether the way from ``root`` to ``path`` leads over a symbolic link, so that it may leave the tree."""
+    """Return True if the way from ``root`` to ``path`` leads over a symbolic link, so that it may leave the tree."""
     return any(part.is_symlink() for part in (path, *path.parents) if part.is_relative_to(root) and part != root)
 
 
@@ -123,8 +123,8 @@ def _old(paths: Iterable[Path]) -> Iterator[Path]:
 # --- Ray ---
 
 
-def ray_leftovers() -> list[Path]:
-    """Folders of dead Ray sessions in the scratch folder, and, while no session lives, what Tune has left there.
+def stale_ray_sessions() -> list[Path]:
+    """Return the folders of dead Ray sessions in the scratch folder and, while no session lives, those of Tune.
 
     A session is alive while one of this user's processes names it on its command line, or while the driver lives whose pid
     ends its name.

@@ -18,7 +18,7 @@ from gfl_lab.errors import Problem, ResourceError
 from gfl_lab.orchestrate.executor import Ended, nothing
 from gfl_lab.orchestrate.job_queue import JobQueue
 from gfl_lab.orchestrate.ray_cluster import RayConnection, scratch_dir
-from gfl_lab.orchestrate.resources import share_of_nodes
+from gfl_lab.orchestrate.resources import resources_on_nodes
 from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.wording import plural
 
@@ -81,7 +81,7 @@ class TuneExecutor:
         self._ready.wait()
         if self._error:
             raise self._error
-        return share_of_nodes(self.nodes, self.cpus, self.gpus).slots
+        return resources_on_nodes(self.nodes, self.cpus, self.gpus).slots
 
     def submit(self, job: Job) -> None:
         """Give it a job."""
@@ -161,7 +161,7 @@ class TuneExecutor:
         self.nodes = self._ray.nodes()
         if self._gpu_optional and not any(node.get("GPU", 0) for node in self.nodes):
             self.gpus = 0
-        if share_of_nodes(self.nodes, self.cpus, self.gpus).slots:
+        if resources_on_nodes(self.nodes, self.cpus, self.gpus).slots:
             return
         shown = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in self.nodes)
         hint = "Ask for less with --cpus or --gpus."

@@ -12,7 +12,7 @@ from pathlib import Path
 from gfl_lab import naming
 from gfl_lab.errors import ResourceError, StoreError
 from gfl_lab.orchestrate import dataset_archives, run_sync
-from gfl_lab.orchestrate.run_sync import EVERY_S, LAST_TRIES_S, Link, Pace
+from gfl_lab.orchestrate.run_sync import EVERY_S, LAST_TRIES_S, Link, TransferThrottle
 from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 from gfl_lab.records.lease import Lease, write_lease
 from gfl_lab.records.manifest import DataPaths, write_manifest
@@ -135,7 +135,7 @@ class Holder(threading.Thread):
                     renewed = time.monotonic()
 
     def is_mine(self) -> bool:
-        """Whether the trial is still this node's: nobody has taken it meanwhile, and perhaps ended it. Raises ResourceError."""
+        """Return True if the trial is still this node's: no other node has taken it, and perhaps ended it. Raises ResourceError."""
         self.lost = self.lost or self._there() != self._mine
         return not self.lost
 
@@ -162,7 +162,7 @@ def _done_there(storage: Storage, trial_id: str) -> bool:
 
 
 def _fetch(storage: Storage, trial: TrialDir, synced: Synced, scratch: Path) -> None:
-    """Everything that the trial needs, with paths of this node; no result and no lease of a former attempt."""
+    """Fetch everything that the trial needs, with paths of this node, and no result or lease of an earlier attempt."""
     listed = storage.list(synced.remote)
     run_sync.take_over(synced, listed)
     synced.forget(naming.RESULT)
@@ -188,7 +188,7 @@ class _Pusher(threading.Thread):
 
     def __init__(self, synced: Synced, holder: Holder) -> None:
         super().__init__(name="pusher", daemon=True)
-        self._synced, self._holder, self._pace = synced, holder, Pace()
+        self._synced, self._holder, self._throttle = synced, holder, TransferThrottle()
         self._over = threading.Event()
         self.start()
 
@@ -197,11 +197,11 @@ class _Pusher(threading.Thread):
             # A storage that does not answer holds no trial up: what is missing is put later, or by the one who ends it.
             with contextlib.suppress(ResourceError, OSError):
                 changed = self._synced.changed_here(name for name in run_sync.local_names(self._synced.folder) if name != naming.RESULT)
-                due = [name for name in changed if self._pace.is_due(name)]
+                due = [name for name in changed if self._throttle.is_due(name)]
                 if any(name.endswith(".pth") for name in due):
                     due = [name for name in changed if name in due or name == naming.METRICS_FILE]
                 if due and self._holder.is_mine():
-                    with self._pace.timed(*due):
+                    with self._throttle.timed(*due):
                         self._synced.push(due)
 
     def finish(self) -> None:

@@ -1,4 +1,4 @@
-"""What this machine has, and whether a trial fits on it. Looked at without importing torch or Ray."""
+"""The CPU cores, GPUs and memory of this machine, and the resources of a trial on it. Imports no torch and no Ray."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gfl_lab.errors import Problem, ResourceError
+from gfl_lab.spec.files import Resources
 
 DRIVER = Path("/dev/nvidiactl")
-"""Is there where NVIDIA's driver is loaded."""
+"""Exists if NVIDIA's driver is loaded."""
 MEMORY_SAFETY = 1.25
 """Measured peaks are multiplied by this before trials are packed: a warm-up does not see every shape of image."""
 
@@ -49,8 +50,8 @@ class Peak:
 
 
 @dataclass(frozen=True)
-class Share:
-    """What one trial takes, and how many run at once on this machine."""
+class TrialResources:
+    """CPU cores and GPUs of one trial, and the number of trials that run at once (``slots``)."""
 
     cpus: int
     gpus: float
@@ -58,15 +59,15 @@ class Share:
 
 
 def processes_of(gpus: float) -> int:
-    """Processes of a trial that takes ``gpus``: one for each whole GPU (train/process_group.py)."""
+    """Return the number of processes of a trial that takes ``gpus``: one for each whole GPU (train/process_group.py)."""
     return max(1, int(gpus))
 
 
 def loaders(asked: int | None, cpus: int, gpus: float) -> int:
-    """Processes that load images for each process of a trial that takes ``cpus`` and ``gpus``.
+    """Return the number of processes that load images for each process of a trial that takes ``cpus`` and ``gpus``.
 
     Args:
-        asked: what the profile says. Without it: on a GPU one for each core of the trial but its own process's, which feeds the GPU;
+        asked: of the profile. Without it: on a GPU one for each core of the trial but its own process's, which feeds the GPU;
             on a CPU none, since the trial's cores have enough to do.
     """
     if asked is not None:
@@ -75,7 +76,10 @@ def loaders(asked: int | None, cpus: int, gpus: float) -> int:
 
 
 def look() -> Machine:
-    """Cores allowed to this process, GPUs that ``CUDA_VISIBLE_DEVICES`` leaves visible, memory (of the control group, if it has less)."""
+    """Return this machine: cores allowed to this process, GPUs that ``CUDA_VISIBLE_DEVICES`` leaves visible, memory.
+
+    The limit of the control group counts as memory, if it is less.
+    """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError, ValueError):  # "max": no limit
         memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
@@ -83,12 +87,12 @@ def look() -> Machine:
     return Machine(len(os.sched_getaffinity(0)), tuple(name for name, _ in gpus), memory / 2**30, tuple(gib for _, gib in gpus))
 
 
-def share_of_nodes(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> Share:
-    """Return what a trial takes, and how many run at once on the nodes of a cluster.
+def resources_on_nodes(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> TrialResources:
+    """Return the resources of a trial on a cluster, and how many trials run at once on its nodes.
 
     Args:
         nodes: resources of each living node, as Ray names them: ``CPU``, ``GPU``.
-        cpus, gpus: what a trial takes; it runs on one node.
+        cpus, gpus: of a trial, which runs on one node.
     """
     slots = 0
     for node in nodes:
@@ -98,11 +102,11 @@ def share_of_nodes(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float)
         elif gpus:  # parts of different GPUs make no whole one
             fit = min(fit, int(node.get("GPU", 0)) * int(1 / gpus + 1e-9))
         slots += fit
-    return Share(cpus, gpus, slots)
+    return TrialResources(cpus, gpus, slots)
 
 
 def device_of(machine: Machine, gpus: float) -> str:
-    """Where a trial that takes ``gpus`` computes: ``cpu``, or ``cuda NAME``."""
+    """Return the device of a trial that takes ``gpus``: ``cpu``, or ``cuda NAME``."""
     return f"cuda {machine.gpus[0]}" if gpus and machine.gpus else "cpu"
 
 
@@ -150,61 +154,69 @@ def _output(command: list[str], seconds: float) -> str:
         return ""
 
 
-def share(
-    machine: Machine, *, cpus: int, gpus: float, gpu_required: bool, asked_cpus: int | None, asked_gpus: float | None, pack: bool = False,
-    peak: Peak | None = None,
-) -> Share:  # fmt: skip
-    """What a trial takes on ``machine``.
+def trial_resources(
+    machine: Machine, wish: Resources, *, cpus: int | None = None, gpus: float | None = None, peak: Peak | None = None
+) -> TrialResources:
+    """Return what a trial takes on ``machine``.
 
     Args:
-        cpus, gpus, gpu_required, pack: the profile's wish; a wished GPU that is not there means CPU, unless it is required.
-            ``pack`` takes the part of a GPU that the measured peak needs, instead of ``gpus``.
-        asked_cpus, asked_gpus: the user's order; it is met or refused.
+        wish: the profile's; a wished GPU that is not there means CPU, unless it is required. With ``gpu_packing`` a trial takes
+            the part of a GPU that the measured peak needs.
+        cpus, gpus: the user's order, which is met or refused.
         peak: measured peak memory of the most demanding trial. Never more trials at once than fit.
 
     Raises:
-        ResourceError: what was asked for or required is not there. Every problem at once.
+        ResourceError: something that was ordered or is required is missing. Every problem at once.
     """
-    problems = []
-    if asked_gpus is not None and asked_gpus > len(machine.gpus):
-        problems.append(
-            Problem(
-                f"--gpus {asked_gpus:g} was asked for each trial, but this machine has {len(machine.gpus)}",
-                hint="Ask for fewer, or give --address of a cluster.",
-            )
-        )
-    if asked_cpus is not None and asked_cpus > machine.cpus:
-        problems.append(
-            Problem(f"--cpus {asked_cpus} was asked for each trial, but this machine has {machine.cpus}", hint="Ask for fewer.")
-        )
-    if gpu_required and asked_gpus is None and len(machine.gpus) < max(gpus, 1):
-        problems.append(Problem(f"the profile requires {max(gpus, 1):g} GPU, but this machine has {len(machine.gpus)}"))
-    taken = asked_gpus if asked_gpus is not None else min(gpus, len(machine.gpus))
+    problems = _unmet_orders(machine, wish, cpus, gpus)
+    taken = gpus if gpus is not None else min(wish.gpus, len(machine.gpus))
     if taken > 1 and taken != int(taken):
-        what = f"--gpus {taken:g}" if asked_gpus is not None else f"the profile's gpus: {taken:g}"
-        problems.append(Problem(f"{what}: a trial takes a share of one GPU or several whole ones", hint=f"Ask for {int(taken)}."))
+        source = f"--gpus {taken:g}" if gpus is not None else f"the profile's gpus: {taken:g}"
+        problems.append(Problem(f"{source}: a trial takes a part of one GPU or several whole ones", hint=f"Ask for {int(taken)}."))
     if peak and peak.gpu_memory_mib and machine.gpu_memory and 0 < taken <= 1:
-        needs = peak.gpu_memory_mib * MEMORY_SAFETY / (machine.gpu_memory * 1024)
-        fit = int(1 / needs + 1e-9)
-        told = (
-            f"a warm-up took {peak.gpu_memory_mib / 1024:.1f} GiB of the GPU's {machine.gpu_memory:.0f} (counted {MEMORY_SAFETY:g} times)"
-        )
-        if not fit:
-            problems.append(
-                Problem(f"a trial does not fit on the GPU: {told}", hint="Take a smaller batch_size or image_size, or precision: bfloat16.")
-            )
-        elif asked_gpus is not None and taken < needs:
-            problems.append(Problem(f"--gpus {taken:g} is less than a trial needs: {told}", hint=f"Ask for {1 / fit:.4g} or more."))
-        elif asked_gpus is None and (taken < needs or pack):
-            taken = int(10_000 / fit) / 10_000  # Ray counts in parts of 0.0001
+        taken, misfit = _part_for_peak(machine, peak, taken, ordered=gpus is not None, pack=wish.gpu_packing)
+        problems += misfit
     if problems:
         raise ResourceError(problems)
     slots, least = machine.cpus, 1
     if taken:  # parts of different GPUs make no whole one
         slots = int(len(machine.gpus) / taken + 1e-9) if taken >= 1 else len(machine.gpus) * int(1 / taken + 1e-9)
         least = min(slots, len(machine.gpus))  # trials at once that leave no GPU idle: a wish for more cores gives way
-    cpus = asked_cpus if asked_cpus is not None else max(1, min(cpus, machine.cpus // least))
-    slots = min(slots, machine.cpus // cpus)
+    cores = cpus if cpus is not None else max(1, min(wish.cpus, machine.cpus // least))
+    slots = min(slots, machine.cpus // cores)
     if peak and peak.memory_mib:
         slots = min(slots, int(machine.memory_gib * 1024 / (peak.memory_mib * MEMORY_SAFETY)))
-    return Share(cpus, taken, max(1, slots))
+    return TrialResources(cores, taken, max(1, slots))
+
+
+def _unmet_orders(machine: Machine, wish: Resources, cpus: int | None, gpus: float | None) -> list[Problem]:
+    """Return a problem for each order, and for a required GPU, that the machine cannot meet."""
+    problems = []
+    if gpus is not None and gpus > len(machine.gpus):
+        problems.append(
+            Problem(
+                f"--gpus {gpus:g} was asked for each trial, but this machine has {len(machine.gpus)}",
+                hint="Ask for fewer, or give --address of a cluster.",
+            )
+        )
+    if cpus is not None and cpus > machine.cpus:
+        problems.append(Problem(f"--cpus {cpus} was asked for each trial, but this machine has {machine.cpus}", hint="Ask for fewer."))
+    if wish.gpu_required and gpus is None and len(machine.gpus) < max(wish.gpus, 1):
+        problems.append(Problem(f"the profile requires {max(wish.gpus, 1):g} GPU, but this machine has {len(machine.gpus)}"))
+    return problems
+
+
+def _part_for_peak(machine: Machine, peak: Peak, taken: float, *, ordered: bool, pack: bool) -> tuple[float, list[Problem]]:
+    """Return the part of a GPU that a trial takes by its measured peak, and a problem if it does not fit."""
+    needs = peak.gpu_memory_mib * MEMORY_SAFETY / (machine.gpu_memory * 1024)
+    fit = int(1 / needs + 1e-9)
+    measured = (
+        f"a warm-up took {peak.gpu_memory_mib / 1024:.1f} GiB of the GPU's {machine.gpu_memory:.0f} (counted {MEMORY_SAFETY:g} times)"
+    )
+    if not fit:
+        hint = "Take a smaller batch_size or image_size, or precision: bfloat16."
+        return taken, [Problem(f"a trial does not fit on the GPU: {measured}", hint=hint)]
+    if ordered:
+        hint = f"Ask for {1 / fit:.4g} or more."
+        return taken, [Problem(f"--gpus {taken:g} is less than a trial needs: {measured}", hint=hint)] if taken < needs else []
+    return (int(10_000 / fit) / 10_000 if taken < needs or pack else taken), []  # Ray counts in parts of 0.0001

@@ -74,7 +74,7 @@ def stop_name(run: str, stop_file: str) -> str:
 
 
 def exchanged(names: Iterable[str]) -> list[str]:
-    """Of the names in a trial's folder those that its node puts, in that order.
+    """Return, in their order, those names of a trial's folder that its node puts into the storage.
 
     Metrics go before the checkpoint, which may never be ahead of them; the result last of all.
     """
@@ -86,12 +86,12 @@ def exchanged(names: Iterable[str]) -> list[str]:
 
 
 def local_names(folder: Path) -> list[str]:
-    """``exchanged`` of what lies in a local folder."""
+    """Return ``exchanged`` of the names in a local folder."""
     return exchanged(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
 
 
 def is_done(trial: TrialDir) -> bool:
-    """Whether the trial's result says so, whoever holds its lease."""
+    """Return True if the trial's result is that of a finished one, whatever its lease."""
     with contextlib.suppress(StoreError):
         result = trial.result()
         return isinstance(result, Done) and result.metrics is not None
@@ -121,19 +121,19 @@ def take_over(synced: Synced, listed: dict[str, Stamp]) -> None:
         (synced.folder / naming.PREVIOUS_CHECKPOINT).unlink(missing_ok=True)
 
 
-class Pace:
-    """When a file may be transferred again, by its name."""
+class TransferThrottle:
+    """The time from which each file may be transferred again, by its name."""
 
     def __init__(self) -> None:
         self._not_before: dict[str, float] = {}
 
     def is_due(self, name: str) -> bool:
-        """Whether it may be transferred now."""
+        """Return True if the file may be transferred now."""
         return time.monotonic() >= self._not_before.get(name, 0.0)
 
     @contextlib.contextmanager
     def timed(self, *names: str) -> Iterator[None]:
-        """Takes the time of a transfer."""
+        """Measure the time of a transfer."""
         began = time.monotonic()
         yield
         now = time.monotonic()
@@ -156,14 +156,14 @@ class DriverSide:
         self._synced: dict[str, Synced] = {}
         self._watched: dict[str, TrialDir] = {}
         self._active: set[str] = set()
-        self._pace = Pace()
+        self._throttle = TransferThrottle()
         self._stop_files: set[Path] = set()
         self._told: set[str] = set()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
     def refresh(self, trial_ids: Iterable[str]) -> None:
-        """Before anything is planned: fetch what the storage knows of trials that are not done here, leases too."""
+        """Fetch, before anything is planned, everything in the storage on trials that are not done here, leases too."""
         self.storage.prepare()
         leases = self.storage.list("leases")
         known = self.storage.list("trials", deep=True)
@@ -283,8 +283,8 @@ class DriverSide:
             self._take_over(trial, listed)
         elif not is_done(trial):
             for name in self._sync(trial).changed_there({name: listed[name] for name in _LIVE if name in listed}):
-                if self._pace.is_due(f"{trial.id}/{name}"):
-                    with self._pace.timed(f"{trial.id}/{name}"):
+                if self._throttle.is_due(f"{trial.id}/{name}"):
+                    with self._throttle.timed(f"{trial.id}/{name}"):
                         self._sync(trial).pull(name, listed[name])
         self._pull_lease(trial, leases)
 
@@ -293,7 +293,7 @@ class DriverSide:
             take_over(self._sync(trial), listed)
 
     def _pull_lease(self, trial: TrialDir, leases: dict[str, Stamp]) -> None:
-        """The lease here is what it is there; its file's time is when it was renewed there."""
+        """Make the local lease the storage's; the time of its file is the time when it was renewed there."""
         name, path = f"{trial.id}.json", trial.file(naming.LEASE)
         if name not in leases:
             if (lease := trial.lease()) and lease.run:  # a node's; another one is of a process on this machine

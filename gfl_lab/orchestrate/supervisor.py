@@ -78,7 +78,7 @@ class Attempts:
         self._lost, self._reached = 0, len(trial.metric_lines())
 
     def another(self, kind: FailureKind) -> bool:
-        """Whether a trial that failed in this way is to be run again now. For want of memory, it is made to take less of it."""
+        """Return True if a trial that failed in this way is to be run again now. After running out of memory, it gets smaller batches."""
         if RETRY[kind] is Retry.IN_PARTS:
             return self._in_more_parts()
         if RETRY[kind] is Retry.GO_ON:
@@ -91,7 +91,7 @@ class Attempts:
         return False
 
     def another_after(self, state: TrialState) -> bool:
-        """The same for a trial that has written its result."""
+        """Return ``another`` for a trial that has written its result."""
         try:
             result = self._trial.result() if state is TrialState.FAILED else None
             return isinstance(result, Failed) and self.another(FailureKind(result.failure.kind))
@@ -114,7 +114,7 @@ class Attempts:
 
 
 def oom_kills() -> int:
-    """How many processes the kernel has killed for want of memory, in this control group (where one can see it) or on this host."""
+    """Return the number of processes that the kernel has killed for want of memory, in this control group if possible, else on this host."""
     with contextlib.suppress(OSError):
         group = next((line.split("::", 1)[1].strip("/\n") for line in open("/proc/self/cgroup") if line.startswith("0::")), "")
         for folder in (Path("/sys/fs/cgroup") / group, Path("/sys/fs/cgroup")):
@@ -243,7 +243,7 @@ class TrialProcess:
 
     @staticmethod
     def _wait_for_lease(trial: TrialDir, job: Job) -> None:
-        """The process of a killed actor takes a moment to die; starting before would meet its lease."""
+        """Wait for the lease: the process of a killed actor takes a moment to die, and still holds it."""
         end = time.monotonic() + LEASE_WAIT_S
         while trial.lease_alive() and time.monotonic() < end and not job.asked_to_stop:
             time.sleep(0.1)

@@ -52,7 +52,7 @@ class Handover(_Unpickled, Searcher):
         """Write nothing: run directories hold everything."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Never called: each executor has a new Tuner."""
+        """Do nothing: it is never called, since each executor has a new Tuner."""
 
 
 class Begun(_Unpickled, tune.Callback):

@@ -1,4 +1,4 @@
-"""From an experiment to the combinations of its values, before any setting is resolved."""
+"""Expand an experiment into the combinations of its values, before any setting is resolved."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from typing import Any
 from gfl_lab import naming
 from gfl_lab.errors import Problem, SpecError
 from gfl_lab.spec.files import ExperimentFile
+from gfl_lab.spec.limits import MAX_TRIALS
 from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.source import same
-
-MAX_TRIALS = 10_000
-"""Trials that are planned unless more are asked for (`--max-trials`)."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +39,10 @@ class Resolved(Combination):
 
 
 def combinations(experiment: ExperimentFile, seeds: Sequence[int], *, source: str = "", max_trials: int = MAX_TRIALS) -> list[Combination]:
-    """The combinations of an experiment's values, the baseline first where it is named.
+    """Return the combinations of an experiment's values, the baseline first where it is named.
 
-    An axis with a condition is there only where every axis that the condition names is there and has its value. The order
-    in which conditions are written has no influence.
+    An axis with a condition belongs to a combination if every axis of the condition does and has its value. The order in
+    which conditions are written has no influence.
 
     Raises:
         SpecError: together with the seeds there are more than ``max_trials``, counted before they are made; or the
@@ -56,10 +54,10 @@ def combinations(experiment: ExperimentFile, seeds: Sequence[int], *, source: st
             raise _too_many(f"{len(experiment.variants):,} variants", len(experiment.variants), len(seeds), max_trials, source)
         return sorted(
             (
-                Combination(name, {"arm": name}, dict(settings), name == experiment.baseline)
+                Combination(name, {naming.NAMED_AXIS: name}, dict(settings), name == experiment.baseline)
                 for name, settings in experiment.variants.items()
             ),
-            key=lambda cell: not cell.baseline,
+            key=lambda each: not each.baseline,
         )
     axes = experiment.axes
     order = experiment.table.rows + [axis for axis in axes if axis not in experiment.table.rows]
@@ -78,21 +76,21 @@ def combinations(experiment: ExperimentFile, seeds: Sequence[int], *, source: st
     for axis in sequence:
         condition = {key: {i for i, each in enumerate(axes.get(key, ())) if same(each, value)} for key, value in when.get(axis, {}).items()}
         grown: list[dict[str, int]] = []
-        for cell in found:
-            if all(cell.get(key, -1) in indices for key, indices in condition.items()):
+        for chosen in found:
+            if all(chosen.get(key, -1) in indices for key, indices in condition.items()):
                 if len(grown) + len(axes[axis]) > most:
                     raise _too_many(factors, at_most, len(seeds), max_trials, source, conditions=True)
-                grown += [{**cell, axis: index} for index in range(len(axes[axis]))]
+                grown += [{**chosen, axis: index} for index in range(len(axes[axis]))]
             else:
-                grown.append(cell)
+                grown.append(chosen)
         found = grown
-    found.sort(key=lambda cell: [cell.get(axis, 0) for axis in order])
+    found.sort(key=lambda chosen: [chosen.get(axis, 0) for axis in order])
     made = []
-    for cell in found:
-        chosen = {axis: axes[axis][cell[axis]] for axis in order if axis in cell}
-        baseline = isinstance(experiment.baseline, dict) and all(same(chosen.get(k, v), v) for k, v in experiment.baseline.items())
-        made.append(Combination(naming.variant_name(chosen), chosen, dict(chosen), baseline))
-    return sorted(made, key=lambda cell: not cell.baseline)
+    for chosen in found:
+        values = {axis: axes[axis][chosen[axis]] for axis in order if axis in chosen}
+        baseline = isinstance(experiment.baseline, dict) and all(same(values.get(k, v), v) for k, v in experiment.baseline.items())
+        made.append(Combination(naming.variant_name(values), values, dict(values), baseline))
+    return sorted(made, key=lambda each: not each.baseline)
 
 
 def _too_many(factors: str, variants: int, seeds: int, max_trials: int, source: str, conditions: bool = False) -> SpecError:

@@ -14,7 +14,7 @@ from gfl_lab.spec.source import same
 
 
 def why_equal(first: Resolved, second: Resolved) -> str:
-    """Why two variants train the same, and the way out."""
+    """Return the reason why two variants train the same, and the way out."""
     idle = inactive(second.resolved)
     apart = [key for key in {**first.settings, **second.settings} if getattr(first.resolved, key) != getattr(second.resolved, key)]
     reasons = [f"{key} acts only beside {idle[key]}" for key in apart if key in idle]
@@ -24,14 +24,14 @@ def why_equal(first: Resolved, second: Resolved) -> str:
 def merge(
     group: list[Resolved], resolve: Callable[[dict[str, Any]], Settings], weights_of: Callable[[Settings], str]
 ) -> tuple[Resolved, tuple[str, ...]]:
-    """The cell that stands for all of ``group``, which train the same, and the axes without effect in it.
+    """Return the one variant of ``group``, whose combinations all train the same, and the axes without effect in it.
 
-    These axes are left out of it, as if a condition said so; their settings are those of the profile. If it is no such
-    axis that makes them equal (two spellings of one schedule), it is the first.
+    These axes are left out of it, as by a condition; their settings are those of the profile. If they are
+    equal for another reason (two spellings of one schedule), the variant is the first of them.
     """
     first = group[0]
     idle = inactive(first.resolved)
-    apart = [axis for axis in first.axes if any(axis not in cell.axes or not same(cell.axes[axis], first.axes[axis]) for cell in group)]
+    apart = [axis for axis in first.axes if any(axis not in each.axes or not same(each.axes[axis], first.axes[axis]) for each in group)]
     if not apart or not all(axis in idle for axis in apart):
         return first, ()
     axes = {axis: value for axis, value in first.axes.items() if axis not in apart}
@@ -44,7 +44,7 @@ def merge(
 
 
 def merge_notes(merged: list[tuple[tuple[str, ...], str, int]]) -> tuple[str, ...]:
-    """One sentence for each set of axes without effect somewhere, with the variants that it concerns."""
+    """Return one sentence for each set of axes without effect somewhere, with the variants that it concerns."""
     by_axes: dict[tuple[str, ...], list[tuple[str, int]]] = {}
     for about, name, count in merged:
         by_axes.setdefault(about, []).append((name, count))

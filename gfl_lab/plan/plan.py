@@ -12,10 +12,11 @@ from pydantic import ValidationError
 from gfl_lab import naming
 from gfl_lab.errors import Problem, SpecError
 from gfl_lab.plan import published as published_rows
-from gfl_lab.plan.expand import MAX_TRIALS, Resolved, combinations
+from gfl_lab.plan.expand import Resolved, combinations
 from gfl_lab.plan.merge import merge, merge_notes, why_equal
 from gfl_lab.records.plan import PlanFile, PlannedTrial, PlannedVariant, Reference
 from gfl_lab.spec.files import ExperimentFile, Profile, PublishedTable, resolve_settings
+from gfl_lab.spec.limits import MAX_TRIALS
 from gfl_lab.spec.rules import SettingsRuleError
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.settings import Settings, inactive
@@ -66,7 +67,7 @@ class Plan:
             created: ISO time.
         """
         experiment = self.experiment
-        axes = experiment.axes or {"arm": list(experiment.variants)}
+        axes = experiment.axes or {naming.NAMED_AXIS: list(experiment.variants)}
         return PlanFile(
             created=created,
             experiment=experiment.name,
@@ -191,15 +192,15 @@ def _resolve(experiment: ExperimentFile, profile: Profile, inputs: PlanInputs) -
     """Return each possible combination with all of its settings, and one problem for each rule that the others break."""
     found: list[Resolved] = []
     refused: dict[str, list[str]] = {}
-    for cell in combinations(experiment, _seeds(experiment, inputs), source=inputs.source, max_trials=inputs.max_trials):
+    for combination in combinations(experiment, _seeds(experiment, inputs), source=inputs.source, max_trials=inputs.max_trials):
         try:
-            settings = resolve_settings(profile.settings, experiment.overrides, cell.settings)
+            settings = resolve_settings(profile.settings, experiment.overrides, combination.settings)
         except ValidationError as error:
             for message in _messages(error):
-                refused.setdefault(message, []).append(cell.name)
+                refused.setdefault(message, []).append(combination.name)
             continue
         settings = settings.model_copy(update={"init_weights": inputs.weights_of(settings)})
-        found.append(Resolved(cell.name, cell.axes, cell.settings, cell.baseline, settings))
+        found.append(Resolved(combination.name, combination.axes, combination.settings, combination.baseline, settings))
     named = bool(experiment.variants)
     return found, [_refusal(message, names, profile, inputs.source, named) for message, names in refused.items()]
 
@@ -236,7 +237,7 @@ def _messages(error: ValidationError) -> list[str]:
 
 
 def _refusal(message: str, names: list[str], profile: Profile, source: str, named: bool) -> Problem:
-    """One problem for all variants that break the same rule."""
+    """Return one problem for all variants that break the same rule."""
     which = (
         f"variant {names[0]}" if len(names) == 1 else f"{len(names):,} variants ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
     )
@@ -245,6 +246,6 @@ def _refusal(message: str, names: list[str], profile: Profile, source: str, name
 
 
 def steps_of(settings: Mapping[str, Any] | Settings, train_images: int) -> int:
-    """Iterations of a trial: epochs times batches, the last batch of an epoch may be smaller."""
+    """Return the iterations of a trial: epochs times batches. The last batch of an epoch may be smaller."""
     batch_size = settings["batch_size"] if isinstance(settings, Mapping) else settings.batch_size
     return total_epochs(settings) * -(-train_images // batch_size)

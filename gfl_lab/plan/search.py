@@ -33,7 +33,7 @@ def search_of(experiment: ExperimentFile) -> SearchSpec:
 
 
 def definition_of(experiment: ExperimentFile, plan: Plan) -> dict[str, Any]:
-    """What makes two searches the same one, so that the second goes on with the first: all but the number of trials.
+    """Return the definition of a search: all but the number of trials. Two searches with the same one are the same search.
 
     Args:
         plan: of the search's corners: all of them have the same data, seed and training code.
@@ -60,7 +60,7 @@ def definition_of(experiment: ExperimentFile, plan: Plan) -> dict[str, Any]:
 
 
 def resolve(experiment: ExperimentFile, settings: Mapping[str, Any], expand: Callable[[ExperimentFile], Plan]) -> Variant:
-    """The variant with one trial that a suggestion stands for: built as an ablation's named variant is, so its trial has the same id.
+    """Return the variant, with one trial, of a suggestion. It is built as a named variant of an ablation, so its trial has the same id.
 
     Raises:
         SpecError: the settings refuse the combination.
@@ -75,13 +75,13 @@ def resolve(experiment: ExperimentFile, settings: Mapping[str, Any], expand: Cal
 
 
 def plan_of(plan: Plan, variants: Iterable[Variant]) -> Plan:
-    """What plan.json holds of a search: the space as axes, and a variant for each trial so far."""
+    """Return the plan.json of a search: the space as axes, and a variant for each trial so far."""
     axes = {found.key: list(found.choices) or [str(found)] for found in search_of(plan.experiment).dimensions}
     return dataclasses.replace(plan, experiment=plan.experiment.model_copy(update={"axes": axes, "variants": {}}), variants=tuple(variants))
 
 
 def corners(experiment: ExperimentFile, profile: Profile, source: Source) -> dict[str, dict[str, Any]]:
-    """Combinations in which every choice and every end of a range occurs, as variants: what must be possible before anything runs.
+    """Return combinations, as variants, with every choice and every end of a range: they must be possible before anything runs.
 
     Raises:
         SpecError: a value is possible in no combination, a setting changes nothing, or no trial could be stopped early.
@@ -127,15 +127,15 @@ def corners(experiment: ExperimentFile, profile: Profile, source: Source) -> dic
 def _combinations(
     dimensions: tuple[Dimension, ...], base: tuple[dict[str, Any], dict[str, Any]]
 ) -> tuple[list[tuple[dict[str, Any], Settings]], list[tuple[dict[str, Any], str]], frozenset[str]]:
-    """Combinations of corners that are possible, those that are refused with the reason, and the settings that none reads."""
+    """Return the possible combinations of corners, the refused ones with the reason, and the settings without effect in all."""
     keys = [dimension.key for dimension in dimensions]
     ends = [dimension.corners for dimension in dimensions]
     if math.prod(map(len, ends)) <= MAX_COMBINATIONS:
-        cells: Iterable[tuple[Any, ...]] = itertools.product(*ends)
+        tried: Iterable[tuple[Any, ...]] = itertools.product(*ends)
     else:  # too many to try all: each value up to a hundred times beside others drawn at random
         draw = random.Random(0)
         times = max(3, min(100, MAX_DRAWN // sum(map(len, ends))))
-        cells = [
+        tried = [
             tuple(value if at == index else draw.choice(values) for at, values in enumerate(ends))
             for index in range(len(ends))
             for value in ends[index]
@@ -143,7 +143,7 @@ def _combinations(
         ]
     found, refused = [], []
     idle: Set[str] | None = None
-    for values in cells:
+    for values in tried:
         settings = dict(zip(keys, values, strict=True))
         try:
             resolved = resolve_settings(*base, settings)
@@ -156,7 +156,7 @@ def _combinations(
 
 
 def reason_of(error: ValidationError) -> str:
-    """The first rule that a combination breaks."""
+    """Return the first rule that a combination breaks."""
     item = error.errors()[0]
     rule = item.get("ctx", {}).get("error")
     return rule.problems[0][1] if isinstance(rule, SettingsRuleError) else item["msg"].removeprefix("Value error, ")

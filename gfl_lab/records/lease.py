@@ -32,7 +32,7 @@ class Lease:
 
     @property
     def here(self) -> bool:
-        """Whether the holder is on this machine."""
+        """True if the holder is on this machine."""
         return self.host == socket.gethostname()
 
     def same_holder(self, other: Lease) -> bool:

@@ -71,7 +71,7 @@ class Manifest:
 
     @property
     def paths(self) -> DataPaths:
-        """Where the data are. Raises StoreError."""
+        """Paths of the data. Raises StoreError."""
         try:
             return DataPaths.from_json(self.content.get("paths"))
         except ValueError as error:
@@ -79,7 +79,7 @@ class Manifest:
 
     @property
     def spec(self) -> TrialSpec:
-        """What the trial computes, validated. Raises StoreError: it is damaged, or of another version."""
+        """Specification of the trial, validated. Raises StoreError: it is damaged, or of another version."""
         from pydantic import ValidationError
 
         from gfl_lab.spec.trial import TrialSpec

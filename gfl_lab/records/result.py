@@ -104,7 +104,7 @@ class Outcome:
     finished: str = ""
 
     def _own(self) -> dict[str, JsonValue]:
-        """The parts of this kind of result, in the order of the file."""
+        """Return the parts of this kind of result, in the order of the file."""
         raise NotImplementedError
 
     def to_json(self) -> JsonObject:
@@ -377,7 +377,7 @@ def inspect_result(path: Path) -> Inspection | None:
 
 
 def _metrics_fault(content: JsonObject, trial: str) -> tuple[str, Mapping[str, float] | None]:
-    """What is wrong with the numbers of a result, and its metrics where they can be compared."""
+    """Return the damage in the numbers of a result, and its metrics as far as they can be compared."""
     if content.get("status") != DONE:
         return f"has the status {content.get('status')!r}", None
     if content.get("trial") not in (None, trial):

@@ -64,7 +64,7 @@ class Suggestion:
 
     @property
     def final(self) -> bool:
-        """Whether it has ended for good: a failure is tried again by the next run, unless it lies in the settings themselves."""
+        """True if it has ended for good: a failure is tried again by the next run, unless its settings themselves cannot work."""
         if self.state is Outcome.FAILED:
             return self.failure is not None and self.failure.kind == FailureKind.NON_FINITE_LOSS
         return self.state is not Outcome.OPEN
@@ -117,7 +117,7 @@ class SearchFile:
 
     @property
     def complete(self) -> bool:
-        """Whether there is nothing left to do."""
+        """True if there is nothing left to do."""
         return self.ended >= self.trials or (self.exhausted and all(found.final for found in self.suggestions))
 
     @property

@@ -46,11 +46,11 @@ class SideView:
 
     @property
     def horizontal(self) -> bool:
-        """Whether its place is an x coordinate (left, right)."""
+        """True if its place is an x coordinate (left, right)."""
         return self.side in ("left", "right")
 
     def pixel(self, bins: Any) -> Any:
-        """Coordinate on the original image of a distance in bins: px."""
+        """Return the coordinate on the original image, px, of a distance in bins."""
         return self.origin + self.sign * self.px_per_bin * np.asarray(bins, np.float64)
 
 

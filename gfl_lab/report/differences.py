@@ -27,7 +27,7 @@ class Differing:
 
 
 def differences(first: Recorded, second: Recorded) -> list[Differing]:
-    """Everything that differs, group by group; empty for the same trial trained twice with equal numbers.
+    """Return every difference, group by group; empty for the same trial trained twice with equal numbers.
 
     What only one environment names is left out where the other one is not known at all.
     """

@@ -68,7 +68,7 @@ def _ranks(row: SuggestionRow) -> bool:
 
 
 def importance(search: SearchRow) -> Importance | str:
-    """PED-ANOVA importance (Optuna's default): what sets the best quarter of the trials apart in each setting alone.
+    """Return the PED-ANOVA importance (Optuna's default): how far each setting alone distinguishes the best quarter of the trials.
 
     Over the finished trials. Where a scheduler left too few of them, over all trials at the epoch that every one has
     reached, which is said.

@@ -55,7 +55,7 @@ class Table:
 
     @property
     def comparable(self) -> bool:
-        """Whether every published row shown may be compared with ours."""
+        """True if every published row shown may be compared with ours."""
         return all(row.reference.comparable for row in self.rows if row.reference)
 
     @property

@@ -36,7 +36,7 @@ def values_grid(table: Table) -> Grid:
     """Return the grid of names, seeds, measured and published values."""
     metrics = metric_columns(table)
     labels = [Column("variant", "variant", LABEL, left=True), Column("seeds", "seeds", LABEL)]
-    axes = [Column(axis, axis, AXIS) for axis in table.axes]
+    axes = [Column("variant" if axis == naming.NAMED_AXIS else axis, axis, AXIS) for axis in table.axes]
     best = {key: value for key in table.columns if (value := _best(table, key)) is not None}
     verdicts = {(each.variant, each.metric): each.better for each in table.comparisons}
     rows = []

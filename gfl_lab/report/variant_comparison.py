@@ -145,7 +145,7 @@ def compare_variants(
 
 
 def _numbers(records: Records, weights: Sequence[np.ndarray | None]) -> tuple[dict[tuple[str, str], np.ndarray], dict[str, int]]:
-    """Every number on every sample of the images, (samples,) by (group, name); and how many errors of each type there are."""
+    """Return every number on every sample of the images, (samples,) by (group, name); and the number of errors of each type."""
     whole = match(records)
     precision = np.stack([whole.precision(w) for w in weights])  # (samples, T, K)
     found = {(METRIC, name): np.array([mean_ap(one[list(at)]) for one in precision]) for name, at in RESAMPLED.items()}
@@ -162,7 +162,7 @@ def _numbers(records: Records, weights: Sequence[np.ndarray | None]) -> tuple[di
 
 
 def comparison_json(rows: Sequence[DifferenceRow]) -> list[dict[str, Any]]:
-    """The rows for JSON; unknown is null."""
+    """Return the rows for JSON, with null for unknown values."""
 
     def number(value: float | None) -> float | None:
         return None if value is None or not math.isfinite(value) else round(value, 6)

@@ -8,7 +8,7 @@ from pathlib import Path
 from gfl_lab import naming
 from gfl_lab.orchestrate import driver
 from gfl_lab.orchestrate.budget import Budget
-from gfl_lab.orchestrate.cost import Estimate, Paces, estimates
+from gfl_lab.orchestrate.cost import Estimate, Timings, estimates
 from gfl_lab.orchestrate.driver import Progress, StopSwitch
 from gfl_lab.orchestrate.executor import run_jobs
 from gfl_lab.orchestrate.run_sync import DriverSide
@@ -112,7 +112,7 @@ class AblationWork:
     def fit(self, workers: Workers) -> None:
         """Adapt the workers to the measured memory of the trials to run."""
         measured = (self.tree.root / naming.MEASURED_DIR).exists()
-        workers.fit(Paces(self.tree).peak(self._pending, gpu=bool(workers.resources.gpus)) if measured else None)
+        workers.fit(Timings(self.tree).peak(self._pending, gpu=bool(workers.resources.gpus)) if measured else None)
 
     def describe(self, workers: Workers, budget: Budget | None) -> None:
         """Say what is done, what will run, and its cost."""
@@ -182,7 +182,7 @@ class AblationWork:
 
     def _estimates(self, workers: Workers, evaluated: set[str]) -> list[Estimate]:
         return estimates(
-            self._pending, self.plan, self.tree, workers.resources, workers.device, Paces(self.tree), evaluated=evaluated
+            self._pending, self.plan, self.tree, workers.resources, workers.device, Timings(self.tree), evaluated=evaluated
         )  # fmt: skip
 
     def _write_manifests(self, trials: Sequence[Trial]) -> None:

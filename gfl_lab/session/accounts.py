@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from gfl_lab import naming
 from gfl_lab.errors import StoreError
-from gfl_lab.orchestrate import resources
-from gfl_lab.orchestrate.budget import last_share, spent
-from gfl_lab.orchestrate.cost import Cost, Estimate, Paces, cost_of, rests_on
+from gfl_lab.orchestrate.budget import last_resources, spent
+from gfl_lab.orchestrate.cost import Cost, Estimate, Timings, cost_of, rests_on
+from gfl_lab.orchestrate.resources import Machine, TrialResources, device_of, look, processes_of
 from gfl_lab.results.rows import ExperimentRow, TrialRow, VariantRow
 from gfl_lab.results.search import STOPPED, read_search
 from gfl_lab.rundir import RunTree, TrialState
@@ -72,26 +72,26 @@ def accounts(rows: Sequence[ExperimentRow], tree: RunTree, early: Collection[str
     """
     if not rows:
         return []
-    paces, machine = Paces(tree), resources.look()
+    timings, machine = Timings(tree), look()
     found = []
     for row in rows:
         file = tree.experiment(row.name, row.profile) / naming.COST
-        share = last_share(file) or resources.Share(1, 0, 1)
+        resources = last_resources(file) or TrialResources(1, 0, 1)
         estimates = [
-            _estimate(paces, machine, share, row, variant, trial)
+            _estimate(timings, machine, resources, row, variant, trial)
             for variant in row.variants
             for trial in variant.trials
             if trial.state is not TrialState.DONE and trial.id not in early
         ]
-        found.append(Account(spent(file), cost_of([each.seconds for each in estimates], share), share.gpus, rests_on(estimates)))
+        found.append(Account(spent(file), cost_of([each.seconds for each in estimates], resources), resources.gpus, rests_on(estimates)))
     return found
 
 
 def _estimate(
-    paces: Paces, machine: resources.Machine, share: resources.Share, row: ExperimentRow, variant: VariantRow, trial: TrialRow
+    timings: Timings, machine: Machine, resources: TrialResources, row: ExperimentRow, variant: VariantRow, trial: TrialRow
 ) -> Estimate:
     data = {"name": row.data.name, "digest": row.data.digest, "train_images": row.data.train_images, "val_images": row.data.val_images}
-    return paces.estimate(
-        variant.settings, data, cpus=share.cpus, device=resources.device_of(machine, share.gpus),
-        processes=resources.processes_of(share.gpus), done=trial.progress if trial.state is not TrialState.FAILED else 0.0,
+    return timings.estimate(
+        variant.settings, data, cpus=resources.cpus, device=device_of(machine, resources.gpus),
+        processes=processes_of(resources.gpus), done=trial.progress if trial.state is not TrialState.FAILED else 0.0,
     )  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from gfl_lab.errors import BudgetError, InputError, Problem
 from gfl_lab.orchestrate.budget import Budget
 from gfl_lab.orchestrate.cost import Cost, Estimate, cost_of, rests_on
-from gfl_lab.orchestrate.resources import Share
+from gfl_lab.orchestrate.resources import TrialResources
 from gfl_lab.wording import duration
 
 
@@ -29,7 +29,7 @@ def parse_budget(text: str | None, gpus: float) -> Budget | None:
     return budget
 
 
-def cost_text(cost: Cost | None, expected: Sequence[Estimate], resources: Share) -> str:
+def cost_text(cost: Cost | None, expected: Sequence[Estimate], resources: TrialResources) -> str:
     """Return the expected time and machine time, and the source of the estimate."""
     if not expected:
         return "expected time 0 s"
@@ -39,7 +39,7 @@ def cost_text(cost: Cost | None, expected: Sequence[Estimate], resources: Share)
     return f"expected time about {duration(cost.wall_s)}, {' and '.join(parts)}; rests on {rests_on(expected)}"
 
 
-def check_budget(budget: Budget | None, expected: Sequence[Estimate], resources: Share, say: Callable[[str], None]) -> None:
+def check_budget(budget: Budget | None, expected: Sequence[Estimate], resources: TrialResources, say: Callable[[str], None]) -> None:
     """Refuse what is expected to cost more than the budget; say so if there is no estimate.
 
     Raises:

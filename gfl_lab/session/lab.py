@@ -92,7 +92,7 @@ class Lab:
             executor: "ray", or "inline" for one trial after the other in this process, where a debugger works.
             address: of a Ray cluster, instead of this machine.
             cpus: of each trial, instead of the profile's.
-            gpus: of each trial, or a share of one. With 0 and the inline executor, this process sees no GPU any more.
+            gpus: of each trial, or part of one. With 0 and the inline executor, this process sees no GPU any more.
             budget: such as ``12h``, ``8cpuh`` or ``40gpuh``; the run stops when it is spent.
 
         Returns:

@@ -45,7 +45,7 @@ class FullSync:
         return redacted(self._mirror.uri)
 
     def run(self) -> Iterator[Sent]:
-        """Mirror, and yield what was sent of each experiment; `error` holds what could not be sent.
+        """Mirror, and yield the report of each experiment; `error` holds the reason if something could not be sent.
 
         Raises:
             MirrorError: the server cannot be reached at all.

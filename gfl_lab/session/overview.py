@@ -9,7 +9,7 @@ from typing import Any
 from gfl_lab.errors import InputError, Problem, ResourceError
 from gfl_lab.orchestrate import resources
 from gfl_lab.orchestrate.budget import Budget
-from gfl_lab.orchestrate.cost import Cost, Estimate, Paces, cost_of, estimates, rests_on
+from gfl_lab.orchestrate.cost import Cost, Estimate, Timings, cost_of, estimates, rests_on
 from gfl_lab.orchestrate.measure import distinct, measure
 from gfl_lab.orchestrate.search import open_ledger
 from gfl_lab.orchestrate.trainings import Trainings
@@ -170,11 +170,11 @@ def plan_overview(
     pending, unfinished = standing.pending, standing.unfinished
     if warm_up and unfinished:
         _warm_up(unfinished, tree, prepared, workers, say)
-    paces = Paces(tree)
-    workers.fit(paces.peak(pending, gpu=bool(workers.resources.gpus)))
+    timings = Timings(tree)
+    workers.fit(timings.peak(pending, gpu=bool(workers.resources.gpus)))
     weights_of = Trainings(unfinished, tree).evaluated()
     again = standing.to_repair
-    expected = estimates(pending, plan, tree, workers.resources, workers.device, paces, evaluated={*again, *weights_of})
+    expected = estimates(pending, plan, tree, workers.resources, workers.device, timings, evaluated={*again, *weights_of})
     trials = _planned_trials(standing, dict(zip([trial.id for trial in pending], expected, strict=True)), weights_of)
     cost = cost_of([estimate.seconds for estimate in expected], workers.resources)
     trainings = len(unfinished) - len(weights_of)

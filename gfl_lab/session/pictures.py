@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,19 @@ from gfl_lab.report.drawing import draw
 from gfl_lab.session.refusals import output_problem
 
 
+@dataclass(frozen=True)
+class PictureOptions:
+    """How pictures are made.
+
+    Attributes:
+        folder: where they go. force: write over pictures that exist. max_boxes: boxes that are drawn, the best.
+    """
+
+    folder: Path
+    force: bool = False
+    max_boxes: int = 10
+
+
 def require_images(images: Sequence[Path]) -> None:
     """Refuse images that cannot be read, before weights are loaded and pictures are written. Raises InputError with all of them."""
     if missing := [Problem("there is no such file", str(path)) for path in images if not path.is_file()]:
@@ -22,15 +36,13 @@ def require_images(images: Sequence[Path]) -> None:
         raise InputError(unreadable)
 
 
-def picture_paths(images: Sequence[Path], out: Path, force: bool) -> dict[Path, Path]:
-    """Return the path of the picture of each image in folder ``out``.
-
-    Args:
-        force: write over pictures that exist.
+def picture_paths(images: Sequence[Path], options: PictureOptions) -> dict[Path, Path]:
+    """Return the path of the picture of each image.
 
     Raises:
         InputError: a picture would be written over something.
     """
+    out = options.folder
     targets = {path: out / f"{path.stem}.png" for path in images}
     problems = [problem for problem in [output_problem(out, folder=True)] if problem]
     for path, target in ({} if problems else targets).items():
@@ -38,7 +50,7 @@ def picture_paths(images: Sequence[Path], out: Path, force: bool) -> dict[Path, 
         if twins:
             same = f"its picture would have the name of that of {', '.join(twins)}: {target}"
             problems.append(Problem(same, str(path), "One call each, with another --out."))
-        elif target.exists() and not force:
+        elif target.exists() and not options.force:
             problems.append(Problem(f"{target} is there already", str(path), "Give --force to write over it, or another --out."))
     if problems:
         raise InputError(problems)
@@ -49,7 +61,7 @@ def write_picture(image: Path, target: Path, detections: Sequence[Mapping[str, A
     """Draw detections on an image, and write the picture.
 
     Args:
-        detections: those to draw, as `inference.reevaluate.predict_images` returns them.
+        detections: those to draw, as `inference.reevaluate.predict_images` yields them.
         white_level: of the data set's images, see `data.pixels.read_rgb`.
         distributions: draw the distributions of the four edges too.
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from gfl_lab import naming
 from gfl_lab.orchestrate.cost import Estimate, cost_of
 from gfl_lab.orchestrate.damaged import Damaged
-from gfl_lab.orchestrate.resources import Share
+from gfl_lab.orchestrate.resources import TrialResources
 from gfl_lab.rundir import RunTree, TrialState
 from gfl_lab.session.costs import cost_text
 from gfl_lab.session.standing import Standing
@@ -67,7 +67,7 @@ def _state(trial: str, standing: Standing, going: set[str], weights_of: Mapping[
     return "damaged" if damage.lost or damage.evaluated or damage.beyond_repair else "done, reused; its manifest is written anew"
 
 
-def summary_lines(standing: Standing, weights_of: Mapping[str, str], expected: Sequence[Estimate], resources: Share) -> list[str]:
+def summary_lines(standing: Standing, weights_of: Mapping[str, str], expected: Sequence[Estimate], resources: TrialResources) -> list[str]:
     """Return one line: how many trials run, how many at once, and their cost."""
     pending = standing.pending
     going = {trial.id for trial in pending}

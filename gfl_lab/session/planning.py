@@ -10,7 +10,7 @@ from gfl_lab import naming
 from gfl_lab.addresses import absolute
 from gfl_lab.data import ambiguous_shapes
 from gfl_lab.errors import InputError, Problem
-from gfl_lab.plan.expand import MAX_TRIALS, combinations
+from gfl_lab.plan.expand import combinations
 from gfl_lab.plan.plan import Draft, Plan, PlanInputs, draft_plan
 from gfl_lab.plan.search import corners
 from gfl_lab.rundir import RunTree
@@ -20,6 +20,7 @@ from gfl_lab.session.inputs import Files
 from gfl_lab.session.weights import check_weights, digest_weights, experiment_with_absolute_weights
 from gfl_lab.spec.code import CodeFile, class_names
 from gfl_lab.spec.files import ExperimentFile
+from gfl_lab.spec.limits import MAX_TRIALS
 from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import ComponentFile
 

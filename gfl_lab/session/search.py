@@ -11,7 +11,7 @@ from gfl_lab import naming
 from gfl_lab.errors import ExitCode
 from gfl_lab.orchestrate import driver
 from gfl_lab.orchestrate.budget import Budget
-from gfl_lab.orchestrate.cost import Estimate, Paces, cost_of, estimates
+from gfl_lab.orchestrate.cost import Estimate, Timings, cost_of, estimates
 from gfl_lab.orchestrate.driver import Progress, StopSwitch
 from gfl_lab.orchestrate.pruner import Pruner, SuccessiveHalving
 from gfl_lab.orchestrate.search import SearchState, SearchWatcher, open_ledger, run_search
@@ -110,7 +110,7 @@ class SearchWork:
     def fit(self, workers: Workers) -> None:
         """Adapt the workers to the measured memory of such trials."""
         measured = (self.tree.root / naming.MEASURED_DIR).exists()
-        workers.fit(Paces(self.tree).peak(self.prepared.plan.trials, gpu=bool(workers.resources.gpus)) if measured else None)
+        workers.fit(Timings(self.tree).peak(self.prepared.plan.trials, gpu=bool(workers.resources.gpus)) if measured else None)
 
     def describe(self, workers: Workers, budget: Budget | None) -> None:
         """Say what is searched, and what it will cost at most."""
@@ -212,5 +212,5 @@ def search_lines(plan: Plan, search: SearchSpec, ledger: SearchFile, tree: RunTr
 def expected_estimates(plan: Plan, ledger: SearchFile, tree: RunTree, workers: Workers) -> list[Estimate]:
     """Return an estimate for each trial that is left, as if none were stopped early."""
     left = max(0, ledger.trials - ledger.ended)
-    each = estimates(plan.trials, plan, tree, workers.resources, workers.device, Paces(tree))
+    each = estimates(plan.trials, plan, tree, workers.resources, workers.device, Timings(tree))
     return list(itertools.islice(itertools.cycle(each), left))

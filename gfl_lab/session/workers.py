@@ -1,4 +1,4 @@
-"""Workers: what each trial takes of this machine or of a cluster, and the executor that runs the trials."""
+"""Workers: the resources of each trial on this machine or on a cluster, and the executor that runs the trials."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from gfl_lab.errors import InputError, Problem
 from gfl_lab.orchestrate.executor import Executor
-from gfl_lab.orchestrate.resources import Machine, Peak, Share, device_of, loaders, processes_of, share
+from gfl_lab.orchestrate.resources import Machine, Peak, TrialResources, device_of, loaders, processes_of, trial_resources
 from gfl_lab.processes import hide_gpus
 from gfl_lab.spec.files import Resources
 from gfl_lab.wording import plural
@@ -28,7 +28,7 @@ class Workers:
         cpus, gpus: for each trial, instead of the wish.
 
     Attributes:
-        resources: what each trial takes, and how many run at once.
+        resources: of each trial, and how many run at once.
 
     Raises:
         InputError, ResourceError: a trial does not fit.
@@ -41,7 +41,7 @@ class Workers:
         self.machine, self.wish, self.address = machine, wish, address
         self._name, self._should_stop, self._asked = executor, should_stop, (cpus, gpus)
         if address:
-            self.resources = Share(cpus or wish.cpus, wish.gpus if gpus is None else gpus, 1)
+            self.resources = TrialResources(cpus or wish.cpus, wish.gpus if gpus is None else gpus, 1)
         else:
             self.resources = trial_resources(machine, wish, cpus=cpus, gpus=gpus)
         _check_gpus(self.resources.gpus, executor)
@@ -96,7 +96,7 @@ class Workers:
         cpus, gpus = (sum(node.get(key, 0) for node in executor.nodes) for key in ("CPU", "GPU"))
         has = f"{plural(round(cpus), 'CPU core')}, {plural(round(gpus), 'GPU') if gpus else 'no GPU'}"
         say(f"cluster: {plural(len(executor.nodes), 'node')} with {has}; room for {plural(slots, 'trial')} at once now")
-        self.resources = Share(executor.cpus, executor.gpus, slots)
+        self.resources = TrialResources(executor.cpus, executor.gpus, slots)
 
     def ready(self) -> None:
         """Wait until the executor has started.
@@ -129,7 +129,7 @@ class Workers:
         )  # fmt: skip
 
 
-def process_settings(taken: Share, wish: Resources, gpus: float) -> dict[str, Any]:
+def process_settings(taken: TrialResources, wish: Resources, gpus: float) -> dict[str, Any]:
     """Return the settings of a trial's process: threads, loader processes, processes.
 
     Args:
@@ -142,24 +142,10 @@ def process_settings(taken: Share, wish: Resources, gpus: float) -> dict[str, An
     }
 
 
-def trial_resources(
-    machine: Machine, wish: Resources, *, cpus: int | None = None, gpus: float | None = None, peak: Peak | None = None
-) -> Share:
-    """Return what a trial takes on this machine.
-
-    Raises:
-        ResourceError: it does not fit.
-    """
-    return share(
-        machine, cpus=wish.cpus, gpus=wish.gpus, gpu_required=wish.gpu_required, pack=wish.gpu_packing, asked_cpus=cpus, asked_gpus=gpus,
-        peak=peak,
-    )  # fmt: skip
-
-
 def _check_gpus(gpus: float, executor: str) -> None:
     """Raise InputError for GPUs that no trial can take, here or on a cluster."""
     if gpus > 1 and executor == "inline":
         problem = f"--executor inline runs a trial in this process alone, and {gpus:g} GPUs take one each"
         raise InputError(Problem(problem, hint="Give --gpus 1, or leave --executor out."))
     if gpus > 1 and gpus != int(gpus):
-        raise InputError(Problem(f"{gpus:g} GPUs: a trial takes a share of one or several whole ones", hint=f"Give --gpus {int(gpus)}."))
+        raise InputError(Problem(f"{gpus:g} GPUs: a trial takes a part of one or several whole ones", hint=f"Give --gpus {int(gpus)}."))

@@ -57,7 +57,7 @@ class TrialDataset(BaseDetDataset):
         super().__init__(*args, metainfo={"classes": tuple(classes)}, **kwargs)
 
     def full_init(self) -> None:
-        """mmengine's, and room for decoded images, which must be there before loader processes are forked."""
+        """Load the data as mmengine does, and make room for decoded images before loader processes are forked."""
         done = self._fully_initialized
         super().full_init()
         if not done:
@@ -71,7 +71,7 @@ class TrialDataset(BaseDetDataset):
         self._shared_epoch[0] = epoch
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """Images with their boxes (xyxy, px); a crowd region is marked to be ignored, a box under 1 px is left out."""
+        """Return the images with their boxes (xyxy, px); a crowd region is marked to be ignored, a box under 1 px is left out."""
         dataset = load_coco(self.ann_file)
         labels = {category["id"]: self.metainfo["classes"].index(category["name"]) for category in dataset["categories"]}
         instances: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in dataset["images"]}
@@ -101,7 +101,7 @@ class TrialDataset(BaseDetDataset):
         ]
 
     def filter_data(self) -> list[dict[str, Any]]:
-        """In training: images with a box that counts and a side of at least 32 px, as every published GFL row does."""
+        """Return, in training, the images with a box that counts and a side of at least 32 px, as every published GFL row does."""
         if self.test_mode or self.filter_cfg is None:
             return self.data_list
         least = self.filter_cfg.get("min_size", 0)
@@ -112,7 +112,7 @@ class TrialDataset(BaseDetDataset):
         ]
 
     def prepare_data(self, idx: int) -> Any:
-        """The sample ``idx`` through the pipeline, under its own seed."""
+        """Return the sample ``idx`` through the pipeline, under its own seed."""
         info = self.get_data_info(idx)
         if self.test_mode:
             return self.pipeline(info)
@@ -217,7 +217,7 @@ class DecodedImages:
         self._there = np.frombuffer(mmap.mmap(-1, max(1, len(self._places))), np.uint8)
 
     def get(self, path: str) -> np.ndarray | None:
-        """The (H, W, 3) pixels of an image, if they are here."""
+        """Return the (H, W, 3) pixels of an image, or None if they are not stored."""
         place = self._places.get(path)
         if place is None or not self._there[place[0]]:
             return None

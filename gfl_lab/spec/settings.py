@@ -321,7 +321,7 @@ CONDITIONS: dict[str, Condition] = {
 
 
 def rule_problems(values: dict[str, Any], refused: Iterable[str]) -> list[tuple[str, str]]:
-    """(setting, message) for each rule that the valid ones among ``values`` break, where ``refused`` are not valid by themselves.
+    """Return (setting, message) for each rule that the valid ones among ``values`` break, where ``refused`` are not valid by themselves.
 
     A rule that is about a refused setting is left out: another value of it may keep the rule.
     """

@@ -27,7 +27,7 @@ class BackgroundMirror(threading.Thread):
         self._end = threading.Event()
 
     def run(self) -> None:
-        """Thread body."""
+        """Run the thread."""
         self._attempt(final=False)
         while not self._end.wait(self.every):
             self._attempt(final=False)
@@ -41,7 +41,7 @@ class BackgroundMirror(threading.Thread):
             self.error = error
 
     def finish(self, timeout: float = FINISH_S) -> bool:
-        """One last complete sync, then the thread ends. Whether that worked; ``shortfall`` says why it did not.
+        """Sync completely once more, and end the thread. Return True if that worked; ``shortfall`` has the reason if not.
 
         Waits for ``timeout`` seconds at most, and less for a server that hangs.
         """

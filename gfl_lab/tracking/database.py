@@ -41,7 +41,7 @@ WAYS_OUT = {
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Tells a file from another one in its place; None when there is none."""
+    """Return a value that differs for another file in the same place; None when there is none."""
     try:
         found = path.stat()
     except OSError:
@@ -76,9 +76,9 @@ def _create(path: Path, artifacts: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}."
-    for litter in path.parent.glob(f"{prefix}*"):
-        if litter.is_dir():
-            shutil.rmtree(litter, ignore_errors=True)
+    for leftover in path.parent.glob(f"{prefix}*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as folder:
         fresh = Path(folder) / path.name
         store = SqlAlchemyStore(sqlite_uri(fresh), file_uri(artifacts))
@@ -238,7 +238,7 @@ def set_aside(path: Path) -> Path:
 
 
 def lock_path(tree: RunTree, uri: str) -> Path:
-    """The lock file of those who mirror to ``uri``: beside a database, whoever fills it; else in the run tree."""
+    """Return the lock file of all mirrors to ``uri``: beside a database, else in the run tree."""
     return Path(f"{sqlite_path(uri) or tree.root / naming.MLFLOW_DB}.lock")
 
 
@@ -298,7 +298,7 @@ def exclusive(path: Path) -> Iterator[Turn]:
 
 
 def ui_command(tree: RunTree, port: int) -> tuple[list[str], dict[str, str]]:
-    """Command and complete environment of MLflow's own UI over the database beside the runs, on 127.0.0.1 alone.
+    """Return command and complete environment of MLflow's own UI over the database beside the runs, on 127.0.0.1 alone.
 
     The small form: one worker, no job runner (0.4 GiB instead of 1.5). Call ``Mirror(tree, tree.mlflow_uri).prepare()``
     first, so that the server does not make the database.
@@ -313,7 +313,7 @@ def ui_command(tree: RunTree, port: int) -> tuple[list[str], dict[str, str]]:
 
 
 def ui_pages(tree: RunTree, port: int, most: int = 5) -> list[tuple[str, str]]:
-    """(experiment, address) of MLflow's page of the ``most`` experiments in which a run began last, the newest first.
+    """Return (experiment, address) of MLflow's page of the ``most`` experiments in which a run began last, the newest first.
 
     From its start page MLflow 3 leads to its views for language models; these addresses open the runs.
     """

@@ -64,7 +64,7 @@ def _on_cpu(state: Any) -> Any:
 
 
 def load_last(trial: TrialDir) -> dict[str, Any] | None:
-    """The trial's last good checkpoint, or None when there is none.
+    """Return the trial's last good checkpoint, or None when there is none.
 
     A damaged one is set aside (``last.damaged``), the one before it is used, and log.txt says so.
 

@@ -54,7 +54,7 @@ class MovingAverage:
 
     @contextlib.contextmanager
     def in_place_of(self, model: nn.Module) -> Iterator[None]:
-        """The model holds the average within the block, and its own weights, bit by bit, after it."""
+        """Put the average into the model within the block, and its own weights back after it, bit by bit."""
         own = {name: value.detach().clone() for name, value in model.state_dict().items()}
         self.copy_to(model)
         try:

@@ -82,7 +82,7 @@ def final_weights(trial: TrialDir, spec: TrialSpec) -> FinalWeights:
 
 
 def trained_weights(trial: TrialDir) -> FinalWeights | None:
-    """The weights of an unfinished trial whose checkpoint is of the end of its training and holds nothing to train on with.
+    """Return the weights of an unfinished trial whose checkpoint is of the end of its training and cannot be trained on.
 
     None for every other trial: it trains, or goes on from its checkpoint.
     """

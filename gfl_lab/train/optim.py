@@ -83,16 +83,16 @@ class AutocastOptimWrapper(TrialOptimWrapper):
 
     @contextlib.contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Autocast on the model's device."""
+        """Use autocast on the model's device."""
         with super().optim_context(model), torch.autocast(next(model.parameters()).device.type, dtype=self.dtype):
             yield
 
     def backward(self, loss: torch.Tensor, **kwargs: Any) -> None:
-        """Backward pass of the scaled loss."""
+        """Run the backward pass of the scaled loss."""
         super().backward(self.scaler.scale(loss), **kwargs)
 
     def step(self, **kwargs: Any) -> None:
-        """A step of the optimizer, left out when a gradient is not finite.
+        """Take a step of the optimizer, or none when a gradient is not finite.
 
         Raises:
             TrialError: gradients are not finite at any scale.
@@ -109,11 +109,11 @@ class AutocastOptimWrapper(TrialOptimWrapper):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's state, and the loss scale's."""
+        """Return the optimizer's state, and the loss scale's."""
         return super().state_dict() | {"loss_scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Inverse of ``state_dict``."""
+        """Load what ``state_dict`` returned."""
         state = dict(state_dict)
         self.scaler.load_state_dict(state.pop("loss_scaler"))
         super().load_state_dict(state)

@@ -124,7 +124,7 @@ def _measure(trial: TrialDir, threads: int, loader_workers: int) -> Done:
 
 
 def _loaders_bytes(loaders: int, settings: Settings) -> int:
-    """What loader processes, alive since both loaders were used, have to themselves, and the batches that they keep ready."""
+    """Return the private memory of loader processes, alive since both loaders were used, and of the batches that they keep ready."""
     own = 0
     for process in psutil.Process().children(recursive=True) if loaders else []:
         with contextlib.suppress(psutil.Error):
@@ -133,7 +133,7 @@ def _loaders_bytes(loaders: int, settings: Settings) -> int:
 
 
 def _evaluation(model: torch.nn.Module, loader: Any, evaluator: CocoEvaluator, spec: TrialSpec) -> float:
-    """Seconds of an image, the first batch left out where there are more: until LEAST_S are full or all have been seen."""
+    """Return the seconds of an image, without the first batch if there are more: until LEAST_S are full or all have been seen."""
     truth = spec.data.truth
     collector = DistributionCollector(evaluator.truth, evaluator.category_ids, spec.settings, ambiguous=True) if truth else None
     marks: list[tuple[float, int]] = []

@@ -12,11 +12,11 @@ from gfl_lab.cli.main import main
 Cli = Callable[..., tuple[int, str, str]]
 
 
-def runner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *verb: str) -> Cli:
-    """What runs ``gfl-lab [verb] ARGUMENTS`` and gives exit code, stdout and stderr; a traceback fails the test."""
+def runner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *command: str) -> Cli:
+    """Return a function that runs ``gfl-lab [command] ARGUMENTS`` and returns exit code, stdout and stderr. A traceback fails the test."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gfl-lab", *verb, *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", ["gfl-lab", *command, *map(str, arguments)])
         try:
             main()
             code = 0

@@ -1,0 +1,246 @@
+"""Trained detectors: a trial's final weights, or weights in a file, with everything that their numbers depend on.
+
+Nothing is trained and nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mmdet.datasets import CocoDataset
+from pydantic import ValidationError
+from torch import Tensor
+
+from gfl_lab import naming
+from gfl_lab.checkpoints.files import load_safely
+from gfl_lab.data import ambiguous_shapes, coco
+from gfl_lab.errors import InputError, Problem, StoreError
+from gfl_lab.records.manifest import DataPaths, Manifest
+from gfl_lab.records.result import Done
+from gfl_lab.rundir import RunTree, TrialDir
+from gfl_lab.setup.components import load_of_trial
+from gfl_lab.spec.files import Profile, resolve_settings
+from gfl_lab.spec.hints import nearest
+from gfl_lab.spec.settings import EVALUATION, INPUT, Settings, group_of, inactive
+from gfl_lab.spec.source import Source, problems_of
+from gfl_lab.spec.trial import TRAINING_CODE_VERSION, DataSpec, TrialSpec
+
+SETTABLE = tuple(key for key in Settings.model_fields if group_of(key) in (EVALUATION, INPUT))
+"""Settings that trained weights can be evaluated under, whatever they were trained with."""
+
+COMPARED = (*naming.AP_METRICS, *naming.TRUTH_METRICS)
+"""Metrics of an evaluation, in the order of a table."""
+
+
+@dataclass(frozen=True)
+class TrainedDetector:
+    """Weights, and everything that their numbers on some validation images depend on.
+
+    Attributes:
+        name: the trial's id, or the file.
+        is_trial: True for a trial that was named as one, False for a file.
+        state: state dict of the detector.
+        spec: of the trial; for a file a TrialSpec of its settings, whose data have no digest.
+        paths: train_annotations, val_annotations, train_images, val_images; absolute.
+        metrics: the trial's recorded metrics; None for a file. device: where it was trained.
+        notes: sentences that belong beside the numbers.
+    """
+
+    name: str
+    is_trial: bool
+    state: Mapping[str, Tensor]
+    spec: TrialSpec
+    paths: DataPaths
+    metrics: dict[str, float] | None = None
+    device: str = ""
+    notes: tuple[str, ...] = ()
+
+    def under(self, changes: Mapping[str, Any]) -> TrainedDetector:
+        """Return the same weights under changed settings, those of ``SETTABLE``.
+
+        Raises:
+            InputError: every key that may not be set, or else every value that breaks a rule.
+        """
+        problems = []
+        for key in changes:
+            if key not in Settings.model_fields:
+                problems.append(Problem(f"there is no setting {key!r}", "--set", nearest(key, SETTABLE)))
+            elif key not in SETTABLE:
+                why = f"{key} belongs to the {group_of(key)}, which trained weights are tied to"
+                problems.append(Problem(why, "--set", f"What may be set: {', '.join(SETTABLE)}."))
+        if problems:
+            raise InputError(problems)
+        try:
+            settings = resolve_settings(self.spec.settings.model_dump(), dict(changes))
+        except ValidationError as error:
+            raise InputError(_problems(error, "--set")) from None
+        if idle := sorted(inactive(settings).keys() & set(changes)):
+            hint = f"The trial has box: {settings.box}, and only a general box can be decoded in two ways." if "decode" in idle else ""
+            raise InputError([Problem(f"{key} has no effect on these weights", "--set", hint) for key in idle])
+        return replace(self, spec=self.spec.model_copy(update={"settings": settings}))
+
+
+def read_trial(trial: TrialDir, tree: RunTree, with_data: bool = True) -> TrainedDetector:
+    """Return the weights of a finished trial (their moving average, where it has one), with its validation data.
+
+    Args:
+        tree: the user's own: code that a trial brings along is run from there alone.
+        with_data: whether its data must be there still.
+
+    Raises:
+        StoreError: its manifest, result or checkpoint cannot be read. InputError: its data are gone or others by now.
+    """
+    manifest, result = trial.manifest(), trial.result()
+    spec = _spec(trial, manifest, tree)
+    if not isinstance(result, Done) or result.metrics is None:
+        raise StoreError(f"trial {trial.id}: {naming.RESULT} is damaged")
+    paths = manifest.paths
+    state, meta = _read(trial.file(naming.LAST_CHECKPOINT))
+    if meta.get("trial") != trial.id:
+        raise StoreError(f"{trial.file(naming.LAST_CHECKPOINT)} belongs to trial {meta.get('trial')}, not to {trial.id}")
+    if with_data:
+        _check_data(spec.data, paths, trial.id)
+    notes = []
+    if spec.code != TRAINING_CODE_VERSION:
+        notes.append(f"trial {trial.id} was made by version {spec.code} of the training code, this is {TRAINING_CODE_VERSION}")
+    recorded = {key: result.metrics[key] for key in COMPARED if key in result.metrics}
+    return TrainedDetector(trial.id, True, state, spec, paths, recorded, result.device, tuple(notes))
+
+
+def read_weights(path: Path, data: Path | None, profile: Profile, tree: RunTree) -> TrainedDetector:
+    """Return the weights in a file that ``gfl-lab import-checkpoint`` wrote, or in a trial's ``last.pth`` beside its manifest.
+
+    A trial keeps all its settings. An imported detector has those that its weights show, the profile's of groups input and
+    evaluation, and sees one image at a time, as in the published evaluations.
+
+    Args:
+        data: folder of a data set in COCO format; its annotations are checked, its images are not decoded. None: the weights are
+            for images of no data set, and classes that they do not name are numbered, or COCO's where there are 80.
+
+    Raises:
+        InputError: the file is no detector's or does not fit the data. DataError: problems of the data set.
+    """
+    state, meta = _read(path)
+    known: tuple[str, ...] | None = None
+    if "trial" in meta:
+        trial = TrialDir(path.resolve().parent)
+        if not trial.file(naming.MANIFEST).exists():
+            hint = f"Give the trial's id, or the file in its run directory, where {naming.MANIFEST} is."
+            raise InputError(Problem("a trial's checkpoint holds no settings", str(path), hint))
+        manifest = trial.manifest()
+        own = _spec(trial, manifest, tree)
+        if manifest.trial != meta["trial"]:
+            raise InputError(Problem(f"it belongs to trial {meta['trial']}, and the manifest beside it to {manifest.trial}", str(path)))
+        settings, known, count = own.settings, own.data.classes, len(own.data.classes)
+    else:
+        settings, count = _imported(path, meta, profile)
+    content, paths = _no_data(known, count) if data is None else _data(data)
+    if count != len(content.classes):
+        raise InputError(
+            Problem(
+                f"the weights tell {count} classes apart, and the data set {data} has {len(content.classes)} categories",
+                str(path),
+                "Give the data set that the weights were trained for.",
+            )
+        )
+    notes: tuple[str, ...] = ()
+    if known is None and data is None:
+        notes = (f"the weights do not name their classes: they are called {content.classes[0]}, {content.classes[1 % count]}, ...",)
+    elif known is None:
+        notes = ("the weights do not name their classes: they are taken in the order of the data set's category ids",)
+    elif known != content.classes:
+        raise InputError(
+            Problem(f"the weights know {', '.join(known)}, and the data set {data} has {', '.join(content.classes)}", str(path))
+        )
+    spec = TrialSpec(settings=settings, data=content, seed=0, code=TRAINING_CODE_VERSION)
+    return TrainedDetector(str(path), False, state, spec, paths, notes=notes)
+
+
+def _problems(error: ValidationError, place: str) -> list[Problem]:
+    """Return pydantic's errors on settings as problems at ``place``."""
+    return [Problem(problem.message, place, problem.hint) for problem in problems_of(error, Settings, Source(Path(place), {}))]
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return state dict and ``meta`` of a checkpoint of gfl-lab's."""
+    content = load_safely(path)
+    state, meta = content.get("state_dict"), content.get("meta")
+    known = isinstance(meta, dict) and ("trial" in meta or "kind" in meta)
+    if not known or meta is None or not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        hint = f"Weights of other projects are converted first:  gfl-lab import-checkpoint {path}"
+        raise InputError(Problem("it is no checkpoint of gfl-lab's", str(path), hint))
+    if not isinstance(meta.get("format"), int) or meta["format"] > naming.FORMAT_VERSION:
+        raise InputError(f"{path} has format {meta.get('format')}; this gfl-lab reads up to {naming.FORMAT_VERSION}")
+    return state, meta
+
+
+def _spec(trial: TrialDir, manifest: Manifest, tree: RunTree) -> TrialSpec:
+    """Return what a trial computes, after importing the user's code that it names."""
+    spec = manifest.spec
+    if spec.components and trial.path.resolve() != tree.trial(trial.id).path.resolve():
+        names = ", ".join(component.name for component in spec.components)
+        hint = "Where you trust it, say that the tree is yours: GFL_LAB_HOME."
+        raise InputError(
+            Problem(f"{trial.path} brings code along ({names}), which is run only from your own run tree, {tree.root}", hint=hint)
+        )
+    load_of_trial(trial, spec)
+    return spec
+
+
+def _imported(path: Path, meta: dict[str, Any], profile: Profile) -> tuple[Settings, int]:
+    """Return settings and number of classes of an imported detector."""
+    if meta["kind"] != "detector":
+        hint = "A backbone's weights are what training starts from:  gfl-lab run EXPERIMENT --init-weights FILE"
+        raise InputError(Problem(f"it holds a {meta['kind']}, not a detector", str(path), hint))
+    shown, count = meta.get("settings"), meta.get("num_classes")
+    if not isinstance(shown, dict) or not isinstance(count, int):
+        raise InputError(
+            Problem("it does not say its settings or classes", str(path), "Convert the source again: gfl-lab import-checkpoint")
+        )
+    tests = {key: value for key, value in profile.settings.items() if key in SETTABLE}
+    try:
+        return resolve_settings(tests, {"batch_size": 1}, shown), count
+    except ValidationError as error:
+        raise InputError(_problems(error, str(path))) from None
+
+
+def _data(folder: Path) -> tuple[DataSpec, DataPaths]:
+    """Return a data set as a trial's data, without the digest: it would take reading every image."""
+    report = coco.require_valid(folder, decode=False)
+    truth = ambiguous_shapes.describe(folder) is not None
+    paths = DataPaths(**{key: str(value) for key, value in asdict(coco.find_dataset(folder)).items()})
+    data = DataSpec(
+        name=report.name,
+        digest="",
+        classes=report.classes,
+        train_images=report.splits["train"].trainable,
+        val_images=report.splits["val"].images,
+        truth=truth,
+        white_level=coco.find_white_level(folder),
+    )
+    return data, paths
+
+
+def _no_data(known: tuple[str, ...] | None, count: int) -> tuple[DataSpec, DataPaths]:
+    """Return classes alone, in place of a data set."""
+    coco_names = tuple(CocoDataset.METAINFO["classes"])
+    classes = known or (coco_names if count == len(coco_names) else tuple(f"class {number}" for number in range(1, count + 1)))
+    paths = DataPaths("", "", "", "")
+    return DataSpec(name="images", digest="", classes=classes, train_images=0, val_images=0, truth=False), paths
+
+
+def _check_data(data: DataSpec, paths: DataPaths, trial: str) -> None:
+    """Refuse a trial whose validation data are gone, or have other classes or another number of images. Raises InputError."""
+    for path in (paths.val_annotations, paths.val_images):
+        if not Path(path).exists():
+            raise InputError(f"trial {trial}: its validation data are gone: {path} does not exist")
+    dataset = coco.load_coco(paths.val_annotations)
+    classes = tuple(category["name"] for category in dataset["categories"])
+    if classes != data.classes or len(dataset["images"]) != data.val_images:
+        raise InputError(
+            f"trial {trial}: {paths.val_annotations} is not what it was: {len(dataset['images'])} images and {len(classes)} "
+            f"categories, and it was trained with {data.val_images} and {len(data.classes)}"
+        )
