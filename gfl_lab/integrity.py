@@ -1,7 +1,7 @@
-"""Whether the files of a finished trial are whole, are its own, and agree with each other.
+"""Check of a finished trial's files: they are whole, its own, and agree with each other.
 
-A result that says done is one file of several. The numbers of a table come from it, the intervals and every recomputed AP from
-eval.npz, the pages from distributions.parquet. ``damage`` reads all of them; ``Checked`` remembers which trials have passed, by
+The result of a finished trial is one file of several. The numbers of a table come from it, the intervals and every recomputed AP from
+eval.npz, the pages from distributions.parquet. ``damage`` reads all of them; ``Checked`` keeps the trials that have passed, by
 the stamps of their files, so that a run over thousands of trials reads only what has changed.
 """
 
@@ -48,7 +48,7 @@ _COLUMNS = {"image_id", "annotation_id", "category_id", "file_name", "score", "d
 class Cure(StrEnum):
     """The way to make a damaged file whole again."""
 
-    REWRITE = "rewrite"  # from the plan: it says what the trial computes
+    REWRITE = "rewrite"  # from the plan, which has the specification
     EVALUATE = "evaluate"  # from the last checkpoint
     TRAIN = "train"  # nothing but training the trial once more
 
@@ -94,7 +94,7 @@ def file_entries(trial: TrialDir) -> dict[str, FileEntry]:
 
 
 def has_finished(trial: TrialDir) -> bool:
-    """Return True if the trial's result says done, or is damaged while the records of the final evaluation are there.
+    """Return True if the trial's result is that of a finished one, or is damaged beside records of the final evaluation.
 
     Raises:
         FormatError: the result is of a format that this version does not read.
@@ -169,9 +169,9 @@ def recomputed_ap(records: Records) -> dict[str, float]:
 
 
 class Checked:
-    """Which trials of a tree have passed ``damage``, remembered by the stamps of their files.
+    """The trials of a tree that have passed ``damage``, with the stamps of their files.
 
-    A stamp holds inode, size, and the times of the last change of content and of the inode. ``gfl-lab verify`` never asks here.
+    A stamp holds inode, size, and the times of the last change of content and of the inode. ``gfl-lab verify`` does not use it.
     """
 
     def __init__(self, tree: RunTree) -> None:

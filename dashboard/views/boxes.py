@@ -227,7 +227,7 @@ def _gallery(trial: TrialRow, variant: str) -> None:
 
 
 def _choice(ready: list[VariantRow]) -> _Choice | None:
-    """Draw the choices; None where there is nothing to choose from, which is then said."""
+    """Draw the choices; None, with a message, if there is nothing to choose from."""
     first_default, second_default = _default_variants(ready)
     names = [variant.name for variant in ready]
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):

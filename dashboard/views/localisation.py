@@ -1,4 +1,4 @@
-"""Does the score say how well a box lies, and does the width of its distributions? And what the distributions are like, in numbers."""
+"""Calibration: score and width of the distributions against the IoU of a box, and the distributions in numbers."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _hidden(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str, str]) 
     for variant, trial in trials:
         try:
             found = reader().coincidence(trial.id)
-        except StoreError:  # said above
+        except StoreError:  # reported above
             continue
         if found.auc is None:
             continue

@@ -33,7 +33,7 @@ class JobQueue:
 
     def __init__(self, should_stop: Callable[[], bool]) -> None:
         self.events: SimpleQueue[Ended] = SimpleQueue()
-        """What has ended. Jobs that are not here when the loop is over will not run."""
+        """Jobs that have ended. When the loop is over, jobs that are not here will not run."""
         self._should_stop, self._closed = should_stop, False
         self._waiting: SimpleQueue[_Handed | Job] = SimpleQueue()
         self._handed: dict[str, _Handed] = {}
@@ -58,7 +58,7 @@ class JobQueue:
         return not self._running
 
     def hand_out(self, name: str, wait_s: float) -> Job | None:
-        """Return the next job; None if there is none. Where the scheduler has nothing to do at all, it waits ``wait_s`` for one."""
+        """Return the next job; None if there is none. If the scheduler has nothing to do at all, wait ``wait_s`` for one."""
         try:
             found = self._waiting.get_nowait() if self._handed else self._waiting.get(timeout=wait_s)
         except Empty:

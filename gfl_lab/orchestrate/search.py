@@ -1,4 +1,4 @@
-"""The driver's side of a search, whatever runs its trials: asks Optuna, keeps the ledger, decides what is stopped early.
+"""The driver's side of a search, whatever runs its trials: suggestions from Optuna, the ledger, and the pruner.
 
 Every suggestion is drawn with a seed of its own, from the search's seed and the suggestion's number. So what is suggested
 depends on the numbers known at that moment alone: with one trial at a time, a search that was killed and goes on suggests
@@ -160,7 +160,7 @@ class SearchState:
         return False
 
     def ended(self, number: int) -> None:
-        """Take in how a trial's process ended, from its run directory. What was interrupted, or is run by another driver, stays open."""
+        """Take in how a trial's process ended, from its run directory. Interrupted trials, and trials of another driver, stay open."""
         entry = self.ledger.suggestions[number]
         if entry.final:
             return
@@ -280,7 +280,7 @@ def run_search(state: SearchState, begin: Begin, executor: Executor, should_stop
     room for it (a cluster whose nodes have just gone gets one, which waits for them), and each metric counts when its line has been read.
 
     Returns:
-        What went wrong outside of the trials (`problems_of`).
+        Errors outside of the trials (`problems_of`).
 
     Raises:
         OSError, GflLabError: what the state raised, such as a full disk, or the executor: ResourceError.

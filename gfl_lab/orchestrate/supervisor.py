@@ -41,7 +41,7 @@ has only lost the cluster, Ray ends it there after a minute."""
 
 @dataclass(frozen=True)
 class Job:
-    """What an executor is given: where a trial lives and how to call what runs it.
+    """The work of an executor: the folder of a trial, and the function that runs it.
 
     Args:
         path: the run directory, with a manifest.
@@ -208,7 +208,7 @@ class TrialProcess:
         self._server = Server(preload, threads)
 
     def run(self, job: Job) -> TrialState:
-        """Run a trial to its end: done, failed or interrupted. Failures that ``RETRY`` says so of are tried again.
+        """Run a trial to its end: done, failed or interrupted. Failures are tried again as ``RETRY`` has it.
 
         A trial that another driver runs (two experiments may share it) is left to it, and nothing of it is touched: running.
         One that is asked to stop and does not is ended after ``job.stop_wait_s``: interrupted.

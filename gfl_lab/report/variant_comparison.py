@@ -38,7 +38,7 @@ class DifferenceRow:
         group: METRIC, SIZE, CLASS (AP of one class), or ERROR (AP50 points that a type of error costs: lower is better).
         value, reference: means over seeds of the variant and of the one it is compared with. found: their difference.
         counts: for errors, how many both have, means over seeds.
-        comparison: for METRIC, what the table says of the two variants.
+        comparison: for METRIC, the table's comparison of the two variants.
     """
 
     group: str
@@ -51,7 +51,7 @@ class DifferenceRow:
 
     @property
     def half(self) -> float | None:
-        """Half width of the 95% interval, as a table has it; with one seed of one that knows of images alone. None without a signal."""
+        """Half width of the 95% interval, as a table has it; with one seed, of an interval over images alone. None without a signal."""
         if self.found.half is None and self.found.seeds == 1 and self.found.verdict != NO_SIGNAL:
             return self.found.image_half
         return self.found.half

@@ -1,4 +1,4 @@
-"""Experiment, profile and published-table files: their form, and loading them with every problem told at once."""
+"""Experiment, profile and published-table files: their form, and loading them with every problem reported at once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class DeskData(BaseModel):
 
 
 class Resources(BaseModel):
-    """What one trial asks of the machine. None of it can change a trial's numbers, so none of it is in its id."""
+    """Resources of one trial. They do not change a trial's numbers, so they are not in its id."""
 
     model_config = _STRICT
 
@@ -56,7 +56,7 @@ class Resources(BaseModel):
 
 
 class Profile(BaseModel):
-    """Where and how big: data, settings that suit it, resources."""
+    """A profile: data, settings that suit them, resources."""
 
     model_config = _STRICT
 
@@ -72,7 +72,7 @@ class Profile(BaseModel):
 
 
 class TableSpec(BaseModel):
-    """What the table shows."""
+    """Contents of the table."""
 
     model_config = _STRICT
 
@@ -344,7 +344,7 @@ def _axes_problems(axes: dict[str, Any], source: Source) -> list[Problem]:
     problems = check_keys(axes, Settings.model_fields, source, ("axes",))
     for key, values in axes.items():
         if key not in Settings.model_fields or not isinstance(values, list):
-            continue  # told by the file's own model
+            continue  # reported by the file's own model
         if not values:
             problems.append(Problem(f"axes.{key} is empty: it must list the values to try", source.place("axes", key)))
         problems += value_problems(key, values, source, ("axes", key))
@@ -361,7 +361,7 @@ def _baseline_problems(baseline: Any, axes: dict[str, Any], variants: dict[str, 
         return []
     if not isinstance(baseline, dict):
         if not isinstance(baseline, str):
-            return []  # told by the file's own model
+            return []  # reported by the file's own model
         return [Problem(f"baseline is {show(baseline)}: it must give a value for each axis", source.place("baseline"))]
     problems = check_keys(baseline, axes, source, ("baseline",)) if axes else []
     for key, values in axes.items():

@@ -219,7 +219,7 @@ def _fault(path: Path, error: sqlite3.Error) -> MirrorError:
 
 
 def set_aside(path: Path) -> Path:
-    """Give a database another name, with the files that SQLite keeps beside it. The caller sees to it that nobody mirrors.
+    """Give a database another name, with the files that SQLite keeps beside it. The caller makes sure that no mirror runs.
 
     Returns:
         Its new path.
@@ -243,7 +243,7 @@ def lock_path(tree: RunTree, uri: str) -> Path:
 
 
 class Turn:
-    """The lock while it is held. Its file says which mirror was the last to write each experiment.
+    """The lock while it is held. Its file names the last mirror that wrote each experiment.
 
     Args:
         file: the lock file; None where the folder cannot be written (a read-only archive, mirrored to a server elsewhere).
@@ -253,7 +253,7 @@ class Turn:
         self._file = file
 
     def take_over(self, key: str, token: str) -> bool:
-        """Write ``token`` down for ``key``. Whether it stood there already, so that nobody else has written since."""
+        """Write ``token`` for ``key``. Return True if it was there already: no other mirror has written since."""
         if self._file is None:
             return False
         try:

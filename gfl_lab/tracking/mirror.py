@@ -1,6 +1,6 @@
 """Mirrors run directories to MLflow, as often as one likes, with nothing doubled (docs/mlflow.md).
 
-The run directory is the truth; MLflow shows it. One process mirrors; training never waits for it. Whatever goes wrong,
+The run directory is the truth; MLflow shows it. One process mirrors; training never waits for it. If something goes wrong,
 the next ``sync`` makes the server complete: on first contact with a run it reads which (metric, step) the server has,
 and sends the rest.
 """

@@ -1,4 +1,4 @@
-"""What befell a trial: the kind and the reason of what it raised, in words for its result (docs/failures.md)."""
+"""The failure of a trial: kind and reason of the error, in words for its result (docs/failures.md)."""
 
 from __future__ import annotations
 

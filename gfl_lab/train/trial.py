@@ -62,14 +62,14 @@ def run_trial(
 
     A finished trial whose records are damaged is evaluated again, from its last checkpoint; else it is left as it is.
 
-    Whatever happens, the outcome is in result.json when this returns or raises; nothing is raised for a failed trial.
+    The outcome is always in result.json when this returns or raises; nothing is raised for a failed trial.
 
     Args:
         path: run directory with a manifest.
         threads: CPU threads, of all processes together.
         loader_workers: processes that load images, for each process.
         processes: that share each batch, a GPU each where there are as many (process_group.py).
-        stop_file: a file whose appearance asks the trial to stop; its driver's.
+        stop_file: a file of its driver; the trial stops when it appears.
         weights_from: id of a finished trial beside this one that differs from it in test settings alone. Its final weights are
             evaluated, and nothing is trained, unless they are gone or damaged by now.
         should_stop: asked before each step, instead of looking for the file.
