@@ -52,7 +52,7 @@ def rgba(colour: str, alpha: float) -> str:
 
 
 def metric_title(key: str) -> str:
-    """A metric of ``naming.METRICS`` with its unit or its range."""
+    """Return a metric of ``naming.METRICS`` with its unit or its range."""
     metric = naming.METRICS[key]
     return metric.title + (f" [{metric.unit}]" if metric.unit else "") + (" (0 to 100)" if key in naming.AP_METRICS else "")
 

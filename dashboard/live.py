@@ -16,7 +16,7 @@ EVERY_S = 2.0
 
 
 def current() -> ExperimentRow:
-    """The experiment chosen above the page, read now. Says why and stops the page when there is none."""
+    """Return the experiment chosen above the page, read now. Without one, show why and stop the page."""
     chosen = st.session_state.get(CURRENT)
     if chosen is None:
         theme.empty("No experiment yet", "Run one, and it appears here while it trains.", "gfl-lab run experiments/table3_qfl_dfl.yaml")
@@ -57,7 +57,7 @@ def watch(experiment: ExperimentRow) -> None:
 
 
 def data_line(experiment: ExperimentRow) -> str:
-    """The data of an experiment in a line."""
+    """Return the data of an experiment in a line."""
     found = experiment.data
     classes = "1 class" if len(found.classes) == 1 else f"{len(found.classes)} classes"
     return f"{found.name}: {found.train_images} training and {found.val_images} validation images, {classes}"

@@ -26,7 +26,7 @@ class PageEntry:
 
     @property
     def file(self) -> Path:
-        """Where its code is."""
+        """The file of the page."""
         return VIEWS / f"{self.name}.py"
 
 

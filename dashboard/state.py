@@ -11,12 +11,12 @@ from gfl_lab.results.rows import ExperimentRow
 
 
 def _chosen(key: str) -> str | None:
-    """What the URL says, else what this session chose last (moving to another page clears the URL)."""
+    """Return the value in the URL, else what this session chose last (moving to another page clears the URL)."""
     return st.query_params.get(key, st.session_state.get(f"last:{key}"))
 
 
 def _is_asked(key: str) -> bool:
-    """Whether a widget's state is to be set: it is new, or the URL was changed from outside."""
+    """Return True if a widget's state is to be set: it is new, or the URL was changed from outside."""
     url = st.query_params.get(key)
     return f"w:{key}" not in st.session_state or (url is not None and url != st.session_state.get(f"url:{key}"))
 
@@ -44,7 +44,7 @@ def choose(
     widget: Callable[..., Any] = st.selectbox,
     **options_of_widget: Any,
 ) -> str:
-    """A choice of one of ``options``, as a widget and as the query parameter ``key``. ``names`` says what is shown."""
+    """Draw a choice of one of ``options``, as a widget and as the query parameter ``key``. ``names`` are the words shown."""
     assert options
     fallback = default if default is not None and default in options else options[0]
     chosen = widget(label, options, key=_prepare(key, options, fallback), format_func=names, **options_of_widget)
@@ -54,7 +54,7 @@ def choose(
 
 
 def switch(label: str, key: str, default: bool = False) -> bool:
-    """An on/off choice."""
+    """Draw an on/off choice."""
     state = f"w:{key}"
     if _is_asked(key):
         st.session_state[state] = (_chosen(key) or ("1" if default else "0")) == "1"
@@ -64,7 +64,7 @@ def switch(label: str, key: str, default: bool = False) -> bool:
 
 
 def typed(label: str, key: str, **options_of_widget: Any) -> str:
-    """A line of text, empty at first."""
+    """Draw a line of text, empty at first."""
     state = f"w:{key}"
     if _is_asked(key):
         st.session_state[state] = _chosen(key) or ""
@@ -84,10 +84,10 @@ EXPERIMENT = "experiment"
 
 
 def experiment_id(name: str, profile: str) -> str:
-    """An experiment under a profile, as it stands in a URL: neither part can hold a slash."""
+    """Return an experiment under a profile, as it stands in a URL: neither part can hold a slash."""
     return f"{name}/{profile}"
 
 
 def of(experiment: ExperimentRow) -> str:
-    """``experiment_id`` of a row."""
+    """Return ``experiment_id`` of a row."""
     return experiment_id(experiment.name, experiment.profile)

@@ -47,22 +47,22 @@ _WORTH_SEEING = (TrialState.FAILED, TrialState.RUNNING, TrialState.INTERRUPTED, 
 
 
 def scheme() -> str:
-    """``light`` or ``dark``, as the page is now."""
+    """Return ``light`` or ``dark``, as the page is now."""
     return "dark" if st.context.theme.type == "dark" else "light"
 
 
 def ink() -> str:
-    """The colour of text."""
+    """Return the colour of text."""
     return _INK[scheme()]
 
 
 def truth() -> str:
-    """The colour of what is known to be true, and of nothing else."""
+    """Return the colour of ground truth, and of nothing else."""
     return _TRUTH[scheme()]
 
 
 def colours(experiment: ExperimentRow) -> dict[str, str]:
-    """Colour by variant: grey for the baseline, the others by their place in the plan, so that it never changes."""
+    """Return the colour of each variant: grey for the baseline, the others by their place in the plan, so that it never changes."""
     others = [variant.name for variant in experiment.variants if not variant.baseline]
     palette = _VARIANTS[scheme()]
     found = {name: palette[i % len(palette)] for i, name in enumerate(others)}
@@ -70,13 +70,13 @@ def colours(experiment: ExperimentRow) -> dict[str, str]:
 
 
 def search_marks() -> dict[str, tuple[str, str, str]]:
-    """Colour, Plotly's symbol and a sign for what a search has finished and what it has stopped early."""
+    """Return colour, Plotly's symbol and a sign for finished and for early stopped suggestions."""
     blue, orange = _VARIANTS[scheme()][:2]
     return {DONE: (blue, "circle", "●"), STOPPED: (orange, "diamond-open", "◇")}
 
 
 def icon() -> Image.Image:
-    """The page's icon, a distribution with two modes; drawn here, because Streamlit fetches named icons from the web."""
+    """Return the page's icon, a distribution with two modes; drawn here, because Streamlit fetches named icons from the web."""
     picture = Image.new("RGBA", (64, 64))
     draw = ImageDraw.Draw(picture)
     for index, height in enumerate((14, 46, 18, 10, 34, 22)):
@@ -88,12 +88,12 @@ def icon() -> Image.Image:
 
 
 def text(value: object) -> str:
-    """Any text as HTML that shows exactly it."""
+    """Return any text as HTML that shows exactly it."""
     return html.escape(str(value), quote=True)
 
 
 def plot_text(value: object) -> str:
-    """Any text for a Plotly label, where tags, entities, ``$maths$`` and ``%{templates}`` would be read."""
+    """Return any text for a Plotly label, with tags, entities, ``$maths$`` and ``%{templates}`` made harmless."""
     shown = html.escape(str(value), quote=False)
     return shown.replace("%{", "%\u200b{").replace("$", "$\u200b")
 
@@ -102,12 +102,12 @@ _ABSOLUTE = re.compile(r"(?<![\w:/.<])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\:'\"<>|]+[/
 
 
 def redact(value: str) -> str:
-    """Text of a log or an error without the folders of this machine: only the last part of a path stays."""
+    """Return text of a log or an error without the folders of this machine: only the last part of a path stays."""
     return _ABSOLUTE.sub(lambda match: "…/" + match.group(1), value)
 
 
 def duration(seconds: float) -> str:
-    """Wall time as people say it."""
+    """Return wall time in words."""
     if seconds <= 0:
         return "–"
     if seconds < 100:
@@ -124,69 +124,69 @@ _STYLE = Path(__file__).with_name("style.css")
 
 
 def style() -> None:
-    """The style sheet; once a page."""
+    """Write the style sheet; once a page."""
     st.html(f"<style>{_STYLE.read_text(encoding='utf-8')}</style>")
 
 
 def show(body: str) -> None:
-    """HTML whose names have gone through ``text``."""
+    """Show HTML whose names have gone through ``text``."""
     st.html(f'<div class="gfl {scheme()}">{body}</div>')
 
 
 def header(title: str, over: str = "", under: str = "") -> None:
-    """A page's head: what it is about, small line above and below. Plain text."""
+    """Show a page's head: a title, with a small line above and below. Plain text."""
     above = f'<div class="over">{text(over)}</div>' if over else ""
     below = f'<div class="dim">{text(under)}</div>' if under else ""
     show(f"{above}<h1>{text(title)}</h1>{below}")
 
 
 def heading(title: str, under: str = "") -> None:
-    """A part of a page. Plain text."""
+    """Show the heading of a part of a page. Plain text."""
     show(f"<h2>{text(title)}</h2>" + (f'<div class="dim">{text(under)}</div>' if under else ""))
 
 
 def empty(title: str, body: str, command: str = "") -> None:
-    """What is said where nothing can be shown yet: why, and what would change it. Plain text."""
+    """Show why there is nothing to show yet, and what would change that. Plain text."""
     code = f"<br><code>{text(command)}</code>" if command else ""
     show(f'<div class="empty"><b>{text(title)}</b>{text(body)}{code}</div>')
 
 
 def alert(message: str) -> None:
-    """Something is wrong. Plain text."""
+    """Show that something is wrong. Plain text."""
     show(f'<div class="alert">{text(redact(message))}</div>')
 
 
 def swatch(colour: str) -> str:
-    """A small square of colour, as HTML."""
+    """Return a small square of colour, as HTML."""
     return f'<span class="swatch" style="background:{colour}"></span>'
 
 
 def state_title(state: str) -> str:
-    """A state of a trial, or of a suggestion of a search, in words."""
+    """Return a state of a trial, or of a suggestion of a search, in words."""
     return _TITLES.get(state, state)
 
 
 def state_html(state: str, count: int | None = None) -> str:
-    """A state by sign, colour and word, as HTML; with how many are in it."""
+    """Return a state by sign, colour and word, as HTML, with its count."""
     said = state_title(state) if count is None else f"{count} {state_title(state)}"
     return f'<span class="state s-{text(state)}" data-sign="{_STATE_SIGNS.get(state, "")}">{text(said)}</span>'
 
 
 def counts_html(counts: Mapping[TrialState, int] | Mapping[str, int], of: str = "") -> str:
-    """How many trials are in each state that occurs, and of what, as HTML."""
+    """Return how many trials are in each state that occurs, and of what, as HTML."""
     known: dict[str, int] = {str(state): count for state, count in counts.items()}
     parts = [state_html(state, known[state]) for state in _TITLES if known.get(state)]
     return '<span class="legend">' + "".join(parts) + (f'<span class="dim">{text(of)}</span>' if of else "") + "</span>"
 
 
 def bar_html(trial: TrialRow, state: str | None = None) -> str:
-    """A trial's progress, as HTML; in the colour of ``state``, its own when None."""
+    """Return a trial's progress as HTML, in the colour of ``state``, or of its own state if that is None."""
     state = trial.state.value if state is None else state
     return _bar(state, trial.progress, f"{trial.step} of {trial.steps} steps" if trial.steps else state_title(state))
 
 
 def bars_html(trials: Sequence[TrialRow]) -> str:
-    """The progress of a variant's trials, as HTML: a bar each, or one for all where they are many."""
+    """Return the progress of a variant's trials, as HTML: a bar each, or one for all where they are many."""
     if len(trials) <= MOST_BARS:
         return "".join(bar_html(trial) for trial in trials)
     state = next(state for state in _WORTH_SEEING if any(trial.state is state for trial in trials))
@@ -202,12 +202,12 @@ def _bar(state: str, share: float, said: str) -> str:
 
 
 def variants_legend(names: Iterable[str], palette: dict[str, str]) -> None:
-    """The colours of the variants."""
+    """Show the colours of the variants."""
     show('<div class="legend">' + "".join(f"<span>{swatch(palette[name])}{text(name)}</span>" for name in names) + "</div>")
 
 
 def table_html(head: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> str:
-    """A table: ``head`` holds (title, class); cells are HTML. The first column is the row's heading."""
+    """Return a table: ``head`` holds (title, class); cells are HTML. The first column is the row's heading."""
     classes = [css for _, css in head]
     top = "".join(f'<th scope="col" class="{css}">{text(title)}</th>' for title, css in head)
     body = ""

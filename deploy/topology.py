@@ -1,4 +1,4 @@
-"""The services of docker-compose.yml as plain processes on this machine, for whoever has no Docker: everything on 127.0.0.1.
+"""The services of docker-compose.yml as plain processes on this machine, without Docker: everything on 127.0.0.1.
 
     python deploy/topology.py FOLDER
 
@@ -43,14 +43,14 @@ from ray.scripts.scripts import main
 services.get_node_ip_address = lambda address=None: "{HOST}"
 main()
 """
-"""`ray start`, but that Ray takes 127.0.0.1 as said, and not for a wish to be known under the machine's outer address."""
+"""`ray start` with 127.0.0.1 taken literally: by default Ray replaces it by the machine's outer address."""
 
 START_S = 600.0
 STOP_S = 15.0
 
 
 class Failed(Exception):
-    """A service that did not start; the message says which and why."""
+    """A service that did not start; the message has its name and the reason."""
 
 
 class Services:
@@ -93,11 +93,11 @@ class Services:
             self._running.pop()
 
     def log(self, name: str) -> str:
-        """What a service has written so far."""
+        """Return the output of a service so far."""
         return (self._logs / f"{name}.log").read_text(errors="replace")
 
     def ended(self) -> list[str]:
-        """Names of services that have ended by themselves."""
+        """Return the names of services that have ended by themselves."""
         return [name for name, process in self._running if process.poll() is not None]
 
     def stop(self) -> None:
@@ -155,7 +155,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _secrets(path: Path) -> dict[str, str]:
-    """Generated once; the database remembers its password."""
+    """Return the secrets, made once; the database keeps its password."""
     if path.exists():
         return dict(line.split("=", 1) for line in path.read_text().splitlines())
     made = {name: secrets.token_hex(32) for name in ("RAY_AUTH_TOKEN", "POSTGRES_PASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
@@ -170,7 +170,7 @@ def _write_private(path: Path, text: str) -> None:
 
 
 def postgres_programs() -> Path | None:
-    """Folder of PostgreSQL's server programs: on the path, or where Debian puts them. None when they are not installed."""
+    """Return the folder of PostgreSQL's server programs: on the path, or in Debian's place. None when they are not installed."""
     if found := shutil.which("initdb"):
         return Path(found).resolve().parent  # initdb may be a link; the other programs lie beside what it leads to
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
@@ -178,7 +178,7 @@ def postgres_programs() -> Path | None:
 
 
 def start_postgres(services: Services, folder: Path, port: int, password: str) -> str:
-    """PostgreSQL with a database for MLflow. It refuses root, so for root it runs as the account `postgres`.
+    """Start PostgreSQL with a database for MLflow. It refuses root, so for root it runs as the account `postgres`.
 
     Returns:
         Address of the database, password included.
@@ -230,7 +230,7 @@ def start_all(services: Services, folder: Path, runs: Path, workers: int, cpus: 
     secret = _secrets(folder / "secrets.env")
     database_port, s3_port, mlflow_port, ray_port, dashboard_port, *agents = _free_ports(6 + workers)
     plain = os.environ | {"DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "GFL_LAB_HOME": str(runs)}
-    # Variables of a Ray on this machine alone: whoever starts this program may have used one.
+    # Variables of a Ray on this machine alone may be left over in the environment.
     for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH", *LOOPBACK_ONLY, *secret):
         plain.pop(name, None)
 

@@ -1,7 +1,7 @@
-"""Whether the files of a finished trial are whole, are its own, and agree with each other.
+"""Check of a finished trial's files: they are whole, its own, and agree with each other.
 
-A result that says done is one file of several. The numbers of a table come from it, the intervals and every recomputed AP from
-eval.npz, the pages from distributions.parquet. ``damage`` reads all of them; ``Checked`` remembers which trials have passed, by
+The result of a finished trial is one file of several. The numbers of a table come from it, the intervals and every recomputed AP from
+eval.npz, the pages from distributions.parquet. ``damage`` reads all of them; ``Checked`` keeps the trials that have passed, by
 the stamps of their files, so that a run over thousands of trials reads only what has changed.
 """
 
@@ -48,7 +48,7 @@ _COLUMNS = {"image_id", "annotation_id", "category_id", "file_name", "score", "d
 class Cure(StrEnum):
     """The way to make a damaged file whole again."""
 
-    REWRITE = "rewrite"  # from the plan: it says what the trial computes
+    REWRITE = "rewrite"  # from the plan, which has the specification
     EVALUATE = "evaluate"  # from the last checkpoint
     TRAIN = "train"  # nothing but training the trial once more
 
@@ -78,7 +78,7 @@ class Damage:
 
 
 def phrase(found: Sequence[Damage]) -> str:
-    """All damages of a trial in one phrase."""
+    """Return all damages of a trial in one phrase."""
     return "; ".join(map(str, found))
 
 
@@ -94,7 +94,7 @@ def file_entries(trial: TrialDir) -> dict[str, FileEntry]:
 
 
 def has_finished(trial: TrialDir) -> bool:
-    """Return True if the trial's result says done, or is damaged while the records of the final evaluation are there.
+    """Return True if the trial's result is that of a finished one, or is damaged beside records of the final evaluation.
 
     Raises:
         FormatError: the result is of a format that this version does not read.
@@ -144,7 +144,7 @@ def damage(trial: TrialDir) -> list[Damage]:
 
 
 def checkpoint_damage(path: Path, *, whole: bool = False) -> str:
-    """Why a checkpoint is unusable as a file; empty for a sound one.
+    """Return why a checkpoint is unusable as a file; empty for a sound one.
 
     Args:
         whole: read all of it and compare its check sums, instead of its table of contents alone.
@@ -162,16 +162,16 @@ def checkpoint_damage(path: Path, *, whole: bool = False) -> str:
 
 
 def recomputed_ap(records: Records) -> dict[str, float]:
-    """AP, AP50 and AP75 of the detections; without those that are not defined."""
+    """Return AP, AP50 and AP75 of the detections; without those that are not defined."""
     precision = match(records).precision()
     found = {key: mean_ap(precision[list(rows)]) for key, rows in RESAMPLED.items()}
     return {key: value for key, value in found.items() if not math.isnan(value)}
 
 
 class Checked:
-    """Which trials of a tree have passed ``damage``, remembered by the stamps of their files.
+    """The trials of a tree that have passed ``damage``, with the stamps of their files.
 
-    A stamp holds inode, size, and the times of the last change of content and of the inode. ``gfl-lab verify`` never asks here.
+    A stamp holds inode, size, and the times of the last change of content and of the inode. ``gfl-lab verify`` does not use it.
     """
 
     def __init__(self, tree: RunTree) -> None:
@@ -180,7 +180,7 @@ class Checked:
         self._dirty = False
 
     def damage(self, trial: TrialDir) -> list[Damage]:
-        """As ``damage``; empty without reading a file for a trial that has passed and has not changed since."""
+        """Return ``damage`` of a trial; empty without reading a file for a trial that has passed and has not changed since."""
         stamp = _stamp(trial)
         if self._known.get(trial.id) == stamp:
             return []
@@ -220,7 +220,7 @@ def _stamp(trial: TrialDir) -> str:
 
 
 def _manifest(trial: TrialDir, found: list[Damage]) -> TrialSpec | None:
-    """What the trial computes, if its manifest says so; adds what is wrong with the manifest and the files beside it."""
+    """Return the trial's specification, if its manifest has one, and add the damage of the manifest and the files beside it."""
     try:
         manifest = trial.manifest()
     except FormatError:
@@ -257,7 +257,7 @@ def _components(trial: TrialDir, spec: TrialSpec, found: list[Damage]) -> None:
 
 
 def _listed(trial: TrialDir, name: str, files: Mapping[str, FileEntry], found: list[Damage], *, required: bool) -> bool:
-    """Whether a file is there as result.json lists it, so that its content is worth reading; adds what is wrong."""
+    """Return True if a file exists as result.json lists it, so that its content is worth reading; add its damage."""
     path, entry = trial.file(name), files.get(name)
     try:
         size = path.stat().st_size
@@ -280,7 +280,7 @@ def _listed(trial: TrialDir, name: str, files: Mapping[str, FileEntry], found: l
 
 
 def _records(trial: TrialDir, spec: TrialSpec | None, metrics: Mapping[str, float] | None, found: list[Damage]) -> None:
-    """Whether eval.npz is whole, over the trial's images and classes, and gives the metrics of its result."""
+    """Return True if eval.npz is whole, over the trial's images and classes, and gives the metrics of its result."""
     try:
         with zipfile.ZipFile(trial.file(naming.EVAL_RECORDS)) as archive:
             if damaged := archive.testzip():
@@ -315,7 +315,7 @@ def _records(trial: TrialDir, spec: TrialSpec | None, metrics: Mapping[str, floa
 
 
 def records_disagreement(records: Records) -> str:
-    """Why the arrays of an evaluation cannot belong together; empty where they can."""
+    """Return why the arrays of an evaluation cannot belong together; empty if they can."""
     for side, names in (("det", ("image", "label", "score", "box")), ("gt", ("image", "label", "area", "crowd", "id", "box"))):
         arrays = [getattr(records, f"{side}_{name}") for name in names]
         if len({len(array) for array in arrays}) != 1 or arrays[-1].shape[1:] != (4,):

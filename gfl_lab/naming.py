@@ -75,7 +75,7 @@ TRUTH_METRICS = tuple(key for key, metric in METRICS.items() if metric.group == 
 
 
 def mlflow_metric(kind: str, key: str) -> str:
-    """MLflow's name of a metric: ``train/loss_cls``, ``val/AP``, ``final/fps``."""
+    """Return MLflow's name of a metric: ``train/loss_cls``, ``val/AP``, ``final/fps``."""
     return f"{kind}/{key}"
 
 
@@ -85,27 +85,27 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 def is_valid_name(name: str) -> bool:
-    """Whether ``name`` may name an experiment or profile: it becomes a folder, so no separators, no leading dot."""
+    """Return True if ``name`` may name an experiment or profile: it becomes a folder, so no separators, no leading dot."""
     return bool(_NAME.fullmatch(name)) and ".." not in name
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with one spelling per value: sorted keys, no spaces, no NaN. The input of every hash."""
+    """Return JSON with one spelling per value: sorted keys, no spaces, no NaN. The input of every hash."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def digest(value: Any, length: int = 12) -> str:
-    """First ``length`` hex digits of the SHA-256 of ``canonical_json(value)``."""
+    """Return first ``length`` hex digits of the SHA-256 of ``canonical_json(value)``."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]
 
 
 def is_trial_id(text: str) -> bool:
-    """Whether ``text`` has the form of a trial id."""
+    """Return True if ``text`` has the form of a trial id."""
     return re.fullmatch(r"[0-9a-f]{12}", text) is not None
 
 
 def setting_text(value: Any) -> str:
-    """A setting's value as people write it in a table: on, off, 16, 0.5, r18, {head: {temperature: 2}}."""
+    """Return a setting's value as tables show it: on, off, 16, 0.5, r18, {head: {temperature: 2}}."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, float):
@@ -146,7 +146,7 @@ COST = "cost.json"  # in an experiment's folder: what its commands have spent
 
 
 def stop_request(trial_id: str) -> str:
-    """In an experiment's folder: one trial of its driver was asked to stop."""
+    """Return the file, in an experiment's folder, that asks one trial of its driver to stop."""
     return f"{STOP_REQUEST}.{trial_id}"
 
 

@@ -1,4 +1,4 @@
-"""The run tree on disk: what each file is, how it is written (atomically) and read.
+"""The run tree on disk: its folders, and how files are written (atomically) and read.
 
     runs/                               where GFL_LAB_HOME points, or ./runs
       data/<name>-<digest>/             generated data sets
@@ -9,13 +9,13 @@
         metrics.jsonl                   one line a step or evaluation, appended while it runs
         lease.json                      who runs it now: pid, process start time, host; gone when it ends
         accumulation.json               it ran out of memory: into how many parts each batch is split
-        result.json                     how it ended; a trial is done only when this says so
+        result.json                     how it ended: done, failed or interrupted
         log.txt  eval.npz  distributions.parquet  history.parquet  last.pth  previous.pth
       experiments/<name>/<profile>/     plan.json, table.{json,md,csv,tex,html}, table.lock.json
       mlflow.db  mlartifacts/           the mirror
 
-A trial's state is derived, never stored: ``result.json`` says done, failed or interrupted; else a live lease says
-running; else a dead lease says interrupted; else it is planned.
+A trial's state is derived, never stored: from ``result.json``: done, failed or interrupted; else from a lease:
+running if its process is alive, interrupted if not; else it is planned.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LEASE_STALE_S = 60.0
 """A lease from another host is taken for dead when its file was not touched for this long."""
 
 RESERVE_BYTES = 64 * 1024
-"""Space that a running trial holds back for its last words, the result and a traceback, should the disk be full."""
+"""Space that a running trial reserves for its result and a traceback, should the disk be full."""
 
 TEMPORARY_OF = (
     naming.LAST_CHECKPOINT, naming.METRICS_FILE, naming.RESULT, naming.CONFIG, naming.EVAL_RECORDS, naming.DISTRIBUTIONS, naming.HISTORY,
@@ -52,7 +52,7 @@ TEMPORARY_OF = (
 
 
 class TrialState(StrEnum):
-    """Where a trial stands."""
+    """State of a trial."""
 
     PLANNED = "planned"
     RUNNING = "running"
@@ -62,7 +62,7 @@ class TrialState(StrEnum):
 
 
 def home() -> Path:
-    """Absolute path of the run tree: ``$GFL_LAB_HOME``, or ``runs`` in the current folder.
+    """Return the absolute path of the run tree: ``$GFL_LAB_HOME``, or ``runs`` in the current folder.
 
     Raises:
         InputError: it cannot be the path of a folder.
@@ -76,7 +76,7 @@ def home() -> Path:
 
 
 def _process_start(pid: int) -> int | None:
-    """Start time of process ``pid`` in clock ticks since boot, or None when there is none: tells a reused pid apart."""
+    """Start time of process ``pid`` in clock ticks since boot, or None when there is none: a reused pid has another one."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -97,7 +97,7 @@ class TrialDir:
         return self.path.name
 
     def file(self, name: str) -> Path:
-        """Path of one of the files named in ``naming``."""
+        """Return the path of one of the files named in ``naming``."""
         return self.path / name
 
     def manifest(self) -> Manifest:
@@ -109,7 +109,7 @@ class TrialDir:
         return read_result(self.file(naming.RESULT))
 
     def state(self) -> TrialState:
-        """Where the trial stands now. A damaged result counts as interrupted, so that `run` computes it again.
+        """Return the state of the trial now. A damaged result counts as interrupted, so that `run` computes it again.
 
         Raises:
             FormatError: the result is another gfl-lab's, which may be whole.
@@ -132,7 +132,7 @@ class TrialDir:
     # --- lease ---
 
     def take_lease(self) -> None:
-        """Say that this process runs the trial.
+        """Take the lease: this process runs the trial.
 
         Raises:
             StoreError: a live process holds it.
@@ -159,7 +159,7 @@ class TrialDir:
         self.file(naming.LEASE).unlink(missing_ok=True)
 
     def prepare(self) -> None:
-        """What the holder of the lease does first: clear away what a killed process left half-written, hold space back."""
+        """Prepare the folder as the new holder of the lease: remove half-written files of a killed process, reserve space."""
         for name in TEMPORARY_OF:
             for leftover in self.path.glob(f".{name}.*.tmp"):
                 leftover.unlink(missing_ok=True)
@@ -192,7 +192,7 @@ class TrialDir:
             log.write(f"{datetime.datetime.now().astimezone().isoformat(timespec='seconds')} {text.rstrip()}\n")
 
     def accumulation(self) -> Accumulation | None:
-        """How each batch is split for a trial that ran out of memory, else None. Raises StoreError if the file is damaged."""
+        """Return the split of each batch for a trial that ran out of memory, else None. Raises StoreError if the file is damaged."""
         return read_accumulation(self.file(naming.ACCUMULATION))
 
     def write_accumulation(self, accumulation: Accumulation) -> None:
@@ -202,7 +202,7 @@ class TrialDir:
     # --- metrics ---
 
     def metric_lines(self) -> list[MetricLine]:
-        """All metric lines, oldest first. A torn last line (the process died while writing) is left out."""
+        """Return all metric lines, oldest first. A torn last line (the process died while writing) is left out."""
         return read_metric_lines(self.file(naming.METRICS_FILE))[0]
 
 
@@ -213,7 +213,7 @@ class RunTree:
     root: Path
 
     def trial(self, trial_id: str) -> TrialDir:
-        """Folder of a trial; need not exist.
+        """Return the folder of a trial; need not exist.
 
         Raises:
             StoreError: ``trial_id`` does not have the form of an id (so it can never leave the tree).
@@ -223,29 +223,29 @@ class RunTree:
         return TrialDir(self.root / naming.TRIALS_DIR / trial_id)
 
     def trials(self) -> list[TrialDir]:
-        """Every trial with a manifest, sorted by id."""
+        """Return every trial with a manifest, sorted by id."""
         found = sorted((self.root / naming.TRIALS_DIR).glob("*/" + naming.MANIFEST))
         return [TrialDir(path.parent) for path in found if naming.is_trial_id(path.parent.name)]
 
     def folders(self) -> list[TrialDir]:
-        """Every folder that is named as a trial, with a manifest or not, sorted by id."""
+        """Return every folder with a trial's name, with a manifest or not, sorted by id."""
         found = sorted((self.root / naming.TRIALS_DIR).glob("*"))
         return [TrialDir(path) for path in found if naming.is_trial_id(path.name) and path.is_dir()]
 
     def experiment(self, name: str, profile: str) -> Path:
-        """Folder of an experiment under a profile; need not exist. Raises StoreError for a name that is no name."""
+        """Return the folder of an experiment under a profile; need not exist. Raises StoreError for a name that is no name."""
         for text in (name, profile):
             if not naming.is_valid_name(text):
                 raise StoreError(f"{text!r} cannot name an experiment or profile")
         return self.root / naming.EXPERIMENTS_DIR / name / profile
 
     def experiments(self) -> list[tuple[str, str]]:
-        """(experiment, profile) of every plan in the tree, sorted."""
+        """Return (experiment, profile) of every plan in the tree, sorted."""
         found = (self.root / naming.EXPERIMENTS_DIR).glob(f"*/*/{naming.PLAN}")
         return sorted((path.parent.parent.name, path.parent.name) for path in found)
 
     def data(self, name: str) -> Path:
-        """Folder of a generated data set."""
+        """Return the folder of a generated data set."""
         return self.root / naming.DATA_DIR / name
 
     @property

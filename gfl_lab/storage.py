@@ -1,4 +1,4 @@
-"""Files in S3-compatible storage, or on any file system that pyarrow knows, for a cluster whose nodes share no disk.
+"""Files in S3-compatible storage, or on any file system that pyarrow opens, for a cluster whose nodes share no disk.
 
 Objects are whole or not there, whichever the storage: what fails half-way replaces nothing. Credentials and endpoint come from
 where the storage's own tools look for them (for S3 the AWS environment variables); an address that holds any is refused.
@@ -33,24 +33,24 @@ _SYNCED = ".synced.json"
 
 @dataclass(frozen=True)
 class Stamp:
-    """What tells that an object or a file has changed: size in bytes and time of its last change."""
+    """Size in bytes and time of the last change of an object or a file, to see that it has changed."""
 
     size: int
     mtime_ns: int
 
     @classmethod
     def of(cls, status: Any) -> Stamp:
-        """Of a local file's ``os.stat_result``."""
+        """Return the stamp of a local file's ``os.stat_result``."""
         return cls(status.st_size, status.st_mtime_ns)
 
 
 def is_storage_uri(text: str) -> bool:
-    """Whether ``text`` is the address of a storage, not a path."""
+    """Return True if ``text`` is the address of a storage, not a path."""
     return "://" in text
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether ``name``, from a storage's listing, may become a file in a folder of ours."""
+    """Return True if ``name``, from a storage's listing, may become a file in a folder of ours."""
     return bool(name) and not name.startswith(".") and not set(name) & set("/\\\0")
 
 
@@ -115,7 +115,7 @@ class Storage:
             )
 
     def list(self, folder: str, *, deep: bool = False) -> dict[str, Stamp]:
-        """Objects in ``folder``, by name relative to it; with those of its sub-folders if ``deep``. Raises ResourceError."""
+        """Return the objects in ``folder``, by name relative to it; with those of its sub-folders if ``deep``. Raises ResourceError."""
         with self._reaching(folder):
             found = self._fs.get_file_info(self._fs_module.FileSelector(folder, recursive=deep, allow_not_found=True))
         files = (info for info in found if info.type == self._fs_module.FileType.File)
@@ -123,13 +123,13 @@ class Storage:
         return {name: stamp for name, stamp in stamps.items() if not PurePosixPath(name).name.startswith(".")}
 
     def stamp(self, name: str) -> Stamp | None:
-        """Of an object, or None when there is none. Raises ResourceError."""
+        """Return the stamp of an object, or None when there is none. Raises ResourceError."""
         with self._reaching(name):
             info = self._fs.get_file_info(name)
         return Stamp(info.size, info.mtime_ns) if info.type == self._fs_module.FileType.File else None
 
     def read(self, name: str) -> bytes | None:
-        """Content of a small object, or None when there is none. Raises ResourceError."""
+        """Return the content of a small object, or None when there is none. Raises ResourceError."""
         try:
             with self._reaching(name, may_be_absent=True), self._fs.open_input_stream(name) as stream:
                 return stream.read()
@@ -138,7 +138,7 @@ class Storage:
 
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[Readable]:
-        """An object as a file to be read from begin to end.
+        """Open an object as a file to be read from begin to end.
 
         Raises:
             StoreError: there is none. ResourceError: it cannot be reached.
@@ -193,7 +193,7 @@ class Storage:
             self._fs.delete_file(name)
 
     def _put(self, name: str, chunks: Iterable[bytes]) -> None:
-        """A stream that is closed makes an object, also one that an error has cut short: so parts go to another name first."""
+        """Write an object from a stream. A stream cut short by an error makes an object too, so parts go to another name first."""
         direct = self._atomic and isinstance(chunks, list)
         folder, _, last = name.rpartition("/")
         target = name if direct else f"{folder}/.{last}.{secrets.token_hex(4)}.tmp".lstrip("/")
@@ -219,7 +219,7 @@ class Storage:
 
     @contextlib.contextmanager
     def _reaching(self, name: str, *, may_be_absent: bool = False) -> Iterator[None]:
-        """Whatever the storage answers with is a ResourceError that names the object; FileNotFoundError passes if it is expected."""
+        """Turn each error of the storage into a ResourceError that names the object; FileNotFoundError passes if it is expected."""
         import pyarrow
 
         try:
@@ -259,7 +259,7 @@ _opening = threading.Lock()
 
 
 def open_storage(uri: str) -> Storage:
-    """The storage at an address; one object for each address in a process. Raises as Storage does."""
+    """Return the storage at an address; one object for each address in a process. Raises as Storage does."""
     with _opening:
         if uri not in _open:
             _open[uri] = Storage(uri)
@@ -269,7 +269,7 @@ def open_storage(uri: str) -> Storage:
 class Synced:
     """A local folder and its counterpart in a storage, which one side at a time works on.
 
-    What both sides were like when they were last equal is kept in the folder, so that it can be told which of them has changed
+    The stamps of both sides when they were last equal are kept in the folder, so that one can see which side has changed
     since, without comparing clocks.
 
     Args:
@@ -285,11 +285,11 @@ class Synced:
             self._pairs[name] = Stamp(*local), Stamp(*there)
 
     def changed_there(self, listed: dict[str, Stamp]) -> list[str]:
-        """Names of ``listed`` (the counterpart as it is now) that are not what they were when both sides were equal."""
+        """Return the names of ``listed`` (the counterpart now) that have changed since both sides were equal."""
         return [name for name, stamp in listed.items() if name not in self._pairs or self._pairs[name][1] != stamp]
 
     def changed_here(self, names: Iterable[str]) -> list[str]:
-        """Names of existing local files that are not what they were when both sides were equal."""
+        """Return the names of existing local files that have changed since both sides were equal."""
         found = []
         for name in names:
             with contextlib.suppress(FileNotFoundError):
@@ -323,7 +323,7 @@ class Synced:
                     self._remember(name, here, there)
 
     def forget(self, name: str) -> None:
-        """Take the file away there; the local one is left alone. Raises ResourceError."""
+        """Delete the file there; the local one is left alone. Raises ResourceError."""
         self.storage.delete(f"{self.remote}/{name}")
         if self._pairs.pop(name, None):
             self._save()

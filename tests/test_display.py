@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from gfl_lab.cli.display import display
+from gfl_lab.cli.progress import counter
 from gfl_lab.session.reporting import Progress, TrialState
 
 
@@ -47,3 +48,12 @@ def test_where_not_all_fit_the_running_and_failed_ones_are_shown_and_all_counted
     rows = last_frame(screen)
     assert [row.split("[")[0] for row in rows[:-1]] == ["variant20", "variant21"]
     assert rows[-1] == "20 done, 1 failed, 1 running, 1 waiting"
+
+
+def test_elsewhere_than_on_a_terminal_a_count_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with counter("evaluating", "image") as count:
+        for _ in range(2):  # a second evaluation of the same images
+            for done in range(1, 4):
+                count(done, 3)
+        count(1, 1)
+    assert capsys.readouterr().err.splitlines() == ["evaluating 3 images"] * 2 + ["evaluating 1 image"]

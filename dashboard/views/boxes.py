@@ -35,7 +35,7 @@ def _legend(colour: str, truth: str, ink: str, knows: bool) -> None:
 
 
 def _facts(view: BoxView) -> str:
-    """One line on how well the box was found."""
+    """Return one line on how well the box was found."""
     parts = []
     if view.gt is None:
         parts.append(f"false positive, score {view.detection_score:.2f}" if view.detection_score is not None else "false positive")
@@ -141,7 +141,7 @@ def _epoch_trend(trial: TrialRow, image_id: int, annotation_id: int, colours: Bo
 
 
 def _default_variants(ready: list[VariantRow]) -> tuple[str, str]:
-    """The last variant that learns distributions, and the first other one that does, else the baseline."""
+    """Return the last variant that learns distributions, and the first other one that does, else the baseline."""
     general = [variant for variant in ready if variant.settings.get("box") == "general"] or ready
     first = general[-1]
     others = [v for v in general if v is not first] or [v for v in ready if v is not first]
@@ -227,7 +227,7 @@ def _gallery(trial: TrialRow, variant: str) -> None:
 
 
 def _choice(ready: list[VariantRow]) -> _Choice | None:
-    """Draw the choices; None where there is nothing to choose from, which is then said."""
+    """Draw the choices; None, with a message, if there is nothing to choose from."""
     first_default, second_default = _default_variants(ready)
     names = [variant.name for variant in ready]
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):

@@ -12,7 +12,7 @@ from gfl_lab.report.variant_comparison import DifferenceRow
 
 
 def differences(rows: Sequence[DifferenceRow], colours: tuple[str, str], low_is_good: bool, ink: str) -> go.Figure:
-    """Ours minus theirs, row by row, the interval as a bar; right of the line ours is higher. Grey where the difference is not resolved."""
+    """Return the differences, row by row, with the interval as a bar; right of the line the first variant is higher. Grey: inconclusive."""
     figure = go.Figure()
     names = [theme.plot_text(short(row.name)) for row in reversed(rows)]
     values = [row.found.mean for row in reversed(rows)]

@@ -23,9 +23,9 @@ TERMS = {
 
 
 def curves(found: Sequence[Curve], key: str, palette: dict[str, str], order: Sequence[str], epochs: bool, height: int = 260) -> go.Figure:
-    """Mean of the seeds as a line, their range as a band, single seeds as hairlines.
+    """Return the mean of the seeds as a line, their range as a band, single seeds as hairlines.
 
-    Where not every seed has got to, only the hairlines go on.
+    Beyond the last step of the shortest seed, only the hairlines go on.
     """
     figure = go.Figure()
     metric = naming.METRICS.get(key)

@@ -1,4 +1,4 @@
-"""Does the score say how well a box lies, and does the width of its distributions? And what the distributions are like, in numbers."""
+"""Calibration: score and width of the distributions against the IoU of a box, and the distributions in numbers."""
 
 from __future__ import annotations
 
@@ -103,12 +103,12 @@ def _distributions(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str,
 
 
 def _hidden(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str, str]) -> None:
-    """Whether ambiguous distributions stand where other boxes are close."""
+    """Return True if ambiguous distributions stand where other boxes are close."""
     lines = []
     for variant, trial in trials:
         try:
             found = reader().coincidence(trial.id)
-        except StoreError:  # said above
+        except StoreError:  # reported above
             continue
         if found.auc is None:
             continue

@@ -13,7 +13,7 @@ from gfl_lab.report.calibration import Reliability
 
 
 def reliability(found: Mapping[str, Reliability], palette: dict[str, str], order: Sequence[str], ink: str) -> go.Figure:
-    """Mean IoU over mean score of each bin, larger marks for more detections; the diagonal is what QFL trains for."""
+    """Return the mean IoU over the mean score of each bin, with larger marks for more detections. The diagonal is the target of QFL."""
     figure = go.Figure()
     figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line={"width": 1, "dash": "dot", "color": ink}, **NO_HOVER)
     most = max((int(each.count.max()) for each in found.values()), default=1) or 1

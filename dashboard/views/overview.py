@@ -125,7 +125,7 @@ def _from_the_first() -> None:
 
 
 def _choice() -> tuple[str, int]:
-    """What is looked for, and from which experiment on; asked for only where there are more than a page holds."""
+    """Return the text to search for and the first experiment to show; the choices appear if there are more than a page holds."""
     if len(experiments.names()) <= PER_PAGE:
         return "", 0
     with st.container(horizontal=True, gap="medium"):
@@ -137,7 +137,7 @@ def _choice() -> tuple[str, int]:
 
 
 def _page(query: str, start: int) -> tuple[list[ExperimentRow], list[str]]:
-    """The experiments from the ``start``-th on, those that run first; and what cannot be read."""
+    """Return the experiments from the ``start``-th on, those that run first; and the problems of unreadable ones."""
     rows, problems = [], []
     for name in experiments.live_first(experiments.matching(query))[start : start + PER_PAGE]:
         try:

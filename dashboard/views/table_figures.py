@@ -12,7 +12,7 @@ from gfl_lab.report.speed import Point
 
 
 def speed_accuracy(points: Sequence[Point], front: Sequence[Point], palette: dict[str, str], order: Sequence[str], where: str) -> go.Figure:
-    """Mean of each variant, its seeds as small dots; the front that nothing beats in both as a line. ``where``: whose speed it is."""
+    """Return the mean of each variant, its seeds as small dots, and the Pareto front as a line. ``where``: the machine of the speeds."""
     figure = go.Figure()
     if len(front) > 1:
         line = {"width": 1.2, "color": AXIS, "dash": "dot", "shape": "hv"}

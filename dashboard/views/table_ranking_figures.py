@@ -1,4 +1,4 @@
-"""What a search found: importance of the settings, and the metric over each of them."""
+"""Figures of a search: importance of the settings, and the metric over each of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gfl_lab.results.search import SuggestionRow
 
 
 def importance(shares: Mapping[str, float], colour: str) -> go.Figure:
-    """A bar for each setting, the largest on top."""
+    """Return a bar for each setting, the largest on top."""
     names = [theme.plot_text(short(key)) for key in reversed(list(shares))]
     values = list(reversed(list(shares.values())))
     figure = go.Figure()
@@ -41,7 +41,7 @@ def importance(shares: Mapping[str, float], colour: str) -> go.Figure:
 def over_setting(
     dimension: Dimension, rows: Sequence[SuggestionRow], metric: str, marks: Mapping[str, tuple[str, str, str]], height: int = 270
 ) -> go.Figure:
-    """The metric of each suggestion over one setting, across all that is searched of it; ``marks`` by state."""
+    """Return the metric of each suggestion over one setting, across its whole range; ``marks`` by state."""
     figure = go.Figure()
     key, digits = dimension.key, naming.METRICS[metric].digits + 1
     choices = [naming.setting_text(value) for value in dimension.choices]
@@ -89,7 +89,7 @@ def _setting_axis(figure: go.Figure, dimension: Dimension, choices: Sequence[str
 
 
 def _place(row: SuggestionRow, key: str, choices: Sequence[str]) -> float | None:
-    """Where a suggestion stands on the axis: beside others of the same choice, so that they do not hide each other."""
+    """Return the place of a suggestion on the axis, beside others of the same choice, so that they do not hide each other."""
     if not choices:
         return row.settings[key]
     shown = naming.setting_text(row.settings[key])
@@ -97,7 +97,7 @@ def _place(row: SuggestionRow, key: str, choices: Sequence[str]) -> float | None
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """1, 2, 5 of each decade where they are few, else the decades; at least the two ends."""
+    """Return 1, 2, 5 of each decade if they are few, else the decades; at least the two ends."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     parts = (1, 2, 5) if math.log10(high / low) <= 1.7 else (1, 3) if math.log10(high / low) <= 2.6 else (1,)
     found = [float(f"{part}e{decade}") for decade in decades for part in parts if low <= float(f"{part}e{decade}") <= high]

@@ -31,7 +31,7 @@ _GOES_ON = {
 
 
 def _states(experiment: ExperimentRow) -> tuple[dict[str, str], str]:
-    """State by trial, and what is wrong with the ledger of a search."""
+    """Return the state of each trial, and the problems of a search's ledger."""
     try:
         return experiments.states(experiment), ""
     except StoreError as error:

@@ -60,7 +60,7 @@ class _Image:
 
 
 class _Row(NamedTuple):
-    """What a row is about: a box with its annotation and the (detection, IoU) that finds it, or a detection that finds none."""
+    """The subject of a row: a box with its annotation and the (detection, IoU) that finds it, or a detection that finds none."""
 
     label: int
     annotation: dict[str, Any] | None
@@ -102,12 +102,12 @@ def _outputs_at(dense: DenseOutputs, index: int, locations: Tensor, labels: list
 
 
 def _scale(sample: Any) -> np.ndarray:
-    """Network px per original px, (4,): x, y, x, y."""
+    """Return the network px per original px, (4,): x, y, x, y."""
     return np.tile(np.asarray(sample.scale_factor, np.float64), 2)
 
 
 def _xyxy(annotations: list[dict[str, Any]]) -> np.ndarray:
-    """Boxes of COCO annotations, (G, 4) xyxy in original px."""
+    """Return the boxes of COCO annotations, (G, 4) xyxy in original px."""
     boxes = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     return boxes
@@ -166,7 +166,7 @@ class DistributionCollector:
                 self._image_rows(index, sample, present, [view[index] for view in assigned], dense)
 
     def _boxes(self, sample: Any) -> tuple[list[dict[str, Any]], Tensor]:
-        """Annotations of an image that are no crowd, and their boxes (views, G, 4) in network px."""
+        """Return the annotations of an image that are no crowd, and their boxes (views, G, 4) in network px."""
         annotations = [a for a in self.truth.imgToAnns.get(sample.img_id, []) if not a.get("iscrowd", 0)]
         if self.ambiguous:
             views = np.array([annotator_boxes(a) for a in annotations], np.float64).reshape(-1, 2, 4).transpose(1, 0, 2)
@@ -264,7 +264,7 @@ class DistributionCollector:
             pq.write_table(table, temporary, compression="zstd", row_group_size=4096)
 
     def truth_scores(self) -> TruthScores:
-        """The three scores against the known truth, and the counts behind them."""
+        """Return the three scores against the known truth, and the counts behind them."""
         rows = [row for row in self.rows if row["annotation_id"] >= 0]
         columns = {key: [row[key] for row in rows] for key in ("expectation", "ambiguous_side", "edge_a", "edge_b", "prob_a", "scored")}
         probs = [row["probs"] or [float("nan")] * 4 * row["bins"] for row in rows]
@@ -277,14 +277,14 @@ def _parts(prefix: str, box: np.ndarray | None) -> dict[str, float]:
 
 
 def _distances(center: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Distances (4,) from a point to the sides of an xyxy box: left, top, right, bottom."""
+    """Return the distances (4,) from a point to the sides of an xyxy box: left, top, right, bottom."""
     return np.array([center[0] - box[0], center[1] - box[1], box[2] - center[0], box[3] - center[1]])
 
 
 def _match(
     gt: np.ndarray, labels: np.ndarray, det_box: np.ndarray, det_score: np.ndarray, det_label: np.ndarray
 ) -> dict[int, tuple[int, float]]:
-    """{ground truth: (detection, IoU)}: detections by falling score, each to the free box of its class with the best IoU."""
+    """Return {ground truth: (detection, IoU)}: detections by falling score, each to the free box of its class with the best IoU."""
     if not len(gt) or not len(det_box):
         return {}
     ious = bbox_overlaps(torch.from_numpy(det_box).double(), torch.from_numpy(gt)).numpy()

@@ -40,7 +40,7 @@ SOURCES = {
     "mmdet-backbone": "deep-stem ResNet or Res2Net with mmdet's names",
     "paddle-backbone": "ResNet of PaddleDetection",
 }
-"""What can be recognised, and what to call it."""
+"""The models that can be recognised, and their names."""
 
 LOOKED_FOR = {
     "bbox_head.gfl_cls.weight": "GFL, GFocal, GFocalV2, ViT-Adapter",
@@ -59,7 +59,7 @@ _HEAD_NAMES = {
     **{f"atss_{old}.{part}": f"gfl_{new}.{part}" for old, new in (("cls", "cls"), ("reg", "reg"), ("centerness", "quality"))
        for part in ("weight", "bias")},
 }  # fmt: skip
-"""Of ``bbox_head.``: names of other heads and ours."""
+"""Names under ``bbox_head.``: of other heads, and ours."""
 
 _DEIT_S_WIDTH, _DEIT_S_BLOCKS = 384, 12
 _VIT_HEADS = 6  # ViT-Adapter-S; base_channels is the width of one
@@ -68,14 +68,14 @@ _OFFICIAL_GFLV2_CHANNELS = 81
 
 @dataclass(frozen=True)
 class Recognised:
-    """What a file is.
+    """A recognised file.
 
     Attributes:
         source: a key of ``SOURCES``.
         kind: a whole detector, or a backbone to start from.
-        settings: gfl-lab settings that build it, as far as shapes tell.
+        settings: gfl-lab settings that build it, as far as they follow from shapes.
         num_classes: C; None for a backbone.
-        warnings: what the user should know before trusting the numbers.
+        warnings: for the user to read before trusting the numbers.
     """
 
     source: str
@@ -208,7 +208,7 @@ def _rename_detector(state: Mapping[str, Tensor], work: _Work) -> str:
 
 
 def _drop_background(work: _Work) -> None:
-    """GFLv2's authors train one class channel more than classes; its target is always 0 (facts 2.3)."""
+    """Drop the surplus class channel of GFLv2's authors, who train one more than classes; its target is always 0."""
     weight = work.state.get("bbox_head.gfl_cls.weight")
     if weight is None or len(weight) != _OFFICIAL_GFLV2_CHANNELS or "bbox_head.reg_conf.2.weight" not in work.state:
         return
@@ -280,7 +280,7 @@ def _unknown(state: Mapping[str, Tensor]) -> InputError:
 
 
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:
-    """How many numbers the group of ``pattern`` takes, at the start of keys."""
+    """Return the number of values of the group of ``pattern`` at the start of keys."""
     return len({match[1] for match in (re.match(pattern, key) for key in state) if match})
 
 
@@ -291,7 +291,7 @@ def _need(state: Mapping[str, Tensor], key: str) -> Tensor:
 
 
 def _backbone_settings(state: Mapping[str, Tensor], warnings: list[str]) -> dict[str, Any]:
-    """Settings of the backbone from keys with ``backbone.`` in front."""
+    """Return settings of the backbone from keys with ``backbone.`` in front."""
     if "backbone.pos_embed" in state:
         width = state["backbone.pos_embed"].shape[-1]
         if width == 192:
@@ -401,7 +401,7 @@ def _dgqp_settings(state: Mapping[str, Tensor], warnings: list[str]) -> dict[str
 
 
 def _expected_shapes(settings: dict[str, Any], num_classes: int | None) -> dict[str, torch.Size]:
-    """Keys and shapes of the detector that ``settings`` build, or without classes of its backbone."""
+    """Return the keys and shapes of the detector that ``settings`` build, or without classes of its backbone."""
     try:
         config = model_config(Settings(**settings), num_classes or 1)
     except ValueError as error:
@@ -414,7 +414,7 @@ def _expected_shapes(settings: dict[str, Any], num_classes: int | None) -> dict[
 
 
 def _fit(state: dict[str, Tensor], wanted: dict[str, torch.Size], what: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """``state`` in the order of ``wanted``, and the keys added to it. Raises InputError unless it fits in both directions."""
+    """Return ``state`` in the order of ``wanted``, and the keys added to it. Raises InputError unless it fits in both directions."""
     counters = tuple(key for key in wanted if key.endswith("num_batches_tracked") and key not in state)
     missing = [key for key in wanted if key not in state and key not in counters]
     extra = [key for key in state if key not in wanted]

@@ -29,16 +29,16 @@ _SCALE_KEY = re.compile(r"p(\d+)_feat\.scale_reg")
 
 
 def is_paddle(state: Mapping[str, Any]) -> bool:
-    """Whether keys are PaddleDetection's: its head's, or batch-norm statistics under Paddle's names."""
+    """Return True if keys are PaddleDetection's: its head's, or batch-norm statistics under Paddle's names."""
     return any(key.startswith("head.gfl_head_cls.") or key.endswith(".norm._variance") for key in state)
 
 
 def our_name(key: str, state: Mapping[str, Any]) -> str | None:
-    """Our key for Paddle's ``key``, always with ``backbone.``, ``neck.`` or ``bbox_head.`` in front; None to leave it out.
+    """Return our key for Paddle's ``key``, always with ``backbone.``, ``neck.`` or ``bbox_head.`` in front; None to leave it out.
 
     Args:
         key: one of ``state``'s.
-        state: all keys: the stem tells the variant, and levels count from the lowest there is.
+        state: all keys: the variant follows from the stem, and levels count from the lowest there is.
 
     Raises:
         InputError: a shortcut of variant c.
@@ -55,7 +55,7 @@ def our_name(key: str, state: Mapping[str, Any]) -> str | None:
 
 
 def why_dropped(key: str) -> str:
-    """The reason for a None of ``our_name``."""
+    """Return the reason for a None of ``our_name``."""
     return "the same convolution under its second name" if _TWICE in key else "ImageNet classifier"
 
 

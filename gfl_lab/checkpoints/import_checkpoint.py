@@ -1,7 +1,7 @@
 """Reading other projects' weight files safely, and writing them again under our names (checkpoints/convert.py).
 
 No object of a file's own is ever made: torch files are read with ``weights_only=True``, Paddle's pickles by an unpickler
-that knows numpy arrays and nothing else.
+that reads numpy arrays and nothing else.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ _TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The weights in a file of torch (``.pth``), Paddle (``.pdparams``) or numpy (``.npz``); its content says which it is.
+    """Return the weights in a file of torch (``.pth``), Paddle (``.pdparams``) or numpy (``.npz``), recognised by its content.
 
-    Of a torch file the entry ``state_dict`` or ``model`` is read, or else the whole.
+    In a torch file the entry ``state_dict`` or ``model`` is read, or else the whole.
 
     Returns:
         Key to tensor, on the CPU; and entries that are no weights, key to reason.
 
     Raises:
-        InputError: no file, a damaged one, or one that asks for objects other than weights; names them.
+        InputError: no file, a damaged one, or one with objects other than weights; names them.
     """
     try:
         with path.open("rb") as file:
@@ -116,7 +116,7 @@ def _read_torch(path: Path) -> dict[str, Any]:
 
 
 def _strangers(path: Path) -> list[str]:
-    """Objects that a torch zip file asks for and that are not read; empty where torch cannot tell."""
+    """Return the objects of a torch zip file that are not read; empty if torch cannot list them."""
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:  # only to explain an error that is on its way already
@@ -128,7 +128,7 @@ def _is_npz(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             return all(name.endswith(".npy") for name in archive.namelist())
     except zipfile.BadZipFile:
-        return False  # torch's reader says what is wrong
+        return False  # torch's reader reports the error
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def _array_functions() -> dict[tuple[str, str], Callable[..., Any]]:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """Bytes of a pickle of protocol 2, which are written as Latin-1 text."""
+    """Return the bytes of a pickle of protocol 2, which are written as Latin-1 text."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"bytes in encoding {encoding!r}")
     return text.encode("latin1")

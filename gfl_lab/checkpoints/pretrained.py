@@ -20,7 +20,7 @@ from gfl_lab.spec.settings import Settings
 
 
 def published_url(backbone: str) -> str:
-    """Where the ImageNet weights of a backbone are published: torchvision, mmengine's model zoo, or DeiT's authors.
+    """Return the address of a backbone's published ImageNet weights: torchvision's, mmengine's model zoo's, or of DeiT's authors.
 
     Raises:
         ResourceError: nothing that we load is published for it.
@@ -47,10 +47,10 @@ def published_url(backbone: str) -> str:
 
 
 def fetch_pretrained(backbone: str) -> dict[str, Any]:
-    """A backbone's published ImageNet weights, from torch's hub folder, else downloaded into it.
+    """Return a backbone's published ImageNet weights, from torch's hub folder, else downloaded into it.
 
     Raises:
-        ResourceError: none are published, or they are not there and cannot be downloaded; says where to put the file.
+        ResourceError: none are published, or they are not there and cannot be downloaded; the hint names the place for the file.
     """
     url = published_url(backbone)
     file = url.rpartition("/")[2]
@@ -115,7 +115,7 @@ def check_fit(weights: str, variants: Iterable[Settings]) -> None:
 
 
 def _fitting(own: Mapping[str, Any], content: dict[str, Any], weights: str, name: str) -> dict[str, Any]:
-    """The part of a file's content that goes into a backbone of state ``own``. Raises InputError when it does not fit."""
+    """Return the part of a file's content that goes into a backbone of state ``own``. Raises InputError when it does not fit."""
     state = content.get("state_dict", content.get("model", content))
     if any(key.startswith("backbone.") for key in state):
         state = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}

@@ -46,7 +46,7 @@ _UNFIT = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
     errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG,
 }  # fmt: skip
-"""System errors that say something about the machine, not about our code."""
+"""System errors whose cause is the machine, not our code."""
 
 
 class _Commands(click.Group):
@@ -102,7 +102,7 @@ def _show_warning(
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one message and an exit code, never a traceback."""
+    """Run the command line: a user's mistake is one message and an exit code, never a traceback."""
     warnings.showwarning = _show_warning
     try:
         for text in sys.argv[1:]:
@@ -122,7 +122,7 @@ def main() -> None:
 
         print_problems(error)
         sys.exit(int(error.exit_code))
-    except BrokenPipeError:  # `| head -1`: whoever read has left
+    except BrokenPipeError:  # `| head -1`: the reader has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except Exception as error:

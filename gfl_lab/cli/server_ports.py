@@ -14,14 +14,14 @@ from gfl_lab.errors import ResourceError
 
 
 def port_option(default: int) -> Callable[..., Any]:
-    """``--port``."""
+    """Add ``--port``."""
     return click.option(
         "--port", type=Whole(1, 65535), default=default, show_default=True, help="Port on 127.0.0.1; the next free one when taken."
     )
 
 
 def free_port(first: int) -> int:
-    """``first``, or the next free port within 50.
+    """Return ``first``, or the next free port within 50.
 
     Raises:
         ResourceError: all are taken.

@@ -2,7 +2,7 @@
 
 Each image holds one to three objects in clutter. About half of them have one side where two annotators would draw the edge at
 two places: the annotation keeps both and their probabilities, so the ideal distribution of every side is known. COCO format:
-``images/*.png``, ``annotations/instances_{train,val}.json`` and ``dataset.json``; docs/ambiguous-shapes.md says why it looks so.
+``images/*.png``, ``annotations/instances_{train,val}.json`` and ``dataset.json``; docs/ambiguous-shapes.md has the reasons.
 
 Pixels come from NumPy's ``Generator`` and integer arithmetic alone: no BLAS, no trigonometry, no float rounding. So the same
 spec gives the same pixels on every machine, which ``dataset.json`` records as a digest.
@@ -53,7 +53,7 @@ Pixels = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class AmbiguousShapesSpec:
-    """What is generated. Equal specs give equal data.
+    """The data set to generate. Equal specs give equal data.
 
     ``size`` is the side of the square images, px. Objects keep their size in px, whatever the image.
     """
@@ -90,7 +90,7 @@ def _corners(annotation: Mapping[str, Any]) -> list[float]:
 
 
 def annotator_boxes(annotation: Mapping[str, Any]) -> tuple[Box, Box]:
-    """The boxes (x1, y1, x2, y2), px, that annotators A and B draw; the same box twice where no side is ambiguous."""
+    """Return the boxes (x1, y1, x2, y2), px, that annotators A and B draw; the same box twice where no side is ambiguous."""
     ambiguity = annotation.get("ambiguity")
     corners = _corners(annotation)
     boxes: list[Box] = []
@@ -103,7 +103,7 @@ def annotator_boxes(annotation: Mapping[str, Any]) -> tuple[Box, Box]:
 
 
 def draw_box(annotation: Mapping[str, Any], u: float) -> Box:
-    """The box (x1, y1, x2, y2), px, of one annotator drawn by ``u``, uniform in [0, 1): A where u < probs[0], else B."""
+    """Return the box (x1, y1, x2, y2), px, of one annotator drawn by ``u``, uniform in [0, 1): A where u < probs[0], else B."""
     boxes = annotator_boxes(annotation)
     ambiguity = annotation.get("ambiguity")
     return boxes[0] if not ambiguity or u < ambiguity["probs"][0] else boxes[1]
@@ -113,7 +113,7 @@ def draw_box(annotation: Mapping[str, Any], u: float) -> Box:
 
 
 def _lattice_noise(rng: np.random.Generator, size: int, cell: int, amplitude: int) -> Pixels:
-    """(size, size) smooth noise in [-amplitude, amplitude]: random values every ``cell`` px, linear between."""
+    """Return (size, size) smooth noise in [-amplitude, amplitude]: random values every ``cell`` px, linear between."""
     nodes = size // cell + 2
     grid = rng.integers(-amplitude, amplitude + 1, (nodes, nodes), dtype=np.int32)
     whole, part = np.divmod(np.arange(size, dtype=np.int32), np.int32(cell))
@@ -122,13 +122,13 @@ def _lattice_noise(rng: np.random.Generator, size: int, cell: int, amplitude: in
 
 
 def _colour(rng: np.random.Generator) -> Pixels:
-    """A saturated RGB colour: one channel high, one low, one anywhere."""
+    """Return a saturated RGB colour: one channel high, one low, one anywhere."""
     channels = np.array([rng.integers(205, 256), rng.integers(5, 50), rng.integers(5, 256)], np.int32)
     return channels[rng.permutation(3)]
 
 
 def _background(rng: np.random.Generator, size: int) -> Pixels:
-    """(size, size, 3) muted texture with thin strokes and specks: nothing with the breadth of a body or a tail."""
+    """Return (size, size, 3) muted texture with thin strokes and specks: nothing with the breadth of a body or a tail."""
     tone = rng.integers(80, 150)
     image = np.empty((size, size, 3), np.int32)
     light = _lattice_noise(rng, size, 32, 26) + _lattice_noise(rng, size, 8, 12)
@@ -148,7 +148,7 @@ def _background(rng: np.random.Generator, size: int) -> Pixels:
 
 
 def _body_rows(shape: str, length: int, across: int, tip: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and one-past-last pixel of each of the ``across`` rows of a body that touches all sides of length x across.
+    """Return the first and one-past-last pixel of each of the ``across`` rows of a body that touches all sides of length x across.
 
     ``tip``: which way a triangle points, 0 to 3: along +, along -, up, down.
     """
@@ -210,13 +210,13 @@ def _draw_object(
 
 
 def _turned(canvas: Pixels, side: int) -> Pixels:
-    """A view of ``canvas`` in which its side ``side`` (naming.SIDES) comes last along axis 1."""
+    """Return a view of ``canvas`` in which its side ``side`` (naming.SIDES) comes last along axis 1."""
     view = canvas if side in (0, 2) else canvas.swapaxes(0, 1)
     return view if side in (2, 3) else view[:, ::-1]
 
 
 def _image(rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
-    """One image (size, size, 3) and its annotations, ids left out."""
+    """Return one image (size, size, 3) and its annotations, ids left out."""
     image = _background(rng, size)
     taken: list[tuple[int, int, int, int]] = []
     annotations = []
@@ -323,7 +323,7 @@ def _write(spec: AmbiguousShapesSpec, folder: Path) -> dict[str, Any]:
 
 
 def describe(folder: Path) -> dict[str, Any] | None:
-    """``dataset.json`` of a complete generated data set; None when the folder is not one, or is damaged."""
+    """Return ``dataset.json`` of a complete generated data set; None when the folder is not one, or is damaged."""
     try:
         value = json.loads((folder / DATASET_FILE).read_text(encoding="utf-8"))
         spec = AmbiguousShapesSpec(**value["spec"])
@@ -340,7 +340,7 @@ def describe(folder: Path) -> dict[str, Any] | None:
 
 
 def verify(folder: Path) -> bool:
-    """Whether pixels and annotations are the ones whose digest dataset.json records. Decodes every image."""
+    """Return True if pixels and annotations are the ones whose digest dataset.json records. Decodes every image."""
     about = describe(folder)
     if about is None:
         return False
@@ -379,7 +379,7 @@ def generate(spec: AmbiguousShapesSpec, root: Path) -> Path:
         if describe(folder):
             return folder
         for stale in root.glob(f".{spec.folder}.*.tmp"):
-            shutil.rmtree(stale, ignore_errors=True)  # of a process that was killed: the lock says that nobody works on it
+            shutil.rmtree(stale, ignore_errors=True)  # of a process that was killed: with the lock held, no other works on it
         temporary = Path(tempfile.mkdtemp(dir=root, prefix=f".{spec.folder}.", suffix=".tmp"))
         try:
             about = _write(spec, temporary)

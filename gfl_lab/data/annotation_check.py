@@ -129,7 +129,7 @@ class AnnotationCheck:
 
 
 def _check_box(box: Any, file: str, place: str, errors: Findings) -> tuple[float, float, float, float] | None:
-    """The box as four floats, or None."""
+    """Return the box as four floats, or None."""
     if not isinstance(box, list) or len(box) != 4 or not all(is_number(v) for v in box):
         errors.add("annotations without a box", f"bbox is {show(box)}; it must be [x, y, width, height]", file, place)
         return None
@@ -178,7 +178,7 @@ def warn_of_same_boxes(sound: list[Box], file: str, warnings: Findings) -> None:
 
 
 def _same_boxes(boxes: np.ndarray, rows: int = 256) -> Iterator[tuple[int, int, float]]:
-    """Pairs of (N, 4) boxes at ``SAME_BOX_IOU`` or more, the first index the lower; ``rows`` at once, so that memory is bounded."""
+    """Return the pairs of (N, 4) boxes with an IoU of ``SAME_BOX_IOU`` or more, the lower index first; ``rows`` at once to bound memory."""
     low, high, area = boxes[:, :2], boxes[:, :2] + boxes[:, 2:], boxes[:, 2] * boxes[:, 3]
     for start in range(0, len(boxes), rows):
         part = slice(start, start + rows)

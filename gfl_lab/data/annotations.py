@@ -140,7 +140,7 @@ def _normalise(entry: dict[str, Any], keys: Sequence[str]) -> None:
 
 
 def _not_json(data: bytes, error: ValueError, file: str) -> tuple[str, str, str, str]:
-    """Message, file, item and hint for a file that is not JSON."""
+    """Return message, file, item and hint for a file that is not JSON."""
     start = data.lstrip()[:1]
     if not data.strip():
         return "is empty", file, "", ""

@@ -1,4 +1,4 @@
-"""Which boxes ATSS (Zhang et al., arXiv 1912.02424) leaves without a location, and why; computed without torch.
+"""Boxes that ATSS (Zhang et al., arXiv 1912.02424) leaves without a location, with the causes; computed without torch.
 
 The anchors of a level are a regular grid, so the nearest to a box are found around it, instead of among all anchors of the
 image as ``detector/assign.py`` does in training. The arithmetic is that of training, operation by operation in float32. One
@@ -63,7 +63,7 @@ class Pyramid:
 
     @classmethod
     def of(cls, settings: Settings) -> Pyramid:
-        """The pyramid of a variant."""
+        """Return the pyramid of a variant."""
         return cls(settings.strides, settings.anchor_scale, settings.atss_topk, settings.image_size, settings.pad_to)
 
     @property
@@ -90,7 +90,7 @@ class Boxes:
         return len(self.xyxy)
 
     def sample(self, most: int) -> Boxes:
-        """These boxes, or where they are more than ``most`` those of some images, drawn by a fixed seed."""
+        """Return these boxes or, if they are more than ``most``, those of some images, drawn by a fixed seed."""
         if len(self) <= most:
             return self
         counts = np.bincount(self.image, minlength=len(self.sizes))
@@ -123,7 +123,7 @@ class Assignment:
         return int((self.causes >= 0).sum())
 
     def having(self, cause: Cause) -> Flags:
-        """(G,) the boxes without a location for this cause."""
+        """Return (G,) the boxes without a location for this cause."""
         return self.causes == list(Cause).index(cause)
 
 
@@ -138,10 +138,10 @@ def scaled_size(width: float, height: float, into: tuple[int, int]) -> tuple[int
 
 
 def assign(boxes: Boxes, pyramid: Pyramid, nearest_of: NearestOf | None = None) -> Assignment:
-    """Assign every box to locations as training does, each image by itself, and say why a box has none.
+    """Assign every box to locations as training does, each image by itself, with the cause for each box that has none.
 
     Args:
-        nearest_of: asked for the candidates of boxes for which several locations at the same distance come into question.
+        nearest_of: called for the candidates of boxes with several locations at the same distance.
     """
     xyxy, padded = _scaled(boxes, pyramid)
     number = len(xyxy)
@@ -184,7 +184,7 @@ class _Found:
 
 
 def _scaled(boxes: Boxes, pyramid: Pyramid) -> tuple[Floats, Ints]:
-    """(G, 4) boxes of the network input, and (N, 2) width and height of the padded images."""
+    """Return (G, 4) boxes of the network input, and (N, 2) width and height of the padded images."""
     known: dict[tuple[float, float], tuple[int, int]] = {}
     sizes = [(float(width), float(height)) for width, height in boxes.sizes]
     scaled = np.array([known.setdefault(size, scaled_size(*size, pyramid.image_size)) for size in sizes], np.int64).reshape(-1, 2)
@@ -195,7 +195,7 @@ def _scaled(boxes: Boxes, pyramid: Pyramid) -> tuple[Floats, Ints]:
 
 
 def _axis(stride: int, count: int, anchor: np.float32) -> tuple[Floats, Floats, Floats]:
-    """Near side, far side and center of a level's anchors along one axis, px."""
+    """Return near side, far side and center of a level's anchors along one axis, px."""
     place = np.arange(count, dtype=np.float32) * np.float32(stride)
     near = (place - np.float32(0.5) * anchor).astype(np.float32, copy=False)
     far = (place + np.float32(0.5) * anchor).astype(np.float32, copy=False)
@@ -232,7 +232,7 @@ def _candidates(
 
 
 def _nearest(centers: Floats, counts: Ints, middle: Floats, stride: int, topk: int, cells: int) -> tuple[Ints, Ints, Flags, Flags]:
-    """Column and row of the ``topk`` locations of a level nearest to each box's center, and which of them exist: all (G, topk).
+    """Return column and row of the ``topk`` locations of a level nearest to each box's center, and which of them exist: all (G, topk).
 
     The last result, (G,), says where a further location is as near as the farthest of them.
 
@@ -297,7 +297,7 @@ def _untie(tied: Ints, centers: Floats, counts: Ints, middle: Floats, nearest_of
 
 
 def _iou(anchor: tuple[Floats, Floats, Floats, Floats], xyxy: Floats) -> Floats:
-    """(G, K) IoU of candidates and their boxes; the order of operations is that of ``detector/assign.py``."""
+    """Return (G, K) IoU of candidates and their boxes; the order of operations is that of ``detector/assign.py``."""
     x1, y1, x2, y2 = (xyxy[:, side, None] for side in range(4))
     anchor_area = (anchor[2] - anchor[0]) * (anchor[3] - anchor[1])
     area = (x2 - x1) * (y2 - y1)
@@ -309,7 +309,7 @@ def _iou(anchor: tuple[Floats, Floats, Floats, Floats], xyxy: Floats) -> Floats:
 
 
 def _threshold(iou: Floats, real: Flags) -> NDArray[np.float64]:
-    """(G,) mean + standard deviation of the IoU of the candidates that exist; not a number where there is only one."""
+    """Return (G,) mean + standard deviation of the IoU of the candidates that exist; not a number where there is only one."""
     wide = iou.astype(np.float64)
     many = real.sum(1)
     mean = np.where(real, wide, 0).sum(1) / many
@@ -337,7 +337,7 @@ def _settle(positives: list[tuple[Ints, Ints, Floats, Ints, Floats, Floats]], im
 
 
 def _has_twin(lost: Ints, learnt: Flags, image: Ints, xyxy: Floats) -> Flags:
-    """Which of the boxes ``lost`` have the coordinates of a box of their image that is learnt."""
+    """Return which of the boxes ``lost`` have the coordinates of a learnt box of their image."""
     near = np.flatnonzero(np.isin(image, image[lost]) & learnt)
     known = set(zip(image[near].tolist(), map(tuple, xyxy[near].tolist()), strict=True))
     return np.array([(number, tuple(box)) in known for number, box in zip(image[lost].tolist(), xyxy[lost].tolist(), strict=True)], bool)

@@ -136,7 +136,7 @@ def _check_same_categories(names: Mapping[str, Mapping[int, str]], files: Mappin
 def _check_images(
     coco: Mapping[str, Any], folder: Path, split: str, file: str, errors: Findings, warnings: Findings
 ) -> dict[int, dict[str, Any]]:
-    """Images by id whose entry is sound; the ``path`` key is set where the file is there."""
+    """Return the sound entries of images by id; the ``path`` key is set if the file exists."""
     images: dict[int, dict[str, Any]] = {}
     names: dict[Path, int] = {}
     listings = Listings()

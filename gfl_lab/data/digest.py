@@ -21,7 +21,7 @@ from gfl_lab.errors import DataError, Problem
 from gfl_lab.records.files import write_text
 
 _HEAD = 32
-"""Bytes that tell whether an image may have more than 8 bits."""
+"""Bytes that are enough to see if an image may have more than 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def dataset_content(root: Path | str, cache: Path | None = None) -> Content:
             known = {}
 
     def look(path: Path) -> list[Any]:
-        """Size, time, SHA-256, and of a deep image its largest value and whether values are integers."""
+        """Return size, time, SHA-256, and of a deep image its largest value and whether values are integers."""
         status = path.stat()
         stamp = [status.st_size, status.st_mtime_ns]
         entry = known.get(str(path))
@@ -134,7 +134,7 @@ def find_white_level(root: Path | str) -> int:
 
 
 def _read(root: Path | str) -> tuple[dict[str, dict[str, Any]], dict[str, dict[int, Path]]]:
-    """Annotations by split, and image files by split and id. Raises DataError."""
+    """Return the annotations by split, and image files by split and id. Raises DataError."""
     root = absolute(root, "the data set")
     paths = find_dataset(root)
     cocos, files = {}, {}
@@ -158,7 +158,7 @@ def _each_image(look: Any, files: Mapping[str, Mapping[int, Path]], root: Path |
 
 
 def _deep(path: Path) -> Deep | None:
-    """The depth of an image that may have more than 8 bits; None where it has 8, and where it is damaged, which the check tells."""
+    """Return the depth of an image with more than 8 bits; None for 8, and for a damaged image, which the check reports."""
     try:
         values = pixels.decode(path.read_bytes())
     except ValueError:

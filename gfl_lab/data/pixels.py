@@ -99,7 +99,7 @@ def decode(data: bytes) -> np.ndarray:
     """Decode an image file: (height, width, 3), BGR, uint8, or of a wider type where the file holds more than 8 bits.
 
     Raises:
-        ValueError: it is damaged or no image; the message says why, as a predicate of the file.
+        ValueError: it is damaged or no image; the message is a predicate of the file.
     """
     if not data:
         raise ValueError("it is empty")
@@ -131,7 +131,7 @@ def _too_large(width: int, height: int) -> str:
 
 @functools.cache
 def _opencv() -> Any:
-    """OpenCV, silent: what it cannot read, Pillow may."""
+    """Return OpenCV without its messages; Pillow may read what it cannot."""
     import cv2
 
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -139,7 +139,7 @@ def _opencv() -> Any:
 
 
 def _with_opencv(data: bytes) -> np.ndarray | None:
-    """The pixels, or None where OpenCV cannot read them."""
+    """Return the pixels, or None if OpenCV cannot read them."""
     if data.startswith(_PNG) and data.find(_PNG_END, -64) < 0 and not may_be_deep(data[:32]):
         return None  # OpenCV refuses a PNG without its last chunk; its pixels may all be there
     cv2 = _opencv()
@@ -166,7 +166,7 @@ def _three_channels(pixels: np.ndarray) -> np.ndarray:
 
 
 def _with_pillow(data: bytes) -> np.ndarray:
-    """The pixels. Raises ValueError."""
+    """Return the pixels. Raises ValueError."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.format in _REFUSED_FORMATS:

@@ -17,13 +17,13 @@ from gfl_lab.spec.settings import Settings
 SCREENED = 5_000
 """Boxes that all settings are tried on; the best of them are counted on every box."""
 NOTEWORTHY = 0.02
-"""Share of the boxes from which on `plan` and `run` speak of it."""
+"""Share of the boxes from which on `plan` and `run` warn of it."""
 ENOUGH = 0.005
 """Share of the boxes up to which fewer are no gain: then the cheaper settings are the better ones."""
 BETTER = 0.8
 """Settings are worth a line where they leave at most this share of the boxes that are without a location now."""
 CLIPPED = 0.01
-"""Share of the sides beyond the last bin from which on a proposal says so."""
+"""Share of the sides beyond the last bin from which on a proposal mentions them."""
 STRIDES = (4, 8, 16, 32, 64, 128)
 ANCHOR_FACTORS = (0.5, 0.625, 0.75, 0.875, 1.25, 1.5, 2.0)
 IMAGE_FACTORS = (0.5, 0.75, 1.25, 1.5, 2.0)
@@ -117,7 +117,7 @@ def propose(
 
 
 def _changes(settings: Settings) -> Iterator[_Trial]:
-    """Every single setting that is tried: more levels, other anchors, images and numbers of candidates."""
+    """Return every single setting that is tried: more levels, other anchors, images and numbers of candidates."""
     long, short = settings.image_size
     levels = [STRIDES[first:last] for first, last in itertools.combinations(range(len(STRIDES) + 1), 2)]
     changes: list[dict[str, Any]] = [{"strides": strides} for strides in levels if set(strides) > set(settings.strides)]
@@ -130,7 +130,7 @@ def _changes(settings: Settings) -> Iterator[_Trial]:
 
 
 def _change(settings: Settings, change: dict[str, Any]) -> _Trial | None:
-    """Settings with some changed; None where that breaks a rule."""
+    """Return settings with some changed; None where that breaks a rule."""
     try:
         other = Settings(**settings.model_dump() | change)
     except ValidationError:
@@ -145,7 +145,7 @@ def _change(settings: Settings, change: dict[str, Any]) -> _Trial | None:
 
 
 def _locations(settings: Settings) -> float:
-    """Locations of the head for each pixel of the network input."""
+    """Return locations of the head for each pixel of the network input."""
     return sum(1 / stride**2 for stride in settings.strides)
 
 
@@ -157,7 +157,7 @@ def _count(boxes: Boxes, trial: _Trial, nearest_of: NearestOf | None) -> _Trial:
 
 
 def _clip_of(trial: _Trial) -> float:
-    """Share of the clipped sides, where bins are what boxes are made of."""
+    """Return the share of clipped sides, for boxes made of bins."""
     return trial.clipped if trial.settings.box == "general" else 0.0
 
 

@@ -58,7 +58,7 @@ class DatasetReport:
 
     @property
     def ok(self) -> bool:
-        """Whether it can be trained on."""
+        """True if it can be trained on."""
         return not self.error_kinds
 
     @property

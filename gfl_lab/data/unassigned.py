@@ -124,11 +124,11 @@ class Unassigned:
         return text + (f"; none of {self.tried} other settings leaves clearly fewer" if self.tried else "")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {"analysed": True} | asdict(self) | {"share": self.share, "summary": self.summary}
 
     def lines(self) -> Iterator[str]:
-        """The report as text."""
+        """Return the report as text."""
         if not self.unassigned:
             yield f"boxes without a location: none of {self.boxes}"
             return
@@ -149,7 +149,7 @@ class Unassigned:
 
 
 def why_not_analysed(settings: Settings) -> str:
-    """Why the assignment of a variant cannot be told from its settings; empty where it can."""
+    """Return why the assignment of a variant does not follow from its settings; empty if it does."""
     for key in ("assigner", "head"):
         if getattr(settings, key) not in BUILT_IN[key]:
             return f"{key} is {getattr(settings, key)}, which may assign boxes in its own way"
@@ -157,7 +157,7 @@ def why_not_analysed(settings: Settings) -> str:
 
 
 def training_boxes(annotations: Path) -> Boxes:
-    """The boxes that training learns: not crowd regions, boxes under 1 px or outside their image, and images under 32 px.
+    """Return the boxes that training learns: not crowd regions, boxes under 1 px or outside their image, and images under 32 px.
 
     Args:
         annotations: of the training split of a data set that passed its check.
@@ -187,7 +187,7 @@ def find_unassigned(
     nearest_of: NearestOf | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Unassigned:
-    """Count the boxes without a location, say why, and try other settings where there are some.
+    """Count the boxes without a location and their causes, and try other settings if there are some.
 
     Images are scaled into ``image_size``, as in training without flips, multi-scale and crops. In a generated data set the
     annotated boxes count.
@@ -241,14 +241,14 @@ def _reasons(found: Assignment, pyramid: Pyramid) -> Iterator[Reason]:
 
 
 def _short(reason: Reason) -> str:
-    """A reason without its explanation."""
+    """Return a reason without its explanation."""
     if reason.between:
         return f"size between the anchors of {reason.between[0]:g} and {reason.between[1]:g} px"
     return MEANING[Cause(reason.cause)].partition(":")[0]
 
 
 def _advice(report: Unassigned) -> str:
-    """A last sentence where the list of settings does not speak for itself."""
+    """Return a last sentence, for settings that need an explanation."""
     if not report.unassigned:
         return ""
     parts = []

@@ -18,7 +18,7 @@ TOPK = 9
 def assign(
     priors: Tensor, num_level_priors: Sequence[int], gt_boxes: Tensor, gt_valid: Tensor, topk: int = TOPK, usable: Tensor | None = None
 ) -> Tensor:
-    """Which box each location is trained on; image by image the answer of mmdet's ``ATSSAssigner(topk)`` (but see ``_threshold``).
+    """Return the box that each location is trained on; for each image the result of mmdet's ``ATSSAssigner(topk)`` (but see ``_threshold``).
 
     For each box and level the ``topk`` priors with the nearest centres are candidates. Those whose IoU with the box
     reaches mean + standard deviation of all its candidates' IoU, and whose centre is inside the box (by 0.01 px), are
@@ -67,7 +67,7 @@ def assign(
 
 
 def _iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of boxes that broadcast, (..., 4) xyxy; the order of operations is that of mmdet's ``bbox_overlaps``."""
+    """Return IoU of boxes that broadcast, (..., 4) xyxy; the order of operations is that of mmdet's ``bbox_overlaps``."""
     area_a = (a[..., 2] - a[..., 0]) * (a[..., 3] - a[..., 1])
     area_b = (b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1])
     size = (torch.min(a[..., 2:], b[..., 2:]) - torch.max(a[..., :2], b[..., :2])).clamp_(min=0)
@@ -80,11 +80,11 @@ def _is_inside(points: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _threshold(iou: Tensor, own: Tensor | None) -> Tensor:
-    """Mean + standard deviation of each box's candidates: (N, G, K) to (N, G), float64; of those in the mask ``own`` alone.
+    """Return the mean + standard deviation of each box's candidates: (N, G, K) to (N, G), float64; of those in the mask ``own`` alone.
 
     In float64 the mean of equal numbers is that number. mmdet's float32 mean may be a bit above it, depending on how many
     boxes the image has and on the processor's vector width; where all candidates of a box have one IoU (a pyramid of one
-    level and a box inside all its candidates) it then finds no positive. Here all of them are, as the definition says.
+    level and a box inside all its candidates) it then finds no positive. Here all of them are, by the definition.
     """
     iou = iou.double()
     if own is None:

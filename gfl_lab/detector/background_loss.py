@@ -31,7 +31,7 @@ def background_and_positives(
     power: float,
     valid: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The summed loss of a batch if all of it were background, and the logits of its positives.
+    """Return the summed loss of a batch as if all of it were background, and the logits of its positives.
 
     ``p^power * -log(1 - p)`` with p the class score, ``sigmoid(logit)``, or the product with the quality's: what QFL and,
     without its factor, focal loss make of target 0.
@@ -94,7 +94,7 @@ class _Dense(torch.autograd.Function):
 def _blocks(
     classes: Sequence[Tensor], qualities: Sequence[Tensor], valid: Tensor | None, gradients: Sequence[Tensor] = ()
 ) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]]:
-    """Class logits, float32, and what belongs to them: quality logits, weights; and where the gradients of both go.
+    """Yield class logits, float32, with their quality logits and weights, and the places of the gradients of both.
 
     On a GPU a block is a level; on a CPU it is a part of one, which needs maps that are dense in memory.
     """
@@ -131,7 +131,7 @@ def _float(quality: Tensor | None, weight: Tensor | None) -> tuple[Tensor | None
 
 
 def _score(logits: Tensor, quality: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The score p and ``-log(1 - p)``."""
+    """Return the score p and ``-log(1 - p)``."""
     if quality is None:
         return logits.sigmoid(), F.softplus(logits)
     score = logits.sigmoid().mul_(quality.sigmoid())

@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def generalized_focal_loss(log_p: Tensor, target: Tensor, bounds: Tensor, beta: float) -> Tensor:
-    """The general form (arXiv 2006.04388, eq. 8), of which focal loss (without alpha), QFL and DFL are special cases.
+    """Return the general form (arXiv 2006.04388, eq. 8), of which focal loss (without alpha), QFL and DFL are special cases.
 
     ``-|y - (y_l p_l + y_r p_r)|^beta * ((y_r - y) log p_l + (y - y_l) log p_r)``
 
@@ -45,7 +45,7 @@ def generalized_focal_loss(log_p: Tensor, target: Tensor, bounds: Tensor, beta: 
 
 
 def quality_focal_loss(logits: Tensor, target: Tensor, beta: float = 2.0) -> Tensor:
-    """Quality focal loss (arXiv 2006.04388, eq. 5): ``|y - p|^beta * BCE(p, y)`` with ``p = sigmoid(logit)``.
+    """Return the quality focal loss (arXiv 2006.04388, eq. 5): ``|y - p|^beta * BCE(p, y)`` with ``p = sigmoid(logit)``.
 
     Args:
         logits: any shape.
@@ -63,7 +63,7 @@ def quality_focal_loss(logits: Tensor, target: Tensor, beta: float = 2.0) -> Ten
 
 
 def quality_focal_loss_of_product(logits: Tensor, quality_logits: Tensor, target: Tensor, beta: float = 2.0) -> Tensor:
-    """QFL of GFLv2's joint score ``J = sigmoid(logit) * sigmoid(quality logit)``, taken as the probability that it is.
+    """Return QFL of GFLv2's joint score ``J = sigmoid(logit) * sigmoid(quality logit)``, taken as the probability that it is.
 
     Must be called outside of autocast, inside of which torch refuses cross-entropy of probabilities on CUDA.
 
@@ -81,7 +81,7 @@ def quality_focal_loss_of_product(logits: Tensor, quality_logits: Tensor, target
 
 
 def focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: float = 0.25) -> Tensor:
-    """Sigmoid focal loss (arXiv 1708.02002, eq. 5): ``-alpha_t (1 - p_t)^gamma log(p_t)``.
+    """Return the sigmoid focal loss (arXiv 1708.02002, eq. 5): ``-alpha_t (1 - p_t)^gamma log(p_t)``.
 
     Args:
         logits: any shape.
@@ -99,7 +99,7 @@ def focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: float 
 
 
 def distribution_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Distribution focal loss (arXiv 2006.04388, eq. 6): ``-((i+1 - y) log P_i + (y - i) log P_i+1)`` with ``i = floor(y)``.
+    """Return the distribution focal loss (arXiv 2006.04388, eq. 6): ``-((i+1 - y) log P_i + (y - i) log P_i+1)`` with ``i = floor(y)``.
 
     Args:
         logits: (M, n+1), one row a box side.
@@ -117,7 +117,7 @@ def distribution_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def gaussian_nll(mean: Tensor, log_variance: Tensor, target: Tensor) -> Tensor:
-    """Negative log-likelihood of a normal distribution without its constant: ``(mu - y)^2 / (2 sigma^2) + log(sigma^2) / 2``.
+    """Return the negative log-likelihood of a normal distribution without its constant: ``(mu - y)^2 / (2 sigma^2) + log(sigma^2) / 2``.
 
     The paper's Gaussian form (arXiv 2006.04388, appendix). Arguments of one shape, which is the result's.
     """
@@ -129,7 +129,7 @@ BOX_LOSSES = ("giou", "diou", "ciou", "iou")
 
 
 def iou_and_box_loss(boxes: Tensor, targets: Tensor, kind: str = "giou") -> tuple[Tensor, Tensor]:
-    """IoU and the loss of pairs of boxes.
+    """Return IoU and the loss of pairs of boxes.
 
     ====  ==============================================================================================
     giou  1 - GIoU (arXiv 1902.09630)
@@ -168,7 +168,7 @@ def iou_and_box_loss(boxes: Tensor, targets: Tensor, kind: str = "giou") -> tupl
 
 
 def iou_and_giou(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """IoU and generalized IoU (arXiv 1902.09630) of pairs of boxes.
+    """Return IoU and generalized IoU (arXiv 1902.09630) of pairs of boxes.
 
     Args:
         boxes: (M, 4) xyxy.
@@ -189,7 +189,7 @@ def iou_and_giou(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def centerness_target(centers: Tensor, boxes: Tensor) -> Tensor:
-    """Centerness (arXiv 1904.01355, eq. 3): ``sqrt(min(l,r)/max(l,r) * min(t,b)/max(t,b))``.
+    """Return the centerness (arXiv 1904.01355, eq. 3): ``sqrt(min(l,r)/max(l,r) * min(t,b)/max(t,b))``.
 
     Args:
         centers: (M, 2) points.

@@ -24,7 +24,7 @@ def _at_least_float32(tensor: Tensor) -> Tensor:
 
 
 def multi_scale_deformable_attention(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """For each query and head, the weighted sum of values sampled bilinearly at points of all levels.
+    """Return, for each query and head, the weighted sum of values sampled bilinearly at points of all levels.
 
     Computed in float32 at least, also inside autocast.
 
@@ -76,7 +76,7 @@ class MultiScaleDeformableAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Published start: head h looks along the angle 2 pi h / heads, its point p lies p cells out, all weigh the same."""
+        """Set the published start: head h looks along the angle 2 pi h / heads, its point p lies p cells out, all weigh the same."""
         nn.init.zeros_(self.sampling_offsets.weight)
         angles = [2 * math.pi * head / self.heads for head in range(self.heads)]
         directions = torch.tensor([[math.cos(angle), math.sin(angle)] for angle in angles])

@@ -22,11 +22,11 @@ class BatchPreprocessor(DetDataPreprocessor):
 
     On a CPU a pixel's 256 normalised values are looked up; elsewhere images cross to the device as bytes, in one copy, and boxes
     and labels in one more for each type. Both copies to a GPU start from pinned memory, so loaders need not pin anything.
-    Whatever else it is given (a batch already stacked, images of floats) goes to mmdet's.
+    Other inputs (a batch already stacked, images of floats) go to mmdet's.
     """
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        """Of ``inputs``, a list of (3, H, W) uint8 images, BGR, and their ``data_samples``: the same with (N, 3, H, W) float32."""
+        """Return ``inputs``, a list of (3, H, W) uint8 images, BGR, as (N, 3, H, W) float32, with their ``data_samples``."""
         images = data["inputs"]
         eight_bit = isinstance(images, list) and all(image.dtype == torch.uint8 and image.shape[0] == 3 for image in images)
         if not (eight_bit and self._enable_normalize and self.pad_value == 0 and self.batch_augments is None):
@@ -59,7 +59,7 @@ class BatchPreprocessor(DetDataPreprocessor):
         return samples
 
     def _look_up(self, images: list[Tensor], height: int, width: int) -> Tensor:
-        """The batch of (H, W, 3) images on a CPU."""
+        """Return the batch of (H, W, 3) images on a CPU."""
         values = (torch.arange(256, dtype=torch.float32) - self.mean.view(3, 1)) / self.std.view(3, 1)
         table = np.ascontiguousarray(values.t().numpy()[:, None])  # (256, 1, 3): OpenCV's form of a table for each channel
         padded = any(image.shape[:2] != (height, width) for image in images)
@@ -72,7 +72,7 @@ class BatchPreprocessor(DetDataPreprocessor):
         return torch.from_numpy(batch).permute(0, 3, 1, 2)
 
     def _on_device(self, images: list[Tensor], height: int, width: int) -> Tensor:
-        """The batch of (H, W, 3) images on the model's device."""
+        """Return the batch of (H, W, 3) images on the model's device."""
         padded = any(image.shape[:2] != (height, width) for image in images)
         make = torch.zeros if padded else torch.empty
         batch = make((len(images), height, width, 3), dtype=torch.uint8, pin_memory=self.device.type == "cuda")

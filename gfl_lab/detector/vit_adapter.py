@@ -36,7 +36,7 @@ PYRAMID_STRIDES = (8, 16, 32)
 """Strides of the maps that exchange information with the transformer; the stride-4 map stays outside."""
 
 EPS = 1e-6
-"""Of every LayerNorm, as in DeiT."""
+"""Epsilon of every LayerNorm, as in DeiT."""
 
 
 class Geometry(NamedTuple):
@@ -53,7 +53,7 @@ class Geometry(NamedTuple):
 
 
 def cell_centres(shapes: Shapes, device: torch.device | None = None) -> Tensor:
-    """Centres of the cells of each grid, x and y in 0..1 of that grid: (1, S, 2), float32."""
+    """Return centres of the cells of each grid, x and y in 0..1 of that grid: (1, S, 2), float32."""
     levels = []
     for height, width in shapes:
         y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
@@ -63,17 +63,17 @@ def cell_centres(shapes: Shapes, device: torch.device | None = None) -> Tensor:
 
 
 def _tokens(feature_map: Tensor) -> Tensor:
-    """(N, D, H, W) to (N, H * W, D)."""
+    """Reshape (N, D, H, W) to (N, H * W, D)."""
     return feature_map.flatten(2).transpose(1, 2)
 
 
 def _map(tokens: Tensor, shape: tuple[int, int]) -> Tensor:
-    """(N, H * W, D) to (N, D, H, W)."""
+    """Reshape (N, H * W, D) to (N, D, H, W)."""
     return tokens.transpose(1, 2).unflatten(2, shape)
 
 
 def _maps(tokens: Tensor, shapes: Shapes) -> list[Tensor]:
-    """Concatenated tokens of a pyramid to one (N, D, H, W) for each level."""
+    """Reshape the concatenated tokens of a pyramid to one (N, D, H, W) for each level."""
     parts = tokens.split([height * width for height, width in shapes], dim=1)
     return [_map(part, shape) for part, shape in zip(parts, shapes, strict=True)]
 
@@ -106,7 +106,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dims, dims)
 
     def forward(self, tokens: Tensor, shape: tuple[int, int]) -> Tensor:
-        """Tokens (N, H * W, D) of a map of ``shape`` (H, W) to the same shape."""
+        """Map tokens (N, H * W, D) of a map of ``shape`` (H, W) to the same shape."""
         images, count, dims = tokens.shape
         qkv = self.qkv(tokens)
         if self.window is None:
@@ -124,7 +124,7 @@ class Attention(nn.Module):
 
 
 def _attend(qkv: Tensor) -> Tensor:
-    """Scaled dot-product attention of (B, T, 3, heads, d): (B, T, heads, d)."""
+    """Return scaled dot-product attention of (B, T, 3, heads, d): (B, T, heads, d)."""
     query, key, value = qkv.permute(2, 0, 3, 1, 4)
     return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
@@ -336,7 +336,7 @@ class ViTAdapter(BaseModule):
             setattr(self, f"norm{i}", build_norm_layer(norm_cfg, dims)[1])
 
     def init_weights(self) -> None:
-        """The authors' initialisation of the adapter; a transformer to be trained from nothing. ``init_cfg`` goes on top.
+        """Initialise the adapter as its authors do, and the transformer for training from nothing. ``init_cfg`` goes on top.
 
         Linear layers and the transformer's embeddings: normal of deviation 0.02, cut at +-2; convolutions: normal of
         variance 2 / fan-out; norms: 1 and 0; ``level_embed``: standard normal; deformable attention, last: its own.
@@ -358,12 +358,12 @@ class ViTAdapter(BaseModule):
         super().init_weights()
 
     def _position(self, shape: tuple[int, int]) -> Tensor:
-        """``pos_embed`` without the class token's, resized to a map of ``shape``: (1, H * W, D)."""
+        """Return ``pos_embed`` without the class token's, resized to a map of ``shape``: (1, H * W, D)."""
         trained = _map(self.pos_embed[:, 1:], (PRETRAINED_GRID, PRETRAINED_GRID))
         return _tokens(F.interpolate(trained, size=shape, mode="bicubic", align_corners=False))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(N, 3, H, W), normalised pixels, H and W multiples of 32, to four (N, D, H / s, W / s), s = 4, 8, 16, 32."""
+        """Map (N, 3, H, W), normalised pixels, H and W multiples of 32, to four (N, D, H / s, W / s), s = 4, 8, 16, 32."""
         height, width = images.shape[-2:]
         if height % 32 or width % 32:
             raise InputError(
@@ -447,7 +447,7 @@ def read_weights(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Callab
 def from_deit(state: Mapping[str, Tensor], depth: int = 12) -> dict[str, Tensor]:
     """Return the part of a ``ViTAdapter``'s weights that a DeiT classifier has: the file's entry ``model``, names as they are.
 
-    The class token, the last norm and the classifier are left out. What the result does not name keeps its initial value,
+    The class token, the last norm and the classifier are left out. Parameters that the result does not name keep their initial value,
     ``gamma1`` and ``gamma2`` (1) of the blocks among it.
 
     Args:

@@ -83,7 +83,7 @@ class CocoEvaluator:
         self.max_dets = max_dets
 
     def __call__(self, detections: Detections) -> tuple[dict[str, float], dict[str, float]]:
-        """AP metrics (0 to 100; a size range without boxes is left out) and AP by class (classes without boxes left out)."""
+        """Return AP metrics (0 to 100; a size range without boxes is left out) and AP by class (classes without boxes left out)."""
         boxes = detections.box.copy()
         boxes[:, 2:] -= boxes[:, :2]
         rows = np.column_stack([detections.image_id, boxes, detections.score, self.category_ids[detections.label]])

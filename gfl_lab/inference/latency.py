@@ -18,7 +18,7 @@ WARMUP_IMAGES, MEASURED_IMAGES, MAX_SECONDS = 5, 50, 30.0
 
 @contextmanager
 def one_at_a_time(lock: Path) -> Iterator[None]:
-    """Only one trial of this machine measures at a time; others go on training, which the docs say."""
+    """Hold the lock of this machine's measurements: one trial measures at a time, others go on training."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -27,7 +27,7 @@ def one_at_a_time(lock: Path) -> Iterator[None]:
 
 @torch.inference_mode()
 def measure_latency(model: BaseDetector, dataset: Any, lock: Path) -> dict[str, float]:
-    """Median latency over validation images, decoded and resized beforehand.
+    """Return the median latency over validation images, decoded and resized beforehand.
 
     On a CPU with one thread the thread's own CPU time is taken, so that other work on the machine counts less; else wall time.
 

@@ -14,7 +14,7 @@ from gfl_lab.detector.transfer import all_to_device
 
 @torch.inference_mode()
 def predict(model: BaseDetector, loader: Any) -> Iterator[Any]:
-    """mmdet's predicted samples for every image of ``loader``, boxes in pixels of the original image."""
+    """Return mmdet's predicted samples for every image of ``loader``, boxes in pixels of the original image."""
     model.eval()
     for batch in loader:
         yield from on_host(model.test_step(batch))
@@ -31,7 +31,7 @@ def on_host(samples: list[Any]) -> list[Any]:
 
 @torch.inference_mode()
 def predict_and_collect(model: BaseDetector, loader: Any, collector: DistributionCollector) -> Iterator[Any]:
-    """As `predict`, one forward pass, while the collector sees the head's outputs at every location."""
+    """Predict as `predict` does, one forward pass, while the collector gets the head's outputs at every location."""
     model.eval()
     head = model.bbox_head
     for batch in loader:

@@ -38,7 +38,7 @@ class Modes:
 
 
 def _saddles(p: Array) -> Array:
-    """(N, B) -> (N, B): the highest level to which one must fall on the way from a bin to a higher one; 0 if there is none.
+    """Return (N, B) -> (N, B): the highest level to which one must fall on the way from a bin to a higher one; 0 if there is none.
 
     Of equal bins the lower one counts as higher on the right's view, so that one bin of a plateau, and one of two equal
     peaks, keeps its prominence.
@@ -63,7 +63,7 @@ def _saddles(p: Array) -> Array:
 
 
 def _basins(p: Array, cumulative: Array, peaks: NDArray[np.int64], count: NDArray[np.int64]) -> tuple[Array, Array, Array]:
-    """Bounds, masses and valleys of the basins of ``peaks`` (R, M), padded with B: a valley bin belongs half to each side."""
+    """Return bounds, masses and valleys of the basins of ``peaks`` (R, M), padded with B: a valley bin belongs half to each side."""
     rows, bins = p.shape
     width = peaks.shape[1]
     index = np.arange(bins)
@@ -87,7 +87,7 @@ def _basins(p: Array, cumulative: Array, peaks: NDArray[np.int64], count: NDArra
 
 
 def modes(p: ArrayLike) -> Modes:
-    """The modes of each distribution: (..., n+1) -> ``Modes`` of shape (...) and (..., M).
+    """Return the modes of each distribution: (..., n+1) -> ``Modes`` of shape (...) and (..., M).
 
     A peak (a bin, or a plateau, higher than its neighbours) is a mode when
 
@@ -156,7 +156,7 @@ def modes(p: ArrayLike) -> Modes:
 
 
 def bimodality(p: ArrayLike) -> Array:
-    """How bimodal each distribution is, from 0 (one mode) to 1 (two equal modes with nothing between): (..., n+1) -> (...).
+    """Return how bimodal each distribution is, from 0 (one mode) to 1 (two equal modes with nothing between): (..., n+1) -> (...).
 
     Twice the mass of the lighter of the two heaviest modes, times the depth of the valley between them: 1 - valley / lower peak.
     Of equally heavy modes the lower ones count.
@@ -181,7 +181,7 @@ def bimodality(p: ArrayLike) -> Array:
 
 
 def shows_both_edges(p: ArrayLike, edge_a: ArrayLike, edge_b: ArrayLike) -> NDArray[np.bool_]:
-    """Whether each distribution has a mode within ``MODE_TOLERANCE_BINS`` of either edge, and not the same one for both.
+    """Return True if each distribution has a mode within ``MODE_TOLERANCE_BINS`` of either edge, and not the same one for both.
 
     (..., n+1), (...), (...) -> (...) bool. Edges in bins.
     """

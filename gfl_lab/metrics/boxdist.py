@@ -28,13 +28,13 @@ def as_distribution(p: ArrayLike) -> Array:
 
 
 def expectation(p: ArrayLike) -> Array:
-    """Mean of each distribution, in bins: (..., n+1) -> (...). The decoded distance (arXiv 2006.04388, equation 5)."""
+    """Return the mean of each distribution, in bins: (..., n+1) -> (...). The decoded distance (arXiv 2006.04388, equation 5)."""
     array = as_distribution(p)
     return array @ np.arange(array.shape[-1], dtype=np.float64)
 
 
 def spread(p: ArrayLike) -> Array:
-    """Standard deviation of each distribution, in bins: (..., n+1) -> (...)."""
+    """Return the standard deviation of each distribution, in bins: (..., n+1) -> (...)."""
     array = as_distribution(p)
     bins = np.arange(array.shape[-1], dtype=np.float64)
     mean = array @ bins
@@ -42,13 +42,13 @@ def spread(p: ArrayLike) -> Array:
 
 
 def entropy(p: ArrayLike) -> Array:
-    """Shannon entropy of each distribution, in nats: (..., n+1) -> (...), from 0 to log(n+1). 0 log 0 is 0."""
+    """Return the Shannon entropy of each distribution, in nats: (..., n+1) -> (...), from 0 to log(n+1). 0 log 0 is 0."""
     array = as_distribution(p)
     return -(array * np.log(np.where(array > 0, array, 1.0))).sum(-1) + 0.0
 
 
 def tail_mass(p: ArrayLike) -> Array:
-    """Mass on the last bin n: (..., n+1) -> (...). A large one says that the side lies at or beyond the reach of the bins."""
+    """Return the mass on the last bin n: (..., n+1) -> (...). If it is large, the side lies at or beyond the reach of the bins."""
     return as_distribution(p)[..., -1].copy()
 
 
@@ -56,7 +56,7 @@ def tail_mass(p: ArrayLike) -> Array:
 
 
 def ideal_distribution(edges_bins: ArrayLike, probs: ArrayLike, n: int) -> Array:
-    """The distribution that minimises the expected DFL when the side is at ``edges_bins[k]`` with probability ``probs[k]``.
+    """Return the distribution that minimises the expected DFL when the side is at ``edges_bins[k]`` with probability ``probs[k]``.
 
     DFL is cross-entropy to the two-hot interpolation of the target (equation 6), so its minimiser is the mixture of these
     two-hots. Targets are clipped to [0, n - 0.1] first, as in training.
@@ -79,7 +79,7 @@ def ideal_distribution(edges_bins: ArrayLike, probs: ArrayLike, n: int) -> Array
 
 
 def wasserstein1(p: ArrayLike, q: ArrayLike) -> Array:
-    """Wasserstein-1 distance of two distributions on the same bins, in bins: (..., n+1), (..., n+1) -> (...)."""
+    """Return the Wasserstein-1 distance of two distributions on the same bins, in bins: (..., n+1), (..., n+1) -> (...)."""
     difference = np.cumsum(as_distribution(p) - as_distribution(q), axis=-1)
     return np.abs(difference[..., :-1]).sum(-1)
 
@@ -92,7 +92,7 @@ def _w1_weighted(positions: Array, signed_mass: Array) -> Array:
 
 
 def wasserstein1_points(p: ArrayLike, edges_bins: ArrayLike, probs: ArrayLike) -> Array:
-    """Wasserstein-1 distance of a distribution on bins to points with masses, in bins; exact, through the two CDFs.
+    """Return the Wasserstein-1 distance of a distribution on bins to points with masses, in bins; exact, through the two CDFs.
 
     Args:
         p: (..., n+1).
@@ -112,6 +112,6 @@ def wasserstein1_points(p: ArrayLike, edges_bins: ArrayLike, probs: ArrayLike) -
 
 
 def wasserstein1_dirac(distance: ArrayLike, edges_bins: ArrayLike, probs: ArrayLike) -> Array:
-    """Wasserstein-1 distance of a single predicted distance to points with masses, in bins: (...), (..., K), (..., K) -> (...)."""
+    """Return the Wasserstein-1 distance of a single predicted distance to points with masses, in bins: (...), (..., K), (..., K) -> (...)."""
     place = np.asarray(distance, np.float64)[..., None]
     return (np.asarray(probs, np.float64) * np.abs(np.asarray(edges_bins, np.float64) - place)).sum(-1)

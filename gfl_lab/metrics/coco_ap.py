@@ -7,7 +7,7 @@ images that each count w times (a bootstrap sample has some twice and some not a
 same score in the same image. For an image that stands w times, COCO ranks such a group w times in a row, and this module each of its members
 w times. With scores that differ, by however little, both agree; no order among equal scores is the right one.
 
-numpy only; AP is 0 to 100 where a docstring does not say otherwise.
+numpy only; AP is 0 to 100 unless a docstring has another range.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
 """Recall levels at which precision is read."""
 REPLICATES = 1000
-"""Bootstrap samples of the images by which the uncertainty of AP is told."""
+"""Number of bootstrap samples of the images, for the uncertainty of AP."""
 RESAMPLED: Mapping[str, tuple[int, ...]] = {"AP": tuple(range(10)), "AP50": (0,), "AP75": (5,)}
 """Metrics that are known on each sample, in the order of their columns, with the thresholds that they are the mean of."""
 _EPS = np.spacing(1)
@@ -31,7 +31,7 @@ _EPS = np.spacing(1)
 
 @dataclass(frozen=True)
 class Matches:
-    """What each detection met in its image, ranked by class and score; everything that AP over any images needs.
+    """The matches of each detection in its image, ranked by class and score; everything that AP over any images needs.
 
     D counts the detections that COCO looks at (at most ``max_dets`` for each image and class), T thresholds, K classes.
 
@@ -61,7 +61,7 @@ class Matches:
         return _Ranking.of(self)
 
     def precision(self, weights: np.ndarray | None = None) -> np.ndarray:
-        """Mean precision over recall levels at each threshold and class.
+        """Return the mean precision over recall levels at each threshold and class.
 
         Args:
             weights: (I,) whole numbers >= 0: how often each image counts. None: once.
@@ -74,12 +74,12 @@ class Matches:
         return self._ranking.precision(np.asarray(weights, np.int64))
 
     def ap(self, weights: np.ndarray | None = None) -> float:
-        """AP over thresholds and classes; NaN when no image has a box."""
+        """Return AP over thresholds and classes; NaN when no image has a box."""
         return mean_ap(self.precision(weights))
 
 
 def resample(matches: Matches, replicates: int = REPLICATES, seed: int = 0) -> np.ndarray:
-    """AP, AP50 and AP75 on bootstrap samples of the images; of equal scores within an image see the top of this module.
+    """Return AP, AP50 and AP75 on bootstrap samples of the images; for equal scores within an image see the top of this module.
 
     The samples follow from the number of images and ``seed`` alone: of two trials over the same images, the same row is of the
     same images, so that rows may be subtracted.
@@ -97,7 +97,7 @@ def resample(matches: Matches, replicates: int = REPLICATES, seed: int = 0) -> n
 
 
 def mean_ap(precision: np.ndarray) -> float:
-    """AP from the (T, K) of ``Matches.precision``, or of some of its rows; NaN when no class has a box."""
+    """Return AP from the (T, K) of ``Matches.precision``, or of some of its rows; NaN when no class has a box."""
     known = precision[~np.isnan(precision)]
     return 100 * float(known.mean()) if len(known) else float("nan")
 
@@ -162,7 +162,7 @@ class _Ranking:
 
 
 def _needed(boxes: np.ndarray) -> np.ndarray:
-    """(K, R) how many right detections reach each recall level, decided by the same division that COCO compares."""
+    """Return (K, R): the number of right detections that reach each recall level, decided by the same division that COCO compares."""
     count = boxes[:, None]
     least = np.ceil(RECALLS * count).astype(np.int64)
     safe = np.maximum(count, 1)

@@ -67,7 +67,7 @@ def match(records: Records, area: str = "all") -> Matches:
 
 
 def _rank(group: np.ndarray) -> np.ndarray:
-    """Position of each element in its run of equal values."""
+    """Return the position of each element in its run of equal values."""
     if not len(group):
         return np.zeros(0, np.int64)
     first = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
@@ -77,7 +77,7 @@ def _rank(group: np.ndarray) -> np.ndarray:
 def _match_groups(
     det_group: np.ndarray, det_rank: np.ndarray, det_box: np.ndarray, gt_group: np.ndarray, gt_box: np.ndarray, gt_ignored: np.ndarray, gt_crowd: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Greedy matching in all groups (an image and a class) at once, rank by rank.
+    """Match greedily in all groups (an image and a class) at once, rank by rank.
 
     Groups come with ascending numbers, detections in them by rank, boxes in them with the ignored ones last. Groups of like
     numbers of boxes are padded to one width.
@@ -122,12 +122,12 @@ def _match_groups(
 
 
 def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(N, M) IoU of (N, 4) with (M, 4) boxes, xyxy."""
+    """Return (N, M) IoU of (N, 4) with (M, 4) boxes, xyxy."""
     return _iou(boxes.astype(np.float64), np.broadcast_to(others, (len(boxes), *others.shape)), np.zeros((len(boxes), len(others)), bool))
 
 
 def _iou(det: np.ndarray, gt: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """IoU of (n, 4) detections with (n, P, 4) boxes, xyxy; over a crowd the share of the detection that lies in it."""
+    """Return IoU of (n, 4) detections with (n, P, 4) boxes, xyxy; over a crowd the share of the detection that lies in it."""
     det = det[:, None]
     det_size, gt_size = det[..., 2:] - det[..., :2], gt[..., 2:] - gt[..., :2]
     inner = np.minimum(det[..., 2:], gt[..., 2:]) - np.maximum(det[..., :2], gt[..., :2])

@@ -36,13 +36,13 @@ class Records:
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray]) -> Records:
-        """From the arrays of an eval.npz. Raises KeyError where one is missing."""
+        """Return the records in the arrays of an eval.npz. Raises KeyError if one is missing."""
         columns = {name: np.asarray(arrays[name]) for name in _ARRAYS}
         limit = int(arrays["max_dets"]) if "max_dets" in arrays else 100
         return cls(**columns, classes=tuple(map(str, arrays["classes"])), max_dets=limit)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays of an eval.npz, ``of`` in reverse."""
+        """Return the arrays of an eval.npz, ``of`` in reverse."""
         columns = {name: getattr(self, name) for name in _ARRAYS}
         return columns | {"classes": np.array(self.classes), "max_dets": np.array(self.max_dets)}
 

@@ -1,4 +1,4 @@
-"""What a detector's AP is lost to: six types of error, and how much AP50 each costs.
+"""Six types of error of a detector, and the AP50 that each costs.
 
 The types and the oracle that corrects each are those of TIDE (Bolya et al., ECCV 2020, arXiv 2008.08115, sections 2.2 and 2.3), at an
 IoU of 0.5: a detection is right where it takes a box of its class; what overlaps a box by 0.1 to 0.5 is badly localised. Tests hold
@@ -57,7 +57,7 @@ class Errors:
         return counted | {TYPES[-1]: int(self.missed.sum())}
 
     def corrected(self, name: str) -> Matches:
-        """The matches if all errors of one type were put right."""
+        """Return the matches with all errors of one type corrected."""
         if name == TYPES[-1]:
             return dataclasses.replace(self.found, gt_image=self.found.gt_image[~self.missed], gt_label=self.found.gt_label[~self.missed])
         of_type = self.kind == TYPES.index(name)
@@ -119,7 +119,7 @@ def errors_of(records: Records) -> Errors:
 
 
 def _sort(iou: np.ndarray, same: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Type and box of each wrong detection of one image; the first type in TIDE's order that fits.
+    """Return type and box of each wrong detection of one image; the first type in TIDE's order that fits.
 
     Args:
         iou: (n, G). same: (n, G) whether the class is the box's. used: (G,) whether the box was found.
@@ -138,7 +138,7 @@ def _sort(iou: np.ndarray, same: np.ndarray, used: np.ndarray) -> tuple[np.ndarr
 
 
 def _best_of_each(score: np.ndarray, target: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """Of the candidates for one box the one with the highest score; (D,) bool."""
+    """Return the candidate with the highest score for each box; (D,) bool."""
     best = np.zeros(len(score), bool)
     index = np.flatnonzero(candidates)
     index = index[np.lexsort((-score[index], target[index]))]
@@ -147,7 +147,7 @@ def _best_of_each(score: np.ndarray, target: np.ndarray, candidates: np.ndarray)
 
 
 def costs(errors: Errors, weights: np.ndarray | None = None) -> dict[str, float]:
-    """AP50 points that each type of error costs: AP50 with all of that type corrected, minus AP50.
+    """Return AP50 points that each type of error costs: AP50 with all of that type corrected, minus AP50.
 
     The parts do not add up to what is missing to 100, since correcting one error changes what another one costs.
 
@@ -159,7 +159,7 @@ def costs(errors: Errors, weights: np.ndarray | None = None) -> dict[str, float]
 
 
 def resampled_costs(errors: Errors, replicates: int = REPLICATES, seed: int = 0) -> dict[str, np.ndarray]:
-    """(replicates,) of each type's cost on bootstrap samples of the images, the samples of ``coco_ap.resample``."""
+    """Return (replicates,) of each type's cost on bootstrap samples of the images, the samples of ``coco_ap.resample``."""
     images = len(errors.found.image_ids)
     corrected = {name: errors.corrected(name) for name in TYPES}
     rng = np.random.default_rng(seed)

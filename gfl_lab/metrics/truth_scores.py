@@ -1,4 +1,4 @@
-"""Scores of a trial's box distributions against the true edges that the data know (docs/box-distributions.md)."""
+"""Scores of a trial's box distributions against the ground-truth edges (docs/box-distributions.md)."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class TruthScores:
     clear_sides: int
 
     def metrics(self) -> dict[str, float]:
-        """The scores that are defined, by metric key (``naming.TRUTH_METRICS``)."""
+        """Return the scores that are defined, by metric key (``naming.TRUTH_METRICS``)."""
         return {key: value for key in ("two_mode_recall", "false_bimodality", "wasserstein") if (value := getattr(self, key)) is not None}
 
     def counts(self) -> dict[str, int]:
-        """How many boxes and sides stand behind the scores."""
+        """Return the numbers of boxes and sides behind the scores."""
         return {key: value for key, value in asdict(self).items() if isinstance(value, int)}
 
 
 def _stack_sides(probs: Any, rows: int) -> Array | None:
-    """(N, 4, n+1) from an array or a column of flat lists, side-major; None for Dirac rows (empty lists)."""
+    """Return (N, 4, n+1) from an array or a column of flat lists, side-major; None for Dirac rows (empty lists)."""
     if probs is None:
         return None
     array = np.stack([np.asarray(row, np.float64) for row in probs]) if rows else np.zeros((0, 0))

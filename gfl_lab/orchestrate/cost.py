@@ -1,4 +1,4 @@
-"""What trials will cost, and on what that estimate rests (docs/cost.md)."""
+"""Estimates of the cost of trials, and their sources (docs/cost.md)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gfl_lab.spec.settings import INPUT, MODEL, Settings, group_of
 from gfl_lab.spec.shorthand import trains_dfl
 
 HISTORY, WARM_UP, HINT, NOTHING = "history", "warm-up", "profile", "nothing"
-"""What an estimate can rest on, the best first."""
+"""Sources of an estimate, the best first."""
 
 _SHAPE = (
     *(key for key in Settings.model_fields if group_of(key) in (MODEL, INPUT) and key != "init_weights"),

@@ -31,12 +31,12 @@ class Damaged:
 
     @property
     def rewritten(self) -> bool:
-        """Whether the manifest, or a component beside it, is to be written anew."""
+        """True if the manifest, or a component beside it, is to be written anew."""
         return any(each.cure is Cure.REWRITE for each in self.found)
 
     @property
     def evaluated(self) -> bool:
-        """Whether its records can be made again from the last checkpoint."""
+        """True if its records can be made again from the last checkpoint."""
         return not self.lost and any(each.cure is Cure.EVALUATE for each in self.found)
 
     @property
@@ -51,10 +51,10 @@ class Damaged:
 
 
 def examine(trial: TrialDir, state: TrialState, checked: Checked | None = None) -> Damaged | None:
-    """The damage of a trial that has finished, also of one whose result cannot be read any more; None for all others.
+    """Return the damage of a finished trial, also of one with an unreadable result; None for all others.
 
     Args:
-        checked: knows which trials have passed before; None reads everything.
+        checked: the trials that have passed before; None reads everything.
     """
     if state not in (TrialState.DONE, TrialState.INTERRUPTED) or not has_finished(trial):
         return None
@@ -69,7 +69,7 @@ def examine(trial: TrialDir, state: TrialState, checked: Checked | None = None) 
 
 
 def examine_all(trials: Sequence[Trial], states: Mapping[str, TrialState], tree: RunTree, checked: Checked) -> dict[str, Damaged]:
-    """The damaged ones of a plan's trials, by id. Trials that have passed are remembered for the next command."""
+    """Return the damaged ones of a plan's trials, by id. Trials that have passed are recorded for the next command."""
     found = {trial.id: examine(tree.trial(trial.id), states[trial.id], checked) for trial in trials}
     checked.save()
     return {trial: each for trial, each in found.items() if each is not None}

@@ -67,7 +67,7 @@ def push_dataset(storage: Storage, digest: str, paths: Mapping[str, str], say: C
 
 
 def _archives(members: Mapping[str, Path]) -> Iterator[tuple[BinaryIO, str]]:
-    """Temporary tar files over ``members``, the same ones for the same content, each with its name."""
+    """Yield temporary tar files over ``members``, the same ones for the same content, each with its name."""
     waiting = deque(members.items())
     while waiting:
         with tempfile.TemporaryFile(prefix="gfl-lab-") as file:
@@ -85,7 +85,7 @@ def _archives(members: Mapping[str, Path]) -> Iterator[tuple[BinaryIO, str]]:
 
 
 def fetch_dataset(storage: Storage, digest: str, cache: Path) -> dict[str, str]:
-    """The paths of a data set under ``cache / digest``, fetched unless it is there. Processes of a node wait for each other.
+    """Return the paths of a data set under ``cache / digest``; fetch it if it is missing. Processes of a node wait for each other.
 
     Raises:
         StoreError: it is not in the storage, or damaged there. ResourceError: the storage cannot be reached.
@@ -152,7 +152,7 @@ def push_weights(storage: Storage, digest: str, path: Path) -> None:
 
 
 def fetch_weights(storage: Storage, digest: str, cache: Path) -> Path:
-    """A file of initial weights under ``cache``, fetched unless it is there.
+    """Return a file of initial weights under ``cache``; fetch it if it is missing.
 
     Raises:
         StoreError: it is not in the storage, or damaged there. ResourceError: the storage cannot be reached.

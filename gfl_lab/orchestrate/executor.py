@@ -5,7 +5,7 @@
     for ended in executor.results(watch): until every job that was submitted has ended
     executor.close()
 
-How a trial ended stands in its run directory. An executor tells only *that* it ended, and what went wrong outside of it.
+How a trial ended stands in its run directory. An executor reports only *that* it ended, and errors outside of it.
 ``tests/test_executors.py`` holds each executor to this.
 """
 
@@ -69,7 +69,7 @@ class Executor(Protocol):
             watch: called in this thread, several times a second while trials run. It may submit, and create stop files.
 
         Raises:
-            ResourceError: what runs the trials could not start, or does not answer any more. Whatever ``watch`` raises.
+            ResourceError: the workers could not start, or no longer answer. Errors of ``watch`` pass through.
         """
         ...
 

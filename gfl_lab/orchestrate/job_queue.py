@@ -33,7 +33,7 @@ class JobQueue:
 
     def __init__(self, should_stop: Callable[[], bool]) -> None:
         self.events: SimpleQueue[Ended | BaseException | None] = SimpleQueue()
-        """What has ended; an exception that ended the loop; None when the loop is over, and what has not ended will not run."""
+        """A job that has ended; an exception that ended the loop; or None when the loop is over and the other jobs will not run."""
         self._should_stop, self._closed = should_stop, False
         self._waiting: SimpleQueue[_Handed | Job] = SimpleQueue()
         self._handed: dict[str, _Handed] = {}
@@ -49,16 +49,16 @@ class JobQueue:
 
     @property
     def over(self) -> bool:
-        """Whether no job is handed out any more."""
+        """True if no job is handed out any more."""
         return self._closed or self._should_stop()
 
     @property
     def idle(self) -> bool:
-        """Whether no worker has a job."""
+        """True if no worker has a job."""
         return not self._running
 
     def hand_out(self, name: str, wait_s: float) -> Job | None:
-        """Return the next job; None if there is none. Where the scheduler has nothing to do at all, it waits ``wait_s`` for one."""
+        """Return the next job; None if there is none. If the scheduler has nothing to do at all, wait ``wait_s`` for one."""
         try:
             found = self._waiting.get_nowait() if self._handed else self._waiting.get(timeout=wait_s)
         except Empty:

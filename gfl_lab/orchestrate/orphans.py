@@ -1,4 +1,4 @@
-"""What dead drivers left behind: processes, half-written files, Ray's session folders. Found here, removed by doctor and gc."""
+"""Leftovers of killed drivers: processes, half-written files, Ray's session folders. Found here, removed by doctor and gc."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ OLD_S = 3600.0
 
 @dataclass(frozen=True)
 class Orphan:
-    """A process of a trial whose driver has gone. The start time tells it from a later process of the same pid."""
+    """A process of a trial whose driver has gone. The start time distinguishes it from a later process of the same pid."""
 
     pid: int
     started: float
     log: str
 
     def kill(self) -> bool:
-        """Kill it, if it still is that process. Whether it was."""
+        """Kill the process if its identity still matches; return whether it did."""
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(self.pid)
             if process.create_time() == self.started:
@@ -47,7 +47,7 @@ class Orphan:
 
 
 def orphans() -> list[Orphan]:
-    """This user's processes that start or run trials, and that nobody holds any more.
+    """Return this user's processes that start or run trials and have lost their driver.
 
     A server that starts trials is held by whoever has the other end of its stdin; what it forked is held while it is. They
     end with their holder by themselves; what is found here escaped that, as loader processes of a trial whose guard was killed can.
@@ -71,7 +71,7 @@ def orphans() -> list[Orphan]:
 
 
 def _held(pid: int, parent: int) -> bool:
-    """Whether ``parent`` has the other end of the pipe that is the stdin of ``pid``."""
+    """Return True if ``parent`` has the other end of the pipe that is the stdin of ``pid``."""
     pipe = _link(pid, 0)
     if not pipe.startswith("pipe:"):
         return False
@@ -93,12 +93,12 @@ def _link(pid: int, number: int) -> str:
 
 
 def stale_leases(tree: RunTree) -> list[TrialDir]:
-    """Trials with a lease of a dead process."""
+    """Return the trials with a lease of a dead process."""
     return [trial for trial in tree.trials() if trial.file(naming.LEASE).exists() and not trial.lease_alive()]
 
 
 def temporary_files(tree: RunTree) -> Iterator[Path]:
-    """Half-written files and warm-ups that nobody goes on with: older than ``OLD_S``, in no trial that runs."""
+    """Return half-written files and warm-ups that are left over: older than ``OLD_S``, in no trial that runs."""
     found: list[Path] = []
     for trial in tree.trials():
         if not trial.lease_alive():
@@ -109,7 +109,7 @@ def temporary_files(tree: RunTree) -> Iterator[Path]:
 
 
 def through_link(path: Path, root: Path) -> bool:
-    """Whether the way from ``root`` to ``path`` leads over a symbolic link, so that it may leave the tree."""
+    """Return True if the way from ``root`` to ``path`` leads over a symbolic link, so that it may leave the tree."""
     return any(part.is_symlink() for part in (path, *path.parents) if part.is_relative_to(root) and part != root)
 
 

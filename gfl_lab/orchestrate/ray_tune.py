@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 WATCH_S = 0.2
 NODES_S = 5.0
-"""How often a cluster is asked for its nodes."""
+"""Seconds between two requests for a cluster's nodes."""
 
 GONE_END_S = 5.0
 """How long leaving a cluster may take whose head does not answer: Ray ends this process a minute after the last answer."""
@@ -119,7 +119,7 @@ class TuneExecutor:
         if wait and self._thread.ident is not None:
             self._thread.join(GONE_END_S if self._ray.gone else None)
 
-    # --- the thread that Ray lives with -----------------------------------------------------------
+    # --- the thread of Ray ---------------------------------------------------------------------
 
     def _own(self) -> None:
         """Start Ray, and close it when the executor is closed."""
@@ -165,7 +165,7 @@ class TuneExecutor:
     # --- Tune's thread ----------------------------------------------------------------------------
 
     def _schedule(self) -> None:
-        """Run Tune until the executor is closed or stopped. What has not ended then is told of by None."""
+        """Run Tune until the executor is closed or stopped. A None at the end stands for the jobs that have not ended."""
         storage = tempfile.mkdtemp(prefix="tune-", dir=scratch_dir())
         try:
             self._tuner(storage).fit()

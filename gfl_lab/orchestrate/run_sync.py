@@ -9,7 +9,7 @@
 The driver's run tree stays the truth that people read: before a run it fetches what others have done, during the run what its
 trials have written. A node has a scratch tree: it fetches the trial with its checkpoint, so that a trial that moved goes on,
 trains in it, and puts what has changed every few seconds. A node that has lost its trial to another one stops and puts nothing
-any more. A result that says done is never replaced.
+any more. The result of a finished trial is never replaced.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ def lease_name(trial_id: str) -> str:
 
 
 def stop_name(run: str, stop_file: str) -> str:
-    """Name of the object that asks what looks for ``stop_file`` to stop."""
+    """Return the name of the object that stands for ``stop_file``."""
     return f"stop/{run}/{Path(stop_file).name.lstrip('.')}"
 
 
 def exchanged(names: Iterable[str]) -> list[str]:
-    """Of the names in a trial's folder those that its node puts, in that order.
+    """Return, in their order, those names of a trial's folder that its node puts into the storage.
 
     Metrics go before the checkpoint, which may never be ahead of them; the result last of all.
     """
@@ -86,12 +86,12 @@ def exchanged(names: Iterable[str]) -> list[str]:
 
 
 def local_names(folder: Path) -> list[str]:
-    """``exchanged`` of what lies in a local folder."""
+    """Return ``exchanged`` of the names in a local folder."""
     return exchanged(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
 
 
 def is_done(trial: TrialDir) -> bool:
-    """Whether the trial's result says so, whoever holds its lease."""
+    """Return True if the trial's result is that of a finished one, whatever its lease."""
     with contextlib.suppress(StoreError):
         result = trial.result()
         return isinstance(result, Done) and result.metrics is not None
@@ -101,7 +101,7 @@ def is_done(trial: TrialDir) -> bool:
 def take_over(synced: Synced, listed: dict[str, Stamp]) -> None:
     """Make the local run directory what the one in the storage is, if that one has changed since both were equal.
 
-    Where it has no checkpoint, but the local one has, the local one is kept: it is further.
+    If it has no checkpoint, but the local one has, the local one is kept: it is further.
 
     Raises:
         ResourceError, StoreError, OSError: as Synced.pull; what has been fetched is whole, and a later call goes on.
@@ -144,7 +144,7 @@ class TransferThrottle:
 
 
 class DriverSide:
-    """What a driver does with the storage. Methods that fail raise ResourceError, naming the storage.
+    """The driver's side of the storage. Methods that fail raise ResourceError, naming the storage.
 
     Args:
         tree: the driver's run tree.
@@ -163,7 +163,7 @@ class DriverSide:
         self._thread: threading.Thread | None = None
 
     def refresh(self, trial_ids: Iterable[str]) -> None:
-        """Before anything is planned: fetch what the storage knows of trials that are not done here, leases too."""
+        """Fetch, before anything is planned, everything in the storage on trials that are not done here, leases too."""
         self.storage.prepare()
         leases = self.storage.list("leases")
         known = self.storage.list("trials", deep=True)
@@ -181,7 +181,7 @@ class DriverSide:
         _each(one, trials)
 
     def fetch_again(self, trial_ids: Iterable[str]) -> None:
-        """Fetch every file of these trials that the storage has, whatever is here, where its result there says done."""
+        """Fetch every file of these trials that the storage has, whatever is here, if it has finished there."""
 
         def one(trial: TrialDir) -> None:
             listed = self.storage.list(trial_folder(trial.id))
@@ -293,7 +293,7 @@ class DriverSide:
             take_over(self._sync(trial), listed)
 
     def _pull_lease(self, trial: TrialDir, leases: dict[str, Stamp]) -> None:
-        """The lease here is what it is there; its file's time is when it was renewed there."""
+        """Make the local lease the storage's; the time of its file is the time when it was renewed there."""
         name, path = f"{trial.id}.json", trial.file(naming.LEASE)
         if name not in leases:
             if (lease := trial.lease()) and lease.run:  # a node's; another one is of a process on this machine

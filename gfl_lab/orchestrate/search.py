@@ -1,4 +1,4 @@
-"""The driver's side of a search, whatever runs its trials: asks Optuna, keeps the ledger, decides what is stopped early.
+"""The driver's side of a search, whatever runs its trials: suggestions from Optuna, the ledger, and the pruner.
 
 Every suggestion is drawn with a seed of its own, from the search's seed and the suggestion's number. So what is suggested
 depends on the numbers known at that moment alone: with one trial at a time, a search that was killed and goes on suggests
@@ -84,12 +84,12 @@ class SearchState:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more is to be handed out: as many trials have ended, or are on their way, as were asked for."""
+        """True if no more trials are handed out: as many have ended, or are on their way, as were asked for."""
         live = sum(not self.ledger.suggestions[number].final for number in self._handed_out)
         return self.ledger.ended + live >= self.ledger.trials or (self.ledger.exhausted and not self._waiting())
 
     def next(self) -> Suggestion | None:
-        """The next trial to run: what was begun and has not ended first, then what Optuna suggests. None when it is ``over``."""
+        """Return the next trial to run: first those that have begun and not ended, then Optuna's suggestions. None when it is ``over``."""
         while not self.over:
             entry = next(iter(self._waiting()), None) or self._draw()
             if entry is None:
@@ -116,7 +116,7 @@ class SearchState:
         return [entry for entry in self.ledger.suggestions if entry.state is Outcome.OPEN and entry.number not in self._handed_out]
 
     def _draw(self) -> Suggestion | None:
-        """A suggestion whose trial is new to this search; None when there seems to be no more."""
+        """Return a suggestion whose trial is new to this search; None when there seems to be no more."""
         for _ in range(MAX_IDLE):
             trial = self._study.ask(self._distributions)
             drawn = {key: trial.params[key] for key in self.dimensions}
@@ -160,7 +160,7 @@ class SearchState:
         return False
 
     def ended(self, number: int) -> None:
-        """Take in how a trial's process ended, from its run directory. What was interrupted, or is run by another driver, stays open."""
+        """Take in how a trial's process ended, from its run directory. Interrupted trials, and trials of another driver, stay open."""
         entry = self.ledger.suggestions[number]
         if entry.final:
             return
@@ -196,7 +196,7 @@ class SearchState:
                     self.stop_file(self.ledger.suggestions[number]).touch()
 
     def stop_file(self, entry: Suggestion) -> Path:
-        """The file that asks one trial to stop: each has its own, and no other driver's trials look at it."""
+        """Return the file that asks one trial to stop: each has its own, and trials of another driver do not look at it."""
         return self.folder / naming.stop_request(entry.trial)
 
     def _follower(self, entry: Suggestion) -> Follower:
@@ -206,7 +206,7 @@ class SearchState:
         return self._follow[entry.number]
 
     def _tell(self, entry: Suggestion) -> None:
-        """What Optuna is told: stopped ones as pruned, at their last epoch; so are those that the settings themselves break."""
+        """Report an end to Optuna: stopped trials as pruned at their last epoch, and so are those that the settings themselves break."""
         from optuna.trial import TrialState as State
 
         trial = self._trials[entry.number]
@@ -235,7 +235,7 @@ class Follower:
         self._offset, self._seen = 0, 0
 
     def look(self, final: bool = False) -> Iterator[tuple[int, float]]:
-        """(epoch, value) of what is new, in order, each epoch once."""
+        """Return (epoch, value) of the new epochs, in order, each once."""
         lines, self._offset = read_metric_lines(self.path, 0 if final else self._offset)
         for line in lines:
             value = _number(line.metrics.get(self.metric)) if line.evaluates else None
@@ -280,7 +280,7 @@ def run_search(state: SearchState, begin: Begin, executor: Executor, should_stop
     room for it, and each metric counts when its line has been read.
 
     Returns:
-        What went wrong outside of the trials, each sentence once.
+        Errors outside of the trials, each sentence once.
 
     Raises:
         OSError, GflLabError: what the state raised, such as a full disk, or the executor: ResourceError.
@@ -310,7 +310,7 @@ def run_search(state: SearchState, begin: Begin, executor: Executor, should_stop
 
 
 def open_ledger(folder: Path, definition: dict[str, Any], trials: int, *, look: bool = False) -> tuple[SearchFile, list[str]]:
-    """The ledger to go on with, and notes for the user. One of another search of this name is moved to ``previous/`` with its tables.
+    """Return the ledger to go on with, and notes for the user. One of another search of this name is moved to ``previous/`` with its tables.
 
     Args:
         look: move nothing.
@@ -341,7 +341,7 @@ def _archive(folder: Path, name: str) -> Path:
 
 
 def sampler(seed: int) -> Any:
-    """Optuna's default sampler (TPE), seeded anew for each suggestion from ``seed`` and its number."""
+    """Return Optuna's default sampler (TPE), seeded anew for each suggestion from ``seed`` and its number."""
     import numpy as np
     from optuna.samplers import BaseSampler, TPESampler
 
@@ -361,7 +361,7 @@ def sampler(seed: int) -> Any:
 
 
 def _final(trial: TrialDir, metric: str) -> float | None:
-    """A final metric of a finished trial."""
+    """Return the final metric of a finished trial."""
     result = trial.result()
     return (result.metrics or {}).get(metric) if isinstance(result, Done) else None
 

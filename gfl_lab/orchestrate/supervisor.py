@@ -36,7 +36,7 @@ has only lost the cluster, Ray ends it there after a minute."""
 
 @dataclass(frozen=True)
 class Job:
-    """What an executor is given: where a trial lives and how to call what runs it.
+    """The work of an executor: the folder of a trial, and the function that runs it.
 
     Args:
         path: the run directory, with a manifest.
@@ -61,7 +61,7 @@ class Attempts:
         self._lost, self._reached = 0, len(trial.metric_lines())
 
     def another(self, kind: FailureKind) -> bool:
-        """Whether a trial that failed in this way is to be run again now. For want of memory, it is made to take less of it."""
+        """Return True if a trial that failed in this way is to be run again now. After running out of memory, it gets smaller batches."""
         if RETRY[kind] is Retry.IN_PARTS:
             return self._in_more_parts()
         if RETRY[kind] is Retry.GO_ON:
@@ -74,7 +74,7 @@ class Attempts:
         return False
 
     def another_after(self, state: TrialState) -> bool:
-        """The same for a trial that has written its result."""
+        """Return ``another`` for a trial that has written its result."""
         try:
             result = self._trial.result() if state is TrialState.FAILED else None
             return isinstance(result, Failed) and self.another(FailureKind(result.failure.kind))
@@ -97,7 +97,7 @@ class Attempts:
 
 
 def oom_kills() -> int:
-    """How many processes the kernel has killed for want of memory, in this control group (where one can see it) or on this host."""
+    """Return the number of processes that the kernel has killed for want of memory, in this control group if possible, else on this host."""
     with contextlib.suppress(OSError):
         group = next((line.split("::", 1)[1].strip("/\n") for line in open("/proc/self/cgroup") if line.startswith("0::")), "")
         for folder in (Path("/sys/fs/cgroup") / group, Path("/sys/fs/cgroup")):
@@ -174,7 +174,7 @@ class TrialProcess:
         self._server = Server(preload, threads)
 
     def run(self, job: Job) -> TrialState:
-        """Run a trial to its end: done, failed or interrupted. Failures that ``RETRY`` says so of are tried again.
+        """Run a trial to its end: done, failed or interrupted. Failures are tried again as ``RETRY`` has it.
 
         A trial that another driver runs (two experiments may share it) is left to it, and nothing of it is touched: running.
 
@@ -205,7 +205,7 @@ class TrialProcess:
 
     @staticmethod
     def _wait_for_lease(trial: TrialDir) -> None:
-        """The process of a killed actor takes a moment to die; starting before would meet its lease."""
+        """Wait for the lease: the process of a killed actor takes a moment to die, and still holds it."""
         end = time.monotonic() + LEASE_WAIT_S
         while trial.lease_alive() and time.monotonic() < end:
             time.sleep(0.1)

@@ -16,7 +16,7 @@ from gfl_lab.spec.trial import TrialSpec
 
 
 class Trainings:
-    """Which finished trial of a tree has the weights that another trial would train.
+    """The finished trials of a tree whose weights other trials would train.
 
     Args:
         trials: that are to run. tree: where finished ones are looked for, whichever experiment they are of.
@@ -31,11 +31,11 @@ class Trainings:
                 self._finished.setdefault(training, trial_id)
 
     def weights_of(self, trial: str) -> str:
-        """The finished trial whose final weights serve this one; empty where there is none."""
+        """Return the finished trial whose final weights serve this one; empty if there is none."""
         return self._finished.get(self._training.get(trial, ""), "")
 
     def evaluated(self) -> dict[str, str]:
-        """Trials that are not trained themselves, each with the trial whose weights it evaluates, finished or still to run."""
+        """Return the trials that are not trained themselves, each with the trial whose weights it evaluates, finished or still to run."""
         first = dict(self._finished)
         found = {}
         for trial, training in self._training.items():
@@ -44,7 +44,7 @@ class Trainings:
         return found
 
     def next_ones(self, waiting: Sequence[Trial]) -> list[Trial]:
-        """Those that can run now: one of each training, and all whose weights are there."""
+        """Return the trials that can run now: one of each training, and all whose weights are there."""
         for trial_id, training in self._training.items():
             if training not in self._finished and usable(self._tree.trial(trial_id)):
                 self._finished[training] = trial_id
@@ -58,7 +58,7 @@ class Trainings:
         return ready
 
     def jobs(self, jobs: Iterable[Job]) -> list[Job]:
-        """The jobs, each told of the trial whose weights it may evaluate."""
+        """Return the jobs, each with the trial whose weights it may evaluate."""
         found = []
         for job in jobs:
             donor = self.weights_of(job.path.rpartition("/")[2])
@@ -67,7 +67,7 @@ class Trainings:
 
 
 def finished_trainings(tree: RunTree, like: Sequence[TrialSpec]) -> dict[str, str]:
-    """Training ids, by trial, of the finished trials with usable weights that share a training with one of ``like``."""
+    """Return the training ids, by trial, of the finished trials with usable weights that share a training with one of ``like``."""
     wanted = {spec.training_id for spec in like}
     keys = {(spec.seed, spec.data.digest, spec.code, spec.weights_digest) for spec in like}
     found: dict[str, str] = {}
@@ -91,9 +91,9 @@ def usable(trial: TrialDir) -> bool:
 
 
 def needed_by_others(tree: RunTree) -> set[str]:
-    """Finished trials whose weights an unfinished trial is going to evaluate.
+    """Return the finished trials whose weights an unfinished trial is going to evaluate.
 
-    Manifests say which there are: a run writes those of all its trials before it starts the first one.
+    They are found by their manifests: a run writes those of all its trials before it starts the first one.
     """
     waiting: list[TrialSpec] = []
     for trial in tree.trials():

@@ -1,6 +1,6 @@
 """The classes that Ray Tune calls: the actor of a trial, and what connects Tune's loop to a queue of jobs. Imports Ray.
 
-Tune pickles what it is given into a folder that nobody reads; the queue cannot be pickled and need not be.
+Tune pickles what it is given into a folder that is never read; the queue cannot be pickled and need not be.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Handover(_Unpickled, Searcher):
         """Write nothing: run directories hold everything."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Never called: each executor has a new Tuner."""
+        """Do nothing: it is never called, since each executor has a new Tuner."""
 
 
 class Begun(_Unpickled, tune.Callback):
@@ -98,7 +98,7 @@ class TrialActor(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Run the trial to its end. One that was asked to stop meanwhile does not begin."""
+        """Run the trial to its end. After a request to stop it does not begin."""
         if os.path.exists(self.job.kwargs.get("stop_file", "")):
             return {"done": True}
         try:

@@ -1,4 +1,4 @@
-"""From an experiment to the list of its trials: expanded, named by content, compared with what is published. Pure."""
+"""Turn an experiment into the list of its trials: expanded, named by content, compared with published rows. Pure."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class PlanInputs:
-    """What a plan depends on beside experiment, profile and data.
+    """Inputs of a plan beside experiment, profile and data.
 
     Attributes:
         source: name of the experiment file, for messages.
@@ -237,7 +237,7 @@ def _messages(error: ValidationError) -> list[str]:
 
 
 def _refusal(message: str, names: list[str], profile: Profile, source: str, named: bool) -> Problem:
-    """One problem for all variants that break the same rule."""
+    """Return one problem for all variants that break the same rule."""
     which = (
         f"variant {names[0]}" if len(names) == 1 else f"{len(names):,} variants ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
     )
@@ -246,6 +246,6 @@ def _refusal(message: str, names: list[str], profile: Profile, source: str, name
 
 
 def steps_of(settings: Mapping[str, Any] | Settings, train_images: int) -> int:
-    """Iterations of a trial: epochs times batches, the last batch of an epoch may be smaller."""
+    """Return the iterations of a trial: epochs times batches. The last batch of an epoch may be smaller."""
     batch_size = settings["batch_size"] if isinstance(settings, Mapping) else settings.batch_size
     return total_epochs(settings) * -(-train_images // batch_size)

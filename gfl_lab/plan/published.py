@@ -15,7 +15,7 @@ COCO_VALIDATION = "coco_minival"
 
 
 def matching_row(settings: Settings, table: PublishedTable) -> PublishedRow | None:
-    """The row of ``table`` whose settings a variant has: of several, the one that states most; None when there is none."""
+    """Return the row of ``table`` with the settings of a variant; the most specific of several; None if there is none."""
     values = settings.model_dump(mode="json")
     matches = [
         row for row in table.rows if not row.why_not and all(key in values and values[key] == value for key, value in row.settings.items())
@@ -24,13 +24,13 @@ def matching_row(settings: Settings, table: PublishedTable) -> PublishedRow | No
 
 
 def differences(settings: Settings, table: PublishedTable, row: PublishedRow) -> list[str]:
-    """Names of the settings that are not those of ``row``: its own over its table's over the defaults, which are the paper's."""
+    """Return the names of the settings that differ from ``row``: its own over its table's over the defaults, which are the paper's."""
     published = resolve_settings(table.settings, row.settings)
     return [key for key in Settings.model_fields if getattr(settings, key) != getattr(published, key)]
 
 
 def reference(settings: Settings, profile: Profile, data: DataSpec, published: PublishedTable) -> Reference | None:
-    """The published row whose settings agree with the variant's, and whether ours may be compared with it.
+    """Return the published row whose settings agree with the variant's, and whether ours may be compared with it.
 
     It may when the data have COCO's counts, the row is of COCO's validation images, and no setting differs from those that
     the row was made with.
@@ -59,7 +59,7 @@ def reference(settings: Settings, profile: Profile, data: DataSpec, published: P
 
 
 def looks_like_coco(data: DataSpec) -> bool:
-    """Whether the data are COCO 2017 by their counts: 80 classes, 5,000 validation and about 118,000 training images."""
+    """Return True if the data are COCO 2017 by their counts: 80 classes, 5,000 validation and about 118,000 training images."""
     return len(data.classes) == 80 and data.val_images == 5000 and 117_000 <= data.train_images <= 118_287
 
 
@@ -75,7 +75,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Entry:
-    """A published row, and the experiment and variant that produce it; None where nothing does, and ``why_not`` says why."""
+    """A published row, and the experiment and variant that produce it; None if nothing does, with the reason in ``why_not``."""
 
     table: PublishedTable
     row: PublishedRow
@@ -85,7 +85,7 @@ class Entry:
 
     @property
     def runnable(self) -> bool:
-        """Whether an experiment has the row as a variant."""
+        """True if an experiment has the row as a variant."""
         return self.experiment is not None
 
 
@@ -93,7 +93,7 @@ NO_EXPERIMENT = "No experiment has a variant with these settings."
 
 
 def survey(tables: Iterable[PublishedTable], candidates: Iterable[Candidate]) -> list[Entry]:
-    """Every row of every table, in order, with the first of ``candidates`` that names its table and matches it."""
+    """Return every row of every table, in order, with the first of ``candidates`` that names its table and matches it."""
     tables = list(tables)
     by_id = {table.id: table for table in tables}
     first: dict[tuple[str, str], Candidate] = {}

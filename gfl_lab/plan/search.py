@@ -1,4 +1,4 @@
-"""From a search's suggestions to trials, and the ledger of what was suggested and how it ended. Pure but for its file."""
+"""Turn a search's suggestions into trials, and keep the ledger of suggestions and their outcomes. Pure but for its file."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def search_of(experiment: ExperimentFile) -> SearchSpec:
 
 
 def definition_of(experiment: ExperimentFile, plan: Plan) -> dict[str, Any]:
-    """What makes two searches the same one, so that the second goes on with the first: all but the number of trials.
+    """Return the definition of a search: all but the number of trials. Two searches with the same one are the same search.
 
     Args:
         plan: of the search's corners: all of them have the same data, seed and training code.
     """
     search, spec = search_of(experiment), plan.variants[0].trials[0].spec
-    # A path says where weights lie; what they are is in the trials' ids.
+    # Paths of weights are left out: their content is in the trials' ids.
     fixed = {
         key: value
         for key, value in (plan.profile.settings | experiment.overrides).items()
@@ -60,7 +60,7 @@ def definition_of(experiment: ExperimentFile, plan: Plan) -> dict[str, Any]:
 
 
 def resolve(experiment: ExperimentFile, settings: Mapping[str, Any], expand: Callable[[ExperimentFile], Plan]) -> Variant:
-    """The variant with one trial that a suggestion stands for: built as an ablation's named variant is, so its trial has the same id.
+    """Return the variant, with one trial, of a suggestion. It is built as a named variant of an ablation, so its trial has the same id.
 
     Raises:
         SpecError: the settings refuse the combination.
@@ -75,13 +75,13 @@ def resolve(experiment: ExperimentFile, settings: Mapping[str, Any], expand: Cal
 
 
 def plan_of(plan: Plan, variants: Iterable[Variant]) -> Plan:
-    """What plan.json holds of a search: the space as axes, and a variant for each trial so far."""
+    """Return the plan.json of a search: the space as axes, and a variant for each trial so far."""
     axes = {found.key: list(found.choices) or [str(found)] for found in search_of(plan.experiment).dimensions}
     return dataclasses.replace(plan, experiment=plan.experiment.model_copy(update={"axes": axes, "variants": {}}), variants=tuple(variants))
 
 
 def corners(experiment: ExperimentFile, profile: Profile, source: Source) -> dict[str, dict[str, Any]]:
-    """Combinations in which every choice and every end of a range occurs, as variants: what must be possible before anything runs.
+    """Return combinations, as variants, with every choice and every end of a range: they must be possible before anything runs.
 
     Raises:
         SpecError: a value is possible in no combination, a setting changes nothing, or no trial could be stopped early.

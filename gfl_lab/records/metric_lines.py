@@ -35,12 +35,12 @@ class MetricLine(NamedTuple):
 
     @property
     def trains(self) -> bool:
-        """Whether this is a training step."""
+        """True if this is a training step."""
         return self.kind == "train"
 
     @property
     def evaluates(self) -> bool:
-        """Whether this is an evaluation."""
+        """True if this is an evaluation."""
         return self.kind == "val"
 
     def encode(self) -> str:

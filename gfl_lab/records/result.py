@@ -1,4 +1,4 @@
-"""result.json: how a trial ended. It says done, failed or interrupted; a trial is done only when this file says so."""
+"""result.json: how a trial ended: done, failed or interrupted. A trial is done only if this file has that status."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class EvaluatedAgain:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What every result holds.
+    """The parts of every result.
 
     Attributes:
         trial: its id; empty in results of versions that did not write it.
@@ -104,7 +104,7 @@ class Outcome:
     finished: str = ""
 
     def _own(self) -> dict[str, JsonValue]:
-        """The parts of this kind of result, in the order of the file."""
+        """Return the parts of this kind of result, in the order of the file."""
         raise NotImplementedError
 
     def to_json(self) -> JsonObject:
@@ -204,7 +204,7 @@ def read_result(path: Path) -> Result | None:
 
 
 def says_done(content: bytes) -> bool:
-    """Return True if the bytes of a result, from a storage, say that the trial is done."""
+    """Return True if the bytes of a result, from a storage, are those of a finished trial."""
     try:
         found = object_of(json.loads(content))
     except ValueError:
@@ -377,7 +377,7 @@ def inspect_result(path: Path) -> Inspection | None:
 
 
 def _metrics_fault(content: JsonObject, trial: str) -> tuple[str, Mapping[str, float] | None]:
-    """What is wrong with the numbers of a result, and its metrics where they can be compared."""
+    """Return the damage in the numbers of a result, and its metrics as far as they can be compared."""
     if content.get("status") != DONE:
         return f"has the status {content.get('status')!r}", None
     if content.get("trial") not in (None, trial):

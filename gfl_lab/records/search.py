@@ -1,4 +1,4 @@
-"""search.json: what a search is, every suggestion of its sampler, and how each ended."""
+"""search.json: the definition of a search, every suggestion of its sampler, and how each ended."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Suggestion:
     """One suggestion of the sampler.
 
     Attributes:
-        drawn: the sampler's values, exactly: it is told these again when the search goes on.
+        drawn: the sampler's values, exactly: they are reported to it again when the search goes on.
         settings: the same as settings, rounded.
         values: the metric after each epoch that the scheduler has seen.
         value: the final metric; of a stopped one the last.
@@ -64,7 +64,7 @@ class Suggestion:
 
     @property
     def final(self) -> bool:
-        """Whether it has ended for good: a failure is tried again by the next run, unless it lies in the settings themselves."""
+        """True if it has ended for good: a failure is tried again by the next run, unless its settings themselves cannot work."""
         if self.state is Outcome.FAILED:
             return self.failure is not None and self.failure.kind == FailureKind.NON_FINITE_LOSS
         return self.state is not Outcome.OPEN
@@ -117,7 +117,7 @@ class SearchFile:
 
     @property
     def complete(self) -> bool:
-        """Whether there is nothing left to do."""
+        """True if there is nothing left to do."""
         return self.ended >= self.trials or (self.exhausted and all(found.final for found in self.suggestions))
 
     @property

@@ -22,7 +22,7 @@ RANKING_COLUMNS = (
 
 
 def most_bimodal(frame: pd.DataFrame | None, limit: int = 50) -> pd.DataFrame:
-    """Sides of ground-truth boxes, most bimodal first; sides with one mode are left out.
+    """Return the sides of ground-truth boxes, most bimodal first, without sides of one mode.
 
     Returns:
         ``RANKING_COLUMNS``: ``side`` is a name of ``naming.SIDES``; ``bimodality`` 0 to 1 (``box_modes.bimodality``);
@@ -79,7 +79,7 @@ def most_bimodal(frame: pd.DataFrame | None, limit: int = 50) -> pd.DataFrame:
 
 
 def _gap(found: box_modes.Modes) -> Array:
-    """Distance in bins between the two heaviest modes of each distribution."""
+    """Return the distance in bins between the two heaviest modes of each distribution."""
     pair = np.argsort(-found.mass, axis=1, kind="stable")[:, :2]
     places = np.take_along_axis(found.place, pair, 1)
     return np.abs(places[:, 0] - places[:, -1])

@@ -22,7 +22,7 @@ class SideView:
     """One side of one box: everything a bar chart of it shows. Distances are from the location, in bins, outwards.
 
     ``probability`` (n+1) is None for a Dirac box. ``edges`` and ``edge_probs`` are the two true places and their
-    probabilities where the data know them, and ``ideal`` the distribution DFL would learn from them.
+    probabilities if the data have them, and ``ideal`` the distribution DFL would learn from them.
     ``origin + sign * px_per_bin * bins`` is the place on the image, in px.
     """
 
@@ -46,11 +46,11 @@ class SideView:
 
     @property
     def horizontal(self) -> bool:
-        """Whether its place is an x coordinate (left, right)."""
+        """True if its place is an x coordinate (left, right)."""
         return self.side in ("left", "right")
 
     def pixel(self, bins: Any) -> Any:
-        """Coordinate on the original image of a distance in bins: px."""
+        """Return the coordinate on the original image, px, of a distance in bins."""
         return self.origin + self.sign * self.px_per_bin * np.asarray(bins, np.float64)
 
 

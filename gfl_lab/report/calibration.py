@@ -1,4 +1,4 @@
-"""Does the score say how well a box lies? Detections' scores against the IoU that they reach."""
+"""Calibration: detections' scores against the IoU that they reach."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Reliability:
 
 
 def correlations(x: np.ndarray, y: np.ndarray) -> tuple[float | None, float | None]:
-    """Pearson's and Spearman's correlation of the pairs that are both finite; None where there is none to give."""
+    """Return Pearson's and Spearman's correlation of the pairs that are both finite; None if there is none."""
     known = np.isfinite(x) & np.isfinite(y)
     x, y = x[known], y[known]
     if len(x) < _FEW or np.ptp(x) == 0 or np.ptp(y) == 0:
@@ -49,7 +49,7 @@ def correlations(x: np.ndarray, y: np.ndarray) -> tuple[float | None, float | No
 
 
 def best_ious(records: Records) -> np.ndarray:
-    """(D,) IoU of each detection with the box of its class and image that it overlaps most; 0 where there is none. Crowds do not count."""
+    """Return (D,) IoU of each detection with the box of its class and image that it overlaps most; 0 where there is none. Crowds do not count."""
     found = np.zeros(len(records.det_score))
     boxes = ~records.gt_crowd
     classes = len(records.classes)
@@ -69,7 +69,7 @@ def best_ious(records: Records) -> np.ndarray:
 
 
 def reliability(records: Records, bins: int = BINS) -> Reliability:
-    """Scores of all kept detections against their ``best_ious``."""
+    """Return the scores of all kept detections against their ``best_ious``."""
     score, iou = records.det_score.astype(np.float64), best_ious(records)
     edges = np.linspace(0, 1, bins + 1)
     # Compared as float32, which scores are kept as: 0.3 is then on an edge, as it is for who reads it.

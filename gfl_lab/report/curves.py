@@ -44,14 +44,14 @@ class Curve:
 
 
 def curve_keys(found: Iterable[str]) -> tuple[str, ...]:
-    """Metrics in reading order: loss terms, then ``naming.METRICS``, then others by name."""
+    """Return the metrics in reading order: loss terms, then ``naming.METRICS``, then others by name."""
     found = set(found)
     known = [key for key in (*TERM_ORDER, *naming.METRICS) if key in found]
     return (*known, *sorted(found - set(known)))
 
 
 def curves(logged: Iterable[Logged], kind: str, window: int = 1, max_points: int = MAX_POINTS) -> tuple[Curve, ...]:
-    """The curves of one metric, in the order in which their variants come.
+    """Return the curves of one metric, in the order in which their variants come.
 
     Args:
         logged: as ``results.Store.logged`` returns it.
@@ -77,7 +77,7 @@ def curves(logged: Iterable[Logged], kind: str, window: int = 1, max_points: int
 
 
 def smoothed(values: Array, window: int) -> Array:
-    """The mean of the finite values among ``window`` (odd) consecutive ones, centred; NaN where the value itself is not finite."""
+    """Return the mean of the finite values among ``window`` (odd) consecutive ones, centred; NaN where the value itself is not finite."""
     finite = np.isfinite(values)
     if window == 1 or not len(values):
         return np.where(finite, values, np.nan)

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from gfl_lab.report.boxes import BoxView, SideView
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#6b4e9b", "#56b4e9")
-"""Okabe and Ito's, told apart by colour-blind readers too; boxes take them in turn."""
+"""Okabe and Ito's, distinct for colour-blind readers too; boxes take them in turn."""
 TRUTH = "#e69f00"
 SHORT_SIDE = 720
 """px: smaller images are enlarged to about this, so that bars of a few px are seen."""
@@ -26,7 +26,7 @@ _LEAST = 2
 
 
 def draw(image: np.ndarray, boxes: Sequence[BoxView], *, distributions: bool = True) -> Image.Image:
-    """The image with boxes, classes and scores and, along each side, the distribution of its place.
+    """Return the image with boxes, classes and scores and, along each side, the distribution of its place.
 
     A side's distribution stands where its bins lie on the image: bars grow inwards along the box's other axis from the middle of
     the side, the highest to a fixed length. A Dirac box has none.
@@ -48,7 +48,7 @@ def draw(image: np.ndarray, boxes: Sequence[BoxView], *, distributions: bool = T
 
 
 def close_up(image: np.ndarray, box: BoxView, side: str, size: int = 300) -> Image.Image:
-    """One box and the distribution of one of its sides, with the true edges in amber where they are known; ``size`` px square.
+    """Return one box and the distribution of one of its sides, with the true edges in amber where they are known; ``size`` px square.
 
     Args:
         image: (height, width, 3) RGB uint8. side: of ``naming.SIDES``.
@@ -70,7 +70,7 @@ def close_up(image: np.ndarray, box: BoxView, side: str, size: int = 300) -> Ima
 
 
 def _enlargement(height: int, width: int) -> int:
-    """How many times an image is enlarged."""
+    """Return the factor by which an image is enlarged."""
     return max(1, min(round(SHORT_SIDE / min(height, width)), LONG_SIDE // max(height, width)))
 
 

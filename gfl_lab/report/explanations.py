@@ -10,7 +10,7 @@ from gfl_lab.report.statistics import NO_RECORDS, NO_SIGNAL, NO_SPREAD, ONE_SEED
 
 
 def explain(comparisons: tuple[Comparison, ...]) -> list[str]:
-    """What a reader must know to read the comparisons of one metric."""
+    """Return the sentences that a reader needs for the comparisons of one metric."""
     told = []
     tested = [each for each in comparisons if each.p is not None]
     if tested:
@@ -89,7 +89,7 @@ def _range(values: Sequence[tuple[str, float]]) -> str:
 
 
 def _some(names: Iterable[str], most: int = 6) -> str:
-    """Names in a row; of many the first ones and how many more."""
+    """Return names in a row; for many, the first ones and the number of the others."""
     names = list(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 

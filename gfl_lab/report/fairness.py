@@ -15,7 +15,7 @@ UNFAIR = "†"
 
 
 def unfair_rows(experiment: ExperimentRow) -> set[str]:
-    """Variants that differ from the baseline (or else from the first one) in a setting that is no declared axis, or contradict their axes."""
+    """Return the variants that contradict their axes, or differ from the baseline (else the first one) in a setting that is no declared axis."""
     first = experiment.baseline or experiment.variants[0]
 
     def undeclared(variant: VariantRow) -> dict[str, str]:
@@ -30,7 +30,7 @@ def unfair_rows(experiment: ExperimentRow) -> set[str]:
 
 
 def unfair(experiment: ExperimentRow) -> list[str]:
-    """Every way in which variants differ beyond the declared axes; empty when the comparison is fair.
+    """Return every way in which variants differ beyond the declared axes; empty when the comparison is fair.
 
     All settings of all variants are compared, so data set, budget and evaluation protocol are covered. The declared
     settings are the axes or, for named variants, the settings that they name, and what follows from them (``qfl`` from

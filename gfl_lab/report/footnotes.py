@@ -1,4 +1,4 @@
-"""The notes below a table: what a reader must know to read its numbers, once each, as plain sentences."""
+"""The notes below a table, which explain its numbers: plain sentences, once each."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _accumulated(rows: Sequence[TableRow]) -> list[str]:
 
 
 def _undefined(rows: Sequence[TableRow], columns: Sequence[str]) -> list[str]:
-    """AP columns in which finished trials have no number, and rows whose AP is 0 throughout."""
+    """Return the AP columns without a number in finished trials, and the rows whose AP is 0 throughout."""
     notes = []
     done = [row for row in rows if row.counts.get(TrialState.DONE.value)]
     for key in columns:
@@ -99,7 +99,7 @@ def _failures(rows: Sequence[TableRow]) -> list[str]:
 
 
 def _published(rows: Sequence[TableRow], published: Sequence[str]) -> list[str]:
-    """One sentence for each (source, split, reason), however many rows share it."""
+    """Return one sentence for each (source, split, reason), however many rows share it."""
     if not published:
         return []
     grouped: dict[tuple[str, str, bool, str], list[str]] = {}

@@ -40,7 +40,7 @@ class Deviation:
 
 
 def digest_of(records: Records) -> str:
-    """SHA-256 of all detections and boxes, the first 16 hex digits; the same for the same numbers, however they are stored."""
+    """Return the first 16 hex digits of the SHA-256 of all detections and boxes: the same for the same numbers, however stored."""
     seen = hashlib.sha256()
     for name, array in sorted(records.arrays().items()):
         seen.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
@@ -66,7 +66,7 @@ def make_lock(experiment: ExperimentRow, table: Table, records: Callable[[str], 
 
 
 def _rows(table: Table) -> dict[str, LockedRow]:
-    """The table's numbers by variant, without those that vary from time to time."""
+    """Return the table's numbers by variant, without those that vary from time to time."""
 
     def stable(cells: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in cells.items() if key not in UNSTABLE}
@@ -127,7 +127,7 @@ def _differing(trial: str, locked: Numbers, found: Numbers, prefix: str = "") ->
 
 
 def without(experiment: ExperimentRow, trials: Collection[str]) -> ExperimentRow:
-    """The experiment without these trials."""
+    """Return the experiment without these trials."""
     kept = [replace(row, trials=tuple(trial for trial in row.trials if trial.id not in trials)) for row in experiment.variants]
     return replace(experiment, variants=tuple(kept))
 
@@ -148,7 +148,7 @@ class Comparison:
 
     @property
     def equal(self) -> bool:
-        """Whether the lock file says what the table says now."""
+        """True if the lock file has the numbers of the table now."""
         return not (self.changed or self.dropped or self.added)
 
 

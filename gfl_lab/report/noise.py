@@ -42,7 +42,7 @@ class Noise(NamedTuple):
 
 
 def image_variances(samples: Array) -> tuple[Array, Array]:
-    """B and E of differences on bootstrap samples of the images.
+    """Return B and E of differences on bootstrap samples of the images.
 
     Args:
         samples: (..., k, R) the differences of k seeds on R samples. A sample on which some seed has none (NaN) is left out.
@@ -80,7 +80,7 @@ def pool(seeds: Array, seed_variance: Array, residual: Array) -> Noise:
     others = 1 - np.eye(freedom.shape[-1])
 
     def above(quantile: float, among: np.ndarray) -> np.ndarray:
-        """Which rows ``among`` some vary more than the quantile of F allows, were all of these alike."""
+        """Return the rows ``among`` some that vary more than the quantile of F allows, were all of these alike."""
         weight = np.where(among, freedom, 0.0)
         rest = weight @ others
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -111,7 +111,7 @@ def pool(seeds: Array, seed_variance: Array, residual: Array) -> Noise:
 
 
 def half_width(alpha: Array | float, seeds: Array, image_variance: Array, noise: Noise) -> Array:
-    """Half width of the interval with the error ``alpha``, two-sided; it falls as ``alpha`` grows."""
+    """Return the half width of the interval with the error ``alpha``, two-sided; it falls as ``alpha`` grows."""
     tail = np.asarray(alpha) / 2
     return np.sqrt(squared_half_width(special.ndtri(tail), special.stdtrit(noise.freedom, tail), seeds, image_variance, noise))
 
@@ -123,7 +123,7 @@ def squared_half_width(z: Array | float, t: Array, seeds: Array, image_variance:
 
 
 def p_values(distance: Array, seeds: Array, image_variance: Array, noise: Noise) -> Array:
-    """The ``alpha`` at which ``half_width`` is ``distance``, by bisection of its logarithm; below 5% just where the interval of 95% is less."""
+    """Return the ``alpha`` at which ``half_width`` is ``distance``, by bisection of its logarithm: below 5% just if the 95% interval is less."""
     distance = np.abs(distance)
     low, high = np.full(distance.shape, math.log(_LEAST_P)), np.zeros(distance.shape)
     for _ in range(48):

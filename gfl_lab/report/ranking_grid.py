@@ -49,7 +49,7 @@ def _importance(found: Importance) -> Grid:
 
 
 def state_text(row: SuggestionRow) -> str:
-    """``done``, ``stopped at 2/16``, ``failed``, ``running at 3/16``."""
+    """Return ``done``, ``stopped at 2/16``, ``failed``, ``running at 3/16``."""
     if row.state in (DONE, FAILED) or not row.epochs:
         return row.state
     return f"{row.state} at {row.epoch}/{row.epochs}"
@@ -65,7 +65,7 @@ def _value_text(search: SearchRow, row: SuggestionRow) -> str:
 
 
 def ranking_json(ranking: Ranking) -> dict[str, Any]:
-    """The ranking as ``gfl-lab table --json`` prints it (docs/search.md)."""
+    """Return the ranking as ``gfl-lab table --json`` prints it (docs/search.md)."""
     search, found = ranking.search, ranking.importance
     return {
         "format": naming.FORMAT_VERSION,

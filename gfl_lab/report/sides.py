@@ -31,10 +31,10 @@ MEASURES = ("entropy", "spread", "bimodal", "tail", "error")
 
 
 def sides(frame: pd.DataFrame | None) -> pd.DataFrame:
-    """A row for each side of each ground-truth box that has a distribution.
+    """Return a row for each side of each ground-truth box that has a distribution.
 
     Returns:
-        ``COLUMNS``: size is small, medium or large, as COCO has them; ambiguous whether the data know two edges here; neighbour
+        ``COLUMNS``: size is small, medium or large, as COCO has them; ambiguous if the data have two edges here; neighbour
         whether another box of the image reaches into a band along this side (``NEAR``), as one does that hides it; entropy in nats
         and spread (standard deviation) in bins; modes, their number; bimodality 0 to 1; tail, the mass on the last bin; error,
         expectation minus annotated distance, in px of the image; cell_iou and score of the box, the same in its four rows.
@@ -71,7 +71,7 @@ def sides(frame: pd.DataFrame | None) -> pd.DataFrame:
 
 
 def neighbours(frame: pd.DataFrame) -> np.ndarray:
-    """(rows, 4) for each side of each box (``gt_x1`` to ``gt_y2``): whether another box of its image reaches into the band along it."""
+    """Return (rows, 4) for each side of each box (``gt_x1`` to ``gt_y2``): True if another box of its image reaches into the band along it."""
     boxes = frame[["gt_x1", "gt_y1", "gt_x2", "gt_y2"]].to_numpy(float)
     images = frame["image_id"].to_numpy()
     found = np.zeros((len(frame), 4), bool)
@@ -95,7 +95,7 @@ def neighbours(frame: pd.DataFrame) -> np.ndarray:
 
 
 def grouped(found: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Means of groups of sides.
+    """Return the means of groups of sides.
 
     Args:
         found: as ``sides`` returns it. by: columns; none for one row over all.
@@ -115,7 +115,7 @@ def grouped(found: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well the width of a box's distributions tells how badly it lies: GFLv2's premise (arXiv 2011.12885, section 3).
+    """How well the width of a box's distributions predicts its error: GFLv2's premise (arXiv 2011.12885, section 3).
 
     Correlations of the mean spread of a box's four sides with the IoU that its cell reaches; negative where narrow means good.
     None where there is none to give.
@@ -127,7 +127,7 @@ class Agreement:
 
 
 def agreement(found: pd.DataFrame) -> Agreement:
-    """Of the boxes of a frame that ``sides`` returned."""
+    """Return the agreement of the boxes in a frame that ``sides`` returned."""
     if not len(found):
         return Agreement(None, None, 0)
     boxes = found.groupby("annotation_id").agg({"spread": "mean", "cell_iou": "first"})
@@ -162,7 +162,7 @@ class Coincidence:
 
 
 def coincidence(found: pd.DataFrame, seed: int = 0) -> Coincidence:
-    """Of a frame that ``sides`` returned."""
+    """Return the coincidence of a frame that ``sides`` returned."""
     near = found["neighbour"].to_numpy(bool)
     if not len(near):
         return Coincidence(0, 0.0, 0, None, None, None, None)
@@ -183,7 +183,7 @@ def coincidence(found: pd.DataFrame, seed: int = 0) -> Coincidence:
 
 
 def _auc(rank: np.ndarray, positive: np.ndarray, weight: np.ndarray) -> float | None:
-    """Weighted share of (positive, other) pairs in which the positive one ranks higher, equal ranks counting half."""
+    """Return the weighted share of (positive, other) pairs in which the positive one ranks higher, equal ranks counting half."""
     size = int(rank.max()) + 1
     ours, theirs = (np.bincount(rank[part], weight[part], size) for part in (positive, ~positive))
     pairs = ours.sum() * theirs.sum()

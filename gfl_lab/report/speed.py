@@ -21,7 +21,7 @@ class Point:
 
 
 def speed_accuracy(experiment: ExperimentRow) -> tuple[Point, ...]:
-    """Mean fps and AP of every variant with a finished trial that has both. Measured values only: published speeds are
+    """Return the mean fps and AP of every variant with a finished trial that has both. Measured values only: published speeds are
     of another machine and have no place on the same axis."""
     points = []
     for variant in experiment.variants:
@@ -32,7 +32,7 @@ def speed_accuracy(experiment: ExperimentRow) -> tuple[Point, ...]:
 
 
 def published_speed(experiment: ExperimentRow) -> tuple[Point, ...]:
-    """Speed and AP of the published rows that have both, by the variant they belong to; each row once. Their machine is not ours."""
+    """Return speed and AP of the published rows that have both, by their variant; each row once. Their machine is not ours."""
     found: dict[str, Point] = {}
     for variant in experiment.variants:
         known = variant.reference
@@ -42,7 +42,7 @@ def published_speed(experiment: ExperimentRow) -> tuple[Point, ...]:
 
 
 def pareto(points: Sequence[Point]) -> tuple[Point, ...]:
-    """The points that no other one beats in both speed and AP, slowest first."""
+    """Return the Pareto front of speed and AP, slowest first."""
     front: list[Point] = []
     for point in sorted(points, key=lambda point: (-point.fps, -point.ap)):
         if not front or point.ap > front[-1].ap:

@@ -31,7 +31,7 @@ from gfl_lab.report.noise import LEVEL, half_width, image_variances, p_values, p
 Sampled = Sequence[tuple[np.ndarray, np.ndarray]]
 """(R,) a metric on the same bootstrap samples of the images, of (variant, baseline), one pair for each seed."""
 FAINT = 0.05
-"""AP points: what is below prints as 0.0. The spread of such numbers says nothing of detectors that work."""
+"""AP points: what is below prints as 0.0. The spread of such numbers is no evidence on detectors that work."""
 _SAME = 1e-9
 """AP points: numbers that are closer are equal but for rounding."""
 
@@ -110,7 +110,7 @@ class Difference:
 
     @property
     def image_half(self) -> float | None:
-        """Half width of an interval that knows of images only: what one seed can say."""
+        """Half width of an interval over images only, for one seed."""
         return None if self.image_variance is None else float(special.ndtri(0.5 + LEVEL / 2)) * math.sqrt(self.image_variance)
 
     @property
@@ -119,7 +119,7 @@ class Difference:
         return None if self.image_variance is None else max(0.0, self.image_variance - self.residual / self.seeds)
 
     def reversed(self) -> Difference:
-        """The baseline minus the variant."""
+        """Return the baseline minus the variant."""
         return dataclasses.replace(self, mean=-self.mean + 0.0)
 
 
@@ -157,7 +157,7 @@ def paired(pairs: Sequence[tuple[float, float]], samples: Sampled | None = None,
 
 
 def judge(rows: Sequence[Paired]) -> list[Difference]:
-    """Interval and p of rows that are compared with one baseline in one metric, before any correction of p.
+    """Return interval and p of rows that are compared with one baseline in one metric, before any correction of p.
 
     The spread over seeds is pooled over the rows that have two seeds or more. A row with one seed gets no interval: nothing could show
     that it varies more than the others do.
@@ -198,17 +198,17 @@ def judge(rows: Sequence[Paired]) -> list[Difference]:
 
 
 def difference(pairs: Sequence[tuple[float, float]], samples: Sampled | None = None, images: int = 0) -> Difference:
-    """The difference of (variant, baseline) pairs that no other row stands beside: ``judge`` of one row. Arguments as of ``paired``."""
+    """Return ``judge`` of one row alone: the difference of (variant, baseline) pairs. Arguments as of ``paired``."""
     return judge([paired(pairs, samples, images)])[0]
 
 
 def image_variance(pairs: Sampled) -> float:
-    """Variance over the choice of images of the mean difference of (variant, baseline) pairs, one for each seed: B."""
+    """Return the variance over the choice of images of the mean difference of (variant, baseline) pairs, one for each seed: B."""
     return float(image_variances(np.stack([value - reference for value, reference in pairs]))[0])
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's correction (1979) of the p-values of all rows that are compared with one baseline."""
+    """Return Holm's correction (1979) of the p-values of all rows that are compared with one baseline."""
     corrected: dict[str, float] = {}
     highest = 0.0
     for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):

@@ -38,7 +38,7 @@ class DifferenceRow:
         group: METRIC, SIZE, CLASS (AP of one class), or ERROR (AP50 points that a type of error costs: lower is better).
         value, reference: means over seeds of the variant and of the one it is compared with. found: their difference.
         counts: for errors, how many both have, means over seeds.
-        comparison: for METRIC, what the table says of the two variants.
+        comparison: for METRIC, the table's comparison of the two variants.
     """
 
     group: str
@@ -51,7 +51,7 @@ class DifferenceRow:
 
     @property
     def half(self) -> float | None:
-        """Half width of the 95% interval, as a table has it; with one seed of one that knows of images alone. None without a signal."""
+        """Half width of the 95% interval, as a table has it; with one seed, of an interval over images alone. None without a signal."""
         if self.found.half is None and self.found.seeds == 1 and self.found.verdict != NO_SIGNAL:
             return self.found.image_half
         return self.found.half
@@ -145,7 +145,7 @@ def compare_variants(
 
 
 def _numbers(records: Records, weights: Sequence[np.ndarray | None]) -> tuple[dict[tuple[str, str], np.ndarray], dict[str, int]]:
-    """Every number on every sample of the images, (samples,) by (group, name); and how many errors of each type there are."""
+    """Return every number on every sample of the images, (samples,) by (group, name); and the number of errors of each type."""
     whole = match(records)
     precision = np.stack([whole.precision(w) for w in weights])  # (samples, T, K)
     found = {(METRIC, name): np.array([mean_ap(one[list(at)]) for one in precision]) for name, at in RESAMPLED.items()}
@@ -162,7 +162,7 @@ def _numbers(records: Records, weights: Sequence[np.ndarray | None]) -> tuple[di
 
 
 def comparison_json(rows: Sequence[DifferenceRow]) -> list[dict[str, Any]]:
-    """The rows for JSON; unknown is null."""
+    """Return the rows for JSON, with null for unknown values."""
 
     def number(value: float | None) -> float | None:
         return None if value is None or not math.isfinite(value) else round(value, 6)

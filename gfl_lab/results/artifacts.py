@@ -47,11 +47,11 @@ class ArtifactReader(TreeReader):
     # --- distributions ---
 
     def distributions_stamp(self, trial_id: str) -> Stamp:
-        """Changes when the trial's distributions do; None while there are none. For callers that cache."""
+        """Return a stamp that changes with the trial's distributions; None while there are none. For callers that cache."""
         return stamp_of(self._tree.trial(trial_id).file(naming.DISTRIBUTIONS))
 
     def distributions(self, trial_id: str, columns: Sequence[str] | None = None, **where: int | str) -> pd.DataFrame | None:
-        """Learned box distributions of a trial, one row a ground-truth box or kept false positive.
+        """Return the learned box distributions of a trial, one row a ground-truth box or kept false positive.
 
         Args:
             trial_id: 12 hex digits.
@@ -80,7 +80,7 @@ class ArtifactReader(TreeReader):
             raise StoreError(f"the distributions of trial {trial_id} cannot be read: {self._reason(error)}") from None
 
     def history(self, trial_id: str, image_id: int, annotation_id: int) -> pd.DataFrame | None:
-        """One box after each epoch, all columns of distributions.parquet and ``epoch`` (from 1), in its order.
+        """Return the distributions of one box after each epoch, with all columns of distributions.parquet and ``epoch`` (from 1).
 
         Returns:
             None while there is none, and where this box is not among those that are followed (``train.history``).
@@ -101,23 +101,23 @@ class ArtifactReader(TreeReader):
     # --- evaluation ---
 
     def records(self, trial_id: str) -> Records | None:
-        """Detections and ground truth of a finished trial's evaluation, image by image; None while there are none. Raises StoreError."""
+        """Return detections and ground truth of a finished trial, image by image; None while there are none. Raises StoreError."""
         found = self._evaluation(trial_id)
         return None if found is None else found[0]
 
     def records_or_none(self, trial_id: str) -> Records | None:
-        """As ``records``; None too where the file is damaged."""
+        """Return ``records``; None too if the file is damaged."""
         try:
             return self.records(trial_id)
         except StoreError:
             return None
 
     def records_stamp(self, trial_id: str) -> Stamp:
-        """Changes when the trial's records do; None while there are none. For callers that cache."""
+        """Return a stamp that changes with the trial's records; None while there are none. For callers that cache."""
         return stamp_of(self._tree.trial(trial_id).file(naming.EVAL_RECORDS))
 
     def resampled(self, trial_id: str) -> Resampled | None:
-        """A finished trial's AP on bootstrap samples of its images; None while there is none. Raises StoreError."""
+        """Return a finished trial's AP on bootstrap samples of its images; None while there is none. Raises StoreError."""
         stamp = self.records_stamp(trial_id)
         if (held := self._resampled.get(trial_id, stamp)) is not None:
             return held
@@ -130,7 +130,7 @@ class ArtifactReader(TreeReader):
         return self._resampled.put(trial_id, stamp, result)
 
     def resampled_or_none(self, trial_id: str) -> Resampled | None:
-        """As ``resampled``; None too where the file is damaged, so that a table appears without what it would tell."""
+        """Return ``resampled``; None too if the file is damaged, so that a table appears without its intervals."""
         try:
             return self.resampled(trial_id)
         except StoreError:
@@ -149,7 +149,7 @@ class ArtifactReader(TreeReader):
     # --- images and logs ---
 
     def image(self, trial_id: str, image_id: int) -> np.ndarray:
-        """A validation image as the trial saw it: (height, width, 3), RGB, uint8, as stored (EXIF orientation is ignored, as in training).
+        """Return a validation image as the trial saw it: (height, width, 3), RGB, uint8, as stored (EXIF orientation is ignored, as in training).
 
         Raises:
             StoreError: the manifest or the image is missing or damaged, or the image's name leads out of its folder.
@@ -184,7 +184,7 @@ class ArtifactReader(TreeReader):
             raise StoreError(f"trial {trial_id} knows no image {image_id}") from None
 
     def _names_of(self, annotations: Path) -> dict[int, str]:
-        """File names of images by id. Raises OSError, LookupError, TypeError or ValueError for damaged annotations."""
+        """Return the file names of images by id. Raises OSError, LookupError, TypeError or ValueError for damaged annotations."""
         stamp = stamp_of(annotations)
         if (held := self._file_names.get(annotations, stamp)) is not None:
             return held
@@ -194,7 +194,7 @@ class ArtifactReader(TreeReader):
         return self._file_names.put(annotations, stamp, {int(each["id"]): str(each["file_name"]) for each in content["images"]})
 
     def log_tail(self, trial_id: str, lines: int = 40) -> str:
-        """The last lines of a trial's log, oldest first; empty when there is none."""
+        """Return the last lines of a trial's log, oldest first; empty when there is none."""
         path = self._tree.trial(trial_id).file(naming.LOG)
         if stamp_of(path) is None:
             return ""
@@ -206,7 +206,7 @@ class ArtifactReader(TreeReader):
 
 
 def _white_level(manifest: Manifest) -> int:
-    """The white level of a trial's data; 0 if it is not known."""
+    """Return the white level of a trial's data; 0 if it is not known."""
     try:
         return manifest.data.white_level
     except StoreError:

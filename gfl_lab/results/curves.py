@@ -49,7 +49,7 @@ class CurveReader(TreeReader):
         self._reading = threading.Lock()  # two threads that want the same file read it once
 
     def logged(self, experiment: ExperimentRow) -> dict[Key, tuple[Logged, ...]]:
-        """Every metric that trials have logged, by kind and key, each with the trials that have it in the plan's order.
+        """Return every metric that trials have logged, by kind and key, each with the trials that have it in the plan's order.
 
         Kind is ``train`` (a value an iteration) or ``val`` (a value an epoch).
         """
@@ -85,7 +85,7 @@ class CurveReader(TreeReader):
 
 
 def _extended(series: Mapping[Key, Series], lines: Sequence[MetricLine]) -> dict[Key, Series]:
-    """The series with more lines."""
+    """Return the series with more lines."""
     found = dict(series)
     for kind in dict.fromkeys(line.kind for line in lines):
         own = [line for line in lines if line.kind == kind]

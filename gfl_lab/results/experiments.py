@@ -39,15 +39,15 @@ class ExperimentReader(TreeReader):
         self._tails: StampedCache[str, Tail] = StampedCache()
 
     def names(self) -> list[tuple[str, str]]:
-        """(experiment, profile) of every plan, sorted; reads no file."""
+        """Return (experiment, profile) of every plan, sorted; reads no file."""
         return self._tree.experiments()
 
     def experiments(self) -> tuple[ExperimentRow, ...]:
-        """Every experiment that can be read, sorted by name and profile. ``problems`` says what cannot."""
+        """Return every readable experiment, sorted by name and profile. ``problems`` has the others."""
         return self._read_all()[0]
 
     def problems(self) -> tuple[str, ...]:
-        """One sentence for each plan that cannot be read."""
+        """Return one sentence for each plan that cannot be read."""
         return self._read_all()[1]
 
     def _read_all(self) -> tuple[tuple[ExperimentRow, ...], tuple[str, ...]]:
@@ -60,7 +60,7 @@ class ExperimentReader(TreeReader):
         return tuple(rows), tuple(problems)
 
     def experiment(self, name: str, profile: str) -> ExperimentRow:
-        """One experiment under a profile, with the state of every trial now.
+        """Return one experiment under a profile, with the state of every trial now.
 
         Raises:
             StoreError: there is none of that name (the known ones are named), or its plan is damaged.
@@ -140,7 +140,7 @@ class ExperimentReader(TreeReader):
             return TrialRow(trial_id, seed, TrialState.FAILED, failure=Failure(UNREADABLE, self._reason(error)), epochs=epochs, steps=steps)
 
     def _read_trial(self, trial: TrialDir, seed: int, epochs: int, steps: int) -> TrialRow:
-        """The row; of a trial that has ended and that nobody holds as it was read before, while its result is the same."""
+        """Return the row of a trial; for one that has ended and has no lease, the row read before, while its result is the same."""
         leased, key, stamp = trial.file(naming.LEASE).exists(), (trial.id, seed, epochs, steps), stamp_of(trial.file(naming.RESULT))
         if not leased and stamp is not None and (held := self._ended.get(key, stamp)) is not None:
             return held
@@ -180,7 +180,7 @@ class ExperimentReader(TreeReader):
         return self._tails.get(trial.id, stamp) or self._tails.put(trial.id, stamp, _last_lines(path))
 
     def recorded(self, trial_id: str) -> Recorded:
-        """What a trial wrote down of itself. Raises StoreError where its manifest is missing or damaged."""
+        """Return the records of one trial. Raises StoreError if its manifest is missing or damaged."""
         trial = self._tree.trial(trial_id)
         try:
             manifest, result = trial.manifest(), trial.result()
@@ -251,14 +251,14 @@ def _done_row(
 
 
 def _times(result: Result | None) -> tuple[float, dict[str, float]]:
-    """Seconds of a trial in all, and of its parts."""
+    """Return the seconds of a trial in all, and of its parts."""
     timings = dict(result.seconds) if result else {}
     seconds = timings.pop("total", None)
     return sum(timings.values()) if seconds is None else seconds, timings
 
 
 def _last_lines(path: Path) -> Tail:
-    """The last metric line and the last one of an evaluation, from the end of the file alone. Raises OSError."""
+    """Return the last metric line and the last one of an evaluation, from the end of the file alone. Raises OSError."""
     last = None
     for line in last_metric_lines(path, _TAIL_BYTES):
         last = last or line

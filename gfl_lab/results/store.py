@@ -25,10 +25,10 @@ class Store(ExperimentReader, CurveReader, ArtifactReader):
 
 
 def store_root() -> Path:
-    """Where ``open_store()`` reads: ``$GFL_LAB_HOME``, or ``runs`` in the current folder. Absolute."""
+    """Return the default folder of ``open_store()``: ``$GFL_LAB_HOME``, or ``runs`` in the current folder. Absolute."""
     return rundir.home()
 
 
 def open_store(root: Path | None = None) -> Store:
-    """The store at ``root``, by default where ``GFL_LAB_HOME`` points or ``./runs``. The folder need not exist."""
+    """Return the store at ``root``, by default ``$GFL_LAB_HOME`` or ``./runs``. The folder need not exist."""
     return Store(RunTree(store_root() if root is None else Path(root)))

@@ -15,7 +15,7 @@ from gfl_lab.tracking.server import PATIENCE_S, redacted
 
 @dataclass(frozen=True)
 class Sent:
-    """What was sent of one experiment."""
+    """The report of one experiment that was mirrored."""
 
     experiment: str
     profile: str
@@ -37,7 +37,7 @@ class FullSync:
 
     def __init__(self, tree: RunTree, uri: str | None) -> None:
         self._tree, self._mirror = tree, Mirror(tree, uri)
-        self._failed: dict[str, GflLabError] = {}  # by text: what is wrong with the server is said once
+        self._failed: dict[str, GflLabError] = {}  # by text: an error of the server is reported once
 
     @property
     def uri(self) -> str:
@@ -45,7 +45,7 @@ class FullSync:
         return redacted(self._mirror.uri)
 
     def run(self) -> Iterator[Sent]:
-        """Mirror, and yield what was sent of each experiment; `error` holds what could not be sent.
+        """Mirror, and yield the report of each experiment; `error` holds the reason if something could not be sent.
 
         Raises:
             MirrorError: the server cannot be reached at all.

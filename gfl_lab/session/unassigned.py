@@ -93,14 +93,14 @@ def unassigned_lines(
 
 
 def nearest_of(distances: Any, many: int) -> Any:
-    """``assignment.NearestOf``: what training chooses among locations at the same distance. Loads torch."""
+    """Return ``assignment.NearestOf``: the choice of training among locations at the same distance. Loads torch."""
     import torch
 
     return torch.from_numpy(distances).topk(many, dim=1, largest=False).indices.numpy()
 
 
 class _Boxes:
-    """The training boxes of a data set, read when they are asked for."""
+    """The training boxes of a data set, read when they are needed."""
 
     def __init__(self, annotations: Path) -> None:
         self._annotations, self._boxes = annotations, None  # type: Path, Any
@@ -112,7 +112,7 @@ class _Boxes:
 
 
 def _kept(settings: Settings, pyramid: Pyramid, data_digest: str, boxes: _Boxes, tree: RunTree) -> dict[str, Any]:
-    """The report on a group, from the run tree or made and kept there."""
+    """Return the report on a group, from the run tree, or made and stored there."""
     values = settings.model_dump(mode="json")
     key = naming.digest([VERSION, MOST_BOXES, _plain(asdict(pyramid)), [values[key] for key in BESIDE]])
     file = tree.root / naming.DATA_DIR / ".checked" / f"unassigned-{data_digest}-{key}.json"
@@ -131,5 +131,5 @@ def _kept(settings: Settings, pyramid: Pyramid, data_digest: str, boxes: _Boxes,
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back: lists in place of tuples."""
+    """Return a value as JSON gives it back: lists in place of tuples."""
     return json.loads(json.dumps(value))

@@ -48,7 +48,7 @@ class _Entry:
 
 
 _imported: dict[str, tuple[_Entry, ...]] = {}
-"""What each file that was executed has registered, by digest."""
+"""Classes that each executed file has registered, by digest."""
 _active: dict[str, CodeFile] = {}
 """Files whose classes the registries hold now, by digest."""
 
@@ -137,7 +137,7 @@ def _execute(file: CodeFile) -> tuple[_Entry, ...]:
 
 
 def _is_new_framework_class(value: type, known: set[str]) -> bool:
-    """Whether an import in the user's file has made mmdet or mmengine register a class of theirs."""
+    """Return True if an import in the user's file has made mmdet or mmengine register a class of theirs."""
     module = getattr(value, "__module__", "") or ""
     return module.partition(".")[0] in _FRAMEWORK and module not in known
 
@@ -148,7 +148,7 @@ def _withdraw(entries: Sequence[_Entry]) -> None:
 
 
 def problem_of(error: BaseException, *files: CodeFile) -> Problem:
-    """An exception of the user's code, in the line of the user's file where it arose."""
+    """Return the problem of an exception in the user's code, with the line of the user's file."""
     names = {str(file.path): file.name for file in files}
     place = next(iter(names.values())) if len(names) == 1 else ""
     for frame, line in _frames(error):
@@ -161,7 +161,7 @@ def problem_of(error: BaseException, *files: CodeFile) -> Problem:
 
 
 def _frames(error: BaseException) -> Iterator[tuple[str, int]]:
-    """(file, line) of the error's way, outermost first; a syntax error's own place last."""
+    """Return (file, line) of each frame of the error, outermost first; a syntax error's own place last."""
     for frame in traceback.extract_tb(error.__traceback__):
         yield frame.filename, frame.lineno or 0
     if isinstance(error, SyntaxError):

@@ -18,7 +18,7 @@ from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import TrialSpec
 
 SHARED_MEMORY, SHARED_MEMORY_PART = Path("/dev/shm"), 0.5
-"""Where loader processes hand images over, and how much of what is free there those of a trial may take."""
+"""The place where loader processes hand images over, and the part of its free space that those of a trial may take."""
 PREFETCHED = 2
 """Batches that each of them has ready: torch's default."""
 VIT_ADAPTER_SHORT_SIDES = (0.5, 0.625, 0.75)
@@ -64,7 +64,7 @@ def trial_config(spec: TrialSpec, paths: dict[str, str], work_dir: str, loader_w
 
 
 def loaders_that_fit(wished: int, settings: Settings) -> int:
-    """So many of the ``wished`` loader processes as shared memory has room for: each keeps two batches there, ready to be taken.
+    """Return as many of the ``wished`` loader processes as shared memory has room for: each keeps two batches there.
 
     A container often has 64 MB of it, and a process that finds it full is killed.
     """
@@ -73,7 +73,7 @@ def loaders_that_fit(wished: int, settings: Settings) -> int:
 
 
 def batch_bytes(settings: Settings) -> int:
-    """Bytes of a batch of 8-bit images at their largest."""
+    """Return the bytes of a batch of 8-bit images at their largest."""
     return 3 * math.prod(settings.image_size) * settings.batch_size
 
 
@@ -110,7 +110,7 @@ def _loader(spec: TrialSpec, paths: dict[str, str], split: str, workers: int) ->
 
 
 def _augmentation(settings: Settings) -> list[dict[str, Any]]:
-    """Scaling, flips and crops in training, drawn from ``numpy.random``, which the data set seeds for each sample."""
+    """Return scaling, flips and crops of training, drawn from ``numpy.random``, which the data set seeds for each sample."""
     scale, flip = _multi_scale(settings), {"type": "RandomFlip", "prob": settings.flip_prob}
     if settings.crop == "none":
         return [scale, flip]
@@ -125,7 +125,7 @@ def _augmentation(settings: Settings) -> list[dict[str, Any]]:
 
 
 def _multi_scale(settings: Settings) -> dict[str, Any]:
-    """Scaling with a factor in ``scale_range``: any, or one of a grid of ``scale_step`` that starts at the range's lower end."""
+    """Return scaling with a factor in ``scale_range``: any, or one of a grid of ``scale_step`` that starts at the range's lower end."""
     low, high = settings.scale_range
     if low == high or not settings.scale_step:
         return _resize(settings, [low, high], between=True)
@@ -150,7 +150,7 @@ def _resize(settings: Settings, factors: Sequence[float], between: bool = False)
 
 
 def learning_rate(settings: Settings) -> float:
-    """Peak rate: ``lr``, or for a ``base_batch_size`` scaled to ``batch_size``, linearly for SGD and by the square root for AdamW.
+    """Return the peak rate: ``lr``, or for a ``base_batch_size`` scaled to ``batch_size``, linearly for SGD and by the square root for AdamW.
 
     Sources: Goyal et al., arXiv 1706.02677, section 2.1 (linear); Malladi et al., arXiv 2205.10287 (square root for
     adaptive methods).
@@ -180,7 +180,7 @@ def _optim_wrapper(settings: Settings) -> dict[str, Any]:
 
 
 def milestones(settings: Settings) -> list[int]:
-    """Epochs after which the step schedule drops the rate, e.g. [8, 11] of 12, [16, 22] of 24, [27, 33] of 36.
+    """Return the epochs after which the step schedule drops the rate, e.g. [8, 11] of 12, [16, 22] of 24, [27, 33] of 36.
 
     A drop comes before the last epoch at the latest, so that in a short schedule it still has an effect.
 

@@ -57,7 +57,7 @@ class TrialDataset(BaseDetDataset):
         super().__init__(*args, metainfo={"classes": tuple(classes)}, **kwargs)
 
     def full_init(self) -> None:
-        """mmengine's, and room for decoded images, which must be there before loader processes are forked."""
+        """Load the data as mmengine does, and make room for decoded images before loader processes are forked."""
         done = self._fully_initialized
         super().full_init()
         if not done:
@@ -71,7 +71,7 @@ class TrialDataset(BaseDetDataset):
         self._shared_epoch[0] = epoch
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """Images with their boxes (xyxy, px); a crowd region is marked to be ignored, a box under 1 px is left out."""
+        """Return the images with their boxes (xyxy, px); a crowd region is marked to be ignored, a box under 1 px is left out."""
         dataset = load_coco(self.ann_file)
         labels = {category["id"]: self.metainfo["classes"].index(category["name"]) for category in dataset["categories"]}
         instances: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in dataset["images"]}
@@ -101,7 +101,7 @@ class TrialDataset(BaseDetDataset):
         ]
 
     def filter_data(self) -> list[dict[str, Any]]:
-        """In training: images with a box that counts and a side of at least 32 px, as every published GFL row does."""
+        """Return, in training, the images with a box that counts and a side of at least 32 px, as every published GFL row does."""
         if self.test_mode or self.filter_cfg is None:
             return self.data_list
         least = self.filter_cfg.get("min_size", 0)
@@ -112,7 +112,7 @@ class TrialDataset(BaseDetDataset):
         ]
 
     def prepare_data(self, idx: int) -> Any:
-        """The sample ``idx`` through the pipeline, under its own seed."""
+        """Return the sample ``idx`` through the pipeline, under its own seed."""
         info = self.get_data_info(idx)
         if self.test_mode:
             return self.pipeline(info)
@@ -212,12 +212,12 @@ class DecodedImages:
                 break
             self._places[info["img_path"]] = len(self._places), self.size, shape
             self.size += math.prod(shape)
-        # Anonymous memory, taken page by page as images come in. A byte each says whether an image is there: it is set last.
+        # Anonymous memory, taken page by page as images come in. A byte each marks an image that is there: it is set last.
         self._pixels = np.frombuffer(mmap.mmap(-1, max(1, self.size)), np.uint8)
         self._there = np.frombuffer(mmap.mmap(-1, max(1, len(self._places))), np.uint8)
 
     def get(self, path: str) -> np.ndarray | None:
-        """The (H, W, 3) pixels of an image, if they are here."""
+        """Return the (H, W, 3) pixels of an image, or None if they are not stored."""
         place = self._places.get(path)
         if place is None or not self._there[place[0]]:
             return None
@@ -225,7 +225,7 @@ class DecodedImages:
         return self._pixels[start : start + math.prod(shape)].reshape(shape)
 
     def keep(self, path: str, image: np.ndarray) -> None:
-        """Take in an image that has a place and the size that was said of it. Two processes that do so write the same bytes."""
+        """Take in an image that has a place and the declared size. Two processes that do so write the same bytes."""
         place = self._places.get(path)
         if place is not None and place[2] == image.shape:
             number, start, shape = place
@@ -286,7 +286,7 @@ class WholeSampler(DefaultSampler):
 class ResumableBatchSampler(AspectRatioBatchSampler):
     """mmdet's batches of like shape, which can leave out the first ``skip`` of an epoch: those an interrupted trial has done.
 
-    Of a trial in several processes each takes its part of the one batch, so that batches do not depend on their number. Where
+    In a trial of several processes each takes its part of the one batch, so that batches do not depend on their number. Where
     the last batch of an epoch has fewer images than there are processes, the rest of them take its first image once more.
     """
 

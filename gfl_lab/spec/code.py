@@ -47,12 +47,12 @@ class CodeFile:
 
     @property
     def component(self) -> ComponentFile:
-        """What a trial keeps of it."""
+        """The record that a trial keeps of it."""
         return ComponentFile(name=self.name, digest=self.digest)
 
 
 def read_code(entries: Sequence[Any], source: Source) -> tuple[tuple[CodeFile, ...], list[Problem]]:
-    """The files named under ``custom_imports``, relative to the experiment file, and what is wrong with them.
+    """Return the files named under ``custom_imports``, relative to the experiment file, and the problems with them.
 
     Args:
         entries: as written; what is no text is left to the experiment's own model.
@@ -101,13 +101,13 @@ def _read(entry: str, folder: Path) -> CodeFile | Problem:
 
 
 def class_names(settings: Settings) -> set[str]:
-    """Every registered class that ``settings`` may name: under ``head``, ``box_loss``, ... and anywhere in ``component_args``."""
+    """Return every registered class that ``settings`` may name: under ``head``, ``box_loss``, ... and anywhere in ``component_args``."""
     own = {value for key, known in BUILT_IN.items() if (value := getattr(settings, key)) not in known}
     return own | {text.rpartition(".")[2] for text in _texts(settings.component_args)}  # without a scope: mmdet.MyLoss
 
 
 def is_plain(value: Any) -> bool:
-    """Whether JSON gives ``value`` back as it is, so that a trial's manifest can hold it."""
+    """Return True if JSON gives ``value`` back as it is, so that a trial's manifest can hold it."""
     if isinstance(value, dict):
         return all(isinstance(key, str) and is_plain(item) for key, item in value.items())
     if isinstance(value, list):

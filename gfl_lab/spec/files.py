@@ -1,4 +1,4 @@
-"""Experiment, profile and published-table files: their form, and loading them with every problem told at once."""
+"""Experiment, profile and published-table files: their form, and loading them with every problem reported at once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class DeskData(BaseModel):
 
 
 class Resources(BaseModel):
-    """What one trial asks of the machine. None of it can change a trial's numbers, so none of it is in its id."""
+    """Resources of one trial. They do not change a trial's numbers, so they are not in its id."""
 
     model_config = _STRICT
 
@@ -56,7 +56,7 @@ class Resources(BaseModel):
 
 
 class Profile(BaseModel):
-    """Where and how big: data, settings that suit it, resources."""
+    """A profile: data, settings that suit them, resources."""
 
     model_config = _STRICT
 
@@ -72,7 +72,7 @@ class Profile(BaseModel):
 
 
 class TableSpec(BaseModel):
-    """What the table shows."""
+    """Contents of the table."""
 
     model_config = _STRICT
 
@@ -132,7 +132,7 @@ class PublishedTable(BaseModel):
 
 
 def settings_problems(given: dict[str, Any], source: Source, prefix: tuple[str | int, ...]) -> list[Problem]:
-    """Problems of a partial set of settings: unknown keys, wrong types, values out of range, and rules between the others."""
+    """Return the problems of a partial set of settings: unknown keys, wrong types, values out of range, and rules between the others."""
     problems = check_keys(given, Settings.model_fields, source, prefix)
     known = {key: value for key, value in given.items() if key in Settings.model_fields}
     if not is_plain(known.get("component_args")):
@@ -148,7 +148,7 @@ def settings_problems(given: dict[str, Any], source: Source, prefix: tuple[str |
 
 
 def resolve_settings(*layers: dict[str, Any]) -> Settings:
-    """Settings from layers, later ones over earlier ones, over the defaults.
+    """Return settings from layers, later ones over earlier ones, over the defaults.
 
     Raises:
         ValidationError: a value breaks a rule.
@@ -160,7 +160,7 @@ def resolve_settings(*layers: dict[str, Any]) -> Settings:
 
 
 def find_profile(name: str, folders: list[Path]) -> Path:
-    """The file of profile ``name``: first of ``folders`` that has it.
+    """Return the file of profile ``name``: first of ``folders`` that has it.
 
     Raises:
         SpecError: there is none; names those that exist.
@@ -192,7 +192,7 @@ def load_profile(path: Path) -> Profile:
 
 
 def load_published(table_id: str, folders: list[Path], source: Source | None = None) -> PublishedTable:
-    """The published table ``table_id``. Raises SpecError with every problem; when there is none, naming those that exist."""
+    """Return the published table ``table_id``. Raises SpecError with every problem; if there is none, with the names that exist."""
     known = {path.stem: path for folder in reversed(folders) if folder.is_dir() for path in sorted(folder.glob("*.yaml"))}
     if table_id not in known:
         place = source.place("published_table") if source else ""
@@ -312,7 +312,7 @@ def _table_problems(table: dict[str, Any], axes: dict[str, Any], source: Source)
 
 
 def _kind_problems(raw: dict[str, Any], source: Source, problems: list[Problem]) -> list[Problem]:
-    """``problems``, and what an ablation and a search may not take from each other."""
+    """Return ``problems`` and the parts that an ablation and a search may not take from each other."""
     if raw.get("kind") == "search":
         own = "A search draws its settings itself: give them under search.space."
         found = [
@@ -344,7 +344,7 @@ def _axes_problems(axes: dict[str, Any], source: Source) -> list[Problem]:
     problems = check_keys(axes, Settings.model_fields, source, ("axes",))
     for key, values in axes.items():
         if key not in Settings.model_fields or not isinstance(values, list):
-            continue  # told by the file's own model
+            continue  # reported by the file's own model
         if not values:
             problems.append(Problem(f"axes.{key} is empty: it must list the values to try", source.place("axes", key)))
         problems += value_problems(key, values, source, ("axes", key))
@@ -361,7 +361,7 @@ def _baseline_problems(baseline: Any, axes: dict[str, Any], variants: dict[str, 
         return []
     if not isinstance(baseline, dict):
         if not isinstance(baseline, str):
-            return []  # told by the file's own model
+            return []  # reported by the file's own model
         return [Problem(f"baseline is {show(baseline)}: it must give a value for each axis", source.place("baseline"))]
     problems = check_keys(baseline, axes, source, ("baseline",)) if axes else []
     for key, values in axes.items():
@@ -398,7 +398,7 @@ def _when_problems(when: dict[str, Any], axes: dict[str, Any], source: Source) -
 
 
 def _cycle(needs: dict[str, list[str]]) -> list[str]:
-    """The keys of a cycle, the first also last; empty where there is none. A key that needs itself is no cycle: it is told apart."""
+    """Return the keys of a cycle, the first also last; empty if there is none. A key that needs itself is no cycle; it has its own problem."""
     graph = {key: [other for other in others if other != key] for key, others in needs.items()}
     try:
         graphlib.TopologicalSorter(graph).prepare()
@@ -412,7 +412,7 @@ def _among(value: Any, values: list[Any]) -> bool:
 
 
 def _validate(model: type[Model], source: Source) -> tuple[Model | None, list[Problem]]:
-    """The file as ``model``, or None and what is wrong with its form."""
+    """Return the file as ``model``, or None and the problems of its form."""
     try:
         return model.model_validate(source.value), []
     except ValidationError as error:

@@ -81,7 +81,7 @@ ALIASES: dict[str, str] = (
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint naming the valid key that is probably meant, or all of them when none is near.
+    """Return a hint with the valid key that is probably meant, or with all of them when none is near.
 
     Names that other tools use count too: ``learning_rate`` is ``lr`` here.
     """
@@ -111,5 +111,5 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def _plain(word: str) -> str:
-    """A name in small letters, its parts joined by ``_``: ``learningRate`` and ``Learning-rate`` are ``learning_rate``."""
+    """Return a name in small letters, its parts joined by ``_``: ``learningRate`` and ``Learning-rate`` are ``learning_rate``."""
     return re.sub(r"[\s.-]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", word.strip()[:60])).lower()

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def total_epochs(values: Settings | Mapping[str, Any]) -> int:
-    """Passes over the training images: ``epochs`` times the factor of ``schedule``.
+    """Return the passes over the training images: ``epochs`` times the factor of ``schedule``.
 
     Args:
         values: settings, or what plan.json or a manifest holds of them; without ``schedule``, as older runs are, it is 1x.

@@ -76,7 +76,7 @@ class Dimension:
     integer: bool = False
 
     def value(self, drawn: float) -> Any:
-        """The setting's value for what a sampler drew."""
+        """Return the setting's value for a sampler's draw."""
         if self.choices:
             return self.choices[int(drawn)]
         if self.integer:
@@ -96,7 +96,7 @@ class Dimension:
         return self.high - self.low + 1 if self.integer else math.inf
 
     def distribution(self) -> Any:
-        """As Optuna draws it. Of choices the position is drawn, so that they may be of any type, and true is not 1."""
+        """Return the distribution for Optuna. For choices it is over positions, so that they may be of any type, and true is not 1."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
         if self.choices:
@@ -112,7 +112,7 @@ class Dimension:
 
 
 def dimensions_of(space: Mapping[str, Any]) -> tuple[Dimension, ...]:
-    """The dimensions of a space that has been checked."""
+    """Return the dimensions of a space that has been checked."""
     found = []
     for key, given in space.items():
         if isinstance(given, list):
@@ -123,7 +123,7 @@ def dimensions_of(space: Mapping[str, Any]) -> tuple[Dimension, ...]:
 
 
 def search_problems(search: Mapping[str, Any], fixed: Iterable[str], source: Source) -> list[Problem]:
-    """What is wrong with ``search:`` beyond the form that ``SearchSpec`` checks: its space and what does not go together.
+    """Return the problems of ``search:`` beyond the form that ``SearchSpec`` checks: its space, and parts that exclude each other.
 
     Args:
         fixed: settings under `overrides`.
@@ -149,7 +149,7 @@ def search_problems(search: Mapping[str, Any], fixed: Iterable[str], source: Sou
             problems.append(Problem(f"{key} is {show(given)}: {rule}", source.place(*at, key)))
     metric, scheduler = search.get("metric", "AP"), search.get("scheduler", "asha")
     if not isinstance(metric, str):
-        pass  # told by the file's own model
+        pass  # reported by the file's own model
     elif metric not in naming.METRICS:
         problems.append(Problem(f"{metric!r} is not a metric", source.place("search", "metric"), nearest(metric, naming.METRICS)))
     elif metric not in EACH_EPOCH and scheduler == "asha":

@@ -1,4 +1,4 @@
-"""YAML files as plain values that remember where each key stood, and pydantic's errors told in those places."""
+"""YAML files as plain values with the line of each key, and pydantic's errors reported at those lines."""
 
 from __future__ import annotations
 
@@ -68,16 +68,16 @@ class Source:
     problems: list[Problem] = field(default_factory=list)
     """Wrong, though it could be read on: a key given twice, a word with two meanings (read as the likelier one)."""
     renamed: dict[str, str] = field(default_factory=dict)
-    """{old name: warning that says where it stands and what it is called now}."""
+    """{old name: warning with its place and its present name}."""
 
     def place(self, *keys: str | int) -> str:
-        """``file.yaml:12: axes.reg_max``; the nearest parent's line when the key itself has none."""
+        """Return ``file.yaml:12: axes.reg_max``; the nearest parent's line when the key itself has none."""
         line = next((self.lines[keys[:n]] for n in range(len(keys), -1, -1) if keys[:n] in self.lines), 1)
         dotted = ".".join(str(key) for key in keys)
         return f"{self.path.name}:{line}" + (f": {dotted}" if dotted else "")
 
     def line(self, *keys: str | int) -> int:
-        """The line of a key; 0 when it is not in the file."""
+        """Return the line of a key; 0 when it is not in the file."""
         return self.lines.get(keys, 0)
 
     def rename(self, table: Mapping[str, str], *at: str | int) -> None:
@@ -116,7 +116,7 @@ class Source:
 
     @staticmethod
     def line_of(place: str) -> int:
-        """The line named in a place; 0 when it names none."""
+        """Return the line named in a place; 0 when it names none."""
         number = place.split(": ")[0].rpartition(":")[2]
         return int(number) if number.isdigit() else 0
 
@@ -126,7 +126,7 @@ def read_yaml(path: Path) -> Source:
 
     Raises:
         SpecError: no file, not text, not YAML, empty, not a mapping, too large or too deep. Keys that are given twice and
-            words that versions of YAML read differently are in the source's ``problems``, to be told with all others.
+            words that versions of YAML read differently are in the source's ``problems``, to be reported with all others.
     """
     try:
         if path.is_dir():
@@ -171,7 +171,7 @@ def read_value(text: str) -> Any:
 
 
 def _compose(text: str, name: str) -> yaml.Node | None:
-    """The root node of a text. Raises SpecError."""
+    """Return the root node of a text. Raises SpecError."""
     loader = None
     try:
         loader = _Loader(text)
@@ -201,7 +201,7 @@ class _Reader:
         self._open: list[yaml.Node] = []  # the nodes that hold the present one
 
     def value(self, node: yaml.Node, at: Path_) -> Any:
-        """The value of ``node``, which stands at the key ``at``."""
+        """Return the value of ``node``, which stands at the key ``at``."""
         self._values += 1
         if self._values > MAX_NODES:  # aliases of aliases: a few lines that stand for millions
             self._refuse(node, f"the file holds more than {MAX_NODES:,} values, aliases (*name) written out")
@@ -300,7 +300,7 @@ def problems_of(error: ValidationError, model: type[BaseModel], source: Source, 
 
 
 def _told(items: list[Any], keys: Path_, model: type[BaseModel], source: Source, prefix: Path_) -> Problem:
-    """One problem for all that is wrong at one key: several items are the forms that it could have had."""
+    """Return one problem for all errors at one key: several items are the forms that it could have had."""
     kind, place = items[0]["type"], source.place(*prefix, *keys)
     name = ".".join(str(part) for part in keys)
     if kind == "extra_forbidden":
@@ -320,7 +320,7 @@ def _told(items: list[Any], keys: Path_, model: type[BaseModel], source: Source,
 
 
 def _keys(loc: Path_, kind: str, model: type[BaseModel], given: Any) -> Path_:
-    """The keys of the file in an error's location, without the names of types that pydantic puts between them."""
+    """Return the keys of the file in an error's location, without the names of types that pydantic puts between them."""
     keys: list[str | int] = []
     for index, part in enumerate(loc):
         last = index == len(loc) - 1
@@ -387,7 +387,7 @@ _BOUNDS = {
 
 
 def _rule(item: Any) -> str:
-    """The rule that one of pydantic's errors is about, in words that name no type of Python."""
+    """Return the rule behind one of pydantic's errors, without names of Python types."""
     kind, context = item["type"], item.get("ctx", {})
     if kind == "float_type" and isinstance(item["input"], int) and not isinstance(item["input"], bool):
         return "must be a finite number, and this one is too large"
@@ -409,7 +409,7 @@ def _rule(item: Any) -> str:
 
 
 def _spelling(value: Any, items: list[Any]) -> str:
-    """A hint for text that should be what it looks like."""
+    """Return a hint for text that looks like another type."""
     kinds = {item["type"] for item in items}
     if kinds & {"int_type", "int_from_float"} and isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return f"Write {int(value)}."
@@ -428,7 +428,7 @@ def _spelling(value: Any, items: list[Any]) -> str:
 
 
 def show(value: Any) -> str:
-    """A value as an experiment file would have it, text in quotes, at most 80 characters."""
+    """Return a value as an experiment file would have it, text in quotes, at most 80 characters."""
     text = _written(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -448,7 +448,7 @@ def _written(value: Any, depth: int = 0) -> str:
 
 
 def same(first: Any, second: Any) -> bool:
-    """Whether two values of a file mean the same: 1 is 1.0, but neither ``true`` nor ``"1"``."""
+    """Return True if two values of a file mean the same: 1 is 1.0, but neither ``true`` nor ``"1"``."""
     return identity(first) == identity(second)
 
 
@@ -464,7 +464,7 @@ def identity(value: Any) -> Any:
 
 
 def repeated(values: list[Any]) -> dict[int, int]:
-    """{index: index of the first that means the same} of the values that are not the first of their kind."""
+    """Return {index: index of the first with the same meaning} of the values that are not the first of their kind."""
     first: dict[Any, int] = {}
     found = {}
     for index, value in enumerate(values):
@@ -475,6 +475,6 @@ def repeated(values: list[Any]) -> dict[int, int]:
 
 
 def check_keys(given: Mapping[str, Any], known: Iterable[str], source: Source, prefix: Path_) -> list[Problem]:
-    """A problem for each key of ``given`` that is not in ``known``."""
+    """Return a problem for each key of ``given`` that is not in ``known``."""
     known = list(known)
     return [Problem(f"unknown key {key!r}", source.place(*prefix, key), nearest(str(key), known)) for key in given if key not in known]

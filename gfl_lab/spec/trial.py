@@ -19,7 +19,7 @@ TRAINING_CODE_VERSION = 1
 
 
 def _counted(settings: Settings, known_edges: bool) -> set[str]:
-    """Inactive settings that count in a trial's id all the same.
+    """Return the inactive settings that count in a trial's id all the same.
 
     ``reg_max`` and ``bin_width`` do where they decide which sides are scored against known edges, or how wide an exported
     distribution is. Those of a registered backbone do since they always have: else finished trials would count as missing.
@@ -67,7 +67,7 @@ def computed(settings: Settings) -> dict[str, Any]:
 
 
 def _stages(settings: Settings) -> int:
-    """Stages of the backbone that the pyramid uses."""
+    """Return the stages of the backbone that the pyramid uses."""
     return min(4, (4, 8, 16, 32).index(settings.strides[0]) + len(settings.strides))
 
 

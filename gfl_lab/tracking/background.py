@@ -23,11 +23,11 @@ class BackgroundMirror(threading.Thread):
         super().__init__(name="mlflow-mirror", daemon=True)
         self.mirror, self.experiment, self.profile, self.every = mirror, experiment, profile, every
         self.error: Exception | None = None
-        """What the last attempt raised, or None when it succeeded."""
+        """Error of the last attempt, or None when it succeeded."""
         self._end = threading.Event()
 
     def run(self) -> None:
-        """Thread body."""
+        """Run the thread."""
         self._attempt(final=False)
         while not self._end.wait(self.every):
             self._attempt(final=False)
@@ -41,7 +41,7 @@ class BackgroundMirror(threading.Thread):
             self.error = error
 
     def finish(self, timeout: float = FINISH_S) -> bool:
-        """One last complete sync, then the thread ends. Whether that worked; ``shortfall`` says why it did not.
+        """Sync completely once more, and end the thread. Return True if that worked; ``shortfall`` has the reason if not.
 
         Waits for ``timeout`` seconds at most, and less for a server that hangs.
         """

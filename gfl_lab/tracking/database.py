@@ -41,7 +41,7 @@ WAYS_OUT = {
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Tells a file from another one in its place; None when there is none."""
+    """Return a value that differs for another file in the same place; None when there is none."""
     try:
         found = path.stat()
     except OSError:
@@ -219,7 +219,7 @@ def _fault(path: Path, error: sqlite3.Error) -> MirrorError:
 
 
 def set_aside(path: Path) -> Path:
-    """Give a database another name, with the files that SQLite keeps beside it. The caller sees to it that nobody mirrors.
+    """Give a database another name, with the files that SQLite keeps beside it. The caller makes sure that no mirror runs.
 
     Returns:
         Its new path.
@@ -238,12 +238,12 @@ def set_aside(path: Path) -> Path:
 
 
 def lock_path(tree: RunTree, uri: str) -> Path:
-    """The lock file of those who mirror to ``uri``: beside a database, whoever fills it; else in the run tree."""
+    """Return the lock file of all mirrors to ``uri``: beside a database, else in the run tree."""
     return Path(f"{sqlite_path(uri) or tree.root / naming.MLFLOW_DB}.lock")
 
 
 class Turn:
-    """The lock while it is held. Its file says which mirror was the last to write each experiment.
+    """The lock while it is held. Its file names the last mirror that wrote each experiment.
 
     Args:
         file: the lock file; None where the folder cannot be written (a read-only archive, mirrored to a server elsewhere).
@@ -253,7 +253,7 @@ class Turn:
         self._file = file
 
     def take_over(self, key: str, token: str) -> bool:
-        """Write ``token`` down for ``key``. Whether it stood there already, so that nobody else has written since."""
+        """Write ``token`` for ``key``. Return True if it was there already: no other mirror has written since."""
         if self._file is None:
             return False
         try:
@@ -298,7 +298,7 @@ def exclusive(path: Path) -> Iterator[Turn]:
 
 
 def ui_command(tree: RunTree, port: int) -> tuple[list[str], dict[str, str]]:
-    """Command and complete environment of MLflow's own UI over the database beside the runs, on 127.0.0.1 alone.
+    """Return command and complete environment of MLflow's own UI over the database beside the runs, on 127.0.0.1 alone.
 
     The small form: one worker, no job runner (0.4 GiB instead of 1.5). Call ``Mirror(tree, tree.mlflow_uri).prepare()``
     first, so that the server does not make the database.
@@ -313,7 +313,7 @@ def ui_command(tree: RunTree, port: int) -> tuple[list[str], dict[str, str]]:
 
 
 def ui_pages(tree: RunTree, port: int, most: int = 5) -> list[tuple[str, str]]:
-    """(experiment, address) of MLflow's page of the ``most`` experiments in which a run began last, the newest first.
+    """Return (experiment, address) of MLflow's page of the ``most`` experiments in which a run began last, the newest first.
 
     From its start page MLflow 3 leads to its views for language models; these addresses open the runs.
     """

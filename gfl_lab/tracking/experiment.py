@@ -28,7 +28,7 @@ PARENT = ""
 
 @dataclass
 class SyncReport:
-    """What one sync sent."""
+    """The report of one sync."""
 
     runs: int = 0
     points: int = 0
@@ -52,7 +52,7 @@ class _Seen:
 
 
 class ExperimentMirror:
-    """Remembers what the server has, so that a round costs only what is new. ``forget`` what can no longer be trusted."""
+    """Mirrors one experiment. It keeps a list of what the server has, so that a round sends only what is new; ``forget`` clears it."""
 
     def __init__(self, tree: RunTree, experiment: str, profile: str) -> None:
         self.tree, self.experiment, self.profile = tree, experiment, profile
@@ -68,7 +68,7 @@ class ExperimentMirror:
         self._not_stored: list[Problem] = []
 
     def plan(self) -> Plan:
-        """The plan as it is now. Raises StoreError when there is none."""
+        """Return the plan as it is now. Raises StoreError when there is none."""
         path = self.tree.experiment(self.experiment, self.profile) / naming.PLAN
         stamp = file_stamp(path)
         if self._plan is None or stamp != self._plan_stamp or stamp is None:
@@ -78,7 +78,7 @@ class ExperimentMirror:
         return self._plan
 
     def forget(self) -> None:
-        """A call failed, another mirror has written, or the server is another one: ask what it has."""
+        """Drop what is known of the server: a call failed, another mirror has written, or it is another server."""
         self._listed = False
         self._runs.clear()
         self._seen.clear()
@@ -119,14 +119,14 @@ class ExperimentMirror:
         self._listed = True
 
     def _settle(self, server: Server, key: str, run: Run) -> None:
-        """Two runs for one trial (an answer got lost, or two trees were mirrored at once): all keep the one of the smaller id."""
+        """Choose one of two runs of one trial (an answer got lost, or two trees were mirrored at once): the one of the smaller id."""
         other = self._runs.setdefault(key, run)
         if other.id != run.id:
             self._runs[key] = min(run, other, key=lambda one: one.id)
             server.delete_run(max(run, other, key=lambda one: one.id))
 
     def _look(self, plan: Plan, report: SyncReport) -> tuple[dict[str, TrialState], list[tuple[Trial, int | None]]]:
-        """State of every trial, and those that may have something to send, with their folder's time of change."""
+        """Return the state of every trial, and those that may have something to send, with their folder's time of change."""
         states: dict[str, TrialState] = {}
         open_trials = []
         for trial in plan.trials:
@@ -148,7 +148,7 @@ class ExperimentMirror:
         return states, open_trials
 
     def _remember(self, trial: Trial, changed: int | None, state: TrialState) -> None:
-        """Nothing to do for this trial until its folder changes. A lease can come to an end without that."""
+        """Skip this trial until its folder changes. A lease can come to an end without that."""
         settled = changed is None or time.time() - changed / 1e9 > SETTLED_S
         if settled and not trial.directory.file(naming.LEASE).exists():
             self._seen[trial.id] = _Seen(changed, state)
@@ -180,7 +180,7 @@ class ExperimentMirror:
         return self._create(server, PARENT, f"{self.experiment} · {self.profile}", start, tags, report)
 
     def _trial(self, server: Server, plan: Plan, parent: Run, trial: Trial, state: TrialState, report: SyncReport) -> bool:
-        """Bring a trial's run up to date. Whether it is complete: nothing is to follow and nothing could not be sent."""
+        """Bring a trial's run up to date. Return True if it is complete: everything was sent, and nothing will follow."""
         running = state is TrialState.RUNNING
         # The fingerprint is of the files before they are read: what is written meanwhile makes it differ next time.
         print_ = mlflow_payload.fingerprint(plan, trial, parent.id)
@@ -264,7 +264,7 @@ class ExperimentMirror:
         return whole
 
     def _end_dropped(self, server: Server, plan: Plan) -> None:
-        """A trial that has left the plan must not stay RUNNING."""
+        """End the runs of trials that have left the plan: they must not stay RUNNING."""
         planned = {PARENT, *(trial.id for trial in plan.trials)}
         for trial_id, run in self._runs.items():
             if run.status == "RUNNING" and trial_id not in planned and not self.tree.trial(trial_id).lease_alive():

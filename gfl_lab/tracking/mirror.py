@@ -1,6 +1,6 @@
 """Mirrors run directories to MLflow, as often as one likes, with nothing doubled (docs/mlflow.md).
 
-The run directory is the truth; MLflow shows it. One process mirrors; training never waits for it. Whatever goes wrong,
+The run directory is the truth; MLflow shows it. One process mirrors; training never waits for it. If something goes wrong,
 the next ``sync`` makes the server complete: on first contact with a run it reads which (metric, step) the server has,
 and sends the rest.
 """
@@ -24,7 +24,7 @@ from gfl_lab.tracking.server import PATIENCE_S, MirrorError, Server, StorageErro
 
 
 def default_uri(tree: RunTree) -> str:
-    """``$MLFLOW_TRACKING_URI``, or the database beside the runs."""
+    """Return ``$MLFLOW_TRACKING_URI``, or the database beside the runs."""
     return os.environ.get("MLFLOW_TRACKING_URI") or tree.mlflow_uri
 
 
@@ -87,7 +87,7 @@ class Mirror:
         return report
 
     def behind(self, experiment: str, profile: str) -> int:
-        """Trials that have run but are not complete on the server, as far as is known since the last ``sync``."""
+        """Return the trials that have run but were not complete on the server at the last ``sync``."""
         one = self._experiments.get((experiment, profile))
         return one.behind if one else 0
 
@@ -113,7 +113,7 @@ class Mirror:
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[database.Turn]:
-        """The lock between processes."""
+        """Hold the lock between processes."""
         self._queueing = time.monotonic()
         try:
             with database.exclusive(database.lock_path(self.tree, self.uri)) as turn:
@@ -123,7 +123,7 @@ class Mirror:
             self._queueing = None
 
     def _connect(self) -> Server:
-        """The server; a database that is not there is made."""
+        """Connect to the server; a missing database is made."""
         path = sqlite_path(self.uri)
         if self._server is not None and (path is None or database.identity(path) == self._identity):
             return self._server

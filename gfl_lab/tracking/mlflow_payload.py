@@ -1,4 +1,4 @@
-"""What a run on the server is to hold, read from the run directories. Asks no server."""
+"""The content of a run on the server, read from the run directories. Calls no server."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Plan:
 
     @property
     def source(self) -> dict[str, str]:
-        """Tags that say where a run comes from."""
+        """Tags for the origin of a run."""
         return {"mlflow.source.name": f"gfl-lab run {self.record.source}".strip(), "mlflow.source.type": "LOCAL"}
 
 
@@ -105,7 +105,7 @@ def read_plan(tree: RunTree, experiment: str, profile: str) -> Plan:
 
 
 def parent_status(states: Mapping[str, TrialState], final: bool) -> str:
-    """RUNNING while trials run or, unless ``final``, may still start; then how they ended."""
+    """Return RUNNING while trials run or, unless ``final``, may still start; then how they ended."""
     found = set(states.values())
     if TrialState.RUNNING in found or (not final and found & {TrialState.PLANNED, TrialState.INTERRUPTED}):
         return "RUNNING"
@@ -115,7 +115,7 @@ def parent_status(states: Mapping[str, TrialState], final: bool) -> str:
 
 
 def parent_tags(plan: Plan, states: Mapping[str, TrialState]) -> dict[str, str]:
-    """Its tags, the description among them: the question with the table under it, once there is one."""
+    """Return the tags of the parent run. The description among them is the question, with the table under it once there is one."""
     present = list(states.values())
     counts = [f"{present.count(state)} {state.value}" for state in TrialState if state in present]
     note = escaped(one_line(plan.record.question, NOTE_LIMIT // 2))
@@ -126,7 +126,7 @@ def parent_tags(plan: Plan, states: Mapping[str, TrialState]) -> dict[str, str]:
 
 
 def parent_params(plan: Plan) -> dict[str, str]:
-    """Axes, seeds, profile and data."""
+    """Return axes, seeds, profile and data."""
     params = {axis: ", ".join(naming.setting_text(value) for value in values) for axis, values in plan.record.axes.items()}
     params["seeds"] = ", ".join(map(str, sorted({trial.seed for trial in plan.record.trials})))
     data = plan.record.data
@@ -134,7 +134,7 @@ def parent_params(plan: Plan) -> dict[str, str]:
 
 
 def changed_params(params: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
-    """MLflow's params cannot change, but seeds and axes of an experiment grow: what has changed becomes a tag."""
+    """Return the params that have changed, as tags: MLflow's params cannot change, but seeds and axes of an experiment grow."""
     return {f"gfl.now.{key}": value for key, value in params.items() if key in known and known[key] != value[:PARAM_LIMIT]}
 
 
@@ -144,7 +144,7 @@ def changed_params(params: Mapping[str, str], known: Mapping[str, str]) -> dict[
 def trial_tags(
     plan: Plan, trial: Trial, parent_id: str, state: TrialState, result: Result | None, known: Mapping[str, str]
 ) -> dict[str, str]:
-    """Its tags; ``known`` are those that the server has."""
+    """Return the tags of a trial's run; ``known`` are those on the server."""
     tags = {
         naming.TAG_KIND: "trial",
         **plan.common,
@@ -163,27 +163,27 @@ def trial_tags(
 
 
 def trial_params(trial: Trial) -> dict[str, str]:
-    """The axes, the seed and the id."""
+    """Return the axes, the seed and the id."""
     params = {str(axis): naming.setting_text(value) for axis, value in trial.axes.items()}
     return params | {"seed": str(trial.seed), "trial": trial.id}
 
 
 def trial_files(state: TrialState) -> tuple[str, ...]:
-    """Names of the files that are its artifacts."""
+    """Return the names of a trial's files that become artifacts."""
     if state is TrialState.RUNNING:
         return (naming.CONFIG,)
     return (*TRIAL_FILES, naming.LOG) if state is TrialState.FAILED else TRIAL_FILES
 
 
 def fingerprint(plan: Plan, trial: Trial, parent_id: str) -> str:
-    """Changes with anything that a trial's run shows. Take it before the files are read."""
+    """Return a value that changes with anything that a trial's run shows. Take it before the files are read."""
     described = [parent_id, plan.common, trial.variant, trial.axes, trial.seed]
     files = (naming.METRICS_FILE, naming.LEASE, *TRIAL_FILES)
     return naming.digest([described, [[name, file_stamp(trial.directory.file(name))] for name in files]])
 
 
 def data_input(data: DataSpec, paths: DataPaths | None = None) -> dict[str, str]:
-    """Arguments of ``Server.log_data``."""
+    """Return the arguments of ``Server.log_data``."""
     counts = {"train_images": data.train_images, "val_images": data.val_images, "classes": len(data.classes)}
     source = {"uri": paths.train_annotations, **paths.to_json()} if paths else {"name": data.name}
     return {
@@ -216,7 +216,7 @@ def _created(trial: TrialDir) -> str:
 
 
 def started(trial: TrialDir, result: Result | None) -> int:
-    """When it started, ms: before its first metric line, else when its lease was taken or its manifest written."""
+    """Return the start of a trial, ms: before its first metric line, else of its lease or manifest."""
     lines, _ = read_metric_lines(trial.file(naming.METRICS_FILE))
     first = next((line.time for line in lines if millis(line.time)), None)
     lease = trial.lease()
@@ -230,7 +230,7 @@ def started(trial: TrialDir, result: Result | None) -> int:
 
 
 def ended(trial: TrialDir, result: Result | None) -> int:
-    """When it ended, ms: as its result says, else when its last metric line was written."""
+    """Return the end of a trial, ms: by its result, else of its last metric line."""
     finished = millis(result.finished) if result else None
     if finished:
         return finished
@@ -239,7 +239,7 @@ def ended(trial: TrialDir, result: Result | None) -> int:
 
 
 def line_points(lines: Iterable[MetricLine]) -> Iterator[tuple[str, float, int, int]]:
-    """(key, value, ms, step): train by iteration, val by epoch, so that MLflow's axis counts what its chart shows."""
+    """Yield (key, value, ms, step): train by iteration, val by epoch, so that MLflow's axis is the one of its chart."""
     for line in lines:
         if not (line.trains or line.evaluates):
             continue
@@ -251,7 +251,7 @@ def line_points(lines: Iterable[MetricLine]) -> Iterator[tuple[str, float, int, 
 
 
 def final_points(trial: TrialDir, result: Done) -> Iterator[tuple[str, float, int, int]]:
-    """The finished trial's numbers, at step 0: single values, which MLflow draws as bars to compare runs by."""
+    """Return the finished trial's numbers, at step 0: single values, which MLflow draws as bars to compare runs by."""
     when = ended(trial, result)
     extra = {"seconds": result.seconds.get("total"), "peak_memory_mib": result.peak_memory_mib}
     for name, raw in {**(result.metrics or {}), **extra}.items():
@@ -260,23 +260,23 @@ def final_points(trial: TrialDir, result: Done) -> Iterator[tuple[str, float, in
 
 
 def now() -> int:
-    """Milliseconds since 1970."""
+    """Return milliseconds since 1970."""
     return round(time.time() * 1000)
 
 
 def one_line(text: Any, limit: int) -> str:
-    """``text`` without line breaks, cut at ``limit`` characters."""
+    """Return ``text`` without line breaks, cut at ``limit`` characters."""
     joined = " ".join(str(text).split())
     return joined if len(joined) <= limit else joined[: limit - 1] + "…"
 
 
 def escaped(text: str) -> str:
-    """``text`` as Markdown that shows it as it is."""
+    """Return ``text`` as Markdown that shows it as it is."""
     return re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", text)
 
 
 def millis(when: float | str | None) -> int | None:
-    """Unix seconds or ISO text as MLflow's milliseconds; None for anything else."""
+    """Return Unix seconds or ISO text as MLflow's milliseconds; None for anything else."""
     if isinstance(when, str):
         try:
             moment = datetime.datetime.fromisoformat(when)
@@ -289,7 +289,7 @@ def millis(when: float | str | None) -> int | None:
 
 
 def _number(value: Any) -> float | None:
-    """A metric value as MLflow takes it: infinities become NaN, because they would flatten its charts."""
+    """Return a metric value as MLflow takes it: infinities become NaN, because they would flatten its charts."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return float(value) if math.isfinite(value) else math.nan

@@ -30,7 +30,7 @@ PARAM_LIMIT = 6000
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
-    # By default a dead server blocks each call for four minutes. No retry in the HTTP client: it also repeats requests whose
+    # By default a server that is down blocks each call for four minutes. No retry in the HTTP client: it also repeats requests whose
     # answer was lost, and so makes a run twice. The mirror looks at what the server has, then tries again.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -65,7 +65,7 @@ class StorageError(MirrorError):
 
 @dataclass
 class Run:
-    """What is known about one run on the server."""
+    """One run on the server, as far as it is known."""
 
     id: str
     status: str
@@ -98,15 +98,15 @@ def quiet_import() -> Any:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Each error of a database is raised too, and told once, by whoever asked; their tracebacks would bury that sentence. The first
-    # also tells each of its ten attempts to open a database.
+    # Each error of a database is raised too, and reported once by the caller; their tracebacks would bury that sentence. The first
+    # also logs each of its ten attempts to open a database.
     for name in ("mlflow.store", "sqlalchemy.pool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return mlflow
 
 
 def unusable(uri: str, error: Exception, what: str = "be used") -> MirrorError:
-    """The error that says that MLflow at ``uri`` cannot do ``what``."""
+    """Return the error for an MLflow at ``uri`` that cannot do ``what``."""
     text = redacted(" ".join(str(error).split()))
     path = sqlite_path(uri)
     if path is not None and (found := re.search(r"database disk image is malformed|file is not a database", text)):
@@ -120,7 +120,7 @@ def unusable(uri: str, error: Exception, what: str = "be used") -> MirrorError:
 
 
 def redacted(text: str) -> str:
-    """``text`` without the user and password of any URL in it."""
+    """Return ``text`` without the user and password of any URL in it."""
     return re.sub(r"://[^/@\s]+@", "://***@", text)
 
 
@@ -155,7 +155,7 @@ class Server:
     # --- experiments and runs ---
 
     def experiment(self, name: str) -> str:
-        """Id of the experiment ``name``, which is made where there is none."""
+        """Return the id of the experiment ``name``; make it if there is none."""
         with self._asking():
             found = self._client.get_experiment_by_name(name)
             if found is None:
@@ -173,7 +173,7 @@ class Server:
         return found.experiment_id
 
     def runs(self, experiment_id: str, tags: Mapping[str, str]) -> list[Run]:
-        """Every run with these tags, by id."""
+        """Return every run with these tags, by id."""
         found: list[Run] = []
         token = None
         while True:
@@ -195,7 +195,7 @@ class Server:
                 return found
 
     def create_run(self, experiment_id: str, name: str, start: int, tags: Mapping[str, str]) -> Run:
-        """A new run, RUNNING since ``start`` (ms)."""
+        """Create a run, RUNNING since ``start`` (ms)."""
         with self._asking():
             made = self._client.create_run(experiment_id, start_time=start, tags=dict(tags), run_name=name)
         return Run(made.info.run_id, "RUNNING", dict(tags), {}, steps={})
@@ -246,7 +246,7 @@ class Server:
         return sent
 
     def log_data(self, run: Run, name: str, digest: str, source_type: str, source: str, profile: str) -> None:
-        """The data set as its input, once."""
+        """Log the data set as the run's input, once."""
         if run.has_data:
             return
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -257,7 +257,7 @@ class Server:
         run.has_data = True
 
     def upload(self, run: Run, path: Path, folder: str | None) -> bool:
-        """Upload a file that has changed since it last was; a second upload replaces the first. Whether it was sent."""
+        """Upload a file that has changed since it last was; a second upload replaces the first. Return True if it was sent."""
         stamp = file_stamp(path)
         if stamp is None or run.files.get(path.name) == stamp:
             return False
@@ -267,7 +267,7 @@ class Server:
         return True
 
     def set_status(self, run: Run, status: str, end: int | None) -> None:
-        """Its status, and when it ended (ms) where it has."""
+        """Set the status of a run, and its end (ms) if it has ended."""
         if run.status == status:
             return
         with self._asking():
@@ -279,7 +279,7 @@ class Server:
 
 
 def file_stamp(path: Path) -> tuple[int, int] | None:
-    """Size and modification time (ns) of a file, or None when there is none."""
+    """Return the size and modification time (ns) of a file, or None when there is none."""
     try:
         found = path.stat()
     except OSError:

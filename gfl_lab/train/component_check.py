@@ -1,4 +1,4 @@
-"""Whether the components that a variant names are registered, of the right kind, and take their arguments."""
+"""Check that the components of a variant are registered, of the right kind, and take their arguments."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ CLASSES = 80
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong, and with which setting."""
+    """A problem, and the setting it is about."""
 
     key: str
     problem: Problem
 
 
 def check(settings: Settings, files: Sequence[CodeFile], own: frozenset[str]) -> list[Finding]:
-    """What is wrong with the components of ``settings``. The files must be loaded.
+    """Return the problems of the components of ``settings``. The files must be loaded.
 
     Args:
         own: names that the files register.
@@ -79,14 +79,14 @@ def _registry(key: str) -> Registry:
 
 
 def _names(registry: Registry) -> dict[str, Any]:
-    """What ``registry`` finds without a scope: its own and its ancestors'."""
+    """Return the names in ``registry`` that need no scope: its own and its ancestors'."""
     registry.import_from_location()
     parents = _names(registry.parent) if registry.parent is not None else {}
     return parents | registry.module_dict
 
 
 def _class_of(key: str, name: str, own: frozenset[str]) -> Any:
-    """The class, or the problem that it is not registered."""
+    """Return the class, or the problem that it is not registered."""
     known = _names(_registry(key))
     if name in known:
         return known[name]

@@ -1,4 +1,4 @@
-"""What befell a trial: the kind and the reason of what it raised, in words for its result (docs/failures.md)."""
+"""The failure of a trial: kind and reason of the error, in words for its result (docs/failures.md)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def failure_of(trial: TrialDir, error: Exception) -> Failure:
 
 
 def _in_users_code(error: Exception) -> str:
-    """``file.py:12``, the innermost line of a component of the user's on the error's way, or nothing."""
+    """Return ``file.py:12``, the innermost line of a component of the user's in the error's traceback, or nothing."""
     frames = [
         f"{Path(frame.f_code.co_filename).name}:{line}"
         for frame, line in traceback.walk_tb(error.__traceback__)
@@ -67,7 +67,7 @@ def _full_disk(trial: TrialDir, error: OSError) -> str:
 
 @contextlib.contextmanager
 def full_disk_told(trial: TrialDir) -> Iterator[None]:
-    """Where not even the outcome can be written, it is raised: DiskFull."""
+    """Raise DiskFull if not even the outcome can be written."""
     try:
         yield
     except OSError as error:

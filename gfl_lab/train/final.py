@@ -82,12 +82,12 @@ def peak_memory_mib(device: torch.device) -> float:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Device of a model's parameters."""
+    """Return the device of a model's parameters."""
     return next(model.parameters()).device
 
 
 def device_name(model: nn.Module) -> str:
-    """``cpu``, or ``cuda:0 NAME``."""
+    """Return ``cpu``, or ``cuda:0 NAME``."""
     device = device_of(model)
     return f"{device} {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
 
@@ -106,5 +106,5 @@ class Clock:
         self._last = now
 
     def seconds(self) -> dict[str, float]:
-        """``seconds`` of result.json, without the total."""
+        """Return ``seconds`` of result.json, without the total."""
         return {key: round(value, 3) for key, value in self.laps.items()}

@@ -82,7 +82,7 @@ def final_weights(trial: TrialDir, spec: TrialSpec) -> FinalWeights:
 
 
 def trained_weights(trial: TrialDir) -> FinalWeights | None:
-    """The weights of an unfinished trial whose checkpoint is of the end of its training and holds nothing to train on with.
+    """Return the weights of an unfinished trial whose checkpoint is of the end of its training and cannot be trained on.
 
     None for every other trial: it trains, or goes on from its checkpoint.
     """
@@ -100,7 +100,7 @@ def adopted_weights(trial: TrialDir, donor_id: str) -> FinalWeights | None:
     """Take the final weights of another finished trial that trained as this one would; its curves and its notes come along.
 
     Afterwards the folder is that of a trial whose training is over, with a checkpoint of its own. None where there is no such trial,
-    or its weights cannot be used: then the log says why, and the trial trains.
+    or its weights cannot be used: then the log has the reason, and the trial trains.
     """
     if not donor_id:
         return None

@@ -62,14 +62,14 @@ def run_trial(
 
     A finished trial whose records are damaged is evaluated again, from its last checkpoint; else it is left as it is.
 
-    Whatever happens, the outcome is in result.json when this returns or raises; nothing is raised for a failed trial.
+    The outcome is always in result.json when this returns or raises; nothing is raised for a failed trial.
 
     Args:
         path: run directory with a manifest.
         threads: CPU threads, of all processes together.
         loader_workers: processes that load images, for each process.
         processes: that share each batch, a GPU each where there are as many (process_group.py).
-        stop_file: a file whose appearance asks the trial to stop; its driver's.
+        stop_file: a file of its driver; the trial stops when it appears.
         weights_from: id of a finished trial beside this one that differs from it in test settings alone. Its final weights are
             evaluated, and nothing is trained, unless they are gone or damaged by now.
         should_stop: asked before each step, instead of looking for the file.
@@ -164,7 +164,7 @@ def _write_result(trial: TrialDir, outcome: Result, seconds: float) -> None:
 
 
 def _has_finished(trial: TrialDir) -> bool:
-    """Whether nothing is left to train. Raises FormatError for a result of another format, which is not ours to write over."""
+    """Return True if nothing is left to train. Raises FormatError for a result of another format, which is never written over."""
     try:
         return has_finished(trial)
     except FormatError:
@@ -249,7 +249,7 @@ def _train(
 
 
 def _start(runner: TrialRunner, spec: TrialSpec, hook: TrialHook) -> None:
-    """After mmengine has initialised the weights: put in those that the trial starts or goes on with."""
+    """Put in the weights that the trial starts or goes on with, after mmengine has initialised them."""
     settings = spec.settings
     if hook.resumed is None and settings.init_weights != "random":
         load_backbone(runner.model.backbone, settings.init_weights, settings.backbone)
@@ -260,7 +260,7 @@ def _start(runner: TrialRunner, spec: TrialSpec, hook: TrialHook) -> None:
 
 
 def _load_last(trial: TrialDir, group: ProcessGroup) -> dict[str, Any] | None:
-    """The last checkpoint, in each process; what is damaged the first one has set aside before the others look."""
+    """Return the last checkpoint, in each process. The first one sets damaged files aside before the others look."""
     if not group.is_main:
         group.barrier()
     found = load_last(trial)
@@ -270,7 +270,7 @@ def _load_last(trial: TrialDir, group: ProcessGroup) -> dict[str, Any] | None:
 
 
 def _accumulation_steps(trial: TrialDir, step: int, group: ProcessGroup) -> int:
-    """Into how many parts each batch is split; records from which step on, which is the earliest that a trial ever went on from."""
+    """Return the number of parts of each batch, and record the first step with them, which is the earliest that a trial ever went on from."""
     accumulation = trial.accumulation()
     if accumulation is None:
         return 1

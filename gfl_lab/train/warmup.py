@@ -1,6 +1,6 @@
 """A short warm-up of a trial: how long an iteration and an image of evaluation take, and how much memory.
 
-It builds the Runner of the real trial on the real data and runs some iterations of it. What it measures goes to result.json in
+It builds the Runner of the real trial on the real data and runs some iterations of it. Its measurements go to result.json in
 the folder that it is given; nothing of it can be taken for a trial.
 """
 
@@ -42,7 +42,7 @@ DROPPED = 2
 """First iterations, in which memory is allocated and kernels are chosen."""
 LEAST_ITERATIONS, LEAST_S, MOST_S = 8, 6.0, 60.0
 CUDA_CONTEXT_MIB = 600.0
-"""What a process takes of a GPU beside torch's own memory: CUDA's context and the kernels that are loaded (H100: 500 MiB)."""
+"""Memory of a process on a GPU beside torch's own: CUDA's context and the kernels that are loaded (H100: 500 MiB)."""
 
 
 class _Enough(Exception):
@@ -124,7 +124,7 @@ def _measure(trial: TrialDir, threads: int, loader_workers: int) -> Done:
 
 
 def _loaders_bytes(loaders: int, settings: Settings) -> int:
-    """What loader processes, alive since both loaders were used, have to themselves, and the batches that they keep ready."""
+    """Return the private memory of loader processes, alive since both loaders were used, and of the batches that they keep ready."""
     own = 0
     for process in psutil.Process().children(recursive=True) if loaders else []:
         with contextlib.suppress(psutil.Error):
@@ -133,7 +133,7 @@ def _loaders_bytes(loaders: int, settings: Settings) -> int:
 
 
 def _evaluation(model: torch.nn.Module, loader: Any, evaluator: CocoEvaluator, spec: TrialSpec) -> float:
-    """Seconds of an image, the first batch left out where there are more: until LEAST_S are full or all have been seen."""
+    """Return the seconds of an image, without the first batch if there are more: until LEAST_S are full or all have been seen."""
     truth = spec.data.truth
     collector = DistributionCollector(evaluator.truth, evaluator.category_ids, spec.settings, ambiguous=True) if truth else None
     marks: list[tuple[float, int]] = []
