@@ -80,6 +80,12 @@ class StopSwitch:
         self.listen()
         self._asks_trials = True
 
+    def ask(self) -> None:
+        """Ask the trials to stop if a signal has come. Call it again and again: a full disk may take no file at first."""
+        if self.signal and not self.file.exists():
+            with contextlib.suppress(OSError):
+                self.file.touch()
+
     def restore(self) -> None:
         """Give the signals back when no trial is left. Does nothing when they were never taken."""
         if self._asks_trials and self._previous:
@@ -92,8 +98,7 @@ class StopSwitch:
         self.signal = self.signal or number
         if now:
             raise KeyboardInterrupt
-        with contextlib.suppress(OSError):
-            self.file.touch()
+        self.ask()
 
 
 @contextlib.contextmanager

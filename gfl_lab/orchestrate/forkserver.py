@@ -4,6 +4,7 @@ Run as ``python -m gfl_lab.orchestrate.forkserver MODULE``, the module to import
 is imported, and each child becomes a fresh interpreter, which CUDA needs. It talks in JSON lines, never in pickles:
 
     stdin   {"entry": "module:function", "kwargs": {...}, "log": "/path/log.txt"}     start a child (one at a time)
+            {"kill": true}                                                            kill it
     stdout  {"ready": true, "pid": 122}   {"pid": 123}   {"exit": 0}   {"exit": -9}    negative: killed by that signal
 
 When stdin ends, because the parent has died or is done, the child is killed and the server leaves. The child asks
@@ -128,6 +129,10 @@ def _serve(fresh: bool) -> None:
         *lines, buffer = buffer.split(b"\n")
         for line in lines:
             request = json.loads(line)
+            if "kill" in request:
+                if pid:
+                    _kill(pid)
+                continue
             server = os.getpid()
             pid = os.fork()
             if pid == 0:

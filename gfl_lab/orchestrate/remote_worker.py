@@ -61,7 +61,7 @@ def run_on_node(process: TrialProcess, job: Job, scratch: Path) -> TrialState:
             _fetch(storage, trial, synced, scratch)
             pusher = _Pusher(synced, holder)
             try:
-                state = process.run(Job(str(trial.path), job.entry, job.preload, job.kwargs | {"stop_file": str(stop_file)}))
+                state = process.run(replace(job, path=str(trial.path), kwargs=job.kwargs | {"stop_file": str(stop_file)}, link=None))
             finally:
                 pusher.finish()
         if not _put_all(synced, holder):

@@ -99,7 +99,7 @@ class TrialActor(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Run the trial to its end. After a request to stop it does not begin."""
-        if os.path.exists(self.job.kwargs.get("stop_file", "")):
+        if self.job.asked_to_stop:
             return {"done": True}
         try:
             _run(self.process, self.job)
