@@ -1,7 +1,7 @@
-"""Whether the files of a finished trial are whole, are its own, and agree with each other.
+"""Check of a finished trial's files: they are whole, its own, and agree with each other.
 
-A result that says done is one file of several. The numbers of a table come from it, the intervals and every recomputed AP from
-eval.npz, the pages from distributions.parquet. ``damage`` reads all of them; ``Checked`` remembers which trials have passed, by
+The result of a finished trial is one file of several. The numbers of a table come from it, the intervals and every recomputed AP from
+eval.npz, the pages from distributions.parquet. ``damage`` reads all of them; ``Checked`` keeps the trials that have passed, by
 the stamps of their files, so that a run over thousands of trials reads only what has changed.
 """
 
@@ -49,7 +49,7 @@ _COLUMNS = {"image_id", "annotation_id", "category_id", "file_name", "score", "d
 class Cure(StrEnum):
     """The way to make a damaged file whole again."""
 
-    REWRITE = "rewrite"  # from the plan: it says what the trial computes
+    REWRITE = "rewrite"  # from the plan, which has the specification
     EVALUATE = "evaluate"  # from the last checkpoint
     TRAIN = "train"  # nothing but training the trial once more
 
@@ -95,7 +95,7 @@ def file_entries(trial: TrialDir) -> dict[str, FileEntry]:
 
 
 def has_finished(trial: TrialDir) -> bool:
-    """Return True if the trial's result says done, or is damaged while the records of the final evaluation are there.
+    """Return True if the trial's result is that of a finished one, or is damaged beside records of the final evaluation.
 
     Raises:
         FormatError: the result is of a format that this version does not read.
@@ -170,9 +170,9 @@ def recomputed_ap(records: Records) -> dict[str, float]:
 
 
 class Checked:
-    """Which trials of a tree have passed ``damage``, remembered by the stamps of their files.
+    """The trials of a tree that have passed ``damage``, with the stamps of their files.
 
-    A stamp holds inode, size, and the times of the last change of content and of the inode. ``gfl-lab verify`` never asks here.
+    A stamp holds inode, size, and the times of the last change of content and of the inode. ``gfl-lab verify`` does not use it.
     """
 
     def __init__(self, tree: RunTree) -> None:
@@ -288,7 +288,7 @@ def _records(trial: TrialDir, spec: TrialSpec | None, metrics: Mapping[str, floa
                 raise ValueError(f"the check sum of {damaged} is wrong")
         with np.load(trial.file(naming.EVAL_RECORDS), allow_pickle=False) as arrays:
             records = Records.of(arrays)
-            told = json.loads(str(arrays["metrics"])) if "metrics" in arrays else None
+            recorded = json.loads(str(arrays["metrics"])) if "metrics" in arrays else None
         what = records_disagreement(records)
         ours = {} if what else recomputed_ap(records)
     except _UNREADABLE as error:
@@ -309,9 +309,9 @@ def _records(trial: TrialDir, spec: TrialSpec | None, metrics: Mapping[str, floa
             shown = " and ".join(f"{key} {'undefined' if value is None else format(value, '.6g')}" for value in (one, two))
             found.append(Damage(naming.RESULT, f"and {naming.EVAL_RECORDS} disagree: {shown}"))
             return
-    if told is not None and told != (own := {key: value for key, value in metrics.items() if key not in UNSTABLE}):
-        keys = sorted({*told, *own})
-        shown = ", ".join(f"{key} {own.get(key)} and {told.get(key)}" for key in keys if told.get(key) != own.get(key))
+    if recorded is not None and recorded != (own := {key: value for key, value in metrics.items() if key not in UNSTABLE}):
+        keys = sorted({*recorded, *own})
+        shown = ", ".join(f"{key} {own.get(key)} and {recorded.get(key)}" for key in keys if recorded.get(key) != own.get(key))
         found.append(Damage(naming.RESULT, f"and {naming.EVAL_RECORDS} disagree: {shown}"))
 
 

@@ -1,6 +1,6 @@
 """Files that travel with gfl-lab (experiments, profiles, published tables, dashboard, tested pins) and where to look for them.
 
-This module alone knows where they are. A checkout has them at its top; a wheel has the same layout inside the package, in
+Only this module has their places. A checkout has them at its top; a wheel has the same layout inside the package, in
 ``gfl_lab/_shipped`` (pyproject.toml, ``force-include``).
 """
 
@@ -126,7 +126,7 @@ def find_experiment(given: Path) -> Path:
     if given.exists():
         return given
     if given.suffix in (".yaml", ".yml") or len(given.parts) != 1:
-        here = given.with_suffix(".yaml").exists()  # a slip in the suffix, which reading the file tells
+        here = given.with_suffix(".yaml").exists()  # a slip in the suffix, which reading the file reports
         if not here and (experiments() / f"{given.stem}.yaml").is_file():
             hint = f"gfl-lab has an experiment of this name: write {given.stem}, or copy all of them with `gfl-lab init DIR`."
             raise InputError(Problem(f"{given} does not exist", hint=hint))

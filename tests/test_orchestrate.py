@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -69,6 +70,17 @@ def test_each_trial_has_a_process_of_its_own_and_a_log(process: TrialProcess, tm
     pids = [raw_result(TrialDir(Path(j.path)))["pid"] for j in jobs]
     assert len({*pids, os.getpid()}) == 4
     assert "hello from the trial" in (Path(jobs[0].path) / naming.LOG).read_text()
+
+
+def test_a_trial_that_hangs_when_it_is_asked_to_stop_is_killed_and_the_next_one_runs(process: TrialProcess, tmp_path: Path) -> None:
+    stop = tmp_path / "stop"
+    stop.touch()
+    hung = replace(job(tmp_path, "hang_when_asked"), kwargs={"stop_file": str(stop)}, stop_wait_s=0.2)
+    assert process.run(hung) is TrialState.INTERRUPTED
+    trial = TrialDir(Path(hung.path))
+    assert trial.state() is TrialState.INTERRUPTED and not trial.file(naming.LEASE).exists()
+    assert "still ran 0.2 s later" in raw_result(trial)["reason"] and "still ran" in trial.file(naming.LOG).read_text()
+    assert process.run(job(tmp_path, "succeed", 1)) is TrialState.DONE
 
 
 @pytest.mark.parametrize("preload", [FAKES, ""], ids=["a fork", "a fresh interpreter"])

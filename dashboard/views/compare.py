@@ -15,7 +15,7 @@ from gfl_lab.report.comparison import by_seed, shared
 from gfl_lab.report.formatting import MISSING, format_number, p_text, verdict_text
 from gfl_lab.results.rows import ExperimentRow, VariantRow
 
-MANY_IMAGES = 1000  # from here on comparing takes a minute or more, and waits to be asked for
+MANY_IMAGES = 1000  # from here on comparing takes a minute or more, and starts on a click
 MOST_CLASSES = 20
 _TITLES = {
     report.METRIC: ("AP", ""),

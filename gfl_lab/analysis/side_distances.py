@@ -1,4 +1,4 @@
-"""How far the sides of a data set's boxes are from the locations that learn them, in bins.
+"""Distances, in bins, of the sides of a data set's boxes from the locations that learn them.
 
 Every training box is assigned to locations as training does, image by image, from the annotations alone. A side farther than
 n - 0.1 bins is clipped: DFL learns it as n - 0.1, and no box can be predicted beyond n bins.
@@ -112,7 +112,7 @@ def side_distances(
 
 
 class _Level:
-    """What is gathered of a level."""
+    """The distances gathered on a level."""
 
     def __init__(self) -> None:
         self.distances: list[NDArray[np.float32]] = []

@@ -39,7 +39,7 @@ SOURCES = {
     "mmdet-backbone": "deep-stem ResNet or Res2Net with mmdet's names",
     "paddle-backbone": "ResNet of PaddleDetection",
 }
-"""What can be recognised, and what to call it."""
+"""The models that can be recognised, and their names."""
 
 LOOKED_FOR = {
     "bbox_head.gfl_cls.weight": "GFL, GFocal, GFocalV2, ViT-Adapter",
@@ -57,7 +57,7 @@ _HEAD_NAMES = {
     **{f"atss_{old}.{part}": f"gfl_{new}.{part}" for old, new in (("cls", "cls"), ("reg", "reg"), ("centerness", "quality"))
        for part in ("weight", "bias")},
 }  # fmt: skip
-"""Of ``bbox_head.``: names of other heads and ours."""
+"""Names under ``bbox_head.``: of other heads, and ours."""
 
 _DEIT_S_WIDTH, _DEIT_S_BLOCKS = 384, 12
 _OFFICIAL_GFLV2_CHANNELS = 81
@@ -65,14 +65,14 @@ _OFFICIAL_GFLV2_CHANNELS = 81
 
 @dataclass(frozen=True)
 class Recognised:
-    """What a file is.
+    """A recognised file.
 
     Attributes:
         source: a key of ``SOURCES``.
         kind: a whole detector, or a backbone to start from.
-        settings: gfl-lab settings that build it, as far as shapes tell.
+        settings: gfl-lab settings that build it, as far as they follow from shapes.
         num_classes: C; None for a backbone.
-        warnings: what the user should know before trusting the numbers.
+        warnings: for the user to read before trusting the numbers.
     """
 
     source: str

@@ -112,17 +112,17 @@ class _Lines:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._said: dict[str, tuple[TrialState, float | None, int]] = {}
+        self._printed: dict[str, tuple[TrialState, float | None, int]] = {}
 
     def __call__(self, trials: Sequence[Progress]) -> None:
         for trial in trials:
             key = (trial.state, trial.ap, trial.epoch if trial.ap is not None else 0)
-            before = self._said.get(trial.trial)
+            before = self._printed.get(trial.trial)
             if trial.state is TrialState.PLANNED or key == before:
                 continue
             if before is not None and trial.state is TrialState.RUNNING and trial.ap == before[1]:
                 continue  # a new epoch has begun; its line comes with its AP
-            self._said[trial.trial] = key
+            self._printed[trial.trial] = key
             text = f"[{trial.label}] {_WORDS[trial.state]}"
             if trial.state is TrialState.FAILED:
                 text += f": {trial.reason}"

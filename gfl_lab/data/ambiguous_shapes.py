@@ -2,7 +2,7 @@
 
 Each image holds one to three objects in clutter. About half of them have one side where two annotators would draw the edge at
 two places: the annotation keeps both and their probabilities, so the ideal distribution of every side is known. COCO format:
-``images/*.png``, ``annotations/instances_{train,val}.json`` and ``dataset.json``; docs/ambiguous-shapes.md says why it looks so.
+``images/*.png``, ``annotations/instances_{train,val}.json`` and ``dataset.json``; docs/ambiguous-shapes.md has the reasons.
 
 Pixels come from NumPy's ``Generator`` and integer arithmetic alone: no BLAS, no trigonometry, no float rounding. So the same
 spec gives the same pixels on every machine, which ``dataset.json`` records as a digest.
@@ -40,7 +40,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class AmbiguousShapesSpec:
-    """What is generated. Equal specs give equal data.
+    """The data set to generate. Equal specs give equal data.
 
     ``size`` is the side of the square images, px. Objects keep their size in px, whatever the image.
     """
@@ -200,7 +200,7 @@ def generate(spec: AmbiguousShapesSpec, root: Path) -> Path:
         if describe(folder):
             return folder
         for stale in root.glob(f".{spec.folder}.*.tmp"):
-            shutil.rmtree(stale, ignore_errors=True)  # of a process that was killed: the lock says that nobody works on it
+            shutil.rmtree(stale, ignore_errors=True)  # of a process that was killed: with the lock held, no other works on it
         temporary = Path(tempfile.mkdtemp(dir=root, prefix=f".{spec.folder}.", suffix=".tmp"))
         try:
             about = _write(spec, temporary)

@@ -1,4 +1,4 @@
-"""Which boxes ATSS (Zhang et al., arXiv 1912.02424) leaves without a location, and why; computed without torch.
+"""Boxes that ATSS (Zhang et al., arXiv 1912.02424) leaves without a location, with the causes; computed without torch.
 
 The anchors of a level are a regular grid, so the nearest to a box are found around it, instead of among all anchors of the
 image as ``detector/assign.py`` does in training. The arithmetic is that of training, operation by operation in float32. One
@@ -138,10 +138,10 @@ def scaled_size(width: float, height: float, into: tuple[int, int]) -> tuple[int
 
 
 def assign(boxes: Boxes, pyramid: Pyramid, nearest_of: NearestOf | None = None) -> Assignment:
-    """Assign every box to locations as training does, each image by itself, and say why a box has none.
+    """Assign every box to locations as training does, each image by itself, with the cause for each box that has none.
 
     Args:
-        nearest_of: asked for the candidates of boxes for which several locations at the same distance come into question.
+        nearest_of: called for the candidates of boxes with several locations at the same distance.
     """
     xyxy, padded = _scaled(boxes, pyramid)
     number = len(xyxy)

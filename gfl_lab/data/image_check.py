@@ -70,7 +70,7 @@ def _header(path: Path, data: bytes) -> list[tuple[str, str]]:
                 orientation = 1
     except Image.DecompressionBombError:
         raise ValueError(f"it has more than {pixels.MAX_PIXELS:,} px") from None
-    except Exception:  # the reader says whether it can be used
+    except Exception:  # the reader decides whether it can be used
         return []
     if problem := pixels.size_problem(*size):
         raise ValueError(problem)

@@ -187,7 +187,7 @@ def find_unassigned(
     nearest_of: NearestOf | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Unassigned:
-    """Count the boxes without a location, say why, and try other settings where there are some.
+    """Count the boxes without a location and their causes, and try other settings if there are some.
 
     Images are scaled into ``image_size``, as in training without flips, multi-scale and crops. In a generated data set the
     annotated boxes count.

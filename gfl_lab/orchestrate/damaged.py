@@ -54,7 +54,7 @@ def examine(trial: TrialDir, state: TrialState, checked: Checked | None = None) 
     """Return the damage of a finished trial, also of one with an unreadable result; None for all others.
 
     Args:
-        checked: knows which trials have passed before; None reads everything.
+        checked: the trials that have passed before; None reads everything.
     """
     if state not in (TrialState.DONE, TrialState.INTERRUPTED) or not has_finished(trial):
         return None

@@ -31,12 +31,12 @@ from gfl_lab.spec.schedule import total_epochs
 _DRIVER_LOCK = ".driver.lock"
 WATCH_S = 0.5
 ORPHANS_S = 30.0
-"""Trials die with their driver: on this machine within a second, on another node when Ray has noticed."""
+"""Seconds to wait for trials to end with their driver: one on this machine; on another node, until Ray has noticed."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """A trial as the display shows it. Epochs and steps count finished ones; ``eta_s`` is None until it can be told."""
+    """A trial as the display shows it. Epochs and steps count finished ones; ``eta_s`` is None until it can be estimated."""
 
     trial: str
     label: str
@@ -54,7 +54,7 @@ class Progress:
 class StopSwitch:
     """First signal: trials write a checkpoint and stop. Second, or one while no trial runs yet: everything stops now.
 
-    The trials of this driver look for ``file``, so it works over a shared file system, and asks no other driver's trials.
+    The trials of this driver look for ``file``, so it works over a shared file system, and trials of other drivers go on.
     """
 
     def __init__(self, file: Path) -> None:
@@ -80,8 +80,14 @@ class StopSwitch:
         self.listen()
         self._asks_trials = True
 
+    def ask(self) -> None:
+        """Ask the trials to stop if a signal has come. Call it again and again: a full disk may take no file at first."""
+        if self.signal and not self.file.exists():
+            with contextlib.suppress(OSError):
+                self.file.touch()
+
     def restore(self) -> None:
-        """Give the signals back; no trial is left to ask. Does nothing when they were never taken."""
+        """Give the signals back when no trial is left. Does nothing when they were never taken."""
         if self._asks_trials and self._previous:
             self.file.unlink(missing_ok=True)
         for number, handler in self._previous.items():
@@ -92,8 +98,7 @@ class StopSwitch:
         self.signal = self.signal or number
         if now:
             raise KeyboardInterrupt
-        with contextlib.suppress(OSError):
-            self.file.touch()
+        self.ask()
 
 
 @contextlib.contextmanager
@@ -101,10 +106,10 @@ def only_driver(folder: Path) -> Iterator[bool]:
     """Hold the experiment for this process.
 
     Yields:
-        Whether the driver before was killed, or stopped at once: its trials may be dying just now.
+        True if the driver before was killed, or stopped at once: its trials may be ending just now.
 
     Raises:
-        InputError: another driver holds it; says which and since when.
+        InputError: another driver holds it; the message names it and its start.
         OSError: of a full disk, naming the file.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +127,7 @@ def only_driver(folder: Path) -> Iterator[bool]:
         since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         try:
             os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()} since {since}".encode())
-        except OSError as error:  # write() knows no name
+        except OSError as error:  # write() gives no name
             raise OSError(error.errno, error.strerror, str(path)) from None
         for leftover in folder.glob(".*.tmp"):  # a killed driver's half-written files
             leftover.unlink(missing_ok=True)
@@ -143,7 +148,7 @@ def is_driven(folder: Path) -> bool:
 
 
 def wait_for_orphans(trials: Sequence[Trial], tree: RunTree) -> None:
-    """Wait until the trials of a killed driver have died with it, ``ORPHANS_S`` at most. What runs on is somebody else's."""
+    """Wait until the trials of a killed driver have ended with it, ``ORPHANS_S`` at most. Those that still run have another driver."""
     end = time.monotonic() + ORPHANS_S
     while time.monotonic() < end and any(tree.trial(trial.id).lease_alive() for trial in trials):
         time.sleep(0.1)
@@ -248,7 +253,7 @@ def write_manifests(trials: Sequence[Trial], tree: RunTree, paths: Mapping[str, 
 
 
 class Watcher(threading.Thread):
-    """Reads the run directories of a run's trials and tells a listener what moved.
+    """Reads the run directories of a run's trials and passes progress on to a listener.
 
     Args:
         trials: in the order of display. labels: what each is called there, by id.
@@ -280,7 +285,7 @@ class Watcher(threading.Thread):
         self.look()
 
     def look(self) -> None:
-        """Read what is new and tell the listener."""
+        """Read what is new and pass it on to the listener."""
         self.listener([self._progress(*trial) for trial in self.trials])
 
     def _progress(self, trial_id: str, label: str, epochs: int, steps: int) -> Progress:

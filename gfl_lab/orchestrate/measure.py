@@ -54,10 +54,10 @@ def measure(
 
     Args:
         entry: ``module:function`` that warms up the trial in a folder.
-        say: told of each one that is done.
+        say: called with a line for each one that is done.
 
     Returns:
-        What failed, one sentence each.
+        One sentence for each failure.
     """
     models = distinct(trials)
     gpu = bool(resources.gpus)

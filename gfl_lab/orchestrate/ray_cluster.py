@@ -127,7 +127,7 @@ def listens_on_loopback_alone(address: str) -> bool:
 class RayConnection:
     """This process' connection to Ray.
 
-    Open and close it in one thread, which lives in between: Ray's processes ask the kernel to die with the thread that started them.
+    Open and close it in one thread, which must run in between: Ray's processes ask the kernel to die with the thread that started them.
 
     Args:
         address: of a running cluster; None starts Ray here, for this process alone.
@@ -139,7 +139,7 @@ class RayConnection:
         self._session: Path | None = None
         self._answered, self._looked = 0.0, 0.0
         self.gone = False
-        """Whether the head of the cluster has not answered for too long."""
+        """True if the head of the cluster has not answered for too long."""
 
     def open(self) -> None:
         """Connect to Ray, or start it.

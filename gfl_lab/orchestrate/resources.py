@@ -63,15 +63,15 @@ def processes_of(gpus: float) -> int:
     return max(1, int(gpus))
 
 
-def loaders(asked: int | None, cpus: int, gpus: float) -> int:
+def loaders(wished: int | None, cpus: int, gpus: float) -> int:
     """Return the number of processes that load images for each process of a trial that takes ``cpus`` and ``gpus``.
 
     Args:
-        asked: of the profile. Without it: on a GPU one for each core of the trial but its own process's, which feeds the GPU;
+        wished: of the profile. Without it: on a GPU one for each core of the trial but its own process's, which feeds the GPU;
             on a CPU none, since the trial's cores have enough to do.
     """
-    if asked is not None:
-        return asked
+    if wished is not None:
+        return wished
     return max(0, cpus // processes_of(gpus) - 1) if gpus else 0
 
 

@@ -9,7 +9,7 @@
 The driver's run tree stays the truth that people read: before a run it fetches what others have done, during the run what its
 trials have written. A node has a scratch tree: it fetches the trial with its checkpoint, so that a trial that moved goes on,
 trains in it, and puts what has changed every few seconds. A node that has lost its trial to another one stops and puts nothing
-any more. A result that says done is never replaced.
+any more. The result of a finished trial is never replaced.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def lease_name(trial_id: str) -> str:
 
 
 def stop_name(run: str, stop_file: str) -> str:
-    """Name of the object that asks what looks for ``stop_file`` to stop."""
+    """Return the name of the object that stands for ``stop_file``."""
     return f"stop/{run}/{Path(stop_file).name.lstrip('.')}"
 
 
@@ -101,7 +101,7 @@ def is_done(trial: TrialDir) -> bool:
 def take_over(synced: Synced, listed: dict[str, Stamp]) -> None:
     """Make the local run directory what the one in the storage is, if that one has changed since both were equal.
 
-    Where it has no checkpoint, but the local one has, the local one is kept: it is further.
+    If it has no checkpoint, but the local one has, the local one is kept: it is further.
 
     Raises:
         ResourceError, StoreError, OSError: as Synced.pull; what has been fetched is whole, and a later call goes on.
@@ -144,7 +144,7 @@ class TransferThrottle:
 
 
 class DriverSide:
-    """What a driver does with the storage. Methods that fail raise ResourceError, naming the storage.
+    """The driver's side of the storage. Methods that fail raise ResourceError, naming the storage.
 
     Args:
         tree: the driver's run tree.
@@ -158,7 +158,7 @@ class DriverSide:
         self._active: set[str] = set()
         self._throttle = TransferThrottle()
         self._stop_files: set[Path] = set()
-        self._told: set[str] = set()
+        self._requested: set[str] = set()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -181,7 +181,7 @@ class DriverSide:
         _each(one, trials)
 
     def fetch_again(self, trial_ids: Iterable[str]) -> None:
-        """Fetch every file of these trials that the storage has, whatever is here, where its result there says done."""
+        """Fetch every file of these trials that the storage has, whatever is here, if it has finished there."""
 
         def one(trial: TrialDir) -> None:
             listed = self.storage.list(trial_folder(trial.id))
@@ -239,7 +239,7 @@ class DriverSide:
         while True:
             try:
                 self._look(everything=True)
-                for name in self._told:
+                for name in self._requested:
                     self.storage.delete(name)
                 return []
             except (ResourceError, StoreError, OSError) as error:
@@ -257,9 +257,9 @@ class DriverSide:
     def _ask_to_stop(self) -> None:
         for file in self._stop_files:
             name = stop_name(self.link.run, file.name)
-            if file.exists() and name not in self._told:
+            if file.exists() and name not in self._requested:
                 self.storage.write(name, b"")
-                self._told.add(name)
+                self._requested.add(name)
 
     def _look(self, everything: bool = False) -> None:
         leases = self.storage.list("leases")

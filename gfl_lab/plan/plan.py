@@ -1,4 +1,4 @@
-"""From an experiment to the list of its trials: expanded, named by content, compared with what is published. Pure."""
+"""Turn an experiment into the list of its trials: expanded, named by content, compared with published rows. Pure."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class PlanInputs:
-    """What a plan depends on beside experiment, profile and data.
+    """Inputs of a plan beside experiment, profile and data.
 
     Attributes:
         source: name of the experiment file, for messages.

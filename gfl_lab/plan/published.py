@@ -76,7 +76,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Entry:
-    """A published row, and the experiment and variant that produce it; None where nothing does, and ``why_not`` says why."""
+    """A published row, and the experiment and variant that produce it; None if nothing does, with the reason in ``why_not``."""
 
     table: PublishedTable
     row: PublishedRow

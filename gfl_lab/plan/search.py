@@ -1,4 +1,4 @@
-"""From a search's suggestions to trials, and the ledger of what was suggested and how it ended. Pure but for its file."""
+"""Turn a search's suggestions into trials, and keep the ledger of suggestions and their outcomes. Pure but for its file."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def definition_of(experiment: ExperimentFile, plan: Plan) -> dict[str, Any]:
         plan: of the search's corners: all of them have the same data, seed and training code.
     """
     search, spec = search_of(experiment), plan.variants[0].trials[0].spec
-    # A path says where weights lie; what they are is in the trials' ids.
+    # Paths of weights are left out: their content is in the trials' ids.
     fixed = {
         key: value
         for key, value in (plan.profile.settings | experiment.overrides).items()

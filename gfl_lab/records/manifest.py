@@ -1,4 +1,4 @@
-"""manifest.json: what a trial computes, and where its data are on this machine; written before it starts."""
+"""manifest.json: the specification of a trial, and the paths of its data on this machine; written before it starts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NO_FILE = ("random", "pretrained")
 
 @dataclass(frozen=True)
 class DataPaths:
-    """Where the images and annotations of a trial are: absolute paths on the machine that wrote the manifest."""
+    """Paths of a trial's images and annotations, absolute, on the machine that wrote the manifest."""
 
     train_annotations: str
     val_annotations: str
@@ -46,9 +46,9 @@ class DataPaths:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What one trial computes.
+    """The manifest of one trial.
 
-    Each part is parsed when it is asked for: a damaged part does not hide the others, and reading thousands of manifests for two
+    Each part is parsed when it is read: a damaged part does not hide the others, and reading thousands of manifests for two
     keys does not validate a hundred settings of each.
 
     Attributes:

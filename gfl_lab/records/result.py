@@ -1,4 +1,4 @@
-"""result.json: how a trial ended. It says done, failed or interrupted; a trial is done only when this file says so."""
+"""result.json: how a trial ended: done, failed or interrupted. A trial is done only if this file has that status."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class EvaluatedAgain:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What every result holds.
+    """The parts of every result.
 
     Attributes:
         trial: its id; empty in results of versions that did not write it.
@@ -203,7 +203,7 @@ def read_result(path: Path) -> Result | None:
 
 
 def says_done(content: bytes) -> bool:
-    """Return True if the bytes of a result, from a storage, say that the trial is done."""
+    """Return True if the bytes of a result, from a storage, are those of a finished trial."""
     try:
         found = object_of(json.loads(content))
     except ValueError:

@@ -1,4 +1,4 @@
-"""search.json: what a search is, every suggestion of its sampler, and how each ended."""
+"""search.json: the definition of a search, every suggestion of its sampler, and how each ended."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Suggestion:
     """One suggestion of the sampler.
 
     Attributes:
-        drawn: the sampler's values, exactly: it is told these again when the search goes on.
+        drawn: the sampler's values, exactly: they are reported to it again when the search goes on.
         settings: the same as settings, rounded.
         values: the metric after each epoch that the scheduler has seen.
         value: the final metric; of a stopped one the last.

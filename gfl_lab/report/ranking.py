@@ -19,7 +19,7 @@ BEST_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Importance:
-    """How much each setting sets the best trials apart: shares that sum to 1, the largest first; ``of`` says of what."""
+    """The importance of each setting for the best trials: shares that sum to 1, the largest first; ``of`` names the whole."""
 
     shares: Mapping[str, float]
     of: str
@@ -70,7 +70,7 @@ def _ranks(row: SuggestionRow) -> bool:
 def importance(search: SearchRow) -> Importance | str:
     """Return the PED-ANOVA importance (Optuna's default): how far each setting alone distinguishes the best quarter of the trials.
 
-    Over the finished trials. Where a scheduler left too few of them, over all trials at the epoch that every one has
+    Over the finished trials. If a scheduler left too few of them, over all trials at the epoch that every one has
     reached, which is said.
     """
     finished = [(row.drawn, row.value) for row in search.suggestions if row.state == DONE and row.value is not None]

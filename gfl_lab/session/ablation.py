@@ -162,7 +162,7 @@ class AblationWork:
                     jobs = self._storage.watch(jobs)
                 elif self._trainings:
                     jobs = self._trainings.jobs(jobs)
-                problems += [f"Ray: {sentence}" for sentence in run_jobs(workers.executor, jobs)]
+                problems += [f"Ray: {sentence}" for sentence in run_jobs(workers.executor, jobs, stop.ask)]
                 begun = {trial.id for trial in ready}
                 waiting = [trial for trial in waiting if trial.id not in begun]
             interrupted = False

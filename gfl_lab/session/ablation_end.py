@@ -125,7 +125,7 @@ class AblationEnd:
 
 
 def look_closer() -> str:
-    """Return the line that says how to see the results: by commands, or by the addresses in GFL_LAB_PAGES."""
+    """Return the line on how to see the results: by commands, or by the addresses in GFL_LAB_PAGES."""
     if pages := os.environ.get("GFL_LAB_PAGES"):
         return f"look closer:  {pages}"
     return "look closer:  gfl-lab dashboard   or   gfl-lab mlflow"

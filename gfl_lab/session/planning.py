@@ -1,4 +1,4 @@
-"""From the files of an experiment to its plan over a data set. Nothing but the data set, or its check, is written."""
+"""Make the plan of an experiment over a data set. Only the data set, or its check, is written."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gfl_lab.spec.trial import ComponentFile
 
 MAX_SEED = 2**31 - 1
 MANY = 1000
-"""From this many trials on planning takes seconds, and their number is told first."""
+"""From this many trials on planning takes seconds, and their number is shown first."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The person or program that a session reports to: a terminal, a notebook, or nobody."""
+"""The person or program that a session reports to: a terminal, a notebook, or none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Listener = Callable[[Sequence[Progress]], None]
 
 
 class Reporter(Protocol):
-    """Receives what a session has to say, in the order in which it happens."""
+    """Receives the messages of a session, in their order."""
 
     def say(self, text: str) -> None:
         """Take a line about what happens."""

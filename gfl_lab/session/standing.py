@@ -1,4 +1,4 @@
-"""Where the trials of a plan stand: done, damaged, or left to run, and which weights they can share."""
+"""The states of a plan's trials (done, damaged, left to run), and the weights that they can share."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def nearest_of(distances: Any, many: int) -> Any:
 
 
 class _Boxes:
-    """The training boxes of a data set, read when they are asked for."""
+    """The training boxes of a data set, read when they are needed."""
 
     def __init__(self, annotations: Path) -> None:
         self._annotations, self._boxes = annotations, None  # type: Path, Any

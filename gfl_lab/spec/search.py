@@ -151,7 +151,7 @@ def search_problems(search: Mapping[str, Any], fixed: Iterable[str], source: Sou
             problems.append(Problem(f"{key} is {show(given)}: {rule}", source.place(*at, key)))
     metric, scheduler = search.get("metric", "AP"), search.get("scheduler", "asha")
     if not isinstance(metric, str):
-        pass  # told by the file's own model
+        pass  # reported by the file's own model
     elif metric not in naming.METRICS:
         problems.append(Problem(f"{metric!r} is not a metric", source.place("search", "metric"), nearest(metric, naming.METRICS)))
     elif metric not in EACH_EPOCH and scheduler == "asha":

@@ -63,7 +63,7 @@ class Source:
     problems: list[Problem] = field(default_factory=list)
     """Wrong, though it could be read on: a key given twice, a word with two meanings (read as the likelier one)."""
     renamed: dict[str, str] = field(default_factory=dict)
-    """{old name: warning that says where it stands and what it is called now}."""
+    """{old name: warning with its place and its present name}."""
 
     def place(self, *keys: str | int) -> str:
         """Return ``file.yaml:12: axes.reg_max``; the nearest parent's line when the key itself has none."""
@@ -121,7 +121,7 @@ def read_yaml(path: Path) -> Source:
 
     Raises:
         SpecError: no file, not text, not YAML, empty, not a mapping, too large or too deep. Keys that are given twice and
-            words that versions of YAML read differently are in the source's ``problems``, to be told with all others.
+            words that versions of YAML read differently are in the source's ``problems``, to be reported with all others.
     """
     try:
         if path.is_dir():

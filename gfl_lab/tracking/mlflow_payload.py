@@ -1,4 +1,4 @@
-"""What a run on the server is to hold, read from the run directories. Asks no server."""
+"""The content of a run on the server, read from the run directories. Calls no server."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Plan:
 
     @property
     def source(self) -> dict[str, str]:
-        """Tags that say where a run comes from."""
+        """Tags for the origin of a run."""
         return {"mlflow.source.name": f"gfl-lab run {self.record.source}".strip(), "mlflow.source.type": "LOCAL"}
 
 

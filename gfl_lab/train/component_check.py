@@ -1,4 +1,4 @@
-"""Whether the components that a variant names are registered, of the right kind, and take their arguments."""
+"""Check that the components of a variant are registered, of the right kind, and take their arguments."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CLASSES = 80
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong, and with which setting."""
+    """A problem, and the setting it is about."""
 
     key: str
     problem: Problem

@@ -100,7 +100,7 @@ def adopted_weights(trial: TrialDir, donor_id: str) -> FinalWeights | None:
     """Take the final weights of another finished trial that trained as this one would; its curves and its notes come along.
 
     Afterwards the folder is that of a trial whose training is over, with a checkpoint of its own. None where there is no such trial,
-    or its weights cannot be used: then the log says why, and the trial trains.
+    or its weights cannot be used: then the log has the reason, and the trial trains.
     """
     if not donor_id:
         return None
