@@ -93,7 +93,7 @@ def axes_problems(axes: dict[str, Any], source: Source) -> list[Problem]:
     problems = check_keys(axes, Settings.model_fields, source, ("axes",))
     for key, values in axes.items():
         if key not in Settings.model_fields or not isinstance(values, list):
-            continue  # told by the file's own model
+            continue  # reported by the file's own model
         if not values:
             problems.append(Problem(f"axes.{key} is empty: it must list the values to try", source.place("axes", key)))
         problems += value_problems(key, values, source, ("axes", key))
@@ -110,7 +110,7 @@ def baseline_problems(baseline: Any, axes: dict[str, Any], variants: dict[str, A
         return []
     if not isinstance(baseline, dict):
         if not isinstance(baseline, str):
-            return []  # told by the file's own model
+            return []  # reported by the file's own model
         return [Problem(f"baseline is {show(baseline)}: it must give a value for each axis", source.place("baseline"))]
     problems = check_keys(baseline, axes, source, ("baseline",)) if axes else []
     for key, values in axes.items():

@@ -29,7 +29,7 @@ class DeskData(BaseModel):
 
 
 class Resources(BaseModel):
-    """What one trial asks of the machine. None of it can change a trial's numbers, so none of it is in its id."""
+    """Resources of one trial. They do not change a trial's numbers, so they are not in its id."""
 
     model_config = _STRICT
 
@@ -48,7 +48,7 @@ class Resources(BaseModel):
 
 
 class Profile(BaseModel):
-    """Where and how big: data, settings that suit it, resources."""
+    """A profile: data, settings that suit them, resources."""
 
     model_config = _STRICT
 
@@ -64,7 +64,7 @@ class Profile(BaseModel):
 
 
 class TableSpec(BaseModel):
-    """What the table shows."""
+    """Contents of the table."""
 
     model_config = _STRICT
 

@@ -1,4 +1,4 @@
-"""pydantic's errors as problems of a file, in the file's own words and places."""
+"""pydantic's errors as problems of a file, in the file's own words, at the lines of their keys."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def problems_of(error: ValidationError, model: type[BaseModel], source: Source, 
         if isinstance(rule, SettingsRuleError):
             problems += [Problem(message, source.place(*prefix, key)) for key, message in rule.problems]
         else:
-            problems.append(_told(items, keys, model, source, prefix))
+            problems.append(_problem_at(items, keys, model, source, prefix))
     return problems
 
 
-def _told(items: list[Any], keys: Path_, model: type[BaseModel], source: Source, prefix: Path_) -> Problem:
+def _problem_at(items: list[Any], keys: Path_, model: type[BaseModel], source: Source, prefix: Path_) -> Problem:
     """Return one problem for all errors at one key: several items are the forms that it could have had."""
     kind, place = items[0]["type"], source.place(*prefix, *keys)
     name = ".".join(str(part) for part in keys)

@@ -1,4 +1,4 @@
-"""YAML files as plain values that remember where each key stood, and the problems of reading them."""
+"""YAML files as plain values with the line of each key, and the problems of reading them."""
 
 from __future__ import annotations
 
