@@ -26,7 +26,8 @@ from gfl_lab.metrics.coco_ap import RESAMPLED, mean_ap
 from gfl_lab.metrics.coco_matching import match
 from gfl_lab.metrics.coco_records import Records
 from gfl_lab.records.marks import SoundTrials, read_sound_trials, write_sound_trials
-from gfl_lab.records.result import Done, Failed, FileEntry, Inspection, Interrupted, inspect_result
+from gfl_lab.records.result import Done, Failed, FileEntry, Interrupted
+from gfl_lab.records.result_check import Inspection, inspect_result
 from gfl_lab.rundir import RunTree, TrialDir
 from gfl_lab.spec.trial import TrialSpec
 
@@ -287,7 +288,7 @@ def _records(trial: TrialDir, spec: TrialSpec | None, metrics: Mapping[str, floa
                 raise ValueError(f"the check sum of {damaged} is wrong")
         with np.load(trial.file(naming.EVAL_RECORDS), allow_pickle=False) as arrays:
             records = Records.of(arrays)
-            told = json.loads(str(arrays["metrics"])) if "metrics" in arrays else None
+            recorded = json.loads(str(arrays["metrics"])) if "metrics" in arrays else None
         what = records_disagreement(records)
         ours = {} if what else recomputed_ap(records)
     except _UNREADABLE as error:
@@ -308,9 +309,9 @@ def _records(trial: TrialDir, spec: TrialSpec | None, metrics: Mapping[str, floa
             shown = " and ".join(f"{key} {'undefined' if value is None else format(value, '.6g')}" for value in (one, two))
             found.append(Damage(naming.RESULT, f"and {naming.EVAL_RECORDS} disagree: {shown}"))
             return
-    if told is not None and told != (own := {key: value for key, value in metrics.items() if key not in UNSTABLE}):
-        keys = sorted({*told, *own})
-        shown = ", ".join(f"{key} {own.get(key)} and {told.get(key)}" for key in keys if told.get(key) != own.get(key))
+    if recorded is not None and recorded != (own := {key: value for key, value in metrics.items() if key not in UNSTABLE}):
+        keys = sorted({*recorded, *own})
+        shown = ", ".join(f"{key} {own.get(key)} and {recorded.get(key)}" for key in keys if recorded.get(key) != own.get(key))
         found.append(Damage(naming.RESULT, f"and {naming.EVAL_RECORDS} disagree: {shown}"))
 
 

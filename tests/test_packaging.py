@@ -21,7 +21,8 @@ from packaging.specifiers import SpecifierSet
 
 from gfl_lab.cli.main import _COMMANDS, cli
 from gfl_lab.orchestrate.ray_cluster import prepare_environment
-from gfl_lab.spec.files import ExperimentFile, Profile, find_profile, load_experiment, load_profile
+from gfl_lab.spec.file_models import ExperimentFile, Profile
+from gfl_lab.spec.files import find_profile, load_experiment, load_profile
 from gfl_lab.spec.settings import CONDITIONS, Settings, group_of, help_of
 from tests.support.nodes import why_not
 

@@ -259,12 +259,12 @@ def _page(experiment: ExperimentRow) -> None:
     ready = [variant for variant in experiment.variants if experiments.with_distributions(variant)]
     if not ready:
         running = [trial for trial in experiment.trials if trial.state.value == "running"]
-        told = (
+        reason = (
             f"The furthest trial is at epoch {max(t.epoch for t in running)} of {running[0].epochs}."
             if running
             else "No trial of this experiment has finished."
         )
-        theme.empty("No distributions yet", f"A trial writes them when it has finished. {told}")
+        theme.empty("No distributions yet", f"A trial writes them when it has finished. {reason}")
         return
     choice = _choice(ready)
     if choice is None:

@@ -56,14 +56,14 @@ def curves(found: Sequence[Curve], key: str, palette: dict[str, str], order: Seq
                 hovertemplate=f"{name}, seed %{{customdata}}<br>{unit} %{{x:d}}: %{{y:.{digits}f}}<extra></extra>",
                 showlegend=False,
             )
-        said = f"{name}{f', mean of {len(curve.lines)} seeds' if several else f', seed {curve.lines[0].seed}'}"
+        label = f"{name}{f', mean of {len(curve.lines)} seeds' if several else f', seed {curve.lines[0].seed}'}"
         figure.add_scatter(
             x=curve.x,
             y=curve.mean,
             mode="lines+markers" if epochs and len(curve.x) <= 60 else "lines",
             marker={"size": 5},
             line={"width": 2.2, "color": colour, "dash": dash},
-            hovertemplate=f"{said}<br>{unit} %{{x:d}}: %{{y:.{digits}f}}<extra></extra>",
+            hovertemplate=f"{label}<br>{unit} %{{x:d}}: %{{y:.{digits}f}}<extra></extra>",
         )
     title = metric_title(key) if metric else theme.plot_text(key)
     frame(figure, height)

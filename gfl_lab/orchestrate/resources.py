@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gfl_lab.errors import Problem, ResourceError
-from gfl_lab.spec.files import Resources
+from gfl_lab.spec.file_models import Resources
 
 DRIVER = Path("/dev/nvidiactl")
 """Exists if NVIDIA's driver is loaded."""
@@ -63,15 +63,15 @@ def processes_of(gpus: float) -> int:
     return max(1, int(gpus))
 
 
-def loaders(asked: int | None, cpus: int, gpus: float) -> int:
+def loaders(wished: int | None, cpus: int, gpus: float) -> int:
     """Return the number of processes that load images for each process of a trial that takes ``cpus`` and ``gpus``.
 
     Args:
-        asked: of the profile. Without it: on a GPU one for each core of the trial but its own process's, which feeds the GPU;
+        wished: of the profile. Without it: on a GPU one for each core of the trial but its own process's, which feeds the GPU;
             on a CPU none, since the trial's cores have enough to do.
     """
-    if asked is not None:
-        return asked
+    if wished is not None:
+        return wished
     return max(0, cpus // processes_of(gpus) - 1) if gpus else 0
 
 

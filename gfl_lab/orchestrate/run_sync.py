@@ -158,7 +158,7 @@ class DriverSide:
         self._active: set[str] = set()
         self._throttle = TransferThrottle()
         self._stop_files: set[Path] = set()
-        self._told: set[str] = set()
+        self._requested: set[str] = set()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -239,7 +239,7 @@ class DriverSide:
         while True:
             try:
                 self._look(everything=True)
-                for name in self._told:
+                for name in self._requested:
                     self.storage.delete(name)
                 return []
             except (ResourceError, StoreError, OSError) as error:
@@ -257,9 +257,9 @@ class DriverSide:
     def _ask_to_stop(self) -> None:
         for file in self._stop_files:
             name = stop_name(self.link.run, file.name)
-            if file.exists() and name not in self._told:
+            if file.exists() and name not in self._requested:
                 self.storage.write(name, b"")
-                self._told.add(name)
+                self._requested.add(name)
 
     def _look(self, everything: bool = False) -> None:
         leases = self.storage.list("leases")

@@ -35,8 +35,8 @@ class Deviation:
     found: str
 
     def __str__(self) -> str:
-        told = f"{self.what}: locked {self.locked}, here {self.found}" if self.locked else f"{self.what} {self.found}"
-        return (f"trial {self.trial}: " if self.trial else "") + told
+        text = f"{self.what}: locked {self.locked}, here {self.found}" if self.locked else f"{self.what} {self.found}"
+        return (f"trial {self.trial}: " if self.trial else "") + text
 
 
 def digest_of(records: Records) -> str:

@@ -187,14 +187,14 @@ def comparison_json(rows: Sequence[DifferenceRow]) -> list[dict[str, Any]]:
 def notes(rows: Sequence[DifferenceRow]) -> list[str]:
     """Return the notes that a reader of these rows needs beside their numbers."""
     totals = [row for row in rows if row.comparison is not None]
-    told = []
+    notes = []
     if several := next((row.comparison.rows for row in rows if row.comparison is not None and row.comparison.rows > 1), 0):
-        told.append(f"p and verdict of AP, AP50 and AP75 are those of the table: corrected by Holm's method for its {several} rows.")
+        notes.append(f"p and verdict of AP, AP50 and AP75 are those of the table: corrected by Holm's method for its {several} rows.")
     if any(row.found.rows > 1 for row in rows):
-        told.append(
+        notes.append(
             "How much seeds differ is pooled over the table's rows for AP and its sizes; classes and errors rest on these two variants."
         )
     if any(row.weak for row in rows):
-        told.append("Two seeds: all verdicts are weak. Two numbers hardly show how much seeds differ; take three or more.")
-    told += [f"{row.name}: {row.verdict}, since {row.found.why}." for row in totals if row.found.why]
-    return told
+        notes.append("Two seeds: all verdicts are weak. Two numbers hardly show how much seeds differ; take three or more.")
+    notes += [f"{row.name}: {row.verdict}, since {row.found.why}." for row in totals if row.found.why]
+    return notes

@@ -33,18 +33,18 @@ class ProgressLines:
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
-        self._written: dict[str, tuple[TrialState, float | None, int]] = {}
+        self._printed: dict[str, tuple[TrialState, float | None, int]] = {}
 
     def __call__(self, trials: Sequence[Progress]) -> None:
         """Take the progress of all trials."""
         for trial in trials:
             key = (trial.state, trial.ap, trial.epoch if trial.ap is not None else 0)
-            before = self._written.get(trial.trial)
+            before = self._printed.get(trial.trial)
             if trial.state is TrialState.PLANNED or key == before:
                 continue
             if before is not None and trial.state is TrialState.RUNNING and trial.ap == before[1]:
                 continue  # a new epoch has begun; its line comes with its AP
-            self._written[trial.trial] = key
+            self._printed[trial.trial] = key
             self._write(_line(trial))
 
 

@@ -113,9 +113,9 @@ def _upgrade(path: Path) -> None:
     backup = path.with_name(f"{path.name}.{found}.bak")
     with contextlib.closing(sqlite3.connect(path)) as source, contextlib.closing(sqlite3.connect(backup)) as target:
         source.backup(target)
-    asked = subprocess.run([sys.executable, "-P", "-m", "mlflow", "db", "upgrade", sqlite_uri(path)], capture_output=True, text=True)
-    if asked.returncode:
-        lines = asked.stderr.strip().splitlines() or ["no message"]
+    done = subprocess.run([sys.executable, "-P", "-m", "mlflow", "db", "upgrade", sqlite_uri(path)], capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
         hint = f"the database as it was: {backup}. The run directories are complete; `gfl-lab sync` mirrors them afterwards"
         raise MirrorError(Problem(f"`mlflow db upgrade` of {path} failed: {lines[-1]}", hint=hint))
 
@@ -318,11 +318,11 @@ def ui_pages(tree: RunTree, port: int, most: int = 5) -> list[tuple[str, str]]:
     From its start page MLflow 3 leads to its views for language models; these addresses open the runs.
     """
     path = tree.root / naming.MLFLOW_DB
-    asked = (
+    query = (
         "SELECT experiments.name, experiment_id FROM experiments LEFT JOIN runs USING (experiment_id) "
         "WHERE experiments.lifecycle_stage = 'active' AND experiments.name != 'Default' "
         "GROUP BY experiment_id ORDER BY MAX(runs.start_time) DESC, experiment_id DESC"
     )
     with sqlite_reader(path) as connection:
-        found = connection.execute(f"{asked} LIMIT ?", [most]).fetchall()
+        found = connection.execute(f"{query} LIMIT ?", [most]).fetchall()
     return [(name, f"http://127.0.0.1:{port}/#/experiments/{number}/runs?workflowType=machine_learning") for name, number in found]

@@ -134,7 +134,7 @@ class Server:
 
     def __init__(self, uri: str, artifacts: Path | None, shared: bool) -> None:
         self.uri, self.shared, self._artifacts = uri, shared, artifacts
-        self.asked: float | None = None
+        self.call_since: float | None = None
         """``time.monotonic`` of the call that waits for an answer now."""
         with self._asking():
             self._client = quiet_import().tracking.MlflowClient(tracking_uri=uri)
@@ -142,7 +142,7 @@ class Server:
     @contextlib.contextmanager
     def _asking(self, what: str = "be used") -> Iterator[None]:
         """Turn whatever mlflow and its libraries raise into one error."""
-        started = self.asked = time.monotonic()
+        started = self.call_since = time.monotonic()
         try:
             yield
         except Exception as error:
@@ -150,7 +150,7 @@ class Server:
             wrapped.waited = time.monotonic() - started
             raise wrapped from error
         finally:
-            self.asked = None
+            self.call_since = None
 
     # --- experiments and runs ---
 

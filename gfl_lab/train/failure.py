@@ -66,7 +66,7 @@ def _full_disk(trial: TrialDir, error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def full_disk_told(trial: TrialDir) -> Iterator[None]:
+def full_disk_raised(trial: TrialDir) -> Iterator[None]:
     """Raise DiskFull if not even the outcome can be written."""
     try:
         yield

@@ -40,7 +40,7 @@ from gfl_lab.spec.trial import TrialSpec
 from gfl_lab.train.checkpoint import load_last, restore
 from gfl_lab.train.ema import MovingAverage
 from gfl_lab.train.environment import environment
-from gfl_lab.train.failure import failure_of, full_disk_told
+from gfl_lab.train.failure import failure_of, full_disk_raised
 from gfl_lab.train.final import Clock, device_name, device_of, evaluate_final, peak_memory_mib
 from gfl_lab.train.finished import FinalWeights, adopted_weights, beating, evaluated, prepare_process, read_spec, repair, trained_weights
 from gfl_lab.train.loop import Position, TrialHook, TrialRunner
@@ -80,7 +80,7 @@ def run_trial(
         DiskFull: there was no room for even the outcome.
     """
     trial = TrialDir(Path(path))
-    with full_disk_told(trial):
+    with full_disk_raised(trial):
         trial.take_lease()
         if _has_finished(trial):  # by another driver, after this one had planned; or its records are damaged
             try:
@@ -93,7 +93,7 @@ def run_trial(
     trial.file(naming.RESULT).unlink(missing_ok=True)
     position = Position()
     outcome: Result
-    asked = should_stop or (lambda: bool(stop_file) and os.path.exists(stop_file))
+    stop = should_stop or (lambda: bool(stop_file) and os.path.exists(stop_file))
 
     def failed(error: Exception) -> Failed:
         return Failed(failure=replace(failure_of(trial, error), step=position.step, epoch=position.epoch))
@@ -105,7 +105,7 @@ def run_trial(
         return evaluated(trial, weights, **of_each)
 
     def work(group: ProcessGroup) -> Done | None:
-        return _train(trial, **of_each, should_stop=asked, position=position, group=group)
+        return _train(trial, **of_each, should_stop=stop, position=position, group=group)
 
     def on_lost(error: LostProcess) -> None:
         trial.log(str(error))
@@ -133,7 +133,7 @@ def run_trial(
     finally:
         trial.release_reserve()
         try:
-            with full_disk_told(trial):
+            with full_disk_raised(trial):
                 _write_result(trial, outcome, time.time() - started)
         finally:
             trial.drop_lease()
