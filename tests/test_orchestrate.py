@@ -29,7 +29,8 @@ from gfl_lab.records.files import read_json, write_json
 from gfl_lab.records.metric_lines import MetricWriter
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.session.workers import process_settings
-from gfl_lab.spec.files import Resources, load_experiment, load_profile
+from gfl_lab.spec.file_models import Resources
+from gfl_lab.spec.files import load_experiment, load_profile
 from gfl_lab.spec.trial import DataSpec
 from tests.support.raw import raw_result
 from tests.support.waiting import holds_within, wait_until

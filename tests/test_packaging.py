@@ -31,7 +31,8 @@ from gfl_lab.records.plan import PlannedVariant, Reference
 from gfl_lab.records.result import Done, Failed, Failure, Interrupted
 from gfl_lab.records.search import SearchFile, Suggestion
 from gfl_lab.records.table_lock import LockedRow, LockedTrial, TableLock
-from gfl_lab.spec.files import ExperimentFile, Profile, find_profile, load_experiment, load_profile
+from gfl_lab.spec.file_models import ExperimentFile, Profile
+from gfl_lab.spec.files import find_profile, load_experiment, load_profile
 from gfl_lab.spec.settings import CONDITIONS, Settings, group_of, help_of
 from gfl_lab.spec.trial import DataSpec, TrialSpec
 from tests.support.nodes import why_not

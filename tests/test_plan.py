@@ -18,7 +18,8 @@ from gfl_lab.plan.published import looks_like_coco
 from gfl_lab.rundir import RunTree
 from gfl_lab.session.inputs import read_files
 from gfl_lab.session.planning import PlanOptions, prepare
-from gfl_lab.spec.files import ExperimentFile, load_experiment, load_profile, load_published
+from gfl_lab.spec.file_models import ExperimentFile
+from gfl_lab.spec.files import load_experiment, load_profile, load_published
 from gfl_lab.spec.rules import Broken, broken_rules
 from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import TRAINING_CODE_VERSION, DataSpec, TrialSpec

@@ -17,7 +17,8 @@ from gfl_lab.errors import SpecError
 from gfl_lab.plan.plan import PlanInputs, build_plan
 from gfl_lab.plan.published import NO_EXPERIMENT, Candidate, Entry, differences, matching_row, survey
 from gfl_lab.session.published_rows import survey_folders
-from gfl_lab.spec.files import PublishedRow, PublishedTable, load_experiment, load_profile, load_published, resolve_settings
+from gfl_lab.spec.file_models import PublishedRow, PublishedTable
+from gfl_lab.spec.files import load_experiment, load_profile, load_published, resolve_settings
 from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import DataSpec
 from tests.support import DATA

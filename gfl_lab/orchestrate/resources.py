@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gfl_lab.errors import Problem, ResourceError
-from gfl_lab.spec.files import Resources
+from gfl_lab.spec.file_models import Resources
 
 DRIVER = Path("/dev/nvidiactl")
 """Exists if NVIDIA's driver is loaded."""

@@ -11,7 +11,7 @@ from gfl_lab.data import ambiguous_shapes, coco
 from gfl_lab.errors import InputError, Problem
 from gfl_lab.records.marks import write_checked_data
 from gfl_lab.rundir import RunTree
-from gfl_lab.spec.files import Profile
+from gfl_lab.spec.file_models import Profile
 from gfl_lab.spec.trial import DataSpec
 from gfl_lab.wording import plural
 

@@ -19,7 +19,7 @@ from gfl_lab.session.dataset import prepare_data
 from gfl_lab.session.inputs import Files
 from gfl_lab.session.weights import check_weights, digest_weights, experiment_with_absolute_weights
 from gfl_lab.spec.code import CodeFile, class_names
-from gfl_lab.spec.files import ExperimentFile
+from gfl_lab.spec.file_models import ExperimentFile
 from gfl_lab.spec.limits import MAX_TRIALS
 from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import ComponentFile

@@ -12,8 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gfl_lab import naming
 from gfl_lab.errors import Problem
 from gfl_lab.spec.hints import nearest
+from gfl_lab.spec.messages import check_keys, problems_of
 from gfl_lab.spec.settings import Settings
-from gfl_lab.spec.source import Source, check_keys, problems_of, show
+from gfl_lab.spec.source import Source
+from gfl_lab.spec.value_text import show
 from gfl_lab.spec.values import one_value_problems, value_problems
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
