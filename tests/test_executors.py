@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import psutil
 import pytest
@@ -253,6 +253,22 @@ class TestAnExecutorEach:
 def test_ray_is_the_version_whose_unstable_options_were_checked() -> None:
     """When Ray moves: run the slow tests of this file, of test_run.py and test_cluster.py, then raise ``CHECKED_WITH``."""
     assert version("ray").startswith(CHECKED_WITH + ".")
+
+
+@pytest.mark.parametrize(
+    ("address", "words", "others"),
+    [(None, "ports on this machine alone", "cluster"), ("head.example:6379", "log in to the cluster at head.example:6379", "this machine")],
+)
+def test_a_program_that_has_imported_ray_is_refused_in_words_that_fit(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, words: str, others: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+    for name in [name for name in os.environ if name.startswith(("RAY_", "TUNE_"))]:
+        monkeypatch.delenv(name)
+    with pytest.raises(ResourceError) as raised:
+        prepare_environment(address)
+    (problem,) = raised.value.problems
+    assert words in problem.message and others not in problem.message + problem.hint and problem.hint
 
 
 def test_an_address_is_on_the_loopback_alone_unless_another_address_of_the_machine_answers(monkeypatch: pytest.MonkeyPatch) -> None:

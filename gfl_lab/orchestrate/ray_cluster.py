@@ -96,10 +96,7 @@ def prepare_environment(address: str | None) -> None:
     """
     wanted = _ENVIRONMENT | (LOOPBACK_ONLY if address is None or listens_on_loopback_alone(address) else {})
     if "ray" in sys.modules and not wanted.keys() <= os.environ.keys():
-        hint = "Start the trials before anything imports Ray, or use the inline executor."
-        raise ResourceError(
-            Problem("Ray was imported before gfl-lab could set what it reads then (ports on this machine alone)", hint=hint)
-        )
+        raise ResourceError(imported_before(address))
     for key, value in wanted.items():
         os.environ.setdefault(key, value)
     if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ and "RAY_AUTH_TOKEN" not in os.environ:
@@ -226,6 +223,17 @@ class RayConnection:
         ray.shutdown()
         if self._session and not keep_logs:
             shutil.rmtree(self._session, ignore_errors=True)
+
+
+def imported_before(address: str | None) -> Problem:
+    """Return why trials cannot run on Ray in a program that has imported it."""
+    if address:
+        effect = f"how to log in to the cluster at {address}"
+        hint = "Run the trials in a program that has not imported Ray; it may connect to the same cluster afterwards."
+    else:
+        effect = "to open its ports on this machine alone"
+        hint = 'Run the trials before anything imports Ray, or with executor="inline".'
+    return Problem(f"Ray was imported before gfl-lab could set what Ray reads at its import: {effect}", hint=hint)
 
 
 def not_started(address: str | None, reason: str) -> Problem:
