@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FIELD = '''
+FIELD = """
     qfl_gamma: float = _field(DETECTOR, 0.0, "a setting of this test", ge=0, lt=1, acts_only_with=conditions.WITH_QFL)
-'''
+"""
 PROGRAM = """
 import json, sys
 from gfl_lab.plan.plan import draft_plan
