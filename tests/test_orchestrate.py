@@ -26,6 +26,7 @@ from gfl_lab.orchestrate.resources import TrialResources, loaders
 from gfl_lab.orchestrate.supervisor import MAX_LOST, Attempts, Job, TrialProcess
 from gfl_lab.plan.plan import PlanInputs, build_plan
 from gfl_lab.records.files import read_json, write_json
+from gfl_lab.records.manifest import DataPaths
 from gfl_lab.records.metric_lines import MetricWriter
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.session.workers import process_settings
@@ -306,7 +307,7 @@ def test_a_driver_on_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pyt
 def test_the_watcher_sees_progress_eta_and_failures(tmp_path: Path) -> None:
     tree = RunTree(tmp_path)
     made = plan(seeds=[0])
-    driver.write_manifests(made.trials, tree, dict.fromkeys(("train_annotations", "val_annotations", "train_images", "val_images"), "/x"))
+    driver.write_manifests(made.trials, tree, DataPaths("/x", "/x", "/x", "/x"))
     seen: list[list[driver.Progress]] = []
     watcher = driver.Watcher(tree, made, made.trials, {trial.id: trial.id for trial in made.trials}, seen.append)
     folder = tree.trial(made.trials[0].id)
@@ -325,7 +326,7 @@ def test_the_watcher_sees_progress_eta_and_failures(tmp_path: Path) -> None:
 def test_the_watcher_takes_no_outcome_of_an_earlier_run_for_one_of_this(tmp_path: Path) -> None:
     tree = RunTree(tmp_path)
     made = plan(seeds=[0])
-    driver.write_manifests(made.trials, tree, dict.fromkeys(("train_annotations", "val_annotations", "train_images", "val_images"), "/x"))
+    driver.write_manifests(made.trials, tree, DataPaths("/x", "/x", "/x", "/x"))
     folder, other = (tree.trial(trial.id) for trial in made.trials[:2])
     write_json(folder.file(naming.RESULT), {"format": 1, "status": "done", "metrics": {"AP": 1.0}})  # its records are damaged
     write_json(other.file(naming.RESULT), {"format": 1, "status": "failed", "failure": {"reason": "no memory"}})  # tried again

@@ -236,7 +236,7 @@ def _former_plan(path: Path) -> PlanFile:
     raise damaged(path, "is no plan")
 
 
-def write_manifests(trials: Sequence[Trial], tree: RunTree, paths: Mapping[str, str], code: Sequence[CodeFile] = ()) -> None:
+def write_manifests(trials: Sequence[Trial], tree: RunTree, paths: DataPaths, code: Sequence[CodeFile] = ()) -> None:
     """Write the manifest of each trial; paths may have changed since a former one, what is computed cannot have.
 
     Args:
@@ -248,7 +248,7 @@ def write_manifests(trials: Sequence[Trial], tree: RunTree, paths: Mapping[str, 
         folder.path.mkdir(parents=True, exist_ok=True)
         for component in trial.spec.components:
             write_bytes(folder.file(naming.COMPONENTS_DIR) / component.name, contents[component.digest])
-        manifest = new_manifest(folder.file(naming.MANIFEST), trial.spec, DataPaths.from_json(dict(paths)))
+        manifest = new_manifest(folder.file(naming.MANIFEST), trial.spec, paths)
         write_manifest(manifest.file, manifest)
 
 

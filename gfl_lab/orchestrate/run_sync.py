@@ -29,6 +29,7 @@ from gfl_lab import naming
 from gfl_lab.errors import ResourceError, StoreError
 from gfl_lab.orchestrate import dataset_archives
 from gfl_lab.orchestrate.supervisor import Job
+from gfl_lab.records.manifest import DataPaths
 from gfl_lab.records.result import Done
 from gfl_lab.rundir import RunTree, TrialDir
 from gfl_lab.storage import Stamp, Synced, is_plain_name, open_storage
@@ -191,7 +192,7 @@ class DriverSide:
 
         _each(one, [self.tree.trial(trial_id) for trial_id in trial_ids])
 
-    def publish(self, trial_ids: Iterable[str], paths: dict[str, str], say: Callable[[str], None]) -> None:
+    def publish(self, trial_ids: Iterable[str], paths: DataPaths, say: Callable[[str], None]) -> None:
         """Put what pending trials read and what they go on from: manifests, components, data, weights, checkpoints.
 
         Raises:

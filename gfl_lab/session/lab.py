@@ -13,6 +13,7 @@ from gfl_lab.report.table import Table, build_table
 from gfl_lab.results.search import read_search
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree
+from gfl_lab.session.executor_names import ExecutorName
 from gfl_lab.session.inputs import Files, read_files
 from gfl_lab.session.outcome import Outcome
 from gfl_lab.session.planning import PlanOptions, prepare
@@ -20,7 +21,6 @@ from gfl_lab.session.reporting import LineReporter
 from gfl_lab.session.run_tree import default_tree
 from gfl_lab.session.session import RunOptions, Session
 from gfl_lab.session.weights import absolute_weights
-from gfl_lab.session.workers import ExecutorName
 
 
 class Lab:

@@ -13,6 +13,7 @@ from gfl_lab.errors import InputError, Problem
 from gfl_lab.plan.expand import combinations
 from gfl_lab.plan.plan import Draft, Plan, PlanInputs, draft_plan
 from gfl_lab.plan.search import corners
+from gfl_lab.records.manifest import DataPaths
 from gfl_lab.rundir import RunTree
 from gfl_lab.session.components import check_components
 from gfl_lab.session.dataset import prepare_data
@@ -68,7 +69,7 @@ class Prepared:
     """
 
     plan: Plan
-    paths: dict[str, str]
+    paths: DataPaths
     code: tuple[CodeFile, ...]
     expand: Callable[[ExperimentFile], Plan]
 

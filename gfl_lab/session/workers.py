@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from gfl_lab.errors import InputError, Problem
 from gfl_lab.orchestrate.executor import Executor
 from gfl_lab.orchestrate.resources import Machine, Peak, TrialResources, device_of, loaders, processes_of, trial_resources
 from gfl_lab.processes import hide_gpus
+from gfl_lab.session.executor_names import ExecutorName
 from gfl_lab.spec.file_models import Resources
 from gfl_lab.wording import plural
-
-ExecutorName = Literal["ray", "inline"]
 
 
 class Workers:
