@@ -232,7 +232,7 @@ def _manifest(trial: TrialDir, found: list[Damage]) -> TrialSpec | None:
     try:
         spec = manifest.spec
     except StoreError:
-        found.append(Damage(naming.MANIFEST, "does not say what the trial computes"))
+        found.append(Damage(naming.MANIFEST, "has no valid specification"))
         return None
     if spec.id != trial.id or manifest.trial != trial.id:
         found.append(Damage(naming.MANIFEST, f"belongs to trial {spec.id if spec.id != trial.id else manifest.trial}"))
@@ -240,7 +240,7 @@ def _manifest(trial: TrialDir, found: list[Damage]) -> TrialSpec | None:
     try:
         _ = manifest.paths
     except StoreError:
-        found.append(Damage(naming.MANIFEST, "does not say where the data are"))
+        found.append(Damage(naming.MANIFEST, "has no paths of the data"))
     _components(trial, spec, found)
     return spec
 
