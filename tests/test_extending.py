@@ -30,7 +30,7 @@ found = {"defaults": effective(Settings(reg_max=8))}
 if "qfl_gamma" in Settings.model_fields:
     plan = draft_plan(load_experiment(Path("own.yaml"))[0], load_profile(Path(sys.argv[1])))
     found["variants"] = [variant.name for variant in plan.variants]
-    found["counted"] = ["qfl_gamma" in effective(variant.settings) for variant in plan.variants]
+    found["counted"] = ["qfl_gamma" in effective(variant.resolved) for variant in plan.variants]
     found["inactive"] = "qfl_gamma" in inactive(Settings(qfl=False, qfl_gamma=0.5))
     found["condition"] = str(CONDITIONS["qfl_gamma"])
     found["schema"] = Settings.model_json_schema()["properties"]["qfl_gamma"]["exclusiveMaximum"]

@@ -30,10 +30,10 @@ NODES_S = 5.0
 """Seconds between two requests for a cluster's nodes."""
 
 GONE_END_S = 5.0
-"""How long leaving a cluster may take whose head does not answer: Ray ends this process a minute after the last answer."""
+"""Seconds to leave a cluster whose head does not answer: Ray ends this process a minute after the last answer."""
 
 END_S = 30.0
-"""How long Tune may take to end its actors when all trials have ended."""
+"""Seconds for Tune to end its actors when all trials have ended."""
 
 
 class TuneExecutor:
@@ -92,7 +92,7 @@ class TuneExecutor:
         """Yield each job as it ends.
 
         Raises:
-            ResourceError: the cluster does not answer any more, or Tune has ended although nobody has asked for it.
+            ResourceError: the cluster does not answer any more, or Tune has ended without a request.
         """
         self.capacity()
         while self._open:

@@ -151,7 +151,7 @@ class SearchWork:
             watcher.finish()
 
     def finish(self, mirror: BackgroundMirror, *, stopped: bool) -> Outcome:
-        """Write and report the ranked table; say what failed and what is missing."""
+        """Write and report the ranked table, with the failed and missing trials."""
         say, ledger = self.reporter.say, self.state.ledger
         self._save_plan()
         ranking = rank(read_search(self.tree, self.files.experiment.name, self.files.profile.name))
