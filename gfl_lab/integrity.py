@@ -26,7 +26,8 @@ from gfl_lab.metrics.coco_ap import RESAMPLED, mean_ap
 from gfl_lab.metrics.coco_matching import match
 from gfl_lab.metrics.coco_records import Records
 from gfl_lab.records.marks import SoundTrials, read_sound_trials, write_sound_trials
-from gfl_lab.records.result import Done, Failed, FileEntry, Inspection, Interrupted, inspect_result
+from gfl_lab.records.result import Done, Failed, FileEntry, Interrupted
+from gfl_lab.records.result_check import Inspection, inspect_result
 from gfl_lab.rundir import RunTree, TrialDir
 from gfl_lab.spec.trial import TrialSpec
 

@@ -20,7 +20,8 @@ from gfl_lab.plan.plan import build_plan
 from gfl_lab.records.files import read_json, write_json
 from gfl_lab.records.metric_lines import write_metric_lines
 from gfl_lab.rundir import RunTree
-from gfl_lab.spec.files import Resources, load_experiment, load_profile
+from gfl_lab.spec.file_models import Resources
+from gfl_lab.spec.files import load_experiment, load_profile
 from gfl_lab.spec.trial import DataSpec
 from tests.support.cli import Cli, runner
 from tests.support.fake_runs import write_fake_tree

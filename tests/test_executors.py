@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import psutil
 import pytest
@@ -255,6 +255,22 @@ def test_ray_is_the_version_whose_unstable_options_were_checked() -> None:
     assert version("ray").startswith(CHECKED_WITH + ".")
 
 
+@pytest.mark.parametrize(
+    ("address", "words", "others"),
+    [(None, "ports on this machine alone", "cluster"), ("head.example:6379", "log in to the cluster at head.example:6379", "this machine")],
+)
+def test_a_program_that_has_imported_ray_is_refused_in_words_that_fit(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, words: str, others: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+    for name in [name for name in os.environ if name.startswith(("RAY_", "TUNE_"))]:
+        monkeypatch.delenv(name)
+    with pytest.raises(ResourceError) as raised:
+        prepare_environment(address)
+    (problem,) = raised.value.problems
+    assert words in problem.message and others not in problem.message + problem.hint and problem.hint
+
+
 def test_an_address_is_on_the_loopback_alone_unless_another_address_of_the_machine_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not listens_on_loopback_alone("10.77.0.1:6379") and not listens_on_loopback_alone("head:6379")
     with socket.socket() as own, socket.socket() as every:
@@ -283,6 +299,9 @@ class NoRay:
 
     def nodes(self) -> list[dict[str, float]]:
         return [{"CPU": self.cpus}]
+
+    def check(self) -> None:
+        """Do nothing."""
 
     def close(self, *, keep_logs: bool) -> None:
         """Do nothing."""

@@ -22,6 +22,7 @@ from gfl_lab.analysis.side_distances import scale_boxes, side_distances
 from gfl_lab.analysis.side_levels import describe_level
 from gfl_lab.cli.side_table import histogram, print_sides
 from gfl_lab.data import ambiguous_shapes, coco
+from gfl_lab.data.shape_images import CLASSES
 from gfl_lab.detector.targets import GroundTruth
 from gfl_lab.errors import SpecError
 from gfl_lab.setup.config import trial_config
@@ -287,7 +288,7 @@ def test_text_and_json(cli: Cli, shapes: Path) -> None:
 
 def test_a_terminal_shows_histograms(shapes: Path) -> None:
     own = resolve_settings(load_profile(ROOT / "experiments/profiles/desk.yaml").settings)
-    found = side_distances(coco.find_dataset(shapes), ambiguous_shapes.CLASSES, own)
+    found = side_distances(coco.find_dataset(shapes), CLASSES, own)
     out = io.StringIO()
     print_sides(found, "profile desk", Console(file=out, width=80, force_terminal=True, highlight=False))
     assert "…" not in out.getvalue()

@@ -22,10 +22,12 @@ from gfl_lab.records.manifest import DataPaths, Manifest
 from gfl_lab.records.result import Done
 from gfl_lab.rundir import RunTree, TrialDir
 from gfl_lab.setup.components import load_of_trial
-from gfl_lab.spec.files import Profile, resolve_settings
+from gfl_lab.spec.file_models import Profile
+from gfl_lab.spec.files import resolve_settings
 from gfl_lab.spec.hints import nearest
+from gfl_lab.spec.messages import problems_of
 from gfl_lab.spec.settings import EVALUATION, INPUT, Settings, group_of, inactive
-from gfl_lab.spec.source import Source, problems_of
+from gfl_lab.spec.source import Source
 from gfl_lab.spec.trial import TRAINING_CODE_VERSION, DataSpec, TrialSpec
 
 SETTABLE = tuple(key for key in Settings.model_fields if group_of(key) in (EVALUATION, INPUT))

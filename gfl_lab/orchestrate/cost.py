@@ -20,7 +20,7 @@ from gfl_lab.records.metric_lines import parse_metric_line, read_metric_lines
 from gfl_lab.records.result import Done
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec import renames
-from gfl_lab.spec.files import Profile
+from gfl_lab.spec.file_models import Profile
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.settings import INPUT, MODEL, Settings, group_of
 from gfl_lab.spec.shorthand import trains_dfl

@@ -15,7 +15,7 @@ from gfl_lab.orchestrate import dataset_archives, run_sync
 from gfl_lab.orchestrate.run_sync import EVERY_S, LAST_TRIES_S, Link, TransferThrottle
 from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 from gfl_lab.records.lease import Lease, write_lease
-from gfl_lab.records.manifest import DataPaths, write_manifest
+from gfl_lab.records.manifest import write_manifest
 from gfl_lab.records.result import says_done
 from gfl_lab.rundir import LEASE_STALE_S, RunTree, TrialDir, TrialState
 from gfl_lab.storage import Storage, Synced, is_plain_name, open_storage
@@ -32,7 +32,7 @@ def run_on_node(process: TrialProcess, job: Job, scratch: Path) -> TrialState:
         scratch: folder of this node, whose actors share it: copies of data sets, and run directories of what is not done.
 
     Returns:
-        How it ended; running when another node or another driver works on it.
+        Its outcome; running when another node or another driver works on it.
 
     Raises:
         ResourceError: the storage cannot be reached. StoreError: the trial or its data are not there, or damaged.
@@ -173,7 +173,7 @@ def _fetch(storage: Storage, trial: TrialDir, synced: Synced, scratch: Path) -> 
         for name in storage.list(f"{synced.remote}/{naming.COMPONENTS_DIR}"):
             if is_plain_name(name):
                 storage.download(f"{synced.remote}/{naming.COMPONENTS_DIR}/{name}", trial.file(naming.COMPONENTS_DIR) / name)
-        paths = DataPaths(**dataset_archives.fetch_dataset(storage, manifest.data.digest, scratch / "data"))
+        paths = dataset_archives.fetch_dataset(storage, manifest.data.digest, scratch / "data")
         weights = None
         if manifest.weights_file:
             weights = dataset_archives.fetch_weights(storage, manifest.weights_digest, scratch / "weights")

@@ -29,12 +29,13 @@ from gfl_lab import naming
 from gfl_lab.errors import ResourceError, StoreError
 from gfl_lab.orchestrate import dataset_archives
 from gfl_lab.orchestrate.supervisor import Job
+from gfl_lab.records.manifest import DataPaths
 from gfl_lab.records.result import Done
 from gfl_lab.rundir import RunTree, TrialDir
 from gfl_lab.storage import Stamp, Synced, is_plain_name, open_storage
 
 EVERY_S = 3.0
-"""How often either side looks what has changed."""
+"""Seconds between two looks of either side for changes."""
 SHARE = 0.1
 """A file that takes long to transfer is transferred less often: so that it takes at most this share of the time."""
 LAST_TRIES_S = 300.0
@@ -48,7 +49,7 @@ _LIVE = (naming.METRICS_FILE, naming.LOG)
 
 @dataclass(frozen=True)
 class Link:
-    """How a job's node finds its driver: what goes with the job.
+    """The link from a job's node to its driver, sent with the job.
 
     Args:
         uri: of the storage. run: names one run of one driver.
@@ -191,7 +192,7 @@ class DriverSide:
 
         _each(one, [self.tree.trial(trial_id) for trial_id in trial_ids])
 
-    def publish(self, trial_ids: Iterable[str], paths: dict[str, str], say: Callable[[str], None]) -> None:
+    def publish(self, trial_ids: Iterable[str], paths: DataPaths, say: Callable[[str], None]) -> None:
         """Put what pending trials read and what they go on from: manifests, components, data, weights, checkpoints.
 
         Raises:

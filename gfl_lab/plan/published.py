@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gfl_lab.records.plan import Reference
-from gfl_lab.spec.files import Profile, PublishedRow, PublishedTable, resolve_settings
+from gfl_lab.spec.file_models import Profile, PublishedRow, PublishedTable
+from gfl_lab.spec.files import resolve_settings
 from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import DataSpec
 

@@ -14,13 +14,15 @@ from pydantic import ValidationError
 from gfl_lab import naming
 from gfl_lab.errors import Problem, SpecError
 from gfl_lab.plan.plan import Plan, Variant
-from gfl_lab.spec.files import ExperimentFile, Profile, resolve_settings
+from gfl_lab.spec.file_models import ExperimentFile, Profile
+from gfl_lab.spec.files import resolve_settings
 from gfl_lab.spec.rules import SettingsRuleError
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.search import Dimension, SearchSpec
 from gfl_lab.spec.settings import Settings, inactive
-from gfl_lab.spec.source import Source, identity, same
+from gfl_lab.spec.source import Source
 from gfl_lab.spec.trial import computed
+from gfl_lab.spec.value_text import identity, same
 
 MAX_COMBINATIONS, MAX_DRAWN = 1000, 20_000
 

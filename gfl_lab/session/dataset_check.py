@@ -16,7 +16,8 @@ from gfl_lab.data.unassigned import Unassigned, find_unassigned, training_boxes,
 from gfl_lab.errors import InputError, Problem
 from gfl_lab.rundir import RunTree
 from gfl_lab.session.unassigned import nearest_of
-from gfl_lab.spec.files import Profile, resolve_settings
+from gfl_lab.spec.file_models import Profile
+from gfl_lab.spec.files import resolve_settings
 from gfl_lab.spec.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ Counter = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class BoxAssignment:
-    """How a profile's settings assign the training boxes of a data set.
+    """The assignment of a data set's training boxes by a profile's settings.
 
     Attributes:
         unassigned: boxes without a location. sides: distances of box sides from their locations. None where not analysed.

@@ -12,7 +12,7 @@ from typing import Any
 from gfl_lab.addresses import check_text
 from gfl_lab.errors import InputError
 from gfl_lab.spec.backbones import with_weights
-from gfl_lab.spec.files import ExperimentFile
+from gfl_lab.spec.file_models import ExperimentFile
 from gfl_lab.spec.settings import Settings
 
 RANDOM, PRETRAINED = "random", "pretrained"

@@ -8,8 +8,10 @@ from pydantic import ValidationError
 
 from gfl_lab.errors import Problem
 from gfl_lab.spec.code import NOT_PLAIN, is_plain
+from gfl_lab.spec.messages import problems_of
 from gfl_lab.spec.settings import Settings
-from gfl_lab.spec.source import Source, problems_of, repeated, show
+from gfl_lab.spec.source import Source
+from gfl_lab.spec.value_text import repeated, show
 
 MAX_TOLD = 10
 """Problems of one list that are reported; the others are counted."""
