@@ -97,8 +97,7 @@ class TuneExecutor:
         self.capacity()
         while self._open:
             watch()
-            if self._ray.address:
-                self._ray.check()
+            self._ray.check()
             for ended in self._just_ended():
                 self._keep_logs |= bool(ended.problem)
                 del self._open[ended.job.path]
