@@ -1,4 +1,4 @@
-"""How things look: colours, the style sheet, and pieces of HTML. Every name passes ``text``, so that it shows itself."""
+"""Appearance: colours, the style sheet, and pieces of HTML. Every name passes ``text``, which escapes it."""
 
 from __future__ import annotations
 

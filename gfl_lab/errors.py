@@ -39,7 +39,7 @@ class ExitCode(IntEnum):
 
 
 class FailureKind(StrEnum):
-    """Why a trial failed. Values are written to disk: they are added, never renamed or removed."""
+    """Kind of a trial's failure. Values are written to disk: they are added, never renamed or removed."""
 
     NON_FINITE_LOSS = "non_finite_loss"
     OUT_OF_MEMORY = "out_of_memory"

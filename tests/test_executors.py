@@ -300,6 +300,9 @@ class NoRay:
     def nodes(self) -> list[dict[str, float]]:
         return [{"CPU": self.cpus}]
 
+    def check(self) -> None:
+        """Do nothing."""
+
     def close(self, *, keep_logs: bool) -> None:
         """Do nothing."""
 

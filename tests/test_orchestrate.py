@@ -24,6 +24,7 @@ from gfl_lab.orchestrate.executor import run_jobs
 from gfl_lab.orchestrate.inline import InlineExecutor
 from gfl_lab.orchestrate.resources import TrialResources, loaders
 from gfl_lab.orchestrate.supervisor import MAX_LOST, Attempts, Job, TrialProcess
+from gfl_lab.orchestrate.watcher import Progress, Watcher
 from gfl_lab.plan.plan import PlanInputs, build_plan
 from gfl_lab.records.files import read_json, write_json
 from gfl_lab.records.manifest import DataPaths
@@ -308,8 +309,8 @@ def test_the_watcher_sees_progress_eta_and_failures(tmp_path: Path) -> None:
     tree = RunTree(tmp_path)
     made = plan(seeds=[0])
     driver.write_manifests(made.trials, tree, DataPaths("/x", "/x", "/x", "/x"))
-    seen: list[list[driver.Progress]] = []
-    watcher = driver.Watcher(tree, made, made.trials, {trial.id: trial.id for trial in made.trials}, seen.append)
+    seen: list[list[Progress]] = []
+    watcher = Watcher(tree, made, made.trials, {trial.id: trial.id for trial in made.trials}, seen.append)
     folder = tree.trial(made.trials[0].id)
     folder.file(naming.METRICS_FILE).write_text(
         "".join(
@@ -323,6 +324,24 @@ def test_the_watcher_sees_progress_eta_and_failures(tmp_path: Path) -> None:
     assert seen[-1][1].state is TrialState.PLANNED
 
 
+def test_a_folder_that_cannot_be_read_and_a_listener_that_fails_end_no_watcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The listener counts the budget: without it a run would go on beyond it."""
+    tree, made, seen = RunTree(tmp_path), plan(seeds=[0]), list[list[Progress]]()
+    driver.write_manifests(made.trials, tree, DataPaths("/x", "/x", "/x", "/x"))
+    tree.trial(made.trials[0].id).file(naming.METRICS_FILE).mkdir()  # reading it is an OSError
+
+    def listen(progress: list[Progress]) -> None:
+        seen.append(progress)
+        raise BrokenPipeError("the terminal is closed")
+
+    monkeypatch.setattr("gfl_lab.orchestrate.watcher.WATCH_S", 0.01)
+    watcher = Watcher(tree, made, made.trials, {trial.id: trial.id for trial in made.trials}, listen)
+    watcher.start()
+    wait_until(lambda: len(seen) >= 3)
+    watcher.finish()
+    assert len(seen[-1]) == len(made.trials) and seen[-1][0].state is TrialState.PLANNED
+
+
 def test_the_watcher_takes_no_outcome_of_an_earlier_run_for_one_of_this(tmp_path: Path) -> None:
     tree = RunTree(tmp_path)
     made = plan(seeds=[0])
@@ -330,8 +349,8 @@ def test_the_watcher_takes_no_outcome_of_an_earlier_run_for_one_of_this(tmp_path
     folder, other = (tree.trial(trial.id) for trial in made.trials[:2])
     write_json(folder.file(naming.RESULT), {"format": 1, "status": "done", "metrics": {"AP": 1.0}})  # its records are damaged
     write_json(other.file(naming.RESULT), {"format": 1, "status": "failed", "failure": {"reason": "no memory"}})  # tried again
-    seen: list[list[driver.Progress]] = []
-    watcher = driver.Watcher(tree, made, made.trials, {trial.id: trial.id for trial in made.trials}, seen.append)
+    seen: list[list[Progress]] = []
+    watcher = Watcher(tree, made, made.trials, {trial.id: trial.id for trial in made.trials}, seen.append)
     watcher.look()
     assert [(one.state, one.reason) for one in seen[-1][:2]] == [(TrialState.PLANNED, "")] * 2
     folder.take_lease()

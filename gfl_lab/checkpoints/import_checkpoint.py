@@ -54,7 +54,7 @@ _BESIDE_WEIGHTS = (
 """Names in checkpoints of mmengine and training scripts (logs, arguments). They become placeholders: none is looked up or called."""
 
 _TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""How torch files begin that are no zip archives (before torch 1.6)."""
+"""First bytes of torch files that are no zip archives (before torch 1.6)."""
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

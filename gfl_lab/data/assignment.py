@@ -31,7 +31,7 @@ NearestOf = Callable[[Floats, int], Ints]
 
 
 class Cause(StrEnum):
-    """Why no location learns a box, in the order in which the causes are looked for."""
+    """Cause for a box that no location learns, in the order of the search for causes."""
 
     SAME_BOX = "same_box"
     CROWDED_OUT = "crowded_out"
@@ -234,7 +234,7 @@ def _candidates(
 def _nearest(centers: Floats, counts: Ints, middle: Floats, stride: int, topk: int, cells: int) -> tuple[Ints, Ints, Flags, Flags]:
     """Return column and row of the ``topk`` locations of a level nearest to each box's center, and which of them exist: all (G, topk).
 
-    The last result, (G,), says where a further location is as near as the farthest of them.
+    The last result, (G,), is true if a further location is as near as the farthest of them.
 
     Args:
         centers: (G, 2) px.

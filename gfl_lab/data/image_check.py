@@ -25,7 +25,7 @@ _MODES = {"L": "greyscale", "1": "black and white", "P": "a palette image", "RGB
 
 @dataclass(frozen=True)
 class Deep:
-    """How wide the values of an image of more than 8 bits are."""
+    """Range of the values of an image of more than 8 bits."""
 
     peak: float
     integers: bool

@@ -31,7 +31,7 @@ MEANING: dict[Cause, str] = {
     Cause.SAME_BOX: "repeats another box of its image exactly, which takes its locations",
     Cause.ONE_CANDIDATE: "one candidate only: no standard deviation, so no threshold",
 }
-"""How each cause reads, in the order of the report."""
+"""Each cause in words, in the order of the report."""
 NO_THRESHOLD = (Cause.BETWEEN_ANCHORS, Cause.ABOVE_ANCHORS, Cause.BELOW_ANCHORS)
 """Causes by which no candidate's IoU reaches mean + standard deviation, because about half of them or more are alike."""
 WHY_NO_THRESHOLD = (

@@ -52,7 +52,7 @@ class Errors:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many there are of each type."""
+        """Number of errors of each type."""
         counted = {name: int((self.kind == number).sum()) for number, name in enumerate(TYPES[:-1])}
         return counted | {TYPES[-1]: int(self.missed.sum())}
 

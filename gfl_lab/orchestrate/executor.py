@@ -5,7 +5,7 @@
     for ended in executor.results(watch): until every job that was submitted has ended
     executor.close()
 
-How a trial ended stands in its run directory. An executor reports only *that* it ended, and errors outside of it.
+The outcome of a trial stands in its run directory. An executor reports only *that* it ended, and errors outside of it.
 ``tests/test_executors.py`` holds each executor to this.
 """
 

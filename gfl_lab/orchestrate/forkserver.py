@@ -11,7 +11,7 @@ When stdin ends, because the parent has died or is done, the child is killed and
 the kernel to die with the server, and has a guard that ends what it has forked itself. So nothing stays behind, whichever of the
 three is killed, or all of them.
 
-Why not `multiprocessing`'s forkserver: see docs/decisions/0003-forkserver.md.
+docs/decisions/0003-forkserver.md has the reasons against `multiprocessing`'s forkserver.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _guard() -> None:
     """Leave a process that waits for this one's end and then kills what is left of its session.
 
     The server does so too, but a kill of the driver may end the server too (Ray kills the children of its workers), and
-    what the trial has forked asks no kernel to die. The process is nobody's child, so that no ``wait`` of a trial's code meets it.
+    what the trial has forked asks no kernel to die. The process has no parent among ours, so that no ``wait`` of a trial's code meets it.
     """
     trial = os.getpid()
     between = os.fork()

@@ -50,7 +50,7 @@ class InlineExecutor:
         """Do nothing: there is nothing to close."""
 
     def _run(self, job: Job, watch: Callable[[], None]) -> None:
-        """Run a trial to its end, as often as the retry policy says. One that another driver runs is left to it."""
+        """Run a trial to its end, as often as the retry policy allows. A trial of another driver is left to it."""
 
         def asked() -> bool:
             return self._should_stop() or os.path.exists(job.stop_file)

@@ -49,7 +49,7 @@ class Orphan:
 def orphans() -> list[Orphan]:
     """Return this user's processes that start or run trials and have lost their driver.
 
-    A server that starts trials is held by whoever has the other end of its stdin; what it forked is held while it is. They
+    A server that starts trials is held by the process at the other end of its stdin; what it forked is held while it is. They
     end with their holder by themselves; what is found here escaped that, as loader processes of a trial whose guard was killed can.
     """
     own: dict[int, psutil.Process] = {}

@@ -211,10 +211,7 @@ class RayConnection:
 
             self.gone = True
             atexit.unregister(ray.shutdown)  # it would wait for the head
-            hint = (
-                "Its nodes end their trials within a minute. Start it again and give the same command: they go on from their checkpoints."
-            )
-            raise ResourceError(Problem(f"the Ray cluster at {self._head} has not answered for {GONE_S:.0f} s", hint=hint))
+            raise ResourceError(silent(self.address, self._head))
 
     def close(self, *, keep_logs: bool) -> None:
         """Leave Ray; what this process started ends with it."""
@@ -234,6 +231,17 @@ def imported_before(address: str | None) -> Problem:
         effect = "to open its ports on this machine alone"
         hint = 'Run the trials before anything imports Ray, or with executor="inline".'
     return Problem(f"Ray was imported before gfl-lab could set what Ray reads at its import: {effect}", hint=hint)
+
+
+def silent(address: str | None, head: str) -> Problem:
+    """Return that Ray does not answer any more, and what to do."""
+    if address is None:
+        hint = (
+            "The kernel may have ended its processes for want of memory (`dmesg`). Give the same command again: finished trials are kept."
+        )
+        return Problem(f"Ray on this machine has not answered for {GONE_S:.0f} s", hint=hint)
+    hint = "Its nodes end their trials within a minute. Start it again and give the same command: they go on from their checkpoints."
+    return Problem(f"the Ray cluster at {head} has not answered for {GONE_S:.0f} s", hint=hint)
 
 
 def not_started(address: str | None, reason: str) -> Problem:

@@ -30,10 +30,10 @@ NODES_S = 5.0
 """Seconds between two requests for a cluster's nodes."""
 
 GONE_END_S = 5.0
-"""How long leaving a cluster may take whose head does not answer: Ray ends this process a minute after the last answer."""
+"""Seconds to leave a cluster whose head does not answer: Ray ends this process a minute after the last answer."""
 
 END_S = 30.0
-"""How long Tune may take to end its actors when all trials have ended."""
+"""Seconds for Tune to end its actors when all trials have ended."""
 
 
 class TuneExecutor:
@@ -92,13 +92,12 @@ class TuneExecutor:
         """Yield each job as it ends.
 
         Raises:
-            ResourceError: the cluster does not answer any more, or Tune has ended although nobody has asked for it.
+            ResourceError: the cluster does not answer any more, or Tune has ended without a request.
         """
         self.capacity()
         while self._open:
             watch()
-            if self._ray.address:
-                self._ray.check()
+            self._ray.check()
             for ended in self._just_ended():
                 self._keep_logs |= bool(ended.problem)
                 del self._open[ended.job.path]

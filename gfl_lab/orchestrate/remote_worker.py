@@ -32,7 +32,7 @@ def run_on_node(process: TrialProcess, job: Job, scratch: Path) -> TrialState:
         scratch: folder of this node, whose actors share it: copies of data sets, and run directories of what is not done.
 
     Returns:
-        How it ended; running when another node or another driver works on it.
+        Its outcome; running when another node or another driver works on it.
 
     Raises:
         ResourceError: the storage cannot be reached. StoreError: the trial or its data are not there, or damaged.

@@ -35,7 +35,7 @@ from gfl_lab.rundir import RunTree, TrialDir
 from gfl_lab.storage import Stamp, Synced, is_plain_name, open_storage
 
 EVERY_S = 3.0
-"""How often either side looks what has changed."""
+"""Seconds between two looks of either side for changes."""
 SHARE = 0.1
 """A file that takes long to transfer is transferred less often: so that it takes at most this share of the time."""
 LAST_TRIES_S = 300.0
@@ -49,7 +49,7 @@ _LIVE = (naming.METRICS_FILE, naming.LOG)
 
 @dataclass(frozen=True)
 class Link:
-    """How a job's node finds its driver: what goes with the job.
+    """The link from a job's node to its driver, sent with the job.
 
     Args:
         uri: of the storage. run: names one run of one driver.

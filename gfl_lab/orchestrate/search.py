@@ -16,10 +16,10 @@ from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.errors import FailureKind, SpecError
-from gfl_lab.orchestrate.driver import Progress, Watcher
 from gfl_lab.orchestrate.executor import Ended, Executor, problems_of
 from gfl_lab.orchestrate.pruner import Pruner
 from gfl_lab.orchestrate.supervisor import Job
+from gfl_lab.orchestrate.watcher import Progress, Watcher
 from gfl_lab.plan.plan import Plan, Variant, steps_of
 from gfl_lab.records.metric_lines import read_metric_lines
 from gfl_lab.records.result import Done, Failed, Failure
@@ -261,7 +261,7 @@ class SearchWatcher(Watcher):
         for trial in ended[: max(0, len(ended) - SHOWN_ENDED)]:
             shown.remove(trial)
         self._numbers[trial_id] = number
-        self._seen.setdefault(trial_id, {"times": []})
+        self.follow_trial(trial_id)
         self.trials = [*shown, (trial_id, f"{number}: {variant.name}", total_epochs(settings), steps_of(settings, train_images))]
 
     def _progress(self, trial_id: str, label: str, epochs: int, steps: int) -> Progress:

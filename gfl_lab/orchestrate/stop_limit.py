@@ -15,10 +15,10 @@ STOP_WAIT_S = 120.0
 """Time in s for a trial to reach its next step and write its checkpoint. A longer evaluation is lost, and done again."""
 
 LOOK_S = 0.5
-"""How often it is looked whether a trial is asked to stop, in s."""
+"""Time between two checks for a request to stop, in s."""
 
 AGAIN_S = 5.0
-"""How long an ended trial may take to leave, in s."""
+"""Time for an ended trial to leave, in s."""
 
 
 class StopLimit:

@@ -29,13 +29,13 @@ MAX_LOST = 2
 """A trial whose process vanishes goes on from its checkpoint this many times without getting further than it ever was."""
 
 END_S = 5
-"""How long a server may take to leave once its stdin has ended."""
+"""Seconds for a server to leave once its stdin has ended."""
 
 KILL_S = 30.0
-"""How long a killed trial may take to be gone; one with a large memory takes seconds."""
+"""Seconds for a killed trial to be gone; one with a large memory takes some."""
 
 LEASE_WAIT_S = 2 * LEASE_STALE_S + 30
-"""How long the process that ran a trial before may hold it. On another host that is until its lease is stale; and where that host
+"""Seconds for which the former process of a trial may hold it. On another host that is until its lease is stale; and where that host
 has only lost the cluster, Ray ends it there after a minute."""
 
 

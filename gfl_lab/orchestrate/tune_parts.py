@@ -18,7 +18,7 @@ from gfl_lab.orchestrate.ray_cluster import scratch_dir
 from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 
 IDLE_S = 0.5
-"""How long Tune's loop waits for a job when it has none."""
+"""Seconds that Tune's loop waits for a job when it has none."""
 
 LOST = "its Ray actor, or the node of that, was lost"
 

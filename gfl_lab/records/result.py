@@ -40,7 +40,7 @@ class FileEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a trial failed.
+    """The failure of a trial.
 
     Attributes:
         kind: a ``FailureKind``, or one that a newer version has added.

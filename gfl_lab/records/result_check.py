@@ -1,4 +1,4 @@
-"""Whether a finished trial's result is sound."""
+"""Check of a finished trial's result."""
 
 from __future__ import annotations
 

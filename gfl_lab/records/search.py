@@ -17,7 +17,7 @@ from gfl_lab.spec import renames
 
 
 class Outcome(StrEnum):
-    """How a suggestion ended. Values are written to disk: they are added, never renamed or removed."""
+    """Outcome of a suggestion. Values are written to disk: they are added, never renamed or removed."""
 
     OPEN = "open"
     """Handed out and not ended; its run directory has the state of its trial."""
@@ -112,7 +112,7 @@ class SearchFile:
 
     @property
     def ended(self) -> int:
-        """How many of ``trials`` are used up."""
+        """Number of ``trials`` that are used up."""
         return sum(found.state in COUNTED and found.final for found in self.suggestions)
 
     @property

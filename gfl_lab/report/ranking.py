@@ -71,7 +71,7 @@ def importance(search: SearchRow) -> Importance | str:
     """Return the PED-ANOVA importance (Optuna's default): how far each setting alone distinguishes the best quarter of the trials.
 
     Over the finished trials. If a scheduler left too few of them, over all trials at the epoch that every one has
-    reached, which is said.
+    reached, with a note.
     """
     finished = [(row.drawn, row.value) for row in search.suggestions if row.state == DONE and row.value is not None]
     if len(finished) >= MIN_FOR_IMPORTANCE and len({value for _, value in finished}) == 1:

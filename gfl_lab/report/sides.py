@@ -115,7 +115,7 @@ def grouped(found: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well the width of a box's distributions predicts its error: GFLv2's premise (arXiv 2011.12885, section 3).
+    """Agreement of the width of a box's distributions with its error: GFLv2's premise (arXiv 2011.12885, section 3).
 
     Correlations of the mean spread of a box's four sides with the IoU that its cell reaches; negative where narrow means good.
     None where there is none to give.

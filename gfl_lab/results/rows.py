@@ -161,7 +161,7 @@ class ExperimentRow:
 
     @property
     def counts(self) -> dict[TrialState, int]:
-        """How many trials are in each state, every state named."""
+        """Number of trials in each state, with every state as a key."""
         trials = self.trials
         return {state: sum(trial.state is state for trial in trials) for state in TrialState}
 

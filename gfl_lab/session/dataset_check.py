@@ -29,7 +29,7 @@ Counter = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class BoxAssignment:
-    """How a profile's settings assign the training boxes of a data set.
+    """The assignment of a data set's training boxes by a profile's settings.
 
     Attributes:
         unassigned: boxes without a location. sides: distances of box sides from their locations. None where not analysed.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from gfl_lab.orchestrate.driver import Progress
+from gfl_lab.orchestrate.watcher import Progress
 from gfl_lab.rundir import TrialState
 from gfl_lab.wording import duration
 

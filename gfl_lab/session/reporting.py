@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from gfl_lab.orchestrate.driver import Progress as Progress
+from gfl_lab.orchestrate.watcher import Progress as Progress
 from gfl_lab.report.ranking import Ranking
 from gfl_lab.report.table import Table
 from gfl_lab.rundir import TrialState as TrialState

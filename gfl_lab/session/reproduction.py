@@ -102,7 +102,7 @@ def reproduce(tree: RunTree, prefix: str, keep: Path | None, say: Callable[[str]
 
 
 def _require_inputs(trial: TrialDir) -> None:
-    """Refuse a trial whose data, weights or code are not where its manifest says. Raises InputError with all that is missing."""
+    """Refuse a trial whose data, weights or code are not at the paths of its manifest. Raises InputError with all that is missing."""
     try:
         manifest = trial.manifest()
         files = [*map(Path, manifest.paths.to_json().values()), *manifest.component_files]

@@ -17,7 +17,8 @@ from gfl_lab import naming
 from gfl_lab.errors import InputError, Problem
 from gfl_lab.orchestrate import resources
 from gfl_lab.orchestrate.budget import Budget, Meter
-from gfl_lab.orchestrate.driver import Progress, StopSwitch, only_driver
+from gfl_lab.orchestrate.driver import StopSwitch, only_driver
+from gfl_lab.orchestrate.watcher import Progress
 from gfl_lab.plan.plan import Plan
 from gfl_lab.rundir import RunTree, TrialState
 from gfl_lab.session.ablation import AblationWork

@@ -1,4 +1,4 @@
-"""Where experiments stand, in lines for `gfl-lab status` and as JSON."""
+"""The states of experiments, in lines for `gfl-lab status` and as JSON."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class Dimension:
 
     @property
     def size(self) -> float:
-        """How many values there are; infinite for a range of real numbers."""
+        """Number of values; infinite for a range of real numbers."""
         if self.choices:
             return len(self.choices)
         return self.high - self.low + 1 if self.integer else math.inf

@@ -25,7 +25,7 @@ from gfl_lab.tracking.server import DamagedDatabase, MirrorError, quiet_import, 
 LOCK_WAIT_S = 120.0
 
 BUSY_S = 5.0
-"""How long a database that another program has locked is waited for."""
+"""Seconds to wait for a database that another program has locked."""
 
 COMPANIONS = ("-wal", "-shm", "-journal")
 """Ends of the names of the files that SQLite keeps beside a database."""

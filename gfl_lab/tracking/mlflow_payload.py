@@ -30,7 +30,7 @@ TAG_SYNCED = "gfl.synced"
 """Fingerprint of what was mirrored when a run was complete: the same again means that there is nothing to do."""
 
 TAG_FAILURE = "gfl.failure"
-"""Why a trial failed: kind and reason."""
+"""Tag of a trial's failure: kind and reason."""
 
 TAG_NOTE = "mlflow.note.content"
 NOTE_LIMIT = 7500

@@ -77,7 +77,7 @@ class Run:
     """Metric key -> steps that the server has; None: to be read from ``metric_keys``."""
     inode: int = 0
     offset: int = 0
-    """How far the metrics file with that inode has been sent."""
+    """Offset up to which the metrics file with that inode has been sent."""
     files: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Artifact name -> size and time of the file that was uploaded."""
 
