@@ -65,7 +65,7 @@ def check_manifest(trial: TrialDir, found: list[Damage]) -> TrialSpec | None:
     try:
         spec = manifest.spec
     except StoreError:
-        found.append(Damage(naming.MANIFEST, "does not say what the trial computes"))
+        found.append(Damage(naming.MANIFEST, "has no valid specification"))
         return None
     if spec.id != trial.id or manifest.trial != trial.id:
         found.append(Damage(naming.MANIFEST, f"belongs to trial {spec.id if spec.id != trial.id else manifest.trial}"))
@@ -73,7 +73,7 @@ def check_manifest(trial: TrialDir, found: list[Damage]) -> TrialSpec | None:
     try:
         _ = manifest.paths
     except StoreError:
-        found.append(Damage(naming.MANIFEST, "does not say where the data are"))
+        found.append(Damage(naming.MANIFEST, "has no paths of the data"))
     _components(trial, spec, found)
     return spec
 
