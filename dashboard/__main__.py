@@ -1,6 +1,6 @@
 """``python dashboard [OPTIONS OF streamlit run]``: the app, served by a process that reads the pages' libraries beforehand.
 
-`streamlit run` imports them when the first browser asks, which then waits for seconds.
+`streamlit run` imports them at the first request of a browser, which then waits for seconds.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ _FORMS = {
 
 
 def buttons(experiment: ExperimentRow, forms: Mapping[str, Callable[[], str]]) -> None:
-    """Draw a button for each form. The text is made when it is asked for."""
+    """Draw a button for each form. The text is made on a click."""
     row = st.container(horizontal=True, gap="small", vertical_alignment="center")
     for form, make in forms.items():
         title, mime = _FORMS.get(form, (form, "text/plain"))

@@ -1,4 +1,4 @@
-"""How things look: colours, the style sheet, and pieces of HTML. Every name passes ``text``, so that it shows itself."""
+"""Appearance: colours, the style sheet, and pieces of HTML. Every name passes ``text``, which escapes it."""
 
 from __future__ import annotations
 
@@ -168,8 +168,8 @@ def state_title(state: str) -> str:
 
 def state_html(state: str, count: int | None = None) -> str:
     """Return a state by sign, colour and word, as HTML, with its count."""
-    said = state_title(state) if count is None else f"{count} {state_title(state)}"
-    return f'<span class="state s-{text(state)}" data-sign="{_STATE_SIGNS.get(state, "")}">{text(said)}</span>'
+    words = state_title(state) if count is None else f"{count} {state_title(state)}"
+    return f'<span class="state s-{text(state)}" data-sign="{_STATE_SIGNS.get(state, "")}">{text(words)}</span>'
 
 
 def counts_html(counts: Mapping[TrialState, int] | Mapping[str, int], of: str = "") -> str:
@@ -194,11 +194,9 @@ def bars_html(trials: Sequence[TrialRow]) -> str:
     return _bar(state, share, f"{share:.0%} of the steps of {len(trials)} trials")
 
 
-def _bar(state: str, share: float, said: str) -> str:
+def _bar(state: str, share: float, words: str) -> str:
     width = f"{100 * share:.1f}%"
-    return (
-        f'<span class="bar b-{text(state)}" role="img" aria-label="{text(said)}" title="{text(said)}"><i style="width:{width}"></i></span>'
-    )
+    return f'<span class="bar b-{text(state)}" role="img" aria-label="{text(words)}" title="{text(words)}"><i style="width:{width}"></i></span>'
 
 
 def variants_legend(names: Iterable[str], palette: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""The services of docker-compose.yml as plain processes on this machine, for whoever has no Docker: everything on 127.0.0.1.
+"""The services of docker-compose.yml as plain processes on this machine, without Docker: everything on 127.0.0.1.
 
     python deploy/topology.py FOLDER
 
@@ -43,14 +43,14 @@ from ray.scripts.scripts import main
 services.get_node_ip_address = lambda address=None: "{HOST}"
 main()
 """
-"""`ray start`, but that Ray takes 127.0.0.1 as said, and not for a wish to be known under the machine's outer address."""
+"""`ray start` with 127.0.0.1 taken literally: by default Ray replaces it by the machine's outer address."""
 
 START_S = 600.0
 STOP_S = 15.0
 
 
 class Failed(Exception):
-    """A service that did not start; the message says which and why."""
+    """A service that did not start; the message has its name and the reason."""
 
 
 class Services:
@@ -230,7 +230,7 @@ def start_all(services: Services, folder: Path, runs: Path, workers: int, cpus: 
     secret = _secrets(folder / "secrets.env")
     database_port, s3_port, mlflow_port, ray_port, dashboard_port, *agents = _free_ports(6 + workers)
     plain = os.environ | {"DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "GFL_LAB_HOME": str(runs)}
-    # Variables of a Ray on this machine alone: whoever starts this program may have used one.
+    # Variables of a Ray on this machine alone may be left over in the environment.
     for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH", *LOOPBACK_ONLY, *secret):
         plain.pop(name, None)
 

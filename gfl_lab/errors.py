@@ -25,7 +25,7 @@ from enum import IntEnum, StrEnum
 
 
 class ExitCode(IntEnum):
-    """What the command line returns; documented in README.md."""
+    """Exit codes of the command line; documented in README.md."""
 
     DONE = 0
     INTERNAL = 1
@@ -39,7 +39,7 @@ class ExitCode(IntEnum):
 
 
 class FailureKind(StrEnum):
-    """Why a trial failed. Values are written to disk: they are added, never renamed or removed."""
+    """Kind of a trial's failure. Values are written to disk: they are added, never renamed or removed."""
 
     NON_FINITE_LOSS = "non_finite_loss"
     OUT_OF_MEMORY = "out_of_memory"
@@ -50,7 +50,7 @@ class FailureKind(StrEnum):
 
 
 class Retry(StrEnum):
-    """What gfl-lab does by itself, within the same run, after a failure. The same command tries every failed trial again."""
+    """The action after a failure, within the same run. The same command tries every failed trial again."""
 
     NO = "no"
     GO_ON = "from the last checkpoint, as long as the trial gets further"
@@ -124,7 +124,7 @@ class ResourceError(GflLabError):
 
 
 class BudgetError(GflLabError):
-    """What is to be done is expected to cost more than its budget; nothing has been started."""
+    """The work is expected to cost more than its budget; nothing has been started."""
 
     exit_code = ExitCode.OVER_BUDGET
 

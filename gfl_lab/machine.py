@@ -1,4 +1,4 @@
-"""What this machine is."""
+"""The processor of this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def processor() -> str:
-    """Return the model of the processor; empty where the system does not say."""
+    """Return the model of the processor; empty if the system does not name it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

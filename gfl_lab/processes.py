@@ -1,8 +1,8 @@
-"""Processes that never outlive whoever started them; and a function in a fresh interpreter.
+"""Processes that end with their parent; and a function in a fresh interpreter.
 
 Run as ``python -m gfl_lab.processes MODULE:FUNCTION KWARGS PARENT``: import the module and call the function with the keyword
-arguments (JSON), as a child of process PARENT that ends with it. So begins what uses a GPU: CUDA works in no fork of a process
-that has asked for it before, and importing mmengine asks (docs/decisions/0015).
+arguments (JSON), as a child of process PARENT that ends with it. Processes with a GPU start so: CUDA works in no fork of a process
+that has initialised it, and importing mmengine does (docs/decisions/0015).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ GUARD = "gfl-lab-guard"
 def die_with_parent(parent: int) -> None:
     """Ask the kernel to kill this process when its parent dies; leave at once if ``parent`` already has.
 
-    The kernel goes by the parent's *thread* that forked: fork from one that lives as long as the process.
+    The kernel goes by the parent's *thread* that forked: fork from one that runs as long as the process.
     """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -37,7 +37,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have the allocator keep what is freed for the next of that size: a training step asks for the same blocks again and again.
+    """Have the allocator keep what is freed for the next of that size: a training step allocates the same blocks again and again.
 
     By default glibc hands large blocks back to the system, and each page comes back by a fault. Blocks above 32 MiB still go
     back. Another C library is left as it is.
@@ -57,7 +57,7 @@ def rename(name: str) -> None:
 def hide_gpus() -> None:
     """Hide every GPU from this process and its children. Call it before torch is imported.
 
-    With both variables torch answers from the environment alone: it asks no driver, so a fork is not marked as unfit for CUDA.
+    With both variables torch counts GPUs without the driver, so a fork is not marked as unfit for CUDA.
     """
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"

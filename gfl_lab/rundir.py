@@ -1,4 +1,4 @@
-"""The run tree on disk: what each file is, how it is written (atomically) and read.
+"""The run tree on disk: its folders, and how files are written (atomically) and read.
 
     runs/                               where GFL_LAB_HOME points, or ./runs
       data/<name>-<digest>/             generated data sets
@@ -9,13 +9,13 @@
         metrics.jsonl                   one line a step or evaluation, appended while it runs
         lease.json                      who runs it now: pid, process start time, host; gone when it ends
         accumulation.json               it ran out of memory: into how many parts each batch is split
-        result.json                     how it ended; a trial is done only when this says so
+        result.json                     how it ended: done, failed or interrupted
         log.txt  eval.npz  distributions.parquet  history.parquet  last.pth  previous.pth
       experiments/<name>/<profile>/     plan.json, table.{json,md,csv,tex,html}, table.lock.json
       mlflow.db  mlartifacts/           the mirror
 
-A trial's state is derived, never stored: ``result.json`` says done, failed or interrupted; else a live lease says
-running; else a dead lease says interrupted; else it is planned.
+A trial's state is derived, never stored: from ``result.json``: done, failed or interrupted; else from a lease:
+running if its process is alive, interrupted if not; else it is planned.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LEASE_STALE_S = 60.0
 """A lease from another host is taken for dead when its file was not touched for this long."""
 
 RESERVE_BYTES = 64 * 1024
-"""Space that a running trial holds back for its last words, the result and a traceback, should the disk be full."""
+"""Space that a running trial reserves for its result and a traceback, should the disk be full."""
 
 TEMPORARY_OF = (
     naming.LAST_CHECKPOINT, naming.METRICS_FILE, naming.RESULT, naming.CONFIG, naming.EVAL_RECORDS, naming.DISTRIBUTIONS, naming.HISTORY,
@@ -52,7 +52,7 @@ TEMPORARY_OF = (
 
 
 class TrialState(StrEnum):
-    """Where a trial stands."""
+    """State of a trial."""
 
     PLANNED = "planned"
     RUNNING = "running"
@@ -76,7 +76,7 @@ def home() -> Path:
 
 
 def _process_start(pid: int) -> int | None:
-    """Start time of process ``pid`` in clock ticks since boot, or None when there is none: tells a reused pid apart."""
+    """Start time of process ``pid`` in clock ticks since boot, or None when there is none: a reused pid has another one."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -132,7 +132,7 @@ class TrialDir:
     # --- lease ---
 
     def take_lease(self) -> None:
-        """Say that this process runs the trial.
+        """Take the lease: this process runs the trial.
 
         Raises:
             StoreError: a live process holds it.

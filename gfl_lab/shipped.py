@@ -1,6 +1,6 @@
 """Files that travel with gfl-lab (experiments, profiles, published tables, dashboard, tested pins) and where to look for them.
 
-This module alone knows where they are. A checkout has them at its top; a wheel has the same layout inside the package, in
+Only this module has their places. A checkout has them at its top; a wheel has the same layout inside the package, in
 ``gfl_lab/_shipped`` (pyproject.toml, ``force-include``).
 """
 
@@ -101,12 +101,16 @@ def experiment_folders() -> list[Path]:
         ResourceError: gfl-lab's own are missing.
     """
     here = Path.cwd()
-    own = [here] if (here / PROFILES).is_dir() or (here / PUBLISHED).is_dir() else []
+    own = [here] if _looks_made(here) else []
     return _unique([*own, here / "experiments", experiments()])
 
 
 def profile_folders(beside: Path | None = None) -> list[Path]:
-    """Return the folders of profiles in their order: beside the experiment file, if there is one, then ``experiment_folders``."""
+    """Return the folders of profiles in their order.
+
+    The first are those of the experiment file, if there is one: in its folder ``beside``, and in the nearest folder above that looks
+    like one of `gfl-lab init` (for ``lab/examples/own_head.yaml`` it is ``lab``). Those of ``experiment_folders`` follow.
+    """
     return _below(PROFILES, beside)
 
 
@@ -126,7 +130,7 @@ def find_experiment(given: Path) -> Path:
     if given.exists():
         return given
     if given.suffix in (".yaml", ".yml") or len(given.parts) != 1:
-        here = given.with_suffix(".yaml").exists()  # a slip in the suffix, which reading the file tells
+        here = given.with_suffix(".yaml").exists()  # a slip in the suffix, which reading the file reports
         if not here and (experiments() / f"{given.stem}.yaml").is_file():
             hint = f"gfl-lab has an experiment of this name: write {given.stem}, or copy all of them with `gfl-lab init DIR`."
             raise InputError(Problem(f"{given} does not exist", hint=hint))
@@ -144,7 +148,18 @@ def find_experiment(given: Path) -> Path:
 
 
 def _below(name: str, beside: Path | None) -> list[Path]:
-    return _unique([*([beside / name] if beside else []), *(folder / name for folder in experiment_folders())])
+    own = [] if beside is None else [beside, *_made_above(beside)]
+    return _unique(folder / name for folder in [*own, *experiment_folders()])
+
+
+def _made_above(folder: Path) -> list[Path]:
+    """Return the nearest folder above ``folder`` that looks like one of `gfl-lab init`, if there is one."""
+    return [above for above in folder.resolve().parents if _looks_made(above)][:1]
+
+
+def _looks_made(folder: Path) -> bool:
+    """Return True if a folder has ``profiles`` or ``published``, as those that `gfl-lab init` makes."""
+    return (folder / PROFILES).is_dir() or (folder / PUBLISHED).is_dir()
 
 
 def _unique(folders: Iterable[Path]) -> list[Path]:

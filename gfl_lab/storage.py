@@ -1,4 +1,4 @@
-"""Files in S3-compatible storage, or on any file system that pyarrow knows, for a cluster whose nodes share no disk.
+"""Files in S3-compatible storage, or on any file system that pyarrow opens, for a cluster whose nodes share no disk.
 
 Objects are whole or not there, whichever the storage: what fails half-way replaces nothing. Credentials and endpoint come from
 where the storage's own tools look for them (for S3 the AWS environment variables); an address that holds any is refused.
@@ -33,7 +33,7 @@ _SYNCED = ".synced.json"
 
 @dataclass(frozen=True)
 class Stamp:
-    """What tells that an object or a file has changed: size in bytes and time of its last change."""
+    """Size in bytes and time of the last change of an object or a file, to see that it has changed."""
 
     size: int
     mtime_ns: int
@@ -269,7 +269,7 @@ def open_storage(uri: str) -> Storage:
 class Synced:
     """A local folder and its counterpart in a storage, which one side at a time works on.
 
-    What both sides were like when they were last equal is kept in the folder, so that it can be told which of them has changed
+    The stamps of both sides when they were last equal are kept in the folder, so that one can see which side has changed
     since, without comparing clocks.
 
     Args:
@@ -323,7 +323,7 @@ class Synced:
                     self._remember(name, here, there)
 
     def forget(self, name: str) -> None:
-        """Take the file away there; the local one is left alone. Raises ResourceError."""
+        """Delete the file there; the local one is left alone. Raises ResourceError."""
         self.storage.delete(f"{self.remote}/{name}")
         if self._pairs.pop(name, None):
             self._save()

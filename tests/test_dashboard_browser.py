@@ -23,7 +23,7 @@ import pytest
 from dashboard.pages import PAGES
 from tests.support.fake_runs import HOSTILE_TEXT, write_fake_tree
 from tests.support.fake_search_tree import MIXED, write_fake_search
-from tests.support.waiting import wait_until
+from tests.support.waiting import holds_within, wait_until
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [
@@ -69,8 +69,9 @@ def served(root: Path) -> Iterator[str]:
     assert "Traceback" not in text, text
 
 
-@pytest.fixture
-def browser(tmp_path_factory):
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    """One chromium for all tests of the module."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
@@ -78,10 +79,27 @@ def browser(tmp_path_factory):
     options.binary_location = CHROMIUM
     for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
         options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
     yield driver
     driver.quit()
+
+
+@pytest.fixture
+def browser(chromium):
+    """The browser on an empty page, with an empty log."""
+    chromium.get("about:blank")
+    chromium.get_log("browser")
+    return chromium
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory) -> Iterator[str]:
+    """Address of a dashboard over a finished experiment."""
+    home = tmp_path_factory.mktemp("full")
+    write_fake_tree(home, seeds=(0, 1), epochs=6, val_images=8)
+    with served(home) as address:
+        yield address
 
 
 def size(browser, width: int, height: int, dark: bool = False) -> None:
@@ -96,18 +114,24 @@ def find(browser, selector: str) -> list:
     return browser.find_elements("css selector", selector)
 
 
+DRAWN = """
+const busy = document.querySelectorAll('[data-testid=stSkeleton], [data-stale=true]').length
+const running = document.querySelector('[data-testid=stApp]')?.dataset.testScriptState
+const heads = Array.from(document.querySelectorAll('.gfl h1')).map(e => e.textContent)
+return !busy && running === 'notRunning' && heads.some(head => head.includes(arguments[0]))
+"""
+
+
 def settle(browser, heading: str) -> None:
-    """Wait until the page of that heading has been drawn in full."""
-    deadline = time.monotonic() + 40
-    while time.monotonic() < deadline:
-        heads = browser.execute_script("return Array.from(document.querySelectorAll('.gfl h1')).map(e => e.textContent)")
-        busy = browser.execute_script("return document.querySelectorAll('[data-testid=stSkeleton], [data-stale=true]').length")
-        running = browser.execute_script("return document.querySelector('[data-testid=stApp]')?.dataset.testScriptState")
-        if any(heading in head for head in heads) and not busy and running == "notRunning":
-            time.sleep(0.4)
-            return
-        time.sleep(0.15)
-    raise AssertionError(f"{heading!r} was not drawn; the page says: {browser.find_element('css selector', 'body').text[:600]}")
+    """Wait until the page of that heading has been drawn in full, and stays so for two looks."""
+    looks = [False]
+
+    def drawn() -> bool:
+        looks.append(browser.execute_script(DRAWN, heading))
+        return looks[-1] and looks[-2]
+
+    if not holds_within(drawn, 60, every=0.15):
+        raise AssertionError(f"{heading!r} was not drawn; the page says: {browser.find_element('css selector', 'body').text[:600]}")
 
 
 def check(browser) -> None:
@@ -151,19 +175,17 @@ QUESTION = "What do QFL and DFL each add to ATSS?"
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (820, False)])
-def test_full_store(browser, tmp_path, width, dark):
-    write_fake_tree(tmp_path, seeds=(0, 1), epochs=6, val_images=8)
+def test_full_store(browser, full, width, dark):
     size(browser, width, 1500, dark)
-    with served(tmp_path) as address:
-        click_through(browser, address, QUESTION, f"full-{width}{'-dark' if dark else ''}")
-        overflow = browser.execute_script("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
-        assert overflow <= 0
-        # a view is its URL: opened afresh it shows the same box
-        browser.get(f"{address}/boxes?experiment=table3_qfl_dfl%2Fdesk&variant=qfl%3Doff+dfl%3Don&beside=none&seed=1&image=3&box=3&zoom=0")
-        settle(browser, "Learned box distributions")
-        assert "variant=qfl%3Doff+dfl%3Don" in browser.current_url and "seed=1" in browser.current_url and "image=3" in browser.current_url
-        assert len(find(browser, ".js-plotly-plot")) == 2
-        check(browser)
+    click_through(browser, full, QUESTION, f"full-{width}{'-dark' if dark else ''}")
+    overflow = browser.execute_script("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert overflow <= 0
+    # a view is its URL: opened afresh it shows the same box
+    browser.get(f"{full}/boxes?experiment=table3_qfl_dfl%2Fdesk&variant=qfl%3Doff+dfl%3Don&beside=none&seed=1&image=3&box=3&zoom=0")
+    settle(browser, "Learned box distributions")
+    assert "variant=qfl%3Doff+dfl%3Don" in browser.current_url and "seed=1" in browser.current_url and "image=3" in browser.current_url
+    assert len(find(browser, ".js-plotly-plot")) == 2
+    check(browser)
 
 
 def test_half_finished_store_follows_running_trials(browser, tmp_path):
@@ -211,9 +233,9 @@ def test_search_is_ranked_downloaded_and_followed(browser, tmp_path, dark):
         settle(browser, "Which settings")
         assert len(find(browser, ".js-plotly-plot")) == 1 + 4
         assert browser.execute_script("return document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
-        for button in find(browser, '[data-testid="stDownloadButton"] button'):
+        for count, button in enumerate(find(browser, '[data-testid="stDownloadButton"] button'), 1):
             button.click()
-            time.sleep(0.3)
+            wait_until(lambda count=count: len([path for path in downloads.glob("*") if path.suffix != ".crdownload"]) >= count)
         expected = {f"search_desk-desk.{form}" for form in ("json", "md", "csv", "html")}
         wait_until(lambda: expected <= {path.name for path in downloads.glob("*")})
         assert expected == {path.name for path in downloads.glob("*")}

@@ -34,6 +34,7 @@ from gfl_lab.inference.evaluate import CocoEvaluator, Detections
 from gfl_lab.metrics.coco_matching import match
 from gfl_lab.orchestrate.dataset_archives import fetch_dataset, push_dataset
 from gfl_lab.records.files import write_json
+from gfl_lab.records.manifest import DataPaths
 from gfl_lab.report.drawing import draw
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree
@@ -642,8 +643,9 @@ def test_a_data_set_that_goes_to_a_cluster_is_the_same_there(folder: Folder, tmp
     (tmp_path / "storage").mkdir()
     (tmp_path / "cache").mkdir()
     storage = Storage(f"file://{tmp_path}/storage")
-    push_dataset(storage, data.digest, {key: str(value) for key, value in vars(coco.find_dataset(folder.root)).items()}, lambda _: None)
-    paths = {key: Path(value) for key, value in fetch_dataset(storage, data.digest, tmp_path / "cache").items()}
+    here = {key: str(value) for key, value in vars(coco.find_dataset(folder.root)).items()}
+    push_dataset(storage, data.digest, DataPaths.from_json(here), lambda _: None)
+    paths = {key: Path(value) for key, value in fetch_dataset(storage, data.digest, tmp_path / "cache").to_json().items()}
     for split in ("train", "val"):
         for image in coco.load_coco(paths[f"{split}_annotations"])["images"]:
             there, here = (coco.image_file(place, image["file_name"]) for place in (paths[f"{split}_images"], folder.images))

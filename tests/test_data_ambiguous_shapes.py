@@ -13,7 +13,7 @@ from PIL import Image
 
 from gfl_lab import naming
 from gfl_lab.data import ambiguous_shapes as shapes
-from gfl_lab.data import coco
+from gfl_lab.data import coco, shape_images
 from gfl_lab.errors import DataError
 
 SMALL = shapes.AmbiguousShapesSpec(train_images=60, val_images=20)
@@ -94,7 +94,7 @@ def test_annotations(folder):
                 continue
             assert sum(ambiguity["probs"]) == pytest.approx(1)
             assert min(ambiguity["probs"]) >= 0.35
-            assert ambiguity["probs"][0] == shapes.SHORT_PROBABILITY[ambiguity["kind"]]
+            assert ambiguity["probs"][0] == shape_images.SHORT_PROBABILITY[ambiguity["kind"]]
             assert 28 <= abs(ambiguity["edges"][0] - ambiguity["edges"][1]) <= 34
             assert (b[0] <= a[0], b[1] <= a[1], b[2] >= a[2], b[3] >= a[3]) == (True,) * 4
             assert sum(p != q for p, q in zip(a, b, strict=True)) == 1
@@ -104,7 +104,7 @@ def test_annotations(folder):
 def test_every_kind_and_side_occurs_and_half_the_objects_are_ambiguous(folder):
     found = [a["ambiguity"] for split in ("train", "val") for a in annotations(folder, split)["annotations"]]
     kinds, sides = Counter(a["kind"] for a in found if a), Counter(a["side"] for a in found if a)
-    assert set(kinds) == set(shapes.KINDS)
+    assert set(kinds) == set(shape_images.KINDS)
     assert set(sides) == set(range(len(naming.SIDES)))
     assert 0.35 < sum(kinds.values()) / len(found) < 0.65
 
@@ -124,14 +124,14 @@ def test_objects_do_not_overlap(folder):
 @pytest.mark.parametrize("tip", range(4))
 @pytest.mark.parametrize(("length", "across"), [(26, 24), (27, 25), (56, 50), (90, 24), (89, 49)])
 def test_bodies_touch_all_four_sides_of_their_box(shape, tip, length, across):
-    first, last = shapes._body_rows(shape, length, across, tip)
+    first, last = shape_images.body_rows(shape, length, across, tip)
     assert len(first) == len(last) == across
     assert (last > first).all()
     assert first.min() == 0
     assert last.max() == length
 
 
-@pytest.mark.parametrize("kind", shapes.KINDS)
+@pytest.mark.parametrize("kind", shape_images.KINDS)
 @pytest.mark.parametrize("shape", shapes.CLASSES)
 @pytest.mark.parametrize("side", range(4))
 def test_pixels_change_at_both_edges_and_nowhere_beyond(kind, shape, side):
@@ -140,8 +140,8 @@ def test_pixels_change_at_both_edges_and_nowhere_beyond(kind, shape, side):
     extent = (across + 2 * margin, length + tail) if side in (0, 2) else (length + tail, across + 2 * margin)
     for seed in range(5):
         image = np.full((*extent, 3), 128, np.int32)
-        view = shapes._turned(image, side)
-        shapes._draw_object(np.random.default_rng(seed), view, shape, length, across, tail, kind, False)
+        view = shape_images.turned(image, side)
+        shape_images.draw_object(np.random.default_rng(seed), view, shape, length, across, tail, kind, False)
         # `turned` puts the ambiguous side last, so that one check serves all sides
         assert view.shape[:2] == (across + 2 * margin, length + tail)
         body = view[margin:-margin]

@@ -8,15 +8,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import psutil
 import pytest
 
 from gfl_lab import naming
-from gfl_lab.orchestrate.executor import Ended, Executor, run_jobs
+from gfl_lab.errors import ResourceError
+from gfl_lab.orchestrate import ray_tune
+from gfl_lab.orchestrate.executor import Ended, Executor, problems_of, run_jobs
 from gfl_lab.orchestrate.inline import InlineExecutor
 from gfl_lab.orchestrate.job_queue import JobQueue
 from gfl_lab.orchestrate.ray_cluster import CHECKED_WITH, listens_on_loopback_alone, prepare_environment, scratch_dir
@@ -156,6 +159,17 @@ class TestOneExecutor:
         assert len(list(executor.results(watch))) == 2
         assert (state(stopped), state(next_one)) == (TrialState.INTERRUPTED, TrialState.DONE)
 
+    def test_a_trial_that_hangs_when_it_is_asked_to_stop_is_ended_and_its_place_is_free(self, executor: Executor, tmp_path: Path) -> None:
+        hung, next_one = replace(job(tmp_path, "hang_when_asked", 1), stop_wait_s=0.5), job(tmp_path, "succeed", 2)
+        lines = TrialDir(Path(hung.path)).file(naming.METRICS_FILE)
+
+        def watch() -> None:
+            if lines.exists():
+                Path(hung.stop_file).touch()
+
+        assert run_jobs(executor, [hung, next_one], watch) == []
+        assert (state(hung), state(next_one)) == (TrialState.INTERRUPTED, TrialState.DONE)
+
     def test_a_lost_process_goes_on(self, executor: Executor, tmp_path: Path, request: pytest.FixtureRequest) -> None:
         if isinstance(executor, InlineExecutor):
             pytest.skip("its trials have no process of their own")
@@ -186,6 +200,23 @@ class TestAnExecutorEach:
         states = [state(each) for each in jobs]
         assert states.count(TrialState.PLANNED) >= 6 - made.capacity()
         assert set(states) == {TrialState.INTERRUPTED, TrialState.PLANNED}
+        made.close()
+
+    def test_a_stop_ends_although_every_trial_hangs(self, make: Make, tmp_path: Path) -> None:
+        stop = Switch()
+        made = make(stop)
+        made.start()
+        jobs = [replace(job(tmp_path, "hang_when_asked", number), stop_wait_s=0.5) for number in range(3)]
+        begun = [TrialDir(Path(each.path)).file(naming.METRICS_FILE) for each in jobs]
+
+        def watch() -> None:
+            if any(file.exists() for file in begun):
+                stop.on = True
+                for each in jobs:
+                    Path(each.stop_file).touch()
+
+        assert run_jobs(made, jobs, watch) == []
+        assert {state(each) for each in jobs} == {TrialState.INTERRUPTED, TrialState.PLANNED}
         made.close()
 
     def test_an_exception_of_the_watcher_reaches_the_caller_and_closing_ends_what_runs(self, make: Make, tmp_path: Path) -> None:
@@ -224,6 +255,22 @@ def test_ray_is_the_version_whose_unstable_options_were_checked() -> None:
     assert version("ray").startswith(CHECKED_WITH + ".")
 
 
+@pytest.mark.parametrize(
+    ("address", "words", "others"),
+    [(None, "ports on this machine alone", "cluster"), ("head.example:6379", "log in to the cluster at head.example:6379", "this machine")],
+)
+def test_a_program_that_has_imported_ray_is_refused_in_words_that_fit(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, words: str, others: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+    for name in [name for name in os.environ if name.startswith(("RAY_", "TUNE_"))]:
+        monkeypatch.delenv(name)
+    with pytest.raises(ResourceError) as raised:
+        prepare_environment(address)
+    (problem,) = raised.value.problems
+    assert words in problem.message and others not in problem.message + problem.hint and problem.hint
+
+
 def test_an_address_is_on_the_loopback_alone_unless_another_address_of_the_machine_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not listens_on_loopback_alone("10.77.0.1:6379") and not listens_on_loopback_alone("head:6379")
     with socket.socket() as own, socket.socket() as every:
@@ -237,6 +284,58 @@ def test_an_address_is_on_the_loopback_alone_unless_another_address_of_the_machi
         monkeypatch.setattr("gfl_lab.orchestrate.ray_cluster.LOOPBACK_NET", "127.0.0.1")
         assert not listens_on_loopback_alone(f"localhost:{every.getsockname()[1]}")
         assert listens_on_loopback_alone(f"localhost:{own.getsockname()[1]}")
+
+
+class NoRay:
+    """Stands for a connection to Ray; nothing is started."""
+
+    address, gone = None, False
+
+    def __init__(self, address: str | None, *, cpus: int, gpus: int) -> None:
+        self.cpus = cpus
+
+    def open(self) -> None:
+        """Do nothing."""
+
+    def nodes(self) -> list[dict[str, float]]:
+        return [{"CPU": self.cpus}]
+
+    def check(self) -> None:
+        """Do nothing."""
+
+    def close(self, *, keep_logs: bool) -> None:
+        """Do nothing."""
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("first line\nthe loop broke"), OSError(28, "No space left on device")])
+def test_a_tune_that_has_ended_by_itself_is_told_with_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    def fit() -> None:
+        if error:
+            raise error
+
+    monkeypatch.setattr(ray_tune, "RayConnection", NoRay)
+    monkeypatch.setattr(ray_tune.TuneExecutor, "_tuner", lambda executor, storage: SimpleNamespace(fit=fit))
+    made = on_ray(None)(Switch())
+    jobs = [job(tmp_path, "succeed", number) for number in range(2)]
+    with pytest.raises(ResourceError, match="Tune has ended with 2 trials left") as raised:
+        run_jobs(made, jobs)
+    (problem,) = raised.value.problems
+    assert "same command again" in problem.hint and "first line" not in problem.message
+    assert error is None or str(error).splitlines()[-1] in problem.message
+    made.close()
+
+
+def test_a_tune_that_has_ended_after_a_stop_leaves_trials_that_never_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_tune, "RayConnection", NoRay)
+    monkeypatch.setattr(ray_tune.TuneExecutor, "_tuner", lambda executor, storage: SimpleNamespace(fit=lambda: None))
+    stop = Switch()
+    stop.on = True
+    made, only = on_ray(None)(stop), job(tmp_path, "succeed")
+    made.submit(only)
+    assert list(made.results()) == [Ended(only)]
+    made.close()
 
 
 # --- the queue of jobs that a scheduler's workers may lose ---
@@ -255,7 +354,7 @@ def test_jobs_are_handed_out_in_order_and_a_lost_one_at_the_end_again(tmp_path: 
     queue.begun("a")
     assert not queue.idle
     queue.ended("a", "lost")
-    assert queue.idle and queue.events.empty() and "lost; another one" in (Path(jobs[0].path) / naming.LOG).read_text()
+    assert queue.idle and queue.events.empty() and "lost; another worker" in (Path(jobs[0].path) / naming.LOG).read_text()
     queue.ended("b")
     assert queue.events.get_nowait() == Ended(jobs[1])
     assert queue.hand_out("d", 0) == jobs[0]
@@ -271,7 +370,28 @@ def test_a_job_that_takes_its_worker_with_it_each_time_comes_to_an_end(tmp_path:
         assert queue.events.empty()
     queue.hand_out("last", 0)
     queue.ended("last", "lost")
-    assert queue.events.get_nowait() == Ended(only, "lost") and queue.hand_out("none", 0) is None
+    ended = queue.events.get_nowait()
+    assert ended == Ended(only, "lost, 3 times without getting further") and queue.hand_out("none", 0) is None
+    log = Path(only.path) / naming.LOG
+    assert "lost, 3 times" in log.read_text()
+    told = "trial 000000000000: lost, 3 times without getting further. The same command goes on with it; log: "
+    assert problems_of([ended]) == [told + str(log)]
+
+
+def test_one_problem_of_many_trials_is_one_sentence(tmp_path: Path) -> None:
+    ended = [Ended(job(tmp_path, "succeed", number), "lost") for number in range(5)] + [Ended(job(tmp_path, "succeed", 9))]
+    (told,) = problems_of(ended)
+    assert told.startswith(
+        "5 trials (000000000000, 000000000001, 000000000002 and 2 more): lost. The same command goes on with them; log of"
+    )
+
+
+def test_a_run_directory_that_cannot_be_read_ends_its_job_alone(tmp_path: Path) -> None:
+    queue, (bad, good) = queue_of(tmp_path, "succeed", "succeed")
+    TrialDir(Path(bad.path)).file(naming.METRICS_FILE).mkdir()
+    assert queue.hand_out("a", 0) is None and queue.hand_out("b", 0) == good
+    ended = queue.events.get_nowait()
+    assert ended.job == bad and "cannot be read" in ended.problem
 
 
 def test_a_job_that_gets_further_outlives_any_number_of_workers(tmp_path: Path) -> None:

@@ -22,10 +22,11 @@ import torchvision
 from click.testing import CliRunner
 from torch import Tensor, nn
 
-from gfl_lab.checkpoints.convert import LOOKED_FOR, NOT_VISIBLE, SOURCES, Converted, convert, recognise
+from gfl_lab.checkpoints.convert import LOOKED_FOR, SOURCES, Converted, convert, recognise
 from gfl_lab.checkpoints.files import load_safely
 from gfl_lab.checkpoints.import_checkpoint import import_checkpoint, read_weights
 from gfl_lab.checkpoints.pretrained import load_backbone
+from gfl_lab.checkpoints.visible_settings import NOT_VISIBLE
 from gfl_lab.cli.main import cli, main
 from gfl_lab.detector.build import model_config
 from gfl_lab.errors import InputError

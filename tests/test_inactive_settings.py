@@ -11,7 +11,8 @@ import torch
 from gfl_lab.detector.build import build_detector
 from gfl_lab.plan.plan import build_plan
 from gfl_lab.setup.config import trial_config
-from gfl_lab.spec.files import ExperimentFile, Profile, resolve_settings
+from gfl_lab.spec.file_models import ExperimentFile, Profile
+from gfl_lab.spec.files import resolve_settings
 from gfl_lab.spec.settings import Settings, inactive
 from gfl_lab.spec.trial import DataSpec, TrialSpec, computed
 from tests.support.heads import CLASSES, batch, metas, samples

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -23,12 +24,15 @@ from gfl_lab.orchestrate.executor import run_jobs
 from gfl_lab.orchestrate.inline import InlineExecutor
 from gfl_lab.orchestrate.resources import TrialResources, loaders
 from gfl_lab.orchestrate.supervisor import MAX_LOST, Attempts, Job, TrialProcess
+from gfl_lab.orchestrate.watcher import Progress, Watcher
 from gfl_lab.plan.plan import PlanInputs, build_plan
 from gfl_lab.records.files import read_json, write_json
+from gfl_lab.records.manifest import DataPaths
 from gfl_lab.records.metric_lines import MetricWriter
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.session.workers import process_settings
-from gfl_lab.spec.files import Resources, load_experiment, load_profile
+from gfl_lab.spec.file_models import Resources
+from gfl_lab.spec.files import load_experiment, load_profile
 from gfl_lab.spec.trial import DataSpec
 from tests.support.raw import raw_result
 from tests.support.waiting import holds_within, wait_until
@@ -68,6 +72,17 @@ def test_each_trial_has_a_process_of_its_own_and_a_log(process: TrialProcess, tm
     pids = [raw_result(TrialDir(Path(j.path)))["pid"] for j in jobs]
     assert len({*pids, os.getpid()}) == 4
     assert "hello from the trial" in (Path(jobs[0].path) / naming.LOG).read_text()
+
+
+def test_a_trial_that_hangs_when_it_is_asked_to_stop_is_killed_and_the_next_one_runs(process: TrialProcess, tmp_path: Path) -> None:
+    stop = tmp_path / "stop"
+    stop.touch()
+    hung = replace(job(tmp_path, "hang_when_asked"), kwargs={"stop_file": str(stop)}, stop_wait_s=0.2)
+    assert process.run(hung) is TrialState.INTERRUPTED
+    trial = TrialDir(Path(hung.path))
+    assert trial.state() is TrialState.INTERRUPTED and not trial.file(naming.LEASE).exists()
+    assert "still ran 0.2 s later" in raw_result(trial)["reason"] and "still ran" in trial.file(naming.LOG).read_text()
+    assert process.run(job(tmp_path, "succeed", 1)) is TrialState.DONE
 
 
 @pytest.mark.parametrize("preload", [FAKES, ""], ids=["a fork", "a fresh interpreter"])
@@ -293,9 +308,9 @@ def test_a_driver_on_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pyt
 def test_the_watcher_sees_progress_eta_and_failures(tmp_path: Path) -> None:
     tree = RunTree(tmp_path)
     made = plan(seeds=[0])
-    driver.write_manifests(made.trials, tree, dict.fromkeys(("train_annotations", "val_annotations", "train_images", "val_images"), "/x"))
-    seen: list[list[driver.Progress]] = []
-    watcher = driver.Watcher(tree, made, made.trials, {trial.id: trial.id for trial in made.trials}, seen.append)
+    driver.write_manifests(made.trials, tree, DataPaths("/x", "/x", "/x", "/x"))
+    seen: list[list[Progress]] = []
+    watcher = Watcher(tree, made, made.trials, {trial.id: trial.id for trial in made.trials}, seen.append)
     folder = tree.trial(made.trials[0].id)
     folder.file(naming.METRICS_FILE).write_text(
         "".join(
@@ -309,15 +324,33 @@ def test_the_watcher_sees_progress_eta_and_failures(tmp_path: Path) -> None:
     assert seen[-1][1].state is TrialState.PLANNED
 
 
+def test_a_folder_that_cannot_be_read_and_a_listener_that_fails_end_no_watcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The listener counts the budget: without it a run would go on beyond it."""
+    tree, made, seen = RunTree(tmp_path), plan(seeds=[0]), list[list[Progress]]()
+    driver.write_manifests(made.trials, tree, DataPaths("/x", "/x", "/x", "/x"))
+    tree.trial(made.trials[0].id).file(naming.METRICS_FILE).mkdir()  # reading it is an OSError
+
+    def listen(progress: list[Progress]) -> None:
+        seen.append(progress)
+        raise BrokenPipeError("the terminal is closed")
+
+    monkeypatch.setattr("gfl_lab.orchestrate.watcher.WATCH_S", 0.01)
+    watcher = Watcher(tree, made, made.trials, {trial.id: trial.id for trial in made.trials}, listen)
+    watcher.start()
+    wait_until(lambda: len(seen) >= 3)
+    watcher.finish()
+    assert len(seen[-1]) == len(made.trials) and seen[-1][0].state is TrialState.PLANNED
+
+
 def test_the_watcher_takes_no_outcome_of_an_earlier_run_for_one_of_this(tmp_path: Path) -> None:
     tree = RunTree(tmp_path)
     made = plan(seeds=[0])
-    driver.write_manifests(made.trials, tree, dict.fromkeys(("train_annotations", "val_annotations", "train_images", "val_images"), "/x"))
+    driver.write_manifests(made.trials, tree, DataPaths("/x", "/x", "/x", "/x"))
     folder, other = (tree.trial(trial.id) for trial in made.trials[:2])
     write_json(folder.file(naming.RESULT), {"format": 1, "status": "done", "metrics": {"AP": 1.0}})  # its records are damaged
     write_json(other.file(naming.RESULT), {"format": 1, "status": "failed", "failure": {"reason": "no memory"}})  # tried again
-    seen: list[list[driver.Progress]] = []
-    watcher = driver.Watcher(tree, made, made.trials, {trial.id: trial.id for trial in made.trials}, seen.append)
+    seen: list[list[Progress]] = []
+    watcher = Watcher(tree, made, made.trials, {trial.id: trial.id for trial in made.trials}, seen.append)
     watcher.look()
     assert [(one.state, one.reason) for one in seen[-1][:2]] == [(TrialState.PLANNED, "")] * 2
     folder.take_lease()

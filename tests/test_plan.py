@@ -15,10 +15,12 @@ from gfl_lab.orchestrate.driver import write_manifests
 from gfl_lab.plan.expand import combinations
 from gfl_lab.plan.plan import PlanInputs, build_plan, steps_of
 from gfl_lab.plan.published import looks_like_coco
+from gfl_lab.records.manifest import DataPaths
 from gfl_lab.rundir import RunTree
 from gfl_lab.session.inputs import read_files
 from gfl_lab.session.planning import PlanOptions, prepare
-from gfl_lab.spec.files import ExperimentFile, load_experiment, load_profile, load_published
+from gfl_lab.spec.file_models import ExperimentFile
+from gfl_lab.spec.files import load_experiment, load_profile, load_published
 from gfl_lab.spec.rules import Broken, broken_rules
 from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import TRAINING_CODE_VERSION, DataSpec, TrialSpec
@@ -203,7 +205,7 @@ def test_settings_are_checked_once_for_each_combination_and_published_row(tmp_pa
         return broken_rules(settings)
 
     monkeypatch.setattr("gfl_lab.spec.settings.broken_rules", counted)
-    paths = dict.fromkeys(("train_annotations", "val_annotations", "train_images", "val_images"), "/data")
+    paths = DataPaths("/data", "/data", "/data", "/data")
     monkeypatch.setattr("gfl_lab.session.planning.prepare_data", lambda *_: (DATA, paths))
     tree = RunTree(tmp_path)
     plan = prepare(files, tree, PlanOptions(seeds=[0, 1, 2]), lambda line: None).plan

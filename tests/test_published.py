@@ -17,7 +17,8 @@ from gfl_lab.errors import SpecError
 from gfl_lab.plan.plan import PlanInputs, build_plan
 from gfl_lab.plan.published import NO_EXPERIMENT, Candidate, Entry, differences, matching_row, survey
 from gfl_lab.session.published_rows import survey_folders
-from gfl_lab.spec.files import PublishedRow, PublishedTable, load_experiment, load_profile, load_published, resolve_settings
+from gfl_lab.spec.file_models import PublishedRow, PublishedTable
+from gfl_lab.spec.files import load_experiment, load_profile, load_published, resolve_settings
 from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import DataSpec
 from tests.support import DATA
@@ -28,6 +29,7 @@ EXPERIMENTS = ROOT / "experiments"
 REFERENCE = DATA / "published" / "reference.yaml"
 COCO = DataSpec(name="coco", digest="1" * 16, classes=tuple(map(str, range(80))), train_images=117_266, val_images=5000)
 TABLES = {path.stem: load_published(path.stem, [path.parent]) for path in sorted((EXPERIMENTS / "published").glob("*.yaml"))}
+RENEW = "renew the counts with: uv run python -m tests.test_published"
 SIZE_KEYS = {"APs": "AP_S", "APm": "AP_M", "APl": "AP_L"}
 
 
@@ -288,17 +290,17 @@ def test_json_has_every_row(cli: Cli, entries: list[Entry]) -> None:
     assert (gfl["experiment"], gfl["variant"], gfl["metrics"]["AP"]) == ("table3_qfl_dfl", "qfl=on dfl=on", 40.2)
 
 
-def test_the_list_names_experiments_reasons_and_the_count(cli: Cli) -> None:
+def test_the_list_names_experiments_reasons_and_the_count(cli: Cli, entries: list[Entry]) -> None:
     code, out, _ = cli()
-    assert code == 0 and out.rstrip().splitlines()[-1] == "100 of 209 published rows can be run"
+    assert code == 0 and out.rstrip().splitlines()[-1] == f"{count_of(entries)} published rows can be run"
     assert re.search(r"ATSS / IoU guided +38\.9 +table1a_quality: quality=iou_guided", out)
     assert re.search(r"\n {0,}atss +\+1\.9 +gflv2_integration: ATSS \+ GFLv2", out)
     assert re.search(r"IoU label +- +It is a statistic", out)
 
 
-def test_the_list_can_be_narrowed_and_still_counts_all(cli: Cli) -> None:
+def test_the_list_can_be_narrowed_and_still_counts_all(cli: Cli, entries: list[Entry]) -> None:
     _, out, _ = cli("--table", "vit_adapter_gfl", "--runnable")
-    assert "zoo_vit_adapter: GFL" in out and "Sparse" not in out and "mmdet" not in out and "100 of 209" in out
+    assert "zoo_vit_adapter: GFL" in out and "Sparse" not in out and "mmdet" not in out and count_of(entries) in out
     assert [row["row"] for row in json.loads(cli("--table", "mmdet_baselines_zoo", "--runnable", "--json")[1])["rows"]] == [
         "atss r-50 1x",
         "atss r-101 1x",
@@ -307,7 +309,9 @@ def test_the_list_can_be_narrowed_and_still_counts_all(cli: Cli) -> None:
     assert code == 2 and "gfl_t3_qfl_dfl" in err
 
 
-def test_experiments_in_the_current_folder_count_and_a_broken_one_is_left_out(cli: Cli, tmp_path: Path) -> None:
+def test_a_published_table_is_its_file_and_an_experiment_and_a_broken_one_is_left_out(
+    cli: Cli, entries: list[Entry], tmp_path: Path
+) -> None:
     folder = tmp_path / "experiments"
     (folder / "published").mkdir(parents=True)
     (folder / "published" / "ours_2025.yaml").write_text(
@@ -319,35 +323,63 @@ def test_experiments_in_the_current_folder_count_and_a_broken_one_is_left_out(cl
     code, out, err = cli("--table", "ours_2025")
     assert code == 0 and "broken.yaml is left out" in err
     assert re.search(r"wide +41\.0 +wide: reg_max=24", out) and re.search(r"lost +- +No experiment", out)
-    assert out.rstrip().endswith("101 of 211 published rows can be run")
+    running = sum(entry.runnable for entry in entries)
+    assert out.rstrip().endswith(f"{running + 1} of {len(entries) + 2} published rows can be run")
 
 
-def test_it_needs_no_torch_and_no_data(tmp_path: Path) -> None:
+def test_it_needs_no_torch_and_no_data(entries: list[Entry], tmp_path: Path) -> None:
     program = (
         "import sys; from gfl_lab.cli.main import main; sys.argv = ['gfl-lab', 'published', '--json']; main(); "
         "assert not {'torch', 'mmdet', 'mmengine', 'ray', 'mlflow', 'pandas'} & set(sys.modules), 'heavy'"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)["rows"]) == 209 and list(tmp_path.iterdir()) == []
+    assert len(json.loads(done.stdout)["rows"]) == len(entries) and list(tmp_path.iterdir()) == []
 
 
 # --- what the documents say -----------------------------------------------------------------------
 
 
+def count_of(entries: list[Entry]) -> str:
+    return f"{sum(entry.runnable for entry in entries)} of {len(entries)}"
+
+
+def reasons_of(entries: list[Entry]) -> Counter[str]:
+    return Counter(re.sub(r" \(.*?\)", "", entry.why_not) for entry in entries if not entry.runnable)
+
+
 def test_the_readme_has_the_count(entries: list[Entry]) -> None:
-    said = re.findall(r"(\d+) of (\d+) published rows", (ROOT / "README.md").read_text())
-    assert said and set(said) == {(str(sum(entry.runnable for entry in entries)), str(len(entries)))}
+    text = (ROOT / "README.md").read_text()
+    assert f"{count_of(entries)} published rows" in text and text == renewed(text, entries), RENEW
 
 
 def test_the_document_counts_the_reasons_and_names_the_experiments(entries: list[Entry]) -> None:
     text = (ROOT / "docs" / "published-tables.md").read_text()
-    reasons = Counter(re.sub(r" \(.*?\)", "", entry.why_not) for entry in entries if not entry.runnable)
-    assert dict(re.findall(r"^\| (It is [^|]+?) \| (\d+) \|$", text, re.MULTILINE)) == {reason: str(n) for reason, n in reasons.items()}
+    assert set(reasons_of(entries)) == set(re.findall(r"^\| (It is [^|]+?) \| \d+ \|$", text, re.MULTILINE))
     lines = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text, re.MULTILINE))
     for table in TABLES.values():
+        experiments = {entry.experiment for entry in entries if entry.table.id == table.id and entry.runnable}
+        assert not experiments or any(f"`{name}`" in lines[table.id] for name in experiments)
+    assert f"{count_of(entries)} published rows" in text and text == renewed(text, entries), RENEW
+
+
+def test_counts_are_renewed(entries: list[Entry]) -> None:
+    text = (ROOT / "docs" / "published-tables.md").read_text()
+    assert renewed(re.sub(r"(\| |: )\d+ of \d+ (\||published)", r"\g<1>7 of 9 \2", text), entries) == text
+
+
+def renewed(document: str, entries: list[Entry]) -> str:
+    """Return a document with the numbers of rows that run: of all tables, of each, and for each reason why a row does not."""
+    document = re.sub(r"\d+ of \d+ published rows", f"{count_of(entries)} published rows", document)
+    for table in TABLES.values():
         mine = [entry for entry in entries if entry.table.id == table.id]
-        runnable = [entry for entry in mine if entry.runnable]
-        assert f"| {len(runnable)} of {len(mine)} |" in lines[table.id] + " |", table.id
-        assert not runnable or f"`{runnable[0].experiment}`" in lines[table.id]
-    assert re.findall(r"(\d+) of (\d+) published rows", text) == [(str(sum(entry.runnable for entry in entries)), str(len(entries)))]
+        document = re.sub(rf"^(\| `{table.id}` \| .*? \| )\d+ of \d+ \|", rf"\g<1>{count_of(mine)} |", document, flags=re.MULTILINE)
+    for reason, count in reasons_of(entries).items():
+        document = re.sub(rf"^\| {re.escape(reason)} \| \d+ \|$", f"| {reason} | {count} |", document, flags=re.MULTILINE)
+    return document
+
+
+if __name__ == "__main__":
+    found = survey_folders([EXPERIMENTS], print)
+    for name in ("README.md", "docs/published-tables.md"):
+        (ROOT / name).write_text(renewed((ROOT / name).read_text(), found))

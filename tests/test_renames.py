@@ -18,7 +18,8 @@ from gfl_lab.records.search import SearchFile
 from gfl_lab.records.table_lock import TableLock
 from gfl_lab.report.lock import deviations
 from gfl_lab.spec import renames
-from gfl_lab.spec.files import ExperimentFile, Resources, load_experiment, load_profile, load_published
+from gfl_lab.spec.file_models import ExperimentFile, Resources
+from gfl_lab.spec.files import load_experiment, load_profile, load_published
 from gfl_lab.spec.settings import Settings, inactive
 from gfl_lab.spec.trial import ComponentFile, DataSpec, TrialSpec, computed
 

@@ -12,6 +12,7 @@ from gfl_lab import shipped
 from gfl_lab.cli import init as cli_init
 from gfl_lab.errors import InputError, ResourceError
 from gfl_lab.maintenance import installation
+from gfl_lab.session.inputs import read_files
 from tests.support.cli import Cli, runner
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,6 +54,24 @@ def test_beside_the_file_then_the_current_folder_then_the_package(tmp_path: Path
     assert shipped.published_folders()[-1] == EXPERIMENTS / "published"
     monkeypatch.chdir(ROOT)
     assert shipped.experiment_folders() == [EXPERIMENTS], "each folder once"
+
+
+@pytest.mark.parametrize("folder", ["examples", "examples/of mine"])
+def test_an_experiment_below_a_folder_of_init_uses_the_profiles_of_that_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    lab = tmp_path / "lab"
+    shutil.copytree(EXPERIMENTS, lab, ignore=shutil.ignore_patterns("__pycache__"))
+    (lab / folder).mkdir(exist_ok=True)
+    edited = lab / "profiles" / "smoke.yaml"
+    edited.write_text(edited.read_text().replace("epochs: 1", "epochs: 3"))
+    (lab / "profiles" / "mine.yaml").write_text(edited.read_text().replace("name: smoke", "name: mine"))
+    own = lab / folder / "own.yaml"
+    own.write_text("name: own\nprofile: mine\naxes: {dfl: [false, true]}\n")
+    assert read_files(own).profile.settings["epochs"] == read_files(own, "smoke").profile.settings["epochs"] == 3
+    assert shipped.published_folders(lab / folder)[1] == lab / "published"
 
 
 def test_an_experiment_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

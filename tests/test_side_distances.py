@@ -18,9 +18,11 @@ from PIL import Image
 from rich.console import Console
 
 import gfl_lab.train  # noqa: F401  (makes mmdet importable)
-from gfl_lab.analysis.side_distances import _describe, scale_boxes, side_distances
-from gfl_lab.cli.data import histogram, print_sides
+from gfl_lab.analysis.side_distances import scale_boxes, side_distances
+from gfl_lab.analysis.side_levels import describe_level
+from gfl_lab.cli.side_table import histogram, print_sides
 from gfl_lab.data import ambiguous_shapes, coco
+from gfl_lab.data.shape_images import CLASSES
 from gfl_lab.detector.targets import GroundTruth
 from gfl_lab.errors import SpecError
 from gfl_lab.setup.config import trial_config
@@ -187,7 +189,7 @@ def test_scaling_is_mmdets(size: tuple[int, int], into: tuple[int, int], data: s
 )
 def test_what_is_needed_is_enough_and_nothing_less_is(values: list[float], reg_max: int, width: float, copies: int) -> None:
     def level(distances: np.ndarray, n: int, bins: float):
-        return _describe(8, np.sort(distances.astype(np.float32)), 1, 0, 1, n, bins)
+        return describe_level(8, np.sort(distances.astype(np.float32)), 1, 0, 1, n, bins)
 
     distances = np.array(values * copies)
     found = level(distances, reg_max, width)
@@ -204,11 +206,11 @@ def test_what_is_needed_is_enough_and_nothing_less_is(values: list[float], reg_m
 
 def test_one_side_in_a_thousand_may_be_clipped() -> None:
     near, far = [1.0] * 1998, [5.0, 9.0]
-    assert _describe(8, np.array(near + far, np.float32), 1, 1, 1, 16, 1.0).needed_reg_max == 2
-    assert _describe(8, np.array(near[:-3] + far, np.float32), 1, 1, 1, 16, 1.0).needed_reg_max == 6  # 1 of 1997
+    assert describe_level(8, np.array(near + far, np.float32), 1, 1, 1, 16, 1.0).needed_reg_max == 2
+    assert describe_level(8, np.array(near[:-3] + far, np.float32), 1, 1, 1, 16, 1.0).needed_reg_max == 6  # 1 of 1997
     for n in range(1, 129):  # 2.9 and its like in float32 lie above n - 0.1 in float64
-        assert _describe(8, np.full(4, n - 0.1, np.float32), 1, 1, 1, n, 1.0).needed_reg_max == n
-    huge = _describe(8, np.full(8, 2000.0, np.float32), 1, 1, 1, 16, 1.0)
+        assert describe_level(8, np.full(4, n - 0.1, np.float32), 1, 1, 1, n, 1.0).needed_reg_max == n
+    huge = describe_level(8, np.full(8, 2000.0, np.float32), 1, 1, 1, 16, 1.0)
     assert huge.needed_reg_max is None and huge.needed_bin_width is None
     assert len(huge.counts) == 512 and huge.counts[-1] == 8
 
@@ -286,7 +288,7 @@ def test_text_and_json(cli: Cli, shapes: Path) -> None:
 
 def test_a_terminal_shows_histograms(shapes: Path) -> None:
     own = resolve_settings(load_profile(ROOT / "experiments/profiles/desk.yaml").settings)
-    found = side_distances(coco.find_dataset(shapes), ambiguous_shapes.CLASSES, own)
+    found = side_distances(coco.find_dataset(shapes), CLASSES, own)
     out = io.StringIO()
     print_sides(found, "profile desk", Console(file=out, width=80, force_terminal=True, highlight=False))
     assert "…" not in out.getvalue()

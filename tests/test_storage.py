@@ -27,6 +27,7 @@ from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 from gfl_lab.plan.plan import build_plan
 from gfl_lab.records.files import write_json
 from gfl_lab.records.lease import Lease
+from gfl_lab.records.manifest import DataPaths
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec.files import load_experiment, load_profile
 from gfl_lab.spec.trial import DataSpec
@@ -177,7 +178,7 @@ def test_who_has_changed_is_told_without_clocks(store: Storage, tmp_path: Path) 
 
 
 @pytest.fixture
-def paths(tmp_path: Path) -> dict[str, str]:
+def paths(tmp_path: Path) -> DataPaths:
     """A data set of six images, some in sub-folders."""
     root = tmp_path / "coco"
     found = {}
@@ -188,20 +189,18 @@ def paths(tmp_path: Path) -> dict[str, str]:
             (root / split / name).write_bytes(f"{split} {name}".encode() * 50)
         (root / f"{split}.json").write_text(json.dumps({"images": [{"file_name": name} for name in names]}))
         found |= {f"{split}_annotations": str(root / f"{split}.json"), f"{split}_images": str(root / split)}
-    return found
+    return DataPaths.from_json(found)
 
 
-def images_of(paths: dict[str, str]) -> dict[str, bytes]:
+def images_of(paths: DataPaths) -> dict[str, bytes]:
     return {
-        f"{split}/{image['file_name']}": (Path(paths[f"{split}_images"]) / image["file_name"]).read_bytes()
+        f"{split}/{image['file_name']}": (Path(paths.to_json()[f"{split}_images"]) / image["file_name"]).read_bytes()
         for split in ("train", "val")
-        for image in json.loads(Path(paths[f"{split}_annotations"]).read_text())["images"]
+        for image in json.loads(Path(paths.to_json()[f"{split}_annotations"]).read_text())["images"]
     }
 
 
-def test_a_data_set_arrives_whole_or_not_at_all(
-    store: Storage, paths: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_data_set_arrives_whole_or_not_at_all(store: Storage, paths: DataPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset_archives, "ARCHIVE_BYTES", 2000)
     cache, put = tmp_path / "cache", []
     upload = store.upload
@@ -260,7 +259,7 @@ def test_weights_travel_by_their_digest(store: Storage, tmp_path: Path) -> None:
 class Lab:
     """A driver and nodes that share a storage."""
 
-    def __init__(self, folder: Path, uri: str, paths: dict[str, str]) -> None:
+    def __init__(self, folder: Path, uri: str, paths: DataPaths) -> None:
         self.folder, self.uri, self.paths = folder, uri, paths
         self.tree = RunTree(folder / "driver")
         experiment = load_experiment(ROOT / "experiments/table3_qfl_dfl.yaml")[0]
@@ -300,7 +299,7 @@ class Lab:
 
 
 @pytest.fixture
-def lab(bucket: str, paths: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+def lab(bucket: str, paths: DataPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     for module in (run_sync, remote_worker):
         monkeypatch.setattr(module, "EVERY_S", 0.1)
@@ -334,7 +333,7 @@ def test_a_trial_whose_node_dies_goes_on_on_another_one(lab: Lab, process: Trial
     assert [line.split()[3] for line in words.splitlines()] == ["1", "11"]
     assert lab.trial.file(EXTRA).read_bytes() == b"records" and lab.trial.file(naming.CONFIG).exists()
     assert json.loads(lab.trial.file(naming.LAST_CHECKPOINT).read_text()) == {"step": STEPS}
-    assert raw_manifest(lab.trial)["paths"] == lab.paths, "the driver's own"
+    assert raw_manifest(lab.trial)["paths"] == lab.paths.to_json(), "the driver's own"
     assert not lab.trial.file(naming.LEASE).exists() and lab.side.storage.list("leases") == {}
     assert not list((lab.folder / "second").glob(f"storages/*/trials/{lab.trial.id}")), "a node keeps no copy of what is done"
 

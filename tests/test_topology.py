@@ -43,7 +43,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def services(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, str(ROOT / "deploy" / "topology.py"), str(folder), "--workers", "2", "--cpus", "1"]
+    command = [sys.executable, str(ROOT / "deploy" / "topology.py"), str(folder), "--workers", "1", "--cpus", "1"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     try:

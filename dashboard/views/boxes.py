@@ -227,7 +227,7 @@ def _gallery(trial: TrialRow, variant: str) -> None:
 
 
 def _choice(ready: list[VariantRow]) -> _Choice | None:
-    """Draw the choices; None where there is nothing to choose from, which is then said."""
+    """Draw the choices; None, with a message, if there is nothing to choose from."""
     first_default, second_default = _default_variants(ready)
     names = [variant.name for variant in ready]
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
@@ -259,12 +259,12 @@ def _page(experiment: ExperimentRow) -> None:
     ready = [variant for variant in experiment.variants if experiments.with_distributions(variant)]
     if not ready:
         running = [trial for trial in experiment.trials if trial.state.value == "running"]
-        told = (
+        reason = (
             f"The furthest trial is at epoch {max(t.epoch for t in running)} of {running[0].epochs}."
             if running
             else "No trial of this experiment has finished."
         )
-        theme.empty("No distributions yet", f"A trial writes them when it has finished. {told}")
+        theme.empty("No distributions yet", f"A trial writes them when it has finished. {reason}")
         return
     choice = _choice(ready)
     if choice is None:

@@ -25,7 +25,7 @@ TERMS = {
 def curves(found: Sequence[Curve], key: str, palette: dict[str, str], order: Sequence[str], epochs: bool, height: int = 260) -> go.Figure:
     """Return the mean of the seeds as a line, their range as a band, single seeds as hairlines.
 
-    Where not every seed has got to, only the hairlines go on.
+    Beyond the last step of the shortest seed, only the hairlines go on.
     """
     figure = go.Figure()
     metric = naming.METRICS.get(key)
@@ -56,14 +56,14 @@ def curves(found: Sequence[Curve], key: str, palette: dict[str, str], order: Seq
                 hovertemplate=f"{name}, seed %{{customdata}}<br>{unit} %{{x:d}}: %{{y:.{digits}f}}<extra></extra>",
                 showlegend=False,
             )
-        said = f"{name}{f', mean of {len(curve.lines)} seeds' if several else f', seed {curve.lines[0].seed}'}"
+        label = f"{name}{f', mean of {len(curve.lines)} seeds' if several else f', seed {curve.lines[0].seed}'}"
         figure.add_scatter(
             x=curve.x,
             y=curve.mean,
             mode="lines+markers" if epochs and len(curve.x) <= 60 else "lines",
             marker={"size": 5},
             line={"width": 2.2, "color": colour, "dash": dash},
-            hovertemplate=f"{said}<br>{unit} %{{x:d}}: %{{y:.{digits}f}}<extra></extra>",
+            hovertemplate=f"{label}<br>{unit} %{{x:d}}: %{{y:.{digits}f}}<extra></extra>",
         )
     title = metric_title(key) if metric else theme.plot_text(key)
     frame(figure, height)

@@ -1,4 +1,4 @@
-"""How to read this: what each number and mark means."""
+"""The Guide page: the meaning of each number and mark."""
 
 from __future__ import annotations
 

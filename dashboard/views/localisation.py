@@ -1,4 +1,4 @@
-"""Does the score say how well a box lies, and does the width of its distributions? And what the distributions are like, in numbers."""
+"""Calibration: score and width of the distributions against the IoU of a box, and the distributions in numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gfl_lab.report.formatting import MISSING
 from gfl_lab.results.rows import ExperimentRow, TrialRow, VariantRow
 
 _UNITS = {"entropy": "nats", "spread": "bins", "bimodal": "% of sides", "tail": "% of mass", "error": "px"}
-_SAY = {
+_WORDS = {
     "ambiguous": {True: "two known edges", False: "one edge"},
     "neighbour": {True: "another box beside it", False: "free"},
 }
@@ -86,10 +86,10 @@ def _distributions(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str,
             continue
         for _, row in rows.iterrows():
             group = row[report.GROUPS[by]]
-            said = _SAY[by][bool(group)] if by in _SAY else str(group)
+            words = _WORDS[by][bool(group)] if by in _WORDS else str(group)
             numbers = [_number(row["entropy"]), _number(row["spread"]), _number(100 * row["bimodal"], 1), _number(100 * row["tail"], 1)]
             name = f"{theme.swatch(palette[variant.name])}{theme.text(variant.name)}"
-            lines.append([name, theme.text(said), f"{int(row['sides'])}", *numbers, _number(row["error"])])
+            lines.append([name, theme.text(words), f"{int(row['sides'])}", *numbers, _number(row["error"])])
     if not lines:
         theme.empty("No distributions of this seed", "Dirac boxes have none; those of other variants are written at the end of a trial.")
         return
@@ -108,7 +108,7 @@ def _hidden(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str, str]) 
     for variant, trial in trials:
         try:
             found = reader().coincidence(trial.id)
-        except StoreError:  # said above
+        except StoreError:  # reported above
             continue
         if found.auc is None:
             continue

@@ -93,7 +93,7 @@ def _experiment(experiment: ExperimentRow) -> None:
             problem, counts = str(error), ""
     with st.container(border=True):
         newest = max((trial.updated for trial in experiment.trials), default=0.0)
-        told = " · ".join(
+        facts = " · ".join(
             part
             for part in (
                 experiment.name,
@@ -105,7 +105,7 @@ def _experiment(experiment: ExperimentRow) -> None:
         )
         theme.show(
             f'<h2 style="margin-top:0">{theme.text(experiment.question or experiment.name)}</h2>'
-            f'<div class="dim small">{theme.text(told)}</div><div style="margin:.45rem 0 .2rem">{counts}</div>'
+            f'<div class="dim small">{theme.text(facts)}</div><div style="margin:.45rem 0 .2rem">{counts}</div>'
         )
         if problem:
             theme.alert(problem)

@@ -69,7 +69,7 @@ def show(experiment: ExperimentRow) -> None:
 
 
 def _order(grid: Grid) -> list[int]:
-    """Return the positions of the rows to show, as the choices above the table say."""
+    """Return the positions of the rows to show, by the choices above the table."""
     if len(grid.rows) < FEW:
         return list(range(len(grid.rows)))
     by = {_choice(column): i for i, column in enumerate(grid.columns) if i in grid.shown and column.group != LABEL}

@@ -100,10 +100,10 @@ def _plots(ranking: Ranking, about: str) -> None:
         return
     metric = naming.METRICS[ranking.search.metric].title
     theme.heading(f"{metric} over each setting", "One mark a trial, over all that is searched.")
-    said = {DONE: "finished", STOPPED: "stopped early, at the value of its last epoch"}
+    words = {DONE: "finished", STOPPED: "stopped early, at the value of its last epoch"}
     theme.show(
         '<div class="legend">'
-        + "".join(f'<span><b style="color:{colour}">{sign}</b> {said[state]}</span>' for state, (colour, _, sign) in marks.items())
+        + "".join(f'<span><b style="color:{colour}">{sign}</b> {words[state]}</span>' for state, (colour, _, sign) in marks.items())
         + "</div>"
     )
     dimensions = ranking.dimensions

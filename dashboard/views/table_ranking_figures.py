@@ -1,4 +1,4 @@
-"""What a search found: importance of the settings, and the metric over each of them."""
+"""Figures of a search: importance of the settings, and the metric over each of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Box distributions: those that a trained detector predicts, and the side distances that a data set asks for.
+"""Box distributions: those that a trained detector predicts, and the side distances of a data set.
 
 The detector is imported first: it makes mmdet importable without mmcv's compiled extension.
 """

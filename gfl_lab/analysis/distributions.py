@@ -60,7 +60,7 @@ class _Image:
 
 
 class _Row(NamedTuple):
-    """What a row is about: a box with its annotation and the (detection, IoU) that finds it, or a detection that finds none."""
+    """The subject of a row: a box with its annotation and the (detection, IoU) that finds it, or a detection that finds none."""
 
     label: int
     annotation: dict[str, Any] | None

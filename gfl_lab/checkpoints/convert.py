@@ -9,7 +9,6 @@ torchvision; PaddleDetection's in ``convert_paddle.py``.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -19,10 +18,10 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from gfl_lab.checkpoints import convert_paddle
+from gfl_lab.checkpoints.visible_settings import backbone_settings, count_matches, detector_settings
 from gfl_lab.detector.build import model_config
 from gfl_lab.detector.vit_adapter import from_deit
 from gfl_lab.errors import InputError, Problem
-from gfl_lab.spec.backbones import BACKBONE_STRIDES, BACKBONES
 from gfl_lab.spec.settings import Settings
 
 SOURCES = {
@@ -40,7 +39,7 @@ SOURCES = {
     "mmdet-backbone": "deep-stem ResNet or Res2Net with mmdet's names",
     "paddle-backbone": "ResNet of PaddleDetection",
 }
-"""What can be recognised, and what to call it."""
+"""The models that can be recognised, and their names."""
 
 LOOKED_FOR = {
     "bbox_head.gfl_cls.weight": "GFL, GFocal, GFocalV2, ViT-Adapter",
@@ -52,30 +51,28 @@ LOOKED_FOR = {
 }
 """The key that each kind of file is known by."""
 
-NOT_VISIBLE = "not visible in weights, so defaults: bin_width 1, anchor_scale 8, all settings of losses and of the test"
 
 _HEAD_NAMES = {
     "distribution_project.project": "integral.project",
     **{f"atss_{old}.{part}": f"gfl_{new}.{part}" for old, new in (("cls", "cls"), ("reg", "reg"), ("centerness", "quality"))
        for part in ("weight", "bias")},
 }  # fmt: skip
-"""Of ``bbox_head.``: names of other heads and ours."""
+"""Names under ``bbox_head.``: of other heads, and ours."""
 
 _DEIT_S_WIDTH, _DEIT_S_BLOCKS = 384, 12
-_VIT_HEADS = 6  # ViT-Adapter-S; base_channels is the width of one
 _OFFICIAL_GFLV2_CHANNELS = 81
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """What a file is.
+    """A recognised file.
 
     Attributes:
         source: a key of ``SOURCES``.
         kind: a whole detector, or a backbone to start from.
-        settings: gfl-lab settings that build it, as far as shapes tell.
+        settings: gfl-lab settings that build it, as far as they follow from shapes.
         num_classes: C; None for a backbone.
-        warnings: what the user should know before trusting the numbers.
+        warnings: for the user to read before trusting the numbers.
     """
 
     source: str
@@ -161,11 +158,11 @@ def convert(state: Mapping[str, Tensor]) -> Converted:
 
     try:
         if any(key.startswith("bbox_head.") for key in work.state):
-            settings, num_classes = _detector_settings(work.state, work.warnings)
+            settings, num_classes = detector_settings(work.state, work.warnings)
             settings["neck_relu"] = source.startswith("paddle")
         else:
             bare = {f"backbone.{key}": value for key, value in work.state.items()}
-            settings, num_classes = _backbone_settings(bare, work.warnings), None
+            settings, num_classes = backbone_settings(bare, work.warnings), None
     except (IndexError, ValueError):  # a weight with fewer dimensions than its layer has
         raise InputError(f"the file has the keys of {SOURCES[source]}, but shapes that no such model has") from None
     kind: Literal["detector", "backbone"] = "backbone" if num_classes is None else "detector"
@@ -221,7 +218,7 @@ def _drop_background(work: _Work) -> None:
 
 def _rename_deit(state: Mapping[str, Tensor], work: _Work) -> str:
     width = state["patch_embed.proj.weight"].shape[0]
-    blocks = _count(state, r"blocks\.(\d+)\.")
+    blocks = count_matches(state, r"blocks\.(\d+)\.")
     if (width, blocks) != (_DEIT_S_WIDTH, _DEIT_S_BLOCKS):
         raise InputError(f"the ViT has {blocks} blocks of width {width}: only DeiT-S ({_DEIT_S_BLOCKS} of {_DEIT_S_WIDTH}) is offered")
     kept = from_deit(state)
@@ -277,124 +274,6 @@ def _unknown(state: Mapping[str, Tensor]) -> InputError:
 
 
 # --- settings -------------------------------------------------------------------------------------
-
-
-def _count(state: Mapping[str, Tensor], pattern: str) -> int:
-    """Return the number of values of the group of ``pattern`` at the start of keys."""
-    return len({match[1] for match in (re.match(pattern, key) for key in state) if match})
-
-
-def _need(state: Mapping[str, Tensor], key: str) -> Tensor:
-    if key not in state:
-        raise InputError(f"the file is not whole: {key} is missing")
-    return state[key]
-
-
-def _backbone_settings(state: Mapping[str, Tensor], warnings: list[str]) -> dict[str, Any]:
-    """Return settings of the backbone from keys with ``backbone.`` in front."""
-    if "backbone.pos_embed" in state:
-        width = state["backbone.pos_embed"].shape[-1]
-        if width == 192:
-            warnings.append("a ViT of width 192 is read as one of 6 heads; ViT-Adapter-T, which has 3, would give other numbers")
-        return {"backbone": "vit-adapter-s", "base_channels": width // _VIT_HEADS, "dcn": "none"}
-
-    stages = _count(state, r"backbone\.layer(\d)\.")
-    blocks = tuple(_count(state, rf"backbone\.layer{stage}\.(\d+)\.") for stage in range(1, stages + 1))
-    first = "backbone.layer1.0."
-    res2net = f"{first}convs.0.weight" in state
-    block = "bottleneck" if f"{first}conv3.weight" in state else "basic"
-    if block == "basic":
-        base_channels = _need(state, f"{first}conv2.weight").shape[0]
-    else:
-        base_channels = state[f"{first}conv3.weight"].shape[0] // 4
-    form, group_width = "vd" if "backbone.stem.0.weight" in state else "plain", 0
-    if res2net:
-        form = "res2net"
-    elif block == "bottleneck":
-        out, per_group = _need(state, f"{first}conv2.weight").shape[:2]
-        if out != per_group:  # narrow models have fewer groups of the same width
-            form, group_width = "grouped", per_group
-    family = [
-        (name, entry.layout)
-        for name, entry in BACKBONES.items()
-        if entry.layout and (entry.layout.block, entry.layout.form, entry.layout.group_width) == (block, form, group_width)
-    ]
-    fits = [name for name, layout in family if layout.blocks[:stages] == blocks]
-    if not fits:
-        offered = ", ".join(name for name, _ in family) or "no backbone of gfl-lab"
-        raise InputError(f"a ResNet of {block} blocks {list(blocks)}, form {form}, is not offered; of this kind: {offered}")
-    if len(fits) > 1:
-        warnings.append(f"the first {stages} stages of {' and '.join(fits)} are alike; taken as {fits[0]}")
-    name = fits[0]
-    settings: dict[str, Any] = {"backbone": name, "base_channels": base_channels}
-    return settings | _dcn_settings(state)
-
-
-def _dcn_settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    offsets = {key: value for key, value in state.items() if key.startswith("backbone.") and key.endswith("conv_offset.weight")}
-    if not offsets:
-        return {"dcn": "none"}
-    stages = sorted({int(key.removeprefix("backbone.layer")[0]) for key in offsets})
-    channels = {value.shape[0] for value in offsets.values()}
-    name = {(2, 3, 4): "c3-c5", (3, 4): "c4-c5"}.get(tuple(stages))
-    if name is None or channels not in ({18}, {27}):
-        raise InputError(
-            f"deformable convolutions in layers {stages} with {sorted(channels)} offset channels are not offered: "
-            "c3-c5 and c4-c5 are, with 18 (v1) or 27 (v2)"
-        )
-    return {"dcn": "v1" if channels == {18} else "v2", "dcn_stages": name}
-
-
-def _detector_settings(state: Mapping[str, Tensor], warnings: list[str]) -> tuple[dict[str, Any], int]:
-    settings = _backbone_settings(state, warnings)
-    stages = 4 if settings["backbone"] == "vit-adapter-s" else _count(state, r"backbone\.layer(\d)\.")
-    levels = _count(state, r"neck\.fpn_convs\.(\d+)\.")
-    first = stages - _count(state, r"neck\.lateral_convs\.(\d+)\.")
-    if not levels or not 0 <= first < len(BACKBONE_STRIDES):
-        raise InputError(f"the file is not whole: a backbone of {stages} stages, and {levels} levels of an FPN")
-    cls, reg = _need(state, "bbox_head.gfl_cls.weight"), _need(state, "bbox_head.gfl_reg.weight")
-    settings |= {
-        "neck_channels": _need(state, "neck.fpn_convs.0.conv.weight").shape[0],
-        "head_channels": _need(state, "bbox_head.cls_convs.0.conv.weight").shape[0],
-        "head_convs": _count(state, r"bbox_head\.cls_convs\.(\d+)\."),
-        "tower_bias": "bbox_head.cls_convs.0.conv.bias" in state,
-        "strides": [BACKBONE_STRIDES[first] * 2**level for level in range(levels)],
-    }
-    if "bbox_head.integral.project" in state:
-        settings |= {"box": "general", "reg_max": state["bbox_head.integral.project"].numel() - 1}
-        if reg.shape[0] != 4 * (settings["reg_max"] + 1):
-            raise InputError(f"gfl_reg has {reg.shape[0]} channels, which {settings['reg_max'] + 1} bins a side do not give")
-    elif reg.shape[0] in (4, 8):
-        settings["box"] = "dirac" if reg.shape[0] == 4 else "gaussian"
-    else:
-        raise InputError(f"gfl_reg has {reg.shape[0]} channels and there is no integral.project: of no known box representation")
-    if "bbox_head.reg_conf.0.weight" in state:
-        settings |= _dgqp_settings(state, warnings)
-    elif "bbox_head.gfl_quality.weight" in state:
-        settings["quality"] = "centerness"
-    else:
-        settings["quality"] = "joint"
-    warnings.append(NOT_VISIBLE)
-    return settings, cls.shape[0]
-
-
-def _dgqp_settings(state: Mapping[str, Tensor], warnings: list[str]) -> dict[str, Any]:
-    channels, inputs = state["bbox_head.reg_conf.0.weight"].shape[:2]
-    seen = inputs // 4
-    topk, mean = (seen - 1, True) if seen > 1 else (seen, False)
-    warnings.append(
-        f"the quality predictor sees {seen} numbers a side: taken as the {topk} highest probabilities"
-        + (f" and their mean, as published; the {seen} highest alone would look the same" if mean else "")
-    )
-    composed = "bbox_head.reg_conf.2.weight" not in state
-    return {
-        "quality": "dgqp",
-        "dgqp_topk": topk,
-        "dgqp_mean": mean,
-        "dgqp_variance": False,
-        "dgqp_channels": channels,
-        "dgqp_form": "composed" if composed else "decomposed",
-    }
 
 
 # --- completeness ---------------------------------------------------------------------------------

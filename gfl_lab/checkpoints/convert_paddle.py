@@ -38,7 +38,7 @@ def our_name(key: str, state: Mapping[str, Any]) -> str | None:
 
     Args:
         key: one of ``state``'s.
-        state: all keys: the stem tells the variant, and levels count from the lowest there is.
+        state: all keys: the variant follows from the stem, and levels count from the lowest there is.
 
     Raises:
         InputError: a shortcut of variant c.

@@ -22,7 +22,7 @@ DAMAGE = (
     EOFError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, MemoryError, RecursionError, AssertionError, OSError,
     RuntimeError, struct.error,
 )  # fmt: skip
-"""What readers of pickles raise on bytes that are no pickle, or half of one."""
+"""Errors of pickle readers on bytes that are no pickle, or half of one."""
 
 
 def write_weights(path: Path, content: dict[str, Any]) -> None:

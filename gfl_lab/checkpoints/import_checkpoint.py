@@ -1,7 +1,7 @@
 """Reading other projects' weight files safely, and writing them again under our names (checkpoints/convert.py).
 
 No object of a file's own is ever made: torch files are read with ``weights_only=True``, Paddle's pickles by an unpickler
-that knows numpy arrays and nothing else.
+that reads numpy arrays and nothing else.
 """
 
 from __future__ import annotations
@@ -54,19 +54,19 @@ _BESIDE_WEIGHTS = (
 """Names in checkpoints of mmengine and training scripts (logs, arguments). They become placeholders: none is looked up or called."""
 
 _TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""How torch files begin that are no zip archives (before torch 1.6)."""
+"""First bytes of torch files that are no zip archives (before torch 1.6)."""
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the weights in a file of torch (``.pth``), Paddle (``.pdparams``) or numpy (``.npz``), recognised by its content.
 
-    Of a torch file the entry ``state_dict`` or ``model`` is read, or else the whole.
+    In a torch file the entry ``state_dict`` or ``model`` is read, or else the whole.
 
     Returns:
         Key to tensor, on the CPU; and entries that are no weights, key to reason.
 
     Raises:
-        InputError: no file, a damaged one, or one that asks for objects other than weights; names them.
+        InputError: no file, a damaged one, or one with objects other than weights; names them.
     """
     try:
         with path.open("rb") as file:
@@ -128,7 +128,7 @@ def _is_npz(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             return all(name.endswith(".npy") for name in archive.namelist())
     except zipfile.BadZipFile:
-        return False  # torch's reader says what is wrong
+        return False  # torch's reader reports the error
 
 
 def _read_npz(path: Path) -> dict[str, Any]:

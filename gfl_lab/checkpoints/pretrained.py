@@ -50,7 +50,7 @@ def fetch_pretrained(backbone: str) -> dict[str, Any]:
     """Return a backbone's published ImageNet weights, from torch's hub folder, else downloaded into it.
 
     Raises:
-        ResourceError: none are published, or they are not there and cannot be downloaded; says where to put the file.
+        ResourceError: none are published, or they are not there and cannot be downloaded; the hint names the place for the file.
     """
     url = published_url(backbone)
     file = url.rpartition("/")[2]

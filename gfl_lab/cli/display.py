@@ -12,13 +12,8 @@ from rich.progress import BarColumn, ProgressColumn, Task, TaskID
 from rich.table import Column
 from rich.text import Text
 
+from gfl_lab.session.progress_lines import STATE_WORDS, ProgressLines, number, remaining
 from gfl_lab.session.reporting import Listener, Progress, TrialState
-from gfl_lab.wording import duration
-
-_WORDS = {
-    TrialState.PLANNED: "waits", TrialState.RUNNING: "trains", TrialState.DONE: "done", TrialState.FAILED: "failed",
-    TrialState.INTERRUPTED: "interrupted",
-}  # fmt: skip
 
 _COUNTED = {
     TrialState.DONE: "done", TrialState.FAILED: "failed", TrialState.INTERRUPTED: "interrupted", TrialState.RUNNING: "running",
@@ -30,7 +25,7 @@ _COUNTED = {
 def display(console: Console) -> Iterator[Listener]:
     """Show trials on ``console`` while they run, and yield the listener for their progress."""
     if not console.is_terminal:
-        yield _Lines(console)
+        yield ProgressLines(lambda line: console.print(line, soft_wrap=True))
         return
     with _Bars(console, max(4, console.height - 2)) as bars:
         yield bars.show
@@ -54,8 +49,8 @@ _COLUMNS = (
     _Field(lambda trial: trial.label, "left"),
     BarColumn(24, complete_style="cyan"),
     _Field(lambda trial: f"epoch {trial.epoch}/{trial.epochs}"),
-    _Field(lambda trial: f"loss {_number(trial.loss, 3)}"),
-    _Field(lambda trial: f"AP {_number(trial.ap, 1)}"),
+    _Field(lambda trial: f"loss {number(trial.loss, 3)}"),
+    _Field(lambda trial: f"AP {number(trial.ap, 1)}"),
     _Field(lambda trial: _standing(trial)),
 )
 
@@ -95,39 +90,5 @@ class _Bars(rich.progress.Progress):
 
 def _standing(trial: Progress) -> str:
     if trial.state is not TrialState.RUNNING:
-        return _WORDS[trial.state]
-    return "evaluates" if trial.step >= trial.steps else _left(trial)
-
-
-def _left(trial: Progress) -> str:
-    return f"{duration(trial.eta_s)} left" if trial.eta_s is not None else "starts"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-class _Lines:
-    """A line when a trial starts, finishes an epoch's evaluation, or ends."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._said: dict[str, tuple[TrialState, float | None, int]] = {}
-
-    def __call__(self, trials: Sequence[Progress]) -> None:
-        for trial in trials:
-            key = (trial.state, trial.ap, trial.epoch if trial.ap is not None else 0)
-            before = self._said.get(trial.trial)
-            if trial.state is TrialState.PLANNED or key == before:
-                continue
-            if before is not None and trial.state is TrialState.RUNNING and trial.ap == before[1]:
-                continue  # a new epoch has begun; its line comes with its AP
-            self._said[trial.trial] = key
-            text = f"[{trial.label}] {_WORDS[trial.state]}"
-            if trial.state is TrialState.FAILED:
-                text += f": {trial.reason}"
-            elif trial.step:
-                text += f"  epoch {trial.epoch}/{trial.epochs}  step {trial.step}/{trial.steps}  loss {_number(trial.loss, 3)}  AP {_number(trial.ap, 1)}"
-                if trial.state is TrialState.RUNNING and trial.eta_s is not None:
-                    text += f"  {_left(trial)}"
-            self._console.print(text, soft_wrap=True)
+        return STATE_WORDS[trial.state]
+    return "evaluates" if trial.step >= trial.steps else remaining(trial)

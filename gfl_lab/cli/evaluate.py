@@ -12,7 +12,6 @@ from gfl_lab.cli.numbers import Whole
 from gfl_lab.cli.options import parse_settings
 from gfl_lab.cli.output import consoles, print_json, say
 from gfl_lab.cli.progress import counter
-from gfl_lab.wording import plural
 
 if TYPE_CHECKING:
     from gfl_lab.session.evaluation import EvaluationReport
@@ -41,7 +40,7 @@ def command(weights: str, changes: dict[str, object], data: Path | None, profile
 
     for note in detector.notes:
         say(f"note: {note}")
-    with counter("evaluates", "images", lambda of: f"evaluating {plural(of, 'image')}") as count:
+    with counter("evaluating", "image") as count:
         report = evaluate_again(detector, changes, limit, count)
     if as_json:
         print_json(report.to_json())

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="Replace the file to write where it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(file: Path, out: Path | None, force: bool, as_json: bool) -> None:
-    """Convert the weights in FILE (.pth, .pdparams, .npz), whichever project saved them, and say what they are.
+    """Convert the weights in FILE (.pth, .pdparams, .npz), whichever project saved them, and show what they are.
 
-    The file's code is never run. What is written can be given to --init-weights.
+    The file's code is never run. The output can be given to --init-weights.
 
     Example:  gfl-lab import-checkpoint gfl_r50_fpn_1x_coco.pth
     """

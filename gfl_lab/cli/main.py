@@ -46,7 +46,7 @@ _UNFIT = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
     errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG,
 }  # fmt: skip
-"""System errors that say something about the machine, not about our code."""
+"""System errors whose cause is the machine, not our code."""
 
 
 class _Commands(click.Group):
@@ -122,7 +122,7 @@ def main() -> None:
 
         print_problems(error)
         sys.exit(int(error.exit_code))
-    except BrokenPipeError:  # `| head -1`: whoever read has left
+    except BrokenPipeError:  # `| head -1`: the reader has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
@@ -135,7 +135,7 @@ def main() -> None:
                 click.echo("    What is done is kept; make room and give the same command again.", err=True)
             sys.exit(int(ExitCode.UNFIT))
         if isinstance(error, ImportError) and not (error.name or "").startswith("gfl_lab"):
-            click.echo(f"error: a library cannot be imported: {error}\n    `gfl-lab doctor` says how to mend it.", err=True)
+            click.echo(f"error: a library cannot be imported: {error}\n    `gfl-lab doctor` shows how to mend it.", err=True)
             sys.exit(int(ExitCode.UNFIT))
         click.echo(f"internal error: {type(error).__name__}: {error}\nThis is a bug in gfl-lab. GFL_LAB_DEBUG=1 shows where.", err=True)
         sys.exit(int(ExitCode.INTERNAL))

@@ -14,6 +14,7 @@ from gfl_lab import shipped
 from gfl_lab.cli.numbers import Number, Whole
 from gfl_lab.cli.output import say
 from gfl_lab.errors import SpecError
+from gfl_lab.session.executor_names import EXECUTORS
 from gfl_lab.spec.limits import MAX_TRIALS
 
 MAX_SEED, MAX_SEEDS = 2**31 - 1, 100_000
@@ -96,7 +97,7 @@ def run_options(command: Command) -> Command:
         with_options,
         click.option(
             "--executor",
-            type=click.Choice(["ray", "inline"]),
+            type=click.Choice(EXECUTORS),
             default="ray",
             show_default=True,
             help="Ray Tune, or one after the other in this process.",

@@ -1,22 +1,25 @@
-"""Printing for all commands: data on stdout, everything else on stderr, colour only on terminals."""
+"""Printing, as all commands do it: data on stdout, everything else on stderr, colour only where it belongs."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, TextIO
 
 from gfl_lab.errors import GflLabError
 
+if TYPE_CHECKING:
+    from rich.console import Console
 
-def consoles() -> tuple[Any, Any]:
-    """Return rich consoles for stdout and stderr; no colour without a terminal, with NO_COLOR or on a dumb terminal."""
+
+def consoles() -> tuple[Console, Console]:
+    """Return rich's consoles for stdout and stderr; no colour without a terminal, with NO_COLOR or on a dumb terminal."""
     from rich.console import Console
 
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
 
-    def make(file: Any) -> Console:
+    def make(file: TextIO) -> Console:
         width = None if file.isatty() else 160
         return Console(file=file, no_color=plain or None, highlight=False, soft_wrap=False, width=width, markup=False, emoji=False)
 
@@ -41,7 +44,7 @@ def warn_of_container() -> None:
         )
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     """Print JSON on stdout."""
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from gfl_lab.cli.numbers import Number
 from gfl_lab.cli.options import experiment_argument, profile_option, renamed_option
-from gfl_lab.cli.output import consoles, print_json, say
-from gfl_lab.errors import ExitCode, InputError, StoreError
+from gfl_lab.cli.output import consoles, say
+from gfl_lab.errors import ExitCode, InputError
+
+if TYPE_CHECKING:
+    from gfl_lab.report.ranking import Ranking
+    from gfl_lab.report.table import Table
 
 
 @click.command("table")
@@ -39,38 +44,43 @@ def command(experiment: Path, profile: str | None, as_json: bool, form: str, min
     Exit code 4 when the variants differ in more than the declared axes.
     """
     from gfl_lab.report.comparison import SMALLEST
-    from gfl_lab.report.exports import TABLE_FORMS
-    from gfl_lab.report.fairness import unfair
-    from gfl_lab.report.table import build_table
-    from gfl_lab.report.table_data import table_json
-    from gfl_lab.report.table_grid import table_sheet
-    from gfl_lab.report.writers.terminal import TableReport
-    from gfl_lab.results.store import Store
     from gfl_lab.session.lookup import require_run
     from gfl_lab.session.run_tree import default_tree
+    from gfl_lab.session.tables import stored_ranking, stored_table
 
     tree = default_tree()
     files = require_run(tree, experiment, profile)
-    name, profile_name = files.experiment.name, files.profile.name
     form = "json" if as_json else form
     if files.experiment.kind == "search":
-        from gfl_lab.cli.search import print_table
-
-        print_table(tree, name, profile_name, form)
+        _print_ranking(stored_ranking(tree, files), form)
         return
-    try:
-        store = Store(tree)
-        row = store.experiment(name, profile_name)
-    except StoreError as error:
-        raise InputError(error.problems) from None
-    table = build_table(row, store.resampled_or_none, min_effect or SMALLEST)
-    if form == "json":
-        print_json(table_json(table))
-    elif form == "text":
+    table, unfair = stored_table(tree, files, min_effect or SMALLEST)
+    _print_table(table, form)
+    for problem in unfair:
+        say(f"unfair: {problem}")
+    sys.exit(int(ExitCode.UNFAIR if unfair else ExitCode.DONE))
+
+
+def _print_table(table: Table, form: str) -> None:
+    from gfl_lab.report.exports import TABLE_FORMS
+    from gfl_lab.report.table_grid import table_sheet
+    from gfl_lab.report.writers.terminal import TableReport
+
+    if form == "text":
         consoles()[0].print(TableReport(table_sheet(table)))
     else:
         sys.stdout.write(TABLE_FORMS[form](table))
-    problems = unfair(row)
-    for problem in problems:
-        say(f"unfair: {problem}")
-    sys.exit(int(ExitCode.UNFAIR if problems else ExitCode.DONE))
+
+
+def _print_ranking(ranking: Ranking, form: str) -> None:
+    """Print the ranked table of a search. Raises InputError for a form that it does not have."""
+    from gfl_lab.report.exports import RANKING_FORMS
+    from gfl_lab.report.ranking_grid import ranking_sheet
+    from gfl_lab.report.writers.terminal import ranking_report
+
+    if form == "text":
+        consoles()[0].print(ranking_report(ranking_sheet(ranking)))
+    elif form in RANKING_FORMS:
+        sys.stdout.write(RANKING_FORMS[form](ranking))
+    else:
+        raise InputError("the ranked table of a search has no LaTeX form; `gfl-lab confirm` makes a table for a paper")

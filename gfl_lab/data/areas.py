@@ -57,7 +57,7 @@ def write_with_areas(root: Path | str, out: Path | str) -> dict[str, int]:
     """Make a copy of a data set in which every area is width x height: new annotation files beside links to the image folders.
 
     Returns:
-        How many areas were changed, by split.
+        The number of changed areas, by split.
 
     Raises:
         DataError: the data set cannot be read. InputError: ``out`` exists, or cannot be written.

@@ -1,4 +1,4 @@
-"""Which boxes ATSS (Zhang et al., arXiv 1912.02424) leaves without a location, and why; computed without torch.
+"""Boxes that ATSS (Zhang et al., arXiv 1912.02424) leaves without a location, with the causes; computed without torch.
 
 The anchors of a level are a regular grid, so the nearest to a box are found around it, instead of among all anchors of the
 image as ``detector/assign.py`` does in training. The arithmetic is that of training, operation by operation in float32. One
@@ -31,7 +31,7 @@ NearestOf = Callable[[Floats, int], Ints]
 
 
 class Cause(StrEnum):
-    """Why no location learns a box, in the order in which the causes are looked for."""
+    """Cause for a box that no location learns, in the order of the search for causes."""
 
     SAME_BOX = "same_box"
     CROWDED_OUT = "crowded_out"
@@ -138,10 +138,10 @@ def scaled_size(width: float, height: float, into: tuple[int, int]) -> tuple[int
 
 
 def assign(boxes: Boxes, pyramid: Pyramid, nearest_of: NearestOf | None = None) -> Assignment:
-    """Assign every box to locations as training does, each image by itself, and say why a box has none.
+    """Assign every box to locations as training does, each image by itself, with the cause for each box that has none.
 
     Args:
-        nearest_of: asked for the candidates of boxes for which several locations at the same distance come into question.
+        nearest_of: called for the candidates of boxes with several locations at the same distance.
     """
     xyxy, padded = _scaled(boxes, pyramid)
     number = len(xyxy)
@@ -234,7 +234,7 @@ def _candidates(
 def _nearest(centers: Floats, counts: Ints, middle: Floats, stride: int, topk: int, cells: int) -> tuple[Ints, Ints, Flags, Flags]:
     """Return column and row of the ``topk`` locations of a level nearest to each box's center, and which of them exist: all (G, topk).
 
-    The last result, (G,), says where a further location is as near as the farthest of them.
+    The last result, (G,), is true if a further location is as near as the farthest of them.
 
     Args:
         centers: (G, 2) px.

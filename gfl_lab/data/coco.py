@@ -40,7 +40,7 @@ __all__ = [
 
 
 def dataspec(root: Path | str, report: DatasetReport | None = None, cache: Path | None = None) -> DataSpec:
-    """Return what a trial's id says of its data: name, digest, classes and counts of the data set under ``root``.
+    """Return the data of a trial's specification: name, digest, classes and counts of the data set under ``root``.
 
     A folder made by ``ambiguous_shapes.generate`` is known by its dataset.json: its recorded digest is taken and ``truth``
     is set. Any other folder is named after itself.

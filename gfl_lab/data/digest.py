@@ -21,7 +21,7 @@ from gfl_lab.errors import DataError, Problem
 from gfl_lab.records.files import write_text
 
 _HEAD = 32
-"""Bytes that tell whether an image may have more than 8 bits."""
+"""Bytes that are enough to see if an image may have more than 8 bits."""
 
 
 @dataclass(frozen=True)

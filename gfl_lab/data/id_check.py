@@ -11,7 +11,7 @@ ID_RULE = "it must be a whole number from 0 to 2^53 - 1"
 TEXT_IDS = "ids that are text"
 BAD_IMAGES = ("no images", "images without an id", TEXT_IDS)
 BAD_CATEGORIES = ("no categories", "categories without an id", "categories without a name", "category ids used twice", TEXT_IDS)
-"""Kinds of errors after which ids of images, or of categories, say nothing about annotations."""
+"""Kinds of errors after which ids of images, or of categories, cannot be used to check annotations."""
 
 
 def check_id(value: Any, what: str, key: str, file: str, item: str, errors: Findings) -> bool:

@@ -25,7 +25,7 @@ _MODES = {"L": "greyscale", "1": "black and white", "P": "a palette image", "RGB
 
 @dataclass(frozen=True)
 class Deep:
-    """How wide the values of an image of more than 8 bits are."""
+    """Range of the values of an image of more than 8 bits."""
 
     peak: float
     integers: bool
@@ -70,7 +70,7 @@ def _header(path: Path, data: bytes) -> list[tuple[str, str]]:
                 orientation = 1
     except Image.DecompressionBombError:
         raise ValueError(f"it has more than {pixels.MAX_PIXELS:,} px") from None
-    except Exception:  # the reader says whether it can be used
+    except Exception:  # the reader decides whether it can be used
         return []
     if problem := pixels.size_problem(*size):
         raise ValueError(problem)
@@ -134,7 +134,7 @@ def check_pixels(
                 continue
             if record["size"] and result.size != record["size"]:
                 turned = result.size[::-1] == record["size"]
-                message = f"is {result.size[0]}x{result.size[1]} px, the annotations say {record['size'][0]}x{record['size'][1]}"
+                message = f"is {result.size[0]}x{result.size[1]} px, the annotations have {record['size'][0]}x{record['size'][1]}"
                 swapped = "width and height are swapped, or the size is that after turning by EXIF orientation"
                 errors.add("images of another size than stated", message, files[split], place, swapped if turned else "boxes would not fit")
             for kind, text in result.warnings:

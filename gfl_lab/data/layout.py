@@ -124,7 +124,7 @@ def first_file_name(annotations: Path) -> str | None:
                 match = _FILE_NAME.search(json.dumps(json.loads(content[:])).encode())
             return json.loads(match.group(1)) if match else None
     except (OSError, ValueError, RecursionError, MemoryError):
-        return None  # the check tells what is wrong with the file
+        return None  # the check reports what is wrong with the file
 
 
 # --- the file of an image -------------------------------------------------------------------------

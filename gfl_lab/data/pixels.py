@@ -99,7 +99,7 @@ def decode(data: bytes) -> np.ndarray:
     """Decode an image file: (height, width, 3), BGR, uint8, or of a wider type where the file holds more than 8 bits.
 
     Raises:
-        ValueError: it is damaged or no image; the message says why, as a predicate of the file.
+        ValueError: it is damaged or no image; the message is a predicate of the file.
     """
     if not data:
         raise ValueError("it is empty")

@@ -17,13 +17,13 @@ from gfl_lab.spec.settings import Settings
 SCREENED = 5_000
 """Boxes that all settings are tried on; the best of them are counted on every box."""
 NOTEWORTHY = 0.02
-"""Share of the boxes from which on `plan` and `run` speak of it."""
+"""Share of the boxes from which on `plan` and `run` warn of it."""
 ENOUGH = 0.005
 """Share of the boxes up to which fewer are no gain: then the cheaper settings are the better ones."""
 BETTER = 0.8
 """Settings are worth a line where they leave at most this share of the boxes that are without a location now."""
 CLIPPED = 0.01
-"""Share of the sides beyond the last bin from which on a proposal says so."""
+"""Share of the sides beyond the last bin from which on a proposal mentions them."""
 STRIDES = (4, 8, 16, 32, 64, 128)
 ANCHOR_FACTORS = (0.5, 0.625, 0.75, 0.875, 1.25, 1.5, 2.0)
 IMAGE_FACTORS = (0.5, 0.75, 1.25, 1.5, 2.0)

@@ -31,7 +31,7 @@ MEANING: dict[Cause, str] = {
     Cause.SAME_BOX: "repeats another box of its image exactly, which takes its locations",
     Cause.ONE_CANDIDATE: "one candidate only: no standard deviation, so no threshold",
 }
-"""How each cause reads, in the order of the report."""
+"""Each cause in words, in the order of the report."""
 NO_THRESHOLD = (Cause.BETWEEN_ANCHORS, Cause.ABOVE_ANCHORS, Cause.BELOW_ANCHORS)
 """Causes by which no candidate's IoU reaches mean + standard deviation, because about half of them or more are alike."""
 WHY_NO_THRESHOLD = (
@@ -187,7 +187,7 @@ def find_unassigned(
     nearest_of: NearestOf | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Unassigned:
-    """Count the boxes without a location, say why, and try other settings where there are some.
+    """Count the boxes without a location and their causes, and try other settings if there are some.
 
     Images are scaled into ``image_size``, as in training without flips, multi-scale and crops. In a generated data set the
     annotated boxes count.

@@ -84,7 +84,7 @@ def _threshold(iou: Tensor, own: Tensor | None) -> Tensor:
 
     In float64 the mean of equal numbers is that number. mmdet's float32 mean may be a bit above it, depending on how many
     boxes the image has and on the processor's vector width; where all candidates of a box have one IoU (a pyramid of one
-    level and a box inside all its candidates) it then finds no positive. Here all of them are, as the definition says.
+    level and a box inside all its candidates) it then finds no positive. Here all of them are, by the definition.
     """
     iou = iou.double()
     if own is None:

@@ -108,7 +108,7 @@ def backbone_config(settings: Settings, stages: int) -> tuple[dict[str, Any], li
         16, 32: ``stages`` of them, or more where ``stages`` is not used.
 
     Raises:
-        InputError: a class of the user's that is not registered, does not take its arguments, or does not say its
+        InputError: a class of the user's that is not registered, does not take its arguments, or does not name its
             ``out_channels``.
     """
     entry = BACKBONES.get(settings.backbone)

@@ -1,6 +1,6 @@
 """The class loss over every location of a pyramid, most of which are background, without a tensor of targets.
 
-Of a location without a box the loss depends on its logits alone. It is summed, and its gradient made, block by block while a
+For a location without a box the loss depends on its logits alone. It is summed, and its gradient made, block by block while a
 block is in the processor's cache, level by level in the memory order that the network left; a positive is looked at apart. The
 sums are those of ``losses.py`` up to the order of summation.
 """

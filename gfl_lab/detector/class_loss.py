@@ -81,7 +81,7 @@ class ClassLossSum(NamedTuple):
 
 
 class ClassTargets(NamedTuple):
-    """What the class logits learn.
+    """Targets of the class logits.
 
     Attributes:
         labels: (P,) class of each positive.

@@ -12,7 +12,7 @@ called. A compiled ``mmcv._ext`` is left alone.
 To add an operator, decorate a function with ``@operator``: its name is the name that mmcv looks up.
 
 Deformable convolution is replaced one level higher, in the functions that mmcv's modules call (``FUNCTIONS``):
-torchvision has its gradient in one kernel, where mmcv asks for it in two halves, and mmcv's own function refuses batches
+torchvision has its gradient in one kernel, where mmcv takes it in two halves, and mmcv's own function refuses batches
 that its chunk of 32 images does not divide. ``DCN`` (v1), ``DCNv2`` and every module built on these functions stay
 mmcv's, with its parameter names.
 """
@@ -41,11 +41,11 @@ VERIFIED_MMCV = "2.1.0"
 """Version of mmcv-lite whose extension module and functions this file stands in for."""
 
 OPERATORS: dict[str, Callable[..., Any]] = {}
-"""Operators served here, by the name mmcv asks for."""
+"""Operators served here, by mmcv's names."""
 
 
 class OperatorMissing(ResourceError, NotImplementedError):
-    """A model asked for an mmcv operator that torchvision has no kernel for."""
+    """A model needs an mmcv operator that torchvision has no kernel for."""
 
     def __init__(self, name: str) -> None:
         self.operator = name

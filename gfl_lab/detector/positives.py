@@ -1,4 +1,4 @@
-"""Where the positives of a batch are in its pyramid, in three forms with the same answers.
+"""The places of a batch's positives in its pyramid, in three forms with the same results.
 
 ``JoinedPositives`` serve small batches: their maps are joined. ``LevelPositives`` read large maps level by level.
 ``PaddedPositives`` have a fixed length, so that the host never waits for a GPU to count them (decision 0014).

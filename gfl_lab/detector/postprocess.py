@@ -23,7 +23,7 @@ NMS_AT_ONCE = 10_000
 
 
 class Maps(NamedTuple):
-    """What a head predicts for N images, a map for each level.
+    """Predictions of a head for N images, a map for each level.
 
     Attributes:
         logits: (N, C, H, W) of the classes.

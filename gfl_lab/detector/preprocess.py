@@ -22,7 +22,7 @@ class BatchPreprocessor(DetDataPreprocessor):
 
     On a CPU a pixel's 256 normalised values are looked up; elsewhere images cross to the device as bytes, in one copy, and boxes
     and labels in one more for each type. Both copies to a GPU start from pinned memory, so loaders need not pin anything.
-    Whatever else it is given (a batch already stacked, images of floats) goes to mmdet's.
+    Other inputs (a batch already stacked, images of floats) go to mmdet's.
     """
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:

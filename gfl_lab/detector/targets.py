@@ -51,7 +51,7 @@ class GroundTruth:
 
 
 class Targets(NamedTuple):
-    """What each location learns.
+    """Training targets of each location.
 
     Attributes:
         assigned: (N, A) index of its box, ``UNASSIGNED`` (-1) for background.

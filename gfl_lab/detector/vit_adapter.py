@@ -36,7 +36,7 @@ PYRAMID_STRIDES = (8, 16, 32)
 """Strides of the maps that exchange information with the transformer; the stride-4 map stays outside."""
 
 EPS = 1e-6
-"""Of every LayerNorm, as in DeiT."""
+"""Epsilon of every LayerNorm, as in DeiT."""
 
 
 class Geometry(NamedTuple):
@@ -447,7 +447,7 @@ def read_weights(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Callab
 def from_deit(state: Mapping[str, Tensor], depth: int = 12) -> dict[str, Tensor]:
     """Return the part of a ``ViTAdapter``'s weights that a DeiT classifier has: the file's entry ``model``, names as they are.
 
-    The class token, the last norm and the classifier are left out. What the result does not name keeps its initial value,
+    The class token, the last norm and the classifier are left out. Parameters that the result does not name keep their initial value,
     ``gamma1`` and ``gamma2`` (1) of the blocks among it.
 
     Args:

@@ -134,6 +134,6 @@ class CocoEvaluator:
         )
         resampled = resample(match(records))
         with atomic_path(path) as temporary, temporary.open("wb") as file:
-            told = {} if metrics is None else {"metrics": np.array(naming.canonical_json(dict(metrics)))}
-            arrays = {"format": np.array(naming.FORMAT_VERSION), "resampled": resampled, **told, **records.arrays()}
+            own_metrics = {} if metrics is None else {"metrics": np.array(naming.canonical_json(dict(metrics)))}
+            arrays = {"format": np.array(naming.FORMAT_VERSION), "resampled": resampled, **own_metrics, **records.arrays()}
             np.savez_compressed(file, allow_pickle=False, **arrays)

@@ -1,4 +1,4 @@
-"""How long one image takes: batch 1, from the prepared image to kept boxes, decoding and NMS included."""
+"""Latency of one image: batch 1, from the prepared image to kept boxes, decoding and NMS included."""
 
 from __future__ import annotations
 

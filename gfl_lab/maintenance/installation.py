@@ -39,10 +39,10 @@ def _pins() -> Findings:
             return importlib.metadata.version(name)
         return ""
 
-    asked = [Requirement(text) for text in importlib.metadata.requires("gfl-lab") or ()]
+    required = [Requirement(text) for text in importlib.metadata.requires("gfl-lab") or ()]
     wrong = [
         f"{need.name} {found}, not {need.specifier}"
-        for need in asked
+        for need in required
         if not need.marker and (found := installed(need.name)) and found not in need.specifier
     ]
     yield not wrong, f"versions: {'; '.join(wrong)}" if wrong else "every version is one that gfl-lab asks for"

@@ -11,7 +11,7 @@ from gfl_lab.checkpoints.files import load_safely, write_weights
 from gfl_lab.errors import InputError
 
 _NEEDED = ("meta", "state_dict")
-"""What evaluation reads of a checkpoint; the rest is for training on, which a finished trial never does."""
+"""Entries of a checkpoint that evaluation reads; the rest is for further training, which a finished trial never needs."""
 
 
 def training_state_bytes(path: Path) -> int:

@@ -40,7 +40,7 @@ class Modes:
 def _saddles(p: Array) -> Array:
     """Return (N, B) -> (N, B): the highest level to which one must fall on the way from a bin to a higher one; 0 if there is none.
 
-    Of equal bins the lower one counts as higher on the right's view, so that one bin of a plateau, and one of two equal
+    Among equal bins the lower one counts as higher on the right's view, so that one bin of a plateau, and one of two equal
     peaks, keeps its prominence.
     """
     bins = p.shape[1]
@@ -159,7 +159,7 @@ def bimodality(p: ArrayLike) -> Array:
     """Return how bimodal each distribution is, from 0 (one mode) to 1 (two equal modes with nothing between): (..., n+1) -> (...).
 
     Twice the mass of the lighter of the two heaviest modes, times the depth of the valley between them: 1 - valley / lower peak.
-    Of equally heavy modes the lower ones count.
+    Among equally heavy modes the lower ones count.
     """
     array = as_distribution(p)
     found = modes(array)

@@ -7,7 +7,7 @@ images that each count w times (a bootstrap sample has some twice and some not a
 same score in the same image. For an image that stands w times, COCO ranks such a group w times in a row, and this module each of its members
 w times. With scores that differ, by however little, both agree; no order among equal scores is the right one.
 
-numpy only; AP is 0 to 100 where a docstring does not say otherwise.
+numpy only; AP is 0 to 100 unless a docstring has another range.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
 """Recall levels at which precision is read."""
 REPLICATES = 1000
-"""Bootstrap samples of the images by which the uncertainty of AP is told."""
+"""Number of bootstrap samples of the images, for the uncertainty of AP."""
 RESAMPLED: Mapping[str, tuple[int, ...]] = {"AP": tuple(range(10)), "AP50": (0,), "AP75": (5,)}
 """Metrics that are known on each sample, in the order of their columns, with the thresholds that they are the mean of."""
 _EPS = np.spacing(1)
@@ -31,7 +31,7 @@ _EPS = np.spacing(1)
 
 @dataclass(frozen=True)
 class Matches:
-    """What each detection met in its image, ranked by class and score; everything that AP over any images needs.
+    """The matches of each detection in its image, ranked by class and score; everything that AP over any images needs.
 
     D counts the detections that COCO looks at (at most ``max_dets`` for each image and class), T thresholds, K classes.
 

@@ -1,4 +1,4 @@
-"""What a detector's AP is lost to: six types of error, and how much AP50 each costs.
+"""Six types of error of a detector, and the AP50 that each costs.
 
 The types and the oracle that corrects each are those of TIDE (Bolya et al., ECCV 2020, arXiv 2008.08115, sections 2.2 and 2.3), at an
 IoU of 0.5: a detection is right where it takes a box of its class; what overlaps a box by 0.1 to 0.5 is badly localised. Tests hold
@@ -52,7 +52,7 @@ class Errors:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many there are of each type."""
+        """Number of errors of each type."""
         counted = {name: int((self.kind == number).sum()) for number, name in enumerate(TYPES[:-1])}
         return counted | {TYPES[-1]: int(self.missed.sum())}
 

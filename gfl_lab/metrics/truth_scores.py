@@ -1,4 +1,4 @@
-"""Scores of a trial's box distributions against the true edges that the data know (docs/box-distributions.md)."""
+"""Scores of a trial's box distributions against the ground-truth edges (docs/box-distributions.md)."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ SAVE_S = 5.0
 
 @dataclass(frozen=True)
 class Budget:
-    """What one command may spend: wall time, core-hours or GPU-hours; ``amount`` in seconds."""
+    """A limit on what one command spends: wall time, core-hours or GPU-hours; ``amount`` in seconds."""
 
     text: str
     unit: Literal["wall", "core", "gpu"]
@@ -55,7 +55,7 @@ class Budget:
 
 
 class Meter:
-    """Counts what a run spends into ``file``, and asks once to stop when the budget is reached.
+    """Counts what a run spends into ``file``, and calls ``stop`` once when the budget is reached.
 
     Args:
         file: cost.json of the experiment; what former commands have spent stands in it already.
@@ -83,7 +83,7 @@ class Meter:
             self._stop()
 
     def save(self) -> None:
-        """Write what has been spent in all; a full disk is not this file's to tell."""
+        """Write what has been spent in all. Errors of a full disk are left to other files."""
         self._saved = time.monotonic()
         total = Cost(*(getattr(self._before, key) + getattr(self.spent, key) for key in ("wall_s", "core_s", "gpu_s")))
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""What trials will cost, and on what that estimate rests (docs/cost.md)."""
+"""Estimates of the cost of trials, and their sources (docs/cost.md)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from gfl_lab.records.metric_lines import parse_metric_line, read_metric_lines
 from gfl_lab.records.result import Done
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec import renames
-from gfl_lab.spec.files import Profile
+from gfl_lab.spec.file_models import Profile
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.settings import INPUT, MODEL, Settings, group_of
 from gfl_lab.spec.shorthand import trains_dfl
 
 HISTORY, WARM_UP, HINT, NOTHING = "history", "warm-up", "profile", "nothing"
-"""What an estimate can rest on, the best first."""
+"""Sources of an estimate, the best first."""
 
 _SHAPE = (
     *(key for key in Settings.model_fields if group_of(key) in (MODEL, INPUT) and key != "init_weights"),
@@ -174,11 +174,11 @@ class Timings:
         if not alike:
             return None, 0, ()
         best = max(map(worth, alike))
-        asked = [timing for timing in alike if worth(timing) == best]
-        asked = [timing for timing in asked if timing.cpus == asked[0].cpus]
-        typical = {key: statistics.median(getattr(timing, key) for timing in asked) for key in ("iteration_s", "image_s", "rest_s")}
-        other = tuple(key for key, differs in apart(asked[0]).items() if differs)
-        return replace(asked[0], **typical), len(asked), other
+        best_alike = [timing for timing in alike if worth(timing) == best]
+        best_alike = [timing for timing in best_alike if timing.cpus == best_alike[0].cpus]
+        typical = {key: statistics.median(getattr(timing, key) for timing in best_alike) for key in ("iteration_s", "image_s", "rest_s")}
+        other = tuple(key for key, differs in apart(best_alike[0]).items() if differs)
+        return replace(best_alike[0], **typical), len(best_alike), other
 
     def peak(self, trials: Iterable[Trial], *, gpu: bool) -> Peak | None:
         """Return the peak memory of the most demanding of these trials; None unless a warm-up has measured every model among them."""

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from gfl_lab import naming
 from gfl_lab.errors import StoreError
-from gfl_lab.integrity import Checked, Cure, Damage, checkpoint_damage, damage, has_finished, phrase
+from gfl_lab.integrity.damage import Cure, Damage, phrase
+from gfl_lab.integrity.file_checks import checkpoint_damage
+from gfl_lab.integrity.trial_check import Checked, damage, has_finished
 from gfl_lab.plan.plan import Trial
 from gfl_lab.records.marks import read_failed_repair
 from gfl_lab.records.result import Done
@@ -54,7 +56,7 @@ def examine(trial: TrialDir, state: TrialState, checked: Checked | None = None) 
     """Return the damage of a finished trial, also of one with an unreadable result; None for all others.
 
     Args:
-        checked: knows which trials have passed before; None reads everything.
+        checked: the trials that have passed before; None reads everything.
     """
     if state not in (TrialState.DONE, TrialState.INTERRUPTED) or not has_finished(trial):
         return None

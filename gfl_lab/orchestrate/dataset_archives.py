@@ -21,6 +21,7 @@ from typing import BinaryIO, cast
 
 from gfl_lab.data.layout import image_file
 from gfl_lab.errors import Problem, StoreError
+from gfl_lab.records.manifest import DataPaths
 from gfl_lab.records.storage import SPLITS, ArchiveIndex, read_archive_index
 from gfl_lab.storage import Readable, Storage, is_plain_name
 
@@ -30,11 +31,11 @@ ARCHIVE_BYTES = 256 * 2**20
 _INDEX = "index.json"
 
 
-def push_dataset(storage: Storage, digest: str, paths: Mapping[str, str], say: Callable[[str], None]) -> None:
+def push_dataset(storage: Storage, digest: str, paths: DataPaths, say: Callable[[str], None]) -> None:
     """Put a data set, unless it is there.
 
     Args:
-        digest: of its content. paths: ``{split}_annotations`` and ``{split}_images`` of both splits, absolute.
+        digest: of its content. paths: of its files here.
 
     Raises:
         ResourceError: the storage cannot be reached. OSError: a file cannot be read.
@@ -43,14 +44,14 @@ def push_dataset(storage: Storage, digest: str, paths: Mapping[str, str], say: C
     if storage.stamp(f"{folder}/{_INDEX}"):
         return
     say(f"putting the data set {digest} into {storage.uri}, once")
-    shared = paths["train_images"] == paths["val_images"]
+    shared, own = paths.train_images == paths.val_images, paths.to_json()
     members: dict[str, Path] = {}
     found: dict[str, str] = {}
     for split in SPLITS:
         images = "images" if shared else split
-        annotations = Path(paths[f"{split}_annotations"])
+        annotations = Path(own[f"{split}_annotations"])
         members[f"{split}.json"] = annotations
-        folder_of_images = Path(paths[f"{split}_images"])
+        folder_of_images = Path(own[f"{split}_images"])
         for image in json.loads(annotations.read_bytes())["images"]:
             file = image_file(folder_of_images, image["file_name"])  # under the name that it has here: it is found by it there too
             members[f"{images}/{file.relative_to(folder_of_images).as_posix()}"] = file
@@ -84,7 +85,7 @@ def _archives(members: Mapping[str, Path]) -> Iterator[tuple[BinaryIO, str]]:
             yield file, hashlib.file_digest(file, "sha256").hexdigest() + ".tar"
 
 
-def fetch_dataset(storage: Storage, digest: str, cache: Path) -> dict[str, str]:
+def fetch_dataset(storage: Storage, digest: str, cache: Path) -> DataPaths:
     """Return the paths of a data set under ``cache / digest``; fetch it if it is missing. Processes of a node wait for each other.
 
     Raises:
@@ -103,7 +104,10 @@ def fetch_dataset(storage: Storage, digest: str, cache: Path) -> dict[str, str]:
                 temporary.replace(folder)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-    return {key: str(folder / name) for key, name in read_archive_index(folder / _INDEX).paths.items()}
+    try:
+        return DataPaths.from_json({key: str(folder / name) for key, name in read_archive_index(folder / _INDEX).paths.items()})
+    except ValueError as error:
+        raise StoreError(f"{folder / _INDEX} is damaged: it {error}") from None
 
 
 def _fetch_into(folder: Path, storage: Storage, digest: str) -> None:

@@ -8,60 +8,44 @@ import fcntl
 import os
 import signal
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.errors import InputError, Problem, StoreError
 from gfl_lab.orchestrate.supervisor import Job
-from gfl_lab.plan.plan import Plan, Trial, Variant, steps_of
+from gfl_lab.plan.plan import Plan, Trial, Variant
 from gfl_lab.records.files import WAYS_OUT, damaged, write_bytes
 from gfl_lab.records.manifest import DataPaths, new_manifest, write_manifest
-from gfl_lab.records.metric_lines import read_metric_lines
 from gfl_lab.records.plan import PlanFile, PlannedTrial, read_plan, write_plan
-from gfl_lab.records.result import Failed, now
-from gfl_lab.rundir import RunTree, TrialDir, TrialState
+from gfl_lab.records.result import now
+from gfl_lab.rundir import RunTree, TrialState
 from gfl_lab.spec.code import CodeFile
-from gfl_lab.spec.schedule import total_epochs
 
 _DRIVER_LOCK = ".driver.lock"
-WATCH_S = 0.5
 ORPHANS_S = 30.0
-"""Trials die with their driver: on this machine within a second, on another node when Ray has noticed."""
+"""Seconds to wait for trials to end with their driver: one on this machine; on another node, until Ray has noticed."""
 
 
-@dataclass(frozen=True)
-class Progress:
-    """A trial as the display shows it. Epochs and steps count finished ones; ``eta_s`` is None until it can be told."""
-
-    trial: str
-    label: str
-    state: TrialState
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    loss: float | None = None
-    ap: float | None = None
-    eta_s: float | None = None
-    reason: str = ""
+Handler = Callable[[int, FrameType | None], Any] | int | None
+"""A signal's handler, as `signal.signal` returns it."""
 
 
 class StopSwitch:
     """First signal: trials write a checkpoint and stop. Second, or one while no trial runs yet: everything stops now.
 
-    The trials of this driver look for ``file``, so it works over a shared file system, and asks no other driver's trials.
+    The trials of this driver look for ``file``, so it works over a shared file system, and trials of other drivers go on.
     """
 
     def __init__(self, file: Path) -> None:
         self.signal = 0
         self.file = file
         self._asks_trials = True
-        self._previous: dict[int, Any] = {}
+        self._previous: dict[int, Handler] = {}
 
     def __call__(self) -> bool:
         """Return True if a stop was asked for."""
@@ -80,20 +64,25 @@ class StopSwitch:
         self.listen()
         self._asks_trials = True
 
+    def ask(self) -> None:
+        """Ask the trials to stop if a signal has come. Call it again and again: a full disk may take no file at first."""
+        if self.signal and not self.file.exists():
+            with contextlib.suppress(OSError):
+                self.file.touch()
+
     def restore(self) -> None:
-        """Give the signals back; no trial is left to ask. Does nothing when they were never taken."""
+        """Give the signals back when no trial is left. Does nothing when they were never taken."""
         if self._asks_trials and self._previous:
             self.file.unlink(missing_ok=True)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _handle(self, number: int, _frame: Any) -> None:
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
         now = bool(self.signal) or not self._asks_trials
         self.signal = self.signal or number
         if now:
             raise KeyboardInterrupt
-        with contextlib.suppress(OSError):
-            self.file.touch()
+        self.ask()
 
 
 @contextlib.contextmanager
@@ -101,10 +90,10 @@ def only_driver(folder: Path) -> Iterator[bool]:
     """Hold the experiment for this process.
 
     Yields:
-        Whether the driver before was killed, or stopped at once: its trials may be dying just now.
+        True if the driver before was killed, or stopped at once: its trials may be ending just now.
 
     Raises:
-        InputError: another driver holds it; says which and since when.
+        InputError: another driver holds it; the message names it and its start.
         OSError: of a full disk, naming the file.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +111,7 @@ def only_driver(folder: Path) -> Iterator[bool]:
         since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         try:
             os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()} since {since}".encode())
-        except OSError as error:  # write() knows no name
+        except OSError as error:  # write() gives no name
             raise OSError(error.errno, error.strerror, str(path)) from None
         for leftover in folder.glob(".*.tmp"):  # a killed driver's half-written files
             leftover.unlink(missing_ok=True)
@@ -143,7 +132,7 @@ def is_driven(folder: Path) -> bool:
 
 
 def wait_for_orphans(trials: Sequence[Trial], tree: RunTree) -> None:
-    """Wait until the trials of a killed driver have died with it, ``ORPHANS_S`` at most. What runs on is somebody else's."""
+    """Wait until the trials of a killed driver have ended with it, ``ORPHANS_S`` at most. Those that still run have another driver."""
     end = time.monotonic() + ORPHANS_S
     while time.monotonic() < end and any(tree.trial(trial.id).lease_alive() for trial in trials):
         time.sleep(0.1)
@@ -213,14 +202,6 @@ def _with_trials(record: PlanFile, plan: Plan, more: Sequence[tuple[Variant, Tri
     return replace(record, variants=tuple(variants))
 
 
-def _written(trial: TrialDir) -> int:
-    """Return the time at which a trial's result was written, in ns since the epoch; 0 if there is none."""
-    try:
-        return trial.file(naming.RESULT).stat().st_mtime_ns
-    except OSError:
-        return 0
-
-
 def _former_plan(path: Path) -> PlanFile:
     try:
         old = read_plan(path)
@@ -231,7 +212,7 @@ def _former_plan(path: Path) -> PlanFile:
     raise damaged(path, "is no plan")
 
 
-def write_manifests(trials: Sequence[Trial], tree: RunTree, paths: Mapping[str, str], code: Sequence[CodeFile] = ()) -> None:
+def write_manifests(trials: Sequence[Trial], tree: RunTree, paths: DataPaths, code: Sequence[CodeFile] = ()) -> None:
     """Write the manifest of each trial; paths may have changed since a former one, what is computed cannot have.
 
     Args:
@@ -243,88 +224,8 @@ def write_manifests(trials: Sequence[Trial], tree: RunTree, paths: Mapping[str, 
         folder.path.mkdir(parents=True, exist_ok=True)
         for component in trial.spec.components:
             write_bytes(folder.file(naming.COMPONENTS_DIR) / component.name, contents[component.digest])
-        manifest = new_manifest(folder.file(naming.MANIFEST), trial.spec, DataPaths.from_json(dict(paths)))
+        manifest = new_manifest(folder.file(naming.MANIFEST), trial.spec, paths)
         write_manifest(manifest.file, manifest)
-
-
-class Watcher(threading.Thread):
-    """Reads the run directories of a run's trials and tells a listener what moved.
-
-    Args:
-        trials: in the order of display. labels: what each is called there, by id.
-        listener: called with the progress of all trials, from this thread.
-    """
-
-    def __init__(
-        self, tree: RunTree, plan: Plan, trials: Sequence[Trial], labels: Mapping[str, str], listener: Callable[[list[Progress]], None]
-    ) -> None:
-        super().__init__(name="watcher", daemon=True)
-        self.tree, self.listener = tree, listener
-        self.trials = [
-            (t.id, labels[t.id], total_epochs(t.spec.settings), steps_of(t.spec.settings, plan.data.train_images)) for t in trials
-        ]
-        self._done = threading.Event()
-        self._offsets: dict[str, int] = {}
-        self._seen: dict[str, dict[str, Any]] = {t.id: {"times": []} for t in trials}
-        self._ended: dict[str, tuple[int, Progress]] = {}
-        self._before = {t.id: _written(tree.trial(t.id)) for t in trials}
-
-    def run(self) -> None:
-        while not self._done.wait(WATCH_S):
-            self.look()
-
-    def finish(self) -> None:
-        """Look a last time and stop."""
-        self._done.set()
-        self.join()
-        self.look()
-
-    def look(self) -> None:
-        """Read what is new and tell the listener."""
-        self.listener([self._progress(*trial) for trial in self.trials])
-
-    def _progress(self, trial_id: str, label: str, epochs: int, steps: int) -> Progress:
-        """Return the progress of a trial. One that has ended is read once: a result is only ever replaced."""
-        folder = self.tree.trial(trial_id)
-        written = _written(folder)
-        if (ended := self._ended.get(trial_id)) and ended[0] == written:
-            return ended[1]
-        progress = self._read(folder, label, epochs, steps)
-        if written and written == self._before.get(trial_id) and progress.state is not TrialState.RUNNING:
-            # The outcome of an earlier attempt: this run has not come to the trial yet.
-            return replace(progress, state=TrialState.PLANNED, reason="")
-        if written and progress.state in (TrialState.DONE, TrialState.FAILED):
-            self._ended[trial_id] = written, progress
-        return progress
-
-    def _read(self, folder: TrialDir, label: str, epochs: int, steps: int) -> Progress:
-        trial_id, seen = folder.id, self._seen[folder.id]
-        before = self._offsets.get(trial_id, 0)
-        lines, offset = read_metric_lines(folder.file(naming.METRICS_FILE), before)
-        if offset < before or (lines and lines[0].step <= seen.get("step", 0) and lines[0].trains):
-            seen["times"] = []  # a resume cut the file back
-        self._offsets[trial_id] = offset
-        for line in lines:
-            seen["step"], seen["epoch"] = line.step, line.epoch
-            if line.trains:
-                seen["loss"] = line.metrics.get("loss")
-                seen["times"] = (seen["times"] + [(line.time, line.step)])[-200:]
-            else:
-                seen["ap"] = line.metrics.get("AP", 0.0)
-        eta = None
-        if len(seen["times"]) >= 10:
-            (t0, s0), (t1, s1) = seen["times"][0], seen["times"][-1]
-            eta = (t1 - t0) / max(1, s1 - s0) * (steps - s1)
-        reason = ""
-        try:
-            state = folder.state()
-            if state is TrialState.FAILED and isinstance(result := folder.result(), Failed):
-                reason = result.failure.reason
-        except StoreError as error:  # another gfl-lab has written there meanwhile
-            state, reason = TrialState.FAILED, error.problems[0].message
-        return Progress(
-            trial_id, label, state, seen.get("epoch", 0), epochs, seen.get("step", 0), steps, seen.get("loss"), seen.get("ap"), eta, reason
-        )
 
 
 def jobs_for(trials: Sequence[Trial], tree: RunTree, entry: str, kwargs: dict[str, Any], *, gpus: float = 0.0) -> list[Job]:
@@ -341,17 +242,3 @@ def jobs_for(trials: Sequence[Trial], tree: RunTree, entry: str, kwargs: dict[st
 def states(trials: Sequence[Trial], tree: RunTree) -> dict[str, TrialState]:
     """Return the state of each trial by id."""
     return {trial.id: tree.trial(trial.id).state() for trial in trials}
-
-
-__all__ = [
-    "Progress",
-    "StopSwitch",
-    "Watcher",
-    "jobs_for",
-    "of_other_seeds",
-    "only_driver",
-    "save_plan",
-    "states",
-    "wait_for_orphans",
-    "write_manifests",
-]

@@ -5,17 +5,23 @@
     for ended in executor.results(watch): until every job that was submitted has ended
     executor.close()
 
-How a trial ended stands in its run directory. An executor tells only *that* it ended, and what went wrong outside of it.
+The outcome of a trial stands in its run directory. An executor reports only *that* it ended, and errors outside of it.
 ``tests/test_executors.py`` holds each executor to this.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from gfl_lab import naming
 from gfl_lab.orchestrate.supervisor import Job
+from gfl_lab.wording import plural
+
+SHOWN = 3
+"""Trials that a message lists by their ids."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +29,30 @@ class Ended:
     """A job that will not run any more.
 
     Attributes:
-        problem: what went wrong outside of the trial (a worker that could not start, or was lost too often), one sentence; or nothing.
+        problem: what went wrong outside of the trial (a worker that could not start, or was lost too often); or nothing. It names no trial.
     """
 
     job: Job
     problem: str = ""
+
+
+def problems_of(ended: Iterable[Ended]) -> list[str]:
+    """Return what went wrong outside of the trials, one sentence for each problem: with its trials, a log, and the way out."""
+    jobs: dict[str, list[Job]] = {}
+    for each in ended:
+        if each.problem:
+            jobs.setdefault(each.problem, []).append(each.job)
+    return [_sentence(problem, found) for problem, found in sorted(jobs.items())]
+
+
+def _sentence(problem: str, jobs: Sequence[Job]) -> str:
+    folders = [Path(job.path) for job in jobs]
+    first, more = ", ".join(folder.name for folder in folders[:SHOWN]), len(folders) - SHOWN
+    trials = (
+        f"trial {first}" if len(folders) == 1 else f"{plural(len(folders), 'trial')} ({first}{f' and {more} more' if more > 0 else ''})"
+    )
+    log = f"{'log' if len(folders) == 1 else 'log of the first'}: {folders[0] / naming.LOG}"
+    return f"{trials}: {problem}. The same command goes on with {'it' if len(folders) == 1 else 'them'}; {log}"
 
 
 def nothing() -> None:
@@ -38,7 +63,7 @@ class Executor(Protocol):
     """Runs jobs, as many at once as there is room for.
 
     It is made with a function that returns True once no further trial may start. Trials that run are asked to stop by the file
-    that their jobs name (``stop_file``).
+    that their jobs name (``stop_file``). A trial that still runs ``stop_wait_s`` later is ended, and its place is free.
 
     Attributes:
         gpus: GPUs of the process of a trial; 0 where trials have no process of their own. Certain after ``capacity``.
@@ -69,7 +94,7 @@ class Executor(Protocol):
             watch: called in this thread, several times a second while trials run. It may submit, and create stop files.
 
         Raises:
-            ResourceError: what runs the trials could not start, or does not answer any more. Whatever ``watch`` raises.
+            ResourceError: the workers could not start, have ended by themselves, or no longer answer. Errors of ``watch`` pass through.
         """
         ...
 
@@ -78,8 +103,8 @@ class Executor(Protocol):
         ...
 
 
-def run_jobs(executor: Executor, jobs: Iterable[Job]) -> list[str]:
-    """Run ``jobs`` to their ends; return what went wrong outside of the trials, each sentence once."""
+def run_jobs(executor: Executor, jobs: Iterable[Job], watch: Callable[[], None] = nothing) -> list[str]:
+    """Run ``jobs`` to their ends; return what went wrong outside of the trials (`problems_of`)."""
     for job in jobs:
         executor.submit(job)
-    return sorted({ended.problem for ended in executor.results() if ended.problem})
+    return problems_of(executor.results(watch))

@@ -4,13 +4,14 @@ Run as ``python -m gfl_lab.orchestrate.forkserver MODULE``, the module to import
 is imported, and each child becomes a fresh interpreter, which CUDA needs. It talks in JSON lines, never in pickles:
 
     stdin   {"entry": "module:function", "kwargs": {...}, "log": "/path/log.txt"}     start a child (one at a time)
+            {"kill": true}                                                            kill it
     stdout  {"ready": true, "pid": 122}   {"pid": 123}   {"exit": 0}   {"exit": -9}    negative: killed by that signal
 
-When stdin ends, because whoever started it has died or is done, the child is killed and the server leaves. The child asks
+When stdin ends, because the parent has died or is done, the child is killed and the server leaves. The child asks
 the kernel to die with the server, and has a guard that ends what it has forked itself. So nothing stays behind, whichever of the
 three is killed, or all of them.
 
-Why not `multiprocessing`'s forkserver: see docs/decisions/0003-forkserver.md.
+docs/decisions/0003-forkserver.md has the reasons against `multiprocessing`'s forkserver.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ def _child(request: dict[str, Any], server: int, fresh: bool) -> NoReturn:
 def _guard() -> None:
     """Leave a process that waits for this one's end and then kills what is left of its session.
 
-    The server does so too, but whoever kills the driver may take the server along (Ray kills the children of its workers), and
-    what the trial has forked asks no kernel to die. The process is nobody's child, so that no ``wait`` of a trial's code meets it.
+    The server does so too, but a kill of the driver may end the server too (Ray kills the children of its workers), and
+    what the trial has forked asks no kernel to die. The process has no parent among ours, so that no ``wait`` of a trial's code meets it.
     """
     trial = os.getpid()
     between = os.fork()
@@ -128,6 +129,10 @@ def _serve(fresh: bool) -> None:
         *lines, buffer = buffer.split(b"\n")
         for line in lines:
             request = json.loads(line)
+            if "kill" in request:
+                if pid:
+                    _kill(pid)
+                continue
             server = os.getpid()
             pid = os.fork()
             if pid == 0:

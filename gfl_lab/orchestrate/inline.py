@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gfl_lab.errors import Interrupted, StoreError
 from gfl_lab.orchestrate.executor import Ended, nothing
+from gfl_lab.orchestrate.stop_limit import StopLimit, interrupting
 from gfl_lab.orchestrate.supervisor import Attempts, Job
 from gfl_lab.rundir import TrialDir
 
@@ -49,21 +50,24 @@ class InlineExecutor:
         """Do nothing: there is nothing to close."""
 
     def _run(self, job: Job, watch: Callable[[], None]) -> None:
-        """Run a trial to its end, as often as the retry policy says. One that another driver runs is left to it."""
-        stop_file = job.kwargs.get("stop_file")
+        """Run a trial to its end, as often as the retry policy allows. A trial of another driver is left to it."""
+
+        def asked() -> bool:
+            return self._should_stop() or os.path.exists(job.stop_file)
 
         def stops() -> bool:
             watch()
-            return self._should_stop() or bool(stop_file and os.path.exists(stop_file))
+            return asked()
 
         module, _, name = job.entry.partition(":")
         function = getattr(importlib.import_module(module), name)
         trial = TrialDir(Path(job.path))
         attempts = Attempts(trial)
         try:
-            function(path=job.path, **job.kwargs, should_stop=stops)
-            while not stops() and attempts.another_after(trial.state()):
+            with interrupting(StopLimit(asked, job.stop_wait_s)):
                 function(path=job.path, **job.kwargs, should_stop=stops)
+                while not stops() and attempts.another_after(trial.state()):
+                    function(path=job.path, **job.kwargs, should_stop=stops)
         except Interrupted:
             pass
         except StoreError:

@@ -9,7 +9,7 @@ from queue import Empty, SimpleQueue
 
 from gfl_lab.errors import FailureKind, GflLabError
 from gfl_lab.orchestrate.executor import Ended
-from gfl_lab.orchestrate.supervisor import Attempts, Job
+from gfl_lab.orchestrate.supervisor import MAX_LOST, Attempts, Job
 from gfl_lab.rundir import TrialDir
 
 
@@ -32,8 +32,8 @@ class JobQueue:
     """
 
     def __init__(self, should_stop: Callable[[], bool]) -> None:
-        self.events: SimpleQueue[Ended | BaseException | None] = SimpleQueue()
-        """What has ended; an exception that ended the loop; None when the loop is over, and what has not ended will not run."""
+        self.events: SimpleQueue[Ended] = SimpleQueue()
+        """Jobs that have ended. When the loop is over, jobs that are not here will not run."""
         self._should_stop, self._closed = should_stop, False
         self._waiting: SimpleQueue[_Handed | Job] = SimpleQueue()
         self._handed: dict[str, _Handed] = {}
@@ -58,15 +58,19 @@ class JobQueue:
         return not self._running
 
     def hand_out(self, name: str, wait_s: float) -> Job | None:
-        """Return the next job; None if there is none. Where the scheduler has nothing to do at all, it waits ``wait_s`` for one."""
+        """Return the next job; None if there is none. If the scheduler has nothing to do at all, wait ``wait_s`` for one."""
         try:
             found = self._waiting.get_nowait() if self._handed else self._waiting.get(timeout=wait_s)
         except Empty:
             return None
-        if isinstance(found, Job):
-            found = _Handed(found, Attempts(TrialDir(Path(found.path))))
-        self._handed[name] = found
-        return found.job
+        job = found.job if isinstance(found, _Handed) else found
+        try:
+            handed = found if isinstance(found, _Handed) else _Handed(job, Attempts(TrialDir(Path(job.path))))
+        except (OSError, GflLabError) as error:  # of one trial, and no reason to end the loop
+            self.events.put(Ended(job, f"its run directory cannot be read: {error}"))
+            return None
+        self._handed[name] = handed
+        return job
 
     def begun(self, name: str) -> None:
         """Note that a worker has the job."""
@@ -81,17 +85,18 @@ class JobQueue:
         handed = self._handed.pop(name, None)
         if handed is None:
             return
-        if problem and not self.over and _goes_on(handed, problem):
-            self._waiting.put(handed)
-        else:
+        if not problem or self.over:
             self.events.put(Ended(handed.job, problem))
-
-
-def _goes_on(handed: _Handed, problem: str) -> bool:
-    folder = TrialDir(Path(handed.job.path))
-    try:
-        again = handed.attempts.another(FailureKind.LOST_PROCESS)
-        folder.log(f"{problem}; " + ("another one takes the trial" if again else "too often without getting further"))
-        return again
-    except (OSError, GflLabError):  # its run directory cannot be read or written
-        return False
+            return
+        folder = TrialDir(Path(handed.job.path))
+        try:
+            if handed.attempts.another(FailureKind.LOST_PROCESS):
+                folder.log(f"{problem}; another worker takes the trial")
+                self._waiting.put(handed)
+                return
+        except (OSError, GflLabError) as error:
+            problem = f"{problem}, and its run directory cannot be read: {error}"
+        else:
+            problem = f"{problem}, {MAX_LOST + 1} times without getting further"
+        folder.log(problem)
+        self.events.put(Ended(handed.job, problem))

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -18,6 +18,7 @@ from gfl_lab.orchestrate.resources import Machine, TrialResources
 from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 from gfl_lab.plan.plan import Trial
 from gfl_lab.records.cost import Measured, MeasuredData, write_measured
+from gfl_lab.records.manifest import DataPaths
 from gfl_lab.records.result import Done, Failed, Result, now
 from gfl_lab.rundir import RunTree, TrialDir
 from gfl_lab.spec.code import CodeFile
@@ -39,7 +40,7 @@ def distinct(trials: Sequence[Trial]) -> list[Trial]:
 def measure(
     trials: Sequence[Trial],
     tree: RunTree,
-    paths: Mapping[str, str],
+    paths: DataPaths,
     code: Sequence[CodeFile],
     resources: TrialResources,
     machine: Machine,
@@ -54,10 +55,10 @@ def measure(
 
     Args:
         entry: ``module:function`` that warms up the trial in a folder.
-        say: told of each one that is done.
+        say: called with a line for each one that is done.
 
     Returns:
-        What failed, one sentence each.
+        One sentence for each failure.
     """
     models = distinct(trials)
     gpu = bool(resources.gpus)

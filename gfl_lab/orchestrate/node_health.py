@@ -30,7 +30,7 @@ def local_nodes() -> dict[str, str]:
 
 
 def living_nodes(head: str) -> set[str]:
-    """Return the ids of the nodes that the head at ``head`` counts among the living.
+    """Return the ids of the nodes that the head at ``head`` counts as alive.
 
     Raises:
         OSError: nothing listens there. Exception: what Ray raises when the head does not answer or refuses the token.

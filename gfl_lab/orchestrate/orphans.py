@@ -1,4 +1,4 @@
-"""What dead drivers left behind: processes, half-written files, Ray's session folders. Found here, removed by doctor and gc."""
+"""Leftovers of killed drivers: processes, half-written files, Ray's session folders. Found here, removed by doctor and gc."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ OLD_S = 3600.0
 
 @dataclass(frozen=True)
 class Orphan:
-    """A process of a trial whose driver has gone. The start time tells it from a later process of the same pid."""
+    """A process of a trial whose driver has gone. The start time distinguishes it from a later process of the same pid."""
 
     pid: int
     started: float
     log: str
 
     def kill(self) -> bool:
-        """Kill it, if it still is that process. Whether it was."""
+        """Kill the process if its identity still matches; return whether it did."""
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(self.pid)
             if process.create_time() == self.started:
@@ -49,7 +49,7 @@ class Orphan:
 def orphans() -> list[Orphan]:
     """Return this user's processes that start or run trials and have lost their driver.
 
-    A server that starts trials is held by whoever has the other end of its stdin; what it forked is held while it is. They
+    A server that starts trials is held by the process at the other end of its stdin; what it forked is held while it is. They
     end with their holder by themselves; what is found here escaped that, as loader processes of a trial whose guard was killed can.
     """
     own: dict[int, psutil.Process] = {}

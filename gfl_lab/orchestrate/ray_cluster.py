@@ -96,10 +96,7 @@ def prepare_environment(address: str | None) -> None:
     """
     wanted = _ENVIRONMENT | (LOOPBACK_ONLY if address is None or listens_on_loopback_alone(address) else {})
     if "ray" in sys.modules and not wanted.keys() <= os.environ.keys():
-        hint = "Start the trials before anything imports Ray, or use the inline executor."
-        raise ResourceError(
-            Problem("Ray was imported before gfl-lab could set what it reads then (ports on this machine alone)", hint=hint)
-        )
+        raise ResourceError(imported_before(address))
     for key, value in wanted.items():
         os.environ.setdefault(key, value)
     if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ and "RAY_AUTH_TOKEN" not in os.environ:
@@ -127,7 +124,7 @@ def listens_on_loopback_alone(address: str) -> bool:
 class RayConnection:
     """This process' connection to Ray.
 
-    Open and close it in one thread, which lives in between: Ray's processes ask the kernel to die with the thread that started them.
+    Open and close it in one thread, which must run in between: Ray's processes ask the kernel to die with the thread that started them.
 
     Args:
         address: of a running cluster; None starts Ray here, for this process alone.
@@ -139,7 +136,7 @@ class RayConnection:
         self._session: Path | None = None
         self._answered, self._looked = 0.0, 0.0
         self.gone = False
-        """Whether the head of the cluster has not answered for too long."""
+        """True if the head of the cluster has not answered for too long."""
 
     def open(self) -> None:
         """Connect to Ray, or start it.
@@ -214,10 +211,7 @@ class RayConnection:
 
             self.gone = True
             atexit.unregister(ray.shutdown)  # it would wait for the head
-            hint = (
-                "Its nodes end their trials within a minute. Start it again and give the same command: they go on from their checkpoints."
-            )
-            raise ResourceError(Problem(f"the Ray cluster at {self._head} has not answered for {GONE_S:.0f} s", hint=hint))
+            raise ResourceError(silent(self.address, self._head))
 
     def close(self, *, keep_logs: bool) -> None:
         """Leave Ray; what this process started ends with it."""
@@ -226,6 +220,28 @@ class RayConnection:
         ray.shutdown()
         if self._session and not keep_logs:
             shutil.rmtree(self._session, ignore_errors=True)
+
+
+def imported_before(address: str | None) -> Problem:
+    """Return why trials cannot run on Ray in a program that has imported it."""
+    if address:
+        effect = f"how to log in to the cluster at {address}"
+        hint = "Run the trials in a program that has not imported Ray; it may connect to the same cluster afterwards."
+    else:
+        effect = "to open its ports on this machine alone"
+        hint = 'Run the trials before anything imports Ray, or with executor="inline".'
+    return Problem(f"Ray was imported before gfl-lab could set what Ray reads at its import: {effect}", hint=hint)
+
+
+def silent(address: str | None, head: str) -> Problem:
+    """Return that Ray does not answer any more, and what to do."""
+    if address is None:
+        hint = (
+            "The kernel may have ended its processes for want of memory (`dmesg`). Give the same command again: finished trials are kept."
+        )
+        return Problem(f"Ray on this machine has not answered for {GONE_S:.0f} s", hint=hint)
+    hint = "Its nodes end their trials within a minute. Start it again and give the same command: they go on from their checkpoints."
+    return Problem(f"the Ray cluster at {head} has not answered for {GONE_S:.0f} s", hint=hint)
 
 
 def not_started(address: str | None, reason: str) -> Problem:

@@ -20,19 +20,20 @@ from gfl_lab.orchestrate.job_queue import JobQueue
 from gfl_lab.orchestrate.ray_cluster import RayConnection, scratch_dir
 from gfl_lab.orchestrate.resources import resources_on_nodes
 from gfl_lab.orchestrate.supervisor import Job
+from gfl_lab.wording import plural
 
 if TYPE_CHECKING:
     from ray import tune
 
 WATCH_S = 0.2
 NODES_S = 5.0
-"""How often a cluster is asked for its nodes."""
+"""Seconds between two requests for a cluster's nodes."""
 
 GONE_END_S = 5.0
-"""How long leaving a cluster may take whose head does not answer: Ray ends this process a minute after the last answer."""
+"""Seconds to leave a cluster whose head does not answer: Ray ends this process a minute after the last answer."""
 
 END_S = 30.0
-"""How long Tune may take to end its actors when all trials have ended."""
+"""Seconds for Tune to end its actors when all trials have ended."""
 
 
 class TuneExecutor:
@@ -58,6 +59,7 @@ class TuneExecutor:
         self._tune = threading.Thread(target=self._schedule, name="tune", daemon=True)
         self._ready, self._closing = threading.Event(), threading.Event()
         self._error: BaseException | None = None
+        self._tune_error: BaseException | None = None
         self._open: dict[str, Job] = {}
         self._queue = JobQueue(should_stop)
         self._keep_logs = False
@@ -90,27 +92,33 @@ class TuneExecutor:
         """Yield each job as it ends.
 
         Raises:
-            ResourceError: the cluster does not answer any more.
+            ResourceError: the cluster does not answer any more, or Tune has ended without a request.
         """
         self.capacity()
         while self._open:
             watch()
-            if self._ray.address:
-                self._ray.check()
-            event = None
-            try:
-                event = self._queue.events.get(timeout=WATCH_S)
-            except Empty:
-                if self._tune.is_alive():
-                    continue
-                with contextlib.suppress(Empty):  # its last word may have come just now
-                    event = self._queue.events.get_nowait()
-            if isinstance(event, BaseException):
-                raise event
-            for ended in [event] if event else [Ended(job) for job in self._open.values()]:
+            self._ray.check()
+            for ended in self._just_ended():
                 self._keep_logs |= bool(ended.problem)
                 del self._open[ended.job.path]
                 yield ended
+
+    def _just_ended(self) -> list[Ended]:
+        """Wait WATCH_S for a job to end; return it, or all that are left if Tune has ended after a stop.
+
+        Raises:
+            ResourceError: Tune has ended without a stop.
+        """
+        alive = self._tune.is_alive()  # asked first: all that it has put is in the queue if it is not
+        try:
+            return [self._queue.events.get(timeout=WATCH_S if alive else 0)]
+        except Empty:
+            if alive:
+                return []
+        if self._tune_error is not None or not self._queue.over:
+            self._keep_logs = True
+            raise ResourceError(tune_ended(self._tune_error, len(self._open)))
+        return [Ended(job) for job in self._open.values()]
 
     def close(self, *, wait: bool = True) -> None:
         """End Tune and leave Ray."""
@@ -119,7 +127,7 @@ class TuneExecutor:
         if wait and self._thread.ident is not None:
             self._thread.join(GONE_END_S if self._ray.gone else None)
 
-    # --- the thread that Ray lives with -----------------------------------------------------------
+    # --- the thread of Ray ---------------------------------------------------------------------
 
     def _own(self) -> None:
         """Start Ray, and close it when the executor is closed."""
@@ -165,13 +173,13 @@ class TuneExecutor:
     # --- Tune's thread ----------------------------------------------------------------------------
 
     def _schedule(self) -> None:
-        """Run Tune until the executor is closed or stopped. What has not ended then is told of by None."""
-        storage = tempfile.mkdtemp(prefix="tune-", dir=scratch_dir())
+        """Run Tune until the executor is closed or stopped."""
+        storage = ""
         try:
+            storage = tempfile.mkdtemp(prefix="tune-", dir=scratch_dir())
             self._tuner(storage).fit()
-            self._queue.events.put(None)
         except BaseException as error:
-            self._queue.events.put(error)
+            self._tune_error = error
         finally:
             shutil.rmtree(storage, ignore_errors=True)
 
@@ -188,3 +196,14 @@ class TuneExecutor:
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )  # fmt: skip
+
+
+def tune_ended(error: BaseException | None, left: int) -> Problem:
+    """Return why no trial runs any more although ``left`` jobs have not ended."""
+    lines = str(error or "").strip().splitlines()
+    reason = f": {type(error).__name__}: {lines[-1] if lines else 'no message'}" if error is not None else " without a reason"
+    hint = (
+        f"Give the same command again: finished trials are kept, the others go on from their checkpoints. Ray's logs are in "
+        f"{scratch_dir() / 'r'}; --executor inline trains without Ray."
+    )
+    return Problem(f"Ray Tune has ended with {plural(left, 'trial')} left{reason}", hint=hint)

@@ -1,4 +1,4 @@
-"""What a node of a cluster does with a trial whose driver it shares only a storage with (run_sync.py has the layout)."""
+"""A trial on a node of a cluster that shares only a storage with its driver (run_sync.py has the layout)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from gfl_lab.orchestrate import dataset_archives, run_sync
 from gfl_lab.orchestrate.run_sync import EVERY_S, LAST_TRIES_S, Link, TransferThrottle
 from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 from gfl_lab.records.lease import Lease, write_lease
-from gfl_lab.records.manifest import DataPaths, write_manifest
+from gfl_lab.records.manifest import write_manifest
 from gfl_lab.records.result import says_done
 from gfl_lab.rundir import LEASE_STALE_S, RunTree, TrialDir, TrialState
 from gfl_lab.storage import Storage, Synced, is_plain_name, open_storage
 
 HEARTBEAT_S = 10.0
 LOOK_S = 2.0
-"""How often a node looks whether the trial is still its own and whether it is asked to stop."""
+"""Seconds between two checks of a node that the trial is still its own and is not to stop."""
 
 
 def run_on_node(process: TrialProcess, job: Job, scratch: Path) -> TrialState:
@@ -32,7 +32,7 @@ def run_on_node(process: TrialProcess, job: Job, scratch: Path) -> TrialState:
         scratch: folder of this node, whose actors share it: copies of data sets, and run directories of what is not done.
 
     Returns:
-        How it ended; running when another node or another driver works on it.
+        Its outcome; running when another node or another driver works on it.
 
     Raises:
         ResourceError: the storage cannot be reached. StoreError: the trial or its data are not there, or damaged.
@@ -61,7 +61,7 @@ def run_on_node(process: TrialProcess, job: Job, scratch: Path) -> TrialState:
             _fetch(storage, trial, synced, scratch)
             pusher = _Pusher(synced, holder)
             try:
-                state = process.run(Job(str(trial.path), job.entry, job.preload, job.kwargs | {"stop_file": str(stop_file)}))
+                state = process.run(replace(job, path=str(trial.path), kwargs=job.kwargs | {"stop_file": str(stop_file)}, link=None))
             finally:
                 pusher.finish()
         if not _put_all(synced, holder):
@@ -75,7 +75,7 @@ def run_on_node(process: TrialProcess, job: Job, scratch: Path) -> TrialState:
 
 
 class Holder(threading.Thread):
-    """Holds a trial's lease in the storage, and passes on that the trial is asked to stop.
+    """Holds a trial's lease in the storage, and passes a request to stop on to the trial.
 
     Args:
         folder: local one for the lease alone. stop_name: the object that asks to stop. stop_file: what the trial looks for.
@@ -94,7 +94,7 @@ class Holder(threading.Thread):
         """Take the lease and begin to renew it, unless someone else renews it, for which one has to wait a moment.
 
         A lease of the same run of the same driver is taken at once: the driver would not have given the trial to two nodes
-        unless the first had died. Should it live after all, it will see that it has lost the trial.
+        unless the first had died. If it has not, it will see that it has lost the trial.
         """
         self._slot.path.mkdir(parents=True, exist_ok=True)
         seen, end = None, time.monotonic() + LEASE_STALE_S
@@ -173,7 +173,7 @@ def _fetch(storage: Storage, trial: TrialDir, synced: Synced, scratch: Path) -> 
         for name in storage.list(f"{synced.remote}/{naming.COMPONENTS_DIR}"):
             if is_plain_name(name):
                 storage.download(f"{synced.remote}/{naming.COMPONENTS_DIR}/{name}", trial.file(naming.COMPONENTS_DIR) / name)
-        paths = DataPaths(**dataset_archives.fetch_dataset(storage, manifest.data.digest, scratch / "data"))
+        paths = dataset_archives.fetch_dataset(storage, manifest.data.digest, scratch / "data")
         weights = None
         if manifest.weights_file:
             weights = dataset_archives.fetch_weights(storage, manifest.weights_digest, scratch / "weights")
@@ -214,7 +214,7 @@ def _put_all(synced: Synced, holder: Holder) -> bool:
     """Put everything that is not there yet, the result last, trying for a while. Raises ResourceError, OSError.
 
     Returns:
-        Whether the trial was still this node's.
+        True if the trial was still this node's.
     """
     end = time.monotonic() + LAST_TRIES_S
     while True:

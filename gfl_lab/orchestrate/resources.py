@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gfl_lab.errors import Problem, ResourceError
-from gfl_lab.spec.files import Resources
+from gfl_lab.spec.file_models import Resources
 
 DRIVER = Path("/dev/nvidiactl")
 """Exists if NVIDIA's driver is loaded."""
@@ -63,15 +63,15 @@ def processes_of(gpus: float) -> int:
     return max(1, int(gpus))
 
 
-def loaders(asked: int | None, cpus: int, gpus: float) -> int:
+def loaders(preferred: int | None, cpus: int, gpus: float) -> int:
     """Return the number of processes that load images for each process of a trial that takes ``cpus`` and ``gpus``.
 
     Args:
-        asked: of the profile. Without it: on a GPU one for each core of the trial but its own process's, which feeds the GPU;
+        preferred: of the profile. Without it: on a GPU one for each core of the trial but its own process's, which feeds the GPU;
             on a CPU none, since the trial's cores have enough to do.
     """
-    if asked is not None:
-        return asked
+    if preferred is not None:
+        return preferred
     return max(0, cpus // processes_of(gpus) - 1) if gpus else 0
 
 
@@ -155,41 +155,41 @@ def _output(command: list[str], seconds: float) -> str:
 
 
 def trial_resources(
-    machine: Machine, wish: Resources, *, cpus: int | None = None, gpus: float | None = None, peak: Peak | None = None
+    machine: Machine, preferred: Resources, *, cpus: int | None = None, gpus: float | None = None, peak: Peak | None = None
 ) -> TrialResources:
     """Return what a trial takes on ``machine``.
 
     Args:
-        wish: the profile's; a wished GPU that is not there means CPU, unless it is required. With ``gpu_packing`` a trial takes
+        preferred: of the profile; a preferred GPU that is not there means CPU, unless it is required. With ``gpu_packing`` a trial takes
             the part of a GPU that the measured peak needs.
-        cpus, gpus: the user's order, which is met or refused.
+        cpus, gpus: of the user, met or refused.
         peak: measured peak memory of the most demanding trial. Never more trials at once than fit.
 
     Raises:
-        ResourceError: something that was ordered or is required is missing. Every problem at once.
+        ResourceError: a requested or required resource is missing. Every problem at once.
     """
-    problems = _unmet_orders(machine, wish, cpus, gpus)
-    taken = gpus if gpus is not None else min(wish.gpus, len(machine.gpus))
+    problems = _unmet_orders(machine, preferred, cpus, gpus)
+    taken = gpus if gpus is not None else min(preferred.gpus, len(machine.gpus))
     if taken > 1 and taken != int(taken):
         source = f"--gpus {taken:g}" if gpus is not None else f"the profile's gpus: {taken:g}"
         problems.append(Problem(f"{source}: a trial takes a part of one GPU or several whole ones", hint=f"Ask for {int(taken)}."))
     if peak and peak.gpu_memory_mib and machine.gpu_memory and 0 < taken <= 1:
-        taken, misfit = _part_for_peak(machine, peak, taken, ordered=gpus is not None, pack=wish.gpu_packing)
+        taken, misfit = _part_for_peak(machine, peak, taken, ordered=gpus is not None, pack=preferred.gpu_packing)
         problems += misfit
     if problems:
         raise ResourceError(problems)
     slots, least = machine.cpus, 1
     if taken:  # parts of different GPUs make no whole one
         slots = int(len(machine.gpus) / taken + 1e-9) if taken >= 1 else len(machine.gpus) * int(1 / taken + 1e-9)
-        least = min(slots, len(machine.gpus))  # trials at once that leave no GPU idle: a wish for more cores gives way
-    cores = cpus if cpus is not None else max(1, min(wish.cpus, machine.cpus // least))
+        least = min(slots, len(machine.gpus))  # trials at once that leave no GPU idle: a preference for more cores gives way
+    cores = cpus if cpus is not None else max(1, min(preferred.cpus, machine.cpus // least))
     slots = min(slots, machine.cpus // cores)
     if peak and peak.memory_mib:
         slots = min(slots, int(machine.memory_gib * 1024 / (peak.memory_mib * MEMORY_SAFETY)))
     return TrialResources(cores, taken, max(1, slots))
 
 
-def _unmet_orders(machine: Machine, wish: Resources, cpus: int | None, gpus: float | None) -> list[Problem]:
+def _unmet_orders(machine: Machine, preferred: Resources, cpus: int | None, gpus: float | None) -> list[Problem]:
     """Return a problem for each order, and for a required GPU, that the machine cannot meet."""
     problems = []
     if gpus is not None and gpus > len(machine.gpus):
@@ -201,8 +201,8 @@ def _unmet_orders(machine: Machine, wish: Resources, cpus: int | None, gpus: flo
         )
     if cpus is not None and cpus > machine.cpus:
         problems.append(Problem(f"--cpus {cpus} was asked for each trial, but this machine has {machine.cpus}", hint="Ask for fewer."))
-    if wish.gpu_required and gpus is None and len(machine.gpus) < max(wish.gpus, 1):
-        problems.append(Problem(f"the profile requires {max(wish.gpus, 1):g} GPU, but this machine has {len(machine.gpus)}"))
+    if preferred.gpu_required and gpus is None and len(machine.gpus) < max(preferred.gpus, 1):
+        problems.append(Problem(f"the profile requires {max(preferred.gpus, 1):g} GPU, but this machine has {len(machine.gpus)}"))
     return problems
 
 

@@ -9,7 +9,7 @@
 The driver's run tree stays the truth that people read: before a run it fetches what others have done, during the run what its
 trials have written. A node has a scratch tree: it fetches the trial with its checkpoint, so that a trial that moved goes on,
 trains in it, and puts what has changed every few seconds. A node that has lost its trial to another one stops and puts nothing
-any more. A result that says done is never replaced.
+any more. The result of a finished trial is never replaced.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ from gfl_lab import naming
 from gfl_lab.errors import ResourceError, StoreError
 from gfl_lab.orchestrate import dataset_archives
 from gfl_lab.orchestrate.supervisor import Job
+from gfl_lab.records.manifest import DataPaths
 from gfl_lab.records.result import Done
 from gfl_lab.rundir import RunTree, TrialDir
 from gfl_lab.storage import Stamp, Synced, is_plain_name, open_storage
 
 EVERY_S = 3.0
-"""How often either side looks what has changed."""
+"""Seconds between two looks of either side for changes."""
 SHARE = 0.1
 """A file that takes long to transfer is transferred less often: so that it takes at most this share of the time."""
 LAST_TRIES_S = 300.0
@@ -48,7 +49,7 @@ _LIVE = (naming.METRICS_FILE, naming.LOG)
 
 @dataclass(frozen=True)
 class Link:
-    """How a job's node finds its driver: what goes with the job.
+    """The link from a job's node to its driver, sent with the job.
 
     Args:
         uri: of the storage. run: names one run of one driver.
@@ -69,7 +70,7 @@ def lease_name(trial_id: str) -> str:
 
 
 def stop_name(run: str, stop_file: str) -> str:
-    """Name of the object that asks what looks for ``stop_file`` to stop."""
+    """Return the name of the object that stands for ``stop_file``."""
     return f"stop/{run}/{Path(stop_file).name.lstrip('.')}"
 
 
@@ -101,7 +102,7 @@ def is_done(trial: TrialDir) -> bool:
 def take_over(synced: Synced, listed: dict[str, Stamp]) -> None:
     """Make the local run directory what the one in the storage is, if that one has changed since both were equal.
 
-    Where it has no checkpoint, but the local one has, the local one is kept: it is further.
+    If it has no checkpoint, but the local one has, the local one is kept: it is further.
 
     Raises:
         ResourceError, StoreError, OSError: as Synced.pull; what has been fetched is whole, and a later call goes on.
@@ -144,7 +145,7 @@ class TransferThrottle:
 
 
 class DriverSide:
-    """What a driver does with the storage. Methods that fail raise ResourceError, naming the storage.
+    """The driver's side of the storage. Methods that fail raise ResourceError, naming the storage.
 
     Args:
         tree: the driver's run tree.
@@ -158,7 +159,7 @@ class DriverSide:
         self._active: set[str] = set()
         self._throttle = TransferThrottle()
         self._stop_files: set[Path] = set()
-        self._told: set[str] = set()
+        self._requested: set[str] = set()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -181,7 +182,7 @@ class DriverSide:
         _each(one, trials)
 
     def fetch_again(self, trial_ids: Iterable[str]) -> None:
-        """Fetch every file of these trials that the storage has, whatever is here, where its result there says done."""
+        """Fetch every file of these trials that the storage has, whatever is here, if it has finished there."""
 
         def one(trial: TrialDir) -> None:
             listed = self.storage.list(trial_folder(trial.id))
@@ -191,7 +192,7 @@ class DriverSide:
 
         _each(one, [self.tree.trial(trial_id) for trial_id in trial_ids])
 
-    def publish(self, trial_ids: Iterable[str], paths: dict[str, str], say: Callable[[str], None]) -> None:
+    def publish(self, trial_ids: Iterable[str], paths: DataPaths, say: Callable[[str], None]) -> None:
         """Put what pending trials read and what they go on from: manifests, components, data, weights, checkpoints.
 
         Raises:
@@ -239,7 +240,7 @@ class DriverSide:
         while True:
             try:
                 self._look(everything=True)
-                for name in self._told:
+                for name in self._requested:
                     self.storage.delete(name)
                 return []
             except (ResourceError, StoreError, OSError) as error:
@@ -257,9 +258,9 @@ class DriverSide:
     def _ask_to_stop(self) -> None:
         for file in self._stop_files:
             name = stop_name(self.link.run, file.name)
-            if file.exists() and name not in self._told:
+            if file.exists() and name not in self._requested:
                 self.storage.write(name, b"")
-                self._told.add(name)
+                self._requested.add(name)
 
     def _look(self, everything: bool = False) -> None:
         leases = self.storage.list("leases")

@@ -1,4 +1,4 @@
-"""The driver's side of a search, whatever runs its trials: asks Optuna, keeps the ledger, decides what is stopped early.
+"""The driver's side of a search, whatever runs its trials: suggestions from Optuna, the ledger, and the pruner.
 
 Every suggestion is drawn with a seed of its own, from the search's seed and the suggestion's number. So what is suggested
 depends on the numbers known at that moment alone: with one trial at a time, a search that was killed and goes on suggests
@@ -16,10 +16,10 @@ from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.errors import FailureKind, SpecError
-from gfl_lab.orchestrate.driver import Progress, Watcher
-from gfl_lab.orchestrate.executor import Executor
+from gfl_lab.orchestrate.executor import Ended, Executor, problems_of
 from gfl_lab.orchestrate.pruner import Pruner
 from gfl_lab.orchestrate.supervisor import Job
+from gfl_lab.orchestrate.watcher import Progress, Watcher
 from gfl_lab.plan.plan import Plan, Variant, steps_of
 from gfl_lab.records.metric_lines import read_metric_lines
 from gfl_lab.records.result import Done, Failed, Failure
@@ -160,7 +160,7 @@ class SearchState:
         return False
 
     def ended(self, number: int) -> None:
-        """Take in how a trial's process ended, from its run directory. What was interrupted, or is run by another driver, stays open."""
+        """Take in how a trial's process ended, from its run directory. Interrupted trials, and trials of another driver, stay open."""
         entry = self.ledger.suggestions[number]
         if entry.final:
             return
@@ -261,7 +261,7 @@ class SearchWatcher(Watcher):
         for trial in ended[: max(0, len(ended) - SHOWN_ENDED)]:
             shown.remove(trial)
         self._numbers[trial_id] = number
-        self._seen.setdefault(trial_id, {"times": []})
+        self.follow_trial(trial_id)
         self.trials = [*shown, (trial_id, f"{number}: {variant.name}", total_epochs(settings), steps_of(settings, train_images))]
 
     def _progress(self, trial_id: str, label: str, epochs: int, steps: int) -> Progress:
@@ -277,19 +277,19 @@ def run_search(state: SearchState, begin: Begin, executor: Executor, should_stop
     """Run a search until nothing more is to be handed out, or a stop is asked for.
 
     The pruner and the sampler are asked here, in one thread, whatever executor runs the trials: a trial is suggested when there is
-    room for it, and each metric counts when its line has been read.
+    room for it (a cluster whose nodes have just gone gets one, which waits for them), and each metric counts when its line has been read.
 
     Returns:
-        What went wrong outside of the trials, each sentence once.
+        Errors outside of the trials (`problems_of`).
 
     Raises:
         OSError, GflLabError: what the state raised, such as a full disk, or the executor: ResourceError.
     """
     numbers: dict[str, int] = {}
-    problems: set[str] = set()
+    failed: list[Ended] = []
 
     def submit() -> None:
-        while not should_stop() and len(numbers) < executor.capacity() and (entry := state.next()):
+        while not should_stop() and len(numbers) < max(1, executor.capacity()) and (entry := state.next()):
             job = begin(state.variants[entry.number], entry.number, state.stop_file(entry))
             numbers[job.path] = entry.number
             executor.submit(job)
@@ -304,9 +304,10 @@ def run_search(state: SearchState, begin: Begin, executor: Executor, should_stop
     submit()
     for ended in executor.results(watch):
         state.ended(numbers.pop(ended.job.path))
-        problems |= {ended.problem} - {""}
+        if ended.problem:
+            failed.append(ended)
         submit()
-    return [] if state.ledger.complete else sorted(problems)
+    return [] if state.ledger.complete else problems_of(failed)
 
 
 def open_ledger(folder: Path, definition: dict[str, Any], trials: int, *, look: bool = False) -> tuple[SearchFile, list[str]]:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -18,25 +19,29 @@ from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.errors import RETRY, DiskFull, FailureKind, Retry, StoreError
+from gfl_lab.orchestrate.stop_limit import LOOK_S, STOP_WAIT_S, StopLimit
 from gfl_lab.processes import EXIT_INTERRUPTED
 from gfl_lab.records.accumulation import Accumulation
-from gfl_lab.records.result import Failed, Failure, now, write_result
+from gfl_lab.records.result import Failed, Failure, Interrupted, now, write_result
 from gfl_lab.rundir import LEASE_STALE_S, RESERVE_BYTES, TrialDir, TrialState
 
 MAX_LOST = 2
 """A trial whose process vanishes goes on from its checkpoint this many times without getting further than it ever was."""
 
 END_S = 5
-"""How long a server may take to leave once its stdin has ended."""
+"""Seconds for a server to leave once its stdin has ended."""
+
+KILL_S = 30.0
+"""Seconds for a killed trial to be gone; one with a large memory takes some."""
 
 LEASE_WAIT_S = 2 * LEASE_STALE_S + 30
-"""How long the process that ran a trial before may hold it. On another host that is until its lease is stale; and where that host
+"""Seconds for which the former process of a trial may hold it. On another host that is until its lease is stale; and where that host
 has only lost the cluster, Ray ends it there after a minute."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What an executor is given: where a trial lives and how to call what runs it.
+    """The work of an executor: the folder of a trial, and the function that runs it.
 
     Args:
         path: the run directory, with a manifest.
@@ -44,6 +49,7 @@ class Job:
         preload: module imported once, before the first trial; empty where each trial begins in a fresh interpreter, as it must
             to use a GPU.
         link: how a node without the driver's disk finds the trial (run_sync.Link), else None.
+        stop_wait_s: time in s that the trial has to stop once it is asked to; then its process is ended.
     """
 
     path: str
@@ -51,6 +57,17 @@ class Job:
     preload: str
     kwargs: dict[str, Any]
     link: dict[str, Any] | None = None
+    stop_wait_s: float = STOP_WAIT_S
+
+    @property
+    def stop_file(self) -> str:
+        """Return the file that asks the trial to stop; empty if there is none."""
+        return str(self.kwargs.get("stop_file", ""))
+
+    @property
+    def asked_to_stop(self) -> bool:
+        """Return True if the trial is asked to stop."""
+        return os.path.exists(self.stop_file)
 
 
 class Attempts:
@@ -132,21 +149,38 @@ class Server:
         assert self._process.stdin and self._process.stdout
         self._requests, self._answers = self._process.stdin, self._process.stdout
 
-    def call(self, request: dict[str, Any]) -> int:
+    def call(self, request: dict[str, Any], limit: StopLimit) -> int:
         """Have a child do what is requested; return its exit code, negative where a signal ended it.
 
+        Args:
+            limit: the child is killed once it is exceeded.
+
         Raises:
-            RuntimeError: the server has ended; with the last line of its error messages.
+            RuntimeError: the server has ended; with the last line of its error messages. Or the child does not die.
         """
-        with contextlib.suppress(BrokenPipeError):  # then there is no answer either
-            self._requests.write(json.dumps(request).encode() + b"\n")
-        while line := self._answers.readline():
+        self._send(request)
+        killed = 0.0
+        while True:
+            if not select.select([self._answers], [], [], LOOK_S)[0]:
+                if killed and time.monotonic() - killed > KILL_S:
+                    raise RuntimeError("a trial was asked to stop, and neither stops nor can be killed: its device or disk may hang")
+                if not killed and limit.exceeded:
+                    self._send({"kill": True})
+                    killed = time.monotonic()
+                continue
+            line = self._answers.readline()
+            if not line:
+                break
             message = json.loads(line)
             if "exit" in message:
                 return int(message["exit"])
         self._errors.seek(0)
         words = self._errors.read().decode(errors="replace").strip().splitlines()
         raise RuntimeError(f"the process that starts trials ended: {words[-1] if words else 'no message'}")
+
+    def _send(self, message: dict[str, Any]) -> None:
+        with contextlib.suppress(BrokenPipeError):  # then there is no answer either
+            self._requests.write(json.dumps(message).encode() + b"\n")
 
     def close(self) -> None:
         """End the server and whatever it runs. `call` may wait in another thread, and raises then."""
@@ -174,28 +208,32 @@ class TrialProcess:
         self._server = Server(preload, threads)
 
     def run(self, job: Job) -> TrialState:
-        """Run a trial to its end: done, failed or interrupted. Failures that ``RETRY`` says so of are tried again.
+        """Run a trial to its end: done, failed or interrupted. Failures are tried again as ``RETRY`` has it.
 
         A trial that another driver runs (two experiments may share it) is left to it, and nothing of it is touched: running.
+        One that is asked to stop and does not is ended after ``job.stop_wait_s``: interrupted.
 
         Raises:
             DiskFull: there is no room for even the outcome. FormatError: the result is another gfl-lab's.
         """
         trial = TrialDir(Path(job.path))
-        self._wait_for_lease(trial)
-        attempts = Attempts(trial)
+        self._wait_for_lease(trial, job)
+        attempts, limit = Attempts(trial), StopLimit(lambda: job.asked_to_stop, job.stop_wait_s)
         while True:
             kills = oom_kills()
-            code = self._once(job)
+            code = self._once(job, limit)
             state = trial.state()
             if code == EXIT_INTERRUPTED or state in (TrialState.DONE, TrialState.RUNNING):
                 return state
-            stop = os.path.exists(job.kwargs.get("stop_file", ""))
+            stop = job.asked_to_stop
             if state is TrialState.FAILED:
                 if not stop and attempts.another_after(state):
                     continue
                 return state
             if stop:
+                if limit.exceeded:
+                    trial.log(limit.reason)
+                    _write_result(trial, Interrupted(trial=trial.id, reason=limit.reason, finished=now()))
                 return TrialState.INTERRUPTED
             failure = _why_lost(trial, code, killed_for_memory=oom_kills() > kills)
             trial.log(failure.reason)
@@ -204,15 +242,15 @@ class TrialProcess:
                 return TrialState.FAILED
 
     @staticmethod
-    def _wait_for_lease(trial: TrialDir) -> None:
+    def _wait_for_lease(trial: TrialDir, job: Job) -> None:
         """Wait for the lease: the process of a killed actor takes a moment to die, and still holds it."""
         end = time.monotonic() + LEASE_WAIT_S
-        while trial.lease_alive() and time.monotonic() < end:
+        while trial.lease_alive() and time.monotonic() < end and not job.asked_to_stop:
             time.sleep(0.1)
 
-    def _once(self, job: Job) -> int:
+    def _once(self, job: Job, limit: StopLimit) -> int:
         request = {"entry": job.entry, "kwargs": {"path": job.path, **job.kwargs}, "log": str(Path(job.path) / naming.LOG)}
-        return self._server.call(request)
+        return self._server.call(request, limit)
 
     def close(self) -> None:
         """End the server and whatever it runs."""
@@ -236,12 +274,18 @@ def _why_lost(trial: TrialDir, code: int, *, killed_for_memory: bool) -> Failure
 def _write_failure(trial: TrialDir, failure: Failure) -> None:
     if failure.kind == FailureKind.LOST_PROCESS:
         failure = replace(failure, reason=f"{failure.reason}, {MAX_LOST + 1} times without getting further")
+    _write_result(trial, Failed(trial=trial.id, failure=failure, finished=now()))
+
+
+def _write_result(trial: TrialDir, result: Failed | Interrupted) -> None:
+    """Write how a trial ended whose process could not. Raises DiskFull."""
     try:
         trial.release_reserve()
-        write_result(trial.file(naming.RESULT), Failed(trial=trial.id, failure=failure, finished=now()))
+        write_result(trial.file(naming.RESULT), result)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise DiskFull(f"trial {trial.id}: {failure.reason}") from None
+        reason = result.failure.reason if isinstance(result, Failed) else result.reason
+        raise DiskFull(f"trial {trial.id}: {reason}") from None
     finally:
         trial.drop_lease()

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from gfl_lab import naming
 from gfl_lab.errors import StoreError
-from gfl_lab.integrity import checkpoint_damage
+from gfl_lab.integrity.file_checks import checkpoint_damage
 from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.plan.plan import Trial
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
@@ -16,7 +16,7 @@ from gfl_lab.spec.trial import TrialSpec
 
 
 class Trainings:
-    """Which finished trial of a tree has the weights that another trial would train.
+    """The finished trials of a tree whose weights other trials would train.
 
     Args:
         trials: that are to run. tree: where finished ones are looked for, whichever experiment they are of.
@@ -93,7 +93,7 @@ def usable(trial: TrialDir) -> bool:
 def needed_by_others(tree: RunTree) -> set[str]:
     """Return the finished trials whose weights an unfinished trial is going to evaluate.
 
-    Manifests say which there are: a run writes those of all its trials before it starts the first one.
+    They are found by their manifests: a run writes those of all its trials before it starts the first one.
     """
     waiting: list[TrialSpec] = []
     for trial in tree.trials():

@@ -1,6 +1,6 @@
 """The classes that Ray Tune calls: the actor of a trial, and what connects Tune's loop to a queue of jobs. Imports Ray.
 
-Tune pickles what it is given into a folder that nobody reads; the queue cannot be pickled and need not be.
+Tune pickles what it is given into a folder that is never read; the queue cannot be pickled and need not be.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gfl_lab.orchestrate.ray_cluster import scratch_dir
 from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 
 IDLE_S = 0.5
-"""How long Tune's loop waits for a job when it has none."""
+"""Seconds that Tune's loop waits for a job when it has none."""
 
 LOST = "its Ray actor, or the node of that, was lost"
 
@@ -98,8 +98,8 @@ class TrialActor(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Run the trial to its end. One that was asked to stop meanwhile does not begin."""
-        if os.path.exists(self.job.kwargs.get("stop_file", "")):
+        """Run the trial to its end. After a request to stop it does not begin."""
+        if self.job.asked_to_stop:
             return {"done": True}
         try:
             _run(self.process, self.job)

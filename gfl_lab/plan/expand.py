@@ -10,10 +10,10 @@ from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.errors import Problem, SpecError
-from gfl_lab.spec.files import ExperimentFile
+from gfl_lab.spec.file_models import ExperimentFile
 from gfl_lab.spec.limits import MAX_TRIALS
 from gfl_lab.spec.settings import Settings
-from gfl_lab.spec.source import same
+from gfl_lab.spec.value_text import same
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from gfl_lab import naming
 from gfl_lab.plan.expand import Resolved
 from gfl_lab.spec.settings import Settings, inactive
-from gfl_lab.spec.source import same
+from gfl_lab.spec.value_text import same
 
 
 def why_equal(first: Resolved, second: Resolved) -> str:

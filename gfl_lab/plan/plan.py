@@ -1,4 +1,4 @@
-"""From an experiment to the list of its trials: expanded, named by content, compared with what is published. Pure."""
+"""Turn an experiment into the list of its trials: expanded, named by content, compared with published rows. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from gfl_lab.plan import published as published_rows
 from gfl_lab.plan.expand import Resolved, combinations
 from gfl_lab.plan.merge import merge, merge_notes, why_equal
 from gfl_lab.records.plan import PlanFile, PlannedTrial, PlannedVariant, Reference
-from gfl_lab.spec.files import ExperimentFile, Profile, PublishedTable, resolve_settings
+from gfl_lab.spec.file_models import ExperimentFile, Profile, PublishedTable
+from gfl_lab.spec.files import resolve_settings
 from gfl_lab.spec.limits import MAX_TRIALS
 from gfl_lab.spec.rules import SettingsRuleError
 from gfl_lab.spec.schedule import total_epochs
@@ -96,7 +97,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class PlanInputs:
-    """What a plan depends on beside experiment, profile and data.
+    """Inputs of a plan beside experiment, profile and data.
 
     Attributes:
         source: name of the experiment file, for messages.

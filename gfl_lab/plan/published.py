@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gfl_lab.records.plan import Reference
-from gfl_lab.spec.files import Profile, PublishedRow, PublishedTable, resolve_settings
+from gfl_lab.spec.file_models import Profile, PublishedRow, PublishedTable
+from gfl_lab.spec.files import resolve_settings
 from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import DataSpec
 
@@ -75,7 +76,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Entry:
-    """A published row, and the experiment and variant that produce it; None where nothing does, and ``why_not`` says why."""
+    """A published row, and the experiment and variant that produce it; None if nothing does, with the reason in ``why_not``."""
 
     table: PublishedTable
     row: PublishedRow

@@ -1,4 +1,4 @@
-"""From a search's suggestions to trials, and the ledger of what was suggested and how it ended. Pure but for its file."""
+"""Turn a search's suggestions into trials, and keep the ledger of suggestions and their outcomes. Pure but for its file."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from pydantic import ValidationError
 from gfl_lab import naming
 from gfl_lab.errors import Problem, SpecError
 from gfl_lab.plan.plan import Plan, Variant
-from gfl_lab.spec.files import ExperimentFile, Profile, resolve_settings
+from gfl_lab.spec.file_models import ExperimentFile, Profile
+from gfl_lab.spec.files import resolve_settings
 from gfl_lab.spec.rules import SettingsRuleError
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.search import Dimension, SearchSpec
 from gfl_lab.spec.settings import Settings, inactive
-from gfl_lab.spec.source import Source, identity, same
+from gfl_lab.spec.source import Source
 from gfl_lab.spec.trial import computed
+from gfl_lab.spec.value_text import identity, same
 
 MAX_COMBINATIONS, MAX_DRAWN = 1000, 20_000
 
@@ -39,7 +41,7 @@ def definition_of(experiment: ExperimentFile, plan: Plan) -> dict[str, Any]:
         plan: of the search's corners: all of them have the same data, seed and training code.
     """
     search, spec = search_of(experiment), plan.variants[0].trials[0].spec
-    # A path says where weights lie; what they are is in the trials' ids.
+    # Paths of weights are left out: their content is in the trials' ids.
     fixed = {
         key: value
         for key, value in (plan.profile.settings | experiment.overrides).items()

@@ -10,7 +10,7 @@ from gfl_lab.records.files import JsonObject, damaged, integer_of, read_json, wr
 
 @dataclass(frozen=True)
 class Accumulation:
-    """How a batch is split.
+    """The split of a batch.
 
     Attributes:
         parts: of each batch, at least 2.

@@ -1,4 +1,4 @@
-"""cost.json: what an experiment's commands have spent. runs/measured/*.json: what a warm-up has measured."""
+"""cost.json: the cost of an experiment's commands so far. runs/measured/*.json: the measurements of a warm-up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DAMAGE = (StoreError, LookupError, TypeError, ValueError)
 
 @dataclass(frozen=True)
 class Spent:
-    """What the commands of an experiment have spent in all, and what the last one gave to each trial.
+    """The cost of an experiment's commands so far, and the trial resources of the last one.
 
     Attributes:
         cpus, gpus: of each trial. at_once: trials that ran at the same time.

@@ -18,7 +18,7 @@ class Lease:
 
     Attributes:
         pid: of the process.
-        start: when the process started, in clock ticks since boot: it tells a reused pid apart.
+        start: when the process started, in clock ticks since boot: a reused pid has another one.
         host: name of the machine.
         since: Unix time in s when the trial was taken; 0 if unknown.
         run: of a cluster without a shared disk: the driver's run that gave the trial to this node; else empty.

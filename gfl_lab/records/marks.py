@@ -41,7 +41,7 @@ def write_sound_trials(path: Path, sound: SoundTrials) -> None:
 
 @dataclass(frozen=True)
 class FailedRepair:
-    """Why the damaged records of a finished trial could not be made again.
+    """The failure to make the damaged records of a finished trial again.
 
     Attributes:
         kind: a ``FailureKind``. tried: ISO time.

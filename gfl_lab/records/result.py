@@ -1,4 +1,4 @@
-"""result.json: how a trial ended. It says done, failed or interrupted; a trial is done only when this file says so."""
+"""result.json: how a trial ended: done, failed or interrupted. A trial is done only if this file has that status."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, NamedTuple, TypeAlias, TypedDict
 
-from gfl_lab import naming
 from gfl_lab.errors import FailureKind, StoreError
 from gfl_lab.records.accumulation import Accumulation
 from gfl_lab.records.environment import Environment
@@ -41,7 +40,7 @@ class FileEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a trial failed.
+    """The failure of a trial.
 
     Attributes:
         kind: a ``FailureKind``, or one that a newer version has added.
@@ -88,7 +87,7 @@ class EvaluatedAgain:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What every result holds.
+    """The parts of every result.
 
     Attributes:
         trial: its id; empty in results of versions that did not write it.
@@ -204,7 +203,7 @@ def read_result(path: Path) -> Result | None:
 
 
 def says_done(content: bytes) -> bool:
-    """Return True if the bytes of a result, from a storage, say that the trial is done."""
+    """Return True if the bytes of a result, from a storage, are those of a finished trial."""
     try:
         found = object_of(json.loads(content))
     except ValueError:
@@ -243,7 +242,7 @@ def parse_result(path: Path, content: JsonObject) -> Result:
         raise damaged(path, f"has the status {status!r}")
     for part in _COUNTS:
         if content.get(part) is not None and number_of(content[part]) is None:
-            raise damaged(path, f"says that {part} is {content[part]!r}")
+            raise damaged(path, f"has the wrong {part} {content[part]!r}")
     return _done(content)
 
 
@@ -336,79 +335,3 @@ def _evaluated_again(value: object) -> EvaluatedAgain | None:
         return None
     environment = Environment.from_json(found.get("environment")) or Environment({})
     return EvaluatedAgain(text_of(found.get("finished")), text_of(found.get("device")), numbers_of(found.get("seconds")), environment)
-
-
-# --- whether a finished trial's result is sound ---------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """A result with all that is wrong in its file, as phrases; ``metrics`` and ``files`` are those that can be relied on."""
-
-    result: Result | None
-    faults: tuple[str, ...] = ()
-    metrics: Mapping[str, float] | None = None
-    files: Mapping[str, FileEntry] = field(default_factory=dict)
-
-
-def inspect_result(path: Path) -> Inspection | None:
-    """Read a result and everything that is wrong with it; None if there is none.
-
-    Raises:
-        StoreError: the file is no JSON object. FormatError: it is of a format that this version does not read.
-    """
-    content, trial = read_json_or_none(path), path.parent.name
-    if content is None:
-        return None
-    try:
-        result = parse_result(path, content)
-    except StoreError:
-        result = None
-    if isinstance(result, Failed | Interrupted):
-        return Inspection(result)
-    foreign = content.get("trial") not in (None, trial)
-    fault, metrics = _metrics_fault(content, trial)
-    faults = [fault] if fault else []
-    files = None if foreign else content.get("files")
-    entries = _entries(files)
-    if files is not None and entries is None:
-        faults.append("lists its files in a form that is not gfl-lab's")
-    return Inspection(result, tuple(faults), metrics, entries or {})
-
-
-def _metrics_fault(content: JsonObject, trial: str) -> tuple[str, Mapping[str, float] | None]:
-    """Return the damage in the numbers of a result, and its metrics as far as they can be compared."""
-    if content.get("status") != DONE:
-        return f"has the status {content.get('status')!r}", None
-    if content.get("trial") not in (None, trial):
-        return f"belongs to trial {content['trial']}", None
-    metrics = object_of(content.get("metrics"))
-    if metrics is None:
-        return "has no metrics", None
-    bad = [*_bad_metrics(metrics), *_bad_parts(content)]
-    if bad:
-        return "says that " + ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else ""), None
-    return "", numbers_of(metrics)
-
-
-def _bad_metrics(metrics: JsonObject) -> list[str]:
-    sound = numbers_of(metrics)
-    bad = [f"{key} is {value!r}" for key, value in metrics.items() if key not in sound]
-    return bad + [
-        f"{key} is {sound[key]:g}, which is not between 0 and 100"
-        for key in naming.AP_METRICS
-        if key in sound and not 0 <= sound[key] <= 100
-    ]
-
-
-def _bad_parts(content: JsonObject) -> list[str]:
-    bad = []
-    for part in ("seconds", "per_class", "counts"):
-        values = content.get(part, {})
-        if not isinstance(values, dict) or len(numbers_of(values)) != len(values):
-            bad.append(f"{part} holds no numbers")
-    for part in ("epochs", "steps"):
-        count = integer_of(content.get(part))
-        if part in content and (count is None or count < 0):
-            bad.append(f"{part} is {content[part]!r}")
-    return bad

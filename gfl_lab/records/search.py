@@ -1,4 +1,4 @@
-"""search.json: what a search is, every suggestion of its sampler, and how each ended."""
+"""search.json: the definition of a search, every suggestion of its sampler, and how each ended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gfl_lab.spec import renames
 
 
 class Outcome(StrEnum):
-    """How a suggestion ended. Values are written to disk: they are added, never renamed or removed."""
+    """Outcome of a suggestion. Values are written to disk: they are added, never renamed or removed."""
 
     OPEN = "open"
     """Handed out and not ended; its run directory has the state of its trial."""
@@ -40,7 +40,7 @@ class Suggestion:
     """One suggestion of the sampler.
 
     Attributes:
-        drawn: the sampler's values, exactly: it is told these again when the search goes on.
+        drawn: the sampler's values, exactly: they are reported to it again when the search goes on.
         settings: the same as settings, rounded.
         values: the metric after each epoch that the scheduler has seen.
         value: the final metric; of a stopped one the last.
@@ -112,7 +112,7 @@ class SearchFile:
 
     @property
     def ended(self) -> int:
-        """How many of ``trials`` are used up."""
+        """Number of ``trials`` that are used up."""
         return sum(found.state in COUNTED and found.final for found in self.suggestions)
 
     @property

@@ -1,4 +1,4 @@
-"""table.lock.json: the trials behind a table, and the numbers of each."""
+"""table.lock.json: the trials behind a table, with their numbers."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class SideView:
     """One side of one box: everything a bar chart of it shows. Distances are from the location, in bins, outwards.
 
     ``probability`` (n+1) is None for a Dirac box. ``edges`` and ``edge_probs`` are the two true places and their
-    probabilities where the data know them, and ``ideal`` the distribution DFL would learn from them.
+    probabilities if the data have them, and ``ideal`` the distribution DFL would learn from them.
     ``origin + sign * px_per_bin * bins`` is the place on the image, in px.
     """
 

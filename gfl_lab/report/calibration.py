@@ -1,4 +1,4 @@
-"""Does the score say how well a box lies? Detections' scores against the IoU that they reach."""
+"""Calibration: detections' scores against the IoU that they reach."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Variants against each other: what ``report.statistics`` says of an experiment's finished trials.
+"""Comparison of variants: ``report.statistics`` over an experiment's finished trials.
 
 ``compare`` is a table's rows against the baseline, ``compare_two`` any two variants. Both pool the spread over seeds over the same rows, so
 a row of the table and the comparison of its two variants are the same numbers.
@@ -18,7 +18,7 @@ from gfl_lab.report.statistics import NO_RECORDS, Difference, Paired, Sampled, h
 from gfl_lab.results.rows import ExperimentRow, Resampled, TrialRow, VariantRow
 
 SMALLEST = 0.3
-"""AP points: the difference for which the seeds needed are told, if no other is asked for. Papers of this family claim about as much."""
+"""Default of the difference, in AP points, for which the seeds needed are counted. Papers of this family claim about as much."""
 FEW_SEEDS = 2
 """With so many seeds a verdict is weak: two numbers hardly show how much seeds differ."""
 
@@ -34,9 +34,9 @@ class Comparison:
         found: mean, interval and p before correction.
         p: after Holm's correction over all rows of this metric; None where there is no interval.
         rows: how many rows p is corrected for.
-        detectable: the smallest true difference that so many seeds would tell from none; None where there is no interval.
-        smallest: a difference in AP points; needed: seeds that would tell it from none; None where none would do, or nothing is known.
-        images_resolve: the smallest true difference that these images tell from none, however many seeds there are; None as ``detectable``.
+        detectable: the smallest true difference that this number of seeds can show; None if there is no interval.
+        smallest: a difference in AP points; needed: seeds that can show it; None if no number does, or nothing is known.
+        images_resolve: the smallest true difference that these images can show with any number of seeds; None as ``detectable``.
         images_needed: images that ``smallest`` wants at least, where those there are do not suffice however many seeds there are; else None.
     """
 
@@ -55,7 +55,7 @@ class Comparison:
     def verdict(self) -> str:
         """``better``, ``worse`` or ``not resolved`` at 5% after correction.
 
-        If nothing can be concluded: ``one seed``, ``no signal``, ``no spread`` or ``no records``; ``found.why`` says more.
+        If nothing can be concluded: ``one seed``, ``no signal``, ``no spread`` or ``no records``; ``found.why`` has the reason.
         """
         if self.p is None:
             return self.found.verdict
@@ -92,8 +92,8 @@ def compare(experiment: ExperimentRow, resampled: Lookup | None = None, smallest
     """Return the comparison of each variant that shares a finished seed with the baseline, in AP, AP50 and AP75.
 
     Args:
-        resampled: without it intervals know of seeds alone. A row without the samples of all its trials has no interval.
-        smallest: AP points, the difference for which the seeds needed are told.
+        resampled: without it intervals are over seeds alone. A row without the samples of all its trials has no interval.
+        smallest: AP points, the difference for which the seeds needed are counted.
     """
     if experiment.baseline is None:
         return ()
@@ -110,7 +110,7 @@ def compare_two(
     """Return the comparison of ``variant`` minus ``reference`` in AP, AP50 and AP75.
 
     With the baseline as one of them the numbers are those of the table's row. For two others the spread over seeds is pooled over the
-    table's rows and this pair, and p is not corrected, since one pair is asked about. Either order of the two gives the same, but for signs.
+    table's rows and this pair, and p is not corrected, since there is one pair. Either order of the two gives the same, but for signs.
     """
     if experiment.baseline is not None and experiment.baseline.name in (variant.name, reference.name):
         table = compare(experiment, resampled, smallest)

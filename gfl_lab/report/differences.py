@@ -29,7 +29,7 @@ class Differing:
 def differences(first: Recorded, second: Recorded) -> list[Differing]:
     """Return every difference, group by group; empty for the same trial trained twice with equal numbers.
 
-    What only one environment names is left out where the other one is not known at all.
+    Entries of one environment are left out if the other one is not known at all.
     """
     found = _differing(SETTINGS, {"seed": first.seed, **first.settings}, {"seed": second.seed, **second.settings})
     if first.weights_digest != second.weights_digest:

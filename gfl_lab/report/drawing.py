@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from gfl_lab.report.boxes import BoxView, SideView
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#6b4e9b", "#56b4e9")
-"""Okabe and Ito's, told apart by colour-blind readers too; boxes take them in turn."""
+"""Okabe and Ito's, distinct for colour-blind readers too; boxes take them in turn."""
 TRUTH = "#e69f00"
 SHORT_SIDE = 720
 """px: smaller images are enlarged to about this, so that bars of a few px are seen."""

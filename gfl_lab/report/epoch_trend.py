@@ -25,7 +25,7 @@ class EpochTrend:
         side: of ``naming.SIDES``. epochs: (E,) from 1. places: (B,) along one axis of the image, px, ascending.
         probability: (E, B) that the side lies within a px of each place: the bins as they lay then, since the location matched to a
             box may change, divided by their width. expectation: (E,) px.
-        target: px. edges: the two true places, px, where the data know them.
+        target: px. edges: the two true places, px, if the data have them.
     """
 
     side: str

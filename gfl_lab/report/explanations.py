@@ -11,29 +11,29 @@ from gfl_lab.report.statistics import NO_RECORDS, NO_SIGNAL, NO_SPREAD, ONE_SEED
 
 def explain(comparisons: tuple[Comparison, ...]) -> list[str]:
     """Return the sentences that a reader needs for the comparisons of one metric."""
-    told = []
+    sentences = []
     tested = [each for each in comparisons if each.p is not None]
     if tested:
-        told += [_about_intervals(tested), *_about_spread(tested), *_about_images(tested)]
+        sentences += [_about_intervals(tested), *_about_spread(tested), *_about_images(tested)]
         if weak := [each.variant for each in tested if each.weak]:
-            told.append(
+            sentences.append(
                 f"Weak: {_some(weak)} {_rest(weak)} on two seeds. Two numbers hardly show how much seeds differ; take three or more."
             )
         if blind := [each.variant for each in tested if each.found.image_variance is None]:
-            told.append(f"The interval knows of seeds alone for {_some(blind)}: how AP varies with the images was not looked up.")
+            sentences.append(f"The interval is over seeds alone for {_some(blind)}: how AP varies with the images was not looked up.")
     for verdict, title in ((NO_SIGNAL, "No signal"), (NO_SPREAD, "No spread over seeds"), (NO_RECORDS, "No interval")):
         reasons: dict[str, list[str]] = {}
         for each in comparisons:
             if each.verdict == verdict:
                 reasons.setdefault(each.found.why, []).append(each.variant)
         for why, variants in reasons.items():
-            subject = f"{comparisons[0].metric} says nothing here, since {why}" if verdict == NO_SIGNAL else why
+            subject = f"{comparisons[0].metric} has no meaning here, since {why}" if verdict == NO_SIGNAL else why
             out = ". `gfl-lab run` evaluates such trials again, and `gfl-lab doctor` lists them" if "eval.npz" in why else ""
-            told.append(f"{title} for {_some(variants)}: {subject}{out}.")
+            sentences.append(f"{title} for {_some(variants)}: {subject}{out}.")
     single = [each for each in comparisons if each.verdict == ONE_SEED]
     if single:
         images = any(each.found.image_half is not None for each in single)
-        told.append(
+        sentences.append(
             "With one seed there is no interval"
             + (
                 ": ± is what the choice of validation images alone makes uncertain; other seeds add what cannot be known."
@@ -41,7 +41,7 @@ def explain(comparisons: tuple[Comparison, ...]) -> list[str]:
                 else "."
             )
         )
-    return told
+    return sentences
 
 
 def _about_intervals(tested: Sequence[Comparison]) -> str:
@@ -50,7 +50,7 @@ def _about_intervals(tested: Sequence[Comparison]) -> str:
     over = "over other seeds and other validation images" if any(each.found.image_variance is not None for each in tested) else "over seeds"
     return (
         f"The 95% interval is of the mean difference, {over}; p is two-sided{several}. "
-        f'"resolves" is the smallest true difference that these seeds tell from none 8 times in 10, and "{smallest} needs" how many '
+        f'"resolves" is the smallest true difference that these seeds show 8 times in 10, and "{smallest} needs" how many '
         f"seeds would do so for {smallest} AP."
     )
 
@@ -58,12 +58,12 @@ def _about_intervals(tested: Sequence[Comparison]) -> str:
 def _about_spread(tested: Sequence[Comparison]) -> list[str]:
     pooled = max(each.found.rows for each in tested)
     guarded = [each.variant for each in tested if each.found.guarded]
-    told = []
+    sentences = []
     if pooled > 1:
-        told.append(f"How much seeds differ is pooled over {pooled} rows" + (" that have two seeds or more." if not guarded else "."))
+        sentences.append(f"How much seeds differ is pooled over {pooled} rows" + (" that have two seeds or more." if not guarded else "."))
     if guarded:
-        told.append(f"{_some(guarded)}: seeds differ far more here than in the other rows, so the interval rests on this row alone.")
-    return told
+        sentences.append(f"{_some(guarded)}: seeds differ far more here than in the other rows, so the interval rests on this row alone.")
+    return sentences
 
 
 def _about_images(tested: Sequence[Comparison]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The notes below a table: what a reader must know to read its numbers, once each, as plain sentences."""
+"""The notes below a table, which explain its numbers: plain sentences, once each."""
 
 from __future__ import annotations
 

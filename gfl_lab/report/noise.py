@@ -1,4 +1,4 @@
-"""How much differences vary from seed to seed and from image to image: variances, intervals and p-values as arrays.
+"""Noise of differences from seed to seed and from image to image: variances, intervals and p-values as arrays.
 
 The symbols are those of ``report.statistics``. Every function takes one table, or many simulated ones at once.
 """
@@ -28,7 +28,7 @@ _LEAST_P = 1e-100
 
 
 class Noise(NamedTuple):
-    """How much the rows of a table vary from seed to seed, (..., rows): the table's rows stand along the last axis.
+    """Noise of the rows of a table from seed to seed, (..., rows): the table's rows stand along the last axis.
 
     ``variance`` (M) of one pair with its degrees of ``freedom``, and ``residual`` (E); ``rows`` are those that were pooled, 1 where a row
     keeps its own numbers. ``guarded`` marks rows that keep theirs although others were pooled.

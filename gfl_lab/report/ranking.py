@@ -19,7 +19,7 @@ BEST_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Importance:
-    """How much each setting sets the best trials apart: shares that sum to 1, the largest first; ``of`` says of what."""
+    """The importance of each setting for the best trials: shares that sum to 1, the largest first; ``of`` names the whole."""
 
     shares: Mapping[str, float]
     of: str
@@ -70,8 +70,8 @@ def _ranks(row: SuggestionRow) -> bool:
 def importance(search: SearchRow) -> Importance | str:
     """Return the PED-ANOVA importance (Optuna's default): how far each setting alone distinguishes the best quarter of the trials.
 
-    Over the finished trials. Where a scheduler left too few of them, over all trials at the epoch that every one has
-    reached, which is said.
+    Over the finished trials. If a scheduler left too few of them, over all trials at the epoch that every one has
+    reached, with a note.
     """
     finished = [(row.drawn, row.value) for row in search.suggestions if row.state == DONE and row.value is not None]
     if len(finished) >= MIN_FOR_IMPORTANCE and len({value for _, value in finished}) == 1:
@@ -106,7 +106,7 @@ def _notes(search: SearchRow, valued: list[SuggestionRow], found: Importance | s
     notes = []
     done = [row for row in valued if row.state == DONE]
     if done and search.metric in naming.AP_METRICS and all(abs(row.value or 0.0) < FAINT for row in done):
-        notes.append(f"No signal: {search.metric} is 0.0 in every finished trial. The order of the rows says nothing.")
+        notes.append(f"No signal: {search.metric} is 0.0 in every finished trial. The order of the rows has no meaning.")
     elif done:
         notes.append(
             f"The number of the best of {len(done)} finished {'trial' if len(done) == 1 else 'trials'} flatters it: it was chosen for that number, on these images and with "

@@ -34,7 +34,7 @@ def sides(frame: pd.DataFrame | None) -> pd.DataFrame:
     """Return a row for each side of each ground-truth box that has a distribution.
 
     Returns:
-        ``COLUMNS``: size is small, medium or large, as COCO has them; ambiguous whether the data know two edges here; neighbour
+        ``COLUMNS``: size is small, medium or large, as COCO has them; ambiguous if the data have two edges here; neighbour
         whether another box of the image reaches into a band along this side (``NEAR``), as one does that hides it; entropy in nats
         and spread (standard deviation) in bins; modes, their number; bimodality 0 to 1; tail, the mass on the last bin; error,
         expectation minus annotated distance, in px of the image; cell_iou and score of the box, the same in its four rows.
@@ -115,7 +115,7 @@ def grouped(found: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well the width of a box's distributions tells how badly it lies: GFLv2's premise (arXiv 2011.12885, section 3).
+    """Agreement of the width of a box's distributions with its error: GFLv2's premise (arXiv 2011.12885, section 3).
 
     Correlations of the mean spread of a box's four sides with the IoU that its cell reaches; negative where narrow means good.
     None where there is none to give.

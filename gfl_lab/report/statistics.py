@@ -31,7 +31,7 @@ from gfl_lab.report.noise import LEVEL, half_width, image_variances, p_values, p
 Sampled = Sequence[tuple[np.ndarray, np.ndarray]]
 """(R,) a metric on the same bootstrap samples of the images, of (variant, baseline), one pair for each seed."""
 FAINT = 0.05
-"""AP points: what is below prints as 0.0. The spread of such numbers says nothing of detectors that work."""
+"""AP points: what is below prints as 0.0. The spread of such numbers is no evidence on detectors that work."""
 _SAME = 1e-9
 """AP points: numbers that are closer are equal but for rounding."""
 
@@ -110,7 +110,7 @@ class Difference:
 
     @property
     def image_half(self) -> float | None:
-        """Half width of an interval that knows of images only: what one seed can say."""
+        """Half width of an interval over images only, for one seed."""
         return None if self.image_variance is None else float(special.ndtri(0.5 + LEVEL / 2)) * math.sqrt(self.image_variance)
 
     @property

@@ -71,8 +71,8 @@ def build_table(experiment: ExperimentRow, resampled: Lookup | None = None, smal
 
     Args:
         resampled: gives trials' AP on bootstrap samples of the images; without it intervals rest on seeds alone. A row without the
-            samples of all its trials has no interval, and says so.
-        smallest: AP points, the difference for which the seeds needed are told.
+            samples of all its trials has no interval, with a note.
+        smallest: AP points, the difference for which the seeds needed are counted.
     """
     recorded = _recorded(experiment)
     columns = list(dict.fromkeys(experiment.metrics)) or ["AP"]

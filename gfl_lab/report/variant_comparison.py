@@ -38,7 +38,7 @@ class DifferenceRow:
         group: METRIC, SIZE, CLASS (AP of one class), or ERROR (AP50 points that a type of error costs: lower is better).
         value, reference: means over seeds of the variant and of the one it is compared with. found: their difference.
         counts: for errors, how many both have, means over seeds.
-        comparison: for METRIC, what the table says of the two variants.
+        comparison: for METRIC, the table's comparison of the two variants.
     """
 
     group: str
@@ -51,7 +51,7 @@ class DifferenceRow:
 
     @property
     def half(self) -> float | None:
-        """Half width of the 95% interval, as a table has it; with one seed of one that knows of images alone. None without a signal."""
+        """Half width of the 95% interval, as a table has it; with one seed, of an interval over images alone. None without a signal."""
         if self.found.half is None and self.found.seeds == 1 and self.found.verdict != NO_SIGNAL:
             return self.found.image_half
         return self.found.half
@@ -187,14 +187,14 @@ def comparison_json(rows: Sequence[DifferenceRow]) -> list[dict[str, Any]]:
 def notes(rows: Sequence[DifferenceRow]) -> list[str]:
     """Return the notes that a reader of these rows needs beside their numbers."""
     totals = [row for row in rows if row.comparison is not None]
-    told = []
+    notes = []
     if several := next((row.comparison.rows for row in rows if row.comparison is not None and row.comparison.rows > 1), 0):
-        told.append(f"p and verdict of AP, AP50 and AP75 are those of the table: corrected by Holm's method for its {several} rows.")
+        notes.append(f"p and verdict of AP, AP50 and AP75 are those of the table: corrected by Holm's method for its {several} rows.")
     if any(row.found.rows > 1 for row in rows):
-        told.append(
+        notes.append(
             "How much seeds differ is pooled over the table's rows for AP and its sizes; classes and errors rest on these two variants."
         )
     if any(row.weak for row in rows):
-        told.append("Two seeds: all verdicts are weak. Two numbers hardly show how much seeds differ; take three or more.")
-    told += [f"{row.name}: {row.verdict}, since {row.found.why}." for row in totals if row.found.why]
-    return told
+        notes.append("Two seeds: all verdicts are weak. Two numbers hardly show how much seeds differ; take three or more.")
+    notes += [f"{row.name}: {row.verdict}, since {row.found.why}." for row in totals if row.found.why]
+    return notes

@@ -1,4 +1,4 @@
-"""What has been read, by key, for as long as the file behind it stays the same."""
+"""A cache of values read from files, valid while the file stays the same."""
 
 from __future__ import annotations
 

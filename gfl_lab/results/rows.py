@@ -1,4 +1,4 @@
-"""What `results` hands out: frozen rows, no links back to files. `report` computes on these alone."""
+"""Frozen rows, without links back to files. `report` computes on these alone."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Logged:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a trial wrote down of itself: all that its numbers follow from.
+    """The records of one trial: everything that its numbers follow from.
 
     ``components`` are the user's files by name; ``environment`` is empty until it is done, and for trials of versions before it
     was kept.
@@ -161,7 +161,7 @@ class ExperimentRow:
 
     @property
     def counts(self) -> dict[TrialState, int]:
-        """How many trials are in each state, every state named."""
+        """Number of trials in each state, with every state as a key."""
         trials = self.trials
         return {state: sum(trial.state is state for trial in trials) for state in TrialState}
 

@@ -1,4 +1,4 @@
-"""From an experiment file to its table: what a command, a notebook or a script asks for, done with one run tree.
+"""Run an experiment file to its table, for a command, a notebook or a script, with one run tree.
 
 ``inputs`` reads the files, ``planning`` makes the plan over a data set, ``session`` runs it. Commands and ``gfl_lab.open()``
 call this package alone.

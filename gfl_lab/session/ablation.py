@@ -9,10 +9,11 @@ from gfl_lab import naming
 from gfl_lab.orchestrate import driver
 from gfl_lab.orchestrate.budget import Budget
 from gfl_lab.orchestrate.cost import Estimate, Timings, estimates
-from gfl_lab.orchestrate.driver import Progress, StopSwitch
+from gfl_lab.orchestrate.driver import StopSwitch
 from gfl_lab.orchestrate.executor import run_jobs
 from gfl_lab.orchestrate.run_sync import DriverSide
 from gfl_lab.orchestrate.trainings import Trainings
+from gfl_lab.orchestrate.watcher import Progress, Watcher
 from gfl_lab.plan.plan import Plan, Trial
 from gfl_lab.rundir import RunTree, TrialState
 from gfl_lab.session import entries
@@ -147,7 +148,7 @@ class AblationWork:
         kwargs = {**workers.process_settings(), "stop_file": str(stop.file)}
         planned = [(variant, trial) for variant in self.plan.variants for trial in variant.trials]
         labels = {trial.id: f"{variant.name} seed {trial.spec.seed}" for variant, trial in [*planned, *self.standing.others]}
-        watcher = driver.Watcher(self.tree, self.plan, self._pending, labels, watch)
+        watcher = Watcher(self.tree, self.plan, self._pending, labels, watch)
         if self._storage:
             self._storage.start()
         watcher.start()
@@ -162,7 +163,7 @@ class AblationWork:
                     jobs = self._storage.watch(jobs)
                 elif self._trainings:
                     jobs = self._trainings.jobs(jobs)
-                problems += [f"Ray: {sentence}" for sentence in run_jobs(workers.executor, jobs)]
+                problems += [f"Ray: {sentence}" for sentence in run_jobs(workers.executor, jobs, stop.ask)]
                 begun = {trial.id for trial in ready}
                 waiting = [trial for trial in waiting if trial.id not in begun]
             interrupted = False

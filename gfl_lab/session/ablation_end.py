@@ -40,7 +40,7 @@ class AblationEnd:
         self.reporter, self.say = reporter, reporter.say
 
     def report(self, mirror: BackgroundMirror, *, stopped: bool, over_storage: bool, relock: bool) -> Outcome:
-        """Write table and lock file, complete the mirror, and say what is missing.
+        """Write table and lock file, complete the mirror, and report what is missing.
 
         Args:
             stopped: a signal has ended the trials; then missing ones are no failure.
@@ -97,7 +97,7 @@ class AblationEnd:
         return bool(failed)
 
     def _repairs(self, *, over_storage: bool) -> Mapping[str, Damaged]:
-        """Look at every finished trial once more, and say what was repaired and what was not; return what is still damaged."""
+        """Check every finished trial once more, and report what was repaired and what was not; return what is still damaged."""
         left = self.standing.damage_now()
         for trial, damage in self.standing.damaged.items():
             if trial not in left:
@@ -125,7 +125,7 @@ class AblationEnd:
 
 
 def look_closer() -> str:
-    """Return the line that says how to see the results: by commands, or by the addresses in GFL_LAB_PAGES."""
+    """Return the line on how to see the results: by commands, or by the addresses in GFL_LAB_PAGES."""
     if pages := os.environ.get("GFL_LAB_PAGES"):
         return f"look closer:  {pages}"
     return "look closer:  gfl-lab dashboard   or   gfl-lab mlflow"

@@ -40,7 +40,7 @@ def cost_text(cost: Cost | None, expected: Sequence[Estimate], resources: TrialR
 
 
 def check_budget(budget: Budget | None, expected: Sequence[Estimate], resources: TrialResources, say: Callable[[str], None]) -> None:
-    """Refuse what is expected to cost more than the budget; say so if there is no estimate.
+    """Refuse work that is expected to cost more than the budget; print a note if there is no estimate.
 
     Raises:
         BudgetError: the estimate is above the budget.

@@ -9,14 +9,15 @@ from pathlib import Path
 from gfl_lab.addresses import absolute
 from gfl_lab.data import ambiguous_shapes, coco
 from gfl_lab.errors import InputError, Problem
+from gfl_lab.records.manifest import DataPaths
 from gfl_lab.records.marks import write_checked_data
 from gfl_lab.rundir import RunTree
-from gfl_lab.spec.files import Profile
+from gfl_lab.spec.file_models import Profile
 from gfl_lab.spec.trial import DataSpec
 from gfl_lab.wording import plural
 
 
-def prepare_data(profile: Profile, tree: RunTree, data: Path | None, say: Callable[[str], None]) -> tuple[DataSpec, dict[str, str]]:
+def prepare_data(profile: Profile, tree: RunTree, data: Path | None, say: Callable[[str], None]) -> tuple[DataSpec, DataPaths]:
     """Make or check the data set; return its content and the absolute paths that trials read.
 
     A data set of the user's is decoded completely once. Its digest is remembered in the run tree, so that the next call only
@@ -31,12 +32,10 @@ def prepare_data(profile: Profile, tree: RunTree, data: Path | None, say: Callab
     """
     folder, content = _generated(profile, tree, say) if data is None else _given(data, tree, say)
     found = coco.find_dataset(folder)
-    paths = {
-        "train_annotations": str(found.train_annotations),
-        "val_annotations": str(found.val_annotations),
-        "train_images": str(found.train_images),
-        "val_images": str(found.val_images),
-    }
+    paths = DataPaths(
+        train_annotations=str(found.train_annotations), val_annotations=str(found.val_annotations), train_images=str(found.train_images),
+        val_images=str(found.val_images),
+    )  # fmt: skip
     return content, paths
 
 

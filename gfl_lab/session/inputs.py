@@ -10,7 +10,8 @@ from pathlib import Path
 from gfl_lab import shipped
 from gfl_lab.errors import Problem, SpecError
 from gfl_lab.spec.code import CodeFile, read_code
-from gfl_lab.spec.files import ExperimentFile, Profile, PublishedTable, find_profile, load_experiment, load_profile, load_published
+from gfl_lab.spec.file_models import ExperimentFile, Profile, PublishedTable
+from gfl_lab.spec.files import find_profile, load_experiment, load_profile, load_published
 from gfl_lab.spec.source import Source
 
 

@@ -13,6 +13,7 @@ from gfl_lab.report.table import Table, build_table
 from gfl_lab.results.search import read_search
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree
+from gfl_lab.session.executor_names import ExecutorName
 from gfl_lab.session.inputs import Files, read_files
 from gfl_lab.session.outcome import Outcome
 from gfl_lab.session.planning import PlanOptions, prepare
@@ -20,7 +21,6 @@ from gfl_lab.session.reporting import LineReporter
 from gfl_lab.session.run_tree import default_tree
 from gfl_lab.session.session import RunOptions, Session
 from gfl_lab.session.weights import absolute_weights
-from gfl_lab.session.workers import ExecutorName
 
 
 class Lab:
@@ -41,6 +41,7 @@ class Lab:
 
     def __init__(self, root: str | Path | None = None, *, verbose: bool = True) -> None:
         self._tree = default_tree() if root is None else RunTree(absolute(Path(root), "the run tree"))
+        self._verbose = verbose
         self._reporter = LineReporter(verbose=verbose)
 
     @property
@@ -77,7 +78,7 @@ class Lab:
     def run(  # noqa: PLR0913 - a caller names each of them
         self, experiment: str | Path, *, profile: str | None = None, data: str | Path | None = None, seeds: Sequence[int] | None = None,
         init_weights: str | Mapping[str, str] | None = None, executor: ExecutorName = "ray", address: str | None = None,
-        cpus: int | None = None, gpus: float | None = None, budget: str | None = None,
+        cpus: int | None = None, gpus: float | None = None, budget: str | None = None, progress: bool = True,
     ) -> Outcome:  # fmt: skip
         """Train what is missing of an experiment, as `gfl-lab run` does.
 
@@ -94,13 +95,16 @@ class Lab:
             cpus: of each trial, instead of the profile's.
             gpus: of each trial, or part of one. With 0 and the inline executor, this process sees no GPU any more.
             budget: such as ``12h``, ``8cpuh`` or ``40gpuh``; the run stops when it is spent.
+            progress: print a line on stderr when a trial starts, finishes an epoch or ends, as `gfl-lab run` does. A `Lab` that is not
+                verbose prints none.
 
         Returns:
             The outcome, with the table of an ablation or the ranking of a search.
         """
         options = RunOptions(executor=executor, address=address, cpus=cpus, gpus=gpus, budget=budget)
         files, plan = _files(experiment, profile), _plan_options(data, seeds, init_weights)
-        return Session(files, self._tree, self._reporter, plan, options).run()
+        reporter = LineReporter(verbose=self._verbose, progress=progress)
+        return Session(files, self._tree, reporter, plan, options).run()
 
     def table(self, experiment: str | Path, *, profile: str | None = None) -> Table:
         """Return the table of an ablation that has been run here.

@@ -1,4 +1,4 @@
-"""Bring a table's lock file up to date after a run: extend it, keep it, or replace it when told to."""
+"""Bring a table's lock file up to date after a run: extend it, keep it, or replace it with ``relock``."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class LockFile:
             self.say(f"    The numbers as they are now: {self.beside}\n    {self._accept}")
             return False
         if damaged:
-            return True  # sound trials are as locked; the damaged ones are told elsewhere
+            return True  # sound trials are as locked; the damaged ones are reported elsewhere
         return self._extend(comparison, now, trained=trained)
 
     def _extend(self, comparison: Comparison, now: TableLock, *, trained: bool) -> bool:
@@ -85,7 +85,7 @@ class LockFile:
         return True
 
     def _compare(self, now: TableLock, damaged: Collection[str]) -> Comparison | None:
-        """Return the comparison without the damaged trials; None, and say why, where the lock file cannot be read."""
+        """Return the comparison without the damaged trials; None, with a message, if the lock file cannot be read."""
         planned, rows = {trial.id for trial in self.row.trials}, {variant.name for variant in self.row.variants}
         try:
             result = compare(read_table_lock(self.path), now, planned, rows)

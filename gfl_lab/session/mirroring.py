@@ -15,7 +15,7 @@ from gfl_lab.tracking.server import PATIENCE_S, redacted
 
 @dataclass(frozen=True)
 class Sent:
-    """What was sent of one experiment."""
+    """The report of one experiment that was mirrored."""
 
     experiment: str
     profile: str
@@ -37,7 +37,7 @@ class FullSync:
 
     def __init__(self, tree: RunTree, uri: str | None) -> None:
         self._tree, self._mirror = tree, Mirror(tree, uri)
-        self._failed: dict[str, GflLabError] = {}  # by text: what is wrong with the server is said once
+        self._failed: dict[str, GflLabError] = {}  # by text: an error of the server is reported once
 
     @property
     def uri(self) -> str:

@@ -196,7 +196,7 @@ def _planned_trials(standing: Standing, estimate_of: Mapping[str, Estimate], wei
 def _warm_up(pending: Sequence[Trial], tree: RunTree, prepared: Prepared, workers: Workers, say: Callable[[str], None]) -> None:
     taken = workers.resources
     say(f"warming up {len(distinct(pending))} of {len(pending)} trials to train (the others are like them)")
-    loaders = resources.loaders(workers.wish.loader_workers, taken.cpus, taken.gpus)
+    loaders = resources.loaders(workers.preferred.loader_workers, taken.cpus, taken.gpus)
     problems = measure(pending, tree, prepared.paths, prepared.code, taken, workers.machine, entries.WARM_UP_ENTRY, loaders, say)
     if problems:
         raise ResourceError([Problem(problem) for problem in problems])

@@ -17,7 +17,7 @@ from gfl_lab.session.refusals import output_problem
 
 @dataclass(frozen=True)
 class PictureOptions:
-    """How pictures are made.
+    """Options of pictures.
 
     Attributes:
         folder: where they go. force: write over pictures that exist. max_boxes: boxes that are drawn, the best.

@@ -1,4 +1,4 @@
-"""From the files of an experiment to its plan over a data set. Nothing but the data set, or its check, is written."""
+"""Make the plan of an experiment over a data set. Only the data set, or its check, is written."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from gfl_lab.errors import InputError, Problem
 from gfl_lab.plan.expand import combinations
 from gfl_lab.plan.plan import Draft, Plan, PlanInputs, draft_plan
 from gfl_lab.plan.search import corners
+from gfl_lab.records.manifest import DataPaths
 from gfl_lab.rundir import RunTree
 from gfl_lab.session.components import check_components
 from gfl_lab.session.dataset import prepare_data
 from gfl_lab.session.inputs import Files
 from gfl_lab.session.weights import check_weights, digest_weights, experiment_with_absolute_weights
 from gfl_lab.spec.code import CodeFile, class_names
-from gfl_lab.spec.files import ExperimentFile
+from gfl_lab.spec.file_models import ExperimentFile
 from gfl_lab.spec.limits import MAX_TRIALS
 from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import ComponentFile
 
 MAX_SEED = 2**31 - 1
 MANY = 1000
-"""From this many trials on planning takes seconds, and their number is told first."""
+"""From this many trials on planning takes seconds, and their number is shown first."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Prepared:
     """
 
     plan: Plan
-    paths: dict[str, str]
+    paths: DataPaths
     code: tuple[CodeFile, ...]
     expand: Callable[[ExperimentFile], Plan]
 

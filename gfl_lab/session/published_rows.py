@@ -9,7 +9,8 @@ from gfl_lab import shipped
 from gfl_lab.errors import SpecError
 from gfl_lab.plan import published
 from gfl_lab.plan.plan import draft_plan
-from gfl_lab.spec.files import Profile, find_profile, load_experiment, load_profile, load_published
+from gfl_lab.spec.file_models import Profile
+from gfl_lab.spec.files import find_profile, load_experiment, load_profile, load_published
 
 
 def survey_folders(folders: Sequence[Path], warn: Callable[[str], None]) -> list[published.Entry]:

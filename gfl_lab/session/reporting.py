@@ -1,4 +1,4 @@
-"""The person or program that a session reports to: a terminal, a notebook, or nobody."""
+"""The person or program that a session reports to: a terminal, a notebook, or none."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from gfl_lab.orchestrate.driver import Progress as Progress
+from gfl_lab.orchestrate.watcher import Progress as Progress
 from gfl_lab.report.ranking import Ranking
 from gfl_lab.report.table import Table
 from gfl_lab.rundir import TrialState as TrialState
+from gfl_lab.session.progress_lines import ProgressLines
 
 Listener = Callable[[Sequence[Progress]], None]
 """Called again and again with the progress of all trials."""
 
 
 class Reporter(Protocol):
-    """Receives what a session has to say, in the order in which it happens."""
+    """Receives the messages of a session, in their order."""
 
     def say(self, text: str) -> None:
         """Take a line about what happens."""
@@ -42,10 +43,11 @@ class LineReporter:
 
     Args:
         verbose: False prints warnings and errors alone.
+        progress: print a line when a trial starts, finishes an epoch or ends, if verbose.
     """
 
-    def __init__(self, *, verbose: bool = True) -> None:
-        self.verbose = verbose
+    def __init__(self, *, verbose: bool = True, progress: bool = True) -> None:
+        self.verbose, self.shows_progress = verbose, verbose and progress
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -59,8 +61,8 @@ class LineReporter:
         """Do nothing."""
 
     def progress(self) -> AbstractContextManager[Listener]:
-        """Return a context without a display."""
-        return contextlib.nullcontext(_ignore)
+        """Return a context whose listener prints lines, or nothing."""
+        return contextlib.nullcontext(ProgressLines(self.say) if self.shows_progress else _ignore)
 
 
 def _ignore(progress: Sequence[Progress]) -> None:

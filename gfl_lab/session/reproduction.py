@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gfl_lab import naming
 from gfl_lab.errors import ExitCode, InputError, Problem, StoreError
-from gfl_lab.integrity import UNSTABLE
+from gfl_lab.integrity.damage import UNSTABLE
 from gfl_lab.orchestrate import driver
 from gfl_lab.orchestrate.executor import run_jobs
 from gfl_lab.orchestrate.inline import InlineExecutor
@@ -102,7 +102,7 @@ def reproduce(tree: RunTree, prefix: str, keep: Path | None, say: Callable[[str]
 
 
 def _require_inputs(trial: TrialDir) -> None:
-    """Refuse a trial whose data, weights or code are not where its manifest says. Raises InputError with all that is missing."""
+    """Refuse a trial whose data, weights or code are not at the paths of its manifest. Raises InputError with all that is missing."""
     try:
         manifest = trial.manifest()
         files = [*map(Path, manifest.paths.to_json().values()), *manifest.component_files]

@@ -12,10 +12,11 @@ from gfl_lab.errors import ExitCode
 from gfl_lab.orchestrate import driver
 from gfl_lab.orchestrate.budget import Budget
 from gfl_lab.orchestrate.cost import Estimate, Timings, cost_of, estimates
-from gfl_lab.orchestrate.driver import Progress, StopSwitch
+from gfl_lab.orchestrate.driver import StopSwitch
 from gfl_lab.orchestrate.pruner import Pruner, SuccessiveHalving
 from gfl_lab.orchestrate.search import SearchState, SearchWatcher, open_ledger, run_search
 from gfl_lab.orchestrate.supervisor import Job
+from gfl_lab.orchestrate.watcher import Progress
 from gfl_lab.plan.plan import Plan, Variant
 from gfl_lab.plan.search import definition_of, plan_of, resolve, search_of
 from gfl_lab.records.plan import write_plan
@@ -150,7 +151,7 @@ class SearchWork:
             watcher.finish()
 
     def finish(self, mirror: BackgroundMirror, *, stopped: bool) -> Outcome:
-        """Write and report the ranked table; say what failed and what is missing."""
+        """Write and report the ranked table, with the failed and missing trials."""
         say, ledger = self.reporter.say, self.state.ledger
         self._save_plan()
         ranking = rank(read_search(self.tree, self.files.experiment.name, self.files.profile.name))

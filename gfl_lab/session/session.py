@@ -11,24 +11,26 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, get_args
+from typing import Protocol
 
 from gfl_lab import naming
 from gfl_lab.errors import InputError, Problem
 from gfl_lab.orchestrate import resources
 from gfl_lab.orchestrate.budget import Budget, Meter
-from gfl_lab.orchestrate.driver import Progress, StopSwitch, only_driver
+from gfl_lab.orchestrate.driver import StopSwitch, only_driver
+from gfl_lab.orchestrate.watcher import Progress
 from gfl_lab.plan.plan import Plan
 from gfl_lab.rundir import RunTree, TrialState
 from gfl_lab.session.ablation import AblationWork
 from gfl_lab.session.costs import parse_budget
+from gfl_lab.session.executor_names import EXECUTORS, ExecutorName
 from gfl_lab.session.inputs import Files
 from gfl_lab.session.outcome import Outcome, Stopped
 from gfl_lab.session.planning import PlanOptions
 from gfl_lab.session.refusals import check_address
 from gfl_lab.session.reporting import Reporter
 from gfl_lab.session.search import SearchWork
-from gfl_lab.session.workers import ExecutorName, Workers
+from gfl_lab.session.workers import Workers
 from gfl_lab.tracking.background import BackgroundMirror
 from gfl_lab.tracking.mirror import Mirror
 
@@ -59,8 +61,8 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         """Refuse an executor that there is not. Raises InputError."""
-        if self.executor not in get_args(ExecutorName):
-            known = " or ".join(get_args(ExecutorName))
+        if self.executor not in EXECUTORS:
+            known = " or ".join(EXECUTORS)
             raise InputError(Problem(f"there is no executor {self.executor!r}", hint=f"Give {known}."))
 
 

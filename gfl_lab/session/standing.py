@@ -1,11 +1,11 @@
-"""Where the trials of a plan stand: done, damaged, or left to run, and which weights they can share."""
+"""The states of a plan's trials (done, damaged, left to run), and the weights that they can share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from gfl_lab.integrity import Checked
+from gfl_lab.integrity.trial_check import Checked
 from gfl_lab.orchestrate.damaged import Damaged, examine_all
 from gfl_lab.orchestrate.driver import states
 from gfl_lab.plan.plan import Plan, Trial, Variant

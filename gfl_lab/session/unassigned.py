@@ -15,6 +15,7 @@ from gfl_lab.data.proposals import NOTEWORTHY
 from gfl_lab.data.unassigned import VERSION, find_unassigned, training_boxes, why_not_analysed
 from gfl_lab.plan.plan import Plan, Variant
 from gfl_lab.records.files import write_json
+from gfl_lab.records.manifest import DataPaths
 from gfl_lab.rundir import RunTree
 from gfl_lab.session.inputs import profile_argument
 from gfl_lab.spec.files import resolve_settings
@@ -30,7 +31,7 @@ NAMED = 2
 """Variants of a group that are named."""
 
 
-def unassigned_groups(plan: Plan, paths: dict[str, str], tree: RunTree) -> list[dict[str, Any]]:
+def unassigned_groups(plan: Plan, paths: DataPaths, tree: RunTree) -> list[dict[str, Any]]:
     """Count the boxes that a plan's variants leave without a location; variants that assign boxes alike are one group.
 
     The result is kept in the run tree, under the digest of the data and the settings that decide.
@@ -48,7 +49,7 @@ def unassigned_groups(plan: Plan, paths: dict[str, str], tree: RunTree) -> list[
     groups: dict[Pyramid | str, list[Variant]] = {}
     for variant in plan.variants:
         groups.setdefault(why_not_analysed(variant.settings) or Pyramid.of(variant.settings), []).append(variant)
-    found, boxes, number = [], _Boxes(Path(paths["train_annotations"])), 0
+    found, boxes, number = [], _Boxes(Path(paths.train_annotations)), 0
     for key, variants in groups.items():
         out: dict[str, Any] = {"variants": [variant.name for variant in variants]}
         number += isinstance(key, Pyramid)
@@ -100,7 +101,7 @@ def nearest_of(distances: Any, many: int) -> Any:
 
 
 class _Boxes:
-    """The training boxes of a data set, read when they are asked for."""
+    """The training boxes of a data set, read when they are needed."""
 
     def __init__(self, annotations: Path) -> None:
         self._annotations, self._boxes = annotations, None  # type: Path, Any

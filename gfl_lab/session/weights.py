@@ -12,7 +12,7 @@ from typing import Any
 from gfl_lab.addresses import check_text
 from gfl_lab.errors import InputError
 from gfl_lab.spec.backbones import with_weights
-from gfl_lab.spec.files import ExperimentFile
+from gfl_lab.spec.file_models import ExperimentFile
 from gfl_lab.spec.settings import Settings
 
 RANDOM, PRETRAINED = "random", "pretrained"
@@ -53,7 +53,7 @@ def experiment_with_absolute_weights(experiment: ExperimentFile, beside: Path) -
 
 
 def check_weights(variants: Sequence[Settings], say: Callable[[str], None]) -> None:
-    """Refuse files of initial weights that fit no backbone that asks for them; warn of weights that nobody publishes.
+    """Refuse files of initial weights that do not fit their backbones; warn of weights that are not published.
 
     Raises:
         InputError: a file cannot be read, or does not fit.
@@ -93,7 +93,7 @@ def fetch_weights(settings: Iterable[Settings]) -> None:
 def digest_weights(weights: str) -> str:
     """Return the part of a trial's id for its initial weights.
 
-    It is empty for random ones, ``pretrained`` for published ones (the backbone says which), else the file's SHA-256.
+    It is empty for random ones, ``pretrained`` for published ones (they follow from the backbone), else the file's SHA-256.
 
     Raises:
         InputError: the file cannot be read.

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from gfl_lab.errors import InputError, Problem
 from gfl_lab.orchestrate.executor import Executor
 from gfl_lab.orchestrate.resources import Machine, Peak, TrialResources, device_of, loaders, processes_of, trial_resources
 from gfl_lab.processes import hide_gpus
-from gfl_lab.spec.files import Resources
+from gfl_lab.session.executor_names import ExecutorName
+from gfl_lab.spec.file_models import Resources
 from gfl_lab.wording import plural
-
-ExecutorName = Literal["ray", "inline"]
 
 
 class Workers:
@@ -21,11 +20,11 @@ class Workers:
 
     Args:
         machine: this one.
-        wish: the profile's wish for each trial.
+        preferred: of the profile, for each trial.
         should_stop: no further trial starts once it returns True.
         executor: "ray", or "inline" for one trial after the other in this process.
         address: of a Ray cluster, instead of this machine.
-        cpus, gpus: for each trial, instead of the wish.
+        cpus, gpus: for each trial, instead of the profile's.
 
     Attributes:
         resources: of each trial, and how many run at once.
@@ -35,15 +34,15 @@ class Workers:
     """
 
     def __init__(
-        self, machine: Machine, wish: Resources, should_stop: Callable[[], bool], *, executor: ExecutorName = "ray",
+        self, machine: Machine, preferred: Resources, should_stop: Callable[[], bool], *, executor: ExecutorName = "ray",
         address: str | None = None, cpus: int | None = None, gpus: float | None = None,
     ) -> None:  # fmt: skip
-        self.machine, self.wish, self.address = machine, wish, address
+        self.machine, self.preferred, self.address = machine, preferred, address
         self._name, self._should_stop, self._asked = executor, should_stop, (cpus, gpus)
         if address:
-            self.resources = TrialResources(cpus or wish.cpus, wish.gpus if gpus is None else gpus, 1)
+            self.resources = TrialResources(cpus or preferred.cpus, preferred.gpus if gpus is None else gpus, 1)
         else:
-            self.resources = trial_resources(machine, wish, cpus=cpus, gpus=gpus)
+            self.resources = trial_resources(machine, preferred, cpus=cpus, gpus=gpus)
         _check_gpus(self.resources.gpus, executor)
         if executor == "inline" and not self.resources.gpus:
             hide_gpus()  # the trials' process is this one
@@ -76,7 +75,7 @@ class Workers:
         """Adapt the resources to the measured memory of a trial; a cluster's are not changed."""
         if peak is not None and not self.address and self._executor is None:
             cpus, gpus = self._asked
-            self.resources = trial_resources(self.machine, self.wish, cpus=cpus, gpus=gpus, peak=peak)
+            self.resources = trial_resources(self.machine, self.preferred, cpus=cpus, gpus=gpus, peak=peak)
         if self._name == "inline":
             self.resources = dataclasses.replace(self.resources, slots=1)
 
@@ -108,7 +107,7 @@ class Workers:
 
     def process_settings(self) -> dict[str, Any]:
         """Return the settings of a trial's process. A cluster may have no GPU to give."""
-        return process_settings(self.resources, self.wish, self.executor.gpus)
+        return process_settings(self.resources, self.preferred, self.executor.gpus)
 
     def close(self, *, wait: bool = True) -> None:
         """Leave nothing behind. With ``wait`` False this goes on while the caller does other things."""
@@ -124,12 +123,12 @@ class Workers:
 
         taken = self.resources
         return TuneExecutor(
-            cpus=taken.cpus, gpus=taken.gpus, gpu_optional=self._asked[1] is None and not self.wish.gpu_required,
+            cpus=taken.cpus, gpus=taken.gpus, gpu_optional=self._asked[1] is None and not self.preferred.gpu_required,
             machine_cpus=taken.slots * taken.cpus, machine_gpus=len(self.machine.gpus), address=self.address, should_stop=self._should_stop,
         )  # fmt: skip
 
 
-def process_settings(taken: TrialResources, wish: Resources, gpus: float) -> dict[str, Any]:
+def process_settings(taken: TrialResources, preferred: Resources, gpus: float) -> dict[str, Any]:
     """Return the settings of a trial's process: threads, loader processes, processes.
 
     Args:
@@ -137,7 +136,7 @@ def process_settings(taken: TrialResources, wish: Resources, gpus: float) -> dic
     """
     return {
         "threads": taken.cpus,
-        "loader_workers": loaders(wish.loader_workers, taken.cpus, gpus),
+        "loader_workers": loaders(preferred.loader_workers, taken.cpus, gpus),
         "processes": processes_of(gpus),
     }
 

@@ -48,7 +48,7 @@ class _Entry:
 
 
 _imported: dict[str, tuple[_Entry, ...]] = {}
-"""What each file that was executed has registered, by digest."""
+"""Classes that each executed file has registered, by digest."""
 _active: dict[str, CodeFile] = {}
 """Files whose classes the registries hold now, by digest."""
 

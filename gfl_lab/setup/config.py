@@ -18,7 +18,7 @@ from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import TrialSpec
 
 SHARED_MEMORY, SHARED_MEMORY_PART = Path("/dev/shm"), 0.5
-"""Where loader processes hand images over, and how much of what is free there those of a trial may take."""
+"""The place where loader processes hand images over, and the part of its free space that those of a trial may take."""
 PREFETCHED = 2
 """Batches that each of them has ready: torch's default."""
 VIT_ADAPTER_SHORT_SIDES = (0.5, 0.625, 0.75)

@@ -212,7 +212,7 @@ class DecodedImages:
                 break
             self._places[info["img_path"]] = len(self._places), self.size, shape
             self.size += math.prod(shape)
-        # Anonymous memory, taken page by page as images come in. A byte each says whether an image is there: it is set last.
+        # Anonymous memory, taken page by page as images come in. A byte each marks an image that is there: it is set last.
         self._pixels = np.frombuffer(mmap.mmap(-1, max(1, self.size)), np.uint8)
         self._there = np.frombuffer(mmap.mmap(-1, max(1, len(self._places))), np.uint8)
 
@@ -225,7 +225,7 @@ class DecodedImages:
         return self._pixels[start : start + math.prod(shape)].reshape(shape)
 
     def keep(self, path: str, image: np.ndarray) -> None:
-        """Take in an image that has a place and the size that was said of it. Two processes that do so write the same bytes."""
+        """Take in an image that has a place and the declared size. Two processes that do so write the same bytes."""
         place = self._places.get(path)
         if place is not None and place[2] == image.shape:
             number, start, shape = place
@@ -286,7 +286,7 @@ class WholeSampler(DefaultSampler):
 class ResumableBatchSampler(AspectRatioBatchSampler):
     """mmdet's batches of like shape, which can leave out the first ``skip`` of an epoch: those an interrupted trial has done.
 
-    Of a trial in several processes each takes its part of the one batch, so that batches do not depend on their number. Where
+    In a trial of several processes each takes its part of the one batch, so that batches do not depend on their number. Where
     the last batch of an epoch has fewer images than there are processes, the rest of them take its first image once more.
     """
 

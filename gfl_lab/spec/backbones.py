@@ -21,7 +21,7 @@ BACKBONE_STRIDES = (4, 8, 16, 32)
 
 @dataclass(frozen=True)
 class Layout:
-    """How the weights of a member of the ResNet family are recognised.
+    """Marks by which the weights of a member of the ResNet family are recognised.
 
     Attributes:
         block: kind of its residual blocks.

@@ -1,4 +1,4 @@
-"""How long a trial trains, from its settings: what planning, training and reading of results must agree on."""
+"""Length of a trial's training, from its settings; planning, training and reading of results share it."""
 
 from __future__ import annotations
 

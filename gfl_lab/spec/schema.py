@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gfl_lab import naming
-from gfl_lab.spec.files import ExperimentFile, Profile
+from gfl_lab.spec.file_models import ExperimentFile, Profile
 from gfl_lab.spec.settings import Settings
 
 Schema = dict[str, Any]

@@ -12,8 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gfl_lab import naming
 from gfl_lab.errors import Problem
 from gfl_lab.spec.hints import nearest
+from gfl_lab.spec.messages import check_keys, problems_of
 from gfl_lab.spec.settings import Settings
-from gfl_lab.spec.source import Source, check_keys, problems_of, show
+from gfl_lab.spec.source import Source
+from gfl_lab.spec.value_text import show
 from gfl_lab.spec.values import one_value_problems, value_problems
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -90,7 +92,7 @@ class Dimension:
 
     @property
     def size(self) -> float:
-        """How many values there are; infinite for a range of real numbers."""
+        """Number of values; infinite for a range of real numbers."""
         if self.choices:
             return len(self.choices)
         return self.high - self.low + 1 if self.integer else math.inf
@@ -149,7 +151,7 @@ def search_problems(search: Mapping[str, Any], fixed: Iterable[str], source: Sou
             problems.append(Problem(f"{key} is {show(given)}: {rule}", source.place(*at, key)))
     metric, scheduler = search.get("metric", "AP"), search.get("scheduler", "asha")
     if not isinstance(metric, str):
-        pass  # told by the file's own model
+        pass  # reported by the file's own model
     elif metric not in naming.METRICS:
         problems.append(Problem(f"{metric!r} is not a metric", source.place("search", "metric"), nearest(metric, naming.METRICS)))
     elif metric not in EACH_EPOCH and scheduler == "asha":

@@ -1,8 +1,8 @@
 """Every setting of a trial, flat: what an experiment may hold fixed, vary or leave to its profile.
 
-One flat namespace, so that ``axes: {reg_max: [8, 16]}``, ``overrides: {lr: 0.02}`` and a profile's ``settings:`` all say the
-same words. Each field belongs to a group; the fairness check and the comparison with published rows ask by group.
-Defaults are the paper's (Li et al., arXiv 2006.04388; mmdet 3.3 ``configs/gfl``), except where a profile says otherwise.
+One flat namespace, so that ``axes: {reg_max: [8, 16]}``, ``overrides: {lr: 0.02}`` and a profile's ``settings:`` all use the
+same names. Each field belongs to a group; the fairness check and the comparison with published rows go by group.
+Defaults are the paper's (Li et al., arXiv 2006.04388; mmdet 3.3 ``configs/gfl``), unless a profile has other ones.
 """
 
 from __future__ import annotations

@@ -1,31 +1,26 @@
-"""YAML files as plain values that remember where each key stood, and pydantic's errors told in those places."""
+"""YAML files as plain values with the line of each key, and the problems of reading them."""
 
 from __future__ import annotations
 
 import difflib
 import re
-import typing
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
 from gfl_lab.errors import Problem, SpecError
-from gfl_lab.spec.hints import nearest
 from gfl_lab.spec.renames import RenamedKeyWarning
-from gfl_lab.spec.rules import SettingsRuleError
 from gfl_lab.spec.scalars import AmbiguousWord, value_of
+from gfl_lab.spec.value_text import Path_, value_at
 
 MAX_FILE_BYTES = 1_000_000
 MAX_NODES = 100_000
 MAX_DEPTH = 40
 """Levels of lists and mappings within each other."""
-
-Path_ = tuple[str | int, ...]
 
 _PLAIN, _STRING = "plain", "tag:yaml.org,2002:str"
 
@@ -68,7 +63,7 @@ class Source:
     problems: list[Problem] = field(default_factory=list)
     """Wrong, though it could be read on: a key given twice, a word with two meanings (read as the likelier one)."""
     renamed: dict[str, str] = field(default_factory=dict)
-    """{old name: warning that says where it stands and what it is called now}."""
+    """{old name: warning with its place and its present name}."""
 
     def place(self, *keys: str | int) -> str:
         """Return ``file.yaml:12: axes.reg_max``; the nearest parent's line when the key itself has none."""
@@ -85,7 +80,7 @@ class Source:
 
         Each is noted in ``renamed``. Beside its new name an old one is among the ``problems``.
         """
-        found = _at(self.value, at)
+        found = value_at(self.value, at)
         if isinstance(found, list):
             for index, name in enumerate(found):
                 if isinstance(name, str) and name in table:
@@ -126,7 +121,7 @@ def read_yaml(path: Path) -> Source:
 
     Raises:
         SpecError: no file, not text, not YAML, empty, not a mapping, too large or too deep. Keys that are given twice and
-            words that versions of YAML read differently are in the source's ``problems``, to be told with all others.
+            words that versions of YAML read differently are in the source's ``problems``, to be reported with all others.
     """
     try:
         if path.is_dir():
@@ -279,202 +274,3 @@ class _Reader:
 
 def _tag(node: yaml.Node) -> str:
     return node.tag.replace("tag:yaml.org,2002:", "!!")
-
-
-def problems_of(error: ValidationError, model: type[BaseModel], source: Source, prefix: Path_ = ()) -> list[Problem]:
-    """Tell each of pydantic's errors in the file's own words and place."""
-    found: dict[Path_, list[Any]] = {}
-    given = _at(source.value, prefix)
-    for item in error.errors(include_url=False):
-        found.setdefault(_keys(item["loc"], item["type"], model, given), []).append(item)
-    problems = []
-    for keys, items in found.items():
-        if any(len(other) > len(keys) and other[: len(keys)] == keys for other in found):
-            continue  # one of several forms did fit, but for something within it
-        rule = items[0].get("ctx", {}).get("error")
-        if isinstance(rule, SettingsRuleError):
-            problems += [Problem(message, source.place(*prefix, key)) for key, message in rule.problems]
-        else:
-            problems.append(_told(items, keys, model, source, prefix))
-    return problems
-
-
-def _told(items: list[Any], keys: Path_, model: type[BaseModel], source: Source, prefix: Path_) -> Problem:
-    """Return one problem for all errors at one key: several items are the forms that it could have had."""
-    kind, place = items[0]["type"], source.place(*prefix, *keys)
-    name = ".".join(str(part) for part in keys)
-    if kind == "extra_forbidden":
-        parent = _model_at(model, keys[:-1])
-        return Problem(f"unknown key {str(keys[-1])!r}", place, nearest(str(keys[-1]), parent.model_fields if parent is not None else ()))
-    if kind == "missing":
-        if isinstance(keys[-1], int):
-            return Problem(f"{'.'.join(map(str, keys[:-1]))} lists {keys[-1]} values, too few", source.place(*prefix, *keys[:-1]))
-        return Problem(f"{keys[-1]!r} is missing", source.place(*prefix, *keys[:-1]))
-    if items[0]["loc"][-1:] == ("[key]",):
-        known = re.findall(r"'([^']+)'", items[0].get("ctx", {}).get("expected", ""))
-        return Problem(f"unknown key {items[0]['input']!r}", place, nearest(str(items[0]["input"]), known))
-    rules = list(dict.fromkeys(_rule(item) for item in items))
-    rule = rules[0] if len(rules) == 1 else "must be " + " or ".join(rule.removeprefix("must be ") for rule in rules)
-    value = items[0]["input"]
-    return Problem(f"{name} is {show(value)}: {rule}" if name else f"{show(value)} {rule}", place, _spelling(value, items))
-
-
-def _keys(loc: Path_, kind: str, model: type[BaseModel], given: Any) -> Path_:
-    """Return the keys of the file in an error's location, without the names of types that pydantic puts between them."""
-    keys: list[str | int] = []
-    for index, part in enumerate(loc):
-        last = index == len(loc) - 1
-        if isinstance(given, Mapping) and part in given:
-            given = given[part]
-        elif isinstance(given, list | tuple) and isinstance(part, int) and part < len(given):
-            given = given[part]
-        elif (last and kind in ("missing", "extra_forbidden")) or (not keys and part in model.model_fields):
-            given = None
-        elif not (given is None and isinstance(part, int)):
-            continue
-        keys.append(part)
-    return tuple(keys)
-
-
-def _at(value: Any, keys: Path_) -> Any:
-    for key in keys:
-        try:
-            value = value[key]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return value
-
-
-def _model_at(model: type[BaseModel], loc: Path_) -> type[BaseModel] | None:
-    at: type[BaseModel] | None = model
-    for part in loc:
-        if isinstance(part, int):  # an entry of a list
-            continue
-        if at is None or part not in at.model_fields:
-            return None
-        options = _types_in(at.model_fields[part].annotation)
-        at = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-    return at
-
-
-def _types_in(annotation: Any) -> list[Any]:
-    return [annotation, *(found for part in typing.get_args(annotation) for found in _types_in(part))]
-
-
-_RULES = {
-    "int_type": "must be a whole number (integer)",
-    "int_from_float": "must be a whole number (integer)",
-    "int_parsing": "must be a whole number (integer)",
-    "float_type": "must be a number",
-    "float_parsing": "must be a number",
-    "bool_type": "must be true or false (boolean)",
-    "string_type": "must be text",
-    "list_type": "must be a list",
-    "tuple_type": "must be a list",
-    "dict_type": "must be `key: value` pairs",
-    "model_type": "must be `key: value` pairs",
-    "model_attributes_type": "must be `key: value` pairs",
-    "none_required": "must be null",
-    "finite_number": "must be a finite number",
-}
-_BOUNDS = {
-    "greater_than_equal": ("greater than or equal to", "ge"),
-    "greater_than": ("greater than", "gt"),
-    "less_than_equal": ("less than or equal to", "le"),
-    "less_than": ("less than", "lt"),
-    "multiple_of": ("a multiple of", "multiple_of"),
-}
-
-
-def _rule(item: Any) -> str:
-    """Return the rule behind one of pydantic's errors, without names of Python types."""
-    kind, context = item["type"], item.get("ctx", {})
-    if kind == "float_type" and isinstance(item["input"], int) and not isinstance(item["input"], bool):
-        return "must be a finite number, and this one is too large"
-    if kind in _RULES:
-        return _RULES[kind]
-    if kind in _BOUNDS:
-        words, key = _BOUNDS[kind]
-        return f"must be {words} {context[key]:g}" if abs(context[key]) < 1e5 else f"must be {words} {context[key]:,}"
-    if kind == "literal_error":
-        return f"must be {context['expected']}"
-    if kind in ("too_short", "too_long"):
-        least = kind == "too_short"
-        count = context["min_length" if least else "max_length"]
-        return f"must have {'at least' if least else 'at most'} {count} {'entry' if count == 1 else 'entries'}"
-    if kind == "value_error":
-        message = str(context["error"])
-        return message if message.startswith(("it ", "must ")) else f"it is refused: {message}"
-    return "must be something else; docs/experiment-files.md has the form of every key"
-
-
-def _spelling(value: Any, items: list[Any]) -> str:
-    """Return a hint for text that looks like another type."""
-    kinds = {item["type"] for item in items}
-    if kinds & {"int_type", "int_from_float"} and isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        return f"Write {int(value)}."
-    if not isinstance(value, str):
-        return ""
-    if "bool_type" in kinds and value.lower() in ("true", "yes", "on", "false", "no", "off"):
-        return f"Write {'true' if value.lower() in ('true', 'yes', 'on') else 'false'}, without quotes."
-    if kinds & {"int_type", "float_type"}:
-        try:
-            number = value_of(value.strip())
-        except ValueError:
-            return "Write the number with digits and a decimal point alone."
-        if isinstance(number, int | float) and not isinstance(number, bool):
-            return f"Write {value.strip()} without quotes."
-    return ""
-
-
-def show(value: Any) -> str:
-    """Return a value as an experiment file would have it, text in quotes, at most 80 characters."""
-    text = _written(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _written(value: Any, depth: int = 0) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if depth > 3 and isinstance(value, Mapping | list | tuple):
-        return "..."
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_written(item, depth + 1)}" for key, item in list(value.items())[:10]) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_written(item, depth + 1) for item in value[:30]) + "]"
-    return repr(value)
-
-
-def same(first: Any, second: Any) -> bool:
-    """Return True if two values of a file mean the same: 1 is 1.0, but neither ``true`` nor ``"1"``."""
-    return identity(first) == identity(second)
-
-
-def identity(value: Any) -> Any:
-    """Return a hashable key that is equal for two values that mean the same."""
-    if isinstance(value, bool):
-        return ("bool", value)
-    if isinstance(value, Mapping):
-        return ("map", frozenset((key, identity(item)) for key, item in value.items()))
-    if isinstance(value, list | tuple):
-        return ("list", tuple(identity(item) for item in value))
-    return value if isinstance(value, int | float | str | type(None)) else repr(value)
-
-
-def repeated(values: list[Any]) -> dict[int, int]:
-    """Return {index: index of the first with the same meaning} of the values that are not the first of their kind."""
-    first: dict[Any, int] = {}
-    found = {}
-    for index, value in enumerate(values):
-        before = first.setdefault(identity(value), index)
-        if before != index:
-            found[index] = before
-    return found
-
-
-def check_keys(given: Mapping[str, Any], known: Iterable[str], source: Source, prefix: Path_) -> list[Problem]:
-    """Return a problem for each key of ``given`` that is not in ``known``."""
-    known = list(known)
-    return [Problem(f"unknown key {key!r}", source.place(*prefix, key), nearest(str(key), known)) for key in given if key not in known]

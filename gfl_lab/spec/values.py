@@ -8,11 +8,13 @@ from pydantic import ValidationError
 
 from gfl_lab.errors import Problem
 from gfl_lab.spec.code import NOT_PLAIN, is_plain
+from gfl_lab.spec.messages import problems_of
 from gfl_lab.spec.settings import Settings
-from gfl_lab.spec.source import Source, problems_of, repeated, show
+from gfl_lab.spec.source import Source
+from gfl_lab.spec.value_text import repeated, show
 
 MAX_TOLD = 10
-"""Problems of one list that are told; the others are counted."""
+"""Problems of one list that are reported; the others are counted."""
 
 
 def value_problems(key: str, values: list[Any], source: Source, at: tuple[str | int, ...]) -> list[Problem]:
@@ -35,7 +37,7 @@ def value_problems(key: str, values: list[Any], source: Source, at: tuple[str | 
 
 
 def one_value_problems(key: str, value: Any, source: Source, at: tuple[str | int, ...]) -> list[Problem]:
-    """Return the problems of one value of setting ``key``, told at the keys ``at``."""
+    """Return the problems of one value of setting ``key``, reported at the keys ``at``."""
     try:
         Settings(**{key: value})
     except ValidationError as error:

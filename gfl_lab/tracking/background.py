@@ -23,7 +23,7 @@ class BackgroundMirror(threading.Thread):
         super().__init__(name="mlflow-mirror", daemon=True)
         self.mirror, self.experiment, self.profile, self.every = mirror, experiment, profile, every
         self.error: Exception | None = None
-        """What the last attempt raised, or None when it succeeded."""
+        """Error of the last attempt, or None when it succeeded."""
         self._end = threading.Event()
 
     def run(self) -> None:

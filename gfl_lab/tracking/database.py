@@ -25,7 +25,7 @@ from gfl_lab.tracking.server import DamagedDatabase, MirrorError, quiet_import, 
 LOCK_WAIT_S = 120.0
 
 BUSY_S = 5.0
-"""How long a database that another program has locked is waited for."""
+"""Seconds to wait for a database that another program has locked."""
 
 COMPANIONS = ("-wal", "-shm", "-journal")
 """Ends of the names of the files that SQLite keeps beside a database."""
@@ -106,16 +106,16 @@ def _upgrade(path: Path) -> None:
     if found not in known:
         raise MirrorError(
             Problem(
-                f"{path} has schema {found}, which this MLflow does not know",
+                f"{path} has schema {found}, which this MLflow does not have",
                 hint="a newer MLflow wrote it: use that one, or move the file away and run `gfl-lab sync`",
             )
         )
     backup = path.with_name(f"{path.name}.{found}.bak")
     with contextlib.closing(sqlite3.connect(path)) as source, contextlib.closing(sqlite3.connect(backup)) as target:
         source.backup(target)
-    asked = subprocess.run([sys.executable, "-P", "-m", "mlflow", "db", "upgrade", sqlite_uri(path)], capture_output=True, text=True)
-    if asked.returncode:
-        lines = asked.stderr.strip().splitlines() or ["no message"]
+    done = subprocess.run([sys.executable, "-P", "-m", "mlflow", "db", "upgrade", sqlite_uri(path)], capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
         hint = f"the database as it was: {backup}. The run directories are complete; `gfl-lab sync` mirrors them afterwards"
         raise MirrorError(Problem(f"`mlflow db upgrade` of {path} failed: {lines[-1]}", hint=hint))
 
@@ -219,7 +219,7 @@ def _fault(path: Path, error: sqlite3.Error) -> MirrorError:
 
 
 def set_aside(path: Path) -> Path:
-    """Give a database another name, with the files that SQLite keeps beside it. The caller sees to it that nobody mirrors.
+    """Give a database another name, with the files that SQLite keeps beside it. The caller makes sure that no mirror runs.
 
     Returns:
         Its new path.
@@ -243,7 +243,7 @@ def lock_path(tree: RunTree, uri: str) -> Path:
 
 
 class Turn:
-    """The lock while it is held. Its file says which mirror was the last to write each experiment.
+    """The lock while it is held. Its file names the last mirror that wrote each experiment.
 
     Args:
         file: the lock file; None where the folder cannot be written (a read-only archive, mirrored to a server elsewhere).
@@ -253,7 +253,7 @@ class Turn:
         self._file = file
 
     def take_over(self, key: str, token: str) -> bool:
-        """Write ``token`` down for ``key``. Whether it stood there already, so that nobody else has written since."""
+        """Write ``token`` for ``key``. Return True if it was there already: no other mirror has written since."""
         if self._file is None:
             return False
         try:
@@ -318,11 +318,11 @@ def ui_pages(tree: RunTree, port: int, most: int = 5) -> list[tuple[str, str]]:
     From its start page MLflow 3 leads to its views for language models; these addresses open the runs.
     """
     path = tree.root / naming.MLFLOW_DB
-    asked = (
+    query = (
         "SELECT experiments.name, experiment_id FROM experiments LEFT JOIN runs USING (experiment_id) "
         "WHERE experiments.lifecycle_stage = 'active' AND experiments.name != 'Default' "
         "GROUP BY experiment_id ORDER BY MAX(runs.start_time) DESC, experiment_id DESC"
     )
     with sqlite_reader(path) as connection:
-        found = connection.execute(f"{asked} LIMIT ?", [most]).fetchall()
+        found = connection.execute(f"{query} LIMIT ?", [most]).fetchall()
     return [(name, f"http://127.0.0.1:{port}/#/experiments/{number}/runs?workflowType=machine_learning") for name, number in found]

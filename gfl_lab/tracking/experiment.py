@@ -28,7 +28,7 @@ PARENT = ""
 
 @dataclass
 class SyncReport:
-    """What one sync sent."""
+    """The report of one sync."""
 
     runs: int = 0
     points: int = 0
@@ -52,7 +52,7 @@ class _Seen:
 
 
 class ExperimentMirror:
-    """Remembers what the server has, so that a round costs only what is new. ``forget`` what can no longer be trusted."""
+    """Mirrors one experiment. It keeps a list of what the server has, so that a round sends only what is new; ``forget`` clears it."""
 
     def __init__(self, tree: RunTree, experiment: str, profile: str) -> None:
         self.tree, self.experiment, self.profile = tree, experiment, profile
@@ -180,7 +180,7 @@ class ExperimentMirror:
         return self._create(server, PARENT, f"{self.experiment} · {self.profile}", start, tags, report)
 
     def _trial(self, server: Server, plan: Plan, parent: Run, trial: Trial, state: TrialState, report: SyncReport) -> bool:
-        """Bring a trial's run up to date. Whether it is complete: nothing is to follow and nothing could not be sent."""
+        """Bring a trial's run up to date. Return True if it is complete: everything was sent, and nothing will follow."""
         running = state is TrialState.RUNNING
         # The fingerprint is of the files before they are read: what is written meanwhile makes it differ next time.
         print_ = mlflow_payload.fingerprint(plan, trial, parent.id)

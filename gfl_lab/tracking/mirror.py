@@ -1,6 +1,6 @@
 """Mirrors run directories to MLflow, as often as one likes, with nothing doubled (docs/mlflow.md).
 
-The run directory is the truth; MLflow shows it. One process mirrors; training never waits for it. Whatever goes wrong,
+The run directory is the truth; MLflow shows it. One process mirrors; training never waits for it. If something goes wrong,
 the next ``sync`` makes the server complete: on first contact with a run it reads which (metric, step) the server has,
 and sends the rest.
 """
@@ -94,8 +94,8 @@ class Mirror:
     @property
     def waited(self) -> float:
         """Seconds for which it has been waiting for the server, or for another process that mirrors; 0 while it works."""
-        asked = self._queueing or (self._server and self._server.asked)
-        return time.monotonic() - asked if asked else 0.0
+        since = self._queueing or (self._server and self._server.call_since)
+        return time.monotonic() - since if since else 0.0
 
     def _sync(self, one: ExperimentMirror, turn: database.Turn, final: bool, report: SyncReport) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What a run on the server is to hold, read from the run directories. Asks no server."""
+"""The content of a run on the server, read from the run directories. Calls no server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TAG_SYNCED = "gfl.synced"
 """Fingerprint of what was mirrored when a run was complete: the same again means that there is nothing to do."""
 
 TAG_FAILURE = "gfl.failure"
-"""Why a trial failed: kind and reason."""
+"""Tag of a trial's failure: kind and reason."""
 
 TAG_NOTE = "mlflow.note.content"
 NOTE_LIMIT = 7500
@@ -75,7 +75,7 @@ class Plan:
 
     @property
     def source(self) -> dict[str, str]:
-        """Tags that say where a run comes from."""
+        """Tags for the origin of a run."""
         return {"mlflow.source.name": f"gfl-lab run {self.record.source}".strip(), "mlflow.source.type": "LOCAL"}
 
 

@@ -30,7 +30,7 @@ PARAM_LIMIT = 6000
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
-    # By default a dead server blocks each call for four minutes. No retry in the HTTP client: it also repeats requests whose
+    # By default a server that is down blocks each call for four minutes. No retry in the HTTP client: it also repeats requests whose
     # answer was lost, and so makes a run twice. The mirror looks at what the server has, then tries again.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -65,7 +65,7 @@ class StorageError(MirrorError):
 
 @dataclass
 class Run:
-    """What is known about one run on the server."""
+    """One run on the server, as far as it is known."""
 
     id: str
     status: str
@@ -77,7 +77,7 @@ class Run:
     """Metric key -> steps that the server has; None: to be read from ``metric_keys``."""
     inode: int = 0
     offset: int = 0
-    """How far the metrics file with that inode has been sent."""
+    """Offset up to which the metrics file with that inode has been sent."""
     files: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Artifact name -> size and time of the file that was uploaded."""
 
@@ -98,8 +98,8 @@ def quiet_import() -> Any:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Each error of a database is raised too, and told once, by whoever asked; their tracebacks would bury that sentence. The first
-    # also tells each of its ten attempts to open a database.
+    # Each error of a database is raised too, and reported once by the caller; their tracebacks would bury that sentence. The first
+    # also logs each of its ten attempts to open a database.
     for name in ("mlflow.store", "sqlalchemy.pool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return mlflow
@@ -134,7 +134,7 @@ class Server:
 
     def __init__(self, uri: str, artifacts: Path | None, shared: bool) -> None:
         self.uri, self.shared, self._artifacts = uri, shared, artifacts
-        self.asked: float | None = None
+        self.call_since: float | None = None
         """``time.monotonic`` of the call that waits for an answer now."""
         with self._asking():
             self._client = quiet_import().tracking.MlflowClient(tracking_uri=uri)
@@ -142,7 +142,7 @@ class Server:
     @contextlib.contextmanager
     def _asking(self, what: str = "be used") -> Iterator[None]:
         """Turn whatever mlflow and its libraries raise into one error."""
-        started = self.asked = time.monotonic()
+        started = self.call_since = time.monotonic()
         try:
             yield
         except Exception as error:
@@ -150,7 +150,7 @@ class Server:
             wrapped.waited = time.monotonic() - started
             raise wrapped from error
         finally:
-            self.asked = None
+            self.call_since = None
 
     # --- experiments and runs ---
 
@@ -257,7 +257,7 @@ class Server:
         run.has_data = True
 
     def upload(self, run: Run, path: Path, folder: str | None) -> bool:
-        """Upload a file that has changed since it last was; a second upload replaces the first. Whether it was sent."""
+        """Upload a file that has changed since it last was; a second upload replaces the first. Return True if it was sent."""
         stamp = file_stamp(path)
         if stamp is None or run.files.get(path.name) == stamp:
             return False

@@ -66,7 +66,7 @@ def _on_cpu(state: Any) -> Any:
 def load_last(trial: TrialDir) -> dict[str, Any] | None:
     """Return the trial's last good checkpoint, or None when there is none.
 
-    A damaged one is set aside (``last.damaged``), the one before it is used, and log.txt says so.
+    A damaged one is set aside (``last.damaged``), the one before it is used, and log.txt has a line on it.
 
     Raises:
         StoreError: it belongs to another trial, or is of another format.
@@ -83,7 +83,7 @@ def load_last(trial: TrialDir) -> dict[str, Any] | None:
         except InputError as error:
             cause = error.__context__
             if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno not in (None, errno.EINVAL)):
-                raise cause from None  # it could not be read now, which says nothing against it
+                raise cause from None  # it could not be read now, but may be sound
             aside = path.with_suffix(".damaged")
             path.replace(aside)
             trial.log(f"{error.problems[0].message}; it is set aside as {aside.name}")

@@ -1,4 +1,4 @@
-"""Whether the components that a variant names are registered, of the right kind, and take their arguments."""
+"""Check that the components of a variant are registered, of the right kind, and take their arguments."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CLASSES = 80
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong, and with which setting."""
+    """A problem, and the setting it is about."""
 
     key: str
     problem: Problem
@@ -152,5 +152,5 @@ def _signature(key: str, name: str) -> str:
         return ""
     named = [parameter.name for parameter in parameters if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)]
     if key == "head":  # the settings give most of them
-        return f"Its arguments are arguments.{key}; a head passes what it does not know on with **kwargs."
+        return f"Its arguments are arguments.{key}; a head passes other arguments on with **kwargs."
     return f"Its arguments are arguments.{key}; it takes: {', '.join(named) or 'none'}."

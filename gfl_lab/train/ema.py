@@ -18,7 +18,7 @@ class MovingAverage:
     the ramp of PaddleDetection (``ppdet/optimizer/ema.py``): early weights leave soon. It starts at the model's weights,
     whose part in it is below 1e-6 after 20 updates; PaddleDetection starts at 0 and divides that out.
 
-    Statistics of batch norms are averaged as weights are; counts, which are whole numbers, are copied. What never changes
+    Statistics of batch norms are averaged as weights are; counts, which are whole numbers, are copied. Parameters that never change
     (frozen stages, constants) stays bitwise the same.
 
     Args:

@@ -1,4 +1,4 @@
-"""Where a trial was trained, as far as it can matter to its numbers: versions, processor, device, threads."""
+"""The environment of a trial, as far as it can change its numbers: versions, processor, device, threads."""
 
 from __future__ import annotations
 

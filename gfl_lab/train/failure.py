@@ -1,4 +1,4 @@
-"""What befell a trial: the kind and the reason of what it raised, in words for its result (docs/failures.md)."""
+"""The failure of a trial: kind and reason of the error, in words for its result (docs/failures.md)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _full_disk(trial: TrialDir, error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def full_disk_told(trial: TrialDir) -> Iterator[None]:
+def full_disk_raised(trial: TrialDir) -> Iterator[None]:
     """Raise DiskFull if not even the outcome can be written."""
     try:
         yield

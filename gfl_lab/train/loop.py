@@ -105,7 +105,7 @@ class TrialInfoHook(RuntimeInfoHook):
 
 
 class TrialHook(Hook):
-    """What a trial does around mmengine's loop: metric lines, checkpoints, evaluation, stopping when asked.
+    """The trial's part in mmengine's loop: metric lines, checkpoints, evaluation, stopping on request.
 
     Args:
         trial: the run directory.
@@ -113,7 +113,7 @@ class TrialHook(Hook):
         should_stop: asked before each step.
         resumed: the checkpoint to go on from, or None.
         seed: of the trial; with the step it seeds what the model draws in training (drop path).
-        position: kept up to date, for whoever tells of a failure.
+        position: kept up to date, for reports of a failure.
         group: its main process writes and evaluates, the others follow it.
     """
 

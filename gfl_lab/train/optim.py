@@ -1,4 +1,4 @@
-"""What mmengine's optimizer wrapper lacks: parameter groups by our settings, and autocast on a CPU as well as on a GPU."""
+"""Additions to mmengine's optimizer wrapper: parameter groups by our settings, and autocast on a CPU as well as on a GPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.amp.grad_scaler import GradScaler
 from gfl_lab.errors import FailureKind, TrialError
 
 INITIAL_LOSS_SCALE = 512.0
-"""Of ViT-Adapter's published training (``fp16 = dict(loss_scale=dict(init_scale=512))``)."""
+"""Initial loss scale of ViT-Adapter's published training (``fp16 = dict(loss_scale=dict(init_scale=512))``)."""
 LEAST_LOSS_SCALE = 2.0**-10
 """Below this no step can succeed any more: the gradients are not finite at any scale."""
 
@@ -28,7 +28,7 @@ class SettingsOptimConstructor(DefaultOptimWrapperConstructor):
 
     A parameter whose full name (``bbox_head.gfl_cls.bias``) contains one of ``no_decay`` has no weight decay; a bias has
     ``bias_lr`` times the rate unless it is a norm's, as mmdet 1.x had it. Both may hold for one parameter, as in GFL's
-    first code (bias rate doubled, bias decay 0), which mmengine's own ``custom_keys`` cannot say.
+    first code (bias rate doubled, bias decay 0), which mmengine's own ``custom_keys`` cannot express.
     """
 
     def add_params(self, params: list[dict[str, Any]], module: nn.Module, prefix: str = "", is_dcn_module: Any = None) -> None:
@@ -49,10 +49,10 @@ class SettingsOptimConstructor(DefaultOptimWrapperConstructor):
 
 @OPTIM_WRAPPERS.register_module()
 class TrialOptimWrapper(OptimWrapper):
-    """mmengine's wrapper, which clips gradients without waiting for a GPU: mmengine notes their norm at each step, and nobody reads it."""
+    """mmengine's wrapper, which clips gradients without waiting for a GPU: mmengine records their norm at each step, for no reader."""
 
     def step(self, **kwargs: Any) -> None:
-        """Clip the gradients, where that is asked for, and make a step of the optimizer."""
+        """Clip the gradients, if a limit is set, and take a step of the optimizer."""
         self.clip_gradients()
         self.optimizer.step(**kwargs)
 

@@ -23,7 +23,7 @@ from gfl_lab.processes import fresh_command
 from gfl_lab.train.process_group import DistributedGroup, ProcessGroup
 
 GRACE_S = 20.0
-"""How long the main process may take to notice that another one has died, before it is ended too."""
+"""Seconds for the main process to notice that another one has died, before it is ended too."""
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 TIMEOUT = datetime.timedelta(hours=12)
-"""How long a process waits for another, which may be evaluating. The death of a process is noticed within seconds, not by this."""
+"""Time that a process waits for another, which may be evaluating. The death of a process is noticed within seconds, not by this."""
 
 
 class ProcessGroup:

@@ -28,7 +28,8 @@ from gfl_lab.errors import (
 )
 from gfl_lab.inference.evaluate import CocoEvaluator, collect
 from gfl_lab.inference.predict import predict_and_collect
-from gfl_lab.integrity import file_entries, has_finished
+from gfl_lab.integrity.damage import file_entries
+from gfl_lab.integrity.trial_check import has_finished
 from gfl_lab.records import result as records
 from gfl_lab.records.accumulation import Accumulation
 from gfl_lab.records.files import write_text
@@ -40,7 +41,7 @@ from gfl_lab.spec.trial import TrialSpec
 from gfl_lab.train.checkpoint import load_last, restore
 from gfl_lab.train.ema import MovingAverage
 from gfl_lab.train.environment import environment
-from gfl_lab.train.failure import failure_of, full_disk_told
+from gfl_lab.train.failure import failure_of, full_disk_raised
 from gfl_lab.train.final import Clock, device_name, device_of, evaluate_final, peak_memory_mib
 from gfl_lab.train.finished import FinalWeights, adopted_weights, beating, evaluated, prepare_process, read_spec, repair, trained_weights
 from gfl_lab.train.loop import Position, TrialHook, TrialRunner
@@ -62,14 +63,14 @@ def run_trial(
 
     A finished trial whose records are damaged is evaluated again, from its last checkpoint; else it is left as it is.
 
-    Whatever happens, the outcome is in result.json when this returns or raises; nothing is raised for a failed trial.
+    The outcome is always in result.json when this returns or raises; nothing is raised for a failed trial.
 
     Args:
         path: run directory with a manifest.
         threads: CPU threads, of all processes together.
         loader_workers: processes that load images, for each process.
         processes: that share each batch, a GPU each where there are as many (process_group.py).
-        stop_file: a file whose appearance asks the trial to stop; its driver's.
+        stop_file: a file of its driver; the trial stops when it appears.
         weights_from: id of a finished trial beside this one that differs from it in test settings alone. Its final weights are
             evaluated, and nothing is trained, unless they are gone or damaged by now.
         should_stop: asked before each step, instead of looking for the file.
@@ -80,7 +81,7 @@ def run_trial(
         DiskFull: there was no room for even the outcome.
     """
     trial = TrialDir(Path(path))
-    with full_disk_told(trial):
+    with full_disk_raised(trial):
         trial.take_lease()
         if _has_finished(trial):  # by another driver, after this one had planned; or its records are damaged
             try:
@@ -93,7 +94,7 @@ def run_trial(
     trial.file(naming.RESULT).unlink(missing_ok=True)
     position = Position()
     outcome: Result
-    asked = should_stop or (lambda: bool(stop_file) and os.path.exists(stop_file))
+    stop = should_stop or (lambda: bool(stop_file) and os.path.exists(stop_file))
 
     def failed(error: Exception) -> Failed:
         return Failed(failure=replace(failure_of(trial, error), step=position.step, epoch=position.epoch))
@@ -105,7 +106,7 @@ def run_trial(
         return evaluated(trial, weights, **of_each)
 
     def work(group: ProcessGroup) -> Done | None:
-        return _train(trial, **of_each, should_stop=asked, position=position, group=group)
+        return _train(trial, **of_each, should_stop=stop, position=position, group=group)
 
     def on_lost(error: LostProcess) -> None:
         trial.log(str(error))
@@ -133,7 +134,7 @@ def run_trial(
     finally:
         trial.release_reserve()
         try:
-            with full_disk_told(trial):
+            with full_disk_raised(trial):
                 _write_result(trial, outcome, time.time() - started)
         finally:
             trial.drop_lease()

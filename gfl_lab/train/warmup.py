@@ -1,6 +1,6 @@
 """A short warm-up of a trial: how long an iteration and an image of evaluation take, and how much memory.
 
-It builds the Runner of the real trial on the real data and runs some iterations of it. What it measures goes to result.json in
+It builds the Runner of the real trial on the real data and runs some iterations of it. Its measurements go to result.json in
 the folder that it is given; nothing of it can be taken for a trial.
 """
 
@@ -42,7 +42,7 @@ DROPPED = 2
 """First iterations, in which memory is allocated and kernels are chosen."""
 LEAST_ITERATIONS, LEAST_S, MOST_S = 8, 6.0, 60.0
 CUDA_CONTEXT_MIB = 600.0
-"""What a process takes of a GPU beside torch's own memory: CUDA's context and the kernels that are loaded (H100: 500 MiB)."""
+"""Memory of a process on a GPU beside torch's own: CUDA's context and the kernels that are loaded (H100: 500 MiB)."""
 
 
 class _Enough(Exception):

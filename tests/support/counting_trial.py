@@ -107,9 +107,11 @@ def _beat(trial: TrialDir) -> None:
 
 if __name__ == "__main__":
     from gfl_lab.cli import main
+    from gfl_lab.orchestrate import ray_cluster
     from gfl_lab.session import entries
     from tests.support.unchecked import skip_checks
 
     skip_checks()
+    ray_cluster.GONE_S = 8.0  # Ray itself needs a core until the driver gives a silent cluster up
     entries.TRIAL_ENTRY = "tests.support.counting_trial:count"
     main.main()

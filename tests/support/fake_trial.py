@@ -95,6 +95,19 @@ def wait_for_stop(path: str, stop_file: str = "", should_stop: Callable[[], bool
         trial.drop_lease()
 
 
+def hang_when_asked(path: str, stop_file: str = "", should_stop: Callable[[], bool] | None = None, **_: object) -> None:
+    """Runs until it is asked to stop, and then hangs."""
+    trial = TrialDir(Path(path))
+    trial.take_lease()
+    MetricWriter(trial.file(naming.METRICS_FILE)).write("train", 1, 1, {"loss": 1.0})
+    try:
+        while not (should_stop or Path(stop_file).exists)():
+            time.sleep(0.05)
+        time.sleep(300)
+    finally:
+        trial.drop_lease()
+
+
 IMPORTED = f"{os.getpid()} {time.monotonic()}"
 
 

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(condition: Callable[[], object], timeout: float = 60.0, what: str = "") -> None:
-    """Return as soon as ``condition`` holds; it is asked 50 times a second.
+def wait_until(condition: Callable[[], object], timeout: float = 60.0, what: str = "", every: float = 0.02) -> None:
+    """Return as soon as ``condition`` holds; it is asked again ``every`` so many seconds.
 
     Raises:
         AssertionError: ``condition`` does not hold within ``timeout`` seconds.
@@ -15,13 +15,13 @@ def wait_until(condition: Callable[[], object], timeout: float = 60.0, what: str
     end = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < end, f"not within {timeout:g} s: {what or condition}"
-        time.sleep(0.02)
+        time.sleep(every)
 
 
-def holds_within(condition: Callable[[], object], timeout: float) -> bool:
+def holds_within(condition: Callable[[], object], timeout: float, every: float = 0.02) -> bool:
     """Return whether ``condition`` holds within ``timeout`` seconds."""
     try:
-        wait_until(condition, timeout)
+        wait_until(condition, timeout, every=every)
     except AssertionError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""What a box form is, and the geometry that all of them share."""
+"""The contract of a box form, and the geometry that all of them share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a head estimates the localisation quality of its boxes: each estimate a class in a file of its own.
+"""Estimates of the localisation quality of boxes: each is a class in a file of its own.
 
 ==================  ==========================================================  ===========================
 ``quality``         classification loss                                         score at test
@@ -12,7 +12,7 @@ joint               QFL: the class score is the IoU                             
 dgqp                QFL on class * quality, read off the box distribution       class * quality
 ==================  ==========================================================  ===========================
 
-What weighs the box losses of a positive unless a setting says so is ``spec.shorthand.default_box_weighting``.
+The default weight of a positive's box losses is ``spec.shorthand.default_box_weighting``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a quality estimate is: its layers, its part in the classification loss, its own loss, and the score at test."""
+"""The contract of a quality estimate: its layers, its part in the classification loss, its own loss, and the score at test."""
 
 from __future__ import annotations
 
