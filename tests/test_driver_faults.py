@@ -116,7 +116,7 @@ def test_a_second_driver_is_refused_and_after_a_kill_the_same_command_goes_on_at
     assert len(killed) >= 2
     first.kill()
     first.wait()
-    third = lab.start("support.fake_trial:succeed")  # while the trials of the first are dying
+    third = lab.start("support.fake_trial:succeed", "--executor", "inline")  # while the trials of the first are dying
     assert third.wait(200) == 0, lab.said.read_text()
     assert {trial.state() for trial in lab.tree.trials()} == {TrialState.DONE}
     lab.wait_for(lambda: not killed & of_home(lab.tree.root).keys())
