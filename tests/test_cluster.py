@@ -21,7 +21,7 @@ from tests.support.raw import raw_manifest, raw_result
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not() or "-")]
 
 ACTOR = "ray::ResourceTrainable"
-"""What Ray calls the processes of Tune's actors once they have begun their trials."""
+"""Ray's name for the processes of Tune's actors once they have begun their trials."""
 SAVED = HELD_AT // EACH * EACH
 """Step of the last checkpoint of a trial that is held."""
 
@@ -214,20 +214,27 @@ def raylets(node: Node) -> set[int]:
 
 def test_a_node_is_healthy_while_the_head_counts_it(lab: Lab) -> None:
     """The head is started anew, under the same address: the nodes' daemons live on for a while, in no cluster."""
-    head, worker = lab.cluster.head, lab.cluster.nodes[-1]
-    assert health(head)[0] == health(worker)[0] == 0
-    before = raylets(worker)
+    head, *others, worker = lab.cluster.nodes
+    for node in others:  # one is enough here, and each starts a Ray anew
+        lab.cluster.kill(node)
+    for node in (head, worker):
+        wait_for(lambda node=node: health(node)[0] == 0, f"{node.name} in the cluster")
+    before, before_head = raylets(worker), raylets(head)
     for process in head.processes():
         if process.name() == "gcs_server":
             process.kill()
     code, text = health(worker)
     assert code == 1 and "does not answer" in text
+    wait_for(lambda: raylets(head) - before_head, "the new head's raylet")  # cheaper than to ask for the health again and again
     wait_for(lambda: health(head)[0] == 0, "the new head")
     code, text = health(worker)
     if raylets(worker) == before:
         assert code == 1 and "among the living" in text, text
-    for node in lab.cluster.nodes:
-        wait_for(lambda node=node: health(node)[0] == 0, f"{node.name} in the new cluster")
+    for process in worker.processes():  # as whoever watches the health does; Ray's daemon gives up by itself after some 40 s
+        if process.pid in before:
+            process.kill()
+    wait_for(lambda: raylets(worker) - before, "the worker's new raylet")
+    wait_for(lambda: health(worker)[0] == 0, "the worker in the new cluster")
     assert raylets(worker) and not raylets(worker) & before
 
 
@@ -237,7 +244,7 @@ def test_more_than_any_node_has_is_refused(lab: Lab) -> None:
 
 
 def test_a_cluster_that_goes_away_is_told(lab: Lab) -> None:
-    """Last, since there is no cluster after it."""
+    """Last, since there is no cluster after it. The driver and both trials are on the only worker that is left."""
     file = lab.experiment("away", 0.007)
     lab.hold()
     driver = lab.start(file, "--seeds", "0", node=lab.cluster.nodes[1])

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from gfl_lab import naming
 from gfl_lab.errors import InputError, ResourceError
@@ -377,35 +376,34 @@ def test_status_tells_what_is_spent_and_left(cli: Cli, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_warm_up_measures_and_a_spent_budget_stops(small: Path, tmp_path: Path) -> None:
-    """Everything real, but for Ray: the trials run in the driver's own process."""
+def test_a_warm_up_measures_and_a_spent_budget_stops(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Everything real, but for Ray: the trials run in the driver's own process, which is this one."""
     home = tmp_path / "runs"
-    environment = os.environ | {"GFL_LAB_HOME": str(home), "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    environment.pop("MLFLOW_TRACKING_URI", None)
+    monkeypatch.setenv("GFL_LAB_HOME", str(home))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    lab = runner(monkeypatch, capsys)
+    threads = torch.get_num_threads()
 
-    def lab(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "gfl_lab.cli.main", *arguments]
-        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-
-    done = lab("plan", str(small), "--seeds", "0..2", "--measure", "--json")
-    assert done.returncode == 0, done.stderr
-    plan = json.loads(done.stdout)
-    assert "warming up 2 of 6 trials" in done.stderr and {row["rests_on"] for row in plan["rows"]} == {"warm-up"}
+    code, out, err = lab("plan", small, "--seeds", "0..2", "--measure", "--json")
+    assert code == 0, err
+    plan = json.loads(out)
+    assert "warming up 2 of 6 trials" in err and {row["rests_on"] for row in plan["rows"]} == {"warm-up"}
     files = sorted((home / naming.MEASURED_DIR).iterdir())
     assert [file.suffix for file in files] == [".json", ".json"] and not (home / "trials").exists(), "no run directory stays"
     found = read_json(files[0])
     assert 0 < found["seconds_per_iteration"] < 60 and 0 < found["seconds_per_image"] < 60 and found["memory_mib"] > 100
     assert found["device"] == "cpu" and found["cpus"] == 1
 
-    done = lab("run", str(small), "--executor", "inline", "--budget", "0.02min")
-    assert done.returncode == 5 and "--budget is 0.02min" in done.stderr and "rests on warm-ups" in done.stderr
+    code, _, err = lab("run", small, "--executor", "inline", "--budget", "0.02min")
+    assert code == 5 and "--budget is 0.02min" in err and "rests on warm-ups" in err
     for file in files:
         file.unlink()
-    done = lab("run", str(small), "--executor", "inline", "--budget", "0.1min")
-    assert done.returncode == 5, done.stderr
-    assert (
-        "no estimate is possible" in done.stderr and "--budget 0.1min is spent" in done.stderr and "go on with:  gfl-lab run" in done.stderr
-    )
+    code, _, err = lab("run", small, "--executor", "inline", "--budget", "0.1min")
+    torch.set_num_threads(threads)
+    assert code == 5 and "no estimate is possible" in err and "--budget 0.1min is spent" in err and "go on with:  gfl-lab run" in err, err
     tree = RunTree(home)
     assert [trial.state() for trial in tree.trials() if raw_result(trial)] == ["interrupted"]
     assert next(trial for trial in tree.trials() if raw_result(trial)).file(naming.LAST_CHECKPOINT).exists()

@@ -273,7 +273,7 @@ def test_damaged_run_directories(cli: Cli, general: TrialDir, tmp_path: Path, mo
     for content, words in (
         (gone, "gone does not exist"),
         (manifest | {"spec": {}}, "settings"),
-        ({"format": 1, "spec": manifest["spec"]}, "does not say where the data are"),
+        ({"format": 1, "spec": manifest["spec"]}, "has no paths of the data"),
         (manifest | {"format": 99}, "format 99"),
     ):
         write_json(copy.file(naming.MANIFEST), content)
@@ -310,12 +310,12 @@ def test_weights_that_do_not_fit(cli: Cli, general: TrialDir, imported: Path, sh
     del_first = {key: value for key, value in state.items() if key != first}
     last = load_safely(general.file(naming.LAST_CHECKPOINT))
     for content, words in (
-        ({"state_dict": state, "meta": meta | {"num_classes": 80}}, f"tell 80 classes apart, and the data set {shapes} has 3 categories"),
+        ({"state_dict": state, "meta": meta | {"num_classes": 80}}, f"have 80 classes, and the data set {shapes} has 3 categories"),
         ({"state_dict": del_first, "meta": meta}, f"1 missing (first: {first})"),
         ({"state_dict": state | {"more": torch.zeros(1)}, "meta": meta}, "1 left over (first: more)"),
         ({"state_dict": state | {first: torch.zeros(1)}, "meta": meta}, f"1 of another shape (first: {first})"),
         ({"state_dict": state, "meta": meta | {"settings": {"reg_max": 0}}}, "reg_max is 0"),
-        ({"state_dict": state, "meta": meta | {"settings": 3}}, "does not say its settings"),
+        ({"state_dict": state, "meta": meta | {"settings": 3}}, "has no settings"),
         ({"state_dict": state, "meta": meta | {"kind": "backbone"}}, "holds a backbone, not a detector"),
         ({"state_dict": state, "meta": meta | {"format": 99}}, "format 99"),
         ({"state_dict": state}, f"gfl-lab import-checkpoint {path}"),
@@ -346,4 +346,4 @@ def test_a_trials_file_on_data_with_other_classes(cli: Cli, general: TrialDir, s
         content["categories"][0]["name"] = "another"
         path.write_text(json.dumps(content))
     code, _, err = cli(general.file(naming.LAST_CHECKPOINT), "--data", folder)
-    assert code == 2 and "the weights know" in err and "another" in err
+    assert code == 2 and "the weights have the classes" in err and "another" in err

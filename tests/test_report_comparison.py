@@ -211,7 +211,7 @@ def test_no_detections_at_all_are_no_result() -> None:
     found = table_json(table)["rows"][1]["delta"]["AP"]
     assert (found["interval"], found["p"], found["seeds_needed"], found["verdict"]) == (None, None, None, "no signal")
     text = all_forms(table)
-    assert "No signal for v0: AP says nothing here, since it is 0.0 in every trial of both." in text
+    assert "No signal for v0: AP has no meaning here, since it is 0.0 in every trial of both." in text
     assert "AP is 0.0 in every trial of off and v0" in text and "1.00" not in text and "8 times in 10" not in text
 
 

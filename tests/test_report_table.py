@@ -206,7 +206,7 @@ def test_tuple_and_list_are_the_same_value() -> None:
 
 def test_axes_must_agree_with_settings() -> None:
     bad = dataclasses.replace(variant("on", qfl=True), axes={"qfl": False})
-    assert unfair(experiment(bad)) == ["on: the axis qfl says off, its settings say on"]
+    assert unfair(experiment(bad)) == ["on: the axis qfl is off, its settings have on"]
 
 
 def test_an_unfair_row_is_marked_and_told_of_in_every_form() -> None:

@@ -315,7 +315,7 @@ def test_image(mixed):
     for trial in (done.id, running.id):  # a running one has no distributions: the name comes from the annotations
         image = store.image(trial, 2)
         assert image.dtype == np.uint8 and np.array_equal(image, expected)
-    with pytest.raises(StoreError, match="knows no image 99"):
+    with pytest.raises(StoreError, match="has no image 99"):
         store.image(done.id, 99)
     turned = Image.fromarray(expected[:, : expected.shape[1] // 2])
     turned.getexif()[0x0112] = 6
@@ -354,7 +354,7 @@ def test_manifest_without_paths(mixed):
     tree, store = mixed
     trial = only(store).trials[0].id
     tree.trial(trial).file(naming.MANIFEST).write_text("{}")
-    with pytest.raises(StoreError, match="does not say where its images are"):
+    with pytest.raises(StoreError, match="has no place of its images"):
         store.image(trial, 1)
 
 

@@ -293,7 +293,7 @@ def test_a_manifest_that_is_torn_missing_old_or_of_another_trial_is_refused(shap
         (json.dumps(good | {"format": 0}), "has format 0; this gfl-lab reads format 1"),
         (json.dumps(good | {"spec": spec | {"seed": 7}}), "another trial's"),
         (json.dumps(good | {"spec": spec | {"settings": spec["settings"] | {"gone": 1}}}), "settings.gone"),
-        (json.dumps({key: value for key, value in good.items() if key != "paths"}), "does not say where the data are"),
+        (json.dumps({key: value for key, value in good.items() if key != "paths"}), "has no paths of the data"),
         (None, "does not exist"),
     ):
         if content is None:

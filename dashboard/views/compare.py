@@ -105,7 +105,7 @@ def _body() -> None:
         theme.empty("They share no finished seed", "A difference is paired: both must have finished the same seed.")
     elif experiment.data.val_images < MANY_IMAGES or st.button(f"Compare on {experiment.data.val_images} images: a minute or more"):
         seeds = "1 seed" if len(pairs) == 1 else f"{len(pairs)} seeds"
-        about = "over other seeds and other images" if len(pairs) > 1 else "over other images alone: one seed says nothing of others"
+        about = "over other seeds and other images" if len(pairs) > 1 else "over other images alone: one seed is no evidence on others"
         theme.show(f'<div class="dim">{seeds}. Intervals are {about}; they are not corrected for the number of rows.</div>')
         try:
             rows = reader().comparison(tuple(pairs), experiment, *_variants(experiment, variant, reference))

@@ -16,7 +16,7 @@ KINDS = {
     "non_finite_loss": "the loss became NaN or infinite",
     "out_of_memory": "out of memory",
     "bad_data": "data could not be read",
-    "lost_process": "the process died",
+    "lost_process": "the process ended unexpectedly",
     "error": "an error",
     "unreadable": "its files cannot be read",
 }

@@ -135,7 +135,7 @@ def main() -> None:
                 click.echo("    What is done is kept; make room and give the same command again.", err=True)
             sys.exit(int(ExitCode.UNFIT))
         if isinstance(error, ImportError) and not (error.name or "").startswith("gfl_lab"):
-            click.echo(f"error: a library cannot be imported: {error}\n    `gfl-lab doctor` says how to mend it.", err=True)
+            click.echo(f"error: a library cannot be imported: {error}\n    `gfl-lab doctor` shows how to mend it.", err=True)
             sys.exit(int(ExitCode.UNFIT))
         click.echo(f"internal error: {type(error).__name__}: {error}\nThis is a bug in gfl-lab. GFL_LAB_DEBUG=1 shows where.", err=True)
         sys.exit(int(ExitCode.INTERNAL))

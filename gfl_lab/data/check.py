@@ -125,11 +125,11 @@ def _check_same_categories(names: Mapping[str, Mapping[int, str]], files: Mappin
     for number in sorted(names["train"].keys() | names["val"].keys()):
         ours, theirs = names["train"].get(number), names["val"].get(number)
         if ours != theirs:
-            names = [
-                f"{files[split]} {'has none' if value is None else 'says ' + show(value)}"
+            found = [
+                f"{files[split]} {'has none' if value is None else 'has ' + show(value)}"
                 for split, value in (("train", ours), ("val", theirs))
             ]
-            message = f"category {number} differs between train and val: {', '.join(names)}"
+            message = f"category {number} differs between train and val: {', '.join(found)}"
             errors.add("categories that differ between train and val", message)
 
 

@@ -134,7 +134,7 @@ def check_pixels(
                 continue
             if record["size"] and result.size != record["size"]:
                 turned = result.size[::-1] == record["size"]
-                message = f"is {result.size[0]}x{result.size[1]} px, the annotations say {record['size'][0]}x{record['size'][1]}"
+                message = f"is {result.size[0]}x{result.size[1]} px, the annotations have {record['size'][0]}x{record['size'][1]}"
                 swapped = "width and height are swapped, or the size is that after turning by EXIF orientation"
                 errors.add("images of another size than stated", message, files[split], place, swapped if turned else "boxes would not fit")
             for kind, text in result.warnings:

@@ -143,7 +143,7 @@ def read_weights(path: Path, data: Path | None, profile: Profile, tree: RunTree)
     if count != len(content.classes):
         raise InputError(
             Problem(
-                f"the weights tell {count} classes apart, and the data set {data} has {len(content.classes)} categories",
+                f"the weights have {count} classes, and the data set {data} has {len(content.classes)} categories",
                 str(path),
                 "Give the data set that the weights were trained for.",
             )
@@ -155,7 +155,7 @@ def read_weights(path: Path, data: Path | None, profile: Profile, tree: RunTree)
         notes = ("the weights do not name their classes: they are taken in the order of the data set's category ids",)
     elif known != content.classes:
         raise InputError(
-            Problem(f"the weights know {', '.join(known)}, and the data set {data} has {', '.join(content.classes)}", str(path))
+            Problem(f"the weights have the classes {', '.join(known)}, and the data set {data} has {', '.join(content.classes)}", str(path))
         )
     spec = TrialSpec(settings=settings, data=content, seed=0, code=TRAINING_CODE_VERSION)
     return TrainedDetector(str(path), False, state, spec, paths, notes=notes)
@@ -184,7 +184,7 @@ def _spec(trial: TrialDir, manifest: Manifest, tree: RunTree) -> TrialSpec:
     spec = manifest.spec
     if spec.components and trial.path.resolve() != tree.trial(trial.id).path.resolve():
         names = ", ".join(component.name for component in spec.components)
-        hint = "Where you trust it, say that the tree is yours: GFL_LAB_HOME."
+        hint = "If you trust it, set GFL_LAB_HOME to its tree."
         raise InputError(
             Problem(f"{trial.path} brings code along ({names}), which is run only from your own run tree, {tree.root}", hint=hint)
         )
@@ -199,9 +199,7 @@ def _imported(path: Path, meta: dict[str, Any], profile: Profile) -> tuple[Setti
         raise InputError(Problem(f"it holds a {meta['kind']}, not a detector", str(path), hint))
     shown, count = meta.get("settings"), meta.get("num_classes")
     if not isinstance(shown, dict) or not isinstance(count, int):
-        raise InputError(
-            Problem("it does not say its settings or classes", str(path), "Convert the source again: gfl-lab import-checkpoint")
-        )
+        raise InputError(Problem("it has no settings or classes", str(path), "Convert the source again: gfl-lab import-checkpoint"))
     tests = {key: value for key, value in profile.settings.items() if key in SETTABLE}
     try:
         return resolve_settings(tests, {"batch_size": 1}, shown), count

@@ -57,7 +57,7 @@ def database(tree: RunTree, repair: bool) -> Findings:
             + (", corrected" if repair else f"; {REPAIR_HINT}"),
         )
     if not stale:
-        yield True, "no run of MLflow says RUNNING without a process"
+        yield True, "no run of MLflow is RUNNING without a process"
 
 
 def _replaced(error: DamagedDatabase, tree: RunTree, repair: bool) -> tuple[bool, str]:

@@ -40,7 +40,7 @@ class DataPaths:
         given = object_of(found)
         paths = {} if given is None else {name: value for name in cls.__dataclass_fields__ if isinstance(value := given.get(name), str)}
         if len(paths) != len(cls.__dataclass_fields__):
-            raise ValueError("does not say where the data are")
+            raise ValueError("has no paths of the data")
         return cls(**paths)
 
 
@@ -97,7 +97,7 @@ class Manifest:
         try:
             return renames.current(self._object("settings"))
         except ValueError as error:
-            raise damaged(self.file, f"does not say what the trial computes: {error}") from None
+            raise damaged(self.file, f"has a damaged specification: {error}") from None
 
     @property
     def data(self) -> DataSpec:
@@ -109,7 +109,7 @@ class Manifest:
         try:
             return DataSpec.model_validate(self._object("data"))
         except ValidationError:
-            raise damaged(self.file, "does not say which data the trial is over") from None
+            raise damaged(self.file, "has no valid data of the trial") from None
 
     @property
     def seed(self) -> int:
@@ -142,7 +142,7 @@ class Manifest:
         try:
             return TypeAdapter(tuple[ComponentFile, ...]).validate_python(self._spec().get("components") or ())
         except ValidationError:
-            raise damaged(self.file, "does not say which files of yours the trial uses") from None
+            raise damaged(self.file, "has a damaged list of your files") from None
 
     @property
     def component_files(self) -> tuple[Path, ...]:
@@ -160,19 +160,19 @@ class Manifest:
     def _spec(self) -> JsonObject:
         found = object_of(self.content.get("spec"))
         if found is None:
-            raise damaged(self.file, "does not say what the trial computes")
+            raise damaged(self.file, "has no specification of the trial")
         return found
 
     def _object(self, key: str) -> JsonObject:
         found = object_of(self._spec().get(key))
         if found is None:
-            raise damaged(self.file, f"does not say what the trial computes: {key} is missing")
+            raise damaged(self.file, f"has no {key} of the trial")
         return found
 
     def _integer(self, key: str) -> int:
         found = integer_of(self._spec().get(key))
         if found is None:
-            raise damaged(self.file, f"does not say what the trial computes: {key} is missing")
+            raise damaged(self.file, f"has no {key} of the trial")
         return found
 
 

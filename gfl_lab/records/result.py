@@ -242,7 +242,7 @@ def parse_result(path: Path, content: JsonObject) -> Result:
         raise damaged(path, f"has the status {status!r}")
     for part in _COUNTS:
         if content.get(part) is not None and number_of(content[part]) is None:
-            raise damaged(path, f"says that {part} is {content[part]!r}")
+            raise damaged(path, f"has the wrong {part} {content[part]!r}")
     return _done(content)
 
 

@@ -63,7 +63,7 @@ def _metrics_fault(content: JsonObject, trial: str) -> tuple[str, Mapping[str, f
         return "has no metrics", None
     bad = [*_bad_metrics(metrics), *_bad_parts(content)]
     if bad:
-        return "says that " + ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else ""), None
+        return "has wrong values: " + ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else ""), None
     return "", numbers_of(metrics)
 
 

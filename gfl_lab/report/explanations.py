@@ -27,7 +27,7 @@ def explain(comparisons: tuple[Comparison, ...]) -> list[str]:
             if each.verdict == verdict:
                 reasons.setdefault(each.found.why, []).append(each.variant)
         for why, variants in reasons.items():
-            subject = f"{comparisons[0].metric} says nothing here, since {why}" if verdict == NO_SIGNAL else why
+            subject = f"{comparisons[0].metric} has no meaning here, since {why}" if verdict == NO_SIGNAL else why
             out = ". `gfl-lab run` evaluates such trials again, and `gfl-lab doctor` lists them" if "eval.npz" in why else ""
             sentences.append(f"{title} for {_some(variants)}: {subject}{out}.")
     single = [each for each in comparisons if each.verdict == ONE_SEED]
@@ -50,7 +50,7 @@ def _about_intervals(tested: Sequence[Comparison]) -> str:
     over = "over other seeds and other validation images" if any(each.found.image_variance is not None for each in tested) else "over seeds"
     return (
         f"The 95% interval is of the mean difference, {over}; p is two-sided{several}. "
-        f'"resolves" is the smallest true difference that these seeds tell from none 8 times in 10, and "{smallest} needs" how many '
+        f'"resolves" is the smallest true difference that these seeds show 8 times in 10, and "{smallest} needs" how many '
         f"seeds would do so for {smallest} AP."
     )
 

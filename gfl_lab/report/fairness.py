@@ -52,8 +52,8 @@ def unfair(experiment: ExperimentRow) -> list[str]:
         for key, value in variant.axes.items():
             if key in variant.settings and plain_value(variant.settings[key]) != plain_value(value):
                 problems.append(
-                    f"{variant.name}: the axis {key} says {naming.setting_text(value)}, "
-                    f"its settings say {naming.setting_text(variant.settings[key])}"
+                    f"{variant.name}: the axis {key} is {naming.setting_text(value)}, "
+                    f"its settings have {naming.setting_text(variant.settings[key])}"
                 )
     return problems
 

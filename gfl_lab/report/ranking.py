@@ -106,7 +106,7 @@ def _notes(search: SearchRow, valued: list[SuggestionRow], found: Importance | s
     notes = []
     done = [row for row in valued if row.state == DONE]
     if done and search.metric in naming.AP_METRICS and all(abs(row.value or 0.0) < FAINT for row in done):
-        notes.append(f"No signal: {search.metric} is 0.0 in every finished trial. The order of the rows says nothing.")
+        notes.append(f"No signal: {search.metric} is 0.0 in every finished trial. The order of the rows has no meaning.")
     elif done:
         notes.append(
             f"The number of the best of {len(done)} finished {'trial' if len(done) == 1 else 'trials'} flatters it: it was chosen for that number, on these images and with "

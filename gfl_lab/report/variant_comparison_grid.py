@@ -66,5 +66,5 @@ def _row(row: DifferenceRow) -> Row:
 
 def _interval_note(rows: Sequence[DifferenceRow]) -> str:
     one_seed = all(row.found.seeds == 1 for row in rows)
-    about = "over the choice of images alone: one seed says nothing of others" if one_seed else "over seeds and images"
+    about = "over the choice of images alone: one seed is no evidence on others" if one_seed else "over seeds and images"
     return f"± 95%: half width of the interval of the difference, {about}; not corrected for the number of rows."

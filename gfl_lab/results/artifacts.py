@@ -158,7 +158,7 @@ class ArtifactReader(TreeReader):
             manifest = self._tree.trial(trial_id).manifest()
             folder = Path(manifest.paths.val_images)
         except StoreError as error:
-            raise StoreError(f"trial {trial_id} does not say where its images are: {self._reason(error)}") from None
+            raise StoreError(f"trial {trial_id} has no place of its images: {self._reason(error)}") from None
         name = self._file_name(trial_id, image_id, manifest)
         path = image_file(folder, name)
         if escapes(name) or not path.resolve().is_relative_to(folder.resolve()):
@@ -181,7 +181,7 @@ class ArtifactReader(TreeReader):
         try:
             return self._names_of(Path(manifest.paths.val_annotations))[int(image_id)]
         except (StoreError, OSError, LookupError, TypeError, ValueError):
-            raise StoreError(f"trial {trial_id} knows no image {image_id}") from None
+            raise StoreError(f"trial {trial_id} has no image {image_id}") from None
 
     def _names_of(self, annotations: Path) -> dict[int, str]:
         """Return the file names of images by id. Raises OSError, LookupError, TypeError or ValueError for damaged annotations."""

@@ -106,7 +106,7 @@ def _upgrade(path: Path) -> None:
     if found not in known:
         raise MirrorError(
             Problem(
-                f"{path} has schema {found}, which this MLflow does not know",
+                f"{path} has schema {found}, which this MLflow does not have",
                 hint="a newer MLflow wrote it: use that one, or move the file away and run `gfl-lab sync`",
             )
         )

@@ -152,5 +152,5 @@ def _signature(key: str, name: str) -> str:
         return ""
     named = [parameter.name for parameter in parameters if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)]
     if key == "head":  # the settings give most of them
-        return f"Its arguments are arguments.{key}; a head passes what it does not know on with **kwargs."
+        return f"Its arguments are arguments.{key}; a head passes other arguments on with **kwargs."
     return f"Its arguments are arguments.{key}; it takes: {', '.join(named) or 'none'}."
