@@ -67,11 +67,11 @@ def no_op(path: str, **_: object) -> None:
 def driver(arguments: list[str], usage: Path) -> None:
     """`gfl-lab ARGUMENTS` in this process, with `no_op` in the place of training; writes what the process took to ``usage``."""
     import gfl_lab.session.entries
-    from gfl_lab import integrity
     from gfl_lab.cli.main import main
+    from gfl_lab.integrity import trial_check
     from gfl_lab.orchestrate import damaged
 
-    damaged.damage = integrity.damage = lambda trial: []  # `no_op` leaves no records
+    damaged.damage = trial_check.damage = lambda trial: []  # `no_op` leaves no records
     gfl_lab.session.entries.TRIAL_ENTRY = "benchmarks.trial_scale:no_op"
     sys.argv = ["gfl-lab", *arguments]
     try:

@@ -1,4 +1,4 @@
-"""Who may import whom: the contracts of pyproject.toml, and what is really loaded in a fresh interpreter."""
+"""Rules of imports: the contracts of pyproject.toml, and the modules loaded in a fresh interpreter."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class Lab:
             time.sleep(0.05)
 
     def is_asked_to_stop(self) -> bool:
-        """Whether the driver has taken a first signal."""
+        """Return True if the driver has taken a first signal."""
         return any(self.tree.root.rglob(naming.STOP_REQUEST))
 
     def running(self) -> int:
@@ -87,7 +87,7 @@ class Lab:
 
 
 def waits_for_a_lock(pid: int) -> bool:
-    """Whether the process is blocked by a file lock of another one."""
+    """Return True if the process is blocked by a file lock of another one."""
     lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     return any("->" in words and str(pid) in words for words in lines)
 
@@ -116,7 +116,7 @@ def test_a_second_driver_is_refused_and_after_a_kill_the_same_command_goes_on_at
     assert len(killed) >= 2
     first.kill()
     first.wait()
-    third = lab.start("support.fake_trial:succeed")  # while the trials of the first are dying
+    third = lab.start("support.fake_trial:succeed", "--executor", "inline")  # while the trials of the first are dying
     assert third.wait(200) == 0, lab.said.read_text()
     assert {trial.state() for trial in lab.tree.trials()} == {TrialState.DONE}
     lab.wait_for(lambda: not killed & of_home(lab.tree.root).keys())

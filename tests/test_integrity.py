@@ -13,7 +13,8 @@ import pytest
 
 from gfl_lab import naming
 from gfl_lab.errors import DiskFull
-from gfl_lab.integrity import CHECKED, Checked, Cure, damage
+from gfl_lab.integrity.damage import Cure
+from gfl_lab.integrity.trial_check import CHECKED, Checked, damage
 from gfl_lab.orchestrate import damaged as damages
 from gfl_lab.records.files import read_json, write_json
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
@@ -139,7 +140,7 @@ def test_what_has_passed_is_read_again_only_when_it_changes(two: tuple[TrialDir,
     first = Checked(tree)
     assert first.damage(one) == []
     first.save()
-    monkeypatch.setattr("gfl_lab.integrity.damage", lambda trial: pytest.fail("nothing has changed"))
+    monkeypatch.setattr("gfl_lab.integrity.trial_check.damage", lambda trial: pytest.fail("nothing has changed"))
     assert Checked(tree).damage(one) == []
     monkeypatch.undo()
     times = one.file(naming.EVAL_RECORDS).stat()
@@ -210,7 +211,7 @@ def test_a_disk_that_fills_while_records_are_made_again_loses_nothing(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, os.strerror(28), "somewhere")
 
-    monkeypatch.setattr(finished.integrity, "file_entries", full)
+    monkeypatch.setattr(finished, "file_entries", full)
     run_trial(one.path)
     assert one.file(naming.RESULT).read_bytes() == result and "no space left" in damages.failure(one)
     monkeypatch.setattr(TrialDir, "prepare", full)

@@ -11,7 +11,7 @@ import pytest
 
 from gfl_lab import naming
 from gfl_lab.cli.output import say
-from gfl_lab.integrity import recomputed_ap
+from gfl_lab.integrity.file_checks import recomputed_ap
 from gfl_lab.records.files import read_json, write_json
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree

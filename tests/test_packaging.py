@@ -19,8 +19,9 @@ import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 
-from gfl_lab import integrity, naming
+from gfl_lab import naming
 from gfl_lab.cli.main import _COMMANDS, cli
+from gfl_lab.integrity.trial_check import CHECKED
 from gfl_lab.orchestrate.ray_cluster import prepare_environment
 from gfl_lab.records.accumulation import Accumulation
 from gfl_lab.records.cost import Measured, Spent
@@ -542,7 +543,7 @@ def test_every_file_of_a_run_tree_stands_in_its_document() -> None:
     files = [
         naming.MANIFEST, naming.CONFIG, naming.METRICS_FILE, naming.RESULT, naming.LOG, naming.EVAL_RECORDS, naming.DISTRIBUTIONS, naming.HISTORY,
         naming.LAST_CHECKPOINT, naming.PREVIOUS_CHECKPOINT, naming.ACCUMULATION, naming.RESERVE, naming.REPAIR, naming.LEASE, naming.STOP_REQUEST,
-        naming.PLAN, naming.LOCK, naming.NEW_LOCK, naming.SEARCH, naming.COST, naming.MLFLOW_DB, integrity.CHECKED,
+        naming.PLAN, naming.LOCK, naming.NEW_LOCK, naming.SEARCH, naming.COST, naming.MLFLOW_DB, CHECKED,
     ]  # fmt: skip
     assert [name for name in files if f"`{name}`" not in text and f"/{name}" not in text and f"  {name} " not in text] == []
     records = [

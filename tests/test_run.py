@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import psutil
 import pytest
 
 from gfl_lab import naming
+from gfl_lab.cli.main import main
 from gfl_lab.naming import TAG_KIND, TAG_SEED, TAG_STATUS, TAG_TRIAL, TAG_VARIANT
 from gfl_lab.rundir import RunTree, TrialState
 from tests.support.processes import command_line
@@ -44,8 +49,20 @@ table: {metrics: [AP, AP50, AP75, fps, two_mode_recall, false_bimodality, wasser
 """
 
 
+@contextlib.contextmanager
+def one_core() -> Iterator[None]:
+    """Give processes that start within the block one core, so that they train one trial at a time: one import of torch less."""
+    cores = sorted(os.sched_getaffinity(0))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    os.sched_setaffinity(0, {cores[worker % len(cores)]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
 class Lab:
-    """A folder with an experiment, and gfl-lab run in it as a process of its own."""
+    """A folder with an experiment, and gfl-lab run in it, as a process of its own or in this one."""
 
     def __init__(
         self, folder: Path, epochs: int = 2, experiment: str = EXPERIMENT, profile: str = PROFILE, database: Path | None = None
@@ -74,8 +91,27 @@ class Lab:
         assert "Traceback" not in out + err
         return out, err
 
+    def here(self, *arguments: str, code: int = 0) -> tuple[str, str]:
+        """Run gfl-lab in this process, where torch, mmdet and MLflow are imported once for all tests."""
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(mock.patch.dict(os.environ, {"GFL_LAB_HOME": str(self.tree.root)}))
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
+            stack.enter_context(contextlib.chdir(self.folder))
+            stack.enter_context(mock.patch.object(sys, "argv", ["gfl-lab", *arguments]))
+            stack.enter_context(contextlib.redirect_stdout(out))
+            stack.enter_context(contextlib.redirect_stderr(err))
+            try:
+                main()
+                found: object = 0
+            except SystemExit as error:
+                found = error.code or 0
+        assert found == code, err.getvalue() + out.getvalue()
+        assert "Traceback" not in out.getvalue() + err.getvalue()
+        return out.getvalue(), err.getvalue()
+
     def table(self) -> dict:
-        return json.loads(self.run("table", str(self.file), "--json")[0])
+        return json.loads(self.here("table", str(self.file), "--json")[0])
 
     def mlflow_runs(self) -> list:
         from mlflow.tracking import MlflowClient
@@ -91,29 +127,106 @@ class Lab:
 
 
 def numbers(table: dict) -> dict:
-    """What must not depend on how often a run was disturbed."""
+    """Return the numbers that must not depend on how often a run was disturbed."""
     return {
         row["variant"]: {key: value for key, value in row["metrics"].items() if key not in ("fps", "latency_ms")} for row in table["rows"]
     }
 
 
+# --- on Ray: killed, and the same command again; one run tree for all of these tests ---
+
+
+@dataclass
+class Killed:
+    """A run whose driver was killed while a trial trained."""
+
+    lab: Lab
+    trials: list[psutil.Process]
+    """Fork servers and trials, as the driver's descendants."""
+    listening: set[tuple[str, str]]
+    """Names of processes that listen, and their addresses."""
+    left: list[psutil.Process]
+    """Of ``trials``, those that still run some seconds after the kill."""
+    running: list[bool]
+    """Of each trial, whether its state is RUNNING after the kill."""
+
+
+def still_there(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    _, left = psutil.wait_procs(processes, timeout=seconds)
+    return [process for process in left if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    lab = Lab(tmp_path_factory.mktemp("lab"))
-    out, err = lab.run("run", str(lab.file))
+def killed_family() -> Iterator[list[psutil.Process]]:
+    """Processes of drivers that tests have killed: at the end of the module all of them are gone.
+
+    Ray's own agents look for their raylet now and then, so they have two minutes more; other tests run meanwhile.
+    """
+    family: list[psutil.Process] = []
+    yield family
+    assert not still_there(family, 120)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory, killed_family: list[psutil.Process]) -> Killed:
+    lab = Lab(tmp_path_factory.mktemp("killed") / "lab")
+    with one_core():
+        process = lab.start("run", str(lab.file))
+    lab.wait_for(lambda: any(step >= 1 for step in lab.steps()))
+    family = psutil.Process(process.pid).children(recursive=True)
+    killed_family.extend(family)
+    trials = [p for p in family if not p.name().startswith("ray::") and "gfl_lab.orchestrate" in command_line(p)]
+    listening = {
+        (p.name(), connection.laddr.ip.removeprefix("::ffff:"))
+        for p in [psutil.Process(process.pid), *family]
+        for connection in p.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    process.kill()
+    process.wait()
+    left = still_there(trials, 15)
+    return Killed(lab, trials, listening, left, [trial.state() is TrialState.RUNNING for trial in lab.tree.trials()])
+
+
+@pytest.fixture(scope="module")
+def resumed(killed: Killed) -> Lab:
+    """The same command again, which trains four trials to their end, two at a time."""
+    assert not killed.lab.tree.experiment("smoke", "tiny").joinpath("table.md").exists()
+    out, err = killed.lab.run("run", str(killed.lab.file))
     assert "published (not comparable)" in out and "trials to train" in err
+    return killed.lab
+
+
+@pytest.fixture(scope="module")
+def inline(tmp_path_factory: pytest.TempPathFactory, mlflow_db: Path) -> Lab:
+    """The same experiment without Ray, undisturbed."""
+    lab = Lab(tmp_path_factory.mktemp("inline") / "lab", database=mlflow_db)
+    lab.here("run", str(lab.file), "--executor", "inline")
     return lab
 
 
-def test_four_trials_on_ray_a_table_and_a_mirror(undisturbed: Lab) -> None:
-    table = undisturbed.table()
+def test_a_killed_driver_leaves_no_trial_behind_and_nothing_was_open_to_the_network(killed: Killed) -> None:
+    assert len(killed.trials) >= 2, "fork servers and trials are in the family"
+    assert {name for name, _ in killed.listening} & {"raylet", "gcs_server"}
+    assert {address for _, address in killed.listening} <= {"127.0.0.1", "::1"}, "nothing is open to the network"
+    assert not killed.left, "trials must die with the driver at once"
+    assert killed.running and not any(killed.running)
+
+
+def test_the_same_command_goes_on_to_the_numbers_of_an_undisturbed_run_without_ray(resumed: Lab, inline: Lab) -> None:
+    assert numbers(resumed.table()) == numbers(inline.table())
+    assert {run.info.status for run in resumed.mlflow_runs()} == {"FINISHED"}
+
+
+def test_four_trials_on_ray_a_table_and_a_mirror(resumed: Lab) -> None:
+    table = resumed.table()
     assert [row["variant"] for row in table["rows"]] == ["qfl=off dfl=off", "qfl=off dfl=on", "qfl=on dfl=off", "qfl=on dfl=on"]
     for row in table["rows"]:
         assert row["metrics"]["AP"]["n"] == 1 and row["trials"][0]["state"] == "done" and not row["reference"]["comparable"]
-    folder = undisturbed.tree.experiment("smoke", "tiny")
+    folder = resumed.tree.experiment("smoke", "tiny")
     assert {path.suffix for path in folder.glob("table.*")} == {".json", ".md", ".csv", ".tex", ".html"}
 
-    runs = undisturbed.mlflow_runs()
+    runs = resumed.mlflow_runs()
     parents = [run for run in runs if run.data.tags[TAG_KIND] == "experiment"]
     children = [run for run in runs if run.data.tags[TAG_KIND] == "trial"]
     assert len(parents) == 1 and len(children) == 4
@@ -126,53 +239,25 @@ def test_four_trials_on_ray_a_table_and_a_mirror(undisturbed: Lab) -> None:
         assert child.inputs.dataset_inputs[0].dataset.name == "ambiguous_shapes"
 
 
-def test_the_same_command_again_trains_nothing_and_says_why(undisturbed: Lab) -> None:
-    before = {trial.id: trial.file("result.json").stat().st_mtime_ns for trial in undisturbed.tree.trials()}
-    out, err = undisturbed.run("run", str(undisturbed.file), "--json")
+def test_the_same_command_again_trains_nothing_and_says_why(resumed: Lab) -> None:
+    before = {trial.id: trial.file("result.json").stat().st_mtime_ns for trial in resumed.tree.trials()}
+    out, err = resumed.here("run", str(resumed.file), "--json")
     assert "nothing to train" in err and len(json.loads(out)["rows"]) == 4
-    assert before == {trial.id: trial.file("result.json").stat().st_mtime_ns for trial in undisturbed.tree.trials()}
-    assert len(undisturbed.mlflow_runs()) == 5
+    assert before == {trial.id: trial.file("result.json").stat().st_mtime_ns for trial in resumed.tree.trials()}
+    assert len(resumed.mlflow_runs()) == 5
 
 
-def test_inline_gives_the_same_numbers_without_ray(undisturbed: Lab, tmp_path: Path, mlflow_db: Path) -> None:
-    lab = Lab(tmp_path / "lab", database=mlflow_db)
-    lab.run("run", str(lab.file), "--executor", "inline")
-    assert numbers(lab.table()) == numbers(undisturbed.table())
+# --- other runs ---
 
 
-def test_a_killed_driver_leaves_nothing_behind_and_the_same_command_goes_on(undisturbed: Lab, tmp_path: Path, mlflow_db: Path) -> None:
-    lab = Lab(tmp_path / "lab", database=mlflow_db)
-    process = lab.start("run", str(lab.file))
-    lab.wait_for(lambda: any(step >= 1 for step in lab.steps()))
-    family = psutil.Process(process.pid).children(recursive=True)
-    ours = [p for p in family if not p.name().startswith("ray::") and "gfl_lab.orchestrate" in command_line(p)]
-    assert len(ours) >= 2, "fork servers and trials are in the family"
-    listening = {
-        (p.name(), connection.laddr.ip.removeprefix("::ffff:"))
-        for p in [psutil.Process(process.pid), *family]
-        for connection in p.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    }
-    assert {name for name, _ in listening} & {"raylet", "gcs_server"}
-    assert {address for _, address in listening} <= {"127.0.0.1", "::1"}, "nothing is open to the network"
-    process.kill()
-    process.wait()
-    _, left = psutil.wait_procs(ours, timeout=15)
-    assert not [p for p in left if p.status() != psutil.STATUS_ZOMBIE], "trials must die with the driver at once"
-    _, left = psutil.wait_procs(family, timeout=120)  # Ray's own agents look for their raylet now and then
-    assert not [p for p in left if p.status() != psutil.STATUS_ZOMBIE]
-    assert not any(trial.state() is TrialState.RUNNING for trial in lab.tree.trials())
-    lab.run("run", str(lab.file))
-    assert numbers(lab.table()) == numbers(undisturbed.table())
-    assert {run.info.status for run in lab.mlflow_runs()} == {"FINISHED"}
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code", "executor"), [(signal.SIGINT, 130, "inline"), (signal.SIGTERM, 143, "ray")])
 def test_a_signal_stops_with_a_checkpoint_and_says_how_to_go_on(
-    undisturbed: Lab, tmp_path: Path, mlflow_db: Path, number: int, code: int
+    tmp_path: Path, mlflow_db: Path, number: int, code: int, executor: str
 ) -> None:
+    """SIGINT on Ray is in `test_search.py`."""
     lab = Lab(tmp_path / "lab", epochs=200, database=mlflow_db)
-    process = lab.start("run", str(lab.file))
+    with one_core():
+        process = lab.start("run", str(lab.file), "--executor", executor)
     lab.wait_for(lambda: any(step >= 3 for step in lab.steps()))
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
@@ -183,9 +268,10 @@ def test_a_signal_stops_with_a_checkpoint_and_says_how_to_go_on(
 
 
 def test_a_trial_that_diverges_fails_with_its_step_and_the_others_go_on(tmp_path: Path, mlflow_db: Path) -> None:
-    experiment = "name: smoke\nprofile: tiny\naxes: {lr: [0.01, 10.0]}\noverrides: {optimizer: sgd, warmup_iters: 0, epochs: 6}\n"
+    """Without Ray; `test_executors.py` has one that fails among others for every executor."""
+    experiment = "name: smoke\nprofile: tiny\naxes: {lr: [10.0, 0.01]}\noverrides: {optimizer: sgd, warmup_iters: 0, epochs: 6}\n"
     lab = Lab(tmp_path / "lab", experiment=experiment, database=mlflow_db)
-    out, err = lab.run("run", str(lab.file), "--seeds", "3", code=3)
+    out, err = lab.here("run", str(lab.file), "--seeds", "3", "--executor", "inline", code=3)
     assert "non_finite_loss" in err and "step" in err and "log" in err
     states = {row["variant"]: row["trials"][0]["state"] for row in lab.table()["rows"]}
     assert states == {"lr=0.01": "done", "lr=10": "failed"}
@@ -198,17 +284,18 @@ def test_real_photographs(tmp_path: Path, mlflow_db: Path, name: str) -> None:
     )
     experiment = "name: smoke\nprofile: tiny\naxes: {dfl: [true]}\n"
     lab = Lab(tmp_path / "lab", epochs=1, experiment=experiment, profile=profile, database=mlflow_db)
-    lab.run("run", str(lab.file), "--data", str(REAL[name]), "--executor", "inline")
+    lab.here("run", str(lab.file), "--data", str(REAL[name]), "--executor", "inline")
     row = lab.table()["rows"][0]
     assert row["trials"][0]["state"] == "done" and row["metrics"]["AP"]["mean"] >= 0 and "two_mode_recall" not in row["metrics"]
 
 
-def test_the_papers_setting_on_a_few_coco_images(tmp_path: Path, mlflow_db: Path) -> None:
-    """Profile coco_1x as it is (R50, 800x1333, SGD, weights from a file), but for one epoch of two images on the CPU."""
+def test_the_papers_setting_on_a_few_coco_images(tmp_path: Path, mlflow_db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Profile coco_1x as it is (R50, 800x1333, SGD, weights from a file), but for one epoch of one image on the CPU."""
     source = CROPS["coco_crop"]
     import torch
     import torchvision
 
+    monkeypatch.setattr("gfl_lab.inference.latency.WARMUP_IMAGES", 0)  # a forward pass takes seconds
     data = tmp_path / "coco"
     (data / "annotations").mkdir(parents=True)
     (data / "images").symlink_to(source / "images")
@@ -216,7 +303,7 @@ def test_the_papers_setting_on_a_few_coco_images(tmp_path: Path, mlflow_db: Path
         content = json.loads((source / f"annotations/instances_{split}.json").read_text())
         kept = [
             image for image in content["images"] if any(a["image_id"] == image["id"] and not a["iscrowd"] for a in content["annotations"])
-        ][:2]
+        ][:1]
         ids = {image["id"] for image in kept}
         content |= {"images": kept, "annotations": [a for a in content["annotations"] if a["image_id"] in ids]}
         (data / f"annotations/instances_{split}.json").write_text(json.dumps(content))
@@ -224,10 +311,10 @@ def test_the_papers_setting_on_a_few_coco_images(tmp_path: Path, mlflow_db: Path
     torch.save(torchvision.models.resnet50(weights=None).state_dict(), weights)
 
     experiment = (
-        "name: smoke\nprofile: coco_1x\naxes: {qfl: [true]}\noverrides: {epochs: 1, batch_size: 2}\npublished_table: gfl_t3_qfl_dfl\n"
+        "name: smoke\nprofile: coco_1x\naxes: {qfl: [true]}\noverrides: {epochs: 1, batch_size: 1}\npublished_table: gfl_t3_qfl_dfl\n"
     )
     lab = Lab(tmp_path / "lab", experiment=experiment, database=mlflow_db)
-    lab.run("run", str(lab.file), "--data", str(data), "--init-weights", str(weights), "--executor", "inline")
+    lab.here("run", str(lab.file), "--data", str(data), "--init-weights", str(weights), "--executor", "inline")
     trial = lab.tree.trials()[0]
     spec = raw_manifest(trial)["spec"]
     settings = spec["settings"]

@@ -256,7 +256,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 def outcomes(tree: RunTree, profile: str = "fake") -> list[tuple]:
-    """What a search must not depend on how often it was disturbed."""
+    """Return the outcomes of a search, which must not depend on how often it was disturbed."""
     ledger = read_json(tree.experiment("find", profile) / naming.SEARCH)
     return [(s["number"], s["settings"], s["trial"], s["state"], s["value"], s["values"]) for s in ledger["suggestions"]]
 
@@ -472,6 +472,7 @@ def test_optuna_and_asha_on_ray_survive_a_killed_driver_a_signal_and_a_killed_ac
         _, err = process.communicate(timeout=300)
         assert process.returncode == (-9 if number == signal.SIGKILL else 130), err
         assert "Traceback" not in err and 0 < len(outcomes(tree)) < 12
+        assert number == signal.SIGKILL or "go on with:  gfl-lab run" in err
     process = start(tmp_path, "run", str(file), pause=0.3)
     wait_for_epochs(process, tree, seen + 2)
     actors = [child for child in psutil.Process(process.pid).children(recursive=True) if "ray::ResourceTrainable" in command_line(child)]
@@ -490,18 +491,19 @@ def test_optuna_and_asha_on_ray_survive_a_killed_driver_a_signal_and_a_killed_ac
 @pytest.mark.slow
 def test_a_search_that_really_trains_and_its_confirmation(tmp_path: Path, mlflow_db: Path) -> None:
     from tests.test_run import PROFILE as TINY
-    from tests.test_run import Lab
+    from tests.test_run import Lab, one_core
 
     experiment = "name: smoke\nkind: search\nprofile: tiny\nsearch:\n  space: {lr: {low: 0.0005, high: 0.01, log: true}, dfl: [true, false]}\n  trials: 3\n"
     lab = Lab(tmp_path / "lab", experiment=experiment, profile=TINY, database=mlflow_db)
-    out, err = lab.run("run", str(lab.file))
+    with one_core():
+        out, err = lab.run("run", str(lab.file))
     assert "rank" in out and "3 trials" in err
     ledger = read_json(lab.tree.experiment("smoke", "tiny") / naming.SEARCH)
     assert ledger["sampler"]["optuna"] and len(ledger["suggestions"]) == 3
     assert {s["state"] for s in ledger["suggestions"]} <= {"done", "stopped"} and ledger["suggestions"][0]["state"] == "done"
     assert all(s["values"] and s["trial"] in [trial.id for trial in lab.tree.trials()] for s in ledger["suggestions"])
-    assert "nothing to train" in lab.run("run", str(lab.file))[1]
-    out, err = lab.run("confirm", str(lab.file), "--seeds", "0", "--executor", "inline")
+    assert "nothing to train" in lab.here("run", str(lab.file))[1]
+    out, err = lab.here("confirm", str(lab.file), "--seeds", "0", "--executor", "inline")
     assert "1 reused" in err and "defaults" in out
     names = {run.data.tags[naming.TAG_EXPERIMENT] for run in lab.mlflow_runs()}
     assert names == {"smoke", "confirm_smoke"}

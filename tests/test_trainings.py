@@ -12,7 +12,7 @@ import torch
 
 from gfl_lab import naming
 from gfl_lab.checkpoints.files import load_safely
-from gfl_lab.integrity import damage
+from gfl_lab.integrity.trial_check import damage
 from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.orchestrate.trainings import Trainings, needed_by_others
 from gfl_lab.plan.plan import Trial

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gfl_lab import naming
-from gfl_lab.integrity import recomputed_ap
+from gfl_lab.integrity.file_checks import recomputed_ap
 from gfl_lab.metrics.coco_ap import resample
 from gfl_lab.metrics.coco_matching import match
 from gfl_lab.records.files import read_json, write_json

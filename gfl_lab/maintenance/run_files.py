@@ -6,7 +6,7 @@ import shutil
 
 from gfl_lab import naming
 from gfl_lab.errors import FormatError, GflLabError, StoreError
-from gfl_lab.integrity import Checked
+from gfl_lab.integrity.trial_check import Checked
 from gfl_lab.maintenance.finding import REPAIR_HINT, Findings
 from gfl_lab.orchestrate import orphans
 from gfl_lab.orchestrate.damaged import examine

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from gfl_lab import naming
 from gfl_lab.errors import StoreError
-from gfl_lab.integrity import Checked, Cure, Damage, checkpoint_damage, damage, has_finished, phrase
+from gfl_lab.integrity.damage import Cure, Damage, phrase
+from gfl_lab.integrity.file_checks import checkpoint_damage
+from gfl_lab.integrity.trial_check import Checked, damage, has_finished
 from gfl_lab.plan.plan import Trial
 from gfl_lab.records.marks import read_failed_repair
 from gfl_lab.records.result import Done

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from gfl_lab import naming
 from gfl_lab.errors import StoreError
-from gfl_lab.integrity import checkpoint_damage
+from gfl_lab.integrity.file_checks import checkpoint_damage
 from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.plan.plan import Trial
 from gfl_lab.rundir import RunTree, TrialDir, TrialState

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gfl_lab import __version__
-from gfl_lab.integrity import UNSTABLE
+from gfl_lab.integrity.damage import UNSTABLE
 from gfl_lab.metrics.coco_records import Records
 from gfl_lab.records.table_lock import LockedData, LockedRow, LockedTrial, Numbers, TableLock
 from gfl_lab.report.table import Table

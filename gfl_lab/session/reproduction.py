@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gfl_lab import naming
 from gfl_lab.errors import ExitCode, InputError, Problem, StoreError
-from gfl_lab.integrity import UNSTABLE
+from gfl_lab.integrity.damage import UNSTABLE
 from gfl_lab.orchestrate import driver
 from gfl_lab.orchestrate.executor import run_jobs
 from gfl_lab.orchestrate.inline import InlineExecutor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from gfl_lab.integrity import Checked
+from gfl_lab.integrity.trial_check import Checked
 from gfl_lab.orchestrate.damaged import Damaged, examine_all
 from gfl_lab.orchestrate.driver import states
 from gfl_lab.plan.plan import Plan, Trial, Variant

@@ -15,7 +15,7 @@ from gfl_lab.analysis.distributions import DistributionCollector
 from gfl_lab.inference.evaluate import CocoEvaluator, collect
 from gfl_lab.inference.latency import measure_latency
 from gfl_lab.inference.predict import predict_and_collect
-from gfl_lab.integrity import UNSTABLE
+from gfl_lab.integrity.damage import UNSTABLE
 from gfl_lab.records.result import Done
 from gfl_lab.rundir import TrialDir
 from gfl_lab.spec.trial import TrialSpec

@@ -23,11 +23,14 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch import Tensor
 
-from gfl_lab import integrity, naming
+from gfl_lab import naming
 from gfl_lab.analysis.history import History
 from gfl_lab.checkpoints.files import DAMAGE, load_safely, write_weights
 from gfl_lab.errors import GflLabError, StoreError
 from gfl_lab.inference.evaluate import CocoEvaluator
+from gfl_lab.integrity.damage import Cure, file_entries, phrase
+from gfl_lab.integrity.file_checks import checkpoint_damage
+from gfl_lab.integrity.trial_check import damage
 from gfl_lab.processes import keep_freed_memory
 from gfl_lab.records.files import damaged, write_text
 from gfl_lab.records.manifest import DataPaths, Manifest
@@ -67,7 +70,7 @@ def final_weights(trial: TrialDir, spec: TrialSpec) -> FinalWeights:
         StoreError, InputError: there is none, it is damaged or another trial's, or training was not over.
     """
     path = trial.file(naming.LAST_CHECKPOINT)
-    if what := integrity.checkpoint_damage(path, whole=True):
+    if what := checkpoint_damage(path, whole=True):
         raise StoreError(f"{path} {what}")
     content = load_safely(path)
     meta, state = content.get("meta"), content.get("state_dict")
@@ -157,7 +160,7 @@ def evaluated(trial: TrialDir, weights: FinalWeights, *, threads: int, loader_wo
     writer.close()
     return replace(
         numbers.result(),
-        files=integrity.file_entries(trial),
+        files=file_entries(trial),
         epochs=weights.epoch,
         steps=weights.step,
         processes=1,
@@ -215,10 +218,10 @@ def repair(trial: TrialDir, *, threads: int, loader_workers: int) -> None:
     A sound trial is left as it is. The result is replaced at the very end, so that a kill or a full disk loses nothing. Why it
     could not be done stands in repair.json and in the log; nothing is raised.
     """
-    found = integrity.damage(trial)
-    if not any(each.cure is integrity.Cure.EVALUATE for each in found):
+    found = damage(trial)
+    if not any(each.cure is Cure.EVALUATE for each in found):
         return
-    trial.log(f"damaged: {integrity.phrase(found)}; its last checkpoint is evaluated again")
+    trial.log(f"damaged: {phrase(found)}; its last checkpoint is evaluated again")
     try:
         with beating(trial):
             trial.prepare()
@@ -250,7 +253,7 @@ def _evaluate_again(trial: TrialDir, threads: int, loader_workers: int) -> None:
     result = replace(
         numbers.result(),
         trial=trial.id,
-        files=integrity.file_entries(trial) | kept,
+        files=file_entries(trial) | kept,
         epochs=weights.epoch,
         steps=weights.step,
         processes=former.processes,

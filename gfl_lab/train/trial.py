@@ -28,7 +28,8 @@ from gfl_lab.errors import (
 )
 from gfl_lab.inference.evaluate import CocoEvaluator, collect
 from gfl_lab.inference.predict import predict_and_collect
-from gfl_lab.integrity import file_entries, has_finished
+from gfl_lab.integrity.damage import file_entries
+from gfl_lab.integrity.trial_check import has_finished
 from gfl_lab.records import result as records
 from gfl_lab.records.accumulation import Accumulation
 from gfl_lab.records.files import write_text

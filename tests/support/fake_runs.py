@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from gfl_lab import naming
-from gfl_lab.integrity import recomputed_ap
+from gfl_lab.integrity.file_checks import recomputed_ap
 from gfl_lab.metrics.coco_ap import resample
 from gfl_lab.metrics.coco_matching import match
 from gfl_lab.metrics.coco_records import Records

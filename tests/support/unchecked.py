@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gfl_lab import integrity
+from gfl_lab.integrity import trial_check
 from gfl_lab.orchestrate import damaged
 
 
 def skip_checks(put: Callable[[Any, str, Any], None] = setattr) -> None:
     """Take every finished trial for whole, in this process; with ``monkeypatch.setattr`` until the test ends."""
-    for module in (integrity, damaged):
+    for module in (trial_check, damaged):
         put(module, "damage", lambda trial: [])
