@@ -47,7 +47,7 @@ def _is_slow(item: pytest.Item) -> bool:
 
 
 def pytest_collection_finish() -> None:
-    """One thread for each process of the tests: ``-n 2`` takes two cores."""
+    """One thread for each process of the tests, of which there are as many as cores, or one more."""
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
 
