@@ -81,7 +81,7 @@ def untimed(value: Any) -> Any:
 
 
 def mirrored(uri: str, experiment: str) -> tuple[dict[str, Any], list[str]]:
-    """What MLflow holds: by run name, each metric's values by step; and what is wrong in it whatever the values are."""
+    """Return the content of MLflow (by run name, each metric's values by step) and its faults that do not depend on values."""
     from mlflow.tracking import MlflowClient
 
     client, found, problems = MlflowClient(uri), {}, []
@@ -103,7 +103,7 @@ def mirrored(uri: str, experiment: str) -> tuple[dict[str, Any], list[str]]:
 
 @dataclass(frozen=True)
 class State:
-    """What a finished run tree says, without times."""
+    """The content of a finished run tree, without times."""
 
     table: Any
     lines: dict[str, list[Any]]
@@ -119,13 +119,13 @@ class State:
 
 
 def state_of(home: Path, uri: str, table: Any) -> tuple[State, list[str]]:
-    """What a finished run tree says, and what is wrong in it whatever it says."""
+    """Return the content of a finished run tree, and its faults that do not depend on the content."""
     import hashlib
 
     import torch
 
     def digest(trial: TrialDir) -> str:
-        """Of weights, optimizer and schedules in the last checkpoint, and of the evaluation's records."""
+        """Return a digest of weights, optimizer and schedules in the last checkpoint, and of the evaluation's records."""
         found = hashlib.sha256()
 
         def walk(value: Any) -> None:
@@ -169,7 +169,7 @@ def _records(path: Path) -> dict[str, Any]:
 
 @dataclass
 class Round:
-    """What happened in a round. ``faults`` holds each dealt fault and the second at which it hit, None when there was nothing to hit."""
+    """The events of a round. ``faults`` holds each dealt fault and the second at which it hit, None when there was nothing to hit."""
 
     number: int
     faults: list[tuple[str, float | None]]
@@ -264,7 +264,7 @@ class Lab:
         return hits + [(kind, None) for kind, _ in waiting], exits
 
     def _state(self, scene: Scene) -> State | None:
-        """What the finished tree says; what is wrong in it goes to the scene's problems."""
+        """Return the content of the finished tree; its faults go to the scene's problems."""
         if scene.server:
             scene.server.wait()
             for _ in range(2):

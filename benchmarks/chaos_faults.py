@@ -1,4 +1,4 @@
-"""What the chaos run breaks, and the processes it breaks it in (docs/chaos.md)."""
+"""Faults of the chaos run, and the processes that they hit (docs/chaos.md)."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class Command:
 
 @dataclass
 class Scene:
-    """What a fault can reach: the run tree, the command that runs now, the round's MLflow server, and what is to come later."""
+    """The targets of a fault: the run tree, the command that runs now, the round's MLflow server, and what is to come later."""
 
     home: Path
     rng: random.Random

@@ -113,7 +113,7 @@ return document.querySelectorAll('.gfl h1').length > 0 && app && app.dataset.tes
 
 ROWS = "the table's rows"
 SEEN = {"table": {ROWS: "return document.querySelectorAll('.gfl tbody tr').length > 0"}}
-"""What a reader has come for, where the page goes on drawing."""
+"""The part that a reader waits for, on pages that go on drawing."""
 
 Address = tuple[str, dict[str, str]]
 """A path to open, and scripts by what they say once they are true, in the order in which they become so."""

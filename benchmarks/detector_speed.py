@@ -173,7 +173,7 @@ def row(what: str, asked: argparse.Namespace, images: int, name: str, took: floa
 
 
 def profiled(asked: argparse.Namespace) -> list[str]:
-    """Where the time of our training step goes: a table for each precision."""
+    """Return the parts of our training step's time: a table for each precision."""
     lines = []
     given = batch(asked.batch, asked.size, asked.device, True)
     activity = ProfilerActivity.CUDA if asked.device == "cuda" else ProfilerActivity.CPU

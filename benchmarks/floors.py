@@ -64,7 +64,7 @@ def count(depth: int, size: tuple[int, int]) -> dict[str, float]:
 
 
 def floors(depth: int, size: tuple[int, int], bandwidth: float) -> list[tuple[str, str, float, float, float, float]]:
-    """Of training and inference in each precision: operations, and the seconds that arithmetic, layers and convolutions alone take."""
+    """Return, for training and inference in each precision, operations and the seconds of arithmetic, layers and convolutions alone."""
     found, rows = count(depth, size), []
     for what, operations, numbers, fused in (
         ("training", found["operations"], found["forward"] + found["backward"], found["forward, convolutions"] + found["backward, convolutions"]),

@@ -44,7 +44,7 @@ UNEQUAL = ((5, 3, 2, 2, 3), (2, 2, 2, 2, 5), (10, 2, 3, 2, 2), (3, 3, 1, 3, 1))
 CHUNK = 100
 """Tables that are simulated at once: bounds the memory."""
 DETECTORS = {"images": World(), "seeds": World(seed_sd=0.4, response_sd=0.05)}
-"""Whether a difference is uncertain because of the choice of images or because of the seeds."""
+"""True if a difference is uncertain because of the choice of images, not because of the seeds."""
 DETECTOR_SAMPLES = 60
 
 

@@ -1,4 +1,4 @@
-"""What all benchmarks share: the head and the place of a results file, and rounds that alternate between two ways."""
+"""Shared parts of the benchmarks: the head and the place of a results file, and rounds that alternate between two ways."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Cost:
 
 @dataclass
 class Measured:
-    """What one tree cost."""
+    """The cost of one tree."""
 
     trials: int
     points: int

@@ -1,4 +1,4 @@
-"""What `gfl-lab run` takes beyond training: a first table, the same again, more seeds, and a table that shares half of its cells.
+"""Time of `gfl-lab run` beyond training: a first table, the same again, more seeds, and a table that shares half of its cells.
 
     uv run python benchmarks/reuse.py                  8 minutes on two quiet cores: every trial trains for one epoch
     uv run python benchmarks/reuse.py --write          also writes benchmarks/results/

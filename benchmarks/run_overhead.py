@@ -1,4 +1,4 @@
-"""What `gfl-lab run` costs beside a shell loop that trains the same four configurations with mmengine's stock Runner.
+"""Cost of `gfl-lab run` beside a shell loop that trains the same four configurations with mmengine's stock Runner.
 
     uv run python benchmarks/run_overhead.py                    Table 3's four cells on desk, twice: 15 minutes on two quiet cores
     uv run python benchmarks/run_overhead.py --write            also writes benchmarks/results/
@@ -31,7 +31,7 @@ STOCK_HOOKS = {
     "logger": {"type": "LoggerHook", "interval": 50},
     "checkpoint": {"type": "CheckpointHook", "interval": 1, "max_keep_ckpts": 1},
 }
-"""What mmdet's own configurations have."""
+"""Values of mmdet's own configurations."""
 PACKAGES = ("torch", "mmdet", "mmengine", "mmcv-lite", "ray", "mlflow", "pycocotools")
 
 
@@ -73,7 +73,7 @@ def stock(trial: Path, out: Path, threads: int) -> None:
 
 
 def same_weights(trial: Path, out: Path) -> bool:
-    """Whether both ways came to the same weights, bit by bit."""
+    """Return True if both ways came to the same weights, bit by bit."""
     import torch
 
     ours = torch.load(trial / "last.pth", weights_only=True)["state_dict"]

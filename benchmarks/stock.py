@@ -68,7 +68,7 @@ def initialise(model: torch.nn.Module) -> None:
 
 
 def waiting(device: str) -> Callable[[], Any]:
-    """What waits until a device has done all it was given."""
+    """Return a function that waits until a device has done all its work."""
     return torch.cuda.synchronize if device == "cuda" else lambda: None
 
 

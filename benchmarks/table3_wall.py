@@ -1,4 +1,4 @@
-"""What a user waits for Table 3 on desk: `gfl-lab run`, and a shell loop over four stock trainings of mmdet, two at a time.
+"""Wall time of Table 3 on desk: `gfl-lab run`, and a shell loop over four stock trainings of mmdet, two at a time.
 
     uv run python benchmarks/table3_wall.py                     25 minutes on two quiet cores
     uv run python benchmarks/table3_wall.py --epochs 2          a shorter schedule, to try it

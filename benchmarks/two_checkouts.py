@@ -163,7 +163,7 @@ def working(name: str, code: str, pair: Pair, folder: Path, rounds: int) -> Case
 def steps(trial: Path) -> list[tuple[int, float]]:
     """Return (step, Unix time) of a trial's training lines."""
     lines = [json.loads(line) for line in (trial / "metrics.jsonl").read_text().splitlines()]
-    return [(line["step"], line["time"]) for line in lines if "loss" in line.get("metrics", {})]
+    return [(line["step"], line["time"]) for line in lines if line["kind"] == "train"]
 
 
 def desk_step(pair: Pair, folder: Path, rounds: int) -> Case:
@@ -181,7 +181,7 @@ def desk_step(pair: Pair, folder: Path, rounds: int) -> Case:
         checkout.run(file, home, "--executor", "inline")
         if not source.exists():
             shutil.copytree(home / "data", source / "data")
-        (trial,) = (home / "trials").iterdir()
+        (trial,) = (home / "trials").glob("*/")
         (first, began), *_, (last, ended) = steps(trial)
         shutil.rmtree(home)
         return (ended - began) / (last - first)
@@ -216,7 +216,7 @@ def start(pair: Pair, folder: Path, rounds: int) -> Case:
             shutil.copytree(source, home)
         began = time.time()
         total = pair[index].run("experiments/table3_qfl_dfl.yaml", home, "--profile", "smoke")
-        first = min(steps(trial)[0][1] for trial in (home / "trials").iterdir())
+        first = min(steps(trial)[0][1] for trial in (home / "trials").glob("*/"))
         shutil.rmtree(home)
         found[index, sum(key[0] == index for key in found)] = (first - began, total)
         return total

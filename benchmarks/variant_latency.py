@@ -1,4 +1,4 @@
-"""What the general box (DFL) and the quality predictor (DGQP) add to the time of an image: GFL's and GFLv2's claim is nothing.
+"""Time that the general box (DFL) and the quality predictor (DGQP) add to an image; GFL and GFLv2 claim that it is none.
 
     uv run python benchmarks/variant_latency.py --device cuda        R50, 800 x 1344, batch 1
     uv run python benchmarks/variant_latency.py --size 400 672       a CPU

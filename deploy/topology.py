@@ -43,7 +43,9 @@ from ray.scripts.scripts import main
 services.get_node_ip_address = lambda address=None: "{HOST}"
 main()
 """
-"""`ray start` with 127.0.0.1 taken literally: by default Ray replaces it by the machine's outer address."""
+"""`ray start` with 127.0.0.1 taken literally. By default Ray replaces it by the machine's outer address. It takes another address of the
+loopback literally, but listens on all of the machine's then. The variable of `ray_cluster.LOOPBACK_ONLY` allows no second node. So a
+private name of Ray's is replaced, here alone; tests/test_topology.py looks at every port, with the Ray of `ray_cluster.CHECKED_WITH`."""
 
 START_S = 600.0
 STOP_S = 15.0

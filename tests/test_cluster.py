@@ -21,7 +21,7 @@ from tests.support.raw import raw_manifest, raw_result
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not() or "-")]
 
 ACTOR = "ray::ResourceTrainable"
-"""What Ray calls the processes of Tune's actors once they have begun their trials."""
+"""Ray's name for the processes of Tune's actors once they have begun their trials."""
 SAVED = HELD_AT // EACH * EACH
 """Step of the last checkpoint of a trial that is held."""
 

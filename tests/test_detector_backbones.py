@@ -294,7 +294,7 @@ class _Shallow(nn.Module):
 
 
 def shallow(options: dict[str, Any], settings: Settings, stages: int) -> tuple[dict[str, Any], list[int]]:
-    """What an entry names: config and channels."""
+    """Return config and channels, as an entry's function does."""
     width = options["times"] * settings.base_channels
     return {"type": "Shallow", "width": width}, [width] * 4
 

@@ -273,7 +273,7 @@ def test_parameters_of_the_published_backbone(published: ViTAdapter) -> None:
 
 
 def _published_keys() -> set[str]:
-    """Of the authors' checkpoints, without the prefix ``backbone.``."""
+    """Return the keys of the authors' checkpoints, without the prefix ``backbone.``."""
     keys = {"pos_embed", "level_embed"}
 
     def layer(name: str, *kinds: str) -> None:

@@ -79,7 +79,7 @@ class Lab:
             time.sleep(0.05)
 
     def is_asked_to_stop(self) -> bool:
-        """Whether the driver has taken a first signal."""
+        """Return True if the driver has taken a first signal."""
         return any(self.tree.root.rglob(naming.STOP_REQUEST))
 
     def running(self) -> int:
@@ -87,7 +87,7 @@ class Lab:
 
 
 def waits_for_a_lock(pid: int) -> bool:
-    """Whether the process is blocked by a file lock of another one."""
+    """Return True if the process is blocked by a file lock of another one."""
     lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     return any("->" in words and str(pid) in words for words in lines)
 

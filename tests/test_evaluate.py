@@ -310,7 +310,7 @@ def test_weights_that_do_not_fit(cli: Cli, general: TrialDir, imported: Path, sh
     del_first = {key: value for key, value in state.items() if key != first}
     last = load_safely(general.file(naming.LAST_CHECKPOINT))
     for content, words in (
-        ({"state_dict": state, "meta": meta | {"num_classes": 80}}, f"tell 80 classes apart, and the data set {shapes} has 3 categories"),
+        ({"state_dict": state, "meta": meta | {"num_classes": 80}}, f"have 80 classes, and the data set {shapes} has 3 categories"),
         ({"state_dict": del_first, "meta": meta}, f"1 missing (first: {first})"),
         ({"state_dict": state | {"more": torch.zeros(1)}, "meta": meta}, "1 left over (first: more)"),
         ({"state_dict": state | {first: torch.zeros(1)}, "meta": meta}, f"1 of another shape (first: {first})"),

@@ -286,6 +286,28 @@ def test_an_address_is_on_the_loopback_alone_unless_another_address_of_the_machi
         assert listens_on_loopback_alone(f"localhost:{own.getsockname()[1]}")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_ray_of_this_machine_whose_head_dies_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray itself would abort this process a minute later."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr("gfl_lab.orchestrate.ray_cluster.GONE_S", 1.0)
+    monkeypatch.setattr("gfl_lab.orchestrate.ray_cluster.LOOK_S", 0.2)
+    made, endless = on_ray(None)(Switch()), job(tmp_path, "wait_for_stop")
+
+    def watch() -> None:
+        if TrialDir(Path(endless.path)).file(naming.METRICS_FILE).exists():
+            for process in psutil.Process().children(recursive=True):
+                if "gcs_server" in process.name():
+                    process.kill()
+
+    made.submit(endless)
+    with pytest.raises(ResourceError, match="Ray on this machine has not answered") as raised:
+        list(made.results(watch))
+    assert "same command again" in raised.value.problems[0].hint
+    made.close()
+
+
 class NoRay:
     """Stands for a connection to Ray; nothing is started."""
 

@@ -21,7 +21,7 @@ TABLES = [path.stem for path in sorted((EXPERIMENTS / "published").glob("*.yaml"
 COCO = DataSpec(name="coco", digest="1" * 16, classes=tuple(map(str, range(80))), train_images=117_266, val_images=5000)
 
 SIZES = {"epochs", "image_size", "pad_to", "strides", "base_channels", "neck_channels", "head_channels", "head_convs", "warmup_iters"}
-"""What belongs to a profile alone: an experiment that set one of these would break, or not shrink, under another profile."""
+"""Settings that belong to a profile alone: an experiment that set one of these would break, or not shrink, under another profile."""
 
 
 def plan_of(name: str, profile: str | None = None) -> Plan:

@@ -77,7 +77,7 @@ def test_rows_that_cannot_run_keep_the_sources_words(reference: dict[str, Any]) 
 
 
 def _claims(source: dict[str, Any], ours: Settings) -> dict[str, tuple[Any, Any]]:
-    """What a source's row says in its own words, beside what our settings say: {word: (theirs, ours)}."""
+    """Return a source's row in its own words beside our settings: {word: (theirs, ours)}."""
     schedules = {"1x": 12, "2x": 24, "3x": 36}
     said: dict[str, tuple[Any, Any]] = {}
 

@@ -1,4 +1,4 @@
-"""What is refused, is refused before anything is written: every number on the command line, and what a command alone shows to be wrong."""
+"""Refusals before anything is written: every number on the command line, and what a command alone shows to be wrong."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ class Lab:
 
 
 def numbers(table: dict) -> dict:
-    """What must not depend on how often a run was disturbed."""
+    """Return the numbers that must not depend on how often a run was disturbed."""
     return {
         row["variant"]: {key: value for key, value in row["metrics"].items() if key not in ("fps", "latency_ms")} for row in table["rows"]
     }

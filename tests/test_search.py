@@ -256,7 +256,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 def outcomes(tree: RunTree, profile: str = "fake") -> list[tuple]:
-    """What a search must not depend on how often it was disturbed."""
+    """Return the outcomes of a search, which must not depend on how often it was disturbed."""
     ledger = read_json(tree.experiment("find", profile) / naming.SEARCH)
     return [(s["number"], s["settings"], s["trial"], s["state"], s["value"], s["values"]) for s in ledger["suggestions"]]
 

@@ -1,4 +1,4 @@
-"""Whatever is wrong in a file of any kind is told with file, line and rule, in words that name no type of a library."""
+"""Faults in files of each kind are reported with file, line and rule, in words that name no type of a library."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    """Where PostgreSQL's own account may pass through, which pytest's folders do not allow."""
+    """A folder that PostgreSQL's own account may pass through, which pytest's folders do not allow."""
     made = Path(tempfile.mkdtemp(prefix="gfl-topology-"))
     made.chmod(0o755)
     yield made
@@ -57,7 +57,7 @@ def services(folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture(scope="module")
 def variables(folder: Path, services: subprocess.Popen[str]) -> dict[str, str]:
-    """What lab.env exports."""
+    """Return the exports of lab.env."""
     file = folder / "lab.env"
     assert file.stat().st_mode & 0o777 == 0o600 and (folder / "secrets.env").stat().st_mode & 0o777 == 0o600
     return dict(word.split("=", 1) for line in file.read_text().splitlines() for word in shlex.split(line)[1:])

@@ -8,6 +8,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -37,16 +38,24 @@ def distinct(trials: Sequence[Trial]) -> list[Trial]:
     return list(found.values())
 
 
+@dataclass(frozen=True)
+class WarmUp:
+    """How a trial is warmed up.
+
+    Attributes:
+        entry: ``module:function`` that warms up the trial in a folder.
+        paths: of the data. code: the user's files that trials name.
+        loader_workers: processes that load images.
+    """
+
+    entry: str
+    paths: DataPaths
+    code: Sequence[CodeFile]
+    loader_workers: int
+
+
 def measure(
-    trials: Sequence[Trial],
-    tree: RunTree,
-    paths: DataPaths,
-    code: Sequence[CodeFile],
-    resources: TrialResources,
-    machine: Machine,
-    entry: str,
-    loader_workers: int,
-    say: Callable[[str], None],
+    trials: Sequence[Trial], tree: RunTree, warm_up: WarmUp, resources: TrialResources, machine: Machine, say: Callable[[str], None]
 ) -> list[str]:
     """Warm up each distinct model of ``trials`` and write what was measured to the run tree.
 
@@ -54,7 +63,7 @@ def measure(
     is not known yet.
 
     Args:
-        entry: ``module:function`` that warms up the trial in a folder.
+        resources: of each trial. machine: the one that the trials run on.
         say: called with a line for each one that is done.
 
     Returns:
@@ -67,14 +76,14 @@ def measure(
     root = tree.root / naming.MEASURED_DIR
     root.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=WARM_UP_PREFIX, dir=root))
-    how = {"threads": resources.cpus, "loader_workers": loader_workers}
+    how = {"threads": resources.cpus, "loader_workers": warm_up.loader_workers}
     jobs: SimpleQueue[tuple[Trial, Job]] = SimpleQueue()
     try:
         for number, trial in enumerate(rounds):
             scratch = RunTree(folder / str(number))
-            write_manifests([trial], scratch, paths, code)
-            jobs.put((trial, jobs_for([trial], scratch, entry, how, gpus=resources.gpus)[0]))
-        preload = "" if gpu else entry.partition(":")[0]
+            write_manifests([trial], scratch, warm_up.paths, warm_up.code)
+            jobs.put((trial, jobs_for([trial], scratch, warm_up.entry, how, gpus=resources.gpus)[0]))
+        preload = "" if gpu else warm_up.entry.partition(":")[0]
         done = _run(jobs, [TrialProcess(preload, resources.cpus) for _ in range(at_once)])
         problems = []
         for trial in models:

@@ -53,11 +53,9 @@ class AblationWork:
         self._trainings: Trainings | None = None
 
     @property
-    def certain(self) -> bool:
-        """Return True on a first run with generated data, where no input can be wrong any more."""
-        given = self.options.data is not None or self.options.init_weights or self.files.code
-        measured = (self.tree.root / naming.MEASURED_DIR).exists()  # then the resources of a trial follow from the plan
-        return not given and self.files.profile.data != "required" and not measured and not (self.folder / naming.PLAN).exists()
+    def trials(self) -> Sequence[Trial]:
+        """Return the trials to run."""
+        return self._pending
 
     @property
     def waiting(self) -> bool:
@@ -109,11 +107,6 @@ class AblationWork:
         self._pending = self._standing.pending
         # A node that shares a storage alone does not see another trial's weights: there each trial trains.
         self._trainings = None if storage else Trainings(self._standing.unfinished, self.tree)
-
-    def fit(self, workers: Workers) -> None:
-        """Adapt the workers to the measured memory of the trials to run."""
-        measured = (self.tree.root / naming.MEASURED_DIR).exists()
-        workers.fit(Timings(self.tree).peak(self._pending, gpu=bool(workers.resources.gpus)) if measured else None)
 
     def describe(self, workers: Workers, budget: Budget | None) -> None:
         """Say what is done, what will run, and its cost."""
@@ -177,9 +170,6 @@ class AblationWork:
         """Write and report the table, its lock file, failures and repairs."""
         end = AblationEnd(self.standing, self.folder, self.reporter, experiment=str(self.files.source.path))
         return end.report(mirror, stopped=stopped, over_storage=self._storage is not None, relock=self._relock)
-
-    def close(self) -> None:
-        """Do nothing: nothing is open."""
 
     def _estimates(self, workers: Workers, evaluated: set[str]) -> list[Estimate]:
         return estimates(

@@ -10,7 +10,7 @@ from gfl_lab.errors import InputError, Problem, ResourceError
 from gfl_lab.orchestrate import resources
 from gfl_lab.orchestrate.budget import Budget
 from gfl_lab.orchestrate.cost import Cost, Estimate, Timings, cost_of, estimates, rests_on
-from gfl_lab.orchestrate.measure import distinct, measure
+from gfl_lab.orchestrate.measure import WarmUp, distinct, measure
 from gfl_lab.orchestrate.search import open_ledger
 from gfl_lab.orchestrate.trainings import Trainings
 from gfl_lab.plan.plan import Plan, Trial, Variant
@@ -197,7 +197,8 @@ def _warm_up(pending: Sequence[Trial], tree: RunTree, prepared: Prepared, worker
     taken = workers.resources
     say(f"warming up {len(distinct(pending))} of {len(pending)} trials to train (the others are like them)")
     loaders = resources.loaders(workers.preferred.loader_workers, taken.cpus, taken.gpus)
-    problems = measure(pending, tree, prepared.paths, prepared.code, taken, workers.machine, entries.WARM_UP_ENTRY, loaders, say)
+    warm_up = WarmUp(entries.WARM_UP_ENTRY, prepared.paths, prepared.code, loaders)
+    problems = measure(pending, tree, warm_up, taken, workers.machine, say)
     if problems:
         raise ResourceError([Problem(problem) for problem in problems])
 

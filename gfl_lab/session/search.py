@@ -17,7 +17,7 @@ from gfl_lab.orchestrate.pruner import Pruner, SuccessiveHalving
 from gfl_lab.orchestrate.search import SearchState, SearchWatcher, open_ledger, run_search
 from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.orchestrate.watcher import Progress
-from gfl_lab.plan.plan import Plan, Variant
+from gfl_lab.plan.plan import Plan, Trial, Variant
 from gfl_lab.plan.search import definition_of, plan_of, resolve, search_of
 from gfl_lab.records.plan import write_plan
 from gfl_lab.records.search import Outcome as SuggestionState
@@ -53,12 +53,11 @@ class SearchWork:
         self.search = search_of(files.experiment)
         self._prepared: Prepared | None = None
         self._state: SearchState | None = None
-        self._held = False
 
     @property
-    def certain(self) -> bool:
-        """Return False: an executor starts once the ledger has been read."""
-        return False
+    def trials(self) -> Sequence[Trial]:
+        """Return the trials at the corners of the space, for those that will be suggested."""
+        return self.prepared.plan.trials
 
     @property
     def waiting(self) -> bool:
@@ -93,7 +92,7 @@ class SearchWork:
 
     def open(self, killed: bool) -> None:
         """Read the ledger, and take everything in that is known."""
-        self._held = True
+        self._clear_stop_requests()
         prepared, search, files = self.prepared, self.search, self.files
         ledger, notes = open_ledger(self.folder, definition_of(files.experiment, prepared.plan), search.trials)
         for note in notes:
@@ -107,11 +106,6 @@ class SearchWork:
         )  # fmt: skip
         if killed:
             driver.wait_for_orphans([trial for variant in self.state.all_variants for trial in variant.trials], self.tree)
-
-    def fit(self, workers: Workers) -> None:
-        """Adapt the workers to the measured memory of such trials."""
-        measured = (self.tree.root / naming.MEASURED_DIR).exists()
-        workers.fit(Timings(self.tree).peak(self.prepared.plan.trials, gpu=bool(workers.resources.gpus)) if measured else None)
 
     def describe(self, workers: Workers, budget: Budget | None) -> None:
         """Say what is searched, and what it will cost at most."""
@@ -148,6 +142,7 @@ class SearchWork:
         try:
             return [f"Ray: {sentence}" for sentence in run_search(self.state, begin, workers.executor, stop)]
         finally:
+            self._clear_stop_requests()
             watcher.finish()
 
     def finish(self, mirror: BackgroundMirror, *, stopped: bool) -> Outcome:
@@ -171,10 +166,8 @@ class SearchWork:
             say(f"note: {plural(left, 'trial')} begun and not ended; the same command goes on with them")
         return Outcome(ExitCode.DONE if ledger.complete else ExitCode.TRIALS_FAILED, ranking=ranking)
 
-    def close(self) -> None:
-        """Remove the files that have asked single trials to stop, if this session has held the experiment: another one may run it."""
-        if not self._held:
-            return
+    def _clear_stop_requests(self) -> None:
+        """Remove the files that have asked single trials to stop, also those of a session that was killed."""
         for file in self.folder.glob(naming.stop_request("*")):
             file.unlink(missing_ok=True)
 

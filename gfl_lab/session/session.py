@@ -17,9 +17,10 @@ from gfl_lab import naming
 from gfl_lab.errors import InputError, Problem
 from gfl_lab.orchestrate import resources
 from gfl_lab.orchestrate.budget import Budget, Meter
+from gfl_lab.orchestrate.cost import Timings
 from gfl_lab.orchestrate.driver import StopSwitch, only_driver
 from gfl_lab.orchestrate.watcher import Progress
-from gfl_lab.plan.plan import Plan
+from gfl_lab.plan.plan import Plan, Trial
 from gfl_lab.rundir import RunTree, TrialState
 from gfl_lab.session.ablation import AblationWork
 from gfl_lab.session.costs import parse_budget
@@ -69,11 +70,6 @@ class RunOptions:
 class Work(Protocol):
     """The trials of a session: those of an ablation's plan, or those that a search suggests. Methods are called in this order."""
 
-    @property
-    def certain(self) -> bool:
-        """Return True if trials will run, so that the executor may start before the plan is made."""
-        ...
-
     def prepare(self) -> None:
         """Make the plan. Raises SpecError, DataError, InputError."""
         ...
@@ -87,8 +83,9 @@ class Work(Protocol):
         """Return True if trials are left to run."""
         ...
 
-    def fit(self, workers: Workers) -> None:
-        """Adapt the workers to these trials."""
+    @property
+    def trials(self) -> Sequence[Trial]:
+        """Return the trials to run, or trials like them. Their measured memory decides how many run at once."""
         ...
 
     def describe(self, workers: Workers, budget: Budget | None) -> None:
@@ -110,10 +107,6 @@ class Work(Protocol):
     @property
     def complete(self) -> bool:
         """Return True if all trials have finished."""
-        ...
-
-    def close(self) -> None:
-        """Leave nothing behind."""
         ...
 
 
@@ -158,7 +151,7 @@ class Session:
         )  # fmt: skip
         budget = parse_budget(options.budget, workers.resources.gpus)
         self._introduce(machine)
-        if work.certain and budget is None:
+        if budget is None and self._certain():
             workers.start()  # Ray takes seconds to start; meanwhile the data set is generated
         ending = _Ending()
         stop.listen()
@@ -166,7 +159,7 @@ class Session:
             work.prepare()
             with only_driver(self.folder) as killed:
                 work.open(killed)
-                work.fit(workers)
+                self._fit(workers, work.trials)
                 if work.waiting and workers.on_cluster:
                     workers.connect(say)
                     budget = parse_budget(options.budget, workers.resources.gpus)
@@ -185,8 +178,23 @@ class Session:
         finally:
             stop.restore()
             workers.close()
-            work.close()
         return self._ended(ending, stop.signal, work)
+
+    def _certain(self) -> bool:
+        """Return True if trials will run: in a first ablation with generated data no input can be wrong any more."""
+        given = self.plan.data is not None or self.plan.init_weights or self.files.code
+        generated = self.files.profile.data != "required" and not given
+        first = not self._measured and not (self.folder / naming.PLAN).exists()
+        return self.files.experiment.kind != "search" and generated and first
+
+    @property
+    def _measured(self) -> bool:
+        """Whether trials of this tree were measured; then the resources of a trial follow from the plan."""
+        return (self.tree.root / naming.MEASURED_DIR).exists()
+
+    def _fit(self, workers: Workers, trials: Sequence[Trial]) -> None:
+        """Adapt the workers to the measured memory of ``trials``."""
+        workers.fit(Timings(self.tree).peak(trials, gpu=bool(workers.resources.gpus)) if self._measured else None)
 
     def _introduce(self, machine: resources.Machine) -> None:
         experiment, options = self.files.experiment, self.options

@@ -42,11 +42,11 @@ resources: {cpus: 1}
 settings: {backbone: r18, base_channels: 8, frozen_stages: -1, norm_eval: false, neck_channels: 16, head_channels: 16, head_convs: 1, strides: [8, 16, 32],
   epochs: 10, batch_size: 8, optimizer: adamw, lr: 0.002, lr_schedule: cosine, warmup_iters: 2, image_size: [128, 128]}
 """
-"""Of an experiment whose trials only count."""
+"""Entry of an experiment whose trials only count."""
 
 
 def value_after(steps: int, seed: int) -> float:
-    """What a trial has counted to; each step depends on the one before."""
+    """Return the number that a trial has counted to; each step depends on the one before."""
     value = float(seed)
     for step in range(1, steps + 1):
         value = (value * 1.000123 + step) % 97.0

@@ -112,7 +112,7 @@ IMPORTED = f"{os.getpid()} {time.monotonic()}"
 
 
 def tell(path: str, **_: object) -> None:
-    """What a trial's process has from whoever started it."""
+    """Return the inheritance of a trial's process from its parent."""
     told = {
         "server": os.getppid(), "imported": IMPORTED, "gpus": os.environ["CUDA_VISIBLE_DEVICES"], "asker": os.environ["ASKER"], "niceness": os.nice(0),
         "oom_score_adj": int(Path("/proc/self/oom_score_adj").read_text()),

@@ -27,7 +27,7 @@ POINTS = (
     "step 1", "step 4", "half a checkpoint", "before the renames", "between the renames", "validation", "last evaluation",
     "eval records", "distributions", "last line", "result",
 )  # fmt: skip
-"""Where `killed` can kill a trial; of its checkpoints, the second one's write."""
+"""Places at which `killed` can kill a trial; among its checkpoints, the second one's write."""
 
 
 def _once(path: Path, point: str) -> bool:

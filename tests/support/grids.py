@@ -1,4 +1,4 @@
-"""What the grids of a table hold, for tests."""
+"""Content of the grids of a table, for tests."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ WITH_PATHS = ("manifest.json", "config.py")
 
 @dataclass(frozen=True)
 class OldTree:
-    """Where the copy lies."""
+    """The place of the copy."""
 
     root: Path
     """The run tree, a value for ``GFL_LAB_HOME``."""
