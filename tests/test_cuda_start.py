@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gfl_lab.orchestrate.stop_limit import StopLimit
 from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 from gfl_lab.rundir import RunTree
 from tests.support.cli import Cli, runner
@@ -22,6 +23,8 @@ from tests.support.unchecked import skip_checks
 
 ROOT = Path(__file__).parents[1]
 TRIAL = "tests.support.cuda_trial"
+NEVER = StopLimit(lambda: False, 0.0)
+"""Of work that nobody asks to stop."""
 
 PROFILE = """
 name: fake
@@ -120,7 +123,7 @@ def test_each_process_of_a_trial_can_use_its_gpu(pretend: Path, monkeypatch: pyt
     if nvml:
         answer_nvml(monkeypatch)
     with contextlib.closing(TrialProcess("")) as process:
-        code = process._once(Job(str(pretend), f"{TRIAL}:record_team", "", {"size": 2}))
+        code = process._once(Job(str(pretend), f"{TRIAL}:record_team", "", {"size": 2}), NEVER)
     found = starts(pretend)
     assert code == 0 or nvml
     assert len({start["pid"] for start in found}) == 2 and not any(start["bad_fork"] for start in found)

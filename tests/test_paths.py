@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -158,8 +159,6 @@ def test_messages_show_what_cannot_be_printed() -> None:
 
 
 def test_a_folder_too_long_for_sockets_is_told_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    import tempfile
-
     from gfl_lab.maintenance.machine import sockets
     from gfl_lab.orchestrate import ray_cluster
     from gfl_lab.orchestrate.ray_tune import TuneExecutor
@@ -355,26 +354,23 @@ def test_files_of_a_database_that_was_moved_away_do_not_get_into_the_new_one(tmp
 
 
 @pytest.mark.slow
-def test_a_run_under_a_path_of_every_kind_of_character(tmp_path: Path) -> None:
-    """Trains, mirrors, syncs; the artifacts are read back, and nothing lies beside the tree."""
+def test_a_run_under_a_path_of_every_kind_of_character(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trains in this process, mirrors, syncs in another; the artifacts are read back, and nothing lies beside the tree."""
     folder = tmp_path / NASTY / "-dash%00"
     (folder / "profiles").mkdir(parents=True)
     (folder / "profiles" / "tiny.yaml").write_text(PROFILE.replace("EPOCHS", "1"))
     file = folder / f"-{NASTY}.yaml"
     file.write_text("name: smoke\nprofile: tiny\naxes: {dfl: [true]}\ntable: {metrics: [AP]}\n")
-    environment = os.environ | {"GFL_LAB_HOME": str(folder / "runs"), "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-
-    def call(*arguments: str) -> tuple[str, str]:
-        command = [sys.executable, "-m", "gfl_lab.cli.main", *arguments]
-        done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=400)
-        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stdout + done.stderr
-        return done.stdout, done.stderr
-
-    _, err = call("run", "--executor", "inline", "--", file.name)
-    assert "warning" not in err, err
-    out, _ = call("sync")
-    assert "up to date" in out
+    monkeypatch.setenv("GFL_LAB_HOME", str(folder / "runs"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.chdir(folder)
+    code, out, err = cli("run", "--executor", "inline", "--", file.name)
+    assert code == 0 and "warning" not in err, err + out
+    command = [sys.executable, "-m", "gfl_lab.cli.main", "sync"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0 and "Traceback" not in done.stderr and "up to date" in done.stdout, done.stdout + done.stderr
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("a%")] == [NASTY]
     tree = RunTree((folder / "runs").resolve())
 

@@ -16,6 +16,7 @@ import torch
 
 from gfl_lab import naming
 from gfl_lab.data import ambiguous_shapes
+from gfl_lab.orchestrate.stop_limit import StopLimit
 from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 from gfl_lab.records.files import read_json
 from gfl_lab.rundir import TrialDir, TrialState
@@ -27,6 +28,8 @@ from tests.test_train import make_trial, weights
 
 WORK = "tests.support.team_work"
 TRIAL = "gfl_lab.train.trial"
+NEVER = StopLimit(lambda: False, 0.0)
+"""Of work that nobody asks to stop."""
 
 
 @pytest.fixture(scope="module")
@@ -49,27 +52,43 @@ def gone(pids: list[int]) -> bool:
     )
 
 
-def test_processes_agree_and_leave(server: TrialProcess, tmp_path: Path) -> None:
-    server._once(Job(str(tmp_path), f"{WORK}:agree", TRIAL, {"size": 3}))
-    ranks = [read_json(tmp_path / f"rank{rank}.json") for rank in range(3)]
-    assert [rank["is_main"] for rank in ranks] == [True, False, False]
-    assert all(rank["flag"] == [True, False] and rank["mean"] == 1.0 for rank in ranks)
+def agreed(folder: Path, size: int) -> list[int]:
+    """Check what the processes of a group learned from each other; return their ids."""
+    ranks = [read_json(folder / f"rank{rank}.json") for rank in range(size)]
+    assert [rank["is_main"] for rank in ranks] == [True, *[False] * (size - 1)]
+    assert all(rank["flag"] == [True, False] and rank["mean"] == (size - 1) / 2 for rank in ranks)
     assert not any(rank["bad_fork"] for rank in ranks), "each could use its GPU"
-    returned = read_json(tmp_path / "returned.json")
-    assert returned == {"size": 3, "pid": ranks[0]["pid"]}, "only the first process goes on after the work"
-    assert len({rank["pid"] for rank in ranks}) == 3 and gone([rank["pid"] for rank in ranks])
+    pids = [rank["pid"] for rank in ranks]
+    assert len({*pids}) == size
+    return pids
+
+
+@pytest.fixture(scope="module")
+def branches(server: TrialProcess, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a group of two processes has written."""
+    folder = tmp_path_factory.mktemp("branches")
+    server._once(Job(str(folder), f"{WORK}:branches", TRIAL, {"size": 2}), NEVER)
+    return folder
+
+
+def test_processes_agree_and_leave(branches: Path) -> None:
+    pids = agreed(branches, 2)
+    assert read_json(branches / "returned.json") == {"size": 2, "pid": pids[0]}, "only the first process goes on after the work"
+    assert gone(pids)
 
 
 @pytest.mark.parametrize(("how", "kind", "words"), [("killed", "lost_process", "was killed"), ("raised", "out_of_memory", "no room")])
-def test_the_first_process_tells_what_befell_another(server: TrialProcess, tmp_path: Path, how: str, kind: str, words: str) -> None:
-    server._once(Job(str(tmp_path), f"{WORK}:go_wrong", TRIAL, {"size": 3, "how": how}))
+def test_three_processes_agree_and_the_first_tells_what_befell_another(
+    server: TrialProcess, tmp_path: Path, how: str, kind: str, words: str
+) -> None:
+    server._once(Job(str(tmp_path), f"{WORK}:go_wrong", TRIAL, {"size": 3, "how": how}), NEVER)
     told = json.loads((tmp_path / "told.json").read_text())
     assert told[0] == kind and words in told[1] and "process 2 of 3" in told[1]
-    assert gone([read_json(tmp_path / f"rank{rank}.json")["pid"] for rank in range(3)])
+    assert gone(agreed(tmp_path, 3))
 
 
 def test_one_that_never_comes_to_the_others_is_noticed(server: TrialProcess, tmp_path: Path) -> None:
-    code = server._once(Job(str(tmp_path), f"{WORK}:go_wrong_and_be_ended", TRIAL, {"size": 2}))
+    code = server._once(Job(str(tmp_path), f"{WORK}:go_wrong_and_be_ended", TRIAL, {"size": 2}), NEVER)
     assert code == -signal.SIGKILL
     assert json.loads((tmp_path / "told.json").read_text()) == ["lost_process", "process 1 of 2 ended with exit code 1"]
     assert "ImportError: it cannot be imported" in (tmp_path / naming.LOG).read_text()
@@ -90,10 +109,8 @@ def test_gradients_are_means_also_of_a_branch_that_one_process_uses(branch_recor
 
 
 @pytest.fixture(scope="module")
-def branch_records(server: TrialProcess, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("branches")
-    server._once(Job(str(folder), f"{WORK}:branches", TRIAL, {"size": 2}))
-    return [read_json(folder / f"rank{rank}.json") for rank in range(2)]
+def branch_records(branches: Path) -> list[dict[str, Any]]:
+    return [read_json(branches / f"gradients{rank}.json") for rank in range(2)]
 
 
 STILL = {"norm_eval": True, "frozen_stages": 4}

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from gfl_lab import naming
 from gfl_lab.errors import ResourceError, StoreError
@@ -41,6 +41,8 @@ SHARE = 0.1
 LAST_TRIES_S = 300.0
 """At a trial's end its files must arrive: so long it is tried again while the storage does not answer."""
 _THREADS = 16
+
+T = TypeVar("T")
 
 _STAYS = {naming.MANIFEST, naming.LEASE, naming.PREVIOUS_CHECKPOINT}
 """Not exchanged with the rest: the driver's, the lease, and what would be needed if files in the storage could be torn."""
@@ -320,7 +322,7 @@ def _runs_here(trial: TrialDir) -> bool:
     return trial.lease_alive() and not (lease and lease.run)
 
 
-def _each(work: Callable[[Any], None], items: Iterable[Any], keep_going: bool = False) -> list[BaseException]:
+def _each(work: Callable[[T], None], items: Iterable[T], keep_going: bool = False) -> list[BaseException]:
     """Do ``work`` with each item, several at once; raises the first error, or returns them all."""
     with ThreadPoolExecutor(_THREADS) as pool:
         done = [pool.submit(work, item) for item in items]

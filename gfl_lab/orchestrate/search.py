@@ -367,5 +367,5 @@ def _final(trial: TrialDir, metric: str) -> float | None:
     return (result.metrics or {}).get(metric) if isinstance(result, Done) else None
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None

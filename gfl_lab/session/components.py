@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from gfl_lab.errors import Problem, SpecError
 from gfl_lab.session.inputs import Files
@@ -53,7 +52,7 @@ def _arguments_without_component(files: Files, having: Sequence[Settings]) -> di
     return found
 
 
-def _place_of(files: Files, key: str, value: Any) -> str:
+def _place_of(files: Files, key: str, value: object) -> str:
     """Return where the experiment, or else the profile, gives a setting this value."""
     experiment, source = files.experiment, files.source
     if experiment.search and key in experiment.search.space:

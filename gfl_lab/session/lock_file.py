@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.errors import StoreError
@@ -99,7 +98,7 @@ class LockFile:
         ]  # fmt: skip
         return replace(result, changed=tuple(changed))
 
-    def _list(self, found: Collection[Any]) -> None:
+    def _list(self, found: Collection[object]) -> None:
         for each in list(found)[:SHOWN]:
             self.say(f"    {each}")
         if len(found) > SHOWN:

@@ -264,7 +264,7 @@ def now() -> int:
     return round(time.time() * 1000)
 
 
-def one_line(text: Any, limit: int) -> str:
+def one_line(text: object, limit: int) -> str:
     """Return ``text`` without line breaks, cut at ``limit`` characters."""
     joined = " ".join(str(text).split())
     return joined if len(joined) <= limit else joined[: limit - 1] + "…"
@@ -288,7 +288,7 @@ def millis(when: float | str | None) -> int | None:
     return round(when * 1000) if isinstance(when, (int, float)) and math.isfinite(when) and when > 0 else None
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     """Return a metric value as MLflow takes it: infinities become NaN, because they would flatten its charts."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None

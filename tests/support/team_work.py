@@ -25,7 +25,8 @@ def _describe(error: Exception) -> dict[str, Any]:
     return {"kind": FailureKind.OUT_OF_MEMORY if isinstance(error, MemoryError) else FailureKind.ERROR, "reason": str(error)}
 
 
-def _agree(group: ProcessGroup, path: str) -> int:
+def _agree(group: ProcessGroup, path: str) -> None:
+    """Write what each process learned from the others."""
     found = {
         "pid": os.getpid(),
         "is_main": group.is_main,
@@ -34,23 +35,10 @@ def _agree(group: ProcessGroup, path: str) -> int:
         "mean": float(group.all_reduce_mean(torch.tensor([float(group.rank)]))),
     }
     write_json(Path(path) / f"rank{group.rank}.json", found)
-    group.barrier()
-    return group.size
-
-
-def agree(path: str, size: int) -> None:
-    """Each process writes what it learned from the others."""
-    returned = run_in_group(size, lambda group: _agree(group, path), f"{__name__}:also_agree", {"path": path})
-    write_json(Path(path) / "returned.json", {"size": returned, "pid": os.getpid()})
-
-
-def also_agree(path: str, rank: int, size: int, folder: str) -> None:
-    """Be a further process of `agree`."""
-    join_group(rank, size, folder, lambda group: _agree(group, path), _describe)
 
 
 def _go_wrong(group: ProcessGroup, path: str, how: str) -> None:
-    write_json(Path(path) / f"rank{group.rank}.json", {"pid": os.getpid()})
+    _agree(group, path)
     group.barrier()
     if group.rank == group.size - 1:
         if how == "killed":
@@ -61,7 +49,7 @@ def _go_wrong(group: ProcessGroup, path: str, how: str) -> None:
 
 
 def go_wrong(path: str, size: int, how: str) -> None:
-    """The last process goes wrong while the first one waits for it."""
+    """The processes agree; then the last one goes wrong while the first one waits for it."""
     try:
         run_in_group(size, lambda group: _go_wrong(group, path, how), f"{__name__}:also_go_wrong", {"path": path, "how": how})
     except TrialError as error:
@@ -122,18 +110,22 @@ def branch_gradients(images: torch.Tensor, accumulation_steps: int, group: Proce
     return optim.seen, float(terms["loss"])
 
 
-def _branches(group: ProcessGroup, path: str) -> None:
+def _branches(group: ProcessGroup, path: str) -> int:
+    _agree(group, path)
     found = {
         f"{name}, {steps}": branch_gradients(torch.tensor(images[group.rank]), steps, group)
         for name, images in BATCHES.items()
         for steps in (1, 2)
     }
-    write_json(Path(path) / f"rank{group.rank}.json", found)
+    write_json(Path(path) / f"gradients{group.rank}.json", found)
+    group.barrier()
+    return group.size
 
 
 def branches(path: str, size: int) -> None:
-    """Each process writes the gradients of a step in which a branch is used by the main process alone."""
-    run_in_group(size, lambda group: _branches(group, path), f"{__name__}:also_branches", {"path": path})
+    """The processes agree, and each writes the gradients of a step in which a branch is used by the main process alone."""
+    returned = run_in_group(size, lambda group: _branches(group, path), f"{__name__}:also_branches", {"path": path})
+    write_json(Path(path) / "returned.json", {"size": returned, "pid": os.getpid()})
 
 
 def also_branches(path: str, rank: int, size: int, folder: str) -> None:
