@@ -19,7 +19,7 @@ def command(repair: bool, as_json: bool) -> None:
     from gfl_lab.maintenance.doctor import examine
     from gfl_lab.session.run_tree import default_tree
 
-    rows = list(examine(default_tree(), repair))
+    rows = list(examine(default_tree, repair))
     if as_json:
         print_json({"rows": [asdict(row) for row in rows]})
     else:

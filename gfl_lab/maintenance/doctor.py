@@ -11,21 +11,21 @@ from gfl_lab.maintenance import installation, machine, run_files, tracking_datab
 from gfl_lab.maintenance.finding import Findings
 from gfl_lab.rundir import RunTree
 
-CHECKS: dict[str, Callable[[RunTree, bool], Findings]] = {
+CHECKS: dict[str, Callable[[Callable[[], RunTree], bool], Findings]] = {
     "packages": lambda tree, repair: installation.packages(),
     "opencv": lambda tree, repair: installation.opencv(),
     "files": lambda tree, repair: installation.shipped_files(),
     "detector": lambda tree, repair: installation.detector(),
     "machine": lambda tree, repair: machine.resources(),
-    "disk": lambda tree, repair: machine.disk(tree),
+    "disk": lambda tree, repair: machine.disk(tree()),
     "processes": lambda tree, repair: machine.processes(repair),
     "ray": lambda tree, repair: machine.ray_sessions(repair),
     "sockets": lambda tree, repair: machine.sockets(),
-    "plans": lambda tree, repair: run_files.plans(tree, repair),
-    "runs": lambda tree, repair: run_files.runs(tree, repair),
-    "mlflow": lambda tree, repair: tracking_database.database(tree, repair),
+    "plans": lambda tree, repair: run_files.plans(tree(), repair),
+    "runs": lambda tree, repair: run_files.runs(tree(), repair),
+    "mlflow": lambda tree, repair: tracking_database.database(tree(), repair),
 }
-"""By name; each takes the run tree, and whether to repair what it finds."""
+"""By name; each takes a function that returns the run tree, and whether to repair what it finds."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,11 @@ class Row:
     message: str
 
 
-def examine(tree: RunTree, repair: bool) -> Iterator[Row]:
+def examine(tree: Callable[[], RunTree], repair: bool) -> Iterator[Row]:
     """Check the environment and the run tree; an error in a check is a line of it.
 
     Args:
+        tree: returns the run tree, or raises why there can be none: the environment is checked all the same.
         repair: repair what can be repaired.
     """
     for name, check in CHECKS.items():
