@@ -337,7 +337,11 @@ def test_a_server_that_comes_back_with_an_empty_database(labs: tuple[Lab, Lab], 
     step = training.step()
     wait_until(lambda: (training.trial.id, "train/loss", step) in one.points(name), 240)
     before = two.rows("SELECT count(*) FROM runs WHERE ? != '' AND experiment_id <= 30", name)
-    proxy.upstream = two.port
+    away: list[str] = []
+    proxy.fault = lambda request: away.append(request) or "error"
+    training.step()
+    wait_until(lambda: away, 240)  # the mirror has seen that the server went away; no pass of it goes on with the other one
+    proxy.upstream, proxy.fault = two.port, lambda request: ""
     other = trials_of(tree, name)[1]
     training.step()
     other.take_lease()  # and a trial of which the old server knew is done again
