@@ -31,7 +31,6 @@ SMALL = {"epochs": 3, "val_images": 4, "train_images": 8}
 def open_page(page: str, root: Path, monkeypatch, **query: str) -> AppTest:
     monkeypatch.setenv("GFL_LAB_HOME", str(root))
     app = AppTest.from_file(APP, default_timeout=60)
-    app.run()
     for key, value in query.items():
         app.query_params[key] = value
     if page != "overview":
