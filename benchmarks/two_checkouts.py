@@ -36,6 +36,8 @@ from urllib.parse import quote
 from benchmarks import dashboard_scale
 from benchmarks.machine import ROOT, header, publish
 
+CASES = ("head", "coco", "step", "start", "dashboard")
+
 Case = Iterator[tuple[str, float, float]]
 """Rounds of a case: what was measured, and its seconds here and in the other checkout."""
 
@@ -296,9 +298,7 @@ def table(found: dict[str, list[tuple[float, float]]]) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("other", type=Path, help="folder of the other checkout")
-    parser.add_argument(
-        "--case", nargs="+", choices=("head", "coco", "step", "start", "dashboard"), default=["head", "coco", "step", "start", "dashboard"]
-    )
+    parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--experiments", type=int, default=100, help="of 100 trials each, for the dashboard")
     parser.add_argument("--rounds", type=int, help="rounds of each case, instead of its own number")
     parser.add_argument("--write", action="store_true", help="write the report under benchmarks/results/")
@@ -329,7 +329,7 @@ def main() -> None:
         "| :-- | --: | --: | --: | --: | :-- |",
         *table(found),
     ]  # fmt: skip
-    publish("two_checkouts", "\n".join(report) + "\n", asked.write)
+    publish("_".join(["two_checkouts", *(asked.case if len(asked.case) < len(CASES) else [])]), "\n".join(report) + "\n", asked.write)
 
 
 if __name__ == "__main__":
