@@ -10,7 +10,7 @@ is faster. Commands and workers run with the checkout's own interpreter, and imp
 
     head        targets, losses and gradients of the head on 2 images of 800 x 1344, 80 classes: processor time, one thread
     coco        COCO evaluation of 1,000 images with records and bootstrap samples: processor time, one core
-    step        a training step of the desk profile, over an epoch of 100, on one core: both checkouts at the same time
+    step        a training step of the desk profile, over two epochs of 100, on one core: both checkouts at the same time
     start       `gfl-lab run table3_qfl_dfl` on smoke over Ray: seconds to the first training step, and to the end
     dashboard   a page opened from its address in a new browser, over a run tree of 10,000 trials (--experiments: of 100 trials each)
 """
@@ -34,7 +34,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from benchmarks import dashboard_scale
-from benchmarks.machine import ROOT, header, publish
+from benchmarks.machine import ROOT, header, lab_environment, publish
 
 CASES = ("head", "coco", "step", "start", "dashboard")
 
@@ -98,8 +98,7 @@ class Checkout:
 
     def environment(self, home: Path) -> dict[str, str]:
         """Return the environment of a command over the run tree ``home``."""
-        kept = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "PYTHONDONTWRITEBYTECODE")}
-        return kept | {"GFL_LAB_HOME": str(home), "PYTHONPATH": str(self.folder)}
+        return lab_environment(home) | {"PYTHONPATH": str(self.folder)}
 
     def commit(self) -> str:
         """Return the short hash of the commit."""

@@ -105,7 +105,7 @@ def test_table_and_compare_print_the_same_numbers(cli: Cli, tmp_path: Path) -> N
         result = read_json(file)
         write_json(file, result | {"metrics": result["metrics"] | found})
     table = json.loads(cli("table", FILE, "--json")[1])
-    for row in table["rows"][1:3]:
+    for row in table["rows"][1:]:
         found = json.loads(cli("compare", FILE, row["variant"], "--json")[1])
         metrics = {each["name"]: each for each in found["rows"] if each["group"] == "metric"}
         assert metrics.keys() == {"AP", "AP50", "AP75"}

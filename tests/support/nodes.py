@@ -15,13 +15,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
 from gfl_lab.orchestrate.ray_cluster import LOOPBACK_ONLY
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 NETWORK = "10.77.0"
@@ -54,12 +54,9 @@ def why_not() -> str:
     return tried.stderr.strip()
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 240.0) -> None:
-    """Wait until ``condition`` holds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"waited {seconds:.0f} s for {what}"
-        time.sleep(0.1)
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    """Wait until ``condition`` holds, which may take a process of its own to ask."""
+    wait_until(condition, 240, what, every=0.1)
 
 
 class Node:
