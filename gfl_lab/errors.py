@@ -5,6 +5,7 @@ GflLabError
 │   ├── SpecError       an experiment or profile file
 │   └── DataError       a data set
 ├── ResourceError       the machine cannot do what was asked       exit 6
+│   └── RayGone         Ray does not answer any more
 ├── BudgetError         it would cost more than --budget           exit 5
 ├── StoreError          a run directory that cannot be read        exit 2
 │   └── FormatError     whole, but of another format
@@ -121,6 +122,10 @@ class ResourceError(GflLabError):
     """The machine or the environment cannot do what was asked."""
 
     exit_code = ExitCode.UNFIT
+
+
+class RayGone(ResourceError):
+    """Ray does not answer any more. Its teardown in this process may wait for the head: a command ends without it."""
 
 
 class BudgetError(GflLabError):

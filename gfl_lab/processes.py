@@ -87,9 +87,14 @@ def call_and_exit(entry: str, kwargs: dict[str, Any]) -> NoReturn:
     except BaseException:
         traceback.print_exc()
         code = 1
-    with contextlib.suppress(Exception):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    end_at_once(code)
+
+
+def end_at_once(code: int) -> NoReturn:
+    """End this process without exit handlers and destructors, which may wait for what does not answer any more."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
     os._exit(code)
 
 

@@ -328,3 +328,13 @@ def test_plan_warns_of_weights_that_nobody_publishes(cli: Cli, tmp_path: Path) -
     experiment.write_text("name: vd\nprofile: desk\noverrides: {init_weights: pretrained}\naxes: {backbone: [r18, r18vd]}\n")
     code, _, err = cli("plan", experiment)
     assert code == 0 and "backbone r18vd" in err and "--init-weights r18vd=FILE" in err and "backbone r18 " not in err
+
+
+def test_a_command_whose_ray_is_gone_ends_without_a_teardown_that_would_wait_for_it(tmp_path: Path) -> None:
+    code = (
+        "import atexit, threading\nfrom gfl_lab.cli import main\nfrom gfl_lab.errors import RayGone\n"
+        "def gone(**named): raise RayGone('it does not answer')\n"
+        "atexit.register(threading.Event().wait)\nmain.cli.main = gone\nmain.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert done.returncode == 6 and done.stderr == "error: it does not answer\n"

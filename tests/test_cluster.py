@@ -15,7 +15,7 @@ import pytest
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from tests.support.counting_trial import EACH, HELD_AT, HOLD, PROFILE, STEPS, places, value_after
 from tests.support.nodes import Cluster, Node, wait_for, why_not
-from tests.support.processes import command_line
+from tests.support.processes import command_line, kill, left_after, process_name
 from tests.support.raw import raw_manifest, raw_result
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not() or "-")]
@@ -137,8 +137,7 @@ def test_a_killed_actor_s_trial_moves(lab: Lab) -> None:
     victim = next(process for node in lab.cluster.nodes for process in of_the_run(node) if ACTOR in command_line(process))
     theirs = victim.children(recursive=True)
     victim.kill()
-    _, left = psutil.wait_procs(theirs, timeout=15)
-    assert not left
+    assert not left_after(theirs, 15)
     lab.until(driver, lambda: sum(len(places(trial)) for trial in lab.trials(file)) == 3, "the trial elsewhere")
     lab.release()
     lab.whole(file, driver)
@@ -172,8 +171,7 @@ def test_a_killed_driver_leaves_nothing_on_the_nodes_and_the_same_command_goes_o
     driver = lab.start(file, "--seeds", "0,1")
     lab.until(driver, lambda: len(lab.held(file)) == 4, "four trials at once")
     assert all(of_the_run(node) for node in lab.cluster.nodes[1:])
-    for process in psutil.Process(driver.pid).children():
-        process.kill()
+    kill(psutil.Process(driver.pid).children())
     driver.communicate()
     wait_for(lambda: not any(of_the_run(node) for node in lab.cluster.nodes), "the run's processes to end")
     wait_for(lambda: not any(trial.state() is TrialState.RUNNING for trial in lab.trials(file)), "leases to age")
@@ -209,7 +207,7 @@ def health(node: Node) -> tuple[int, str]:
 
 
 def raylets(node: Node) -> set[int]:
-    return {process.pid for process in node.processes() if process.name() == "raylet"}
+    return {process.pid for process in node.processes() if process_name(process) == "raylet"}
 
 
 def test_a_node_is_healthy_while_the_head_counts_it(lab: Lab) -> None:
@@ -220,9 +218,7 @@ def test_a_node_is_healthy_while_the_head_counts_it(lab: Lab) -> None:
     for node in (head, worker):
         wait_for(lambda node=node: health(node)[0] == 0, f"{node.name} in the cluster")
     before, before_head = raylets(worker), raylets(head)
-    for process in head.processes():
-        if process.name() == "gcs_server":
-            process.kill()
+    kill(process for process in head.processes() if process_name(process) == "gcs_server")
     code, text = health(worker)
     assert code == 1 and "does not answer" in text
     wait_for(lambda: raylets(head) - before_head, "the new head's raylet")  # cheaper than to ask for the health again and again
@@ -230,9 +226,8 @@ def test_a_node_is_healthy_while_the_head_counts_it(lab: Lab) -> None:
     code, text = health(worker)
     if raylets(worker) == before:
         assert code == 1 and "among the living" in text, text
-    for process in worker.processes():  # as whoever watches the health does; Ray's daemon gives up by itself after some 40 s
-        if process.pid in before:
-            process.kill()
+    # As whoever watches the health does; Ray's daemon gives up by itself after some 40 s.
+    kill(process for process in worker.processes() if process.pid in before)
     wait_for(lambda: raylets(worker) - before, "the worker's new raylet")
     wait_for(lambda: health(worker)[0] == 0, "the worker in the new cluster")
     assert raylets(worker) and not raylets(worker) & before

@@ -27,6 +27,7 @@ from gfl_lab.rundir import RunTree
 from gfl_lab.tracking.mirror import Mirror
 from tests.support.cli import Cli, runner
 from tests.support.fake_runs import write_fake_tree
+from tests.support.processes import alive, family, left_after
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -122,16 +123,15 @@ def test_an_orphan_is_killed_and_a_driver_with_its_trial_is_not(cli: Cli, tmp_pa
         supervisors[0].send_signal(signal.SIGSTOP)  # it would start the trial anew
         os.kill(guard_of(children[0][0]), signal.SIGKILL)
         os.kill(servers[0], signal.SIGKILL)
-        psutil.wait_procs([psutil.Process(children[0][0])], timeout=10)
+        left_after(family(children[0][0])[:1], 10)
         lost = children[0][1]
         code, found = told(cli)
         assert code == 6 and [str(lost) in message for ok, message in found["processes"] if not ok] == [True]
-        assert psutil.pid_exists(lost)
+        assert alive(lost)
         code, found = told(cli, "--repair")
         assert code == 0 and found["processes"][0][0] and "killed" in found["processes"][0][1]
-        _, alive = psutil.wait_procs([psutil.Process(lost)] if psutil.pid_exists(lost) else [], timeout=10)
-        assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
-        assert all(psutil.pid_exists(pid) for pid in (supervisors[1].pid, servers[1], *children[1])), "whoever is held lives on"
+        assert not left_after(family(lost)[:1], 10)
+        assert all(alive(pid) for pid in (supervisors[1].pid, servers[1], *children[1])), "whoever is held lives on"
         assert told(cli)[1]["processes"] == [(True, "no process of a dead driver")]
     finally:
         for process in supervisors:

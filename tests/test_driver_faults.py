@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from benchmarks.chaos_faults import of_home
@@ -22,7 +21,7 @@ from gfl_lab.orchestrate import driver
 from gfl_lab.records.files import write_json
 from gfl_lab.records.metric_lines import MetricWriter
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
-from tests.support.processes import command_line
+from tests.support.processes import command_line, family
 
 ROOT = Path(__file__).parents[1]
 PROFILE = """
@@ -112,7 +111,7 @@ def test_a_second_driver_is_refused_and_after_a_kill_the_same_command_goes_on_at
     assert lab.running() == 2, "the second one touches nothing"
 
     # Ray's own agents take up to two minutes to go: test_run.py waits for those.
-    killed = {pid for pid in of_home(lab.tree.root) if pid != first.pid and "gfl_lab" in command_line(psutil.Process(pid))}
+    killed = {pid for pid in of_home(lab.tree.root) if pid != first.pid and any("gfl_lab" in command_line(p) for p in family(pid)[:1])}
     assert len(killed) >= 2
     first.kill()
     first.wait()

@@ -26,6 +26,7 @@ from gfl_lab.orchestrate.ray_cluster import CHECKED_WITH, listens_on_loopback_al
 from gfl_lab.orchestrate.supervisor import MAX_LOST, Job
 from gfl_lab.records.metric_lines import MetricWriter
 from gfl_lab.rundir import TrialDir, TrialState
+from tests.support.processes import family, kill, left_after, process_name
 
 ROOT = Path(__file__).parents[1]
 FAKES = "tests.support.fake_trial"
@@ -83,10 +84,9 @@ def cluster() -> Iterator[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     head = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     yield f"127.0.0.1:{port}"
-    family = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
-    for process in family:
-        process.kill()
-    psutil.wait_procs(family, timeout=30)
+    started = family(head.pid)
+    kill(started)
+    left_after(started, 30)
 
 
 RAY = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -297,15 +297,15 @@ def test_a_ray_of_this_machine_whose_head_dies_is_told(tmp_path: Path, monkeypat
 
     def watch() -> None:
         if TrialDir(Path(endless.path)).file(naming.METRICS_FILE).exists():
-            for process in psutil.Process().children(recursive=True):
-                if "gcs_server" in process.name():
-                    process.kill()
+            kill(process for process in family(os.getpid()) if "gcs_server" in process_name(process))
 
     made.submit(endless)
-    with pytest.raises(ResourceError, match="Ray on this machine has not answered") as raised:
-        list(made.results(watch))
-    assert "same command again" in raised.value.problems[0].hint
-    made.close()
+    try:
+        with pytest.raises(ResourceError, match="Ray on this machine has not answered") as raised:
+            list(made.results(watch))
+        assert "same command again" in raised.value.problems[0].hint
+    finally:
+        made.close()
 
 
 class NoRay:

@@ -34,6 +34,7 @@ from gfl_lab.session.workers import process_settings
 from gfl_lab.spec.file_models import Resources
 from gfl_lab.spec.files import load_experiment, load_profile
 from gfl_lab.spec.trial import DataSpec
+from tests.support.processes import alive
 from tests.support.raw import raw_result
 from tests.support.waiting import holds_within, wait_until
 
@@ -53,13 +54,6 @@ def job(folder: Path, function: str, number: int = 0) -> Job:
     path = folder / f"{number:012x}"
     path.mkdir(parents=True, exist_ok=True)
     return Job(str(path), f"{FAKES}:{function}", FAKES, {})
-
-
-def alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def gone(pids: list[int], seconds: float = 10.0) -> bool:

@@ -22,7 +22,7 @@ from gfl_lab import naming
 from gfl_lab.cli.main import main
 from gfl_lab.naming import TAG_KIND, TAG_SEED, TAG_STATUS, TAG_TRIAL, TAG_VARIANT
 from gfl_lab.rundir import RunTree, TrialState
-from tests.support.processes import command_line
+from tests.support.processes import command_line, family, left_after, listening, process_name
 from tests.support.raw import raw_manifest, raw_result
 from tests.support.real_data import CROPS, REAL, WHOLE
 from tests.support.waiting import wait_until
@@ -151,11 +151,6 @@ class Killed:
     """Of each trial, whether its state is RUNNING after the kill."""
 
 
-def still_there(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
-    _, left = psutil.wait_procs(processes, timeout=seconds)
-    return [process for process in left if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
-
-
 @pytest.fixture(scope="module")
 def killed_family() -> Iterator[list[psutil.Process]]:
     """Processes of drivers that tests have killed: at the end of the module all of them are gone.
@@ -164,7 +159,7 @@ def killed_family() -> Iterator[list[psutil.Process]]:
     """
     family: list[psutil.Process] = []
     yield family
-    assert not still_there(family, 120)
+    assert not left_after(family, 120)
 
 
 @pytest.fixture(scope="module")
@@ -173,19 +168,14 @@ def killed(tmp_path_factory: pytest.TempPathFactory, killed_family: list[psutil.
     with one_core():
         process = lab.start("run", str(lab.file))
     lab.wait_for(lambda: any(step >= 1 for step in lab.steps()))
-    family = psutil.Process(process.pid).children(recursive=True)
-    killed_family.extend(family)
-    trials = [p for p in family if not p.name().startswith("ray::") and "gfl_lab.orchestrate" in command_line(p)]
-    listening = {
-        (p.name(), connection.laddr.ip.removeprefix("::ffff:"))
-        for p in [psutil.Process(process.pid), *family]
-        for connection in p.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    }
+    _, *below = started = family(process.pid)
+    killed_family.extend(below)
+    trials = [p for p in below if not process_name(p).startswith("ray::") and "gfl_lab.orchestrate" in command_line(p)]
+    open_at = listening(started)
     process.kill()
     process.wait()
-    left = still_there(trials, 15)
-    return Killed(lab, trials, listening, left, [trial.state() is TrialState.RUNNING for trial in lab.tree.trials()])
+    left = left_after(trials, 15)
+    return Killed(lab, trials, open_at, left, [trial.state() is TrialState.RUNNING for trial in lab.tree.trials()])
 
 
 @pytest.fixture(scope="module")

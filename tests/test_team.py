@@ -20,6 +20,7 @@ from gfl_lab.orchestrate.stop_limit import StopLimit
 from gfl_lab.orchestrate.supervisor import Job, TrialProcess
 from gfl_lab.records.files import read_json
 from gfl_lab.rundir import TrialDir, TrialState
+from tests.support.processes import alive, kill
 from tests.support.raw import raw_result
 from tests.support.team_work import BATCHES, branch_gradients
 from tests.support.waiting import holds_within
@@ -47,9 +48,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def gone(pids: list[int]) -> bool:
-    return holds_within(
-        lambda: not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids), 10
-    )
+    return holds_within(lambda: not any(alive(pid) for pid in pids), 10)
 
 
 def agreed(folder: Path, size: int) -> list[int]:
@@ -152,9 +151,9 @@ def test_a_killed_process_of_two_and_the_trial_ends_bitwise_the_same(server: Tri
         end = time.time() + 60
         while time.time() < end and not killed:
             if len(disturbed.metric_lines()) >= 4 and (lease := disturbed.lease()):
-                for child in psutil.Process(lease.pid).children():
-                    child.kill()
-                    killed.append(child.pid)
+                children = psutil.Process(lease.pid).children()
+                kill(children)
+                killed.extend(child.pid for child in children)
             time.sleep(0.01)
 
     killer = threading.Thread(target=kill_the_second)

@@ -14,13 +14,12 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from deploy.topology import postgres_programs
 from gfl_lab.naming import TAG_KIND
 from gfl_lab.rundir import RunTree
-from tests.support.processes import command_line
+from tests.support.processes import command_line, family, left_after, listening, process_name, users
 from tests.test_run import PROFILE
 
 ROOT = Path(__file__).parents[1]
@@ -111,21 +110,16 @@ def test_a_run_ends_in_postgresql_s3_and_the_dashboard(folder: Path, variables: 
 
 
 def test_nothing_is_open_to_the_network_and_nothing_stays(folder: Path, services: subprocess.Popen[str], variables: dict[str, str]) -> None:
-    family = psutil.Process(services.pid).children(recursive=True)
-    assert {"postgres", "raylet", "gcs_server"} <= {process.name() for process in family}
-    assert all(process.uids().real != 0 for process in family if process.name() == "postgres")
-    listening = {
-        (process.name(), connection.laddr.ip.removeprefix("::ffff:"))
-        for process in family
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    }
-    assert {address for _, address in listening} <= {"127.0.0.1", "::1"}, listening
+    _, *below = family(services.pid)
+    databases = [process for process in below if process_name(process) == "postgres"]
+    assert {"postgres", "raylet", "gcs_server"} <= {process_name(process) for process in below}
+    assert databases and 0 not in users(databases)
+    open_at = listening(below)
+    assert open_at and {address for _, address in open_at} <= {"127.0.0.1", "::1"}, open_at
     secret = variables["RAY_AUTH_TOKEN"]
-    assert not [process for process in family if secret in command_line(process)]
+    assert not [process for process in below if secret in command_line(process)]
 
     services.send_signal(signal.SIGTERM)
     assert services.wait(120) == 0
-    _, left = psutil.wait_procs(family, timeout=20)
-    assert not [process for process in left if process.status() != psutil.STATUS_ZOMBIE]
+    assert not left_after(below, 20)
     assert not (folder / "lab.env").exists()

@@ -14,7 +14,8 @@ import click
 
 from gfl_lab import __version__
 from gfl_lab.addresses import check_text
-from gfl_lab.errors import ExitCode, GflLabError
+from gfl_lab.errors import ExitCode, GflLabError, RayGone
+from gfl_lab.processes import end_at_once
 
 _COMMANDS = {
     "init": "Copy the experiments, profiles and published tables of gfl-lab into a folder, for editing.",
@@ -121,6 +122,8 @@ def main() -> None:
         from gfl_lab.cli.output import print_problems
 
         print_problems(error)
+        if isinstance(error, RayGone):
+            end_at_once(error.exit_code)
         sys.exit(int(error.exit_code))
     except BrokenPipeError:  # `| head -1`: the reader has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

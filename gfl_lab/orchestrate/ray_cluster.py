@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from gfl_lab.addresses import shown
-from gfl_lab.errors import Problem, ResourceError
+from gfl_lab.errors import Problem, RayGone, ResourceError
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -199,7 +199,7 @@ class RayConnection:
         """See, every LOOK_S, whether the head of the cluster answers. Ray itself would abort this process after a minute's silence.
 
         Raises:
-            ResourceError: it has been silent for GONE_S.
+            RayGone: it has been silent for GONE_S.
         """
         if time.monotonic() - self._looked < LOOK_S:
             return
@@ -211,7 +211,7 @@ class RayConnection:
 
             self.gone = True
             atexit.unregister(ray.shutdown)  # it would wait for the head
-            raise ResourceError(silent(self.address, self._head))
+            raise RayGone(silent(self.address, self._head))
 
     def close(self, *, keep_logs: bool) -> None:
         """Leave Ray; what this process started ends with it."""
