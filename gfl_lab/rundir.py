@@ -26,6 +26,7 @@ import fcntl
 import os
 import socket
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -221,6 +222,15 @@ class RunTree:
         if not naming.is_trial_id(trial_id):
             raise StoreError(f"{trial_id!r} is not a trial id (12 hex digits)")
         return TrialDir(self.root / naming.TRIALS_DIR / trial_id)
+
+    def with_lease(self, trial_ids: Iterable[str]) -> list[TrialDir]:
+        """Return the trials of these ids that have a lease, valid or not. Text without the form of an id is left out.
+
+        Text is joined instead of paths: it is asked for every trial of a tree whenever the dashboard's overview is opened.
+        """
+        folder = str(self.root / naming.TRIALS_DIR)
+        present = (each for each in trial_ids if naming.is_trial_id(each) and os.path.exists(f"{folder}/{each}/{naming.LEASE}"))
+        return [self.trial(each) for each in present]
 
     def trials(self) -> list[TrialDir]:
         """Return every trial with a manifest, sorted by id."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -12,9 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from gfl_lab import naming
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
+from tests.support import moving_trial
 from tests.support.counting_trial import EACH, HELD_AT, HOLD, PROFILE, STEPS, places, value_after
-from tests.support.nodes import Cluster, Node, wait_for, why_not
+from tests.support.nodes import NETWORK, Cluster, Node, wait_for, why_not
 from tests.support.processes import command_line, kill, left_after, process_name
 from tests.support.raw import raw_manifest, raw_result
 
@@ -24,13 +27,23 @@ ACTOR = "ray::ResourceTrainable"
 """Ray's name for the processes of Tune's actors once they have begun their trials."""
 SAVED = HELD_AT // EACH * EACH
 """Step of the last checkpoint of a trial that is held."""
+S3_PORT = 5555
+S3 = {
+    "AWS_ENDPOINT_URL": f"http://{NETWORK}.1:{S3_PORT}", "AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "hidden",
+    "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
+}  # fmt: skip
+"""Variables of the nodes for a storage on the head."""
 
 
 class Lab:
-    """One run tree on the folder that the nodes share, and drivers on the cluster."""
+    """One run tree on the folder that the nodes share, and drivers on the cluster.
+
+    Only drivers have GFL_LAB_HOME: so nodes keep what they need in temporary folders, which are their own.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.cluster = folder, Cluster(folder)
+        self.folder, self.gate = folder, folder / "gate"
+        self.cluster = Cluster(folder, S3 | {"MOVING_GATE": str(self.gate), "MOVING_HOLD": "12 23"})
         self.tree = RunTree(folder / "runs")
         self.tree.root.mkdir()
         (folder / "profiles").mkdir()
@@ -44,9 +57,12 @@ class Lab:
         )
         return file
 
-    def start(self, file: Path, *arguments: str, node: Node | None = None) -> subprocess.Popen[str]:
-        """A driver, on the head where not said otherwise."""
-        command = [sys.executable, "-m", "tests.support.counting_trial", "run", str(file), "--address", self.cluster.address, *arguments]
+    def start(
+        self, file: Path, *arguments: str, node: Node | None = None, tree: RunTree | None = None, trial: str = "counting_trial"
+    ) -> subprocess.Popen[str]:
+        """A driver with trials of ``tests.support.<trial>``, on the head and with the shared run tree where not said otherwise."""
+        home = ["env", f"GFL_LAB_HOME={(tree or self.tree).root}"]
+        command = [*home, sys.executable, "-m", f"tests.support.{trial}", "run", str(file), "--address", self.cluster.address, *arguments]
         return (node or self.cluster.head).start(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def until(self, driver: subprocess.Popen[str], condition: Callable[[], object], what: str) -> None:
@@ -115,19 +131,6 @@ def of_the_run(node: Node) -> list[psutil.Process]:
     return [process for process, line in lines.items() if ACTOR in line or "gfl_lab.orchestrate" in line]
 
 
-def test_a_run_uses_every_node_but_the_head(lab: Lab) -> None:
-    file = lab.experiment("spread", 0.001)
-    lab.hold()
-    driver = lab.start(file, "--seeds", "0,1")
-    lab.until(driver, lambda: len(lab.held(file)) == 4, "four trials at once")
-    lab.release()
-    err = lab.whole(file, driver)
-    assert "room for 4 trials at once" in err and "4 trials to train, 0 reused; 4 at once, each on 1 core;" in err
-    assert "no GPU" in err and "GPU-hours" not in err
-    assert nodes_of(lab.trials(file)) == {node.name for node in lab.cluster.nodes[1:]}
-    assert all(len({place["pid"] for place in places(trial)}) == 1 for trial in lab.trials(file))
-
-
 @pytest.mark.exhaustive
 def test_a_killed_actor_s_trial_moves(lab: Lab) -> None:
     file = lab.experiment("actor", 0.002)
@@ -146,11 +149,12 @@ def test_a_killed_actor_s_trial_moves(lab: Lab) -> None:
     assert sum("Ray actor" in trial.file("log.txt").read_text() for trial in lab.trials(file)) == 1
 
 
-def test_a_killed_node_s_trials_move_and_a_new_node_takes_its_share(lab: Lab) -> None:
+def test_a_run_uses_every_node_but_the_head_and_a_killed_node_s_trials_move_also_to_a_new_one(lab: Lab) -> None:
     file = lab.experiment("node", 0.003)
     lab.hold()
-    driver = lab.start(file, "--seeds", "0,1,2,3")
+    driver = lab.start(file, "--seeds", "0,1,2")
     lab.until(driver, lambda: len(lab.held(file)) == 4, "four trials at once")
+    assert nodes_of(lab.trials(file)) == {node.name for node in lab.cluster.nodes[1:]}
     victim = lab.cluster.nodes[-1]
     lost = [trial for trial in lab.trials(file) if nodes_of([trial]) == {victim.name}]
     assert len(lost) == 2
@@ -158,10 +162,15 @@ def test_a_killed_node_s_trials_move_and_a_new_node_takes_its_share(lab: Lab) ->
     added = lab.cluster.worker()
     lab.until(driver, lambda: added.name in nodes_of(lab.trials(file)), "trials on the new node")
     lab.release()
-    lab.whole(file, driver)
+    err = lab.whole(file, driver)
+    assert "room for 4 trials at once" in err and "6 trials to train, 0 reused; 4 at once, each on 1 core;" in err
+    assert "no GPU" in err and "GPU-hours" not in err
+    assert lab.cluster.head.name not in nodes_of(lab.trials(file))
     for trial in lost:
         first, second = (place for place in places(trial) if "began" in place)
         assert first["node"] == victim.name and second["node"] != victim.name and second["after"] == SAVED
+    others = [trial for trial in lab.trials(file) if trial not in lost]
+    assert all(len({place["pid"] for place in places(trial)}) == 1 for trial in others)
 
 
 @pytest.mark.exhaustive
@@ -197,6 +206,62 @@ def test_half_a_gpu_each_is_two_trials_on_a_gpu_and_never_three(lab: Lab) -> Non
     assert nodes_of(trials) == {node.name}
     spans = [(began["began"], ended["ended"]) for began, ended in map(places, trials)]
     assert max(sum(began <= moment < ended for began, ended in spans) for moment, _ in spans) == 2
+
+
+def steps(trial: TrialDir) -> list[int]:
+    return [line.step for line in trial.metric_lines()]
+
+
+def test_a_cluster_that_shares_only_a_storage(lab: Lab) -> None:
+    """Ctrl-C, the same command again, and a node that dies: each trial does each step once, and the driver has the table."""
+    file = lab.folder / "two.yaml"
+    file.write_text("name: two\nprofile: tiny\naxes: {dfl: [false, true]}\ntable: {metrics: [AP]}\n")
+    tree, head, nodes = RunTree(lab.folder / "driver"), lab.cluster.head, lab.cluster.nodes[1:]
+    head.start(
+        sys.executable, "-m", "moto.server", "-H", head.address, "-p", str(S3_PORT), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    make = (
+        "import boto3, botocore.config as c; boto3.client('s3', config=c.Config(retries={'max_attempts': 20})).create_bucket(Bucket='lab')"
+    )
+    assert head.start(sys.executable, "-c", make).wait(120) == 0
+
+    def run() -> subprocess.Popen[str]:
+        return lab.start(file, "--storage", "s3://lab/runs", tree=tree, trial="moving_trial")
+
+    def held(at: int) -> bool:
+        return [trial.state() for trial in tree.trials() if steps(trial)[-1:] == [at]] == [TrialState.RUNNING] * 2
+
+    driver = run()
+    lab.until(driver, lambda: held(12), "both trials held")
+    for inside in psutil.Process(driver.pid).children():
+        inside.send_signal(signal.SIGINT)
+    out, err = driver.communicate(timeout=240)
+    assert driver.returncode == 130 and "Traceback" not in out + err, out + err
+    assert [trial.state() for trial in tree.trials()] == [TrialState.INTERRUPTED] * 2
+    assert [json.loads(trial.file(naming.LAST_CHECKPOINT).read_text())["step"] for trial in tree.trials()] == [12, 12]
+
+    driver = run()
+    lab.until(driver, lambda: held(23), "both trials held again")
+    lost = tree.trials()[0]
+    victim = next(node for node in nodes if node.name == lost.lease().host)
+    moved = [trial for trial in tree.trials() if trial.lease().host == victim.name]
+    lab.cluster.kill(victim)
+    lab.until(driver, lambda: all((lease := trial.lease()) and lease.host != victim.name for trial in moved), "the trials elsewhere")
+    lab.gate.touch()
+    out, err = driver.communicate(timeout=240)
+    assert driver.returncode == 0, out + err
+    for trial in tree.trials():
+        assert trial.state() is TrialState.DONE and steps(trial) == list(range(1, moving_trial.STEPS + 1))
+        assert trial.file(moving_trial.EXTRA).read_bytes() == b"records"
+        starts = [int(line.split()[3]) for line in trial.file(naming.LOG).read_text().splitlines() if line.startswith("starts")]
+        assert starts == ([1, 13, 21] if trial in moved else [1, 13])
+    table = json.loads((tree.experiment("two", "tiny") / "table.json").read_text())
+    assert [row["trials"][0]["state"] for row in table["rows"]] == ["done"] * 2
+
+    tree = RunTree(lab.folder / "colleague")
+    out, err = run().communicate(timeout=240)
+    assert "nothing to train" in err and len(tree.trials()) == 2 and raw_manifest(tree.trials()[0])["spec"], out + err
+    assert not any("hidden" in file.read_text(errors="replace") for file in lab.folder.rglob("*.*") if file.is_file())
 
 
 def health(node: Node) -> tuple[int, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,11 @@ from gfl_lab.orchestrate import budget as budgets
 from gfl_lab.orchestrate import resources
 from gfl_lab.orchestrate.budget import Budget, Meter, last_resources, spent
 from gfl_lab.orchestrate.cost import HINT, HISTORY, NOTHING, WARM_UP, Estimate, Timings, cost_of, estimates, rests_on, wall_seconds
+from gfl_lab.orchestrate.measure import WarmUp, measure
 from gfl_lab.orchestrate.resources import Machine, Peak, TrialResources, trial_resources
 from gfl_lab.plan.plan import build_plan
 from gfl_lab.records.files import read_json, write_json
+from gfl_lab.records.manifest import DataPaths
 from gfl_lab.records.metric_lines import write_metric_lines
 from gfl_lab.rundir import RunTree
 from gfl_lab.spec.file_models import Resources
@@ -26,6 +29,7 @@ from gfl_lab.spec.trial import DataSpec
 from tests.support.cli import Cli, runner
 from tests.support.fake_runs import write_fake_tree
 from tests.support.raw import raw_result
+from tests.test_run import one_core
 
 ROOT = Path(__file__).parents[1]
 TABLE3 = ROOT / "experiments" / "table3_qfl_dfl.yaml"
@@ -375,19 +379,35 @@ def test_status_tells_what_is_spent_and_left(cli: Cli, tmp_path: Path) -> None:
     assert "nothing left to train" in cli("status")[1]
 
 
+def test_as_many_warm_ups_run_at_once_as_trials_will(tmp_path: Path) -> None:
+    """Each of the two models' warm-ups ends only beside another one."""
+    profile = load_profile(ROOT / "experiments" / "profiles" / "desk.yaml")
+    data = DataSpec(name="shapes", digest="0" * 16, classes=("a",), train_images=160, val_images=20)
+    trials = build_plan(load_experiment(TABLE3)[0], profile, data).trials[:2]
+    warm_up = WarmUp("tests.support.fake_trial:warm_up_beside_another", DataPaths("/x", "/x", "/x", "/x"), (), 0)
+    said: list[str] = []
+    assert measure(trials, RunTree(tmp_path), warm_up, TrialResources(1, 0, 2), Machine(2, (), 24.0), said.append) == []
+    assert len(said) == 2 and all("0.500 s an iteration, 0.2500 s an image of evaluation, 700 MiB" in line for line in said)
+    found = [read_json(file) for file in sorted((tmp_path / naming.MEASURED_DIR).iterdir())]
+    assert [(each["at_once"], each["seconds_once"]) for each in found] == [(2, 3.0)] * 2
+
+
 @pytest.mark.slow
 def test_a_warm_up_measures_and_a_spent_budget_stops(
-    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small: Path, tmp_path: Path, mlflow_db: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Everything real, but for Ray: the trials run in the driver's own process, which is this one."""
     home = tmp_path / "runs"
+    home.mkdir()
+    shutil.copy(mlflow_db, home / naming.MLFLOW_DB)
     monkeypatch.setenv("GFL_LAB_HOME", str(home))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     lab = runner(monkeypatch, capsys)
     threads = torch.get_num_threads()
 
-    code, out, err = lab("plan", small, "--seeds", "0..2", "--measure", "--json")
+    with one_core():
+        code, out, err = lab("plan", small, "--seeds", "0..2", "--measure", "--json")
     assert code == 0, err
     plan = json.loads(out)
     assert "warming up 2 of 6 trials" in err and {row["rests_on"] for row in plan["rows"]} == {"warm-up"}

@@ -60,7 +60,9 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not dist.is_gloo_available() or sys.platform == "win32":
         pytest.skip("torch has no gloo here")
     folder = tmp_path_factory.mktemp("ddp")
-    mp.spawn(_rank, args=(str(folder),), nprocs=2)
+    # A fork needs no import of torch and mmdet; beside a GPU it could not go backward.
+    method = "spawn" if torch.accelerator.is_available() else "fork"
+    mp.start_processes(_rank, args=(str(folder),), nprocs=2, start_method=method)
     return folder
 
 

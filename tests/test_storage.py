@@ -1,4 +1,4 @@
-"""Storage, and trials on nodes that share nothing else: against an S3 server in this process, and a folder."""
+"""Storage, and trials on nodes that share nothing else: against an S3 server in this process, and a folder. tests/test_cluster.py has a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
-import psutil
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -33,9 +32,7 @@ from gfl_lab.spec.files import load_experiment, load_profile
 from gfl_lab.spec.trial import DataSpec
 from gfl_lab.storage import Storage, Synced
 from tests.support.cli import runner
-from tests.support.counting_trial import PROFILE
 from tests.support.moving_trial import EXTRA, STEPS
-from tests.support.nodes import Cluster, why_not
 from tests.support.raw import raw_manifest, raw_result
 from tests.support.waiting import wait_until
 
@@ -461,73 +458,3 @@ def test_a_storage_is_for_a_cluster(monkeypatch: pytest.MonkeyPatch, capsys: pyt
         assert code == 2 and "--storage is for a cluster" in err
     code, _, err = run(ROOT / "experiments/table3_qfl_dfl.yaml", "--storage", "s3://me:hidden@lab/runs", "--address", "x:1")
     assert code == 2 and "credentials" in err and "hidden" not in err
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(bool(why_not()), reason=why_not() or "-")
-def test_a_cluster_that_shares_only_a_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C, the same command again, and a node that dies: each trial does each step once, and the driver has the table."""
-    (tmp_path / "profiles").mkdir()
-    (tmp_path / "profiles/tiny.yaml").write_text(PROFILE)
-    (tmp_path / "two.yaml").write_text("name: two\nprofile: tiny\naxes: {dfl: [false, true]}\ntable: {metrics: [AP]}\n")
-    tree, gate = RunTree(tmp_path / "driver"), tmp_path / "gate"
-    for key, value in {
-        "AWS_ENDPOINT_URL": "http://10.77.0.1:5555", "AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "hidden", "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true", "MOVING_GATE": str(gate), "MOVING_HOLD": "12 23",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(key, value)
-    cluster = Cluster(tmp_path)
-    try:
-        del cluster.environment["GFL_LAB_HOME"]  # so that nodes keep what they need in temporary folders, which are their own
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        cluster.head.start(sys.executable, "-m", "moto.server", "-H", "10.77.0.1", "-p", "5555", **quiet)
-        make = "import boto3, botocore.config as c; boto3.client('s3', config=c.Config(retries={'max_attempts': 20})).create_bucket(Bucket='lab')"
-        nodes = [cluster.worker(), cluster.worker()]
-        cluster.ready(*nodes)
-        assert cluster.head.start(sys.executable, "-c", make).wait(120) == 0
-
-        def run() -> subprocess.Popen[str]:
-            command = [sys.executable, "-m", "tests.support.moving_trial", "run", str(tmp_path / "two.yaml"), "--address", cluster.address]
-            start = ["env", f"GFL_LAB_HOME={tree.root}", *command, "--storage", "s3://lab/runs"]
-            return cluster.head.start(*start, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-        def wait_with(driver: subprocess.Popen[str], condition) -> None:
-            wait_until(lambda: condition() or driver.poll() is not None, 180)
-            assert driver.poll() is None, driver.communicate()
-
-        def held(at: int) -> bool:
-            return [trial.state() for trial in tree.trials() if steps(trial)[-1:] == [at]] == [TrialState.RUNNING] * 2
-
-        driver = run()
-        wait_with(driver, lambda: held(12))
-        for inside in psutil.Process(driver.pid).children():
-            inside.send_signal(signal.SIGINT)
-        out, err = driver.communicate(timeout=240)
-        assert driver.returncode == 130 and "Traceback" not in out + err, out + err
-        assert [trial.state() for trial in tree.trials()] == [TrialState.INTERRUPTED] * 2
-        assert [json.loads(trial.file(naming.LAST_CHECKPOINT).read_text())["step"] for trial in tree.trials()] == [12, 12]
-
-        driver = run()
-        wait_with(driver, lambda: held(23))
-        lost = tree.trials()[0]
-        victim = next(node for node in nodes if node.name == lost.lease().host)
-        moved = [trial for trial in tree.trials() if trial.lease().host == victim.name]
-        cluster.kill(victim)
-        wait_with(driver, lambda: all((lease := trial.lease()) and lease.host != victim.name for trial in moved))
-        gate.touch()
-        out, err = driver.communicate(timeout=240)
-        assert driver.returncode == 0, out + err
-        for trial in tree.trials():
-            assert trial.state() is TrialState.DONE and steps(trial) == list(range(1, STEPS + 1))
-            assert trial.file(EXTRA).read_bytes() == b"records"
-            starts = [int(line.split()[3]) for line in trial.file(naming.LOG).read_text().splitlines() if line.startswith("starts")]
-            assert starts == ([1, 13, 21] if trial in moved else [1, 13])
-        table = json.loads((tree.experiment("two", "tiny") / "table.json").read_text())
-        assert [row["trials"][0]["state"] for row in table["rows"]] == ["done"] * 2
-
-        tree = RunTree(tmp_path / "colleague")
-        out, err = run().communicate(timeout=240)
-        assert "nothing to train" in err and len(tree.trials()) == 2 and raw_manifest(tree.trials()[0])["spec"], out + err
-        assert not any("hidden" in file.read_text(errors="replace") for file in tmp_path.rglob("*.*") if file.is_file())
-    finally:
-        cluster.close()

@@ -47,6 +47,14 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return ambiguous_shapes.generate(ambiguous_shapes.AmbiguousShapesSpec(train_images=21, val_images=8), tmp_path_factory.mktemp("data"))
 
 
+def forking(path: Path, entry: str, **kwargs: object) -> Job:
+    """A job whose further processes are forks of its first one.
+
+    Each is a fresh interpreter otherwise, which imports torch and mmdet for 5 to 8 s: `branches` and `--gpus 2` below start those.
+    """
+    return Job(str(path), f"{WORK}:forking", TRIAL, {"of": entry, **kwargs})
+
+
 def gone(pids: list[int]) -> bool:
     return holds_within(lambda: not any(alive(pid) for pid in pids), 10)
 
@@ -80,7 +88,7 @@ def test_processes_agree_and_leave(branches: Path) -> None:
 def test_three_processes_agree_and_the_first_tells_what_befell_another(
     server: TrialProcess, tmp_path: Path, how: str, kind: str, words: str
 ) -> None:
-    server._once(Job(str(tmp_path), f"{WORK}:go_wrong", TRIAL, {"size": 3, "how": how}), NEVER)
+    server._once(forking(tmp_path, f"{WORK}:go_wrong", size=3, how=how), NEVER)
     told = json.loads((tmp_path / "told.json").read_text())
     assert told[0] == kind and words in told[1] and "process 2 of 3" in told[1]
     assert gone(agreed(tmp_path, 3))
@@ -121,7 +129,7 @@ def losses(trial: TrialDir) -> list[dict[str, float]]:
 
 
 def run(server: TrialProcess, trial: TrialDir, processes: int) -> TrialState:
-    return server.run(Job(str(trial.path), f"{TRIAL}:run_trial", TRIAL, {"processes": processes}))
+    return server.run(forking(trial.path, f"{TRIAL}:run_trial", processes=processes))
 
 
 @pytest.mark.slow

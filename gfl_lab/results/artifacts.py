@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,8 @@ from gfl_lab.results.cache import Stamp, StampedCache, stamp_of
 from gfl_lab.results.reader import TreeReader
 from gfl_lab.results.rows import Resampled
 from gfl_lab.rundir import RunTree
+
+T = TypeVar("T")
 
 _RESAMPLED_BYTES = 64 * 2**20
 """For AP on resampled images that is kept in memory; 24 kB a trial."""
@@ -102,8 +105,7 @@ class ArtifactReader(TreeReader):
 
     def records(self, trial_id: str) -> Records | None:
         """Return detections and ground truth of a finished trial, image by image; None while there are none. Raises StoreError."""
-        found = self._evaluation(trial_id)
-        return None if found is None else found[0]
+        return self._read_evaluation(trial_id, Records.of)
 
     def records_or_none(self, trial_id: str) -> Records | None:
         """Return ``records``; None too if the file is damaged."""
@@ -121,13 +123,8 @@ class ArtifactReader(TreeReader):
         stamp = self.records_stamp(trial_id)
         if (held := self._resampled.get(trial_id, stamp)) is not None:
             return held
-        if (found := self._evaluation(trial_id)) is None:
-            return None
-        records, values = found
-        if values is None:  # written before AP was resampled where it is evaluated
-            values = resample(match(records))
-        result = Resampled(dict(zip(RESAMPLED, values.T, strict=True)), len(np.unique(records.image_ids)))
-        return self._resampled.put(trial_id, stamp, result)
+        found = self._read_evaluation(trial_id, _resampled)
+        return None if found is None else self._resampled.put(trial_id, stamp, found)
 
     def resampled_or_none(self, trial_id: str) -> Resampled | None:
         """Return ``resampled``; None too if the file is damaged, so that a table appears without its intervals."""
@@ -136,13 +133,13 @@ class ArtifactReader(TreeReader):
         except StoreError:
             return None
 
-    def _evaluation(self, trial_id: str) -> tuple[Records, np.ndarray | None] | None:
+    def _read_evaluation(self, trial_id: str, read: Callable[[Mapping[str, np.ndarray]], T]) -> T | None:
         path = self._tree.trial(trial_id).file(naming.EVAL_RECORDS)
         if not path.exists():
             return None
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                return Records.of(arrays), arrays["resampled"] if "resampled" in arrays else None
+                return read(arrays)
         except _DAMAGED_ARRAYS as error:
             raise StoreError(f"the evaluation of trial {trial_id} cannot be read: {self._reason(error)}") from None
 
@@ -203,6 +200,13 @@ class ArtifactReader(TreeReader):
         except OSError:
             return ""
         return "\n".join(text.splitlines()[-lines:])
+
+
+def _resampled(arrays: Mapping[str, np.ndarray]) -> Resampled:
+    """Return AP on resampled images from the arrays of an evaluation, of which it reads no others. Raises KeyError if one is missing."""
+    # Files from before AP was resampled in the evaluation have the records alone.
+    values = arrays["resampled"] if "resampled" in arrays else resample(match(Records.of(arrays)))
+    return Resampled(dict(zip(RESAMPLED, values.T, strict=True)), len(np.unique(arrays["image_ids"])))
 
 
 def _white_level(manifest: Manifest) -> int:

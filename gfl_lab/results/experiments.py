@@ -88,8 +88,7 @@ class ExperimentReader(TreeReader):
             planned = self._plan(name, profile).trials
         except StoreError:
             return False
-        trials = [self._tree.trial(each.id) for each in planned if naming.is_trial_id(each.id)]
-        return any(trial.file(naming.LEASE).exists() and trial.lease_alive() for trial in trials)
+        return any(trial.lease_alive() for trial in self._tree.with_lease(each.id for each in planned))
 
     def _plan_file(self, name: str, profile: str) -> Path:
         return self._tree.experiment(name, profile) / naming.PLAN
@@ -117,31 +116,28 @@ class ExperimentReader(TreeReader):
         )
 
     def _variant_row(self, variant: PlannedVariant, train_images: int) -> VariantRow:
+        epochs, steps = _planned_length(variant.settings, train_images)
+        leased = {trial.id for trial in self._tree.with_lease(trial.id for trial in variant.trials)}
         return VariantRow(
             name=variant.name,
             axes=variant.axes,
             settings=variant.settings,
             baseline=variant.baseline,
             reference=variant.reference,
-            trials=tuple(self._trial_row(trial.id, trial.seed, variant.settings, train_images) for trial in variant.trials),
+            trials=tuple(self._trial_row(trial.id, trial.seed, epochs, steps, trial.id in leased) for trial in variant.trials),
         )
 
     # --- trials ---
 
-    def _trial_row(self, trial_id: str, seed: int, settings: Mapping[str, Any], train_images: int) -> TrialRow:
+    def _trial_row(self, trial_id: str, seed: int, epochs: int, steps: int, leased: bool) -> TrialRow:
         try:
-            epochs = total_epochs(settings)
-            steps = epochs * math.ceil(train_images / int(settings["batch_size"]))
-        except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError):  # settings of another shape
-            epochs = steps = 0
-        try:
-            return self._read_trial(self._tree.trial(trial_id), seed, epochs, steps)
+            return self._read_trial(self._tree.trial(trial_id), seed, epochs, steps, leased)
         except (StoreError, OSError) as error:
             return TrialRow(trial_id, seed, TrialState.FAILED, failure=Failure(UNREADABLE, self._reason(error)), epochs=epochs, steps=steps)
 
-    def _read_trial(self, trial: TrialDir, seed: int, epochs: int, steps: int) -> TrialRow:
+    def _read_trial(self, trial: TrialDir, seed: int, epochs: int, steps: int, leased: bool) -> TrialRow:
         """Return the row of a trial; for one that has ended and has no lease, the row read before, while its result is the same."""
-        leased, key, stamp = trial.file(naming.LEASE).exists(), (trial.id, seed, epochs, steps), stamp_of(trial.file(naming.RESULT))
+        key, stamp = (trial.id, seed, epochs, steps), stamp_of(trial.file(naming.RESULT))
         if not leased and stamp is not None and (held := self._ended.get(key, stamp)) is not None:
             return held
         row = self._row(trial, seed, epochs, steps, leased)
@@ -203,6 +199,15 @@ class ExperimentReader(TreeReader):
             )
         except (StoreError, OSError) as error:
             raise StoreError(f"the manifest of trial {trial_id} cannot be read: {self._reason(error)}") from None
+
+
+def _planned_length(settings: Mapping[str, Any], train_images: int) -> tuple[int, int]:
+    """Return the epochs and steps of a variant's trials; 0 where the settings have another shape."""
+    try:
+        epochs = total_epochs(settings)
+        return epochs, epochs * math.ceil(train_images / int(settings["batch_size"]))
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError):
+        return 0, 0
 
 
 def _running_row(

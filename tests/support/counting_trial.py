@@ -17,7 +17,7 @@ from gfl_lab import naming
 from gfl_lab.errors import StoreError
 from gfl_lab.records.files import read_json, write_json
 from gfl_lab.records.metric_lines import MetricWriter
-from gfl_lab.rundir import TrialDir, home
+from gfl_lab.rundir import TrialDir
 from tests.support.raw import raw_manifest
 
 STEPS = 20
@@ -68,6 +68,7 @@ def _note(trial: TrialDir, **what: object) -> None:
 def count(path: str, **_: object) -> None:
     """The trial. Refuses to run beside another process that runs the same trial."""
     trial = TrialDir(Path(path))
+    hold = trial.path.parents[1] / HOLD
     trial.take_lease()
     trial.file(naming.RESULT).unlink(missing_ok=True)
     seed = raw_manifest(trial)["spec"]["seed"]
@@ -80,7 +81,7 @@ def count(path: str, **_: object) -> None:
     value = saved["value"]
     _note(trial, node=socket.gethostname(), pid=os.getpid(), after=saved["step"], began=time.time())
     for step in range(saved["step"] + 1, STEPS + 1):
-        while step == HELD_AT and (home() / HOLD).exists():
+        while step == HELD_AT and hold.exists():
             _beat(trial)
             time.sleep(0.1)
         value = (value * 1.000123 + step) % 97.0

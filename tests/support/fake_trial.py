@@ -15,6 +15,7 @@ from gfl_lab.records.files import write_json
 from gfl_lab.records.metric_lines import MetricWriter
 from gfl_lab.rundir import TrialDir
 from tests.support.raw import raw_manifest
+from tests.support.waiting import wait_until
 
 
 def _result(trial: TrialDir, **content: object) -> None:
@@ -139,3 +140,13 @@ def sleep_with_child(path: str, **_: object) -> None:
         os._exit(0)
     write_json(Path(path) / "pids.json", {"pids": [os.getpid(), pid]})
     time.sleep(120)
+
+
+def warm_up_beside_another(path: str, **_: object) -> None:
+    """A warm-up that ends once a second one runs beside it."""
+    trial = TrialDir(Path(path))
+    run = trial.path.parents[2]
+    (run / f"{os.getpid()}.warms").touch()
+    wait_until(lambda: len(list(run.glob("*.warms"))) == 2, 60)
+    measured = {"seconds_per_iteration": 0.5, "seconds_per_image": 0.25, "seconds_once": 3.0, "memory_mib": 700.0, "gpu_memory_mib": 0.0}
+    _result(trial, status="done", metrics=measured, device="cpu")

@@ -26,8 +26,10 @@ from tests.support.waiting import wait_until
 ROOT = Path(__file__).parents[2]
 NETWORK = "10.77.0"
 PORT = 6379
-QUICKER = {"health_check_initial_delay_ms": 2000, "health_check_period_ms": 1000, "health_check_failure_threshold": 3}
-"""Ray's own settings take a dead node for dead after some 15 s; the tests need not wait for that."""
+QUICKER = {
+    "health_check_initial_delay_ms": 2000, "health_check_period_ms": 1000, "health_check_failure_threshold": 3, "prestart_worker_first_driver": False,
+}  # fmt: skip
+"""Ray's own settings take a dead node for dead after some 15 s, for which the tests need not wait, and start workers that no actor needs."""
 NAMESPACES = ["--net", "--uts", "--mount", "--pid", "--ipc"]
 
 _FIRST_PROCESS = """
@@ -112,17 +114,21 @@ class Node:
 
 
 class Cluster:
-    """A head without CPUs, where nothing runs but drivers, and nodes that come and go."""
+    """A head without CPUs, where nothing runs but drivers, and nodes that come and go.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: for the logs of the nodes. environment: of all that runs on the nodes, beside this process' own.
+    """
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.folder = folder
         self.local = tempfile.mkdtemp(prefix="gfl")  # socket paths are short; each node mounts a file system of its own over it
         self.environment = os.environ | {
             "PYTHONPATH": str(ROOT), "TMPDIR": self.local, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32),
-            "GFL_LAB_HOME": str(folder / "runs"), "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0",
-        }  # fmt: skip
+            "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0",
+        } | environment  # fmt: skip
         # The last two are of a Ray that this test process has used itself, on its own machine alone.
-        for key in ("MLFLOW_TRACKING_URI", "RAY_AUTH_TOKEN_PATH", *LOOPBACK_ONLY):
+        for key in ("GFL_LAB_HOME", "MLFLOW_TRACKING_URI", "RAY_AUTH_TOKEN_PATH", *LOOPBACK_ONLY):
             self.environment.pop(key, None)
         self.nodes: list[Node] = []
         self._made = 0

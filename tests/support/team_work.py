@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
+import subprocess
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,11 +18,50 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 
 from gfl_lab.errors import FailureKind, TrialError
+from gfl_lab.processes import call_and_exit, die_with_parent
 from gfl_lab.records.files import write_json
 from gfl_lab.train import parallel
 from gfl_lab.train.parallel import join_group, run_in_group
 from gfl_lab.train.process_group import ProcessGroup
 from gfl_lab.train.step import TrainingStep
+
+
+class Forked:
+    """A further process of a group as a fork of the first one, with those methods of Popen that `parallel` calls.
+
+    It calls the function that the command names, as the fresh interpreter in whose place it is, and needs no import of torch.
+    """
+
+    def __init__(self, command: list[str], **_: object) -> None:
+        *_, entry, kwargs, parent = command
+        self._lock = threading.Lock()
+        self.returncode: int | None = None
+        self._pid = os.fork()
+        if not self._pid:
+            die_with_parent(int(parent))
+            call_and_exit(entry, json.loads(kwargs))
+
+    def poll(self) -> int | None:
+        with self._lock:
+            if self.returncode is None:
+                pid, status = os.waitpid(self._pid, os.WNOHANG)
+                self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self) -> None:
+        while self.poll() is None:
+            time.sleep(0.01)
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self._pid, signal.SIGKILL)
+
+
+def forking(path: str, of: str, **kwargs: object) -> None:
+    """Call ``of``, a ``module:function``, with further processes that are forks. Only without a GPU, which a fork cannot use."""
+    parallel.subprocess = SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL)
+    module, _, name = of.partition(":")
+    getattr(importlib.import_module(module), name)(path=path, **kwargs)
 
 
 def _describe(error: Exception) -> dict[str, Any]:
@@ -57,9 +100,7 @@ def go_wrong(path: str, size: int, how: str) -> None:
 
 
 def also_go_wrong(path: str, how: str, rank: int, size: int, folder: str) -> None:
-    """Be a further process of `go_wrong`. With ``how`` absent the last one does not even get to the others."""
-    if how == "absent" and rank == size - 1:
-        raise ImportError("it cannot be imported")
+    """Be a further process of `go_wrong`."""
     join_group(rank, size, folder, lambda group: _go_wrong(group, path, how), _describe)
 
 
@@ -70,7 +111,7 @@ def go_wrong_and_be_ended(path: str, size: int) -> None:
         (Path(path) / "told.json").write_text(json.dumps([error.kind, str(error)]))
 
     parallel.GRACE_S = 0.5
-    run_in_group(size, lambda _: None, f"{__name__}:also_go_wrong", {"path": path, "how": "absent"}, on_lost)
+    run_in_group(size, lambda _: None, "tests.support.no_import:join", {}, on_lost)
 
 
 class _Branches(BaseModel):
