@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -401,22 +400,6 @@ def test_an_example_runs_on_smoke_and_again_trains_nothing(cli: Cli, tmp_path: P
     assert len(trials) == {"own_components": 4, "own_head": 3}[name] and all(trial.state() is TrialState.DONE for trial in trials)
     assert sum(trial.file(naming.COMPONENTS_DIR).exists() for trial in trials) == len(trials) - 1
     assert "nothing to train" in cli(*arguments)[2]
-
-
-@pytest.mark.slow
-def test_the_example_runs_on_ray_from_the_trials_own_copies(tmp_path: Path, mlflow_db: Path) -> None:
-    from tests.test_run import Lab, numbers, one_core
-
-    shutil.copy(EXAMPLES / "own_components.py", tmp_path)
-    text = (EXAMPLES / "own_components.yaml").read_text().replace("profile: desk", "profile: tiny").replace("[0, 1, 2]", "[0]")
-    on_ray, inline = (Lab(tmp_path / name, epochs=1, experiment=text, database=mlflow_db) for name in ("ray", "inline"))
-    for lab in (on_ray, inline):
-        shutil.copy(EXAMPLES / "own_components.py", lab.folder)
-    with one_core():
-        on_ray.run("run", str(on_ray.file))
-    inline.here("run", str(inline.file), "--executor", "inline")
-    table = numbers(on_ray.table())
-    assert len(table) == 4 and table == numbers(inline.table())
 
 
 # --- the documentation ----------------------------------------------------------------------------

@@ -19,8 +19,7 @@ from gfl_lab import naming
 from gfl_lab.data.ambiguous_shapes import AmbiguousShapesSpec
 from gfl_lab.orchestrate import driver
 from gfl_lab.records.files import write_json
-from gfl_lab.records.metric_lines import MetricWriter
-from gfl_lab.rundir import RunTree, TrialDir, TrialState
+from gfl_lab.rundir import RunTree, TrialState
 from tests.support.processes import command_line, family
 
 ROOT = Path(__file__).parents[1]
@@ -35,20 +34,14 @@ WITH_FAKES = """
 import sys
 import gfl_lab.session.entries
 from gfl_lab.cli.main import main
+from gfl_lab.session import session
+class NoMirror:
+    def finish(self, _timeout=0):
+        return True
+session.start_mirror = lambda *_: NoMirror()
 gfl_lab.session.entries.TRIAL_ENTRY = sys.argv.pop(1)
 main()
 """
-
-
-def stuck(path: str, should_stop: Callable[[], bool] | None = None, **_: object) -> None:
-    """A trial that hears nothing, with a process of its own where it may have one."""
-    trial = TrialDir(Path(path))
-    trial.take_lease()
-    MetricWriter(trial.file(naming.METRICS_FILE)).write("train", 1, 1, {"loss": 1.0})
-    if should_stop is None and os.fork() == 0:
-        time.sleep(120)
-        os._exit(0)
-    time.sleep(120)
 
 
 class Lab:
@@ -102,7 +95,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 
 @pytest.mark.slow
 def test_a_second_driver_is_refused_and_after_a_kill_the_same_command_goes_on_at_once(lab: Lab) -> None:
-    first = lab.start("test_driver_faults:stuck")
+    first = lab.start("support.fake_trial:stuck")
     lab.wait_for(lambda: lab.running() == 2)
     second = lab.start("support.fake_trial:succeed")
     assert second.wait(60) == 2
@@ -124,7 +117,7 @@ def test_a_second_driver_is_refused_and_after_a_kill_the_same_command_goes_on_at
 @pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_second_ctrl_c_stops_trials_that_hear_nothing(lab: Lab) -> None:
-    process = lab.start("test_driver_faults:stuck")
+    process = lab.start("support.fake_trial:stuck")
     lab.wait_for(lambda: lab.running() == 2)
     process.send_signal(signal.SIGINT)
     lab.wait_for(lab.is_asked_to_stop)
@@ -138,7 +131,7 @@ def test_the_second_ctrl_c_stops_trials_that_hear_nothing(lab: Lab) -> None:
 
 @pytest.mark.slow
 def test_the_first_of_two_signals_decides_the_exit_code(lab: Lab) -> None:
-    process = lab.start("test_driver_faults:stuck", "--executor", "inline")
+    process = lab.start("support.fake_trial:stuck", "--executor", "inline")
     lab.wait_for(lambda: lab.running() == 1)
     process.send_signal(signal.SIGTERM)
     lab.wait_for(lab.is_asked_to_stop)

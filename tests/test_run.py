@@ -28,6 +28,7 @@ from tests.support.real_data import CROPS, REAL, WHOLE
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "experiments" / "examples"
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +48,8 @@ baseline: {qfl: false, dfl: false}
 published_table: gfl_t3_qfl_dfl
 table: {metrics: [AP, AP50, AP75, fps, two_mode_recall, false_bimodality, wasserstein]}
 """
+OWN = EXPERIMENT + "custom_imports: [own_components.py]\noverrides: {box_loss: AlphaGIoULoss}\n"
+"""The same with a component of the user's own in every trial."""
 
 
 @contextlib.contextmanager
@@ -73,6 +76,7 @@ class Lab:
             self.tree.root.mkdir()
             shutil.copy(database, self.tree.root / naming.MLFLOW_DB)
         (folder / "profiles/tiny.yaml").write_text(profile.replace("EPOCHS", str(epochs)))
+        shutil.copy(EXAMPLES / "own_components.py", folder)
         self.file = folder / "smoke.yaml"
         self.file.write_text(experiment)
 
@@ -133,7 +137,7 @@ def numbers(table: dict) -> dict:
     }
 
 
-# --- on Ray: killed, and the same command again; one run tree for all of these tests ---
+# --- on Ray: killed, and the same command again; one run tree, of trials with a component of the user's own, for all of these tests ---
 
 
 @dataclass
@@ -164,7 +168,7 @@ def killed_family() -> Iterator[list[psutil.Process]]:
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory, killed_family: list[psutil.Process]) -> Killed:
-    lab = Lab(tmp_path_factory.mktemp("killed") / "lab")
+    lab = Lab(tmp_path_factory.mktemp("killed") / "lab", experiment=OWN)
     with one_core():
         process = lab.start("run", str(lab.file))
     lab.wait_for(lambda: any(step >= 1 for step in lab.steps()))
@@ -190,7 +194,7 @@ def resumed(killed: Killed) -> Lab:
 @pytest.fixture(scope="module")
 def inline(tmp_path_factory: pytest.TempPathFactory, mlflow_db: Path) -> Lab:
     """The same experiment without Ray, undisturbed."""
-    lab = Lab(tmp_path_factory.mktemp("inline") / "lab", database=mlflow_db)
+    lab = Lab(tmp_path_factory.mktemp("inline") / "lab", experiment=OWN, database=mlflow_db)
     lab.here("run", str(lab.file), "--executor", "inline")
     return lab
 
@@ -204,7 +208,10 @@ def test_a_killed_driver_leaves_no_trial_behind_and_nothing_was_open_to_the_netw
 
 
 def test_the_same_command_goes_on_to_the_numbers_of_an_undisturbed_run_without_ray(resumed: Lab, inline: Lab) -> None:
-    assert numbers(resumed.table()) == numbers(inline.table())
+    found = numbers(resumed.table())
+    assert len(found) == 4 and found == numbers(inline.table())
+    copies = [trial.file(naming.COMPONENTS_DIR) / "own_components.py" for trial in resumed.tree.trials()]
+    assert {copy.read_text() for copy in copies} == {(EXAMPLES / "own_components.py").read_text()}
     assert {run.info.status for run in resumed.mlflow_runs()} == {"FINISHED"}
 
 
@@ -240,21 +247,21 @@ def test_the_same_command_again_trains_nothing_and_says_why(resumed: Lab) -> Non
 # --- other runs ---
 
 
-@pytest.mark.parametrize(("number", "code", "executor"), [(signal.SIGINT, 130, "inline"), (signal.SIGTERM, 143, "ray")])
-def test_a_signal_stops_with_a_checkpoint_and_says_how_to_go_on(
-    tmp_path: Path, mlflow_db: Path, number: int, code: int, executor: str
-) -> None:
-    """SIGINT on Ray is in `test_search.py`."""
-    lab = Lab(tmp_path / "lab", epochs=200, database=mlflow_db)
-    with one_core():
-        process = lab.start("run", str(lab.file), "--executor", executor)
-    lab.wait_for(lambda: any(step >= 3 for step in lab.steps()))
+def stop_with_a_checkpoint(lab: Lab, process: subprocess.Popen[str], number: int, code: int, after: int) -> None:
+    """Send the driver a signal once a trial has done so many steps: it stops with a checkpoint, and with this exit code."""
+    lab.wait_for(lambda: any(step >= after for step in lab.steps()))
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code and "go on with:  gfl-lab run" in err and "Traceback" not in err
     interrupted = [trial for trial in lab.tree.trials() if trial.state() is TrialState.INTERRUPTED]
     assert interrupted and all(trial.file("last.pth").exists() for trial in interrupted)
     assert not [run for run in lab.mlflow_runs() if run.info.status == "RUNNING"]
+
+
+def test_a_signal_stops_with_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, mlflow_db: Path) -> None:
+    """`test_search.py` has both signals on Ray."""
+    lab = Lab(tmp_path / "lab", epochs=200, database=mlflow_db)
+    stop_with_a_checkpoint(lab, lab.start("run", str(lab.file), "--executor", "inline"), signal.SIGINT, 130, after=3)
 
 
 def test_a_trial_that_diverges_fails_with_its_step_and_the_others_go_on(tmp_path: Path, mlflow_db: Path) -> None:
@@ -280,22 +287,24 @@ def test_real_photographs(tmp_path: Path, mlflow_db: Path, name: str) -> None:
 
 
 def test_the_papers_setting_on_a_few_coco_images(tmp_path: Path, mlflow_db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Profile coco_1x as it is (R50, 800x1333, SGD, weights from a file), but for one epoch of one image on the CPU."""
+    """Profile coco_1x as it is (R50, 800x1333, SGD, weights from a file), but for one epoch of one image, a strip of 1333x250, on the CPU."""
     source = CROPS["coco_crop"]
     import torch
     import torchvision
+    from PIL import Image
 
     monkeypatch.setattr("gfl_lab.inference.latency.WARMUP_IMAGES", 0)  # a forward pass takes seconds
-    data = tmp_path / "coco"
-    (data / "annotations").mkdir(parents=True)
-    (data / "images").symlink_to(source / "images")
+    data, height = tmp_path / "coco", 48
+    for name in ("annotations", "images"):
+        (data / name).mkdir(parents=True)
     for split in ("train", "val"):
         content = json.loads((source / f"annotations/instances_{split}.json").read_text())
-        kept = [
-            image for image in content["images"] if any(a["image_id"] == image["id"] and not a["iscrowd"] for a in content["annotations"])
-        ][:1]
-        ids = {image["id"] for image in kept}
-        content |= {"images": kept, "annotations": [a for a in content["annotations"] if a["image_id"] in ids]}
+        kept = [a for a in content["annotations"] if not a["iscrowd"] and a["bbox"][1] + a["bbox"][3] <= height]
+        image = next(image for image in content["images"] if image["id"] == kept[0]["image_id"])
+        with Image.open(source / "images" / image["file_name"]) as whole:
+            whole.crop((0, 0, image["width"], height)).save(data / "images" / image["file_name"])
+        kept = [a for a in kept if a["image_id"] == image["id"]]
+        content |= {"images": [image | {"height": height}], "annotations": kept}
         (data / f"annotations/instances_{split}.json").write_text(json.dumps(content))
     weights = tmp_path / "r50.pth"
     torch.save(torchvision.models.resnet50(weights=None).state_dict(), weights)

@@ -234,7 +234,7 @@ def test_the_last_epoch_is_told_only_when_the_trial_has_ended(tmp_path: Path) ->
 
 
 class NoMirror:
-    """In place of MLflow, which the tests with Ray have."""
+    """In place of MLflow, which the search that really trains has."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -464,16 +464,16 @@ def test_ctrl_c_while_ray_is_imported_stops_without_a_traceback(tmp_path: Path) 
 @pytest.mark.timeout(1500)  # three starts of Ray, on a machine that may be busy
 def test_optuna_and_asha_on_ray_survive_a_killed_driver_a_signal_and_a_killed_actor(tmp_path: Path) -> None:
     file, tree = write(tmp_path), RunTree(tmp_path / "runs")
-    seen = 0
+    seen, driver = 0, DRIVER + UNMIRRORED
     for number in (signal.SIGKILL, signal.SIGINT):
-        process = start(tmp_path, "run", str(file), pause=0.3)
+        process = start(tmp_path, "run", str(file), pause=0.3, driver=driver)
         seen = wait_for_epochs(process, tree, seen + 8)
         process.send_signal(number)
         _, err = process.communicate(timeout=300)
         assert process.returncode == (-9 if number == signal.SIGKILL else 130), err
         assert "Traceback" not in err and 0 < len(outcomes(tree)) < 12
         assert number == signal.SIGKILL or "go on with:  gfl-lab run" in err
-    process = start(tmp_path, "run", str(file), pause=0.3)
+    process = start(tmp_path, "run", str(file), pause=0.3, driver=driver)
     wait_for_epochs(process, tree, seen + 2)
     actors = [child for child in psutil.Process(process.pid).children(recursive=True) if "ray::ResourceTrainable" in command_line(child)]
     actors[0].kill()  # its trial moves
@@ -489,18 +489,22 @@ def test_optuna_and_asha_on_ray_survive_a_killed_driver_a_signal_and_a_killed_ac
 
 
 @pytest.mark.slow
-def test_a_search_that_really_trains_and_its_confirmation(tmp_path: Path, mlflow_db: Path) -> None:
+def test_a_search_that_really_trains_is_stopped_on_ray_goes_on_without_it_and_is_confirmed(tmp_path: Path, mlflow_db: Path) -> None:
     from tests.test_run import PROFILE as TINY
-    from tests.test_run import Lab, one_core
+    from tests.test_run import Lab, one_core, stop_with_a_checkpoint
 
     experiment = "name: smoke\nkind: search\nprofile: tiny\nsearch:\n  space: {lr: {low: 0.0005, high: 0.01, log: true}, dfl: [true, false]}\n  trials: 3\n"
-    lab = Lab(tmp_path / "lab", experiment=experiment, profile=TINY, database=mlflow_db)
+    lab = Lab(tmp_path / "lab", epochs=5, experiment=experiment, profile=TINY, database=mlflow_db)
     with one_core():
-        out, err = lab.run("run", str(lab.file))
-    assert "rank" in out and "3 trials" in err
+        process = lab.start("run", str(lab.file))
+    stop_with_a_checkpoint(lab, process, signal.SIGTERM, 143, after=1)
+    (stopped,) = [trial.id for trial in lab.tree.trials() if trial.state() is TrialState.INTERRUPTED]
+    out, err = lab.here("run", str(lab.file), "--executor", "inline")
+    assert "rank" in out
     ledger = read_json(lab.tree.experiment("smoke", "tiny") / naming.SEARCH)
     assert ledger["sampler"]["optuna"] and len(ledger["suggestions"]) == 3
-    assert {s["state"] for s in ledger["suggestions"]} <= {"done", "stopped"} and ledger["suggestions"][0]["state"] == "done"
+    assert {s["state"] for s in ledger["suggestions"]} <= {"done", "stopped"}
+    assert (ledger["suggestions"][0]["state"], ledger["suggestions"][0]["trial"]) == ("done", stopped)
     assert all(s["values"] and s["trial"] in [trial.id for trial in lab.tree.trials()] for s in ledger["suggestions"])
     assert "nothing to train" in lab.here("run", str(lab.file))[1]
     out, err = lab.here("confirm", str(lab.file), "--seeds", "0", "--executor", "inline")

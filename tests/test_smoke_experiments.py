@@ -1,5 +1,7 @@
 """Every experiment that gfl-lab brings along, trained for a few iterations and evaluated on the CPU, through the command line.
 
+By default only those variants are trained that bring a choice of a setting; with ``--exhaustive`` all of them.
+
 The `smoke` profile shrinks widths and images, not the code path: full depth, five levels, schedules, scales, crops, averages
 and precisions as the experiment says.
 """
@@ -13,6 +15,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 
 from gfl_lab import naming
 from gfl_lab.cli.main import main
@@ -23,10 +26,19 @@ from gfl_lab.spec.trial import DataSpec
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 FILES = [path for path in sorted(EXPERIMENTS.glob("*.yaml")) if load_experiment(path)[0].kind == "ablation"]
 DISTINCT = {
-    "box_losses", "box_weighting", "figure8_speed", "gflv2_input_statistics", "gflv2_joint_form", "gflv2_speed", "table1a_quality", "table2a_box",
-    "tood_table6", "zoo_mmdet_ld", "zoo_paddledetection", "zoo_vit_adapter",
-}  # fmt: skip
-"""Together they reach every choice of every setting that the others reach; numbers aside, the others combine these."""
+    "box_losses": {"box_loss=diou", "box_loss=ciou", "box_loss=iou"},
+    "box_weighting": {"box_weighting=iou", "box_weighting=uniform"},
+    "figure8_speed": {"GFL X-101-32x4d-DCN", "ATSS X-101-32x8d-DCN"},
+    "gflv2_input_statistics": {"Top-4", "Top-4 + mean + variance"},
+    "gflv2_joint_form": {"dgqp_form=composed"},
+    "gflv2_speed": {"GFLv2 Res2Net-101-DCN"},
+    "table1a_quality": {"quality=none", "quality=iou", "quality=centerness_guided", "quality=iou_guided"},
+    "table2a_box": {"Gaussian"},
+    "zoo_mmdet_ld": {"r18 1x", "r34 1x", "r101 2x"},
+    "zoo_paddledetection": {"gfl r101vd 2x", "gfl r34vd 1x", "gfl r18vd 1x"},
+    "zoo_vit_adapter": {"ATSS"},
+}
+"""Variants by experiment. Together they reach every choice of every setting; numbers aside, the other variants combine these."""
 STEPS = {"1x": 2, "2x": 4, "3x": 6}  # 8 images in batches of 4; a batch of 6 also takes two steps
 
 
@@ -40,18 +52,50 @@ def test_the_distinct_ones_reach_every_choice() -> None:
     profile = load_profile(EXPERIMENTS / "profiles" / "smoke.yaml")
     data = DataSpec(name="any", digest="0" * 16, classes=("a", "b"), train_images=8, val_images=8, truth=True)
     reached: dict[bool, set[tuple[str, str]]] = {True: set(), False: set()}
+    found: dict[str, set[str]] = {}
     for path in FILES:
+        distinct = DISTINCT.get(path.stem, set())
         for variant in build_plan(load_experiment(path)[0], profile, data).variants:
             settings = variant.settings.model_dump(mode="json").items()
-            reached[path.stem in DISTINCT] |= {(key, str(value)) for key, value in settings if isinstance(value, (str, bool))}
+            reached[variant.name in distinct] |= {(key, str(value)) for key, value in settings if isinstance(value, (str, bool))}
+            if variant.name in distinct:
+                found.setdefault(path.stem, set()).add(variant.name)
+    assert found == DISTINCT
     assert len(reached[True]) > 50 and reached[False] - reached[True] == set()
 
 
+def with_variants(path: Path, names: set[str], folder: Path) -> Path:
+    """Write the experiment of ``path`` with the variants of those names alone."""
+    experiment = yaml.safe_load(path.read_text())
+    experiment.pop("baseline", None)
+    if "variants" in experiment:
+        experiment["variants"] = {name: settings for name, settings in experiment["variants"].items() if name in names}
+    else:
+        ((axis, values),) = experiment["axes"].items()
+        experiment["axes"] = {axis: [value for value in values if f"{axis}={value}" in names]}
+    written = folder / path.name
+    written.write_text(yaml.safe_dump(experiment, sort_keys=False))
+    return written
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "path", [pytest.param(path, id=path.stem, marks=[] if path.stem in DISTINCT else [pytest.mark.exhaustive]) for path in FILES]
-)
+@pytest.mark.parametrize("name", DISTINCT)
+def test_the_distinct_variants_train_and_evaluate(
+    name: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = DISTINCT[name]
+    assert trained(with_variants(EXPERIMENTS / f"{name}.yaml", names, tmp_path), home, monkeypatch, capsys) == names
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
 def test_trains_and_evaluates(path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert trained(path, home, monkeypatch, capsys)
+
+
+def trained(path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> set[str]:
+    """Run the experiment of ``path``, look at the files of each trial, and return the names of the variants."""
     monkeypatch.setenv("GFL_LAB_HOME", str(home))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     threads = torch.get_num_threads()
@@ -78,3 +122,4 @@ def test_trains_and_evaluates(path: Path, home: Path, monkeypatch: pytest.Monkey
         assert {"AP", "AP50", "AP75", "fps", "wasserstein"} <= result["metrics"].keys()
         bins = set(pq.read_table(folder / naming.DISTRIBUTIONS, columns=["bins"])["bins"].to_pylist())
         assert bins == {0 if settings["box"] == "dirac" else settings["reg_max"] + 1}
+    return {variant["name"] for variant in plan["variants"]}

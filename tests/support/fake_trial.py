@@ -109,6 +109,17 @@ def hang_when_asked(path: str, stop_file: str = "", should_stop: Callable[[], bo
         trial.drop_lease()
 
 
+def stuck(path: str, should_stop: Callable[[], bool] | None = None, **_: object) -> None:
+    """A trial that hears nothing, with a process of its own where it may have one."""
+    trial = TrialDir(Path(path))
+    trial.take_lease()
+    MetricWriter(trial.file(naming.METRICS_FILE)).write("train", 1, 1, {"loss": 1.0})
+    if should_stop is None and os.fork() == 0:
+        time.sleep(120)
+        os._exit(0)
+    time.sleep(120)
+
+
 IMPORTED = f"{os.getpid()} {time.monotonic()}"
 
 
