@@ -131,7 +131,9 @@ def test_first_level_is_the_first_stride(strides: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("dfl", [False, True])
 def test_desk_model_trains_and_predicts(qfl: bool, dfl: bool) -> None:
     torch.manual_seed(0)
-    model = build_detector(Settings(qfl=qfl, dfl=dfl, score_thr=0.0, **DESK), 3)
+    model = build_detector(
+        Settings(qfl=qfl, dfl=dfl, score_thr=0.0, **DESK | {"base_channels": 16, "neck_channels": 32, "head_channels": 32}), 3
+    )
     gt = torch.tensor([[20.0, 20, 80, 90], [70, 60, 120, 124]])
     samples = []
     for boxes in (gt, gt[:0]):
