@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TITLES = (*(entry.title for entry in PAGES[1:]), PAGES[0].title)
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --disable-dev-shm-usage --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
+    "--disable-component-update --disable-sync --force-prefers-reduced-motion"
 ).split()
 
 
@@ -93,15 +93,6 @@ def browser(chromium):
     return chromium
 
 
-@pytest.fixture(scope="module")
-def full(tmp_path_factory) -> Iterator[str]:
-    """Address of a dashboard over a finished experiment."""
-    home = tmp_path_factory.mktemp("full")
-    write_fake_tree(home, seeds=(0, 1), epochs=6, val_images=8)
-    with served(home) as address:
-        yield address
-
-
 def size(browser, width: int, height: int, dark: bool = False) -> None:
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
@@ -154,7 +145,11 @@ def shoot(browser, name: str) -> None:
         browser.save_screenshot(str(Path(folder) / f"{name}.png"))
 
 
-def click_through(browser, address: str, question: str, name: str, empty: bool = False) -> None:
+Look = Callable[[str], None]
+"""What is asked of each page once it is drawn, by its title."""
+
+
+def click_through(browser, address: str, question: str, name: str, empty: bool = False, look: Look | None = None) -> None:
     headings = {entry.title: entry.heading or question for entry in PAGES}
     browser.get(address)
     settle(browser, "Experiments")
@@ -169,31 +164,64 @@ def click_through(browser, address: str, question: str, name: str, empty: bool =
             settle(browser, headings[title])
         check(browser)
         shoot(browser, f"{name}-{title.lower().replace(' ', '-')}")
+        if look:
+            look(title)
 
 
 QUESTION = "What do QFL and DFL each add to ATSS?"
+BACKGROUND = {False: "rgb(255, 255, 255)", True: "rgb(20, 23, 27)"}
+"""The page's, by whether it is dark: see .streamlit/config.toml."""
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1280, False), (820, True)])
-def test_full_store(browser, full, width, dark):
-    size(browser, width, 1500, dark)
-    click_through(browser, full, QUESTION, f"full-{width}{'-dark' if dark else ''}")
-    overflow = browser.execute_script("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    assert overflow <= 0
-    # a view is its URL: opened afresh it shows the same box
-    browser.get(f"{full}/boxes?experiment=table3_qfl_dfl%2Fdesk&variant=qfl%3Doff+dfl%3Don&beside=none&seed=1&image=3&box=3&zoom=0")
-    settle(browser, "Learned box distributions")
-    assert "variant=qfl%3Doff+dfl%3Don" in browser.current_url and "seed=1" in browser.current_url and "image=3" in browser.current_url
-    assert len(find(browser, ".js-plotly-plot")) == 2
-    check(browser)
+def fits(browser, dark: bool) -> bool:
+    """Whether the page has its theme's background and nothing beyond its right edge."""
+    return browser.execute_script(
+        "const root = document.documentElement, app = document.querySelector('[data-testid=stApp]')\n"
+        "return root.scrollWidth <= root.clientWidth && getComputedStyle(app).backgroundColor === arguments[0]",
+        BACKGROUND[dark],
+    )
 
 
-def test_half_finished_store_follows_running_trials(browser, tmp_path):
-    tree = write_fake_tree(tmp_path, states={0: "done", 1: "running", 2: "failed", 3: "planned"}, epochs=6)
+def test_full_store(browser, tmp_path):
+    """Each page in a narrow dark window and in a wide light one, which it becomes while it is open; links are clicked in both."""
+    write_fake_tree(tmp_path, seeds=(0, 1), epochs=6, val_images=8)
+    headings = {entry.title: entry.heading or QUESTION for entry in PAGES}
+    dark = True
+
+    def turn() -> None:
+        nonlocal dark
+        dark = not dark
+        size(browser, 820 if dark else 1280, 1500, dark)
+
+    def turned(title: str) -> None:
+        wait_until(lambda: fits(browser, dark))
+        turn()
+        settle(browser, headings[title])
+        wait_until(lambda: fits(browser, dark))
+        check(browser)
+        shoot(browser, f"full-turned-{title.lower().replace(' ', '-')}")
+
+    size(browser, 820, 1500, dark)
+    with served(tmp_path) as address:
+        click_through(browser, address, QUESTION, "full", look=turned)
+        # a view is its URL: opened afresh it shows the same box
+        size(browser, 1280, 1500)
+        browser.get(f"{address}/boxes?experiment=table3_qfl_dfl%2Fdesk&variant=qfl%3Doff+dfl%3Don&beside=none&seed=1&image=3&box=3&zoom=0")
+        settle(browser, "Learned box distributions")
+        assert "variant=qfl%3Doff+dfl%3Don" in browser.current_url and "seed=1" in browser.current_url and "image=3" in browser.current_url
+        assert len(find(browser, ".js-plotly-plot")) == 2
+        check(browser)
+
+
+def test_half_finished_store_of_hostile_names_follows_running_trials_and_runs_nothing(browser, tmp_path):
+    states = {(1, 0): "running", (1, 1): "planned", (2, 0): "failed", (2, 1): "interrupted"}
+    tree = write_fake_tree(tmp_path, hostile=True, seeds=(0, 1), states=states, epochs=6, val_images=4)
     size(browser, 1280, 1400)
     with served(tmp_path) as address:
-        click_through(browser, address, QUESTION, "partial")
-        assert "1 running" in browser.find_element("css selector", "body").text
+        click_through(browser, address, HOSTILE_TEXT, "hostile")  # the title shows exactly the text; an alert would stop selenium
+        text = browser.find_element("css selector", "body").text
+        assert "1 running" in text and "1 planned" in text and "**fake** <i>shapes</i>" in text
+        assert not find(browser, '[data-testid="stMain"] script, [data-testid="stMain"] img[src="x"]')
         running = next(trial for trial in tree.trials() if trial.lease_alive())
         before = browser.execute_script("return document.querySelector('.gfl h1')")
         with running.file("metrics.jsonl").open("a") as file:
@@ -204,31 +232,19 @@ def test_half_finished_store_follows_running_trials(browser, tmp_path):
         check(browser)
 
 
-def test_empty_store(browser, tmp_path):
-    size(browser, 1280, 800)
-    with served(tmp_path) as address:
-        click_through(browser, address, QUESTION, "empty", empty=True)
-
-
-def test_hostile_names_run_nothing(browser, tmp_path):
-    write_fake_tree(tmp_path, hostile=True, states=["done", "done", "failed", "done"], epochs=3, val_images=4)
-    size(browser, 1280, 1400)
-    with served(tmp_path) as address:
-        click_through(browser, address, HOSTILE_TEXT, "hostile")  # the title shows exactly the text; an alert would stop selenium
-        body = browser.find_element("css selector", "body")
-        assert "**fake** <i>shapes</i>" in body.text
-        assert not find(browser, '[data-testid="stMain"] script, [data-testid="stMain"] img[src="x"]')
-
-
 @pytest.mark.parametrize("dark", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
-def test_search_is_ranked_downloaded_and_followed(browser, tmp_path, dark):
+def test_empty_store_and_then_a_search_that_is_ranked_downloaded_and_followed(browser, tmp_path, dark):
     home, downloads = tmp_path / "home", tmp_path / "downloads"
-    tree = write_fake_search(home, states=(*MIXED, "running"))
-    size(browser, 1280, 3000, dark)
+    home.mkdir()
+    size(browser, 1280, 800, dark)
     browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)})
     with served(home) as address:
+        click_through(browser, address, QUESTION, "empty", empty=True)
+        tree = write_fake_search(home, states=(*MIXED, "running"))
+        size(browser, 1280, 1400, dark)
         name = f"search{'-dark' if dark else ''}"
         click_through(browser, address, "Which settings", name)
+        size(browser, 1280, 3000, dark)
         browser.get(f"{address}/table?experiment=search_desk%2Fdesk")
         settle(browser, "Which settings")
         assert len(find(browser, ".js-plotly-plot")) == 1 + 4

@@ -452,6 +452,8 @@ from pathlib import Path
 from gfl_lab.rundir import RunTree
 from gfl_lab.tracking import mirror, server
 server.BATCH = 30
+server.quiet_import()
+print("starts", flush=True)
 print(mirror.Mirror(RunTree(Path(sys.argv[1]))).sync({NAME!r}, {PROFILE!r}, final=True).points)
 """
 
@@ -469,7 +471,7 @@ def test_two_processes_on_no_database(tmp_path: Path) -> None:
     processes = [start(tree), start(tree)]
     outputs = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
-    assert sorted(int(out) for out, _ in outputs) == [0, len(expected(tree))]
+    assert sorted(int(out.removeprefix("starts\n")) for out, _ in outputs) == [0, len(expected(tree))]
     assert_exact(tree)
     assert len(runs(tree)) == 5
 
@@ -479,6 +481,7 @@ def test_killed_at_any_point(tree: RunTree) -> None:
     """SIGKILL after some points have been written; then a whole sync."""
     for wanted in (1, 120):
         process = start(tree)
+        assert process.stdout.readline() == "starts\n"
         while process.poll() is None and sum(points(tree).values()) < wanted:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torchvision
+from mmengine.config import Config
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch.utils.data import DataLoader
@@ -33,10 +34,11 @@ from gfl_lab.errors import InputError, Interrupted, StoreError
 from gfl_lab.inference.evaluate import CocoEvaluator, Detections
 from gfl_lab.records.files import write_json
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
-from gfl_lab.setup.config import loaders_that_fit
+from gfl_lab.setup.config import loaders_that_fit, trial_config
 from gfl_lab.setup.dataset import DecodedImages, TrialDataset
 from gfl_lab.spec.settings import Settings
 from gfl_lab.train.checkpoint import load_last
+from gfl_lab.train.finished import read_spec
 from gfl_lab.train.trial import run_trial
 from tests.support.raw import raw_manifest, raw_result
 from tests.support.trials import SMALL, make_trial
@@ -106,6 +108,9 @@ def test_a_trial_writes_all_it_promises(done: TrialDir) -> None:
     assert {"AP", "AP50", "AP75", "fps", "latency_ms", "two_mode_recall", "false_bimodality", "wasserstein"} <= result["metrics"].keys()
     for name in (naming.CONFIG, naming.EVAL_RECORDS, naming.DISTRIBUTIONS, naming.LAST_CHECKPOINT, naming.METRICS_FILE):
         assert done.file(name).stat().st_size > 0, name
+    manifest = done.manifest()
+    config = trial_config(read_spec(manifest), manifest.paths.to_json(), str(done.path))
+    assert Config.fromfile(done.file(naming.CONFIG)).to_dict() == config.to_dict()
     assert not done.file(naming.LEASE).exists() and not list(done.path.glob(".*.tmp"))
     lines = done.metric_lines()
     assert [line.step for line in lines if line.kind == "train"] == [1, 2, 3, 4, 5, 6]
