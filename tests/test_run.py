@@ -167,8 +167,8 @@ def killed_family() -> Iterator[list[psutil.Process]]:
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory, killed_family: list[psutil.Process]) -> Killed:
-    lab = Lab(tmp_path_factory.mktemp("killed") / "lab", experiment=OWN)
+def killed(tmp_path_factory: pytest.TempPathFactory, killed_family: list[psutil.Process], mlflow_db: Path) -> Killed:
+    lab = Lab(tmp_path_factory.mktemp("killed") / "lab", experiment=OWN, database=mlflow_db)
     with one_core():
         process = lab.start("run", str(lab.file))
     lab.wait_for(lambda: any(step >= 1 for step in lab.steps()))
