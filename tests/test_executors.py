@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ import pytest
 
 from gfl_lab import naming
 from gfl_lab.errors import ResourceError
+from gfl_lab.mlflow_import import importing_mlflow
 from gfl_lab.orchestrate import ray_tune
 from gfl_lab.orchestrate.executor import Ended, Executor, problems_of, run_jobs
 from gfl_lab.orchestrate.inline import InlineExecutor
@@ -26,6 +28,7 @@ from gfl_lab.orchestrate.ray_cluster import CHECKED_WITH, listens_on_loopback_al
 from gfl_lab.orchestrate.supervisor import MAX_LOST, Job
 from gfl_lab.records.metric_lines import MetricWriter
 from gfl_lab.rundir import TrialDir, TrialState
+from gfl_lab.tracking.server import quiet_import
 from tests.support.processes import family, kill, left_after, process_name
 
 ROOT = Path(__file__).parents[1]
@@ -340,6 +343,27 @@ def test_a_tune_that_has_ended_after_a_stop_leaves_trials_that_never_began(tmp_p
     made, only = on_ray(None)(stop), job(tmp_path, "succeed")
     made.submit(only)
     assert list(made.results()) == [Ended(only)]
+    made.close()
+
+
+def test_tune_and_the_mirror_import_mlflow_in_turns_without_telemetry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the same time Python may find a deadlock between their imports, and MLflow reads its settings when it is imported."""
+    stop, begun, imported = Switch(), threading.Event(), threading.Event()
+
+    def fit() -> None:
+        begun.set()
+        stop.on = True
+
+    monkeypatch.setattr(ray_tune, "RayConnection", NoRay)
+    monkeypatch.setattr(ray_tune.TuneExecutor, "_tuner", lambda executor, storage: SimpleNamespace(fit=fit))
+    monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY", raising=False)
+    made, mirror = on_ray(None)(stop), threading.Thread(target=lambda: quiet_import() and imported.set(), daemon=True)
+    with importing_mlflow():
+        mirror.start()
+        assert made.capacity()
+        assert not begun.wait(0.3) and not imported.is_set()
+    assert begun.wait(60) and imported.wait(60)
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
     made.close()
 
 

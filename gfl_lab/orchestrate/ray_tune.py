@@ -15,6 +15,7 @@ from queue import Empty
 from typing import TYPE_CHECKING
 
 from gfl_lab.errors import Problem, ResourceError
+from gfl_lab.mlflow_import import importing_mlflow
 from gfl_lab.orchestrate.executor import Ended, nothing
 from gfl_lab.orchestrate.job_queue import JobQueue
 from gfl_lab.orchestrate.ray_cluster import RayConnection, scratch_dir
@@ -177,6 +178,8 @@ class TuneExecutor:
         storage = ""
         try:
             storage = tempfile.mkdtemp(prefix="tune-", dir=scratch_dir())
+            with importing_mlflow():
+                import ray.air.integrations.mlflow  # noqa: F401  (else Tune itself does, beside the mirror's import of MLflow)
             self._tuner(storage).fit()
         except BaseException as error:
             self._tune_error = error

@@ -19,6 +19,7 @@ from pathlib import Path
 from gfl_lab import naming
 from gfl_lab.addresses import SQLITE_PATH_BYTES, file_uri, sqlite_path, sqlite_reader, sqlite_uri
 from gfl_lab.errors import Problem
+from gfl_lab.mlflow_import import importing_mlflow
 from gfl_lab.rundir import RunTree
 from gfl_lab.tracking.server import DamagedDatabase, MirrorError, quiet_import, unusable
 
@@ -72,7 +73,8 @@ def make_usable(path: Path, uri: str, artifacts: Path) -> None:
 
 def _create(path: Path, artifacts: Path) -> None:
     """Build the schema in a file beside ``path`` and move it there: a killed process leaves no half database."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    with importing_mlflow():
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}."
@@ -122,7 +124,8 @@ def _upgrade(path: Path) -> None:
 
 def schemas() -> tuple[str, set[str]]:
     """Return the latest schema of the installed MLflow, and every one that it can upgrade."""
-    import mlflow.store.db_migrations
+    with importing_mlflow():
+        import mlflow.store.db_migrations
     from alembic.script import ScriptDirectory
 
     scripts = ScriptDirectory(str(Path(mlflow.store.db_migrations.__path__[0])))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 
 from gfl_lab.addresses import file_uri, sqlite_path
 from gfl_lab.errors import Problem, ResourceError
+from gfl_lab.mlflow_import import importing_mlflow
 
 BATCH = 1000
 """Metrics, params and tags in one ``log_batch`` call: MLflow's limit."""
@@ -26,16 +26,6 @@ PATIENCE_S = 5.0
 
 PARAM_LIMIT = 6000
 """Characters of a param; MLflow cuts longer ones."""
-
-_ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    # By default a server that is down blocks each call for four minutes. No retry in the HTTP client: it also repeats requests whose
-    # answer was lost, and so makes a run twice. The mirror looks at what the server has, then tries again.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
 
 
 class MirrorError(ResourceError):
@@ -89,12 +79,11 @@ class Run:
 
 
 def quiet_import() -> Any:
-    """Import mlflow's client: telemetry off, short timeouts (unless the user set them), nothing on stdout. Takes 3 s."""
-    for key, value in _ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
-    import mlflow.entities
-    import mlflow.exceptions
-    import mlflow.tracking
+    """Import mlflow's client, with nothing on stdout. Takes 3 s."""
+    with importing_mlflow():
+        import mlflow.entities
+        import mlflow.exceptions
+        import mlflow.tracking
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
