@@ -295,7 +295,7 @@ def test_a_ray_of_this_machine_whose_head_dies_is_told(tmp_path: Path, monkeypat
 
 
 class NoRay:
-    """Stands for a connection to Ray; nothing is started."""
+    """Stands for a connection to Ray, whose settings it makes as that does; nothing is started."""
 
     address, gone = None, False
 
@@ -303,7 +303,7 @@ class NoRay:
         self.cpus = cpus
 
     def open(self) -> None:
-        """Do nothing."""
+        prepare_environment(self.address)
 
     def nodes(self) -> list[dict[str, float]]:
         return [{"CPU": self.cpus}]
