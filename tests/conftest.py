@@ -6,6 +6,7 @@ Files with many slow tests come first: with several processes, the files that ar
 from __future__ import annotations
 
 import gc
+import importlib.metadata
 import os
 import shutil
 import sys
@@ -57,6 +58,12 @@ def _small_heap() -> None:
     """Leave what is there before a module out of garbage collections: mmengine collects at each data set, 0.7 s over all imports."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def no_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """List no installed package: each start of a page in a test looks through all of them for components of Streamlit, for 0.3 s."""
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda **_: iter(()))
 
 
 # --- made once in a test run; imports inside, so that tests of tables need no torch ---

@@ -22,6 +22,8 @@ from tests.support.fake_runs import HOSTILE_CLASSES, HOSTILE_TEXT, write_fake_tr
 from tests.support.fake_search_tree import MIXED, write_fake_search
 from tests.support.grids import metric_cells
 
+pytestmark = pytest.mark.usefixtures("no_packages")
+
 ROOT = Path(__file__).resolve().parent.parent
 APP = str(ROOT / "dashboard" / "app.py")
 PAGES = tuple(entry.name for entry in pages.PAGES)

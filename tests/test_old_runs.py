@@ -112,6 +112,7 @@ def test_rows_curves_and_distributions_are_read(old: OldTree) -> None:
         assert store.records_or_none(trial) is not None and "done: AP" in store.log_tail(trial)
 
 
+@pytest.mark.usefixtures("no_packages")
 @pytest.mark.parametrize("page", ["table", "curves", "localisation", "compare", "trials"])
 def test_the_dashboard_shows_the_old_tree(old: OldTree, page: str) -> None:
     app = AppTest.from_file(str(APP), default_timeout=60)
