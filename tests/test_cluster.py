@@ -65,11 +65,21 @@ class Lab:
         return file
 
     def start(
-        self, file: Path, *arguments: str, node: Node | None = None, tree: RunTree | None = None, trial: str = "counting_trial"
+        self,
+        file: Path,
+        *options: str,
+        node: Node | None = None,
+        tree: RunTree | None = None,
+        trial: str = "counting_trial",
+        gone: float = 8.0,
     ) -> subprocess.Popen[str]:
-        """A driver with trials of ``tests.support.<trial>``, on the head and with the shared run tree where not said otherwise."""
-        home = ["env", f"GFL_LAB_HOME={(tree or self.tree).root}"]
-        command = [*home, sys.executable, "-m", f"tests.support.{trial}", "run", str(file), "--address", self.cluster.address, *arguments]
+        """A driver with trials of ``tests.support.<trial>``, on the head and with the shared run tree where not said otherwise.
+
+        One with counting trials gives a cluster up that has been silent for ``gone`` seconds.
+        """
+        variables = [f"GFL_LAB_HOME={(tree or self.tree).root}", f"COUNTING_GONE_S={gone}"]
+        arguments = ["run", str(file), "--address", self.cluster.address, *options]
+        command = ["env", *variables, sys.executable, "-m", f"tests.support.{trial}", *arguments]
         return (node or self.cluster.head).start(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def until(self, driver: subprocess.Popen[str], condition: Callable[[], object], what: str) -> None:
@@ -314,7 +324,7 @@ def test_a_cluster_that_goes_away_is_told(lab: Lab) -> None:
     """Last, since there is no cluster after it. The driver and both trials are on the only worker that is left."""
     file = lab.experiment("away", 0.007)
     lab.hold()
-    driver = lab.start(file, "--seeds", "0", node=lab.cluster.nodes[1])
+    driver = lab.start(file, "--seeds", "0", node=lab.cluster.nodes[1], gone=5.0)  # Ray itself needs a core until then
     lab.until(driver, lambda: len(lab.held(file)) == 2, "two trials")
     lab.cluster.kill(lab.cluster.head)
     out, err = driver.communicate(timeout=240)
