@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,13 +42,19 @@ class Lab:
     Only drivers have GFL_LAB_HOME: so nodes keep what they need in temporary folders, which are their own.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.gate = folder, folder / "gate"
+    def __init__(self, folder: Path, database: Path) -> None:
+        self.folder, self.gate, self.database = folder, folder / "gate", database
         self.cluster = Cluster(folder, S3 | {"MOVING_GATE": str(self.gate), "MOVING_HOLD": "12 23"})
-        self.tree = RunTree(folder / "runs")
-        self.tree.root.mkdir()
+        self.tree = self.run_tree("runs")
         (folder / "profiles").mkdir()
         (folder / "profiles" / "tiny.yaml").write_text(PROFILE)
+
+    def run_tree(self, name: str) -> RunTree:
+        """An empty run tree with MLflow's database, which each new one takes MLflow 3 s to make."""
+        tree = RunTree(self.folder / name)
+        tree.root.mkdir()
+        shutil.copy(self.database, tree.root / naming.MLFLOW_DB)
+        return tree
 
     def experiment(self, name: str, learning_rate: float) -> Path:
         """An experiment of two variants whose trials no other one shares."""
@@ -106,8 +113,8 @@ class Lab:
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    made = Lab(tmp_path_factory.mktemp("cluster"))
+def lab(tmp_path_factory: pytest.TempPathFactory, mlflow_db: Path) -> Iterator[Lab]:
+    made = Lab(tmp_path_factory.mktemp("cluster"), mlflow_db)
     try:
         made.cluster.ready(made.cluster.worker(), made.cluster.worker())
         yield made
@@ -216,7 +223,7 @@ def test_a_cluster_that_shares_only_a_storage(lab: Lab) -> None:
     """Ctrl-C, the same command again, and a node that dies: each trial does each step once, and the driver has the table."""
     file = lab.folder / "two.yaml"
     file.write_text("name: two\nprofile: tiny\naxes: {dfl: [false, true]}\ntable: {metrics: [AP]}\n")
-    tree, head, nodes = RunTree(lab.folder / "driver"), lab.cluster.head, lab.cluster.nodes[1:]
+    tree, head, nodes = lab.run_tree("driver"), lab.cluster.head, lab.cluster.nodes[1:]
     head.start(
         sys.executable, "-m", "moto.server", "-H", head.address, "-p", str(S3_PORT), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -258,7 +265,7 @@ def test_a_cluster_that_shares_only_a_storage(lab: Lab) -> None:
     table = json.loads((tree.experiment("two", "tiny") / "table.json").read_text())
     assert [row["trials"][0]["state"] for row in table["rows"]] == ["done"] * 2
 
-    tree = RunTree(lab.folder / "colleague")
+    tree = lab.run_tree("colleague")
     out, err = run().communicate(timeout=240)
     assert "nothing to train" in err and len(tree.trials()) == 2 and raw_manifest(tree.trials()[0])["spec"], out + err
     assert not any("hidden" in file.read_text(errors="replace") for file in lab.folder.rglob("*.*") if file.is_file())

@@ -189,7 +189,7 @@ def test_two_gpus_of_a_run_are_two_processes_under_one_actor(tmp_path: Path, mon
     assert "1.5" in err and "whole" in err and not lab.tree.experiments() and not lab.tree.trials()
     out, err = lab.here("run", str(lab.file), "--gpus", "2", "--executor", "inline", code=2)
     assert "--executor inline" in err and not lab.tree.experiments() and not lab.tree.trials()
-    out, err = lab.run("run", str(lab.file), "--gpus", "2")
+    out, err = lab.here("run", str(lab.file), "--gpus", "2")
     assert "1 at once, each on 1 core and 2 GPU" in err
     (trial,) = lab.tree.trials()
     assert raw_result(trial)["processes"] == 2

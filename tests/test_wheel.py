@@ -92,17 +92,43 @@ def test_the_wheel_is_what_is_imported(installed: Installed) -> None:
     assert version == own and damaged == []
 
 
+ONE_AFTER_THE_OTHER = """
+import contextlib, io, json, sys
+from gfl_lab.cli.main import main
+ended = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["gfl-lab", *arguments]
+    code, out = 0, io.StringIO()
+    with contextlib.redirect_stdout(out):
+        try:
+            main()
+        except SystemExit as error:
+            code = error.code or 0
+    ended.append([code, out.getvalue()])
+print(json.dumps(ended))
+"""
+"""Calls gfl-lab with each list of arguments; prints exit codes and outputs."""
+
+
 def test_init_plan_run_published_and_doctor_in_an_empty_folder(installed: Installed) -> None:
     assert list(installed.folder.iterdir()) == []
     assert installed.run("gfl-lab", "init", "lab").strip() == "lab"
     assert (installed.folder / "lab" / "profiles" / "smoke.yaml").is_file()
-    installed.run("gfl-lab", "init", "lab", code=2)
-    assert len(json.loads(installed.run("gfl-lab", "plan", "table3_qfl_dfl", "--profile", "smoke", "--json"))["rows"]) == 4
-    table = json.loads(installed.run("gfl-lab", "run", "lab/table3_qfl_dfl.yaml", "--profile", "smoke", "--executor", "inline", "--json"))
+    commands = [  # in one process, which imports torch once
+        ["init", "lab"],
+        ["plan", "table3_qfl_dfl", "--profile", "smoke", "--json"],
+        ["run", "lab/table3_qfl_dfl.yaml", "--profile", "smoke", "--executor", "inline", "--json"],
+        ["published", "--json"],
+        ["doctor", "--json"],
+    ]
+    ended = json.loads(installed.run("python", "-P", "-c", ONE_AFTER_THE_OTHER, json.dumps(commands)).splitlines()[-1])
+    assert [code for code, _ in ended] == [2, 0, 0, 0, 0], ended
+    plan, table, published, doctor = (json.loads(out) for _, out in ended[1:])
+    assert len(plan["rows"]) == 4
     assert len(table["rows"]) == 4 and all(row["metrics"]["AP"]["n"] == 1 for row in table["rows"])
-    rows = json.loads(installed.run("gfl-lab", "published", "--json"))["rows"]
+    rows = published["rows"]
     assert len(rows) > 200 and sum(row["runnable"] for row in rows) >= 100
-    checks = json.loads(installed.run("gfl-lab", "doctor", "--json"))["rows"]
+    checks = doctor["rows"]
     assert [row for row in checks if row["check"] == "files"] and all(row["ok"] for row in checks)
 
 
