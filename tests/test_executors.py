@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import subprocess
@@ -29,6 +30,7 @@ from gfl_lab.orchestrate.supervisor import MAX_LOST, Job
 from gfl_lab.records.metric_lines import MetricWriter
 from gfl_lab.rundir import TrialDir, TrialState
 from gfl_lab.tracking.server import quiet_import
+from tests.support import fake_trial
 from tests.support.processes import family, kill, left_after, process_name
 
 ROOT = Path(__file__).parents[1]
@@ -365,6 +367,23 @@ def test_tune_and_the_mirror_import_mlflow_in_turns_without_telemetry(tmp_path: 
     assert begun.wait(60) and imported.wait(60)
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
     made.close()
+
+
+def test_inline_a_trial_collects_no_garbage_among_what_was_there_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen: list[int] = []
+
+    succeed = fake_trial.succeed
+
+    def counting(**given: object) -> None:
+        frozen.append(gc.get_freeze_count())
+        succeed(**given)
+
+    monkeypatch.setattr(fake_trial, "succeed", counting)
+    gc.unfreeze()
+    made = InlineExecutor(Switch())
+    made.submit(job(tmp_path, "succeed"))
+    assert len(list(made.results())) == 1
+    assert frozen[0] > 10_000 and gc.get_freeze_count() == 0
 
 
 # --- the queue of jobs that a scheduler's workers may lose ---
