@@ -1,7 +1,4 @@
-"""The whole installation from real processes (deploy/topology.py): PostgreSQL, S3 (moto's), MLflow server, Ray, dashboard, and a run on it.
-
-Its trials count steps in place of training; `test_run.py` trains on Ray.
-"""
+"""The whole installation from real processes (deploy/topology.py): PostgreSQL, S3 (moto's), MLflow server, Ray, dashboard, and a run on it."""
 
 from __future__ import annotations
 
@@ -22,8 +19,8 @@ import pytest
 from deploy.topology import postgres_programs
 from gfl_lab.naming import TAG_KIND
 from gfl_lab.rundir import RunTree
-from tests.support.counting_trial import PROFILE
 from tests.support.processes import command_line, family, left_after, listening, process_name, users
+from tests.test_run import PROFILE
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = "name: smoke\nprofile: tiny\naxes: {dfl: [false, true]}\ntable: {metrics: [AP, AP50]}\n"
@@ -67,10 +64,10 @@ def variables(folder: Path, services: subprocess.Popen[str]) -> dict[str, str]:
 
 def test_a_run_ends_in_postgresql_s3_and_the_dashboard(folder: Path, variables: dict[str, str]) -> None:
     (folder / "profiles").mkdir()
-    (folder / "profiles" / "tiny.yaml").write_text(PROFILE)
+    (folder / "profiles" / "tiny.yaml").write_text(PROFILE.replace("EPOCHS", "1"))
     file = folder / "smoke.yaml"
     file.write_text(EXPERIMENT)
-    command = [sys.executable, "-m", "tests.support.counting_trial", "run", str(file), "--address", variables["LAB_ADDRESS"], "--json"]
+    command = [sys.executable, "-m", "gfl_lab.cli.main", "run", str(file), "--address", variables["LAB_ADDRESS"], "--json"]
     ran = subprocess.run(
         command, env=os.environ | {"PYTHONPATH": str(ROOT)} | variables, cwd=folder, capture_output=True, text=True, timeout=600
     )
