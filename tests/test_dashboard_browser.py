@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TITLES = (*(entry.title for entry in PAGES[1:]), PAGES[0].title)
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --disable-dev-shm-usage --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --force-prefers-reduced-motion"
+    "--disable-component-update --disable-sync"
 ).split()
 
 
@@ -93,6 +93,15 @@ def browser(chromium):
     return chromium
 
 
+@pytest.fixture(scope="module")
+def full(tmp_path_factory) -> Iterator[str]:
+    """Address of a dashboard over a finished experiment."""
+    home = tmp_path_factory.mktemp("full")
+    write_fake_tree(home, seeds=(0, 1), epochs=6, val_images=8)
+    with served(home) as address:
+        yield address
+
+
 def size(browser, width: int, height: int, dark: bool = False) -> None:
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
@@ -105,24 +114,29 @@ def find(browser, selector: str) -> list:
     return browser.find_elements("css selector", selector)
 
 
-DRAWN = """
-const busy = document.querySelectorAll('[data-testid=stSkeleton], [data-stale=true]').length
-const running = document.querySelector('[data-testid=stApp]')?.dataset.testScriptState
-const heads = Array.from(document.querySelectorAll('.gfl h1')).map(e => e.textContent)
-return !busy && running === 'notRunning' && heads.some(head => head.includes(arguments[0]))
+MISSING = """
+const there = [], heads = Array.from(document.querySelectorAll('.gfl h1')).map(e => e.textContent)
+for (const part of ['[data-testid=stSkeleton]', '[data-stale=true]'])
+  if (document.querySelector(part)) there.push(part + ': ' + document.querySelector(part).outerHTML.slice(0, 300))
+const state = document.querySelector('[data-testid=stApp]')?.dataset.testScriptState
+if (state !== 'notRunning') there.push('script ' + state)
+if (!heads.some(head => head.includes(arguments[0]))) there.push('headings ' + heads)
+return there.join('; ')
 """
+"""What a page of that heading still lacks; "" once it is drawn."""
 
 
 def settle(browser, heading: str) -> None:
     """Wait until the page of that heading has been drawn in full, and stays so for two looks."""
-    looks = [False]
+    looks = ["not looked at"]
 
     def drawn() -> bool:
-        looks.append(browser.execute_script(DRAWN, heading))
-        return looks[-1] and looks[-2]
+        looks.append(browser.execute_script(MISSING, heading))
+        return looks[-2:] == ["", ""]
 
     if not holds_within(drawn, 60, every=0.15):
-        raise AssertionError(f"{heading!r} was not drawn; the page says: {browser.find_element('css selector', 'body').text[:600]}")
+        page = browser.find_element("css selector", "body").text[:600]
+        raise AssertionError(f"{heading!r} was not drawn ({looks[-1]}); the page says: {page}")
 
 
 def check(browser) -> None:
@@ -182,35 +196,20 @@ def fits(browser, dark: bool) -> bool:
     )
 
 
-def test_full_store(browser, tmp_path):
-    """Each page in a narrow dark window and in a wide light one, which it becomes while it is open; links are clicked in both."""
-    write_fake_tree(tmp_path, seeds=(0, 1), epochs=6, val_images=8)
-    headings = {entry.title: entry.heading or QUESTION for entry in PAGES}
-    dark = True
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (820, True)])
+def test_full_store(browser, full, width, dark):
+    size(browser, width, 1500, dark)
 
-    def turn() -> None:
-        nonlocal dark
-        dark = not dark
-        size(browser, 820 if dark else 1280, 1500, dark)
-
-    def turned(title: str) -> None:
+    def look(title: str) -> None:
         wait_until(lambda: fits(browser, dark))
-        turn()
-        settle(browser, headings[title])
-        wait_until(lambda: fits(browser, dark))
-        check(browser)
-        shoot(browser, f"full-turned-{title.lower().replace(' ', '-')}")
 
-    size(browser, 820, 1500, dark)
-    with served(tmp_path) as address:
-        click_through(browser, address, QUESTION, "full", look=turned)
-        # a view is its URL: opened afresh it shows the same box
-        size(browser, 1280, 1500)
-        browser.get(f"{address}/boxes?experiment=table3_qfl_dfl%2Fdesk&variant=qfl%3Doff+dfl%3Don&beside=none&seed=1&image=3&box=3&zoom=0")
-        settle(browser, "Learned box distributions")
-        assert "variant=qfl%3Doff+dfl%3Don" in browser.current_url and "seed=1" in browser.current_url and "image=3" in browser.current_url
-        assert len(find(browser, ".js-plotly-plot")) == 2
-        check(browser)
+    click_through(browser, full, QUESTION, f"full-{width}{'-dark' if dark else ''}", look=look)
+    # a view is its URL: opened afresh it shows the same box
+    browser.get(f"{full}/boxes?experiment=table3_qfl_dfl%2Fdesk&variant=qfl%3Doff+dfl%3Don&beside=none&seed=1&image=3&box=3&zoom=0")
+    settle(browser, "Learned box distributions")
+    assert "variant=qfl%3Doff+dfl%3Don" in browser.current_url and "seed=1" in browser.current_url and "image=3" in browser.current_url
+    assert len(find(browser, ".js-plotly-plot")) == 2
+    check(browser)
 
 
 def test_half_finished_store_of_hostile_names_follows_running_trials_and_runs_nothing(browser, tmp_path):
