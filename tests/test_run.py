@@ -250,7 +250,16 @@ def test_the_same_command_again_trains_nothing_and_says_why(resumed: Lab) -> Non
 def stop_with_a_checkpoint(lab: Lab, process: subprocess.Popen[str], number: int, code: int, after: int) -> None:
     """Send the driver a signal once a trial has done so many steps: it stops with a checkpoint, and with this exit code."""
     lab.wait_for(lambda: any(step >= after for step in lab.steps()))
+    # A trial in a process of its own is held until the request has reached its folder: it would come to its end meanwhile.
+    leases = [trial.lease() for trial in lab.tree.trials()]
+    held = [lease.pid for lease in leases if lease and lease.pid != process.pid]
+    for pid in held:
+        os.kill(pid, signal.SIGSTOP)
     process.send_signal(number)
+    if held:
+        lab.wait_for((lab.tree.experiment("smoke", "tiny") / naming.STOP_REQUEST).exists)
+    for pid in held:
+        os.kill(pid, signal.SIGCONT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code and "go on with:  gfl-lab run" in err and "Traceback" not in err
     interrupted = [trial for trial in lab.tree.trials() if trial.state() is TrialState.INTERRUPTED]
