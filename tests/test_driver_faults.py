@@ -35,10 +35,8 @@ import sys
 import gfl_lab.session.entries
 from gfl_lab.cli.main import main
 from gfl_lab.session import session
-class NoMirror:
-    def finish(self, _timeout=0):
-        return True
-session.start_mirror = lambda *_: NoMirror()
+from tests.support.no_mirror import NoMirror
+session.start_mirror = NoMirror
 gfl_lab.session.entries.TRIAL_ENTRY = sys.argv.pop(1)
 main()
 """

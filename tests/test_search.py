@@ -31,6 +31,7 @@ from gfl_lab.spec.search import Dimension
 from gfl_lab.spec.trial import DataSpec
 from tests.support.cli import Cli, runner
 from tests.support.fake_search import EPOCHS_LOG
+from tests.support.no_mirror import NoMirror
 from tests.support.processes import command_line
 from tests.support.unchecked import skip_checks
 
@@ -40,7 +41,7 @@ DATA = DataSpec(name="shapes", digest="0" * 16, classes=("a",), train_images=160
 FAKE = "tests.support.fake_search:search_trial"
 DRIVER = f"import gfl_lab.session.entries as entries\nentries.TRIAL_ENTRY = {FAKE!r}\n"
 MAIN = "from gfl_lab.cli.main import main\nmain()"
-UNMIRRORED = "from gfl_lab.session import session\nfrom tests.test_search import NoMirror\nsession.start_mirror = NoMirror\n"
+UNMIRRORED = "from gfl_lab.session import session\nfrom tests.support.no_mirror import NoMirror\nsession.start_mirror = NoMirror\n"
 
 SEARCH = """
 name: find
@@ -231,16 +232,6 @@ def test_the_last_epoch_is_told_only_when_the_trial_has_ended(tmp_path: Path) ->
 
 
 # --- searching, in this process ---
-
-
-class NoMirror:
-    """In place of MLflow, which the search that really trains has."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def finish(self, _timeout: float = 0) -> bool:
-        return True
 
 
 @pytest.fixture

@@ -8,10 +8,8 @@ cannot be initialised, and the functions through which it asks NVML, which has t
 from __future__ import annotations
 
 import os
-import sys
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -84,15 +82,9 @@ def warm_up(path: str, **_: object) -> None:
     write_json(trial.file(naming.RESULT), {"format": naming.FORMAT_VERSION, "status": "done", "metrics": metrics, "device": "cuda H100"})
 
 
-def _leave_out_the_detector() -> None:
-    """Spare a process the import of mmdet with the package of what trains: here the processes only meet."""
-    sys.modules["gfl_lab.detector"] = ModuleType("gfl_lab.detector")
-
-
 def record_team(path: str, size: int) -> None:
     """A trial in several processes: each notes how it begins, before it meets the others."""
     note(Path(path) / "0")
-    _leave_out_the_detector()
     from gfl_lab.train.parallel import run_in_group
     from gfl_lab.train.process_group import DistributedGroup
 
@@ -104,7 +96,6 @@ def record_team(path: str, size: int) -> None:
 def record_another(path: str, rank: int, size: int, folder: str) -> None:
     """Be another process of `record_team`."""
     note(Path(path) / str(rank))
-    _leave_out_the_detector()
     from gfl_lab.train.parallel import join_group
 
     join_group(rank, size, folder, lambda group: group.barrier(), lambda error: {"kind": "error", "reason": str(error)})
