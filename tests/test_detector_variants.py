@@ -45,6 +45,7 @@ VARIANTS += [
     {"quality": "joint", "dfl_weight": 0.0, "tower_bias": True},
     {"quality": "iou_guided", "guided_renormalise": True, "guided_eta": 1.5},
     {"quality": "joint", "decode": "local_peak"},
+    {"quality": "joint", "cls_loss": {"type": "varifocal", "alpha": 0.5, "gamma": 1.5}},
     {"quality": "dgqp", "dgqp_form": "composed"},
     {"quality": "dgqp", "dgqp_detach": True, "dgqp_topk": 0, "dgqp_variance": True},
 ]

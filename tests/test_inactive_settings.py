@@ -27,11 +27,11 @@ BASES: dict[str, dict[str, Any]] = {
     "joint general": {}, "atss": {"qfl": False, "dfl": False}, "joint dirac": {"dfl": False}, "general without dfl": {"dfl": False, "box": "general"},
     "fcos": {"qfl": False, "dfl": False, "bbox_coder": "distance"}, "gaussian": {"box": "gaussian"}, "guided": {"quality": "iou_guided"},
     "gaussian and box loss": {"box": "gaussian", "gaussian_box_loss": True}, "iou": {"quality": "iou"}, "dgqp": {"quality": "dgqp"},
-    "none": {"quality": "none", "box": "dirac"}, "cosine": {"lr_schedule": "cosine", "warmup_iters": 0, "weight_decay": 0.0},
+    "varifocal": {"cls_loss": "varifocal"}, "none": {"quality": "none", "box": "dirac"}, "cosine": {"lr_schedule": "cosine", "warmup_iters": 0, "weight_decay": 0.0},
     "multi-scale": {"scale_range": [0.6, 1.0]}, "extra levels": {"strides": [8, 16, 32, 64, 128]},
 }  # fmt: skip
 OTHER: dict[str, Any] = {
-    "qfl_beta": 1.0, "dgqp_topk": 3, "box_loss": "ciou", "lr_steps": [0.5], "no_decay": ["bias"], "strides": [16, 32], "image_size": [128, 128],
+    "qfl_beta": 1.0, "varifocal_gamma": 1.0, "dgqp_topk": 3, "box_loss": "ciou", "lr_steps": [0.5], "no_decay": ["bias"], "strides": [16, 32], "image_size": [128, 128],
     "scale_range": [0.5, 0.9], "backbone": "r34", "head_channels": 32, "frozen_stages": 0, "base_batch_size": 7,
 }  # fmt: skip
 MINE = DataSpec(name="mine", digest="0" * 16, classes=("a", "b", "c"), train_images=100, val_images=20)

@@ -50,6 +50,7 @@ def test_plans_of_shipped_experiments_have_the_ids_that_they_always_had(key: str
 
 def test_settings_under_either_name_have_the_id_that_they_always_had() -> None:
     assert set(renames.SETTINGS) <= {key for recorded in FIRST["settings"] for key in recorded["given"]}, "each of them is tried"
+    known = {key for recorded in FIRST["settings"] for key in (*recorded["given"], *recorded["inactive"])}  # later settings are left out
     for recorded in FIRST["settings"]:
         components = (ComponentFile(name="c.py", digest="ab" * 8),) if recorded["components"] else ()
         for given in (recorded["given"], renames.current(recorded["given"])):
@@ -59,7 +60,7 @@ def test_settings_under_either_name_have_the_id_that_they_always_had() -> None:
                 weights_digest=recorded["weights_digest"], components=components,
             )  # fmt: skip
             assert (spec.id, spec.training_id) == (recorded["id"], recorded["training_id"]), given
-            assert sorted(renames.first_edition(inactive(settings))) == recorded["inactive"], given
+            assert sorted(known & renames.first_edition(inactive(settings)).keys()) == recorded["inactive"], given
             assert naming.digest(renames.first_edition(computed(settings))) == recorded["computed"], given
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from gfl_lab.detector.backbones import backbone_config
 from gfl_lab.detector.box_forms import BOX_FORMS
+from gfl_lab.detector.class_loss import CLASS_LOSSES
 from gfl_lab.detector.qualities import QUALITIES
 from gfl_lab.spec.backbones import BACKBONE_STRIDES
 from gfl_lab.spec.choices import BUILT_IN
@@ -104,7 +105,7 @@ def head_config(settings: Settings, num_classes: int) -> dict[str, Any]:
         "quality": _part(settings, settings.quality, QUALITIES[settings.quality].settings),
         "box": box,
         "box_loss": {"loss": whole, "weight": settings.box_loss_weight, "weighting": settings.box_weighting},
-        "cls_loss": None if settings.cls_loss == "auto" else component(settings, "cls_loss"),
+        "cls_loss": _class_loss(settings),
         **settings.component_args.get("head", {}),
         "anchor_generator": {
             "type": "AnchorGenerator",
@@ -114,6 +115,14 @@ def head_config(settings: Settings, num_classes: int) -> dict[str, Any]:
             "strides": list(settings.strides),
         },
     }
+
+
+def _class_loss(settings: Settings) -> dict[str, Any] | None:
+    """Return the config of the class loss; None for the quality's own."""
+    if settings.cls_loss == "auto":
+        return None
+    own = CLASS_LOSSES.get(settings.cls_loss)
+    return component(settings, "cls_loss") if own is None else _part(settings, settings.cls_loss, own.settings)
 
 
 def _part(settings: Settings, kind: str, fields: Mapping[str, str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The classification loss of a batch: focal loss or quality focal loss, summed over every location and class."""
+"""The classification loss of a batch: focal, quality focal or varifocal loss, summed over every location and class."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gfl_lab.detector import background_loss, losses
 from gfl_lab.detector.positives import JoinedPositives, PaddedPositives, Positives, SparsePositives, join
+from gfl_lab.detector.varifocal import VarifocalLoss
 
 
 class ElementLoss(Protocol):
@@ -71,6 +72,10 @@ class QualityFocalLoss:
         if factors is None:
             return losses.quality_focal_loss(logits, target, self.beta)
         return losses.quality_focal_loss_of_product(logits, factors, target, self.beta)
+
+
+CLASS_LOSSES = {"varifocal": VarifocalLoss}
+"""Losses of the head's own that can take the place of a quality's, by the ``type`` of its ``cls_loss``."""
 
 
 class ClassLossSum(NamedTuple):

@@ -6,7 +6,7 @@ argument      decides                            classes
 ``quality``   class loss, branch, score          ``qualities``, one file each
 ``box``       box prediction, decoding, DFL      ``box_forms``, one file each
 ``box_loss``  loss of the whole box, its weight  ``losses.BOX_LOSSES``, or a registered one
-``cls_loss``  class loss                         the quality's, or a registered one
+``cls_loss``  class loss                         the quality's, ``class_loss.CLASS_LOSSES``, or a registered one
 ============  =================================  ========================================
 
 Target assignment is in ``targets.py``, the class loss in ``class_loss.py``, post-processing in ``postprocess.py``. With
@@ -34,8 +34,9 @@ from torch import Tensor, nn
 from gfl_lab.detector import background_loss, losses, positives
 from gfl_lab.detector.assign import TOPK, UNASSIGNED
 from gfl_lab.detector.box_forms import Fitted, build_box_form
-from gfl_lab.detector.class_loss import ClassTargets, registered_class_loss, sum_class_loss
+from gfl_lab.detector.class_loss import CLASS_LOSSES, ClassTargets, registered_class_loss, sum_class_loss
 from gfl_lab.detector.geometry import Geometry, GeometryCache
+from gfl_lab.detector.parts import build_part
 from gfl_lab.detector.positives import JoinedPositives, LevelPositives, PaddedPositives, Positives
 from gfl_lab.detector.postprocess import DenseOutputs, Maps, Reader
 from gfl_lab.detector.qualities import QUALITIES, QualityTargets, build_quality
@@ -113,8 +114,9 @@ class GFLFamilyHead(AnchorHead):
         quality: a key of ``qualities.QUALITIES``, or ``{"type": key, field: value, ...}``.
         box: a key of ``box_forms.BOX_FORMS``, or ``{"type": key, field: value, ...}``.
         box_loss: fields of ``BoxLoss``.
-        cls_loss: None, or the config of a registered loss called as mmdet's: ``(logits (M, C), target, weight=(M,),
-            avg_factor=positives)``, with the target (labels (M,), IoU (M,)) for joint and labels, C for background, else.
+        cls_loss: None for the quality's own; ``{"type": key of CLASS_LOSSES, field: value, ...}``; or the config of a
+            registered loss called as mmdet's: ``(logits (M, C), target, weight=(M,), avg_factor=positives)``, with the target
+            (labels (M,), IoU (M,)) for joint and labels, C for background, else.
         **kwargs: of ``AnchorHead``: anchor_generator, train_cfg, test_cfg.
 
     Raises:
@@ -144,6 +146,13 @@ class GFLFamilyHead(AnchorHead):
             raise ValueError(problem)
         if cls_loss and not self.quality_estimate.takes_class_loss:
             raise ValueError(f"a cls_loss would not see the quality that quality '{quality_type}' brings into the loss")
+        self.element_loss = self.quality_estimate.element_loss
+        if cls_loss and cls_loss["type"] in CLASS_LOSSES:
+            self.element_loss = build_part("cls_loss", CLASS_LOSSES, cls_loss)
+            if quality_type != self.element_loss.quality:
+                needs = f"it needs quality '{self.element_loss.quality}', whose target is the IoU"
+                raise ValueError(f"cls_loss is '{cls_loss['type']}' and quality is '{quality_type}': {needs}")
+            cls_loss = None
         whole = BoxLoss(**box_loss or {})
         self.box_loss_weight = whole.weight
         self.box_weighting = whole.weighting or default_box_weighting(quality_type)
@@ -338,7 +347,7 @@ class GFLFamilyHead(AnchorHead):
     ) -> ClassTerms:
         estimate = self.quality_estimate
         factors = qualities if estimate.multiplies_score else None
-        summed = sum_class_loss(estimate.element_loss, cls_scores, factors, at, targets, apart=estimate.looks_at_positives)
+        summed = sum_class_loss(self.element_loss, cls_scores, factors, at, targets, apart=estimate.looks_at_positives)
         return estimate.class_terms(summed, measured)
 
     def _box_terms(self, fitted: Fitted, box_loss: Tensor, weight: Tensor, weight_sum: Tensor) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ JOINT, NOT_JOINT = ("joint", "dgqp"), ("centerness", "none", "iou", "centerness_
 
 BUILT_IN: dict[str, Collection[str]] = {
     "head": ("GFLFamilyHead",),
-    "cls_loss": ("auto",),
+    "cls_loss": ("auto", "varifocal"),
     "box_loss": ("giou", "diou", "ciou", "iou"),
     "assigner": ("ATSSAssigner",),
     "backbone": BACKBONES,

@@ -38,6 +38,7 @@ def _maps_used(settings: Settings) -> int:
 
 
 WITH_QFL = _in_head("quality: joint or dgqp, with cls_loss: auto", lambda s: s.quality in JOINT and s.cls_loss == "auto")
+WITH_VARIFOCAL = _in_head("cls_loss: varifocal", lambda s: s.cls_loss == "varifocal")
 WITH_QUALITY_BRANCH = _in_head("quality: centerness or iou", lambda s: s.quality in ("centerness", "iou"))
 WITH_GUIDED_LOSS = _in_head("quality: centerness_guided or iou_guided", lambda s: s.quality.endswith("_guided"))
 WITH_DGQP = _in_head("quality: dgqp", lambda s: s.quality == "dgqp")

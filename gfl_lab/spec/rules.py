@@ -71,6 +71,9 @@ def _losses(s: Settings) -> Iterator[Broken]:
     if s.cls_loss != "auto" and s.quality in ("dgqp", "centerness_guided", "iou_guided"):
         message = f"cls_loss: {s.cls_loss} would not see the quality that quality: {s.quality} brings into the loss"
         yield ("cls_loss", "quality"), message
+    elif s.cls_loss == "varifocal" and s.quality != "joint":
+        message = f"cls_loss: varifocal learns the IoU, and quality: {s.quality} has another target; give quality: joint"
+        yield ("cls_loss", "quality"), message
 
 
 def _backbone(s: Settings) -> Iterator[Broken]:

@@ -138,7 +138,20 @@ class Settings(BaseModel):
     dgqp_detach: bool = _field(DETECTOR, False, "DGQP: stop its gradient at the distribution", acts_only_with=conditions.WITH_DGQP)
     head: str = _field(DETECTOR, "GFLFamilyHead", "the dense head, or a registered one of yours")
     cls_loss: str = _field(
-        DETECTOR, "auto", "classification loss; auto: QFL for joint and dgqp, else focal loss; or a registered loss of yours"
+        DETECTOR,
+        "auto",
+        "classification loss; auto: QFL for joint and dgqp, else focal loss; varifocal, with `quality: joint`; or a registered loss of yours",
+    )
+    varifocal_alpha: float = _field(
+        DETECTOR, 0.75, "varifocal loss: weight of the background", ge=0, le=16, acts_only_with=conditions.WITH_VARIFOCAL
+    )
+    varifocal_gamma: float = _field(
+        DETECTOR,
+        2.0,
+        "varifocal loss: exponent of the background's score: 0 or at least 1",
+        ge=0,
+        le=16,
+        acts_only_with=conditions.WITH_VARIFOCAL,
     )
     assigner: str = _field(DETECTOR, "ATSSAssigner", "which cells learn which box: ATSS, or a registered assigner of yours")
     atss_topk: int = _field(
@@ -297,6 +310,13 @@ class Settings(BaseModel):
         if 0 < beta < 1:
             raise ValueError("it must be 0 or at least 1, because the gradient of |y - p|^beta is NaN at y = p in between")
         return beta
+
+    @field_validator("varifocal_gamma")
+    @classmethod
+    def _no_nan_gradient_at_0(cls, gamma: float) -> float:
+        if 0 < gamma < 1:
+            raise ValueError("it must be 0 or at least 1, because the gradient of p^gamma is infinite at p = 0 in between")
+        return gamma
 
 
 def _extra(key: str, name: str) -> JsonValue:
