@@ -309,8 +309,7 @@ def _columns(sides: list[np.ndarray], **columns):
     rows = len(sides)
     values = {
         "ambiguous_side": np.full(rows, 2),
-        "edge_a": np.full(rows, 3.5),
-        "edge_b": np.full(rows, 7.0),
+        "edges": np.tile([3.5, 7.0], (rows, 1)),
         "prob_a": np.full(rows, 0.5),
         "scored": np.ones(rows, bool),
         "expectation": boxdist.expectation(probs),
@@ -354,7 +353,7 @@ def test_a_dirac_box_is_scored_on_the_same_sides():
 
 
 def test_sides_that_cannot_show_two_modes_are_left_out_and_counted():
-    columns = _columns([IDEAL] * 4, edge_a=np.array([3.5, 5.0, 3.5, 3.5]), edge_b=np.array([7.0, 7.0, 16.5, 7.0]))
+    columns = _columns([IDEAL] * 4, edges=np.array([[3.5, 7.0], [5.0, 7.0], [3.5, 16.5], [3.5, 7.0]]))
     columns["scored"][3] = False
     scores = truth_scores.truth_scores(**columns)
     assert scores.recall_sides == 1
@@ -370,7 +369,7 @@ def test_scores_without_a_side_are_left_undefined():
     columns = _columns([IDEAL], scored=np.zeros(1, bool))
     assert truth_scores.truth_scores(**columns).metrics() == {}
     assert truth_scores.truth_scores(**_columns([IDEAL][:1], ambiguous_side=np.array([-1]))).two_mode_recall is None
-    empty = truth_scores.truth_scores(probs=[], expectation=[], ambiguous_side=[], edge_a=[], edge_b=[], prob_a=[], scored=[], reg_max=N)
+    empty = truth_scores.truth_scores(probs=[], expectation=[], ambiguous_side=[], edges=[], prob_a=[], scored=[], reg_max=N)
     assert empty.metrics() == {} and empty.boxes == 0
 
 

@@ -47,6 +47,7 @@ VARIANTS += [
     {"quality": "joint", "decode": "local_peak"},
     {"quality": "joint", "cls_loss": {"type": "varifocal", "alpha": 0.5, "gamma": 1.5}},
     {"quality": "dgqp", "dgqp_form": "composed"},
+    {"quality": "dgqp", "box": "weighted", "dgqp_variance": True},
     {"quality": "dgqp", "dgqp_detach": True, "dgqp_topk": 0, "dgqp_variance": True},
 ]
 IDS = [" ".join(str(value) for value in variant.values()) for variant in VARIANTS]
@@ -81,7 +82,7 @@ def test_trains_with_and_without_boxes(variant: dict[str, Any]) -> None:
     expected = {"loss_cls"} | ({f"loss_{quality}"} if quality in ("centerness", "iou") else set())
     expected |= {"loss_bbox"} if box != "gaussian" or variant.get("gaussian_box_loss") else set()
     expected |= {"loss_gaussian"} if box == "gaussian" else set()
-    expected |= {"loss_dfl"} if box == "general" and variant.get("dfl_weight", 1) else set()
+    expected |= {"loss_dfl"} if box in ("general", "weighted") and variant.get("dfl_weight", 1) else set()
     for kind in ("crowded", "one", "none"):
         terms = _loss(head, kind)
         assert terms.keys() == expected
@@ -114,7 +115,7 @@ def test_autocast(variant: dict[str, Any], dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=IDS)
 def test_dense_outputs_agree_with_detections(variant: dict[str, Any]) -> None:
-    head = make_head(**variant, bin_width=0.5).eval()
+    head = make_head(**variant | ({} if variant.get("box") == "weighted" else {"bin_width": 0.5})).eval()
     maps, _, meta = _inputs()
     with torch.no_grad():
         outs = head(maps)

@@ -82,7 +82,7 @@ def frame(**changes: object) -> pd.DataFrame:
     p[3, 4] = 1
     row = {
         "image_id": 1, "annotation_id": 7, "category": "a", "stride": 8, "bin_width": 0.5, "scale_x": 2.0, "scale_y": 1.0, "bins": 5,
-        "probs": p.ravel(), "expectation": np.array([2, 2, 1.5, 4], np.float32), "target": np.array([1, 0, 1.5, 5], np.float32),
+        "probs": p.ravel(), "bin_positions": np.array([], np.float32), "expectation": np.array([2, 2, 1.5, 4], np.float32), "target": np.array([1, 0, 1.5, 5], np.float32),
         "ambiguous_side": 1, "ambiguity": "blurred", "cell_iou": 0.8, "score": 0.6, "gt_x1": 0.0, "gt_y1": 0.0, "gt_x2": 40.0, "gt_y2": 50.0,
     }  # fmt: skip
     assert set(row) == set(INPUT)

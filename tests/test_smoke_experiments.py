@@ -12,6 +12,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -19,6 +20,7 @@ import yaml
 
 from gfl_lab import naming
 from gfl_lab.cli.main import main
+from gfl_lab.metrics.bins import places
 from gfl_lab.plan.plan import build_plan
 from gfl_lab.spec.files import load_experiment, load_profile
 from gfl_lab.spec.trial import DataSpec
@@ -32,7 +34,7 @@ DISTINCT = {
     "gflv2_input_statistics": {"Top-4", "Top-4 + mean + variance"},
     "gflv2_joint_form": {"dgqp_form=composed"},
     "gflv2_speed": {"GFLv2 Res2Net-101-DCN"},
-    "successors": {"Varifocal loss"},
+    "successors": {"Varifocal loss", "Weighted bins"},
     "table1a_quality": {"quality=none", "quality=iou", "quality=centerness_guided", "quality=iou_guided"},
     "table2a_box": {"Gaussian"},
     "zoo_mmdet_ld": {"r18 1x", "r34 1x", "r101 2x"},
@@ -121,6 +123,10 @@ def trained(path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
         result = json.loads((folder / naming.RESULT).read_text())
         assert result["status"] == "done" and result["steps"] == STEPS[settings["schedule"]]
         assert {"AP", "AP50", "AP75", "fps", "wasserstein"} <= result["metrics"].keys()
-        bins = set(pq.read_table(folder / naming.DISTRIBUTIONS, columns=["bins"])["bins"].to_pylist())
-        assert bins == {0 if settings["box"] == "dirac" else settings["reg_max"] + 1}
+        rows = pq.read_table(folder / naming.DISTRIBUTIONS, columns=["bins", "probs", "expectation", "bin_positions"]).to_pylist()
+        assert {row["bins"] for row in rows} == {0 if settings["box"] == "dirac" else settings["reg_max"] + 1}
+        if settings["box"] == "general" and settings["decode"] == "expectation":
+            means = [np.reshape(row["probs"], (4, -1)) @ places(row["bins"], row["bin_positions"] or None) for row in rows if row["probs"]]
+            np.testing.assert_allclose(means, [row["expectation"] for row in rows if row["probs"]], atol=1e-3)
+        assert all(bool(row["bin_positions"]) == (settings["bins"] == "weighted") for row in rows)
     return {variant["name"] for variant in plan["variants"]}

@@ -103,16 +103,15 @@ def _margin(figure: go.Figure, side: SideView, colours: BoxColours, highest: flo
         figure.add_scatter(x=x, y=y, mode="lines", line=style, **where, **NO_HOVER)
 
     if side.probability is not None:
-        bins = np.arange(len(side.probability))
-        place = side.pixel(bins)
+        place = side.pixel(side.positions)
         x, y = (place, side.probability) if side.horizontal else (side.probability, place)
         figure.add_bar(
             x=x,
             y=y,
             orientation="v" if side.horizontal else "h",
-            width=side.px_per_bin * 0.86,
+            width=side.px_per_bin * 0.86 * side.widths,
             marker={"color": rgba(colours.variant, 0.8), "line": {"width": 0}},
-            hovertext=[f"{side.side}, bin {b}: p = {p:.3f}" for b, p in zip(bins, side.probability, strict=True)],
+            hovertext=[f"{side.side}, bin {b}: p = {p:.3f}" for b, p in enumerate(side.probability)],
             hoverinfo="text",
             showlegend=False,
             **where,

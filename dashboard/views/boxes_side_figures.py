@@ -31,7 +31,7 @@ def sides(view: BoxView, colours: BoxColours) -> go.Figure:
         _marks(figure, side, colours, top, where)
     frame(figure, _HEIGHT, t=26)
     unit = f"{view.sides[0].px_per_bin:.3g} px" if view.sides else ""
-    figure.update_xaxes(range=[-0.6, last + 0.6], showgrid=False, showline=True, dtick=4 if last > 8 else 1)
+    figure.update_xaxes(range=[_first_bin(view) - 0.6, last + 0.6], showgrid=False, showline=True, dtick=4 if last > 8 else 1)
     figure.update_yaxes(range=[0, top], tickformat=".1f", nticks=4)
     figure.update_xaxes(title=f"distance [bins of {unit}]", row=2)
     if dirac:
@@ -49,9 +49,14 @@ def _top(view: BoxView) -> float:
     return min(1.0, max(peaks)) * 1.12 if peaks else 1.0
 
 
-def _last_bin(view: BoxView) -> int:
-    """Return the last bin; of Dirac boxes the first whole number beyond everything that is drawn."""
-    if last := max([len(side.probability) - 1 for side in view.sides if side.probability is not None] or [0]):
+def _first_bin(view: BoxView) -> float:
+    """Return the place of the first bin, at most 0: weighted bins begin below it."""
+    return min([float(side.positions[0]) for side in view.sides if side.probability is not None] or [0.0])
+
+
+def _last_bin(view: BoxView) -> float:
+    """Return the place of the last bin; of Dirac boxes the first whole number beyond everything that is drawn."""
+    if last := max([float(side.positions[-1]) for side in view.sides if side.probability is not None] or [0.0]):
         return last
     return math.ceil(max([v for side in view.sides for v in (side.expectation, side.target or 0.0, *(side.edges or ()))] or [1.0])) + 1
 
@@ -59,14 +64,14 @@ def _last_bin(view: BoxView) -> int:
 def _bars(figure: go.Figure, side: SideView, colours: BoxColours, where: dict[str, int]) -> None:
     if side.probability is None:
         return
-    bins = np.arange(len(side.probability))
     figure.add_bar(
-        x=bins,
+        x=side.positions,
         y=side.probability,
-        width=0.86,
+        width=0.86 * side.widths,
         marker={"color": rgba(colours.variant, 0.8), "line": {"width": 0}},
         hovertext=[
-            f"bin {b}, {b * side.px_per_bin:.0f} px from the cell<br>p = {p:.3f}" for b, p in zip(bins, side.probability, strict=True)
+            f"bin {b}, {place * side.px_per_bin:.0f} px from the cell<br>p = {p:.3f}"
+            for b, (place, p) in enumerate(zip(side.positions, side.probability, strict=True))
         ],
         hoverinfo="text",
         **where,

@@ -26,6 +26,7 @@ from gfl_lab.detector.targets import assign_batch, pad_shapes
 from gfl_lab.detector.transfer import to_device
 from gfl_lab.metrics.truth_scores import TruthScores, truth_scores
 from gfl_lab.records.files import atomic_path
+from gfl_lab.spec.bins import bin_positions, unit_in_strides
 from gfl_lab.spec.settings import Settings
 
 MATCH_IOU = 0.5
@@ -44,7 +45,7 @@ _SCALARS = {
     **dict.fromkeys(("bin_width", "edge_a", "edge_b", "prob_a"), pa.float32()),
     "scored": pa.bool_(),
 }
-_LISTS = ("probs", "expectation", "target")
+_LISTS = ("probs", "expectation", "target", "bin_positions")
 SCHEMA = pa.schema([*_SCALARS.items(), *((name, pa.list_(pa.float32())) for name in _LISTS)])
 
 
@@ -130,6 +131,7 @@ class DistributionCollector:
         images: frozenset[int] | None = None,
     ) -> None:  # fmt: skip
         self.truth, self.category_ids, self.settings, self.ambiguous = truth, category_ids, settings, ambiguous
+        self.bin_width, self.bin_positions = unit_in_strides(settings), bin_positions(settings)
         self.least, self.images = least, images
         self.names = [truth.cats[int(category)]["name"] for category in category_ids]
         self.label_of = {int(category): label for label, category in enumerate(category_ids)}
@@ -229,7 +231,8 @@ class DistributionCollector:
                 "ambiguity": ambiguity["kind"] if ambiguity else "",
                 "ambiguous_side": ambiguity["side"] if ambiguity else -1,
                 "scale_x": scale[0], "scale_y": scale[1],
-                "bin_width": self.settings.bin_width,
+                "bin_width": self.bin_width,
+                "bin_positions": list(self.bin_positions or ()),
                 "bins": self.settings.reg_max + 1 if outputs.probs is not None else 0,
                 "scored": scored[number],
                 "edge_a": nan, "edge_b": nan, "prob_a": nan,
@@ -241,7 +244,7 @@ class DistributionCollector:
                 row |= _parts("det", image.det_box[det[0]]) | {"det_score": float(image.det_score[det[0]]), "det_iou": det[1]}
             if outputs.locations[number] >= 0:
                 stride, center = outputs.strides[number], outputs.centers[number]
-                unit = stride * self.settings.bin_width
+                unit = stride * self.bin_width
                 row |= _parts("cell", boxes[number]) | {
                     "level": outputs.levels[number], "stride": stride, "cell_x": center[0] / scale[0], "cell_y": center[1] / scale[1],
                     "score": outputs.scores[number], "expectation": outputs.distances[number],
@@ -266,9 +269,10 @@ class DistributionCollector:
     def truth_scores(self) -> TruthScores:
         """Return the three scores against the known truth, and the counts behind them."""
         rows = [row for row in self.rows if row["annotation_id"] >= 0]
-        columns = {key: [row[key] for row in rows] for key in ("expectation", "ambiguous_side", "edge_a", "edge_b", "prob_a", "scored")}
+        columns = {key: [row[key] for row in rows] for key in ("expectation", "ambiguous_side", "prob_a", "scored")}
+        columns["edges"] = [(row["edge_a"], row["edge_b"]) for row in rows]
         probs = [row["probs"] or [float("nan")] * 4 * row["bins"] for row in rows]
-        return truth_scores(probs=probs, reg_max=self.settings.reg_max, **columns)
+        return truth_scores(probs=probs, reg_max=self.settings.reg_max, positions=self.bin_positions, **columns)
 
 
 def _parts(prefix: str, box: np.ndarray | None) -> dict[str, float]:

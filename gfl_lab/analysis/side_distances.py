@@ -28,6 +28,7 @@ from gfl_lab.detector.targets import assign_batch
 from gfl_lab.errors import Problem, SpecError
 from gfl_lab.setup import dataset as _dataset  # noqa: F401  (registers TrialDataset)
 from gfl_lab.setup.config import trial_config
+from gfl_lab.spec.bins import has_weighted_bins, reach
 from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import TRAINING_CODE_VERSION, DataSpec, TrialSpec
 
@@ -172,6 +173,8 @@ def _pad(batch: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _notes(infos: list[dict[str, Any]], settings: Settings) -> Iterator[str]:
+    if has_weighted_bins(settings):
+        yield f"bins: weighted reach {reach(settings, DISTANCE_MARGIN):.3g} strides; the numbers here are those of uniform bins"
     if settings.flip_prob:
         yield "flips are left out: a flipped box lies a little differently on the locations"
     if settings.scale_range != (1.0, 1.0):

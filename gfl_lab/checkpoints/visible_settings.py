@@ -98,6 +98,8 @@ def detector_settings(state: Mapping[str, Tensor], warnings: list[str]) -> tuple
         "tower_bias": "bbox_head.cls_convs.0.conv.bias" in state,
         "strides": [BACKBONE_STRIDES[first] * 2**level for level in range(levels)],
     }
+    if "bbox_head.integral.position" in state:
+        raise InputError("the file has weighted bins (integral.position), whose a and c it does not hold: only uniform bins are imported")
     if "bbox_head.integral.project" in state:
         settings |= {"box": "general", "reg_max": state["bbox_head.integral.project"].numel() - 1}
         if reg.shape[0] != 4 * (settings["reg_max"] + 1):

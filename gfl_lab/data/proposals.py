@@ -12,6 +12,8 @@ from pydantic import ValidationError
 
 from gfl_lab import naming
 from gfl_lab.data.assignment import Assignment, Boxes, NearestOf, Pyramid, assign
+from gfl_lab.metrics.boxdist import TARGET_MARGIN
+from gfl_lab.spec.bins import reach
 from gfl_lab.spec.settings import Settings
 
 SCREENED = 5_000
@@ -151,8 +153,7 @@ def _locations(settings: Settings) -> float:
 
 def _count(boxes: Boxes, trial: _Trial, nearest_of: NearestOf | None) -> _Trial:
     found = assign(boxes, Pyramid.of(trial.settings), nearest_of)
-    reach = (trial.settings.reg_max - 0.1) * trial.settings.bin_width
-    clipped = float((found.distances > reach).mean()) if found.distances.size else 0.0
+    clipped = float((found.distances > reach(trial.settings, TARGET_MARGIN)).mean()) if found.distances.size else 0.0
     return replace(trial, unassigned=found.unassigned, boxes=len(boxes), clipped=clipped)
 
 

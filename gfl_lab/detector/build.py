@@ -16,6 +16,7 @@ from gfl_lab.detector.box_forms import BOX_FORMS
 from gfl_lab.detector.class_loss import CLASS_LOSSES
 from gfl_lab.detector.qualities import QUALITIES
 from gfl_lab.spec.backbones import BACKBONE_STRIDES
+from gfl_lab.spec.bins import has_weighted_bins
 from gfl_lab.spec.choices import BUILT_IN
 from gfl_lab.spec.settings import Settings
 
@@ -91,7 +92,7 @@ def head_config(settings: Settings, num_classes: int) -> dict[str, Any]:
         settings: groups detector and model are used.
         num_classes: C.
     """
-    box_type = f"dirac_{settings.bbox_coder}" if settings.box == "dirac" else settings.box
+    box_type = f"dirac_{settings.bbox_coder}" if settings.box == "dirac" else "weighted" if has_weighted_bins(settings) else settings.box
     box = _part(settings, box_type, BOX_FORMS[box_type].settings)
     if not settings.trains_dfl and "dfl_weight" in box:
         box["dfl_weight"] = 0.0

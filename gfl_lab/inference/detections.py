@@ -11,8 +11,8 @@ class DetectionRow(TypedDict):
     """The columns of distributions.parquet that a detection fills.
 
     Boxes are xyxy in px of the image, ``stride`` in px of the network's input; ``scale_x`` and ``scale_y`` are px of the input for
-    one of the image. ``probs`` holds four sides of ``bins`` numbers, none for a box without distributions; ``expectation`` is the
-    distances of the four sides in bins.
+    one of the image. ``probs`` holds four sides of ``bins`` numbers, none for a box without distributions; ``bin_positions`` where
+    the bins are, in bins, none where bin i is at i; ``expectation`` is the distances of the four sides in bins.
     """
 
     category: str
@@ -28,6 +28,7 @@ class DetectionRow(TypedDict):
     stride: int
     bins: int
     bin_width: float
+    bin_positions: list[float]
     probs: list[float]
     expectation: list[float]
 
@@ -52,5 +53,6 @@ def detection_json(row: DetectionRow, distributions: bool) -> dict[str, object]:
         "stride": row["stride"],
         "bin_px": [round(bin_px / row["scale_x"], 6), round(bin_px / row["scale_y"], 6)],
         "expectation": dict(zip(naming.SIDES, (round(value, 6) for value in row["expectation"]), strict=True)),
+        **({"bin_positions": [round(at, 6) for at in row["bin_positions"]]} if row["bin_positions"] else {}),
         "distributions": {side: probs[i * bins : (i + 1) * bins] for i, side in enumerate(naming.SIDES)} if bins else None,
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gfl_lab.metrics.bins import Positions, places
 from gfl_lab.metrics.boxdist import Array, as_distribution
 
 MIN_MODE_MASS = 0.1
@@ -16,7 +17,10 @@ MAX_VALLEY_RATIO = 0.5
 """Between two modes the distribution falls to at most this part of the lower of the two peaks."""
 
 MODE_TOLERANCE_BINS = 1.0
-"""A mode shows a true edge when it lies within this distance of it: the reach of one two-hot target."""
+"""A mode shows a true edge when it lies within this distance of it: the reach of one two-hot target between bins 0, 1, ..., n.
+
+It is the same for bins at other positions, so that all variants are asked for the same precision.
+"""
 
 _EPS = 1e-9
 
@@ -25,7 +29,7 @@ _EPS = 1e-9
 class Modes:
     """The modes of each distribution, from the lowest bin up, padded to M columns.
 
-    count: (...) int, at least 1. place: (..., M) in bins, sub-bin, NaN where padded. mass: (..., M), the mass of the mode's
+    count: (...) int, at least 1. place: (..., M) in the unit of the positions, sub-bin, NaN where padded. mass: (..., M), the mass of the mode's
     basin, 0 where padded; sums to 1. height: (..., M), the highest bin, 0 where padded. valley: (..., M-1), the lowest bin
     between a mode and the next one up, 0 where padded.
     """
@@ -86,7 +90,7 @@ def _basins(p: Array, cumulative: Array, peaks: NDArray[np.int64], count: NDArra
     return bounds, np.diff(mass_below, axis=1), valleys
 
 
-def modes(p: ArrayLike) -> Modes:
+def modes(p: ArrayLike, positions: Positions | None = None) -> Modes:
     """Return the modes of each distribution: (..., n+1) -> ``Modes`` of shape (...) and (..., M).
 
     A peak (a bin, or a plateau, higher than its neighbours) is a mode when
@@ -96,7 +100,8 @@ def modes(p: ArrayLike) -> Modes:
        shared out, until all hold enough.
 
     A mode's place is the centroid of the bins around its peak that reach half its height, and one more on either side, within
-    its basin: two bins that share one edge give the edge itself. Reversing the bins reverses the result.
+    its basin: two bins that share one edge give the edge itself. Reversing the bins reverses the result. Only the place depends
+    on the ``positions`` (n+1,) of the bins; None stands for 0, 1, ..., n.
     """
     array = as_distribution(p)
     shape, bins = array.shape[:-1], array.shape[-1]
@@ -132,7 +137,7 @@ def modes(p: ArrayLike) -> Modes:
     present = np.arange(peaks.shape[1]) < count[:, None]
     height = np.where(present, np.take_along_axis(flat, np.minimum(peaks, bins - 1), 1), 0.0)
     index = np.arange(bins)
-    place = np.full(peaks.shape, np.nan)
+    place, at = np.full(peaks.shape, np.nan), places(bins, positions)
     for k in range(peaks.shape[1]):
         some = np.flatnonzero(present[:, k])
         part, peak = flat[some], peaks[some, k, None]
@@ -143,7 +148,7 @@ def modes(p: ArrayLike) -> Modes:
         lower, upper = bounds[some, k, None], bounds[some, k + 1, None]
         share = np.clip(np.minimum(index + 0.5, upper) - np.maximum(index - 0.5, lower), 0.0, 1.0)
         weight = part * inside * share
-        place[some, k] = (weight @ index) / np.maximum(weight.sum(1), 1e-300)
+        place[some, k] = (weight @ at) / np.maximum(weight.sum(1), 1e-300)
     mass = np.where(present, mass, 0.0)
     width = peaks.shape[1]
     return Modes(
@@ -180,12 +185,12 @@ def bimodality(p: ArrayLike) -> Array:
     return result.reshape(shape)
 
 
-def shows_both_edges(p: ArrayLike, edge_a: ArrayLike, edge_b: ArrayLike) -> NDArray[np.bool_]:
+def shows_both_edges(p: ArrayLike, edge_a: ArrayLike, edge_b: ArrayLike, positions: Positions | None = None) -> NDArray[np.bool_]:
     """Return True if each distribution has a mode within ``MODE_TOLERANCE_BINS`` of either edge, and not the same one for both.
 
-    (..., n+1), (...), (...) -> (...) bool. Edges in bins.
+    (..., n+1), (...), (...) -> (...) bool. Edges in the unit of the ``positions`` of the bins.
     """
-    found = modes(p)
+    found = modes(p, positions)
     near = [np.abs(found.place - np.asarray(edge, np.float64)[..., None]) <= MODE_TOLERANCE_BINS + _EPS for edge in (edge_a, edge_b)]
     own = (near[0] | near[1]).sum(-1) >= 2
     return near[0].any(-1) & near[1].any(-1) & own

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gfl_lab.metrics.bins import Positions
 from gfl_lab.metrics.box_modes import modes, shows_both_edges
 from gfl_lab.metrics.boxdist import Array, wasserstein1_dirac, wasserstein1_points
 
@@ -65,11 +66,11 @@ def truth_scores(
     probs: Sequence[ArrayLike] | ArrayLike | None,
     expectation: Sequence[ArrayLike] | NDArray[Any],
     ambiguous_side: ArrayLike,
-    edge_a: ArrayLike,
-    edge_b: ArrayLike,
+    edges: ArrayLike,
     prob_a: ArrayLike,
     scored: ArrayLike,
     reg_max: int,
+    positions: Positions | None = None,
 ) -> TruthScores:
     """Score the distributions of N ground-truth boxes against the known edges (docs/box-distributions.md).
 
@@ -79,11 +80,11 @@ def truth_scores(
         probs: (N, 4, n+1), or N rows of 4 * (n+1) numbers, side-major; None or empty rows for a Dirac box.
         expectation: (N, 4) decoded distances in bins, or N rows of 4; used for a Dirac box.
         ambiguous_side: (N,) 0..3, or -1 where every side is clear.
-        edge_a: (N,) distance of the first of the two true edges in bins; anything where there are none.
-        edge_b: (N,) that of the second.
-        prob_a: (N,) probability of ``edge_a``; ``edge_b`` has the rest.
+        edges: (N, 2) distances of the two true edges in bins (``edge_a``, ``edge_b``); anything where there are none.
+        prob_a: (N,) probability of the first edge; the second has the rest.
         scored: (N,) bool, whether the cell is assigned under every annotation of the box.
-        reg_max: n. Given, not read off ``probs``, so that a Dirac box is scored on the same sides.
+        reg_max: n. Given, not read off ``probs``, so that a Dirac box is scored on the same sides: edges in [0, n] are within reach.
+        positions: (n+1,) of the bins, in the unit of the distances; None for 0, 1, ..., n. They do not change which sides count.
 
     Returns:
         The scores. A Dirac box shows no two modes: recall 0, false bimodality 0.
@@ -94,7 +95,7 @@ def truth_scores(
     if distributions is not None and distributions.shape[2] != reg_max + 1:
         raise ValueError(f"probs have {distributions.shape[2]} bins a side; reg_max {reg_max} asks for {reg_max + 1}")
     points = np.stack([np.asarray(row, np.float64) for row in expectation]).reshape(rows, 4) if rows else np.zeros((0, 4))
-    edges = np.stack([np.asarray(edge_a, np.float64), np.asarray(edge_b, np.float64)], -1).reshape(rows, 2)
+    edges = np.asarray(edges, np.float64).reshape(rows, 2)
     first = np.asarray(prob_a, np.float64).reshape(rows)
     counted = np.asarray(scored, bool).reshape(rows)
     if distributions is not None:
@@ -114,9 +115,9 @@ def truth_scores(
         distance = wasserstein1_dirac(points[reachable, side[reachable]], edges[reachable], weights[reachable])
     else:
         chosen = distributions[showable, side[showable]]
-        hits = shows_both_edges(chosen, edges[showable, 0], edges[showable, 1]) if len(chosen) else np.zeros(0, bool)
+        hits = shows_both_edges(chosen, edges[showable, 0], edges[showable, 1], positions) if len(chosen) else np.zeros(0, bool)
         false_modes = modes(distributions[clear]).count >= 2 if clear.any() else np.zeros(0, bool)
-        distance = wasserstein1_points(distributions[reachable, side[reachable]], edges[reachable], weights[reachable])
+        distance = wasserstein1_points(distributions[reachable, side[reachable]], edges[reachable], weights[reachable], positions)
 
     def mean(values: NDArray[Any]) -> float | None:
         return float(values.mean()) if len(values) else None

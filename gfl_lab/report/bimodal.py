@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from gfl_lab import naming
 from gfl_lab.metrics import box_modes
-from gfl_lab.report.sides import neighbours
+from gfl_lab.report.sides import neighbours, positions_of
 
 Array = NDArray[np.float64]
 RANKING_INPUT = (
-    "image_id", "annotation_id", "category", "stride", "bin_width", "scale_x", "scale_y", "bins", "probs",
+    "image_id", "annotation_id", "category", "stride", "bin_width", "scale_x", "scale_y", "bins", "probs", "bin_positions",
     "ambiguous_side", "ambiguity", "edge_a", "edge_b", "cell_iou", "gt_x1", "gt_y1", "gt_x2", "gt_y2",
 )  # fmt: skip
 """The columns of distributions.parquet that ``most_bimodal`` needs."""
@@ -52,7 +52,7 @@ def most_bimodal(frame: pd.DataFrame | None, limit: int = 50) -> pd.DataFrame:
             continue
         order = np.argsort(-score[rows, sides], kind="stable")[:limit]
         rows, sides = rows[order], sides[order]
-        found = box_modes.modes(p.reshape(-1, 4, int(bins))[rows, sides])
+        found = box_modes.modes(p.reshape(-1, 4, int(bins))[rows, sides], positions_of(usable))
         picked = usable.iloc[rows].reset_index(drop=True)
         scale = np.where(sides % 2 == 0, picked["scale_x"], picked["scale_y"])
         unit = picked["stride"].to_numpy(float) * picked["bin_width"].to_numpy(float) / scale
@@ -79,7 +79,7 @@ def most_bimodal(frame: pd.DataFrame | None, limit: int = 50) -> pd.DataFrame:
 
 
 def _gap(found: box_modes.Modes) -> Array:
-    """Return the distance in bins between the two heaviest modes of each distribution."""
+    """Return the distance between the two heaviest modes of each distribution."""
     pair = np.argsort(-found.mass, axis=1, kind="stable")[:, :2]
     places = np.take_along_axis(found.place, pair, 1)
     return np.abs(places[:, 0] - places[:, -1])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gfl_lab import naming
 from gfl_lab.metrics import box_modes, boxdist
+from gfl_lab.metrics.bins import places, stored_positions
 
 Array = NDArray[np.float64]
 _SIGN = np.array([-1.0, -1.0, 1.0, 1.0])
@@ -21,13 +22,14 @@ _SIGN = np.array([-1.0, -1.0, 1.0, 1.0])
 class SideView:
     """One side of one box: everything a bar chart of it shows. Distances are from the location, in bins, outwards.
 
-    ``probability`` (n+1) is None for a Dirac box. ``edges`` and ``edge_probs`` are the two true places and their
+    ``probability`` (n+1) is None for a Dirac box; its bins are at ``positions`` (n+1), which are 0, 1, ..., n unless bins are weighted. ``edges`` and ``edge_probs`` are the two true places and their
     probabilities if the data have them, and ``ideal`` the distribution DFL would learn from them.
     ``origin + sign * px_per_bin * bins`` is the place on the image, in px.
     """
 
     side: str
     probability: Array | None
+    positions: Array
     expectation: float
     target: float | None
     edges: tuple[float, float] | None
@@ -43,6 +45,18 @@ class SideView:
     def true_edges(self) -> tuple[tuple[float, float], ...]:
         """The true places with their probabilities; empty where the data have none."""
         return tuple(zip(self.edges or (), self.edge_probs or (), strict=True))
+
+    @property
+    def borders(self) -> Array:
+        """(n+2) where one bin ends and the next begins: halfway between them, and as far beyond the outer ones. For drawings."""
+        halves = np.diff(self.positions) / 2
+        return np.concatenate([self.positions[:1] - halves[:1], self.positions[:-1] + halves, self.positions[-1:] + halves[-1:]])
+
+    @property
+    def widths(self) -> Array:
+        """(n+1) distance of each bin from the nearer one beside it."""
+        gaps = np.diff(self.positions)
+        return np.minimum(np.concatenate([gaps[:1], gaps]), np.concatenate([gaps, gaps[-1:]]))
 
     @property
     def horizontal(self) -> bool:
@@ -109,7 +123,8 @@ def box_view(row: Mapping[str, Any]) -> BoxView:
 def _side(row: Mapping[str, Any], index: int, location: tuple[float, float]) -> SideView:
     bins, probs, target = int(row["bins"]), _list(row["probs"]), _list(row["target"])
     probability = probs.reshape(4, bins)[index] if len(probs) else None
-    modes = box_modes.modes(probability) if probability is not None and np.isfinite(probability).all() else None
+    positions = stored_positions(row.get("bin_positions"))
+    modes = box_modes.modes(probability, positions) if probability is not None and np.isfinite(probability).all() else None
     edges, prob_a = _pair(row, "edge_a", "edge_b"), _number(row["prob_a"])
     if index != int(row["ambiguous_side"]) or edges is None or prob_a is None:
         edges = edge_probs = None
@@ -120,11 +135,12 @@ def _side(row: Mapping[str, Any], index: int, location: tuple[float, float]) -> 
     return SideView(
         side=naming.SIDES[index],
         probability=probability,
+        positions=places(bins, positions),
         expectation=float(_list(row["expectation"])[index]),
         target=_number(target[index]) if len(target) == 4 else None,
         edges=edges,
         edge_probs=edge_probs,
-        ideal=boxdist.ideal_distribution(list(edges or ()), list(edge_probs or ()), bins - 1) if has_ideal else None,
+        ideal=boxdist.ideal_distribution(list(edges or ()), list(edge_probs or ()), bins - 1, positions) if has_ideal else None,
         bimodality=0.0 if probability is None or modes is None else float(box_modes.bimodality(probability)),
         mode_places=() if modes is None else tuple(float(x) for x in modes.place[: int(modes.count)]),
         origin=location[index % 2],

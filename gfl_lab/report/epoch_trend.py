@@ -53,13 +53,14 @@ def epoch_trends(frame: pd.DataFrame) -> tuple[EpochTrend, ...]:
 
 def _trend(name: str, epochs: Array, sides: list[SideView]) -> EpochTrend:
     probabilities = [np.asarray(side.probability) for side in sides]
-    ends = [np.sort(side.pixel([-0.5, len(p) - 0.5])) for side, p in zip(sides, probabilities, strict=True)]
+    borders = [side.borders for side in sides]
+    ends = [np.sort(side.pixel(border[[0, -1]])) for side, border in zip(sides, borders, strict=True)]
     places = np.arange(math.floor(min(low for low, _ in ends)) + 0.5, math.ceil(max(high for _, high in ends)), 1.0)
     density = np.zeros((len(sides), len(places)))
-    for row, (side, p) in enumerate(zip(sides, probabilities, strict=True)):
-        bins = np.floor((places - side.origin) * side.sign / side.px_per_bin + 0.5).astype(int)
+    for row, (side, p, border) in enumerate(zip(sides, probabilities, borders, strict=True)):
+        bins = np.searchsorted(border, (places - side.origin) * side.sign / side.px_per_bin, side="right") - 1
         inside = (bins >= 0) & (bins < len(p))
-        density[row, inside] = p[bins[inside]] / side.px_per_bin
+        density[row, inside] = (p / np.diff(border))[bins[inside]] / side.px_per_bin
     seen = np.flatnonzero(density.max(0) >= _FAINT * density.max())
     shown = slice(max(0, seen[0] - 3), seen[-1] + 4)
     last = sides[-1]

@@ -10,12 +10,13 @@ import pandas as pd
 
 from gfl_lab import naming
 from gfl_lab.metrics import box_modes, boxdist
+from gfl_lab.metrics.bins import stored_positions
 from gfl_lab.metrics.coco_matching import AREAS
 from gfl_lab.report.calibration import correlations
 
 INPUT = (
     "image_id", "annotation_id", "category", "stride", "bin_width", "scale_x", "scale_y", "bins", "probs", "expectation", "target",
-    "ambiguous_side", "ambiguity", "cell_iou", "score", "gt_x1", "gt_y1", "gt_x2", "gt_y2",
+    "bin_positions", "ambiguous_side", "ambiguity", "cell_iou", "score", "gt_x1", "gt_y1", "gt_x2", "gt_y2",
 )  # fmt: skip
 """The columns of distributions.parquet that ``sides`` needs."""
 
@@ -36,7 +37,7 @@ def sides(frame: pd.DataFrame | None) -> pd.DataFrame:
     Returns:
         ``COLUMNS``: size is small, medium or large, as COCO has them; ambiguous if the data have two edges here; neighbour
         whether another box of the image reaches into a band along this side (``NEAR``), as one does that hides it; entropy in nats
-        and spread (standard deviation) in bins; modes, their number; bimodality 0 to 1; tail, the mass on the last bin; error,
+        and spread (standard deviation) in the unit of the distances, bins; modes, their number; bimodality 0 to 1; tail, the mass on the last bin; error,
         expectation minus annotated distance, in px of the image; cell_iou and score of the box, the same in its four rows.
     """
     if frame is not None:
@@ -58,7 +59,7 @@ def sides(frame: pd.DataFrame | None) -> pd.DataFrame:
         area = ((group["gt_x2"] - group["gt_x1"]) * (group["gt_y2"] - group["gt_y1"])).to_numpy(float)
         size = np.select([area < AREAS["small"][1], area < AREAS["medium"][1]], ["small", "medium"], "large")
         values = {
-            "entropy": boxdist.entropy(p), "spread": boxdist.spread(p), "modes": box_modes.modes(p).count, "bimodality": box_modes.bimodality(p),
+            "entropy": boxdist.entropy(p), "spread": boxdist.spread(p, positions_of(group)), "modes": box_modes.modes(p).count, "bimodality": box_modes.bimodality(p),
             "tail": boxdist.tail_mass(p), "error": gap * unit,
         }  # fmt: skip
         of_box = {key: group[key].to_numpy() for key in ("image_id", "annotation_id", "category", "cell_iou", "score")} | {"size": size}
@@ -68,6 +69,11 @@ def sides(frame: pd.DataFrame | None) -> pd.DataFrame:
         columns["neighbour"] = np.stack(group["neighbour"].to_numpy()).ravel()
         parts.append(pd.DataFrame(columns)[list(COLUMNS)])
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({name: [] for name in COLUMNS})
+
+
+def positions_of(frame: pd.DataFrame) -> np.ndarray | None:
+    """Return the positions of the bins of rows of one trial; None where bin i is at i."""
+    return stored_positions(frame["bin_positions"].iloc[0]) if "bin_positions" in frame else None
 
 
 def neighbours(frame: pd.DataFrame) -> np.ndarray:

@@ -39,6 +39,10 @@ _DAMAGED_ARRAYS = (OSError, KeyError, TypeError, ValueError, AttributeError, EOF
 """Exceptions of NumPy for a file that is no archive of these arrays."""
 
 
+LATER_COLUMNS = ("bin_positions",)
+"""Columns of distributions.parquet that files of earlier versions do not have."""
+
+
 class ArtifactReader(TreeReader):
     """Reads what a trial has produced beside its numbers."""
 
@@ -58,7 +62,7 @@ class ArtifactReader(TreeReader):
 
         Args:
             trial_id: 12 hex digits.
-            columns: the only ones to read; all when None. Reading few is much cheaper: the probabilities are nearly
+            columns: the only ones to read; all when None. Of ``LATER_COLUMNS`` those that the file has. Reading few is much cheaper: the probabilities are nearly
                 the whole file.
             where: keep the rows where a column has this value, e.g. ``image_id=3``.
 
@@ -74,6 +78,7 @@ class ArtifactReader(TreeReader):
         filters = [(column, "==", value) for column, value in where.items()] or None
         try:
             known = set(pq.read_schema(path).names)
+            columns = columns and [c for c in columns if c in known or c not in LATER_COLUMNS]
             missing = [c for c in (*(columns or ()), *where) if c not in known]
             if missing:
                 raise StoreError(f"the distributions of trial {trial_id} have no column {', '.join(missing)}")

@@ -25,7 +25,7 @@ MOST_BOXES = 50_000
 """Boxes that are looked at here; `data check` looks at all."""
 MOST_GROUPS = 8
 """Groups of variants that are looked at."""
-BESIDE = ("box", "reg_max", "bin_width", "flip_prob", "scale_range", "crop")
+BESIDE = ("box", "reg_max", "bin_width", "bins", "bins_a", "bins_c", "flip_prob", "scale_range", "crop")
 """Settings that the report depends on, beside those of the assignment."""
 NAMED = 2
 """Variants of a group that are named."""

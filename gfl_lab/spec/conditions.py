@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gfl_lab.spec.backbones import BACKBONES, acts
+from gfl_lab.spec.bins import has_weighted_bins
 from gfl_lab.spec.choices import BUILT_IN, JOINT
 
 if TYPE_CHECKING:
@@ -43,7 +44,11 @@ WITH_QUALITY_BRANCH = _in_head("quality: centerness or iou", lambda s: s.quality
 WITH_GUIDED_LOSS = _in_head("quality: centerness_guided or iou_guided", lambda s: s.quality.endswith("_guided"))
 WITH_DGQP = _in_head("quality: dgqp", lambda s: s.quality == "dgqp")
 WITH_GENERAL_BOX = _in_head("a general box (dfl: true, or box: general)", lambda s: s.box == "general")
-WITH_BINS = _in_head("a general or gaussian box, or bbox_coder: distance", lambda s: s.box != "dirac" or s.bbox_coder == "distance")
+WITH_WEIGHTED_BINS = _in_head("a general box with bins: weighted", has_weighted_bins)
+WITH_BINS = _in_head(
+    "a general box with bins: uniform, a gaussian one, or bbox_coder: distance",
+    lambda s: s.bbox_coder == "distance" if s.box == "dirac" else not has_weighted_bins(s),
+)
 WITH_DIRAC_BOX = _in_head("box: dirac", lambda s: s.box == "dirac")
 WITH_GAUSSIAN_BOX = _in_head("box: gaussian", lambda s: s.box == "gaussian")
 WITH_BOX_LOSS = _in_head("gaussian_box_loss: true on a Gaussian box", lambda s: s.box != "gaussian" or s.gaussian_box_loss)

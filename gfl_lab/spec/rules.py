@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from gfl_lab.spec import shorthand
 from gfl_lab.spec.backbones import BACKBONES, with_dcn
+from gfl_lab.spec.bins import has_weighted_bins
 from gfl_lab.spec.choices import BUILT_IN
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def broken_rules(settings: Settings) -> list[Broken]:
         *_input(settings),
         *shorthand.contradictions(settings),
         *_dgqp(settings),
+        *_bins(settings),
         *_losses(settings),
         *_backbone(settings),
         *_registered(settings),
@@ -65,6 +67,12 @@ def _dgqp(s: Settings) -> Iterator[Broken]:
     if not (s.dgqp_topk or s.dgqp_mean or s.dgqp_variance):
         message = "dgqp_topk is 0 and dgqp_mean and dgqp_variance are off: the predictor would see nothing"
         yield ("dgqp_topk", "dgqp_mean", "dgqp_variance", "quality"), message
+
+
+def _bins(s: Settings) -> Iterator[Broken]:
+    if has_weighted_bins(s) and (s.reg_max < 4 or s.reg_max % 2):
+        message = f"reg_max is {s.reg_max}: with bins: weighted it must be even and at least 4, since W(n) has a middle bin"
+        yield ("reg_max", "bins", "box", "dfl"), message
 
 
 def _losses(s: Settings) -> Iterator[Broken]:

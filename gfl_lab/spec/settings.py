@@ -66,6 +66,28 @@ class Settings(BaseModel):
     reg_max: int = _field(
         DETECTOR, 16, "n: index of the last bin, so n+1 bins a side", ge=1, le=128, acts_only_with=conditions.WITH_GENERAL_BOX
     )
+    bins: Literal["uniform", "weighted"] = _field(
+        DETECTOR,
+        "uniform",
+        "bins of a general box: evenly spaced, or by D-FINE's non-uniform weighting function W(n), finest at the anchor's side",
+        acts_only_with=conditions.WITH_GENERAL_BOX,
+    )
+    bins_a: float = _field(
+        DETECTOR,
+        0.5,
+        "a of W(n): reach of the bins but the outer two to either side of the anchor's, in anchors",
+        gt=0,
+        le=16,
+        acts_only_with=conditions.WITH_WEIGHTED_BINS,
+    )
+    bins_c: float = _field(
+        DETECTOR,
+        0.25,
+        "c of W(n): curvature; the smaller, the finer the bins in the middle",
+        gt=0,
+        le=1000,
+        acts_only_with=conditions.WITH_WEIGHTED_BINS,
+    )
     bin_width: float = _field(DETECTOR, 1.0, "Delta: distance between bins, in strides", gt=0, le=64, acts_only_with=conditions.WITH_BINS)
     dfl_weight: float = _field(DETECTOR, 0.25, "weight of DFL", ge=0, le=MAX_WEIGHT, acts_only_with=conditions.WITH_DFL)
     box_loss: str = _field(

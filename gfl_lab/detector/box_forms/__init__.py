@@ -10,6 +10,7 @@ dirac_delta     4         dx, dy, dw, dh of the anchor (ATSS)                   
 dirac_distance  4         log of the distances, in halves of the anchor (FCOS)   none
 gaussian        8         4 means, beyond half an anchor; then 4 log variances   negative log-likelihood
 general         4(n+1)    logits over the bins 0..n of each side                 DFL
+weighted        4(n+1)    the same, bins at half the anchor + W(n) anchors       DFL between neighbouring bins
 ==============  ========  =====================================================  ==================================
 """
 
@@ -21,10 +22,12 @@ from gfl_lab.detector.box_forms.base import BoxForm, Decoded, Fitted
 from gfl_lab.detector.box_forms.dirac import DiracDelta, DiracDistance
 from gfl_lab.detector.box_forms.gaussian import Gaussian, normal_bins
 from gfl_lab.detector.box_forms.general import DISTANCE_MARGIN, General, peak_mean
+from gfl_lab.detector.box_forms.weighted import WeightedGeneral
 from gfl_lab.detector.parts import build_part
 
 BOX_FORMS: dict[str, type[BoxForm]] = {
     "general": General,
+    "weighted": WeightedGeneral,
     "gaussian": Gaussian,
     "dirac_delta": DiracDelta,
     "dirac_distance": DiracDistance,
@@ -47,6 +50,7 @@ __all__ = [
     "Fitted",
     "Gaussian",
     "General",
+    "WeightedGeneral",
     "build_box_form",
     "normal_bins",
     "peak_mean",

@@ -61,7 +61,8 @@ class General(BoxForm):
     def decode(self, predictions: Tensor, priors: Tensor, unit: Tensor) -> Decoded:
         """Return boxes (M, 4), distances (M, 4) and distributions (M, 4, n+1)."""
         probs = predictions.unflatten(1, (4, self.reg_max + 1)).softmax(2)
-        distances = peak_mean(probs) if self.decoding == "local_peak" else probs @ self.integral.project.float()
+        positions = self.integral.project.float()
+        distances = peak_mean(probs, positions) if self.decoding == "local_peak" else probs @ positions
         return Decoded(self._coder.decode(centers_of(priors), distances * unit), distances, probs)
 
     def fit(self, predictions: Tensor, priors: Tensor, unit: Tensor, targets: Tensor) -> Fitted:
@@ -70,21 +71,29 @@ class General(BoxForm):
         boxes = self._coder.decode(centers, self.integral(predictions))
         if not self.dfl_weight:
             return Fitted(boxes, targets, None)
-        distances = self._coder.encode(centers, targets, self.reg_max, DISTANCE_MARGIN)
-        dfl = losses.distribution_focal_loss(predictions.reshape(-1, self.reg_max + 1), distances.reshape(-1))
+        dfl = self._dfl(predictions.reshape(-1, self.reg_max + 1), self._targets(centers, targets).reshape(-1))
         return Fitted(boxes, targets, dfl.view(-1, 4).mean(1))
 
+    def _targets(self, centers: Tensor, boxes: Tensor) -> Tensor:
+        """Return the distances (M, 4) that DFL learns, kept within the reach of the bins."""
+        return self._coder.encode(centers, boxes, self.reg_max, DISTANCE_MARGIN)
 
-def peak_mean(probs: Tensor) -> Tensor:
-    """Return the mean over the bins of the highest peak alone, in bins: from its top down to the valley on either side.
+    def _dfl(self, logits: Tensor, distances: Tensor) -> Tensor:
+        """Return DFL (S,) of distributions (S, n+1) for distances (S,)."""
+        return losses.distribution_focal_loss(logits, distances)
+
+
+def peak_mean(probs: Tensor, positions: Tensor | None = None) -> Tensor:
+    """Return the mean over the bins of the highest peak alone: from its top down to the valley on either side.
 
     With one peak it is the mean of the whole distribution. Among equal tops the first counts.
 
     Args:
         probs: (..., n+1) distributions.
+        positions: (n+1,) of the bins, ascending; None for 0, 1, ..., n.
 
     Returns:
-        (...) in [0, n].
+        (...) in the unit of the positions.
     """
     bins = torch.arange(probs.shape[-1], device=probs.device)
     top = probs.argmax(-1, keepdim=True)
@@ -95,4 +104,4 @@ def peak_mean(probs: Tensor) -> Tensor:
     ones = torch.ones_like(falls_left[..., :1])
     peak = torch.cat([falls_left, ones], -1) * torch.cat([ones, falls_right], -1)
     mass = probs * peak
-    return (mass * bins).sum(-1) / mass.sum(-1)
+    return (mass * (bins if positions is None else positions)).sum(-1) / mass.sum(-1)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gfl_lab.detector.box_forms import BoxForm, General
+from gfl_lab.detector.box_forms.weighted import WeightedIntegral
 from gfl_lab.detector.qualities.joint import Joint
 
 FORMS = ("decomposed", "composed")
@@ -57,7 +58,10 @@ class Dgqp(Joint):
     def predict(self, layers: nn.Module, cls_feat: Tensor, reg_feat: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
         """Return class logits (N, C, H, W), the box predictions, and of the decomposed form the quality's logits (N, 1, H, W)."""
         logits = boxes.detach() if self.detach else boxes
-        seen = distribution_statistics(logits, boxes.shape[1] // 4 - 1, topk=self.topk, mean=self.mean, variance=self.variance)
+        bins = layers.get_submodule("integral")
+        positions = bins.relative() if isinstance(bins, WeightedIntegral) else None
+        n = boxes.shape[1] // 4 - 1
+        seen = distribution_statistics(logits, n, topk=self.topk, mean=self.mean, variance=self.variance, positions=positions)
         found = layers.get_submodule("reg_conf")(seen)
         classify = layers.get_submodule("gfl_cls")
         if self.form == "composed":
@@ -65,16 +69,19 @@ class Dgqp(Joint):
         return classify(cls_feat), boxes, found
 
 
-def distribution_statistics(logits: Tensor, reg_max: int, *, topk: int, mean: bool, variance: bool) -> Tensor:
+def distribution_statistics(
+    logits: Tensor, reg_max: int, *, topk: int, mean: bool, variance: bool, positions: Tensor | None = None
+) -> Tensor:
     """Return what the predictor sees of each location: of each side the highest probabilities, their mean, the variance.
 
     The mean is that of the ``topk`` probabilities, as in the authors' code; with ``topk`` 0 it is that of all bins, which
-    is always 1/(n+1). The variance is that of the distribution over the bins, in parts of n squared, so in [0, 1/4].
+    is always 1/(n+1). The variance is that of the distribution over the bins, in parts of their squared range, so in [0, 1/4].
 
     Args:
         logits: (N, 4(n+1), H, W), side-major.
         reg_max: n.
         topk: k, at most n+1.
+        positions: (n+1,) of the bins, from 0 to 1; None where they are evenly spaced.
 
     Returns:
         (N, 4 * width, H, W), side-major; ``width`` counts what is asked for.
@@ -87,7 +94,8 @@ def distribution_statistics(logits: Tensor, reg_max: int, *, topk: int, mean: bo
     if mean:
         parts.append(highest.mean(2, keepdim=True))
     if variance:
-        position = torch.linspace(0, 1, reg_max + 1, device=probs.device, dtype=probs.dtype).view(-1, 1, 1)
+        even = torch.linspace(0, 1, reg_max + 1, device=probs.device, dtype=probs.dtype)
+        position = (even if positions is None else positions).view(-1, 1, 1)
         first = (probs * position).sum(2, keepdim=True)
         parts.append((probs * (position - first).square()).sum(2, keepdim=True))
     return torch.cat(parts, dim=2).flatten(1, 2)
