@@ -4,14 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 from gfl_lab.errors import InputError, Problem
 
 SQLITE_PATH_BYTES = 504
 """Longest path of a database that SQLite opens: its limit is 512 bytes, and it adds ``-journal`` to the name."""
+
+_DIGEST = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
+
+
+def file_name(address: str) -> str:
+    """Return the name of the file at the end of a URL."""
+    return PurePosixPath(unquote(urlsplit(address).path)).name
+
+
+def digest_in_name(address: str) -> str:
+    """Return the first hex digits of a file's SHA-256, which published weights have in their name: ``25944287`` of ``x-25944287.pth``.
+
+    Empty where the name has none.
+    """
+    match = _DIGEST.search(file_name(address))
+    return match[1] if match else ""
 
 
 def absolute(text: str | os.PathLike[str], what: str) -> Path:

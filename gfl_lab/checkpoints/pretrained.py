@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import torch
 from mmdet.registry import MODELS
 from torch import nn
 
+from gfl_lab.addresses import digest_in_name
+from gfl_lab.checkpoints import download
 from gfl_lab.checkpoints.files import load_safely
 from gfl_lab.detector.build import model_config
 from gfl_lab.errors import InputError, Problem, ResourceError
@@ -51,21 +52,17 @@ def fetch_pretrained(backbone: str) -> dict[str, Any]:
 
     Raises:
         ResourceError: none are published, or they are not there and cannot be downloaded; the hint names the place for the file.
+        InputError: the file holds Python objects, or is damaged.
     """
-    url = published_url(backbone)
-    file = url.rpartition("/")[2]
+    address = published_url(backbone)
     try:
-        return torch.hub.load_state_dict_from_url(url, progress=False, check_hash=True, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise ResourceError(f"the published weights {file} hold Python objects, and only tensors and plain values are loaded") from None
-    except (OSError, RuntimeError) as error:
+        path = download.fetch(address, digest_in_name(address))
+    except ResourceError as error:
+        hint = "Or give --init-weights FILE, or --init-weights random to start from nothing."
         raise ResourceError(
-            Problem(
-                f"the published weights {file} of backbone {backbone} are not in {torch.hub.get_dir()}/checkpoints and could not be "
-                f"downloaded from {url} ({error})",
-                hint="Put the file there, or give --init-weights FILE, or --init-weights random to start from nothing.",
-            )
+            [Problem(f"published weights of backbone {backbone}: {p.message}", p.place, f"{p.hint} {hint}") for p in error.problems]
         ) from None
+    return load_safely(path)
 
 
 def load_backbone(backbone: nn.Module, weights: str, name: str) -> None:

@@ -1,0 +1,1 @@
+"""mmdet's model zoo, as its installed wheel describes it."""
