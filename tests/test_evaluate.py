@@ -175,6 +175,18 @@ def test_an_imported_detector_takes_its_test_settings_from_the_profile(cli: Cli,
     assert re.search(r"^AP50 +[0-9.-]+ *$", out, re.MULTILINE)
 
 
+def test_a_file_that_is_not_imported_is_converted_on_the_way(cli: Cli, imported: Path, shapes: Path, tmp_path: Path) -> None:
+    state = load_safely(imported)["state_dict"]
+    torch.save({"state_dict": state, "meta": {"dataset_meta": {"classes": ("a", "b", "c")}}}, tmp_path / "named.pth")
+    torch.save({f"module.{key}": value for key, value in state.items()}, tmp_path / "bare.pth")
+    rows = [
+        json.loads(cli(path, "--data", shapes, "--profile", "smoke", "--json")[1])["rows"] for path in (imported, tmp_path / "bare.pth")
+    ]
+    assert rows[0] == rows[1]
+    code, _, err = cli(tmp_path / "named.pth", "--data", shapes, "--profile", "smoke")
+    assert code == 2 and "class 1 is a in the weights" in err
+
+
 def test_data_without_truth_have_no_truth_scores(cli: Cli, imported: Path, shapes: Path, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     shutil.copytree(shapes, folder)
@@ -318,9 +330,10 @@ def test_weights_that_do_not_fit(cli: Cli, general: TrialDir, imported: Path, sh
         ({"state_dict": state, "meta": meta | {"settings": 3}}, "has no settings"),
         ({"state_dict": state, "meta": meta | {"kind": "backbone"}}, "holds a backbone, not a detector"),
         ({"state_dict": state, "meta": meta | {"format": 99}}, "format 99"),
-        ({"state_dict": state}, f"gfl-lab import-checkpoint {path}"),
-        (state, f"gfl-lab import-checkpoint {path}"),
-        ({"state_dict": {"a": 1}, "meta": meta}, "no checkpoint of gfl-lab's"),
+        ({"state_dict": del_first}, "not a whole one"),
+        (del_first, "not a whole one"),
+        ({"state_dict": {"a": torch.zeros(1)}}, "of no known detector or backbone"),
+        ({"state_dict": {"a": 1}, "meta": meta}, "entries that are no weights"),
         (last, "a trial's checkpoint holds no settings"),
         ([1, 2], "not a dictionary"),
     ):
@@ -346,4 +359,4 @@ def test_a_trials_file_on_data_with_other_classes(cli: Cli, general: TrialDir, s
         content["categories"][0]["name"] = "another"
         path.write_text(json.dumps(content))
     code, _, err = cli(general.file(naming.LAST_CHECKPOINT), "--data", folder)
-    assert code == 2 and "the weights have the classes" in err and "another" in err
+    assert code == 2 and "in the weights and another in the data set" in err

@@ -624,9 +624,9 @@ def test_checkpoint_of_mmengine_with_its_logs(tmp_path: Path, form: str) -> None
         torch.save(content, file, _use_new_zipfile_serialization=False)
     with pytest.raises(InputError, match="Python objects"):
         load_safely(file)  # so this file does hold them
-    weights, others = read_weights(file)
-    assert weights.keys() == stock.state_dict().keys() and not others
-    assert all(torch.equal(value, weights[key]) for key, value in stock.state_dict().items())
+    found = read_weights(file)
+    assert found.weights.keys() == stock.state_dict().keys() and not found.others and found.classes == ("a", "b", "c")
+    assert all(torch.equal(value, found.weights[key]) for key, value in stock.state_dict().items())
 
 
 class _Malicious:
@@ -679,7 +679,7 @@ def test_paddle_file(tmp_path: Path, protocol: int, kind: type) -> None:
     assert written["state_dict"].keys() == expected.keys()
     assert all(torch.equal(value, expected[key]) for key, value in written["state_dict"].items())
     np.savez(tmp_path / "same.npz", **{key: value.numpy() for key, value in paddle.state.items()})
-    assert convert(read_weights(tmp_path / "same.npz")[0]).recognised == done.converted.recognised
+    assert convert(read_weights(tmp_path / "same.npz").weights).recognised == done.converted.recognised
 
 
 @pytest.mark.parametrize("form", ["torch", "legacy", "paddle", "npz"])

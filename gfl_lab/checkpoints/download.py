@@ -12,8 +12,8 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from io import BufferedRandom
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import urlsplit
 
 import torch
@@ -82,7 +82,7 @@ def fetch(address: str, digest: str, progress: Progress = lambda done, of: None)
 
 
 @contextlib.contextmanager
-def _locked(part: Path) -> Iterator[BinaryIO]:
+def _locked(part: Path) -> Iterator[BufferedRandom]:
     """Open a file for appending, alone among processes. It is removed at the end if it is empty."""
     while True:
         with part.open("a+b") as file:
@@ -107,7 +107,7 @@ def _is_whole(path: Path, digest: str) -> bool:
         return not digest or hashlib.file_digest(file, "sha256").hexdigest().startswith(digest)
 
 
-def _download(address: str, digest: str, file: BinaryIO, progress: Progress) -> None:
+def _download(address: str, digest: str, file: BufferedRandom, progress: Progress) -> None:
     """Complete ``file``, which may hold the beginning. Raises _Broken, then with the part that has arrived, if it is of use."""
     if not digest:
         file.truncate(0)  # nothing would tell that the beginning is of another file
@@ -132,7 +132,7 @@ def _download(address: str, digest: str, file: BinaryIO, progress: Progress) -> 
         continued = False  # the beginning was of another file: once more from the start
 
 
-def _transfer(address: str, file: BinaryIO, progress: Progress) -> None:
+def _transfer(address: str, file: BufferedRandom, progress: Progress) -> None:
     """Ask the server once for what is missing of ``file``, and append it. Raises _Broken if that is not all."""
     start = file.seek(0, os.SEEK_END)
     request = urllib.request.Request(address, headers={"Range": f"bytes={start}-"} if start else {})

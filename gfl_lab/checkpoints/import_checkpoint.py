@@ -57,13 +57,35 @@ _TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """First bytes of torch files that are no zip archives (before torch 1.6)."""
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+@dataclass(frozen=True)
+class WeightsFile:
+    """The content of a weights file.
+
+    Attributes:
+        weights: key to tensor, on the CPU. others: entries beside them that are no weights, key to reason.
+        meta: what the project that saved them says of them: the entry ``meta`` of a torch file, else empty.
+    """
+
+    weights: dict[str, Tensor]
+    others: dict[str, str]
+    meta: dict[str, Any]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, which mmdet saves; empty where they are not named."""
+        dataset = self.meta.get("dataset_meta")
+        for entries in (dataset if isinstance(dataset, dict) else {}, self.meta):
+            for key in ("classes", "CLASSES"):
+                names = entries.get(key)
+                if isinstance(names, (tuple, list)) and names and all(isinstance(name, str) for name in names):
+                    return tuple(names)
+        return ()
+
+
+def read_weights(path: Path) -> WeightsFile:
     """Return the weights in a file of torch (``.pth``), Paddle (``.pdparams``) or numpy (``.npz``), recognised by its content.
 
     In a torch file the entry ``state_dict`` or ``model`` is read, or else the whole.
-
-    Returns:
-        Key to tensor, on the CPU; and entries that are no weights, key to reason.
 
     Raises:
         InputError: no file, a damaged one, or one with objects other than weights; names them.
@@ -83,8 +105,10 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         content = _read_paddle(path)
     else:
         raise InputError(f"{path} is no weights file of torch, Paddle or numpy" + ("" if start else ": it is empty"))
+    meta = content.get("meta")
+    entry = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), dict)), content)
     weights, others = {}, {}
-    for key, value in content.items():
+    for key, value in entry.items():
         if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], np.ndarray):
             value = value[1]  # Paddle's (name, array)
         if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
@@ -93,13 +117,13 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             weights[key] = value
         else:
             others[str(key)] = _NOT_WEIGHTS
-    return weights, others
+    return WeightsFile(weights, others, meta if isinstance(meta, dict) else {})
 
 
 def _read_torch(path: Path) -> dict[str, Any]:
     with torch.serialization.safe_globals([(_Placeholder, name) for name in _BESIDE_WEIGHTS]):
         try:
-            content = load_safely(path)
+            return load_safely(path)
         except InputError as error:
             if strangers := _strangers(path):
                 raise InputError(
@@ -109,10 +133,6 @@ def _read_torch(path: Path) -> dict[str, Any]:
                     )
                 ) from None
             raise error from None
-    for entry in ("state_dict", "model"):
-        if isinstance(content.get(entry), dict):
-            return content[entry]
-    return content
 
 
 def _strangers(path: Path) -> list[str]:
@@ -212,6 +232,14 @@ class Imported:
     sha256: str
 
 
+def convert_file(content: WeightsFile, name: str) -> Converted:
+    """Return the weights of a file under our names. Raises InputError, which names the file, as ``convert`` does."""
+    try:
+        return convert(content.weights)
+    except InputError as error:
+        raise InputError([Problem(p.message, place=p.place or name, hint=p.hint) for p in error.problems]) from None
+
+
 def import_checkpoint(source: Path, out: Path, *, force: bool = False) -> Imported:
     """Convert a weights file. The result holds ``state_dict`` and ``meta`` (format, kind, source, settings, num_classes, sha256).
 
@@ -228,11 +256,8 @@ def import_checkpoint(source: Path, out: Path, *, force: bool = False) -> Import
                 hint="Give another --out." if out.resolve() == source.resolve() else "Give --force to replace it, or another --out.",
             )
         )
-    weights, others = read_weights(source)
-    try:
-        converted = convert(weights)
-    except InputError as error:
-        raise InputError([Problem(p.message, place=p.place or str(source), hint=p.hint) for p in error.problems]) from None
+    file_content = read_weights(source)
+    converted = convert_file(file_content, str(source))
     with source.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     recognised = converted.recognised
@@ -252,4 +277,4 @@ def import_checkpoint(source: Path, out: Path, *, force: bool = False) -> Import
             if "inline_container" not in str(error):
                 raise
             raise OSError(errno.ENOSPC, "no space left on device", str(out)) from None
-    return Imported(converted, converted.dropped | others, out, sha256)
+    return Imported(converted, converted.dropped | file_content.others, out, sha256)

@@ -11,7 +11,7 @@ import click
 from gfl_lab.cli.numbers import Whole
 from gfl_lab.cli.options import parse_settings
 from gfl_lab.cli.output import consoles, print_json, say
-from gfl_lab.cli.progress import counter
+from gfl_lab.cli.progress import counter, download
 
 if TYPE_CHECKING:
     from gfl_lab.session.evaluation import EvaluationReport
@@ -21,21 +21,23 @@ if TYPE_CHECKING:
 @click.argument("weights", metavar="TRIAL|WEIGHTS")
 @click.option("--set", "changes", metavar="KEY=VALUE", multiple=True, callback=parse_settings, help="Another test setting; repeatable.")
 @click.option("--data", metavar="PATH", type=click.Path(path_type=Path), help="Folder with a data set in COCO format, for WEIGHTS.")
-@click.option(
-    "--profile", metavar="NAME", help="Profile that gives imported WEIGHTS their image size and test settings.  [default: coco_1x]"
-)
+@click.option("--profile", metavar="NAME", help="Profile that gives WEIGHTS their image size and test settings.  [default: coco_1x]")
 @click.option("--limit", metavar="N", type=Whole(1), help="Only the first N validation images, for a quick look.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(weights: str, changes: dict[str, object], data: Path | None, profile: str | None, limit: int | None, as_json: bool) -> None:
-    """Evaluate trained weights: those of TRIAL, a finished trial's id or how it begins, beside its recorded numbers; or those
-    in the file WEIGHTS, which `gfl-lab import-checkpoint` wrote, on the data set --data. Nothing is trained or changed.
+    """Evaluate trained weights. Nothing is trained or changed.
 
-    Examples:  gfl-lab evaluate 3fa9 --set decode=local_peak,  gfl-lab evaluate gfl_r50.gfl-lab.pth --data ~/data/coco
+    TRIAL is a finished trial's id or how it begins; it is evaluated beside its recorded numbers. WEIGHTS is evaluated on the data
+    set --data: a file, of gfl-lab or of a project that import-checkpoint knows; or mmdet:NAME, the weights that mmdet publishes
+    for its config NAME. They are downloaded once.
+
+    Examples:  gfl-lab evaluate 3fa9 --set decode=local_peak,  gfl-lab evaluate mmdet:gfl_r50_fpn_1x_coco --data ~/data/coco
     """
     from gfl_lab.session.run_tree import default_tree
     from gfl_lab.session.trained import detector_to_evaluate
 
-    detector = detector_to_evaluate(default_tree(), weights, data, profile)
+    with download(weights) as progress:
+        detector = detector_to_evaluate(default_tree(), weights, data, profile, progress)
     from gfl_lab.session.evaluation import evaluate_again
 
     for note in detector.notes:

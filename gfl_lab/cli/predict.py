@@ -10,6 +10,7 @@ import click
 from gfl_lab.cli.numbers import Number
 from gfl_lab.cli.options import picture_options, renamed_option
 from gfl_lab.cli.output import print_json, say
+from gfl_lab.cli.progress import download
 from gfl_lab.wording import plural
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command("predict")
-@click.argument("weights", metavar="TRIAL|CHECKPOINT")
+@click.argument("weights", metavar="TRIAL|WEIGHTS")
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--distributions", is_flag=True, help="Draw the four edge distributions of each box, and add them to the JSON.")
 @renamed_option(
@@ -25,15 +26,18 @@ if TYPE_CHECKING:
 )
 @picture_options
 @click.option(
-    "--profile", metavar="NAME", default="coco_1x", show_default=True, help="For converted weights: image size and test settings."
+    "--profile", metavar="NAME", default="coco_1x", show_default=True, help="For weights that are no trial's: image size and test settings."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, and draw nothing.")
 def command(
     weights: str, images: tuple[Path, ...], distributions: bool, score_thr: float, pictures: PictureOptions, profile: str, as_json: bool
 ) -> None:
-    """Detect objects on images with a finished trial, or with weights of import-checkpoint, and draw them.
+    """Detect objects on images and draw them.
 
-    Example:  gfl-lab predict 3fa9 photo.jpg --distributions
+    The weights are those of TRIAL, a finished trial's id or how it begins; those in the file WEIGHTS, of gfl-lab or of a project
+    that import-checkpoint knows; or, as mmdet:NAME, those that mmdet publishes for its config NAME. They are downloaded once.
+
+    Examples:  gfl-lab predict 3fa9 photo.jpg,  gfl-lab predict mmdet:gfl_r50_fpn_1x_coco photo.jpg --distributions
     """
     from gfl_lab.session.pictures import picture_paths, require_images, write_picture
     from gfl_lab.session.run_tree import default_tree
@@ -41,7 +45,8 @@ def command(
 
     targets = {} if as_json else picture_paths(images, pictures)
     require_images(images)
-    detector = detector_for_images(default_tree(), weights, profile)
+    with download(weights) as progress:
+        detector = detector_for_images(default_tree(), weights, profile, progress)
     from gfl_lab.inference.detections import detection_json
     from gfl_lab.inference.reevaluate import predict_images
 

@@ -15,6 +15,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from gfl_lab import naming
+from gfl_lab.checkpoints import import_checkpoint
+from gfl_lab.checkpoints.convert import Converted
 from gfl_lab.checkpoints.files import load_safely
 from gfl_lab.data import ambiguous_shapes, coco
 from gfl_lab.errors import InputError, Problem, StoreError
@@ -113,10 +115,10 @@ def read_trial(trial: TrialDir, tree: RunTree, with_data: bool = True) -> Traine
 
 
 def read_weights(path: Path, data: Path | None, profile: Profile, tree: RunTree) -> TrainedDetector:
-    """Return the weights in a file that ``gfl-lab import-checkpoint`` wrote, or in a trial's ``last.pth`` beside its manifest.
+    """Return the weights in a file: another project's, those that ``gfl-lab import-checkpoint`` wrote, or a trial's ``last.pth``.
 
-    A trial keeps all its settings. An imported detector has those that its weights show, the profile's of groups input and
-    evaluation, and sees one image at a time, as in the published evaluations.
+    A trial's file is beside its manifest, and keeps all its settings. Another detector has the settings that its weights show,
+    those of groups input and evaluation from the profile, and sees one image at a time, as in the published evaluations.
 
     Args:
         data: folder of a data set in COCO format; its annotations are checked, its images are not decoded. None: the weights are
@@ -125,40 +127,72 @@ def read_weights(path: Path, data: Path | None, profile: Profile, tree: RunTree)
     Raises:
         InputError: the file is no detector's or does not fit the data. DataError: problems of the data set.
     """
-    state, meta = _read(path)
-    known: tuple[str, ...] | None = None
-    if "trial" in meta:
-        trial = TrialDir(path.resolve().parent)
-        if not trial.file(naming.MANIFEST).exists():
-            hint = f"Give the trial's id, or the file in its run directory, where {naming.MANIFEST} is."
-            raise InputError(Problem("a trial's checkpoint holds no settings", str(path), hint))
-        manifest = trial.manifest()
-        own = _spec(trial, manifest, tree)
-        if manifest.trial != meta["trial"]:
-            raise InputError(Problem(f"it belongs to trial {meta['trial']}, and the manifest beside it to {manifest.trial}", str(path)))
-        settings, known, count = own.settings, own.data.classes, len(own.data.classes)
-    else:
-        settings, count = _imported(path, meta, profile)
+    file = import_checkpoint.read_weights(path)
+    meta = file.meta
+    if not ("trial" in meta or "kind" in meta):
+        return converted_detector(str(path), import_checkpoint.convert_file(file, str(path)), file.classes, data, profile)
+    if file.others:
+        raise InputError(Problem("it holds entries that are no weights", str(path), "Convert the source again: gfl-lab import-checkpoint"))
+    _check_format(path, meta)
+    if "trial" not in meta:
+        settings, count = _imported(str(path), meta, profile)
+        return _detector(str(path), file.weights, settings, count, (), data)
+    trial = TrialDir(path.resolve().parent)
+    if not trial.file(naming.MANIFEST).exists():
+        hint = f"Give the trial's id, or the file in its run directory, where {naming.MANIFEST} is."
+        raise InputError(Problem("a trial's checkpoint holds no settings", str(path), hint))
+    manifest = trial.manifest()
+    own = _spec(trial, manifest, tree)
+    if manifest.trial != meta["trial"]:
+        raise InputError(Problem(f"it belongs to trial {meta['trial']}, and the manifest beside it to {manifest.trial}", str(path)))
+    return _detector(str(path), file.weights, own.settings, len(own.data.classes), own.data.classes, data)
+
+
+def converted_detector(
+    name: str, converted: Converted, classes: tuple[str, ...], data: Path | None, profile: Profile, notes: tuple[str, ...] | None = None
+) -> TrainedDetector:
+    """Return a detector whose weights come from another project.
+
+    Args:
+        name: for messages: the file.
+        classes: names of the weights' classes, in the order of their channels; empty where they are not known.
+        data, profile: as ``read_weights`` takes them.
+        notes: sentences beside the numbers; None: the conversion's warnings.
+
+    Raises:
+        InputError: the weights are a backbone's or do not fit the data. DataError: problems of the data set.
+    """
+    recognised = converted.recognised
+    meta = {"kind": recognised.kind, "settings": recognised.settings, "num_classes": recognised.num_classes}
+    settings, count = _imported(name, meta, profile)
+    detector = _detector(name, converted.state_dict, settings, count, classes if len(classes) == count else (), data)
+    return replace(detector, notes=(recognised.warnings if notes is None else notes) + detector.notes)
+
+
+def _detector(
+    name: str, state: Mapping[str, Tensor], settings: Settings, count: int, known: tuple[str, ...], data: Path | None
+) -> TrainedDetector:
+    """Return weights of ``count`` classes, named ``known`` where it is not empty, for a data set or for images of none."""
     content, paths = _no_data(known, count) if data is None else _data(data)
     if count != len(content.classes):
         raise InputError(
             Problem(
                 f"the weights have {count} classes, and the data set {data} has {len(content.classes)} categories",
-                str(path),
+                name,
                 "Give the data set that the weights were trained for.",
             )
         )
     notes: tuple[str, ...] = ()
-    if known is None and data is None:
+    if not known and data is None:
         notes = (f"the weights do not name their classes: they are called {content.classes[0]}, {content.classes[1 % count]}, ...",)
-    elif known is None:
+    elif not known:
         notes = ("the weights do not name their classes: they are taken in the order of the data set's category ids",)
     elif known != content.classes:
-        raise InputError(
-            Problem(f"the weights have the classes {', '.join(known)}, and the data set {data} has {', '.join(content.classes)}", str(path))
-        )
+        number, mine, other = next((i, a, b) for i, (a, b) in enumerate(zip(known, content.classes, strict=True), 1) if a != b)
+        hint = f"Give a data set with the classes {', '.join(known[:4])}{', ...' if count > 4 else ''} in this order."
+        raise InputError(Problem(f"class {number} is {mine} in the weights and {other} in the data set {data}", name, hint))
     spec = TrialSpec(settings=settings, data=content, seed=0, code=TRAINING_CODE_VERSION)
-    return TrainedDetector(str(path), False, state, spec, paths, notes=notes)
+    return TrainedDetector(name, False, state, spec, paths, notes=notes)
 
 
 def _problems(error: ValidationError, place: str) -> list[Problem]:
@@ -167,16 +201,20 @@ def _problems(error: ValidationError, place: str) -> list[Problem]:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return state dict and ``meta`` of a checkpoint of gfl-lab's."""
+    """Return state dict and ``meta`` of a trial's checkpoint."""
     content = load_safely(path)
     state, meta = content.get("state_dict"), content.get("meta")
     known = isinstance(meta, dict) and ("trial" in meta or "kind" in meta)
     if not known or meta is None or not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        hint = f"Weights of other projects are converted first:  gfl-lab import-checkpoint {path}"
-        raise InputError(Problem("it is no checkpoint of gfl-lab's", str(path), hint))
+        raise InputError(Problem("it is no checkpoint of gfl-lab's", str(path)))
+    _check_format(path, meta)
+    return state, meta
+
+
+def _check_format(path: Path, meta: Mapping[str, Any]) -> None:
+    """Raise InputError for a checkpoint of a later gfl-lab."""
     if not isinstance(meta.get("format"), int) or meta["format"] > naming.FORMAT_VERSION:
         raise InputError(f"{path} has format {meta.get('format')}; this gfl-lab reads up to {naming.FORMAT_VERSION}")
-    return state, meta
 
 
 def _spec(trial: TrialDir, manifest: Manifest, tree: RunTree) -> TrialSpec:
@@ -192,19 +230,19 @@ def _spec(trial: TrialDir, manifest: Manifest, tree: RunTree) -> TrialSpec:
     return spec
 
 
-def _imported(path: Path, meta: dict[str, Any], profile: Profile) -> tuple[Settings, int]:
+def _imported(name: str, meta: Mapping[str, Any], profile: Profile) -> tuple[Settings, int]:
     """Return settings and number of classes of an imported detector."""
     if meta["kind"] != "detector":
         hint = "A backbone's weights are what training starts from:  gfl-lab run EXPERIMENT --init-weights FILE"
-        raise InputError(Problem(f"it holds a {meta['kind']}, not a detector", str(path), hint))
+        raise InputError(Problem(f"it holds a {meta['kind']}, not a detector", name, hint))
     shown, count = meta.get("settings"), meta.get("num_classes")
     if not isinstance(shown, dict) or not isinstance(count, int):
-        raise InputError(Problem("it has no settings or classes", str(path), "Convert the source again: gfl-lab import-checkpoint"))
+        raise InputError(Problem("it has no settings or classes", name, "Convert the source again: gfl-lab import-checkpoint"))
     tests = {key: value for key, value in profile.settings.items() if key in SETTABLE}
     try:
         return resolve_settings(tests, {"batch_size": 1}, shown), count
     except ValidationError as error:
-        raise InputError(_problems(error, str(path))) from None
+        raise InputError(_problems(error, name)) from None
 
 
 def _data(folder: Path) -> tuple[DataSpec, DataPaths]:
@@ -224,7 +262,7 @@ def _data(folder: Path) -> tuple[DataSpec, DataPaths]:
     return data, paths
 
 
-def _no_data(known: tuple[str, ...] | None, count: int) -> tuple[DataSpec, DataPaths]:
+def _no_data(known: tuple[str, ...], count: int) -> tuple[DataSpec, DataPaths]:
     """Return classes alone, in place of a data set."""
     coco_names = tuple(CocoDataset.METAINFO["classes"])
     classes = known or (coco_names if count == len(coco_names) else tuple(f"class {number}" for number in range(1, count + 1)))

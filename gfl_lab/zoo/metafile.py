@@ -150,7 +150,7 @@ def _entry(model: Mapping[str, Any], collections: Mapping[str, Any], folder: str
     results = model.get("Results") or []
     results = [{"Metrics": {}} | result for result in (results if isinstance(results, list) else [results])]
     of_boxes = [result for result in results if _BOX_AP in result["Metrics"]]
-    paper = (model.get("Paper") or collections.get(model.get("In Collection"), {}).get("Paper")) or {}
+    paper = (model.get("Paper") or collections.get(model.get("In Collection", ""), {}).get("Paper")) or {}
     paper = paper[0] if isinstance(paper, list) else paper
     paper = {"URL": paper} if isinstance(paper, str) else paper
     return Published(
