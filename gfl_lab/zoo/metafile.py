@@ -148,8 +148,8 @@ def _entry(model: Mapping[str, Any], collections: Mapping[str, Any], folder: str
     inside = config.relative_to("configs") if config.parts[0] == "configs" else PurePosixPath(folder, config.name)
     weights = model.get("Weights") or []
     results = model.get("Results") or []
-    results = [{"Metrics": {}} | result for result in (results if isinstance(results, list) else [results])]
-    of_boxes = [result for result in results if _BOX_AP in result["Metrics"]]
+    results = [{"Metrics": {}} | one for one in (results if isinstance(results, list) else [results])]
+    of_boxes = [each for each in results if _BOX_AP in each["Metrics"]]
     paper = (model.get("Paper") or collections.get(model.get("In Collection", ""), {}).get("Paper")) or {}
     paper = paper[0] if isinstance(paper, list) else paper
     paper = {"URL": paper} if isinstance(paper, str) else paper
@@ -157,7 +157,7 @@ def _entry(model: Mapping[str, Any], collections: Mapping[str, Any], folder: str
         name=inside.stem,
         config=str(inside),
         addresses=tuple(weights) if isinstance(weights, list) else (weights,),
-        results={metric: value for result in results for metric, value in result["Metrics"].items()},
+        results={metric: value for each in reversed(results) for metric, value in each["Metrics"].items()},
         dataset=str((of_boxes or results or [{}])[0].get("Dataset", "")),
         title=str(paper.get("Title", "")),
         paper=str(paper.get("URL", "")),
