@@ -45,7 +45,7 @@ VARIANTS += [
     {"quality": "joint", "dfl_weight": 0.0, "tower_bias": True},
     {"quality": "iou_guided", "guided_renormalise": True, "guided_eta": 1.5},
     {"quality": "joint", "decode": "local_peak"},
-    {"quality": "joint", "cls_loss": {"type": "varifocal", "alpha": 0.5, "gamma": 1.5}},
+    {"quality": "joint", "box": "direct", "cls_loss": {"type": "varifocal", "alpha": 0.5, "gamma": 1.5}},
     {"quality": "dgqp", "dgqp_form": "composed"},
     {"quality": "dgqp", "box": "weighted", "dgqp_variance": True},
     {"quality": "dgqp", "dgqp_detach": True, "dgqp_topk": 0, "dgqp_variance": True},
@@ -121,7 +121,7 @@ def test_dense_outputs_agree_with_detections(variant: dict[str, Any]) -> None:
         outs = head(maps)
         dense = head.dense_outputs(outs, meta)
         head.test_cfg.score_thr, head.test_cfg.nms_pre = 0.1, -1
-        assert (dense.probs is None) == (variant.get("box", "general").startswith("dirac"))
+        assert (dense.probs is None) == (variant.get("box", "general").startswith("dir"))
         if dense.probs is not None:
             torch.testing.assert_close(dense.probs.sum(-1), torch.ones(dense.probs.shape[:-1]))
         checked = 0
@@ -308,7 +308,7 @@ def test_every_form_starts_near_its_anchor() -> None:
     """Without features, deltas of 0, distances of 0 and means of 0 are the anchor: 8 strides wide, 4 to each side."""
     maps = tuple(torch.zeros(1, 32, 96 // s, 128 // s) for s in THREE)
     meta = metas(1, (10**6, 10**6))
-    for extra in ({"box": "dirac_delta"}, {"box": "dirac_distance"}, {"box": "gaussian"}):
+    for extra in ({"box": "dirac_delta"}, {"box": "dirac_distance"}, {"box": "direct"}, {"box": "gaussian"}):
         head = make_head(quality="centerness", bin_width=0.5, **extra)
         torch.nn.init.zeros_(head.gfl_reg.weight), torch.nn.init.zeros_(head.gfl_reg.bias)
         torch.testing.assert_close(head.dense_outputs(head(maps), meta).distances, torch.full((1, 252, 4), 8.0))

@@ -27,7 +27,7 @@ BASES: dict[str, dict[str, Any]] = {
     "joint general": {}, "atss": {"qfl": False, "dfl": False}, "joint dirac": {"dfl": False}, "general without dfl": {"dfl": False, "box": "general"},
     "fcos": {"qfl": False, "dfl": False, "bbox_coder": "distance"}, "gaussian": {"box": "gaussian"}, "guided": {"quality": "iou_guided"},
     "gaussian and box loss": {"box": "gaussian", "gaussian_box_loss": True}, "iou": {"quality": "iou"}, "dgqp": {"quality": "dgqp"},
-    "varifocal": {"cls_loss": "varifocal"}, "weighted": {"bins": "weighted"}, "none": {"quality": "none", "box": "dirac"}, "cosine": {"lr_schedule": "cosine", "warmup_iters": 0, "weight_decay": 0.0},
+    "varifocal direct": {"cls_loss": "varifocal", "box": "direct"}, "weighted": {"bins": "weighted"}, "none": {"quality": "none", "box": "dirac"}, "cosine": {"lr_schedule": "cosine", "warmup_iters": 0, "weight_decay": 0.0},
     "multi-scale": {"scale_range": [0.6, 1.0]}, "extra levels": {"strides": [8, 16, 32, 64, 128]},
 }  # fmt: skip
 OTHER: dict[str, Any] = {
@@ -117,7 +117,9 @@ def test_what_is_inactive_changes_no_id_and_what_is_active_changes_the_configura
             assert trial_id(changed) != trial_id(settings) and computed(changed) != computed(settings), key
 
 
-@pytest.mark.parametrize("base", ["atss", "joint dirac", "general without dfl", "weighted", "gaussian", "guided", "iou", "dgqp", "cosine"])
+@pytest.mark.parametrize(
+    "base", ["atss", "joint dirac", "general without dfl", "weighted", "varifocal direct", "gaussian", "guided", "iou", "dgqp", "cosine"]
+)
 def test_what_is_inactive_changes_no_number(base: str) -> None:
     settings = resolve_settings(SMALL, BASES[base])
     changed = changed_in(settings, base, *inactive(settings).keys() - UNTESTED)

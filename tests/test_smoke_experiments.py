@@ -34,7 +34,7 @@ DISTINCT = {
     "gflv2_input_statistics": {"Top-4", "Top-4 + mean + variance"},
     "gflv2_joint_form": {"dgqp_form=composed"},
     "gflv2_speed": {"GFLv2 Res2Net-101-DCN"},
-    "successors": {"Varifocal loss", "Weighted bins"},
+    "successors": {"Varifocal loss", "Weighted bins", "Direct box"},
     "table1a_quality": {"quality=none", "quality=iou", "quality=centerness_guided", "quality=iou_guided"},
     "table2a_box": {"Gaussian"},
     "zoo_mmdet_ld": {"r18 1x", "r34 1x", "r101 2x"},
@@ -124,7 +124,7 @@ def trained(path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
         assert result["status"] == "done" and result["steps"] == STEPS[settings["schedule"]]
         assert {"AP", "AP50", "AP75", "fps", "wasserstein"} <= result["metrics"].keys()
         rows = pq.read_table(folder / naming.DISTRIBUTIONS, columns=["bins", "probs", "expectation", "bin_positions"]).to_pylist()
-        assert {row["bins"] for row in rows} == {0 if settings["box"] == "dirac" else settings["reg_max"] + 1}
+        assert {row["bins"] for row in rows} == {0 if settings["box"] in ("dirac", "direct") else settings["reg_max"] + 1}
         if settings["box"] == "general" and settings["decode"] == "expectation":
             means = [np.reshape(row["probs"], (4, -1)) @ places(row["bins"], row["bin_positions"] or None) for row in rows if row["probs"]]
             np.testing.assert_allclose(means, [row["expectation"] for row in rows if row["probs"]], atol=1e-3)

@@ -46,7 +46,7 @@ WITH_DGQP = _in_head("quality: dgqp", lambda s: s.quality == "dgqp")
 WITH_GENERAL_BOX = _in_head("a general box (dfl: true, or box: general)", lambda s: s.box == "general")
 WITH_WEIGHTED_BINS = _in_head("a general box with bins: weighted", has_weighted_bins)
 WITH_BINS = _in_head(
-    "a general box with bins: uniform, a gaussian one, or bbox_coder: distance",
+    "a general box with bins: uniform, a gaussian or direct one, or bbox_coder: distance",
     lambda s: s.bbox_coder == "distance" if s.box == "dirac" else not has_weighted_bins(s),
 )
 WITH_DIRAC_BOX = _in_head("box: dirac", lambda s: s.box == "dirac")

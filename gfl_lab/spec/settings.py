@@ -52,8 +52,11 @@ class Settings(BaseModel):
         "paper's implicit forms), the joint score of QFL, or GFLv2's distribution-guided predictor",
     )
     dfl: bool = _field(DETECTOR, True, "distribution focal loss on a general box (`box: general`); off: no DFL")
-    box: Literal["dirac", "gaussian", "general"] = _field(
-        DETECTOR, "general", "box representation; `dfl: false` alone means dirac, `box: general` with `dfl: false` is general without DFL"
+    box: Literal["dirac", "gaussian", "general", "direct"] = _field(
+        DETECTOR,
+        "general",
+        "box representation; `dfl: false` alone means dirac, `box: general` with `dfl: false` is general without DFL, "
+        "`direct` is four linear distances without bins",
     )
     qfl_beta: float = _field(
         DETECTOR,

@@ -25,7 +25,7 @@ class Shorthand(NamedTuple):
 
 SHORTHANDS = (
     Shorthand("qfl", "quality", JOINT, NOT_JOINT),
-    Shorthand("dfl", "box", ("general",), ("dirac", "gaussian", "general")),
+    Shorthand("dfl", "box", ("general",), ("dirac", "gaussian", "general", "direct")),
 )
 
 

@@ -8,6 +8,7 @@ type            channels  prediction                                            
 ==============  ========  =====================================================  ==================================
 dirac_delta     4         dx, dy, dw, dh of the anchor (ATSS)                    none (the loss of the whole box)
 dirac_distance  4         log of the distances, in halves of the anchor (FCOS)   none
+direct          4         the distances, beyond half an anchor                   none
 gaussian        8         4 means, beyond half an anchor; then 4 log variances   negative log-likelihood
 general         4(n+1)    logits over the bins 0..n of each side                 DFL
 weighted        4(n+1)    the same, bins at half the anchor + W(n) anchors       DFL between neighbouring bins
@@ -20,6 +21,7 @@ from typing import Any
 
 from gfl_lab.detector.box_forms.base import BoxForm, Decoded, Fitted
 from gfl_lab.detector.box_forms.dirac import DiracDelta, DiracDistance
+from gfl_lab.detector.box_forms.direct import Direct
 from gfl_lab.detector.box_forms.gaussian import Gaussian, normal_bins
 from gfl_lab.detector.box_forms.general import DISTANCE_MARGIN, General, peak_mean
 from gfl_lab.detector.box_forms.weighted import WeightedGeneral
@@ -31,6 +33,7 @@ BOX_FORMS: dict[str, type[BoxForm]] = {
     "gaussian": Gaussian,
     "dirac_delta": DiracDelta,
     "dirac_distance": DiracDistance,
+    "direct": Direct,
 }
 """The forms by the ``type`` of a head's ``box``."""
 
@@ -47,6 +50,7 @@ __all__ = [
     "Decoded",
     "DiracDelta",
     "DiracDistance",
+    "Direct",
     "Fitted",
     "Gaussian",
     "General",
