@@ -55,7 +55,7 @@ WAITS_OF_A_STEP = {("event", "train/step.py:__call__")}
 """For the terms of the loss, once the backward pass is queued."""
 WAITS_OF_FLOAT16 = {("_local_scalar_dense", "train/optim.py:step")}
 """For the scale of the loss, and without a fused optimizer for whether gradients overflow."""
-WAITS_OF_A_PREDICTION = {("tolist", "detector/postprocess.py:detect"), ("nms", "detector/mmcv_ops.py:nms")}
+WAITS_OF_A_PREDICTION = {("tolist", "detector/postprocess.py:detect"), ("nms", "detector/mmcv_ops/nms.py:nms")}
 """For the candidates of each image of a batch, in one transfer; and in torchvision's NMS of each image."""
 WAITS_OF_AN_EVALUATION = {("copy to the host", "inference/predict.py:on_host")}
 """For boxes, scores and classes of a batch."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from torchvision.ops import box_iou
 from gfl_lab.detector import mmcv_ops as ops
 from gfl_lab.detector.box_forms import DiracDistance, Gaussian, General
 from gfl_lab.detector.build import build_detector, model_config
+from gfl_lab.detector.mmcv_ops import extension
 from gfl_lab.detector.qualities.branch import CenternessBranch
 from gfl_lab.detector.qualities.dgqp import Dgqp
 from gfl_lab.detector.qualities.guided import IouGuided
@@ -218,7 +221,7 @@ import matplotlib.pyplot, mmdet.utils.mot_error_visualize, scipy.optimize, sklea
 fakes = {name for name, module in list(sys.modules.items()) if getattr(module, '__spec__', None) and 'gfl_lab' in str(module.__spec__.origin)}
 assert {name for name in fakes if not name.startswith('gfl_lab')} <= {'mmcv._ext'}, fakes
 """
-    done = subprocess.run([sys.executable, "-c", code, ops.__file__], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", code, extension.__file__], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("quiet until here") and done.stderr.startswith("quiet until here"), done.stdout + done.stderr
 
@@ -226,3 +229,10 @@ assert {name for name in fakes if not name.startswith('gfl_lab')} <= {'mmcv._ext
 def test_stands_in_for_the_verified_version_of_mmcv_only() -> None:
     """Another mmcv may have other operators: read its ``mmcv/ops`` and compare signatures before changing the number."""
     assert metadata.version("mmcv-lite") == ops.VERIFIED_MMCV
+
+
+def test_the_table_of_operators_lists_what_is_served() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text()
+    table = page.partition("## Operators of mmcv")[2].partition("\nAll compute")[0]
+    listed = {name for row in table.splitlines() if row.startswith("| `") for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert listed | {"get_compiler_version", "get_compiling_cuda_version"} == set(ops.served())
