@@ -43,7 +43,7 @@ from benchmarks.detector_speed import CLASSES
 from benchmarks.detector_speed import batch as images_and_boxes
 from tests.support.fake_cuda import FakeCuda, fake_cuda, trial_on_fake_cuda, with_gradients
 from tests.support.heads import THREE, batch, feats, make_head, metas, samples
-from tests.test_detector_variants import IDS, VARIANTS
+from tests.test_detector_variants import HOST_COUNTS, IDS, VARIANTS
 from tests.test_train import make_trial
 
 torch.set_num_threads(1)
@@ -53,6 +53,8 @@ SMALL = {"backbone": "r18", "base_channels": 8, "neck_channels": 16, "head_chann
 
 WAITS_OF_A_STEP = {("event", "train/step.py:__call__")}
 """For the terms of the loss, once the backward pass is queued."""
+WAITS_OF_AN_ASSIGNMENT = {("_local_scalar_dense", "detector/head.py:_locate")}
+"""For the number of positives, with ``assigner: max_iou`` or with ``fcos`` and ``fcos_radius: 0``."""
 WAITS_OF_FLOAT16 = {("_local_scalar_dense", "train/optim.py:step")}
 """For the scale of the loss, and without a fused optimizer for whether gradients overflow."""
 WAITS_OF_A_PREDICTION = {("tolist", "detector/postprocess.py:detect"), ("nms", "detector/mmcv_ops/nms.py:nms")}
@@ -98,7 +100,9 @@ def test_head(variant: dict[str, Any]) -> None:
             seen.clear()
             terms = head.loss(maps, samples(boxes, metas(3, SIZE, shapes)))
             assert all(term.device.type == "cuda" and term.requires_grad for term in terms.values())
-            settled(seen, set(), COPIES_OF_MIXED_SHAPES if turn else COPIES_OF_A_NEW_SHAPE)
+            counts = variant.get("assigner") in HOST_COUNTS
+            settled(seen, WAITS_OF_AN_ASSIGNMENT if counts else set(), COPIES_OF_MIXED_SHAPES if turn else COPIES_OF_A_NEW_SHAPE)
+            assert seen.waits.total() == counts
             assert len(seen.copies) == (1 if turn else 4)
         seen.clear()
         with torch.inference_mode():

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from gfl_lab.detector import background_loss, losses, positives
 from tests.support.heads import FIVE, THREE, batch, feats, make_head, metas
 from tests.test_detector_head import _check_losses, _pair
-from tests.test_detector_variants import IDS, VARIANTS
+from tests.test_detector_variants import HOST_COUNTS, IDS, VARIANTS
 
 # isort: split
 # after ours: mmdet.models can be imported only once the operators are there
@@ -128,6 +128,8 @@ def test_nothing_is_asked_of_the_device(
     variant: dict[str, Any], padded: list[tuple[int, int]] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Losses and gradients are computed of tensors without values: whatever had to know one, and so to wait for it, would raise."""
+    if variant.get("assigner") in HOST_COUNTS:
+        pytest.skip("it asks for the number of positives (decision 0042); test_cuda_path has the one wait")
     head = make_head(**variant)
     generator = torch.Generator().manual_seed(3)
     maps, boxes = feats(THREE, SIZE, generator), batch("crowded", SIZE, generator)

@@ -46,10 +46,16 @@ VARIANTS += [
     {"quality": "iou_guided", "guided_renormalise": True, "guided_eta": 1.5},
     {"quality": "joint", "decode": "local_peak"},
     {"quality": "joint", "box": "direct", "cls_loss": {"type": "varifocal", "alpha": 0.5, "gamma": 1.5}},
+    {"quality": "centerness", "box": "direct", "assigner": "fcos"},
+    {"quality": "none", "assigner": "max_iou"},
+    {"quality": "joint", "assigner": "tal"},
+    {"quality": "dgqp", "assigner": "simota"},
     {"quality": "dgqp", "dgqp_form": "composed"},
     {"quality": "dgqp", "box": "weighted", "dgqp_variance": True},
     {"quality": "dgqp", "dgqp_detach": True, "dgqp_topk": 0, "dgqp_variance": True},
 ]
+HOST_COUNTS = ("max_iou",)
+"""Assigners whose positives a GPU has to count for the host: any number of anchors can overlap a box most."""
 IDS = [" ".join(str(value) for value in variant.values()) for variant in VARIANTS]
 
 

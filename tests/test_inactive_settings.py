@@ -27,11 +27,12 @@ BASES: dict[str, dict[str, Any]] = {
     "joint general": {}, "atss": {"qfl": False, "dfl": False}, "joint dirac": {"dfl": False}, "general without dfl": {"dfl": False, "box": "general"},
     "fcos": {"qfl": False, "dfl": False, "bbox_coder": "distance"}, "gaussian": {"box": "gaussian"}, "guided": {"quality": "iou_guided"},
     "gaussian and box loss": {"box": "gaussian", "gaussian_box_loss": True}, "iou": {"quality": "iou"}, "dgqp": {"quality": "dgqp"},
-    "varifocal direct": {"cls_loss": "varifocal", "box": "direct"}, "weighted": {"bins": "weighted"}, "none": {"quality": "none", "box": "dirac"}, "cosine": {"lr_schedule": "cosine", "warmup_iters": 0, "weight_decay": 0.0},
+    "varifocal direct": {"cls_loss": "varifocal", "box": "direct"}, "weighted": {"bins": "weighted"}, "fcos assigner": {"assigner": "fcos"}, "max_iou": {"assigner": "max_iou"}, "tal": {"assigner": "tal"}, "simota": {"assigner": "simota"},
+    "none": {"quality": "none", "box": "dirac"}, "cosine": {"lr_schedule": "cosine", "warmup_iters": 0, "weight_decay": 0.0},
     "multi-scale": {"scale_range": [0.6, 1.0]}, "extra levels": {"strides": [8, 16, 32, 64, 128]},
 }  # fmt: skip
 OTHER: dict[str, Any] = {
-    "qfl_beta": 1.0, "reg_max": 18, "varifocal_gamma": 1.0, "dgqp_topk": 3, "box_loss": "ciou", "lr_steps": [0.5], "no_decay": ["bias"], "strides": [16, 32], "image_size": [128, 128],
+    "qfl_beta": 1.0, "reg_max": 18, "max_iou_positive": 0.6, "varifocal_gamma": 1.0, "dgqp_topk": 3, "box_loss": "ciou", "lr_steps": [0.5], "no_decay": ["bias"], "strides": [16, 32], "image_size": [128, 128],
     "scale_range": [0.5, 0.9], "backbone": "r34", "head_channels": 32, "frozen_stages": 0, "base_batch_size": 7,
 }  # fmt: skip
 MINE = DataSpec(name="mine", digest="0" * 16, classes=("a", "b", "c"), train_images=100, val_images=20)
@@ -118,7 +119,8 @@ def test_what_is_inactive_changes_no_id_and_what_is_active_changes_the_configura
 
 
 @pytest.mark.parametrize(
-    "base", ["atss", "joint dirac", "general without dfl", "weighted", "varifocal direct", "gaussian", "guided", "iou", "dgqp", "cosine"]
+    "base",
+    ["atss", "joint dirac", "general without dfl", "weighted", "varifocal direct", "tal", "gaussian", "guided", "iou", "dgqp", "cosine"],
 )
 def test_what_is_inactive_changes_no_number(base: str) -> None:
     settings = resolve_settings(SMALL, BASES[base])

@@ -34,7 +34,7 @@ DISTINCT = {
     "gflv2_input_statistics": {"Top-4", "Top-4 + mean + variance"},
     "gflv2_joint_form": {"dgqp_form=composed"},
     "gflv2_speed": {"GFLv2 Res2Net-101-DCN"},
-    "successors": {"Varifocal loss", "Weighted bins", "Direct box"},
+    "successors": {"Varifocal loss", "Weighted bins", "Direct box", "FCOS assignment", "Max-IoU assignment", "TAL", "SimOTA"},
     "table1a_quality": {"quality=none", "quality=iou", "quality=centerness_guided", "quality=iou_guided"},
     "table2a_box": {"Gaussian"},
     "zoo_mmdet_ld": {"r18 1x", "r34 1x", "r101 2x"},

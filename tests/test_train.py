@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -183,6 +184,22 @@ def test_a_trial_stopped_at_many_steps_ends_bitwise_the_same(done: TrialDir, sha
         run_until(trial, step)
     run_trial(trial.path)
     assert_same(trial, done)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"cls_loss": "varifocal", "bins": "weighted", "assigner": "tal", "precision": "bfloat16"},
+        {"box": "direct", "assigner": "simota", "quality": "centerness", "ema_decay": 0.9},
+    ],
+    ids=["varifocal weighted tal", "direct simota"],
+)
+def test_successors_of_gfl_resume_bitwise(choices: dict[str, Any], shapes: Path, tmp_path: Path) -> None:
+    whole, stopped = (make_trial(tmp_path / name, shapes, epochs=1, **choices) for name in ("whole", "stopped"))
+    run_trial(whole.path)
+    run_until(stopped, 1)
+    run_trial(stopped.path)
+    assert_same(stopped, whole)
 
 
 def test_a_2x_schedule_is_twice_the_epochs(done: TrialDir, shapes: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor
 
 from gfl_lab.data.ambiguous_shapes import annotator_boxes
+from gfl_lab.detector.assign import TOPK
 from gfl_lab.detector.geometry import Geometry
 from gfl_lab.detector.postprocess import DenseOutputs
 from gfl_lab.detector.targets import assign_batch, pad_shapes
@@ -27,6 +28,7 @@ from gfl_lab.detector.transfer import to_device
 from gfl_lab.metrics.truth_scores import TruthScores, truth_scores
 from gfl_lab.records.files import atomic_path
 from gfl_lab.spec.bins import bin_positions, unit_in_strides
+from gfl_lab.spec.choices import ASSIGNERS
 from gfl_lab.spec.settings import Settings
 
 MATCH_IOU = 0.5
@@ -161,7 +163,7 @@ class DistributionCollector:
         device = geometry.priors.device
         boxes, valid = to_device(boxes, device), to_device(valid, device)
         shapes = pad_shapes([sample.metainfo for sample in samples])
-        topk, on_gpu = self.settings.atss_topk, device.type != "cpu"
+        topk, on_gpu = TOPK if self.settings.assigner in ASSIGNERS else self.settings.atss_topk, device.type != "cpu"
         assigned = [assign_batch(geometry, view, valid, shapes, topk, never_waits=on_gpu).assigned for view in boxes]
         for index, (sample, (present, _)) in enumerate(zip(samples, truths, strict=True)):
             if self.wants([sample]):

@@ -62,7 +62,7 @@ def side_distances(
     """
     for key, own in (("assigner", "ATSSAssigner"), ("head", "GFLFamilyHead")):
         if getattr(settings, key) != own:
-            hint = "Side distances are those of gfl-lab's own; leave the setting out."
+            hint = "Side distances are those of ATSS in gfl-lab's own head; leave the setting out."
             raise SpecError(Problem(f"{key} is {getattr(settings, key)}: it may assign boxes in its own way", hint=hint))
     reg_max, bin_width = reg_max or settings.reg_max, bin_width or settings.bin_width
     config = _training_config(paths, classes, settings)

@@ -16,7 +16,7 @@ import numpy as np
 from gfl_lab.data.annotations import MIN_SIDE_PX, is_learned, load_coco
 from gfl_lab.data.assignment import Assignment, Boxes, Cause, NearestOf, Pyramid, assign
 from gfl_lab.data.proposals import BETTER, CLIPPED, Proposal, propose
-from gfl_lab.spec.choices import BUILT_IN
+from gfl_lab.spec.choices import ASSIGNERS, BUILT_IN
 from gfl_lab.spec.settings import Settings
 
 VERSION = 1
@@ -150,6 +150,8 @@ class Unassigned:
 
 def why_not_analysed(settings: Settings) -> str:
     """Return why the assignment of a variant does not follow from its settings; empty if it does."""
+    if settings.assigner in ASSIGNERS:
+        return f"assigner is {settings.assigner}: boxes without a location are counted for ATSS alone"
     for key in ("assigner", "head"):
         if getattr(settings, key) not in BUILT_IN[key]:
             return f"{key} is {getattr(settings, key)}, which may assign boxes in its own way"

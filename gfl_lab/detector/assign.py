@@ -55,8 +55,8 @@ def assign(
     candidates = torch.cat(nearest, dim=2)  # (N, G, K)
 
     own = None if usable is None else distance.gather(2, candidates).isfinite()
-    iou = _iou(priors[candidates], gt_boxes[:, :, None])
-    inside = _is_inside(centers[candidates], gt_boxes[:, :, None])
+    iou = broadcast_iou(priors[candidates], gt_boxes[:, :, None])
+    inside = is_inside(centers[candidates], gt_boxes[:, :, None])
     positive = (iou >= _threshold(iou, own)[..., None]) & inside & gt_valid[..., None]
     if own is not None:
         positive &= own
@@ -66,7 +66,7 @@ def assign(
     return torch.where(best >= 0, winner, UNASSIGNED)
 
 
-def _iou(a: Tensor, b: Tensor) -> Tensor:
+def broadcast_iou(a: Tensor, b: Tensor) -> Tensor:
     """Return IoU of boxes that broadcast, (..., 4) xyxy; the order of operations is that of mmdet's ``bbox_overlaps``."""
     area_a = (a[..., 2] - a[..., 0]) * (a[..., 3] - a[..., 1])
     area_b = (b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1])
@@ -75,7 +75,8 @@ def _iou(a: Tensor, b: Tensor) -> Tensor:
     return overlap / (area_a + area_b - overlap).clamp_(min=1e-6)
 
 
-def _is_inside(points: Tensor, boxes: Tensor) -> Tensor:
+def is_inside(points: Tensor, boxes: Tensor) -> Tensor:
+    """Return True where points (..., 2) lie inside boxes (..., 4) that broadcast, by more than 0.01 px."""
     return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], dim=-1).amin(dim=-1) > 0.01
 
 

@@ -11,6 +11,7 @@ from mmengine.config import ConfigDict
 from mmengine.logging import MMLogger
 from torch import nn
 
+from gfl_lab.detector.assigners import ASSIGNERS
 from gfl_lab.detector.backbones import backbone_config
 from gfl_lab.detector.box_forms import BOX_FORMS
 from gfl_lab.detector.class_loss import CLASS_LOSSES
@@ -65,9 +66,7 @@ def model_config(settings: Settings, num_classes: int) -> ConfigDict:
         },
         "bbox_head": head_config(settings, num_classes),
         "train_cfg": {
-            "assigner": {"type": "ATSSAssigner", "topk": settings.atss_topk}
-            if settings.assigner == "ATSSAssigner"
-            else component(settings, "assigner"),
+            "assigner": _assigner(settings),
             "allowed_border": -1,
             "pos_weight": -1,
             "debug": False,
@@ -116,6 +115,13 @@ def head_config(settings: Settings, num_classes: int) -> dict[str, Any]:
             "strides": list(settings.strides),
         },
     }
+
+
+def _assigner(settings: Settings) -> dict[str, Any]:
+    if settings.assigner == "ATSSAssigner":
+        return {"type": "ATSSAssigner", "topk": settings.atss_topk}
+    own = ASSIGNERS.get(settings.assigner)
+    return component(settings, "assigner") if own is None else _part(settings, settings.assigner, own.settings)
 
 
 def _class_loss(settings: Settings) -> dict[str, Any] | None:

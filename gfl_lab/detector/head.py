@@ -7,9 +7,10 @@ argument      decides                            classes
 ``box``       box prediction, decoding, DFL      ``box_forms``, one file each
 ``box_loss``  loss of the whole box, its weight  ``losses.BOX_LOSSES``, or a registered one
 ``cls_loss``  class loss                         the quality's, ``class_loss.CLASS_LOSSES``, or a registered one
+``assigner``  which location learns which box    ATSS, ``assigners``, or a registered one
 ============  =================================  ========================================
 
-Target assignment is in ``targets.py``, the class loss in ``class_loss.py``, post-processing in ``postprocess.py``. With
+Target assignment is in ``targets.py`` (ATSS) and ``assigners`` (others), the class loss in ``class_loss.py``, post-processing in ``postprocess.py``. With
 the weights copied, quality ``joint`` on a general box equals mmdet's ``GFLHead`` and ``centerness`` on a Dirac box its
 ``ATSSHead``, in losses, gradients and predictions. Targets and losses of all images and levels are computed at once.
 """
@@ -27,12 +28,14 @@ from mmdet.models.task_modules.assigners import ATSSAssigner
 from mmdet.models.utils import multi_apply, unpack_gt_instances
 from mmdet.registry import MODELS
 from mmdet.utils import reduce_mean
+from mmengine.config import ConfigDict
 from mmengine.dist import get_world_size
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from gfl_lab.detector import background_loss, losses, positives
 from gfl_lab.detector.assign import TOPK, UNASSIGNED
+from gfl_lab.detector.assigners import ASSIGNERS, Assigner, build_assigner
 from gfl_lab.detector.box_forms import Fitted, build_box_form
 from gfl_lab.detector.class_loss import CLASS_LOSSES, ClassTargets, registered_class_loss, sum_class_loss
 from gfl_lab.detector.geometry import Geometry, GeometryCache
@@ -117,7 +120,8 @@ class GFLFamilyHead(AnchorHead):
         cls_loss: None for the quality's own; ``{"type": key of CLASS_LOSSES, field: value, ...}``; or the config of a
             registered loss called as mmdet's: ``(logits (M, C), target, weight=(M,), avg_factor=positives)``, with the target
             (labels (M,), IoU (M,)) for joint and labels, C for background, else.
-        **kwargs: of ``AnchorHead``: anchor_generator, train_cfg, test_cfg.
+        **kwargs: of ``AnchorHead``: anchor_generator, train_cfg, test_cfg. ``train_cfg["assigner"]`` is that of ATSS, a registered
+            one, or ``{"type": key of ASSIGNERS, field: value, ...}``.
 
     Raises:
         ValueError: an unknown type or field, or parts that do not go together.
@@ -158,6 +162,10 @@ class GFLFamilyHead(AnchorHead):
         self.box_weighting = whole.weighting or default_box_weighting(quality_type)
         if self.box_weighting not in WEIGHTINGS:
             raise ValueError(f"box_weighting is '{self.box_weighting}': it must be one of {', '.join(WEIGHTINGS)}")
+        self.own_assigner: Assigner | None = None
+        if (train_cfg := kwargs.get("train_cfg")) and train_cfg["assigner"]["type"] in ASSIGNERS:
+            self.own_assigner = build_assigner(train_cfg["assigner"])
+            kwargs["train_cfg"] = ConfigDict({**train_cfg, "assigner": {"type": "ATSSAssigner", "topk": TOPK}})  # AnchorHead builds it
         override = {"type": "Normal", "name": "gfl_cls", "std": 0.01, "bias_prob": 0.01}
         super().__init__(
             num_classes=num_classes,
@@ -257,7 +265,7 @@ class GFLFamilyHead(AnchorHead):
         with torch.autocast(device.type, enabled=False):
             geometry = self.geometry([level.shape[-2:] for level in cls_scores], device)
             truth = GroundTruth.pad(batch_gt_instances, device)
-            assigned, usable = self.targets(geometry, truth, batch_img_metas)
+            assigned, usable = self.targets(geometry, truth, batch_img_metas, Maps(cls_scores, bbox_preds, qualities))
             is_positive = assigned != UNASSIGNED
             at = self._locate(is_positive, cls_scores, geometry, truth)
             index = assigned[at.image, at.location]
@@ -292,15 +300,19 @@ class GFLFamilyHead(AnchorHead):
                 terms[name] = factor * value / count
         return terms
 
-    def targets(self, geometry: Geometry, truth: GroundTruth, metas: Sequence[dict[str, Any]]) -> Targets:
+    def targets(self, geometry: Geometry, truth: GroundTruth, metas: Sequence[dict[str, Any]], maps: Maps | None = None) -> Targets:
         """Return which box each location of a batch learns.
 
         Args:
             metas: with ``pad_shape`` (height, width) of each image.
+            maps: the head's predictions, for assigners that need them.
         """
-        shapes, own = pad_shapes(metas), None if self._assigns_by_atss else self.assigner
-        if own is not None:
-            return assign_by(own, geometry, truth, shapes)
+        shapes = pad_shapes(metas)
+        if self.own_assigner is not None:
+            predictions = self._reader(maps).for_assignment(maps) if maps is not None and self.own_assigner.needs_predictions else None
+            return self.own_assigner.targets(geometry, truth, geometry.usable(shapes), predictions)
+        if not self._assigns_by_atss:
+            return assign_by(self.assigner, geometry, truth, shapes)
         never_waits = self._never_waits(geometry.priors.device)
         return assign_batch(geometry, truth.boxes, truth.valid, shapes, self.topk, never_waits=never_waits)
 
@@ -314,18 +326,27 @@ class GFLFamilyHead(AnchorHead):
 
         On a CPU there is nothing to wait for, and arrays of fixed length take time.
         """
-        own = self.cls_loss is not None or not isinstance(self.box_loss, str) or not self._assigns_by_atss
+        own = self.cls_loss is not None or not isinstance(self.box_loss, str) or not (self.own_assigner or self._assigns_by_atss)
         return (device.type != "cpu" or positives.ALWAYS_PADDED) and not own
 
     @property
     def _assigns_by_atss(self) -> bool:
-        return not self.train_cfg or type(self.assigner) is ATSSAssigner
+        return self.own_assigner is None and (not self.train_cfg or type(self.assigner) is ATSSAssigner)
+
+    def _most_positives(self, geometry: Geometry, truth: GroundTruth) -> int | None:
+        """Return how many positives a batch can have; None where its boxes do not say."""
+        if self.own_assigner is None:
+            most: int | None = sum(min(self.topk, count) for count in geometry.num_level_priors)
+        else:
+            most = self.own_assigner.most(geometry)
+        return None if most is None else sum(min(count * most, len(geometry.priors)) for count in truth.counts)
 
     def _locate(self, is_positive: Tensor, cls_scores: Sequence[Tensor], geometry: Geometry, truth: GroundTruth) -> Positives:
         """Return the positives of a (N, A) mask in the form that suits device and size of the batch."""
         if self._never_waits(is_positive.device):
-            candidates = sum(min(self.topk, count) for count in geometry.num_level_priors)
-            most = sum(min(count * candidates, len(geometry.priors)) for count in truth.counts)
+            most = self._most_positives(geometry, truth)
+            if most is None:  # arrays as long as all locations of the batch would cost more than one wait (decision 0042)
+                most = int(is_positive.sum())
             return PaddedPositives.find(is_positive, most, geometry.sizes)
         image, location = is_positive.nonzero(as_tuple=True)
         if self.cls_loss is None and sum(level.numel() for level in cls_scores) >= background_loss.WORTHWHILE:

@@ -12,6 +12,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from gfl_lab.detector import positives
+from gfl_lab.detector.assigners import Predictions
 from gfl_lab.detector.box_forms import BoxForm
 from gfl_lab.detector.geometry import Geometry
 from gfl_lab.detector.mmcv_ops import nms
@@ -130,17 +131,35 @@ class Reader:
             metas: with ``img_shape`` (height, width), to which boxes are clipped.
         """
         geometry = self.geometry
-        scores = join(maps.logits).transpose(1, 2).sigmoid()
-        if maps.qualities is not None:
-            scores = scores * join(maps.qualities).transpose(1, 2).sigmoid()
-        predictions = join(maps.boxes).transpose(1, 2)
-        images = len(predictions)
-        unit = self._unit(geometry.strides.repeat(images))
-        flat = self.form.decode(predictions.flatten(0, 1), geometry.priors.repeat(images, 1), unit)
+        scores = self._scores(maps)
+        images = len(scores)
+        flat = self.form.decode(*self._everywhere(maps))
         boxes, distances = flat.boxes.unflatten(0, (images, -1)), flat.distances.unflatten(0, (images, -1))
         probs = None if flat.probs is None else flat.probs.unflatten(0, (images, -1))
         boxes = torch.minimum(boxes.clamp(min=0), far_corners(metas, boxes)[:, None])
         return DenseOutputs(scores, boxes, probs, distances, geometry.centers, geometry.strides, geometry.levels)
+
+    @torch.no_grad()
+    def for_assignment(self, maps: Maps) -> Predictions:
+        """Return scores and boxes at every location as training sees them, detached."""
+        scores = self._scores(maps)
+        boxes = self.form.training_boxes(*self._everywhere(maps))
+        return Predictions(scores, boxes.unflatten(0, (len(scores), -1)))
+
+    @staticmethod
+    def _scores(maps: Maps) -> Tensor:
+        """Return the final scores, (N, A, C)."""
+        scores = join(maps.logits).transpose(1, 2).sigmoid()
+        if maps.qualities is not None:
+            scores = scores * join(maps.qualities).transpose(1, 2).sigmoid()
+        return scores
+
+    def _everywhere(self, maps: Maps) -> tuple[Tensor, Tensor, Tensor]:
+        """Return predictions, priors and px of a bin of all locations, image after image, as the box form takes them."""
+        predictions = join(maps.boxes).transpose(1, 2)
+        images = len(predictions)
+        unit = self._unit(self.geometry.strides.repeat(images))
+        return predictions.flatten(0, 1), self.geometry.priors.repeat(images, 1), unit
 
     def _unit(self, strides: Tensor) -> Tensor:
         """Return px of a bin, (M, 1), at locations of these strides (M,)."""

@@ -9,11 +9,14 @@ from gfl_lab.spec.backbones import BACKBONES
 JOINT, NOT_JOINT = ("joint", "dgqp"), ("centerness", "none", "iou", "centerness_guided", "iou_guided")
 """Forms of ``quality`` with and without quality focal loss; the first is the one that ``qfl`` alone stands for."""
 
+ASSIGNERS = ("fcos", "max_iou", "tal", "simota")
+"""Assigners of gfl-lab's beside ATSS, which is ``ATSSAssigner`` or ``atss``."""
+
 BUILT_IN: dict[str, Collection[str]] = {
     "head": ("GFLFamilyHead",),
     "cls_loss": ("auto", "varifocal"),
     "box_loss": ("giou", "diou", "ciou", "iou"),
-    "assigner": ("ATSSAssigner",),
+    "assigner": ("ATSSAssigner", *ASSIGNERS),
     "backbone": BACKBONES,
 }
 """Settings that may also name a registered class of the user's, and their values without one."""

@@ -40,6 +40,7 @@ def broken_rules(settings: Settings) -> list[Broken]:
         *_dgqp(settings),
         *_bins(settings),
         *_losses(settings),
+        *_assigner(settings),
         *_backbone(settings),
         *_registered(settings),
     ]
@@ -82,6 +83,12 @@ def _losses(s: Settings) -> Iterator[Broken]:
     elif s.cls_loss == "varifocal" and s.quality != "joint":
         message = f"cls_loss: varifocal learns the IoU, and quality: {s.quality} has another target; give quality: joint"
         yield ("cls_loss", "quality"), message
+
+
+def _assigner(s: Settings) -> Iterator[Broken]:
+    if s.assigner == "max_iou" and s.max_iou_negative > s.max_iou_positive:
+        message = f"max_iou_negative is {s.max_iou_negative}, above max_iou_positive, {s.max_iou_positive}: an anchor would be both"
+        yield ("max_iou_negative", "max_iou_positive", "assigner"), message
 
 
 def _backbone(s: Settings) -> Iterator[Broken]:

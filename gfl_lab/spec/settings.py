@@ -178,7 +178,11 @@ class Settings(BaseModel):
         le=16,
         acts_only_with=conditions.WITH_VARIFOCAL,
     )
-    assigner: str = _field(DETECTOR, "ATSSAssigner", "which cells learn which box: ATSS, or a registered assigner of yours")
+    assigner: str = _field(
+        DETECTOR,
+        "ATSSAssigner",
+        "which cells learn which box: atss (ATSSAssigner), fcos, max_iou, tal, simota, or a registered assigner of yours",
+    )
     atss_topk: int = _field(
         DETECTOR,
         9,
@@ -186,6 +190,59 @@ class Settings(BaseModel):
         ge=1,
         le=100,
         acts_only_with=conditions.WITH_ATSS,
+    )
+
+    fcos_radius: float = _field(
+        DETECTOR,
+        1.5,
+        "FCOS: cells at most this many strides from a box's middle along x and y; 0: all inside the box",
+        ge=0,
+        le=64,
+        acts_only_with=conditions.WITH_FCOS,
+    )
+    fcos_reach: float = _field(
+        DETECTOR,
+        8.0,
+        "FCOS: largest distance to a side that a level learns, in strides; the smallest is half of it",
+        gt=0,
+        le=64,
+        acts_only_with=conditions.WITH_FCOS,
+    )
+    max_iou_positive: float = _field(
+        DETECTOR, 0.5, "max_iou: IoU of an anchor from which on its cell learns the box", gt=0, le=1, acts_only_with=conditions.WITH_MAX_IOU
+    )
+    max_iou_negative: float = _field(
+        DETECTOR,
+        0.4,
+        "max_iou: IoU below which a cell is background; up to max_iou_positive it does not count",
+        ge=0,
+        le=1,
+        acts_only_with=conditions.WITH_MAX_IOU,
+    )
+    max_iou_low_quality: bool = _field(
+        DETECTOR, True, "max_iou: a box also gets the cells whose anchors overlap it most", acts_only_with=conditions.WITH_MAX_IOU
+    )
+    max_iou_least: float = _field(
+        DETECTOR, 0.0, "max_iou: IoU that those cells need", ge=0, le=1, acts_only_with=conditions.WITH_LOW_QUALITY
+    )
+    tal_alpha: float = _field(DETECTOR, 1.0, "TAL: exponent of the class score", ge=0, le=16, acts_only_with=conditions.WITH_TAL)
+    tal_beta: float = _field(DETECTOR, 6.0, "TAL: exponent of the predicted box's IoU", ge=0, le=16, acts_only_with=conditions.WITH_TAL)
+    tal_topk: int = _field(DETECTOR, 13, "TAL: candidates of a box", ge=1, le=1000, acts_only_with=conditions.WITH_TAL)
+    simota_topk: int = _field(
+        DETECTOR,
+        10,
+        "SimOTA: predictions of a box whose IoU sums to the number of its cells",
+        ge=1,
+        le=1000,
+        acts_only_with=conditions.WITH_SIMOTA,
+    )
+    simota_radius: float = _field(
+        DETECTOR,
+        2.5,
+        "SimOTA: cells at most this many strides from a box's middle cost least",
+        ge=0,
+        le=64,
+        acts_only_with=conditions.WITH_SIMOTA,
     )
 
     # --- model: what carries the head ---

@@ -30,13 +30,17 @@ SHORTHANDS = (
 
 
 def expand(values: dict[str, Any]) -> dict[str, Any]:
-    """Return settings with the values filled in that others imply: of the two names of a pair, and of ``box_weighting: auto``."""
+    """Return settings with the values filled in that others imply: of the two names of a pair, of ``box_weighting: auto`` and of
+    ``assigner: atss``.
+    """
     filled = dict(values)
     for switch, setting, on, off in SHORTHANDS:
         if switch in filled and setting not in filled:
             filled[setting] = off[0] if filled[switch] is False else on[0]
         elif setting in filled and switch not in filled:
             filled[switch] = filled[setting] in on
+    if filled.get("assigner") == "atss":
+        filled["assigner"] = "ATSSAssigner"  # the name that ids are made of
     if filled.get("box_weighting", "auto") == "auto":
         filled["box_weighting"] = default_box_weighting(filled.get("quality", "joint"))
     return filled

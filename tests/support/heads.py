@@ -46,6 +46,8 @@ def grouped(arguments: dict[str, Any]) -> dict[str, Any]:
     for name, value in arguments.items():
         if name in ("quality", "box"):
             found.setdefault(name, {})["type"] = value
+        elif name == "assigner":
+            found["train_cfg"] = ConfigDict({**arguments["train_cfg"], "assigner": {"type": value}})
         elif name == "box_loss":
             found.setdefault("box_loss", {})["loss"] = value
         elif name in MOVED_ARGUMENTS:

@@ -71,6 +71,10 @@ class BoxForm(ABC):
     def decode(self, predictions: Tensor, priors: Tensor, unit: Tensor) -> Decoded:
         """Return boxes, distances and distributions of predictions."""
 
+    def training_boxes(self, predictions: Tensor, priors: Tensor, unit: Tensor) -> Tensor:
+        """Return the boxes (M, 4), xyxy px, that training compares with the targets; switches of the test do not change them."""
+        return self.decode(predictions, priors, unit).boxes
+
     @abstractmethod
     def fit(self, predictions: Tensor, priors: Tensor, unit: Tensor, targets: Tensor) -> Fitted:
         """Return boxes, with the ``targets`` (M, 4), xyxy px, in the unit of the box loss, and the form's own loss."""

@@ -65,6 +65,10 @@ class General(BoxForm):
         distances = peak_mean(probs, positions) if self.decoding == "local_peak" else probs @ positions
         return Decoded(self._coder.decode(centers_of(priors), distances * unit), distances, probs)
 
+    def training_boxes(self, predictions: Tensor, priors: Tensor, unit: Tensor) -> Tensor:
+        """Return the boxes (M, 4) of the mean distances, xyxy px."""
+        return self._coder.decode(centers_of(priors), self.integral(predictions) * unit)
+
     def fit(self, predictions: Tensor, priors: Tensor, unit: Tensor, targets: Tensor) -> Fitted:
         """Return boxes and targets (M, 4) in bins, and DFL (M,)."""
         centers, targets = centers_of(priors) / unit, targets / unit
