@@ -9,6 +9,9 @@ from torch.nn.modules.utils import _pair
 
 from gfl_lab.detector.mmcv_ops.extension import replaces
 
+AT_ONCE = 2**24
+"""Samples of all channels that are held at a time: 64 MB in float32."""
+
 
 def _samples(map_: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Return bilinear samples of one map (C, H, W) at places (R, B): (C, R, B); 0 from one pixel outside on, else the border's."""
@@ -28,16 +31,17 @@ def _pool(map_: Tensor, boxes: Tensor, offset: Tensor | None, size: tuple[int, i
     starts = low[:, :, None] + bins[:, :, None] * torch.stack([x.flatten(), y.flatten()])  # (R, 2, rows * columns)
     if offset is not None:
         starts = starts + gamma * extent[:, :, None] * offset.flatten(2)
-    total = map_.new_zeros((map_.size(0), *starts[:, 0].shape))
-    most_x, most_y = grid.amax(0).int().tolist() if len(grid) else (0, 0)
-    step = bins / grid.clamp(min=1)
-    for row in range(most_y):  # one sample of every bin at a time; a box with fewer than the most sits out
-        for column in range(most_x):
-            place = starts + (step * step.new_tensor([column + 0.5, row + 0.5]))[:, :, None]
-            used = (grid[:, 0] > column) & (grid[:, 1] > row)
-            total = total + _samples(map_, place[:, 0], place[:, 1]) * used[:, None]
-    count = grid.prod(1).clamp(min=1)
-    return (total / count[:, None]).transpose(0, 1).unflatten(2, size)
+    pooled = map_.new_zeros((map_.size(0), *starts[:, 0].shape))
+    for across, down in torch.unique(grid, dim=0).int().tolist():  # boxes of as many samples together
+        steps = torch.meshgrid(torch.arange(down).to(bins), torch.arange(across).to(bins), indexing="ij")
+        parts = torch.stack([(steps[1].flatten() + 0.5) / max(across, 1), (steps[0].flatten() + 0.5) / max(down, 1)])  # (2, samples)
+        alike = ((grid[:, 0] == across) & (grid[:, 1] == down)).nonzero()[:, 0]
+        at_once = max(1, AT_ONCE // max(1, pooled[:, 0].numel() * across * down))
+        for some in alike.split(at_once) if across * down else ():
+            place = starts[some][..., None] + bins[some][:, :, None, None] * parts[:, None]  # (R', 2, bins, samples)
+            values = _samples(map_, place[:, 0].flatten(1), place[:, 1].flatten(1))
+            pooled = pooled.index_copy(1, some, values.unflatten(2, (-1, across * down)).mean(-1))
+    return pooled.transpose(0, 1).unflatten(2, size)
 
 
 @replaces("mmcv.ops.deform_roi_pool")
@@ -70,7 +74,7 @@ def deform_roi_pool(
     """
     size = _pair(output_size)
     dtype = torch.promote_types(input.dtype, torch.float32)
-    maps, boxes = input.to(dtype), rois[:, 1:].to(dtype) * spatial_scale - 0.5
+    maps, boxes = input.to(dtype), rois.detach()[:, 1:].to(dtype) * spatial_scale - 0.5
     if not len(rois):
         return input.flatten()[:0].view(0, input.size(1), *size)  # part of the graph, as all outputs are
     output = maps.new_zeros((len(rois), input.size(1), *size))
