@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import copy
 import subprocess
 import sys
 from importlib import metadata
@@ -11,12 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torchvision.ops import box_iou
 
 from gfl_lab.detector import mmcv_ops as ops
 from gfl_lab.detector.box_forms import DiracDistance, Gaussian, General
 from gfl_lab.detector.build import build_detector, model_config
 from gfl_lab.detector.mmcv_ops import extension
+from gfl_lab.detector.memory_order import to_channels_last
 from gfl_lab.detector.qualities.branch import CenternessBranch
 from gfl_lab.detector.qualities.dgqp import Dgqp
 from gfl_lab.detector.qualities.guided import IouGuided
@@ -236,3 +239,15 @@ def test_the_table_of_operators_lists_what_is_served() -> None:
     table = page.partition("## Operators of mmcv")[2].partition("\nAll compute")[0]
     listed = {name for row in table.splitlines() if row.startswith("| `") for name in re.findall(r"`(\w+)`", row.split("|")[1])}
     assert listed | {"get_compiler_version", "get_compiling_cuda_version"} == set(ops.served())
+def test_a_narrow_strided_layer_keeps_plain_memory_order_and_its_numbers() -> None:
+    """oneDNN writes past its memory there on a CPU with AVX2 alone; test_components.py trains such a backbone."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(4, 8, 1, stride=2), nn.Conv2d(8, 8, 1, stride=2), nn.Conv2d(8, 4, 3))
+    ours = copy.deepcopy(plain)
+    to_channels_last(ours)
+    seen: list[bool] = []
+    ours[0].register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0].is_contiguous()))
+    image = torch.randn(2, 4, 32, 32)
+    found = ours(image.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(found, plain(image))
+    assert seen == [True] and not ours[1]._forward_pre_hooks and ours[2].weight.is_contiguous(memory_format=torch.channels_last)

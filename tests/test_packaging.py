@@ -638,6 +638,8 @@ def _rule(schema: dict[str, Any]) -> str:
         if "minItems" not in schema:
             return f"list; each {_rule(schema['items'])}"
         return f"{schema['minItems']} to {schema['maxItems']} of {_rule(schema['items'])}"
+    if schema["type"] == "object" and "propertyNames" not in schema:
+        return "values by dotted path"
     if schema["type"] == "object":
         return "arguments by kind: " + ", ".join(f"`{kind}`" for kind in schema["propertyNames"]["enum"])
     if schema["type"] in ("boolean", "string"):

@@ -227,7 +227,7 @@ def test_the_row_that_states_most_is_the_one() -> None:
     assert matching_row(Settings(reg_max=8), table).name == "8 bins"
     assert matching_row(Settings(quality="centerness"), table) is None
     assert matching_row(Settings(scale_range=(0.6, 1.0)), _table(_row("ms", scale_range=[0.6, 1.0]))).name == "ms"
-    assert matching_row(Settings(), _table(_row("unknown word", detector="gfl"))) is None
+    assert matching_row(Settings(), _table(_row("unknown word", architecture="gfl"))) is None
 
 
 def test_differences_are_told_against_the_row_over_its_table_over_the_defaults() -> None:

@@ -104,6 +104,13 @@ def _outputs_at(dense: DenseOutputs, index: int, locations: Tensor, labels: list
     )
 
 
+def _no_outputs(count: int) -> _AtLocations:
+    """Return the outputs of a head without locations of its own (DETR), or whose outputs at locations are not read."""
+    nowhere, nan = [-1] * count, float("nan")
+    boxes, centers = np.full((count, 4), nan), np.full((count, 2), nan)
+    return _AtLocations(nowhere, [nan] * count, boxes, [[nan] * 4] * count, None, centers, nowhere, nowhere)
+
+
 def _scale(sample: Any) -> np.ndarray:
     """Return the network px per original px, (4,): x, y, x, y."""
     return np.tile(np.asarray(sample.scale_factor, np.float64), 2)
@@ -169,6 +176,18 @@ class DistributionCollector:
             if self.wants([sample]):
                 self._image_rows(index, sample, present, [view[index] for view in assigned], dense)
 
+    def add_detections(self, samples: list[Any]) -> None:
+        """Add the rows of one batch of a detector without box distributions: boxes and detections alone.
+
+        Args:
+            samples: predicted data samples, boxes in original px.
+        """
+        for sample in samples:
+            if self.wants([sample]):
+                image, rows, _ = self._found(0, sample, self._boxes(sample)[0])
+                if rows:
+                    self._append(image, rows, [False] * len(rows), _no_outputs(len(rows)))
+
     def _boxes(self, sample: Any) -> tuple[list[dict[str, Any]], Tensor]:
         """Return the annotations of an image that are no crowd, and their boxes (views, G, 4) in network px."""
         annotations = [a for a in self.truth.imgToAnns.get(sample.img_id, []) if not a.get("iscrowd", 0)]
@@ -178,7 +197,8 @@ class DistributionCollector:
             views = _xyxy(annotations)[None]
         return annotations, torch.from_numpy(views * _scale(sample)).float()
 
-    def _image_rows(self, index: int, sample: Any, annotations: list[dict[str, Any]], assigned: list[Tensor], dense: DenseOutputs) -> None:
+    def _found(self, index: int, sample: Any, annotations: list[dict[str, Any]]) -> tuple[_Image, list[_Row], list[int]]:
+        """Return an image, its boxes with the detections that find them, then its false positives, and the detections that these are."""
         found = sample.pred_instances
         det_box, det_score, det_label = (t.cpu().numpy() for t in (found.bboxes, found.scores, found.labels))
         image = _Image(sample, index, _scale(sample), det_box, det_score)
@@ -186,14 +206,19 @@ class DistributionCollector:
         labels = np.array([self.label_of[a["category_id"]] for a in annotations], np.int64)
         match = _match(gt, labels, det_box, det_score, det_label)
         rows = [_Row(int(labels[row]), annotation, gt[row], match.get(row)) for row, annotation in enumerate(annotations)]
-        locations, scored = self._matched_locations(dense.scores[index], labels, assigned)
         taken = {detection for detection, _ in match.values()}
         wrong = [int(detection) for detection in np.flatnonzero(det_score >= self.least) if int(detection) not in taken]
+        rows += [_Row(int(det_label[detection]), None, None, (detection, float("nan"))) for detection in wrong]
+        return image, rows, wrong
+
+    def _image_rows(self, index: int, sample: Any, annotations: list[dict[str, Any]], assigned: list[Tensor], dense: DenseOutputs) -> None:
+        image, rows, wrong = self._found(index, sample, annotations)
+        labels = np.array([row.label for row in rows[: len(annotations)]], np.int64)
+        locations, scored = self._matched_locations(dense.scores[index], labels, assigned)
         if wrong:
-            where = to_device(torch.from_numpy(det_box[wrong] * image.scale).to(dense.boxes.dtype), dense.boxes.device)
+            where = to_device(torch.from_numpy(image.det_box[wrong] * image.scale).to(dense.boxes.dtype), dense.boxes.device)
             gap = (dense.boxes[index] - where[:, None]).abs().sum(2)
             locations = torch.cat([locations, gap.argmin(1)])
-            rows += [_Row(int(det_label[detection]), None, None, (detection, float("nan"))) for detection in wrong]
         if rows:
             outputs = _outputs_at(dense, index, locations, [row.label for row in rows])
             self._append(image, rows, [*scored, *[False] * len(wrong)], outputs)

@@ -8,6 +8,8 @@ import torch
 from mmdet.models.detectors import GFL
 from mmdet.registry import MODELS
 
+from gfl_lab.detector.memory_order import to_channels_last
+
 
 @MODELS.register_module()
 class TrialDetector(GFL):
@@ -15,7 +17,7 @@ class TrialDetector(GFL):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.to(memory_format=torch.channels_last)
+        to_channels_last(self)
 
     def extract_feat(self, batch_inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the pyramid maps of (N, 3, H, W) images."""

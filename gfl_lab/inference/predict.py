@@ -9,6 +9,7 @@ import torch
 from mmdet.models.detectors import BaseDetector
 
 from gfl_lab.analysis.distributions import DistributionCollector
+from gfl_lab.detector.mmdet_detector import has_distributions
 from gfl_lab.detector.transfer import all_to_device
 
 
@@ -31,8 +32,17 @@ def on_host(samples: list[Any]) -> list[Any]:
 
 @torch.inference_mode()
 def predict_and_collect(model: BaseDetector, loader: Any, collector: DistributionCollector) -> Iterator[Any]:
-    """Predict as `predict` does, one forward pass, while the collector gets the head's outputs at every location."""
+    """Predict as `predict` does, one forward pass, while the collector gets the head's outputs at every location.
+
+    Of a head without box distributions it gets the detections alone.
+    """
     model.eval()
+    if not has_distributions(model):
+        for batch in loader:
+            samples = on_host(model.test_step(batch))
+            collector.add_detections(samples)
+            yield from samples
+        return
     head = model.bbox_head
     for batch in loader:
         data = model.data_preprocessor(batch, False)

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from gfl_lab import naming
 from gfl_lab.plan.expand import Resolved
+from gfl_lab.spec.cfg_options import setting_value
 from gfl_lab.spec.settings import Settings, inactive
 from gfl_lab.spec.value_text import same
 
@@ -16,7 +17,9 @@ from gfl_lab.spec.value_text import same
 def why_equal(first: Resolved, second: Resolved) -> str:
     """Return the reason why two variants train the same, and the way out."""
     idle = inactive(second.resolved)
-    apart = [key for key in {**first.settings, **second.settings} if getattr(first.resolved, key) != getattr(second.resolved, key)]
+    apart = [
+        key for key in {**first.settings, **second.settings} if setting_value(first.resolved, key) != setting_value(second.resolved, key)
+    ]
     reasons = [f"{key} acts only beside {idle[key]}" for key in apart if key in idle]
     return f"Drop one{': ' + '; '.join(reasons) if reasons else ''}."
 

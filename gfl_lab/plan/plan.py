@@ -106,6 +106,8 @@ class PlanInputs:
         weights_digest: content digest of the setting ``init_weights``.
         components: the user's code that a variant uses.
         weights_of: initial weights of a variant, where they follow from its backbone.
+        complete: settings with the values that an mmdet config decides. Raises InputError.
+        config_of: config of an mmdet detector for a number of classes; None for the GFL family. Raises InputError.
         max_trials: more are refused before anything is expanded.
     """
 
@@ -115,6 +117,8 @@ class PlanInputs:
     weights_digest: Callable[[str], str] = lambda weights: "" if weights == "random" else weights
     components: Callable[[Settings], tuple[ComponentFile, ...]] = lambda settings: ()
     weights_of: Callable[[Settings], str] = lambda settings: settings.init_weights
+    complete: Callable[[Settings], Settings] = lambda settings: settings
+    config_of: Callable[[Settings, int], dict[str, Any] | None] = lambda settings, classes: None
     max_trials: int = MAX_TRIALS
 
 
@@ -143,11 +147,16 @@ class Draft:
 
     def _variant(self, found: Resolved, data: DataSpec, seeds: Sequence[int]) -> Variant:
         settings, inputs = found.resolved, self.inputs
-        digest, used = inputs.weights_digest(settings.init_weights), inputs.components(settings)
-        specs = [
-            TrialSpec(settings=settings, data=data, seed=seed, weights_digest=digest, code=TRAINING_CODE_VERSION, components=used)
-            for seed in seeds
-        ]
+        first = TrialSpec(
+            settings=settings,
+            data=data,
+            seed=0,
+            weights_digest=inputs.weights_digest(settings.init_weights),
+            code=TRAINING_CODE_VERSION,
+            components=inputs.components(settings),
+            config=inputs.config_of(settings, len(data.classes)),
+        )
+        specs = [first.model_copy(update={"seed": seed}) for seed in seeds]
         reference = published_rows.reference(settings, self.profile, data, inputs.published) if inputs.published else None
         trials = tuple(Trial(spec.id, spec) for spec in specs)
         return Variant(found.name, found.axes, settings, found.baseline, reference, trials)
@@ -176,7 +185,9 @@ def draft_plan(experiment: ExperimentFile, profile: Profile, inputs: PlanInputs 
         if experiment.variants:
             problems += [_twin_problem(variant, twin, inputs.source) for twin in group[1:]]
         elif len(group) > 1:
-            variant, about = merge(group, lambda own: resolve_settings(profile.settings, experiment.overrides, own), inputs.weights_of)
+            variant, about = merge(
+                group, lambda own: inputs.complete(resolve_settings(profile.settings, experiment.overrides, own)), inputs.weights_of
+            )
             merged.append((about, variant.name, len(group)))
         variants.append(variant)
     problems += _idle_axes(experiment, possible, inputs.source)
@@ -200,7 +211,7 @@ def _resolve(experiment: ExperimentFile, profile: Profile, inputs: PlanInputs) -
             for message in _messages(error):
                 refused.setdefault(message, []).append(combination.name)
             continue
-        settings = settings.model_copy(update={"init_weights": inputs.weights_of(settings)})
+        settings = inputs.complete(settings.model_copy(update={"init_weights": inputs.weights_of(settings)}))
         found.append(Resolved(combination.name, combination.axes, combination.settings, combination.baseline, settings))
     named = bool(experiment.variants)
     return found, [_refusal(message, names, profile, inputs.source, named) for message, names in refused.items()]

@@ -9,6 +9,12 @@ from gfl_lab.session.inputs import Files
 from gfl_lab.spec.choices import BUILT_IN
 from gfl_lab.spec.code import class_names
 from gfl_lab.spec.settings import Settings
+from gfl_lab.zoo import resolve as zoo
+
+
+def named_classes(settings: Settings) -> set[str]:
+    """Return every registered class that a variant may name: in its settings, or in the config of an mmdet detector."""
+    return class_names(settings) | zoo.class_names(settings)
 
 
 def check_components(files: Files, variants: Sequence[Settings]) -> frozenset[str]:
@@ -32,7 +38,7 @@ def check_components(files: Files, variants: Sequence[Settings]) -> frozenset[st
             place = _place_of(files, finding.key, getattr(settings, finding.key))
             found.setdefault(finding.problem.message, Problem(finding.problem.message, place, finding.problem.hint))
     found |= _arguments_without_component(files, having)
-    if not found and files.code and not any(registered & class_names(settings) for settings in having):
+    if not found and files.code and not any(registered & named_classes(settings) for settings in variants):
         names = f"it registers {', '.join(sorted(registered))}" if registered else "it registers nothing"
         hint = "Make a registered class the value of an axis, of a variant or of `overrides`, or drop `custom_imports`."
         found[""] = Problem(f"no variant uses the code: {names}", files.source.place("custom_imports"), hint)

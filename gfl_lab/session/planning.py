@@ -15,11 +15,12 @@ from gfl_lab.plan.plan import Draft, Plan, PlanInputs, draft_plan
 from gfl_lab.plan.search import corners
 from gfl_lab.records.manifest import DataPaths
 from gfl_lab.rundir import RunTree
-from gfl_lab.session.components import check_components
+from gfl_lab.session.components import check_components, named_classes
 from gfl_lab.session.dataset import prepare_data
 from gfl_lab.session.inputs import Files
-from gfl_lab.session.weights import check_weights, digest_weights, experiment_with_absolute_weights
-from gfl_lab.spec.code import CodeFile, class_names
+from gfl_lab.session.mmdet_variants import check_detectors, completed, config_of
+from gfl_lab.session.weights import check_weights, digest_weights, experiment_with_absolute_paths
+from gfl_lab.spec.code import CodeFile
 from gfl_lab.spec.file_models import ExperimentFile
 from gfl_lab.spec.limits import MAX_TRIALS
 from gfl_lab.spec.settings import Settings
@@ -92,7 +93,7 @@ def prepare(files: Files, tree: RunTree, options: PlanOptions, say: Callable[[st
 
     def components(settings: Settings) -> tuple[ComponentFile, ...]:
         # All files, not only the one that has the class: it may use what another one registers.
-        return tuple(file.component for file in files.code) if registered & class_names(settings) else ()
+        return tuple(file.component for file in files.code) if registered & named_classes(settings) else ()
 
     def weights_of(settings: Settings) -> str:
         return options.init_weights.get(settings.backbone) or options.init_weights.get("") or settings.init_weights
@@ -104,11 +105,13 @@ def prepare(files: Files, tree: RunTree, options: PlanOptions, say: Callable[[st
         weights_digest=digest_weights,
         components=components,
         weights_of=weights_of,
+        complete=completed(files),
+        config_of=config_of,
         max_trials=options.max_trials,
     )
 
     def draft(experiment: ExperimentFile) -> Draft:
-        return draft_plan(experiment_with_absolute_weights(experiment, files.folder), files.profile, inputs)
+        return draft_plan(experiment_with_absolute_paths(experiment, files.folder), files.profile, inputs)
 
     count = len(combinations(experiment, seeds, source=inputs.source, max_trials=options.max_trials)) * len(seeds)
     if count > MANY:
@@ -116,6 +119,7 @@ def prepare(files: Files, tree: RunTree, options: PlanOptions, say: Callable[[st
     drafted = draft(experiment)  # impossible settings are refused before any data are looked at
     variants = [variant.resolved for variant in drafted.variants]
     registered = check_components(files, variants)
+    check_detectors(files, variants, say)
     check_weights(variants, say)
     content, paths = prepare_data(files.profile, tree, options.data, say)
     plan = drafted.over(content)

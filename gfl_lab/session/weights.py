@@ -11,6 +11,7 @@ from typing import Any
 
 from gfl_lab.addresses import check_text
 from gfl_lab.errors import InputError
+from gfl_lab.session.mmdet_variants import absolute_detector, with_absolute_detector
 from gfl_lab.spec.backbones import with_weights
 from gfl_lab.spec.file_models import ExperimentFile
 from gfl_lab.spec.settings import Settings
@@ -41,14 +42,22 @@ def with_absolute_weights(settings: Mapping[str, Any], beside: Path) -> dict[str
     return {**settings, **own}
 
 
-def experiment_with_absolute_weights(experiment: ExperimentFile, beside: Path) -> ExperimentFile:
-    """Return ``experiment`` with all paths of initial weights made absolute."""
-    own: dict[str, Any] = {
-        "overrides": with_absolute_weights(experiment.overrides, beside),
-        "variants": {name: with_absolute_weights(values, beside) for name, values in experiment.variants.items()},
+def experiment_with_absolute_paths(experiment: ExperimentFile, beside: Path) -> ExperimentFile:
+    """Return ``experiment`` with the paths of initial weights and of config files made absolute; relative ones start at ``beside``."""
+
+    def absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
+        return with_absolute_detector(with_absolute_weights(settings, beside), beside)
+
+    axes = dict(experiment.axes)
+    if "init_weights" in axes:
+        axes["init_weights"] = [absolute_weights(value, beside) for value in axes["init_weights"]]
+    if "detector" in axes:
+        axes["detector"] = [absolute_detector(value, beside) for value in axes["detector"]]
+    own = {
+        "overrides": absolute(experiment.overrides),
+        "variants": {name: absolute(values) for name, values in experiment.variants.items()},
+        "axes": axes,
     }
-    if "init_weights" in experiment.axes:
-        own["axes"] = experiment.axes | {"init_weights": [absolute_weights(value, beside) for value in experiment.axes["init_weights"]]}
     return experiment.model_copy(update=own)
 
 

@@ -13,9 +13,11 @@ from mmengine.config import Config
 
 from gfl_lab.data.annotations import MIN_SIDE_PX
 from gfl_lab.detector.build import model_config
+from gfl_lab.spec.plain_config import decode
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import TrialSpec
+from gfl_lab.zoo.rewrite import CONTIGUOUS
 
 SHARED_MEMORY, SHARED_MEMORY_PART = Path("/dev/shm"), 0.5
 """The place where loader processes hand images over, and the part of its free space that those of a trial may take."""
@@ -38,17 +40,16 @@ def trial_config(spec: TrialSpec, paths: dict[str, str], work_dir: str, loader_w
         loader_workers: processes that load images; the numbers do not depend on it.
     """
     settings = spec.settings
-    model = model_config(settings, len(spec.data.classes))
-    model["type"] = "TrialDetector"
+    own = decode(spec.config) if spec.config else {}
     config = {
         "default_scope": "mmdet",
         "work_dir": work_dir,
-        "model": model,
-        "train_dataloader": _loader(spec, paths, "train", loader_workers),
-        "val_loader": _loader(spec, paths, "val", loader_workers),
+        "model": detector_config(spec),
+        "train_dataloader": _loader(spec, paths, "train", loader_workers, own.get("train_pipeline")),
+        "val_loader": _loader(spec, paths, "val", loader_workers, own.get("test_pipeline")),
         "train_cfg": {"type": "TrialTrainLoop", "max_epochs": total_epochs(settings)},
-        "optim_wrapper": _optim_wrapper(settings),
-        "param_scheduler": _schedulers(settings),
+        "optim_wrapper": _optim_wrapper(settings, own.get("optim_wrapper")),
+        "param_scheduler": own["param_scheduler"] if "param_scheduler" in own else _schedulers(settings),
         "randomness": {"seed": spec.seed},
         "default_hooks": {
             "timer": None,
@@ -61,6 +62,21 @@ def trial_config(spec: TrialSpec, paths: dict[str, str], work_dir: str, loader_w
         "env_cfg": {"mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 1}, "dist_cfg": {"backend": "gloo"}},
     }
     return Config(config, format_python_code=False)  # yapf takes 0.2 s for the text, which has its lines and indents without it
+
+
+def detector_config(spec: TrialSpec) -> dict[str, Any]:
+    """Return the config of the detector that a trial trains: of the GFL family, or one of mmdet's that the trial has stored."""
+    if not spec.config:
+        return {**model_config(spec.settings, len(spec.data.classes)), "type": "TrialDetector"}
+    # With the profile's recipe all variants run in the memory order that is fast; a config's own recipe is mmdet's to the last bit.
+    settings, model = spec.settings, decode(spec.config)["model"]
+    return {
+        "type": "mmdet_detector",
+        "config": model,
+        "score_thr": settings.score_thr,
+        "max_dets": settings.max_dets,
+        "channels_last": settings.recipe == "profile" and model["type"] not in CONTIGUOUS,
+    }
 
 
 def loaders_that_fit(wished: int, settings: Settings) -> int:
@@ -77,7 +93,12 @@ def batch_bytes(settings: Settings) -> int:
     return 3 * math.prod(settings.image_size) * settings.batch_size
 
 
-def _loader(spec: TrialSpec, paths: dict[str, str], split: str, workers: int) -> dict[str, Any]:
+def _loader(spec: TrialSpec, paths: dict[str, str], split: str, workers: int, own_pipeline: list[dict[str, Any]] | None) -> dict[str, Any]:
+    """Return the loader of a split.
+
+    Args:
+        own_pipeline: of an mmdet config whose recipe is trained; it takes the place of the profile's.
+    """
     settings, training = spec.settings, split == "train"
     meta = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction")
     pipeline: list[dict[str, Any]] = [{"type": "LoadImageCached", "white_level": spec.data.white_level}]
@@ -86,9 +107,12 @@ def _loader(spec: TrialSpec, paths: dict[str, str], split: str, workers: int) ->
     else:
         pipeline += [{"type": "ResizeKeepRatio", "scale": tuple(settings.image_size), "keep_ratio": True}]
     pipeline += [{"type": "PackBytes", "meta_keys": meta}]
-    one_shape = {"type": "OneShapeBatchSampler", "image_size": tuple(settings.image_size), "pad_to": settings.pad_to}
+    if own_pipeline is not None:
+        pipeline = [pipeline[0] if each["type"] == "LoadImageFromFile" else each for each in own_pipeline]
+    one_shape = {"type": "OneShapeBatchSampler", "image_size": tuple(settings.image_size), "pad_to": _padded_to(spec)}
     return {
-        "batch_size": settings.batch_size if training else min(settings.batch_size, 16),
+        # A config's own test takes one image at a time, as mmdet's does.
+        "batch_size": settings.batch_size if training else 1 if own_pipeline is not None else min(settings.batch_size, 16),
         "num_workers": workers,
         "persistent_workers": workers > 0,
         "drop_last": False,
@@ -107,6 +131,13 @@ def _loader(spec: TrialSpec, paths: dict[str, str], split: str, workers: int) ->
             "pipeline": pipeline,
         },
     }
+
+
+def _padded_to(spec: TrialSpec) -> int:
+    """Return the number of which the sides of padded images are multiples, px."""
+    if not spec.config:
+        return spec.settings.pad_to
+    return int(spec.config["model"]["data_preprocessor"].get("pad_size_divisor", 1))
 
 
 def _augmentation(settings: Settings) -> list[dict[str, Any]]:
@@ -161,22 +192,29 @@ def learning_rate(settings: Settings) -> float:
     return settings.lr * (ratio if settings.optimizer == "sgd" else math.sqrt(ratio))
 
 
-def _optim_wrapper(settings: Settings) -> dict[str, Any]:
+def _optim_wrapper(settings: Settings, own: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the optimizer and its wrapper, by the settings, or by an mmdet config whose recipe is trained (``own``)."""
+    if own is not None:
+        return {**own, **_wrapper_type(settings)}
     if settings.optimizer == "sgd":
         optimizer = {"type": "SGD", "momentum": 0.9}
     else:
         optimizer = {"type": "AdamW", "fused": True}
     wrapper = {
-        "type": "TrialOptimWrapper",
+        **_wrapper_type(settings),
         "optimizer": optimizer | {"lr": learning_rate(settings), "weight_decay": settings.weight_decay},
         "clip_grad": {"max_norm": settings.clip_grad_norm} if settings.clip_grad_norm else None,
     }
-    if settings.precision != "float32":
-        wrapper |= {"type": "AutocastOptimWrapper", "precision": settings.precision}
     if settings.no_decay or settings.bias_lr_mult != 1:
         groups = {"no_decay": settings.no_decay, "bias_lr": settings.bias_lr_mult}
         wrapper |= {"constructor": "SettingsOptimConstructor", "paramwise_cfg": groups}
     return wrapper
+
+
+def _wrapper_type(settings: Settings) -> dict[str, str]:
+    if settings.precision == "float32":
+        return {"type": "TrialOptimWrapper"}
+    return {"type": "AutocastOptimWrapper", "precision": settings.precision}
 
 
 def milestones(settings: Settings) -> list[int]:

@@ -6,6 +6,9 @@ from collections.abc import Collection
 
 from gfl_lab.spec.backbones import BACKBONES
 
+OWN, MMDET = "gfl", "mmdet:"
+"""``detector``: the GFL family, and the prefix of a config of mmdet's."""
+
 JOINT, NOT_JOINT = ("joint", "dgqp"), ("centerness", "none", "iou", "centerness_guided", "iou_guided")
 """Forms of ``quality`` with and without quality focal loss; the first is the one that ``qfl`` alone stands for."""
 

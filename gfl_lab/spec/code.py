@@ -18,10 +18,6 @@ from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.source import MAX_FILE_BYTES, Source
 from gfl_lab.spec.trial import ComponentFile
 
-NOT_PLAIN = (
-    "component_args holds what a trial's manifest cannot: only text, finite numbers, true, false, null, lists and mappings with text keys"
-)
-
 
 @dataclass(frozen=True)
 class CodeFile:
@@ -104,6 +100,11 @@ def class_names(settings: Settings) -> set[str]:
     """Return every registered class that ``settings`` may name: under ``head``, ``box_loss``, ... and anywhere in ``component_args``."""
     own = {value for key, known in BUILT_IN.items() if (value := getattr(settings, key)) not in known}
     return own | {text.rpartition(".")[2] for text in _texts(settings.component_args)}  # without a scope: mmdet.MyLoss
+
+
+def not_plain(key: str) -> str:
+    """Return the message on a setting whose value is not plain (``is_plain``)."""
+    return f"{key} holds what a trial's manifest cannot: only text, finite numbers, true, false, null, lists and mappings with text keys"
 
 
 def is_plain(value: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gfl_lab.spec.backbones import BACKBONES, acts
 from gfl_lab.spec.bins import has_weighted_bins
-from gfl_lab.spec.choices import BUILT_IN, JOINT
+from gfl_lab.spec.choices import BUILT_IN, JOINT, OWN
 
 if TYPE_CHECKING:
     from gfl_lab.spec.settings import Settings
@@ -38,6 +38,9 @@ def _maps_used(settings: Settings) -> int:
     return sum(stride <= 32 for stride in settings.strides)
 
 
+WITH_OWN = Condition("detector: gfl", lambda s: s.detector == OWN)
+WITH_MMDET = Condition("detector: mmdet:NAME or a config file", lambda s: s.detector != OWN)
+WITH_PROFILE = Condition("recipe: profile", lambda s: s.recipe == "profile")
 WITH_QFL = _in_head("quality: joint or dgqp, with cls_loss: auto", lambda s: s.quality in JOINT and s.cls_loss == "auto")
 WITH_VARIFOCAL = _in_head("cls_loss: varifocal", lambda s: s.cls_loss == "varifocal")
 WITH_QUALITY_BRANCH = _in_head("quality: centerness or iou", lambda s: s.quality in ("centerness", "iou"))

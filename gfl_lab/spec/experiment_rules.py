@@ -7,6 +7,7 @@ from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.errors import Problem
+from gfl_lab.spec.cfg_options import is_option
 from gfl_lab.spec.hints import nearest
 from gfl_lab.spec.messages import check_keys
 from gfl_lab.spec.search import search_problems
@@ -90,9 +91,10 @@ def kind_problems(raw: dict[str, Any], source: Source, problems: list[Problem]) 
 
 def axes_problems(axes: dict[str, Any], source: Source) -> list[Problem]:
     """Return the problems of ``axes``: unknown settings, and values that are wrong or repeated."""
-    problems = check_keys(axes, Settings.model_fields, source, ("axes",))
+    known = {*Settings.model_fields, *filter(is_option, axes)}
+    problems = check_keys(axes, known, source, ("axes",))
     for key, values in axes.items():
-        if key not in Settings.model_fields or not isinstance(values, list):
+        if key not in known or not isinstance(values, list):
             continue  # reported by the file's own model
         if not values:
             problems.append(Problem(f"axes.{key} is empty: it must list the values to try", source.place("axes", key)))

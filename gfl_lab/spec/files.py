@@ -9,8 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from gfl_lab import naming
 from gfl_lab.errors import Problem, SpecError
-from gfl_lab.spec import renames
-from gfl_lab.spec.code import NOT_PLAIN, is_plain, read_code
+from gfl_lab.spec import cfg_options, renames
+from gfl_lab.spec.code import is_plain, not_plain, read_code
 from gfl_lab.spec.experiment_rules import (
     axes_problems,
     baseline_problems,
@@ -32,10 +32,11 @@ Model = TypeVar("Model", bound=BaseModel)
 
 def settings_problems(given: dict[str, Any], source: Source, prefix: tuple[str | int, ...]) -> list[Problem]:
     """Return the problems of a partial set of settings: unknown keys, wrong types, values out of range, and rules between the others."""
-    problems = check_keys(given, Settings.model_fields, source, prefix)
-    known = {key: value for key, value in given.items() if key in Settings.model_fields}
-    if not is_plain(known.get("component_args")):
-        problems.append(Problem(NOT_PLAIN, source.place(*prefix, "component_args")))
+    known = {key: value for key, value in given.items() if key in Settings.model_fields or cfg_options.is_option(key)}
+    problems = check_keys(given, {**Settings.model_fields, **known}, source, prefix)
+    for key in known:
+        if not is_plain(known[key]) and (key in ("component_args", "cfg_options") or cfg_options.is_option(key)):
+            problems.append(Problem(not_plain(key), source.place(*prefix, key)))
     try:
         resolve_settings(known)
     except ValidationError as error:
@@ -47,14 +48,14 @@ def settings_problems(given: dict[str, Any], source: Source, prefix: tuple[str |
 
 
 def resolve_settings(*layers: dict[str, Any]) -> Settings:
-    """Return settings from layers, later ones over earlier ones, over the defaults.
+    """Return settings from layers, later ones over earlier ones, over the defaults; of ``cfg_options`` path by path.
 
     Raises:
         ValidationError: a value breaks a rule.
     """
     merged: dict[str, Any] = {}
     for layer in layers:
-        merged = lay_over(merged, layer)
+        merged = lay_over(merged, cfg_options.spread(layer))
     return Settings(**merged)
 
 

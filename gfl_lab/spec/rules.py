@@ -6,10 +6,10 @@ import difflib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from gfl_lab.spec import shorthand
+from gfl_lab.spec import cfg_options, shorthand
 from gfl_lab.spec.backbones import BACKBONES, with_dcn
 from gfl_lab.spec.bins import has_weighted_bins
-from gfl_lab.spec.choices import BUILT_IN
+from gfl_lab.spec.choices import BUILT_IN, MMDET, OWN
 
 if TYPE_CHECKING:
     from gfl_lab.spec.settings import Settings
@@ -34,7 +34,11 @@ class SettingsRuleError(ValueError):
 
 def broken_rules(settings: Settings) -> list[Broken]:
     """Return every rule that complete settings break, in the order in which they are shown."""
+    options = [(("cfg_options",), message) for message in cfg_options.broken(settings.cfg_options)]
+    if settings.detector != OWN:
+        return [*options, *_mmdet(settings), *(problem for problem in _input(settings) if problem[0] != ("strides",))]
     return [
+        *options,
         *_input(settings),
         *shorthand.contradictions(settings),
         *_dgqp(settings),
@@ -44,6 +48,16 @@ def broken_rules(settings: Settings) -> list[Broken]:
         *_backbone(settings),
         *_registered(settings),
     ]
+
+
+def _mmdet(s: Settings) -> Iterator[Broken]:
+    if not (s.detector.endswith(".py") or (s.detector.startswith(MMDET) and len(s.detector) > len(MMDET))):
+        message = f"detector is {s.detector!r}: it must be gfl, mmdet:NAME with the name of one of mmdet's configs, or a config file (.py)"
+        yield ("detector",), message
+    if s.recipe == "profile":
+        for path in s.cfg_options:
+            if path.partition(".")[0] != "model" and path.partition(".")[0] in cfg_options.TOP:
+                yield ("cfg_options", "recipe"), f"cfg_options gives {path}, which acts only with recipe: config"
 
 
 def _input(s: Settings) -> Iterator[Broken]:

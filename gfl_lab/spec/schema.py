@@ -21,6 +21,8 @@ Schema = dict[str, Any]
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _SETTINGS: Schema = {"$ref": "#/$defs/Settings"}
+_OPTION = r"^cfg_options\."
+"""Names of settings that stand for one value of an mmdet config."""
 
 
 def experiment_schema() -> Schema:
@@ -29,8 +31,11 @@ def experiment_schema() -> Schema:
     properties = schema["properties"]
     by_axis = {key: {"$ref": f"#/$defs/Settings/properties/{key}"} for key in Settings.model_fields}
     _closed(properties["axes"], {key: {"type": "array", "items": value} for key, value in by_axis.items()})
+    properties["axes"]["patternProperties"] = {_OPTION: {"type": "array"}}
     _closed(properties["when"], dict.fromkeys(by_axis, _SETTINGS))
+    properties["when"]["patternProperties"] = {_OPTION: _SETTINGS}
     _closed(schema["$defs"]["SearchSpec"]["properties"]["space"], {key: {"type": ["array", "object"]} for key in by_axis})
+    schema["$defs"]["SearchSpec"]["properties"]["space"]["patternProperties"] = {_OPTION: {"type": ["array", "object"]}}
     properties["overrides"] |= _SETTINGS
     properties["variants"]["additionalProperties"] = _SETTINGS
     properties["baseline"]["anyOf"][0] = _SETTINGS
@@ -57,7 +62,7 @@ def text_of(schema: Schema) -> str:
 
 def _with_settings(schema: Schema) -> Schema:
     """Return the schema of a file with the settings among its definitions. All are optional: a file gives some of them."""
-    settings = Settings.model_json_schema()
+    settings = Settings.model_json_schema() | {"patternProperties": {_OPTION: {}}}
     return {"$schema": _DIALECT} | schema | {"$defs": schema.get("$defs", {}) | {"Settings": settings}}
 
 

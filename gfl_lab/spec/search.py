@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gfl_lab import naming
 from gfl_lab.errors import Problem
+from gfl_lab.spec.cfg_options import is_option
 from gfl_lab.spec.hints import nearest
 from gfl_lab.spec.messages import check_keys, problems_of
 from gfl_lab.spec.settings import Settings
@@ -133,9 +134,10 @@ def search_problems(search: Mapping[str, Any], fixed: Iterable[str], source: Sou
     at = ("search", "space")
     space = search.get("space")
     space = space if isinstance(space, dict) else {}
-    problems = check_keys(space, Settings.model_fields, source, at)
+    known = {*Settings.model_fields, *filter(is_option, space)}
+    problems = check_keys(space, known, source, at)
     for key, given in space.items():
-        if key not in Settings.model_fields:
+        if key not in known:
             continue
         if key in BUDGET:
             hint = "Every suggestion has the same budget; give it under `overrides`."
@@ -215,4 +217,4 @@ def _range_problems(key: str, given: dict[str, Any], source: Source) -> list[Pro
 
 
 def _type(key: str) -> Any:
-    return Settings.model_fields[key].annotation
+    return float if is_option(key) else Settings.model_fields[key].annotation

@@ -21,8 +21,9 @@ from pydantic import (
     model_validator,
 )
 
-from gfl_lab.spec import conditions, renames
+from gfl_lab.spec import cfg_options, conditions, renames
 from gfl_lab.spec.backbones import BACKBONES, with_dcn
+from gfl_lab.spec.choices import OWN
 from gfl_lab.spec.conditions import Condition
 from gfl_lab.spec.rules import SettingsRuleError, broken_rules
 from gfl_lab.spec.shorthand import expand, partners
@@ -42,6 +43,25 @@ class Settings(BaseModel):
     """All settings of a variant, validated; a ``Settings`` that exists can be trained."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    # --- which detector: ours, or one of mmdet's ---
+    detector: str = _field(
+        DETECTOR,
+        OWN,
+        "gfl, the family of these settings; mmdet:NAME, a config of mmdet's by its file name; or the path of a config file of yours (.py)",
+    )
+    cfg_options: dict[str, Any] = _field(
+        DETECTOR,
+        {},
+        "values of an mmdet config by dotted path; each is also a setting of its own, `cfg_options.model.bbox_head.loss_cls.gamma: 1.5`",
+        acts_only_with=conditions.WITH_MMDET,
+    )
+    recipe: Literal["profile", "config"] = _field(
+        SCHEDULE,
+        "profile",
+        "an mmdet config's training: with the profile's settings, or with the config's own optimizer, schedule and augmentation",
+        acts_only_with=conditions.WITH_MMDET,
+    )
 
     # --- detector: what GFL's ablations vary ---
     qfl: bool = _field(DETECTOR, True, "quality focal loss (`quality: joint`); off: focal loss (`quality: centerness`)")
@@ -376,7 +396,8 @@ class Settings(BaseModel):
         """Complete and check a dict of settings. Settings that exist are taken as they are: they were checked when they were made."""
         if isinstance(values, cls):
             return values
-        made = validate(expand(renames.current(values)) if isinstance(values, dict) else values)  # manifests may hold old names
+        # manifests may hold old names
+        made = validate(expand(renames.current(cfg_options.folded(values))) if isinstance(values, dict) else values)
         if problems := broken_rules(made):
             raise SettingsRuleError(problems)
         return made
@@ -442,9 +463,29 @@ def rule_problems(values: dict[str, Any], refused: Iterable[str]) -> list[tuple[
     return []
 
 
+OF_OWN_DETECTOR = frozenset(
+    key
+    for key in Settings.model_fields
+    if group_of(key) in (DETECTOR, MODEL)
+    and key not in ("detector", "cfg_options", "init_weights", "base_channels", "neck_channels", "head_channels")
+) | {"decode"}
+"""Settings of the GFL family's detectors, which an mmdet config has no use for."""
+OF_PROFILE_RECIPE = frozenset(
+    key
+    for key in Settings.model_fields
+    if group_of(key) in (SCHEDULE, INPUT, EVALUATION) and key not in ("recipe", "precision", "ema_decay")
+) | {"base_channels", "neck_channels", "head_channels"}
+"""Settings that stand in an mmdet config too: with ``recipe: config`` its own values hold."""
+
+
 def inactive(settings: Settings) -> Mapping[str, str]:
     """Return {setting: text of its condition} for the settings that change no weight and no AP beside the others.
 
     With a head of the user's none of the detector is among them, because it may read anything.
     """
-    return {key: condition for key, condition in CONDITIONS.items() if not condition.holds(settings)}
+    found: dict[str, str] = {key: condition for key, condition in CONDITIONS.items() if not condition.holds(settings)}
+    if settings.detector != OWN:
+        found |= dict.fromkeys(OF_OWN_DETECTOR, conditions.WITH_OWN)
+        if settings.recipe == "config":
+            found |= {key: conditions.WITH_PROFILE for key in OF_PROFILE_RECIPE if key not in found}
+    return found

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 from gfl_lab import naming
 from gfl_lab.spec import renames
 from gfl_lab.spec.backbones import BACKBONES
-from gfl_lab.spec.choices import BUILT_IN
+from gfl_lab.spec.choices import BUILT_IN, OWN
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.settings import EVALUATION, Settings, group_of, inactive
 
@@ -24,7 +24,9 @@ def _counted(settings: Settings, known_edges: bool) -> set[str]:
     ``reg_max`` and ``bin_width`` do where they decide which sides are scored against known edges, or how wide an exported
     distribution is. Those of a registered backbone do since they always have: else finished trials would count as missing.
     """
-    found = set()
+    found: set[str] = set()
+    if settings.detector != OWN:
+        return found
     if settings.box == "gaussian" or known_edges:
         found |= {"reg_max", "bin_width"}
     if settings.backbone not in BACKBONES:
@@ -119,6 +121,15 @@ class TrialSpec(BaseModel):
     weights_digest: str = ""
     code: int
     components: tuple[ComponentFile, ...] = ()
+    config: dict[str, Any] | None = Field(
+        default=None,
+        description="of an mmdet detector: its config, complete, in the form of `plain_config`; it stands for the config's name",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_config(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the config out where there is none: trials of the GFL family keep their ids."""
+        return {key: value for key, value in serialise(self).items() if key != "config" or value is not None}
 
     @property
     def id(self) -> str:
@@ -136,14 +147,23 @@ class TrialSpec(BaseModel):
         A component of the user's may read any setting, so with one it is the trial's own id.
         """
         settings = effective(self.settings, self.data.truth)
-        if not self.components:
-            settings = {key: value for key, value in settings.items() if group_of(key) != EVALUATION}
-        return self._digest(settings)
+        if self.components:
+            return self._digest(settings)
+        config = self.config
+        if config:
+            model = {key: value for key, value in config["model"].items() if key != "test_cfg"}
+            config = {**config, "model": model, "test_pipeline": None}
+        return self.model_copy(update={"config": config})._digest(
+            {key: value for key, value in settings.items() if group_of(key) != EVALUATION}
+        )
 
     def _digest(self, settings: dict[str, Any]) -> str:
         """Return the hash of the trial with these settings in place of its own, under their first names (``renames``)."""
         content = self.model_dump(mode="json", exclude={"settings"})
-        acting = {key: value for key, value in settings.items() if key != "init_weights"}  # weights_digest has its content
+        elsewhere = {"init_weights"} | (
+            {"detector", "cfg_options"} if self.config else set()
+        )  # weights_digest and config have their content
+        acting = {key: value for key, value in settings.items() if key not in elsewhere}
         content["settings"] = renames.first_edition(acting)
         content["data"].pop("name")
         components = content.pop("components")

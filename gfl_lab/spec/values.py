@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from gfl_lab.errors import Problem
-from gfl_lab.spec.code import NOT_PLAIN, is_plain
+from gfl_lab.spec.cfg_options import is_option
+from gfl_lab.spec.code import is_plain, not_plain
 from gfl_lab.spec.messages import problems_of
 from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.source import Source
@@ -30,8 +31,8 @@ def value_problems(key: str, values: list[Any], source: Source, at: tuple[str | 
             first = twice[index]
             spelled = "" if show(values[first]) == show(value) else f" (the first time as {show(values[first])})"
             problems.append(Problem(f"{key} lists {show(value)} twice{spelled}", place, "Keep one."))
-        if key == "component_args" and not is_plain(value):
-            problems.append(Problem(NOT_PLAIN, place))
+        if (key in ("component_args", "cfg_options") or is_option(key)) and not is_plain(value):
+            problems.append(Problem(not_plain(key), place))
         problems += one_value_problems(key, value, source, (*at, index))
     return problems
 

@@ -1,1 +1,1 @@
-"""mmdet's model zoo, as its installed wheel describes it."""
+"""mmdet's model zoo as its wheel describes it, and its detectors as variants: configs read, rewritten for a trial, or refused. No torch."""

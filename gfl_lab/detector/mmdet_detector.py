@@ -1,0 +1,49 @@
+"""A detector of mmdet's own, built from a trial's stored config."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mmdet.models.detectors import BaseDetector
+from mmdet.registry import MODELS
+from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
+
+from gfl_lab.detector.memory_order import to_channels_last
+
+
+@MODELS.register_module()
+def mmdet_detector(config: Mapping[str, Any], score_thr: float, max_dets: int, channels_last: bool = False) -> BaseDetector:
+    """Build a detector of any of mmdet's classes.
+
+    Args:
+        config: of the model, complete.
+        score_thr, max_dets: of the protocol. Detectors without a threshold, or without a number of detections, keep them too.
+        channels_last: whether its convolutions run in channels-last memory order, as ours do (docs/decisions/0004).
+    """
+    model: BaseDetector = MODELS.build(ConfigDict(config))
+    if channels_last:
+        to_channels_last(model)
+    model.add_pred_to_datasample = functools.partial(_within_protocol, model.add_pred_to_datasample, score_thr, max_dets)
+    return model
+
+
+def _within_protocol(add: Callable[..., list[Any]], score_thr: float, max_dets: int, samples: list[Any], results: list[Any]) -> list[Any]:
+    """Add the detections of a batch to its samples: those from ``score_thr`` on, and of each image the ``max_dets`` best."""
+    return add(samples, [best(found, score_thr, max_dets) for found in results])
+
+
+def best(found: InstanceData, score_thr: float, max_dets: int) -> InstanceData:
+    """Return the detections of an image with a score above ``score_thr``, at most ``max_dets``, best first; unchanged if all are."""
+    scores = found.scores
+    if len(scores) > max_dets or bool((scores <= score_thr).any()):
+        order = scores.argsort(descending=True, stable=True)[:max_dets]
+        found = found[order[scores[order] > score_thr]]
+    return found
+
+
+def has_distributions(model: Any) -> bool:
+    """Return True if a detector's head gives the distribution, or at least the distance, of each side at each location."""
+    return hasattr(getattr(model, "bbox_head", None), "dense_outputs")

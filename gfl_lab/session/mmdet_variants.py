@@ -1,0 +1,111 @@
+"""Variants that are detectors of mmdet's: their configs found, checked and built once before anything is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gfl_lab.addresses import check_text
+from gfl_lab.errors import InputError, Problem, SpecError
+from gfl_lab.session.inputs import Files
+from gfl_lab.spec.choices import OWN
+from gfl_lab.spec.settings import Settings
+from gfl_lab.zoo.resolve import complete, notes, resolve
+
+CLASSES = 80
+"""Classes of the detectors that are built for the check; the data may not be there yet."""
+
+
+def absolute_detector(detector: Any, beside: Path) -> Any:
+    """Return the setting ``detector`` with the path of a config file made absolute; a relative one starts at the folder ``beside``.
+
+    Raises:
+        InputError: the path holds characters that no file system takes.
+    """
+    if not isinstance(detector, str) or not detector.endswith(".py"):
+        return detector
+    try:
+        path = os.path.abspath(beside / Path(detector).expanduser())
+    except RuntimeError:  # no such user
+        path = os.path.abspath(beside / detector)
+    check_text(path, "detector")
+    return path
+
+
+def with_absolute_detector(settings: Mapping[str, Any], beside: Path) -> dict[str, Any]:
+    """Return ``settings`` with the path of their config file, if they have one, made absolute."""
+    own = {"detector": absolute_detector(settings["detector"], beside)} if "detector" in settings else {}
+    return {**settings, **own}
+
+
+def completed(files: Files) -> Callable[[Settings], Settings]:
+    """Return ``zoo.resolve.complete``, whose problems are shown where the experiment names the detector. It raises SpecError."""
+
+    def complete_at_its_place(settings: Settings) -> Settings:
+        try:
+            return complete(settings)
+        except InputError as error:
+            raise _at_its_place(error, files, settings) from None
+
+    return complete_at_its_place
+
+
+def config_of(settings: Settings, classes: int) -> dict[str, Any] | None:
+    """Return the config that a trial stores, as ``zoo.resolve.resolve``."""
+    return resolve(settings, classes)
+
+
+def check_detectors(files: Files, variants: Sequence[Settings], say: Callable[[str], None]) -> None:
+    """Build each detector of mmdet's that a variant names, without memory for its weights, and say what is left out of its config.
+
+    Raises:
+        SpecError: every problem of the configs.
+    """
+    having = [settings for settings in variants if settings.detector != OWN]
+    if not having:
+        return
+    from gfl_lab.train.component_check import build_problem
+
+    problems: list[Problem] = []
+    seen: set[str] = set()
+    for settings in having:
+        if settings.init_weights != "random":
+            message = f"init_weights is {settings.init_weights}, and {settings.detector} starts from random weights alone"
+            problems.append(Problem(message, place_of(files, settings), "Give init_weights: random."))
+            continue
+        try:
+            config = resolve(settings, CLASSES)
+        except InputError as error:
+            problems += _at_its_place(error, files, settings).problems
+            continue
+        assert config is not None, "only a variant of the GFL family has none"
+        if problem := build_problem(config["model"], settings.detector):
+            problems.append(Problem(problem.message, place_of(files, settings), problem.hint))
+        seen.update(notes(settings))
+    if problems:
+        raise SpecError(list(dict.fromkeys(problems)))
+    for note in sorted(seen):
+        say(f"note: {note}")
+
+
+def _at_its_place(error: InputError, files: Files, settings: Settings) -> SpecError:
+    place = place_of(files, settings)
+    return SpecError([problem if problem.place else Problem(problem.message, place, problem.hint) for problem in error.problems])
+
+
+def place_of(files: Files, settings: Settings) -> str:
+    """Return where the experiment, or else the profile, names the detector of a variant."""
+    experiment, source = files.experiment, files.source
+
+    def same(value: Any) -> bool:
+        return bool(absolute_detector(value, files.folder) == settings.detector)
+
+    for index, value in enumerate(experiment.axes.get("detector", ())):
+        if same(value):
+            return source.place("axes", "detector", index)
+    for name, own in experiment.variants.items():
+        if same(own.get("detector")):
+            return source.place("variants", name, "detector")
+    return source.place("overrides", "detector") if "detector" in experiment.overrides else f"profile {files.profile.name}: detector"

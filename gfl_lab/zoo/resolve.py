@@ -1,0 +1,105 @@
+"""From a variant's settings to the complete config of an mmdet detector, as a trial stores and trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gfl_lab.errors import InputError, Problem
+from gfl_lab.spec.choices import MMDET, OWN
+from gfl_lab.spec.plain_config import NotPlainError, encode
+from gfl_lab.spec.settings import Settings
+from gfl_lab.zoo import refusals, rewrite, widths
+from gfl_lab.zoo.options import with_options
+from gfl_lab.zoo.recipe import recipe_of, settings_with_recipe
+from gfl_lab.zoo.source import read
+from gfl_lab.zoo.widths import with_widths
+
+
+def complete(settings: Settings) -> Settings:
+    """Return settings whose values are those of the config where the config decides (``recipe: config``); others as they are.
+
+    Raises:
+        InputError: the config cannot be read, is refused, or cannot be trained by its own recipe.
+    """
+    if settings.detector == OWN:
+        return settings
+    config = _config(settings)
+    refusals.check(settings.detector, config["model"])
+    if settings.recipe == "profile":
+        return settings
+    return settings_with_recipe(settings, recipe_of(settings.detector, config), config["model"])
+
+
+def resolve(settings: Settings, classes: int) -> dict[str, Any] | None:
+    """Return the config that a trial stores: its model, and with ``recipe: config`` how it is trained; None for our own detector.
+
+    Args:
+        settings: from ``complete``.
+        classes: of the data.
+
+    Raises:
+        InputError: as ``complete``; or an option, or a part of the config, cannot be stored.
+    """
+    if settings.detector == OWN:
+        return None
+    config = _config(settings)
+    model = model_for(settings, config["model"], classes)
+    found: dict[str, Any] = {"model": model}
+    if settings.recipe == "config":
+        found |= recipe_of(settings.detector, config).to_config()
+    try:
+        encoded: dict[str, Any] = encode(found)
+    except NotPlainError as error:
+        raise InputError(Problem(f"the config {settings.detector} cannot be stored: {error}")) from None
+    return encoded
+
+
+def notes(settings: Settings) -> tuple[str, ...]:
+    """Return in what a trial differs from the config, or from the profile's other variants, in words."""
+    if settings.detector == OWN:
+        return ()
+    config = _config(settings)
+    if settings.recipe == "config":
+        return recipe_of(settings.detector, config).notes
+    found = widths.note(config["model"], settings, settings.detector.removeprefix(MMDET))
+    return (found,) if found else ()
+
+
+def class_names(settings: Settings) -> set[str]:
+    """Return every class that an mmdet detector's model names, without scopes; none for our own detector. Raises as ``complete``."""
+    if settings.detector == OWN:
+        return set()
+
+    def walk(node: Any) -> Iterator[str]:
+        if isinstance(node, Mapping):
+            if isinstance(kind := node.get("type"), str):
+                yield kind.rpartition(".")[2]
+            node = list(node.values())
+        if isinstance(node, list | tuple):
+            for item in node:
+                yield from walk(item)
+
+    return set(walk(_config(settings)["model"]))
+
+
+def model_for(settings: Settings, model: dict[str, Any], classes: int) -> dict[str, Any]:
+    """Return the model of a config for the data and the recipe of a trial. The values of ``cfg_options`` go before every rewrite."""
+    changed = rewrite.without_pretrained(rewrite.without_masks(rewrite.with_plain_norms(rewrite.with_classes(model, classes))))
+    if settings.init_weights == "random":
+        changed = rewrite.trained_from_start(changed)
+    if settings.recipe == "profile":
+        changed = with_widths(rewrite.with_protocol(rewrite.with_preprocessor(changed, settings), settings), settings)
+    else:
+        changed = rewrite.with_own_preprocessor(changed)
+    again: dict[str, Any] = with_options({"model": changed}, _of_model(settings))["model"]
+    return again
+
+
+def _of_model(settings: Settings) -> dict[str, Any]:
+    """Return the options that stand in the model, without those of its parts for masks, which are gone by now."""
+    return {path: value for path, value in settings.cfg_options.items() if path.startswith("model.") and "mask" not in path}
+
+
+def _config(settings: Settings) -> dict[str, Any]:
+    return with_options(read(settings.detector), settings.cfg_options)

@@ -1,0 +1,119 @@
+"""The profile's widths in an mmdet config: with the profile's recipe all variants have a backbone, neck and head of its size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from gfl_lab.spec.settings import Settings
+
+PUBLISHED = 256
+"""Channels of neck and heads in mmdet's configs."""
+_FIRST_STAGE = 64
+_BASIC_DEPTHS = (18, 34)
+_SCALED = ("fc_out_channels", "cls_out_channels", "feedforward_channels", "num_feats")
+"""Widths that are multiples, or parts, of the neck's."""
+_WITH_GROUP_NORM = frozenset({
+    "ATSSHead", "AutoAssignHead", "CenterNetUpdateHead", "DDODHead", "FCOSHead", "GFLHead", "LDHead", "NASFCOSHead", "PAAHead", "TOODHead",
+    "VFNetHead",
+})  # fmt: skip
+"""Heads whose towers have group norms of 32 groups by default."""
+_WITH_EMBEDDING = frozenset({"ConditionalDETRHead", "DABDETRHead", "DDQDETRHead", "DETRHead", "DINOHead", "DeformableDETRHead"})
+"""Heads that take 256 channels by default."""
+_OF_ONE_WIDTH = frozenset({"DABDETR", "DDQDETR", "DINO"})
+"""Models whose code counts on 256 channels: their encoding of box coordinates has 128 numbers a coordinate."""
+
+
+def with_widths(model: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """Return the model with the settings ``base_channels``, ``neck_channels`` and ``head_channels``, and maps that fit its ResNet's depth.
+
+    A backbone that is no plain ResNet, and a neck that has not the published width of 256, keep their own.
+    """
+    changed = _with_backbone(model, settings.base_channels)
+    if (
+        changed["type"] in _OF_ONE_WIDTH
+        or _neck_width(changed) != PUBLISHED
+        or settings.neck_channels == settings.head_channels == PUBLISHED
+    ):
+        return changed
+    scaled = {key: value if key in ("backbone", "data_preprocessor") else _scaled(value, key, settings) for key, value in changed.items()}
+    head = scaled.get("bbox_head")
+    return scaled | {"bbox_head": _with_defaults(head, settings)} if isinstance(head, Mapping) else scaled
+
+
+def _with_defaults(head: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """Return a head with the widths that its class would take for itself, where the config leaves them to it."""
+    own = dict(head)
+    if own.get("type") in _WITH_GROUP_NORM and "norm_cfg" not in own:
+        own["norm_cfg"] = {"type": "GN", "num_groups": math.gcd(32, settings.head_channels), "requires_grad": True}
+    if own.get("type") in _WITH_EMBEDDING:
+        own.setdefault("embed_dims", settings.neck_channels)
+    return own
+
+
+def note(model: Mapping[str, Any], settings: Settings, detector: str) -> str:
+    """Return one sentence where a detector keeps widths of its own beside a profile that has others; else nothing."""
+    own = []
+    if settings.base_channels != _FIRST_STAGE and not _is_plain_resnet(model.get("backbone")):
+        own.append("backbone")
+    fixed = model["type"] in _OF_ONE_WIDTH or _neck_width(model) != PUBLISHED
+    if (settings.neck_channels, settings.head_channels) != (PUBLISHED, PUBLISHED) and fixed:
+        own.append("neck and head")
+    return f"{detector} keeps the width of its own {' and '.join(own)}, and the profile's variants are of other widths" if own else ""
+
+
+def _is_plain_resnet(backbone: Any) -> bool:
+    return isinstance(backbone, Mapping) and backbone.get("type") == "ResNet"
+
+
+def _with_backbone(model: dict[str, Any], base_channels: int) -> dict[str, Any]:
+    """Return the model with a ResNet of this width, and a neck that takes its maps."""
+    backbone = model.get("backbone")
+    if not isinstance(backbone, Mapping) or not _is_plain_resnet(backbone):
+        return model
+    base = base_channels if "base_channels" not in backbone else int(backbone["base_channels"])
+    expansion = 1 if backbone.get("depth") in _BASIC_DEPTHS else 4
+    used = backbone.get("out_indices", (0, 1, 2, 3))
+    maps = [base * expansion * 2**stage for stage in used]
+    own = {**backbone, "base_channels": base} if base != _FIRST_STAGE else dict(backbone)
+    if base != _FIRST_STAGE and "stem_channels" in own:
+        own["stem_channels"] = max(1, int(own["stem_channels"]) * base // _FIRST_STAGE)
+    return {**model, "backbone": own, **_neck_for(model.get("neck"), maps)}
+
+
+def _neck_for(neck: Any, maps: list[int]) -> dict[str, Any]:
+    """Return {neck: ...} whose first part takes these maps; empty without a neck that lists the channels it takes."""
+    first = neck[0] if isinstance(neck, list | tuple) and neck else neck
+    taken = first.get("in_channels") if isinstance(first, Mapping) else None
+    if isinstance(taken, int):  # one that takes the last map alone
+        fitted = {**first, "in_channels": maps[-1]}
+    elif isinstance(taken, list | tuple) and len(taken) == len(maps):
+        fitted = {**first, "in_channels": type(taken)(maps)}
+    else:
+        return {}
+    return {"neck": [fitted, *neck[1:]] if isinstance(neck, list | tuple) else fitted}
+
+
+def _neck_width(model: Mapping[str, Any]) -> int:
+    neck = model.get("neck")
+    last = neck[-1] if isinstance(neck, list | tuple) and neck else neck
+    width = last.get("out_channels") if isinstance(last, Mapping) else None
+    return width if isinstance(width, int) else 0
+
+
+def _scaled(node: Any, key: str, settings: Settings) -> Any:
+    """Return a part of neck or heads with every width of 256 replaced, and those that go with it in proportion."""
+    if isinstance(node, Mapping):
+        return {name: _scaled(value, name, settings) for name, value in node.items()}
+    if isinstance(node, list | tuple) and key != "in_channels":
+        return type(node)(_scaled(item, key, settings) for item in node)
+    if not isinstance(node, int) or isinstance(node, bool):
+        return node
+    if node == PUBLISHED and ("channel" in key or key == "embed_dims"):
+        return settings.head_channels if key == "feat_channels" else settings.neck_channels
+    if key in _SCALED:
+        return max(1, node * settings.neck_channels // PUBLISHED)
+    if key == "num_groups":
+        return math.gcd(node, settings.neck_channels, settings.head_channels)
+    return node
