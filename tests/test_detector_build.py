@@ -239,6 +239,8 @@ def test_the_table_of_operators_lists_what_is_served() -> None:
     table = page.partition("## Operators of mmcv")[2].partition("\nAll compute")[0]
     listed = {name for row in table.splitlines() if row.startswith("| `") for name in re.findall(r"`(\w+)`", row.split("|")[1])}
     assert listed | {"get_compiler_version", "get_compiling_cuda_version"} == set(ops.served())
+
+
 def test_a_narrow_strided_layer_keeps_plain_memory_order_and_its_numbers() -> None:
     """oneDNN writes past its memory there on a CPU with AVX2 alone; test_components.py trains such a backbone."""
     torch.manual_seed(0)
