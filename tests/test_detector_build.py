@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import copy
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -18,8 +18,8 @@ from torchvision.ops import box_iou
 from gfl_lab.detector import mmcv_ops as ops
 from gfl_lab.detector.box_forms import DiracDistance, Gaussian, General
 from gfl_lab.detector.build import build_detector, model_config
-from gfl_lab.detector.mmcv_ops import extension
 from gfl_lab.detector.memory_order import to_channels_last
+from gfl_lab.detector.mmcv_ops import extension
 from gfl_lab.detector.qualities.branch import CenternessBranch
 from gfl_lab.detector.qualities.dgqp import Dgqp
 from gfl_lab.detector.qualities.guided import IouGuided

@@ -17,7 +17,9 @@ def to_channels_last(model: nn.Module) -> None:
     On a CPU with AVX2 and no AVX-512 the backward pass of a 1x1 convolution with a stride and fewer than 8 input channels writes
     past its memory in that order (torch 2.11, oneDNN 3.10: "free(): invalid next size"). Such a layer takes its input in plain order.
     """
-    model.to(memory_format=torch.channels_last)
+    whole: Any = model  # torch's types do not know `to(memory_format=...)`
+    whole.to(memory_format=torch.channels_last)
+    layer: Any
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.stride != (1, 1) and layer.in_channels < VECTOR:
             layer.to(memory_format=torch.contiguous_format)
