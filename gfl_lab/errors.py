@@ -12,6 +12,7 @@ GflLabError
 └── TrialError          a trial that ended badly; carries a kind    exit 3
     ├── NonFiniteLoss
     ├── DiskFull
+    ├── NeededTrialMissing
     └── Interrupted
 
 A problem has a place where one is known ("file.yaml:12: axes.reg_max"). An error holds all problems found, not the
@@ -47,6 +48,7 @@ class FailureKind(StrEnum):
     BAD_DATA = "bad_data"
     LOST_PROCESS = "lost_process"
     DISK_FULL = "disk_full"
+    NEEDED_TRIAL = "needed_trial"
     ERROR = "error"
 
 
@@ -64,6 +66,7 @@ RETRY: dict[FailureKind, Retry] = {
     FailureKind.BAD_DATA: Retry.NO,
     FailureKind.LOST_PROCESS: Retry.GO_ON,
     FailureKind.DISK_FULL: Retry.NO,
+    FailureKind.NEEDED_TRIAL: Retry.NO,
     FailureKind.ERROR: Retry.NO,
 }
 """The retry policy; docs/failures.md holds the same table for people."""
@@ -159,6 +162,12 @@ class DiskFull(TrialError):
     """The outcome of a trial could not be written down, for want of space; so it is raised."""
 
     kind = FailureKind.DISK_FULL
+
+
+class NeededTrialMissing(TrialError):
+    """The weights of a trial that this one needs cannot be used."""
+
+    kind = FailureKind.NEEDED_TRIAL
 
 
 class Interrupted(TrialError):

@@ -47,6 +47,7 @@ UNTESTED = {
     "cls_loss",
     "assigner",
     "init_weights",
+    "init_from",
     "qfl",
     "dfl",
     "quality",

@@ -641,6 +641,8 @@ def _rule(schema: dict[str, Any]) -> str:
     if schema["type"] == "object" and "propertyNames" not in schema:
         return "values by dotted path"
     if schema["type"] == "object":
+        if "propertyNames" not in schema:
+            return "settings of a trial"
         return "arguments by kind: " + ", ".join(f"`{kind}`" for kind in schema["propertyNames"]["enum"])
     if schema["type"] in ("boolean", "string"):
         return {"boolean": "`true`, `false`", "string": "text"}[schema["type"]]

@@ -198,6 +198,7 @@ def test_a_rule_that_many_variants_break_is_one_problem() -> None:
 
 def test_settings_are_checked_once_for_each_combination_and_published_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = read_files(EXPERIMENTS / "table3_qfl_dfl.yaml")
+    assert TrialSpec(settings=Settings(), data=DATA, seed=0, code=1).id, "the defaults are checked once in a process, for all ids"
     checked: list[Settings] = []
 
     def counted(settings: Settings) -> list[Broken]:

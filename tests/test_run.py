@@ -48,8 +48,8 @@ baseline: {qfl: false, dfl: false}
 published_table: gfl_t3_qfl_dfl
 table: {metrics: [AP, AP50, AP75, fps, two_mode_recall, false_bimodality, wasserstein]}
 """
-OWN = EXPERIMENT + "custom_imports: [own_components.py]\noverrides: {box_loss: AlphaGIoULoss}\n"
-"""The same with a component of the user's own in every trial."""
+OWN = EXPERIMENT + "custom_imports: [own_components.py]\noverrides: {box_loss: AlphaGIoULoss, init_from: {epochs: 1}}\n"
+"""The same with a component of the user's own in every trial, and one more trial, whose weights the four start from."""
 
 
 @contextlib.contextmanager
@@ -213,6 +213,8 @@ def test_the_same_command_goes_on_to_the_numbers_of_an_undisturbed_run_without_r
     copies = [trial.file(naming.COMPONENTS_DIR) / "own_components.py" for trial in resumed.tree.trials()]
     assert {copy.read_text() for copy in copies} == {(EXAMPLES / "own_components.py").read_text()}
     assert {run.info.status for run in resumed.mlflow_runs()} == {"FINISHED"}
+    needs = [raw_manifest(trial)["spec"].get("needs") for trial in resumed.tree.trials()]
+    assert sorted(map(bool, needs)) == [False, True, True, True, True], "the four start from the weights of a fifth"
 
 
 def test_four_trials_on_ray_a_table_and_a_mirror(resumed: Lab) -> None:

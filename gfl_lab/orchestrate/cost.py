@@ -20,6 +20,7 @@ from gfl_lab.records.metric_lines import parse_metric_line, read_metric_lines
 from gfl_lab.records.result import Done
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec import renames
+from gfl_lab.spec.choices import INIT_FROM
 from gfl_lab.spec.file_models import Profile
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.settings import INPUT, MODEL, Settings, group_of
@@ -29,7 +30,7 @@ HISTORY, WARM_UP, HINT, NOTHING = "history", "warm-up", "profile", "nothing"
 """Sources of an estimate, the best first."""
 
 _SHAPE = (
-    *(key for key in Settings.model_fields if group_of(key) in (MODEL, INPUT) and key != "init_weights"),
+    *(key for key in Settings.model_fields if group_of(key) in (MODEL, INPUT) and key not in ("init_weights", INIT_FROM)),
     "batch_size", "optimizer", "precision", "scale_range", "crop",
 )  # fmt: skip
 """Settings that must be equal in two trials, so that the timing of one predicts that of the other."""
@@ -273,16 +274,16 @@ def estimates(
         evaluated: ids of trials that train nothing: only their final weights are evaluated.
     """
     timings = timings or Timings(tree)
-    data = plan.data.model_dump(mode="json")
     found = []
     for trial in trials:
+        data = trial.spec.data.model_dump(mode="json")
         settings = trial.spec.settings.model_dump(mode="json")
         done = 0.0
         if trial.id in evaluated:
             done = 1.0
         elif tree.trial(trial.id).state() is TrialState.INTERRUPTED:
             lines = read_metric_lines(tree.trial(trial.id).file(naming.METRICS_FILE))[0]
-            done = min(1.0, max((line.step for line in lines), default=0) / steps_of(settings, plan.data.train_images))
+            done = min(1.0, max((line.step for line in lines), default=0) / steps_of(settings, trial.spec.data.train_images))
         processes = processes_of(resources.gpus)
         found.append(
             timings.estimate(

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -18,10 +18,11 @@ from typing import Any
 from gfl_lab import naming
 from gfl_lab.errors import InputError, Problem, StoreError
 from gfl_lab.orchestrate.supervisor import Job
+from gfl_lab.plan.graph import with_seed
 from gfl_lab.plan.plan import Plan, Trial, Variant
 from gfl_lab.records.files import WAYS_OUT, damaged, write_bytes
 from gfl_lab.records.manifest import DataPaths, new_manifest, write_manifest
-from gfl_lab.records.plan import PlanFile, PlannedTrial, read_plan, write_plan
+from gfl_lab.records.plan import PlanFile, PlannedNeed, PlannedTrial, read_plan, write_plan
 from gfl_lab.records.result import now
 from gfl_lab.rundir import RunTree, TrialState
 from gfl_lab.spec.code import CodeFile
@@ -151,13 +152,14 @@ def of_other_seeds(plan: Plan, folder: Path) -> list[tuple[Variant, Trial]]:
 
 def _of_other_seeds(plan: Plan, old: PlanFile) -> list[tuple[Variant, Trial]]:
     former = {trial.id: trial.seed for trial in old.trials}
+    graph = {trial.id: trial for trial in plan.all_trials}
     found = []
     for variant in plan.variants:
         for seed in sorted(set(former.values()) - {trial.spec.seed for trial in variant.trials}):
             # By id, so that neither other weights nor another version of the training code gets into a row.
-            spec = variant.trials[0].spec.model_copy(update={"seed": seed})
-            if spec.id in former:
-                found.append((variant, Trial(spec.id, spec)))
+            trial = with_seed(variant.trials[0], seed, graph)
+            if trial.id in former:
+                found.append((variant, trial))
     return found
 
 
@@ -182,7 +184,8 @@ def save_plan(plan: Plan, folder: Path) -> list[str]:
         write_plan(path, new)
         return [f"the table so far was over other data ({old.data.name}, {old.data.digest}); it is kept in {archive}"]
     kept = _of_other_seeds(plan, old)
-    write_plan(path, _with_trials(replace(new, created=old.created), plan, kept))
+    record = _with_trials(replace(new, created=old.created), plan, kept)
+    write_plan(path, _with_needs(record, old, kept))
     notes = [f"{len(kept)} trials of other seeds stay in the table"] if kept else []
     present = {naming.canonical_json(variant.settings) for variant in new.variants}
     if gone := sum(naming.canonical_json(variant.settings) not in present for variant in old.variants):
@@ -194,12 +197,29 @@ def _with_trials(record: PlanFile, plan: Plan, more: Sequence[tuple[Variant, Tri
     """Return ``record`` of ``plan`` with more trials of its variants, each variant's trials in the order of their seeds."""
     added: dict[int, list[PlannedTrial]] = {}
     for variant, trial in more:
-        added.setdefault(id(variant), []).append(PlannedTrial(trial.id, trial.spec.seed))
+        added.setdefault(id(variant), []).append(PlannedTrial(trial.id, trial.spec.seed, trial.spec.needs))
     variants = []
     for variant, entry in zip(plan.variants, record.variants, strict=True):
         trials = sorted([*entry.trials, *added.get(id(variant), ())], key=lambda trial: trial.seed)
         variants.append(replace(entry, trials=tuple(trials)))
     return replace(record, variants=tuple(variants))
+
+
+def _with_needs(record: PlanFile, old: PlanFile, kept: Sequence[tuple[Variant, Trial]]) -> PlanFile:
+    """Return ``record`` with what the trials of other seeds need, as the former plan had it."""
+    former = {each.trial.id: each for each in old.needed}
+    present = {trial.id for trial in record.trials} | {each.trial.id for each in record.needed}
+    more: dict[str, PlannedNeed] = {}
+
+    def add(needs: Mapping[str, str]) -> None:
+        for needed in needs.values():
+            if needed in former and needed not in present and needed not in more:
+                add(former[needed].trial.needs)
+                more[needed] = former[needed]
+
+    for _, trial in kept:
+        add(trial.spec.needs)
+    return replace(record, needed=(*record.needed, *more.values()))
 
 
 def _former_plan(path: Path) -> PlanFile:
@@ -212,10 +232,13 @@ def _former_plan(path: Path) -> PlanFile:
     raise damaged(path, "is no plan")
 
 
-def write_manifests(trials: Sequence[Trial], tree: RunTree, paths: DataPaths, code: Sequence[CodeFile] = ()) -> None:
+def write_manifests(
+    trials: Sequence[Trial], tree: RunTree, paths: DataPaths, code: Sequence[CodeFile] = (), others: Mapping[str, DataPaths] | None = None
+) -> None:  # fmt: skip
     """Write the manifest of each trial; paths may have changed since a former one, what is computed cannot have.
 
     Args:
+        paths: of the experiment's data set. others: of other data sets, by their digests.
         code: the files that trials name as their components; each trial gets copies of its own.
     """
     contents = {file.digest: file.content for file in code}
@@ -224,7 +247,7 @@ def write_manifests(trials: Sequence[Trial], tree: RunTree, paths: DataPaths, co
         folder.path.mkdir(parents=True, exist_ok=True)
         for component in trial.spec.components:
             write_bytes(folder.file(naming.COMPONENTS_DIR) / component.name, contents[component.digest])
-        manifest = new_manifest(folder.file(naming.MANIFEST), trial.spec, paths)
+        manifest = new_manifest(folder.file(naming.MANIFEST), trial.spec, (others or {}).get(trial.spec.data.digest, paths))
         write_manifest(manifest.file, manifest)
 
 

@@ -43,12 +43,18 @@ class Trainings:
                 found[trial] = first[training]
         return found
 
-    def next_ones(self, waiting: Sequence[Trial]) -> list[Trial]:
-        """Return the trials that can run now: one of each training, and all whose weights are there."""
-        for trial_id, training in self._training.items():
+    def next_ones(self, waiting: Sequence[Trial], running: Iterable[str] = (), ended: Iterable[str] | None = None) -> list[Trial]:
+        """Return the trials that can run now: one of each training, and all whose weights are there.
+
+        Args:
+            running: ids of trials that run already.
+            ended: ids of those that have ended since the last call; None looks at all.
+        """
+        for trial_id in self._training if ended is None else self._training.keys() & set(ended):
+            training = self._training[trial_id]
             if training not in self._finished and usable(self._tree.trial(trial_id)):
                 self._finished[training] = trial_id
-        begun: set[str] = set()
+        begun = {self._training.get(trial, trial) for trial in running}
         ready = []
         for trial in waiting:
             training = self._training.get(trial.id, trial.id)  # of no other: its records are made again
@@ -91,7 +97,7 @@ def usable(trial: TrialDir) -> bool:
 
 
 def needed_by_others(tree: RunTree) -> set[str]:
-    """Return the finished trials whose weights an unfinished trial is going to evaluate.
+    """Return the finished trials whose weights an unfinished trial needs, or is going to evaluate.
 
     They are found by their manifests: a run writes those of all its trials before it starts the first one.
     """
@@ -100,4 +106,5 @@ def needed_by_others(tree: RunTree) -> set[str]:
         with contextlib.suppress(StoreError, OSError):
             if trial.state() is not TrialState.DONE:
                 waiting.append(trial.manifest().spec)
-    return set(finished_trainings(tree, waiting)) if waiting else set()
+    needed = {trial for spec in waiting for trial in spec.needs.values()}
+    return needed.union(finished_trainings(tree, waiting)) if waiting else needed

@@ -80,7 +80,7 @@ class Watcher(threading.Thread):
         super().__init__(name="watcher", daemon=True)
         self.tree, self.listener = tree, listener
         self.trials = [
-            (t.id, labels[t.id], total_epochs(t.spec.settings), steps_of(t.spec.settings, plan.data.train_images)) for t in trials
+            (t.id, labels[t.id], total_epochs(t.spec.settings), steps_of(t.spec.settings, t.spec.data.train_images)) for t in trials
         ]
         self._done = threading.Event()
         self._seen = {t.id: _Seen() for t in trials}

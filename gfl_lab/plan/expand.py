@@ -97,9 +97,14 @@ def _too_many(factors: str, variants: int, seeds: int, max_trials: int, source: 
     times = f" x {seeds:,} seeds" if seeds != 1 else ""
     size = f"{'up to ' if conditions else ''}{variants * seeds:,} trials ({factors}{times})"
     more = f", and more than {max_trials:,} by its conditions" if conditions else ""
+    return too_many(f"{size}{more}", max_trials, source)
+
+
+def too_many(size: str, max_trials: int, source: str) -> SpecError:
+    """Return the error of an experiment with more trials than are planned; ``size`` says how many."""
     return SpecError(
         Problem(
-            f"the experiment has {size}{more}; at most {max_trials:,} are planned",
+            f"the experiment has {size}; at most {max_trials:,} are planned",
             source,
             "List fewer values or seeds, vary axes only where they matter (`when`), or search instead (`kind: search`). "
             "`--max-trials N` raises the limit.",

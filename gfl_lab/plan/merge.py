@@ -24,9 +24,7 @@ def why_equal(first: Resolved, second: Resolved) -> str:
     return f"Drop one{': ' + '; '.join(reasons) if reasons else ''}."
 
 
-def merge(
-    group: list[Resolved], resolve: Callable[[dict[str, Any]], Settings], weights_of: Callable[[Settings], str]
-) -> tuple[Resolved, tuple[str, ...]]:
+def merge(group: list[Resolved], resolve: Callable[[dict[str, Any]], Settings]) -> tuple[Resolved, tuple[str, ...]]:
     """Return the one variant of ``group``, whose combinations all train the same, and the axes without effect in it.
 
     These axes are left out of it, as by a condition; their settings are those of the profile. If they are
@@ -42,7 +40,6 @@ def merge(
         settings = resolve(axes)
     except ValidationError:  # the profile's own value breaks a rule here
         return first, tuple(apart)
-    settings = settings.model_copy(update={"init_weights": weights_of(settings)})
     return Resolved(naming.variant_name(axes), axes, axes, first.baseline, settings), tuple(apart)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,24 +12,19 @@ from pydantic import ValidationError
 from gfl_lab import naming
 from gfl_lab.errors import Problem, SpecError
 from gfl_lab.plan import published as published_rows
-from gfl_lab.plan.expand import Resolved, combinations
+from gfl_lab.plan.expand import Resolved, combinations, too_many
+from gfl_lab.plan.graph import Graph, NeededTrial, base_settings, needed_base, needed_first
+from gfl_lab.plan.graph import Trial as Trial
 from gfl_lab.plan.merge import merge, merge_notes, why_equal
-from gfl_lab.records.plan import PlanFile, PlannedTrial, PlannedVariant, Reference
+from gfl_lab.records.plan import PlanFile, PlannedNeed, PlannedTrial, PlannedVariant, Reference
 from gfl_lab.spec.file_models import ExperimentFile, Profile, PublishedTable
 from gfl_lab.spec.files import resolve_settings
 from gfl_lab.spec.limits import MAX_TRIALS
+from gfl_lab.spec.needs import completed, data_folders
 from gfl_lab.spec.rules import SettingsRuleError
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.settings import Settings, inactive
 from gfl_lab.spec.trial import TRAINING_CODE_VERSION, ComponentFile, DataSpec, TrialSpec, computed
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A trial in a plan: its id and what it computes."""
-
-    id: str
-    spec: TrialSpec
 
 
 @dataclass(frozen=True)
@@ -54,12 +49,19 @@ class Plan:
     data: DataSpec
     variants: tuple[Variant, ...]
     notes: tuple[str, ...] = ()
+    needed: tuple[NeededTrial, ...] = ()
+    """Trials that are no rows of the table: others need their weights. Each stands behind those that it needs itself."""
 
     @property
     def trials(self) -> tuple[Trial, ...]:
-        """Every trial once, in the plan's order."""
+        """Every trial of the table once, in the plan's order."""
         unique = {trial.id: trial for variant in self.variants for trial in variant.trials}
         return tuple(unique.values())
+
+    @property
+    def all_trials(self) -> tuple[Trial, ...]:
+        """Every trial once, each behind those that it needs; else in the plan's order."""
+        return needed_first([*(each.trial for each in self.needed), *self.trials])
 
     def record(self, created: str) -> PlanFile:
         """Return what plan.json holds of the plan.
@@ -88,9 +90,18 @@ class Plan:
                     variant.settings.model_dump(mode="json"),
                     variant.baseline,
                     variant.reference,
-                    tuple(PlannedTrial(trial.id, trial.spec.seed) for trial in variant.trials),
+                    tuple(PlannedTrial(trial.id, trial.spec.seed, trial.spec.needs) for trial in variant.trials),
                 )
                 for variant in self.variants
+            ),
+            needed=tuple(
+                PlannedNeed(
+                    each.name,
+                    each.trial.spec.settings.model_dump(mode="json"),
+                    each.trial.spec.data,
+                    PlannedTrial(each.trial.id, each.trial.spec.seed, each.trial.spec.needs),
+                )
+                for each in self.needed
             ),
         )
 
@@ -139,27 +150,47 @@ class Draft:
     variants: tuple[Resolved, ...]
     notes: tuple[str, ...]
 
-    def over(self, data: DataSpec) -> Plan:
-        """Return the plan: the variants with their trials over ``data``, and the published rows beside them."""
-        seeds = _seeds(self.experiment, self.inputs)
-        variants = tuple(self._variant(found, data, seeds) for found in self.variants)
-        return Plan(self.experiment, self.profile, self.inputs.source, data, variants, self.notes)
+    @property
+    def data_folders(self) -> set[str]:
+        """The folders of the data sets that needed trials have of their own."""
+        return set[str]().union(*(data_folders(found.resolved) for found in self.variants))
 
-    def _variant(self, found: Resolved, data: DataSpec, seeds: Sequence[int]) -> Variant:
+    def over(self, data: DataSpec, others: Mapping[str, DataSpec] | None = None) -> Plan:
+        """Return the plan: the variants with their trials over ``data``, what these need, and the published rows beside them.
+
+        Args:
+            others: the content of each of ``data_folders``.
+
+        Raises:
+            SpecError: with what the trials need, there are too many.
+        """
+        seeds = _seeds(self.experiment, self.inputs)
+        graph = Graph(self._spec, data, others or {}, lambda: base_settings(self.profile, self.experiment))
+        variants = tuple(self._variant(found, data, seeds, graph) for found in self.variants)
+        plan = Plan(self.experiment, self.profile, self.inputs.source, data, variants, self.notes)
+        plan = replace(plan, needed=graph.needed({trial.id for trial in plan.trials}))
+        if plan.needed and (count := len(plan.all_trials)) > self.inputs.max_trials:
+            raise too_many(f"{count:,} trials with those that others need", self.inputs.max_trials, self.inputs.source)
+        return plan
+
+    def _variant(self, found: Resolved, data: DataSpec, seeds: Sequence[int], graph: Graph) -> Variant:
         settings, inputs = found.resolved, self.inputs
-        first = TrialSpec(
+        reference = published_rows.reference(settings, self.profile, data, inputs.published) if inputs.published else None
+        trials = tuple(graph.trial(settings, data, seed) for seed in seeds)
+        return Variant(found.name, found.axes, settings, found.baseline, reference, trials)
+
+    def _spec(self, settings: Settings, data: DataSpec, seed: int, needs: dict[str, str]) -> TrialSpec:
+        inputs = self.inputs
+        return TrialSpec(
             settings=settings,
             data=data,
-            seed=0,
+            seed=seed,
             weights_digest=inputs.weights_digest(settings.init_weights),
             code=TRAINING_CODE_VERSION,
             components=inputs.components(settings),
             config=inputs.config_of(settings, len(data.classes)),
+            needs=needs,
         )
-        specs = [first.model_copy(update={"seed": seed}) for seed in seeds]
-        reference = published_rows.reference(settings, self.profile, data, inputs.published) if inputs.published else None
-        trials = tuple(Trial(spec.id, spec) for spec in specs)
-        return Variant(found.name, found.axes, settings, found.baseline, reference, trials)
 
 
 def build_plan(experiment: ExperimentFile, profile: Profile, data: DataSpec, inputs: PlanInputs = PLAIN) -> Plan:
@@ -185,15 +216,28 @@ def draft_plan(experiment: ExperimentFile, profile: Profile, inputs: PlanInputs 
         if experiment.variants:
             problems += [_twin_problem(variant, twin, inputs.source) for twin in group[1:]]
         elif len(group) > 1:
-            variant, about = merge(
-                group, lambda own: inputs.complete(resolve_settings(profile.settings, experiment.overrides, own)), inputs.weights_of
-            )
+            variant, about = merge(group, _resolver(experiment, profile, inputs))
             merged.append((about, variant.name, len(group)))
         variants.append(variant)
     problems += _idle_axes(experiment, possible, inputs.source)
     if problems:
         raise SpecError(problems)
     return Draft(experiment, profile, inputs, tuple(variants), merge_notes(merged))
+
+
+def _resolver(experiment: ExperimentFile, profile: Profile, inputs: PlanInputs) -> Callable[[dict[str, Any]], Settings]:
+    """Return a function that completes the settings of a variant, and of the trials that it needs.
+
+    It raises ValidationError, and what ``inputs.complete`` raises.
+    """
+
+    def finish(settings: Settings) -> Settings:
+        return inputs.complete(settings.model_copy(update={"init_weights": inputs.weights_of(settings)}))
+
+    def needed(own: dict[str, Any]) -> Settings:
+        return resolve_settings(*needed_base(profile, experiment), own)
+
+    return lambda own: finish(completed(resolve_settings(profile.settings, experiment.overrides, own), needed, finish))
 
 
 def _seeds(experiment: ExperimentFile, inputs: PlanInputs) -> Sequence[int]:
@@ -204,14 +248,14 @@ def _resolve(experiment: ExperimentFile, profile: Profile, inputs: PlanInputs) -
     """Return each possible combination with all of its settings, and one problem for each rule that the others break."""
     found: list[Resolved] = []
     refused: dict[str, list[str]] = {}
+    resolve = _resolver(experiment, profile, inputs)
     for combination in combinations(experiment, _seeds(experiment, inputs), source=inputs.source, max_trials=inputs.max_trials):
         try:
-            settings = resolve_settings(profile.settings, experiment.overrides, combination.settings)
+            settings = resolve(combination.settings)
         except ValidationError as error:
             for message in _messages(error):
                 refused.setdefault(message, []).append(combination.name)
             continue
-        settings = inputs.complete(settings.model_copy(update={"init_weights": inputs.weights_of(settings)}))
         found.append(Resolved(combination.name, combination.axes, combination.settings, combination.baseline, settings))
     named = bool(experiment.variants)
     return found, [_refusal(message, names, profile, inputs.source, named) for message, names in refused.items()]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from gfl_lab.records.files import JsonObject, damaged, object_of, read_json, text_of, write_record
 from gfl_lab.records.result import numbers_of
@@ -17,11 +17,23 @@ if TYPE_CHECKING:  # the command line starts without pydantic
 DEFAULT_METRICS = ("AP",)
 
 
-class PlannedTrial(NamedTuple):
-    """A trial of a plan: its id, which may be any text in a file that was edited, and its seed."""
+@dataclass(frozen=True)
+class PlannedTrial:
+    """A trial of a plan: its id, which may be any text in a file that was edited, its seed, and the ids of the trials that it needs."""
 
     id: str
     seed: int
+    needs: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the trial as plan.json holds it."""
+        return {"id": self.id, "seed": self.seed} | ({"needs": dict(self.needs)} if self.needs else {})
+
+    @classmethod
+    def from_json(cls, found: Any) -> PlannedTrial:
+        """Return the trial in a JSON value. Raises LookupError, TypeError, ValueError or AttributeError if it is none."""
+        needs = {str(role): str(trial) for role, trial in (found.get("needs") or {}).items()}
+        return cls(str(found["id"]), int(found["seed"]), needs)
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,8 @@ class PlannedVariant:
         """Return the variant as plan.json holds it."""
         return {
             "name": self.name, "axes": self.axes, "settings": self.settings, "baseline": self.baseline,
-            "reference": None if self.reference is None else dict(vars(self.reference)), "trials": [trial._asdict() for trial in self.trials],
+            "reference": None if self.reference is None else dict(vars(self.reference)),
+            "trials": [trial.to_json() for trial in self.trials],
         }  # fmt: skip
 
     @classmethod
@@ -75,8 +88,34 @@ class PlannedVariant:
             dict(found["settings"]),
             bool(found.get("baseline")),
             Reference.from_json(found["reference"]) if found.get("reference") else None,
-            tuple(PlannedTrial(str(trial["id"]), int(trial["seed"])) for trial in found["trials"]),
+            tuple(map(PlannedTrial.from_json, found["trials"])),
         )
+
+
+@dataclass(frozen=True)
+class PlannedNeed:
+    """A trial of a plan that is no row of its table: others need its weights.
+
+    Attributes:
+        name: the settings in which it differs from the experiment's.
+        settings: all of them. data: its data set, which may be another one than the experiment's.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    data: DataSpec
+    trial: PlannedTrial
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the trial as plan.json holds it."""
+        return {"name": self.name, "settings": self.settings, "data": self.data.model_dump(mode="json")} | self.trial.to_json()
+
+    @classmethod
+    def from_json(cls, found: Any) -> PlannedNeed:
+        """Return the trial in a JSON value. Raises LookupError, TypeError, ValueError or AttributeError if it is none."""
+        from gfl_lab.spec.trial import DataSpec
+
+        return cls(str(found["name"]), dict(found["settings"]), DataSpec.model_validate(found["data"]), PlannedTrial.from_json(found))
 
 
 @dataclass(frozen=True)
@@ -103,11 +142,17 @@ class PlanFile:
     profile_title: str
     data: DataSpec
     variants: tuple[PlannedVariant, ...]
+    needed: tuple[PlannedNeed, ...] = ()
 
     @property
     def trials(self) -> tuple[PlannedTrial, ...]:
-        """Every trial, variant by variant."""
+        """Every trial of the table, variant by variant."""
         return tuple(trial for variant in self.variants for trial in variant.trials)
+
+    @property
+    def all_trials(self) -> tuple[PlannedTrial, ...]:
+        """Every trial: those that others need, and those of the table."""
+        return (*(each.trial for each in self.needed), *self.trials)
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the file, without its format version."""
@@ -126,7 +171,7 @@ class PlanFile:
             "profile": {"name": self.profile, "title": self.profile_title},
             "data": self.data.model_dump(mode="json"),
             "variants": [variant.to_json() for variant in self.variants],
-        }
+        } | ({"needed": [each.to_json() for each in self.needed]} if self.needed else {})
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> PlanFile:
@@ -148,6 +193,7 @@ class PlanFile:
             profile_title=text_of(profile.get("title")),
             data=DataSpec.model_validate(found["data"]),
             variants=tuple(map(PlannedVariant.from_json, found["variants"])),
+            needed=tuple(map(PlannedNeed.from_json, found.get("needed") or ())),
         )
 
 

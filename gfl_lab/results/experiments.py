@@ -85,7 +85,7 @@ class ExperimentReader(TreeReader):
     def is_running(self, name: str, profile: str) -> bool:
         """Return True if a living process holds a trial of an experiment. Reads leases alone."""
         try:
-            planned = self._plan(name, profile).trials
+            planned = self._plan(name, profile).all_trials
         except StoreError:
             return False
         return any(trial.lease_alive() for trial in self._tree.with_lease(each.id for each in planned))
@@ -113,6 +113,10 @@ class ExperimentReader(TreeReader):
             variants=tuple(self._variant_row(variant, data.train_images) for variant in plan.variants),
             profile_title=plan.profile_title,
             declared=frozenset(implied(plan.declared)),
+            needed=tuple(
+                self._variant_row(PlannedVariant(each.name, {}, each.settings, False, None, (each.trial,)), each.data.train_images)
+                for each in plan.needed
+            ),
         )
 
     def _variant_row(self, variant: PlannedVariant, train_images: int) -> VariantRow:

@@ -148,6 +148,8 @@ class ExperimentRow:
     profile_title: str = ""
     declared: frozenset[str] = frozenset()
     """Settings that the axes or variants vary, with those that follow from them."""
+    needed: tuple[VariantRow, ...] = ()
+    """Trials that are no rows of the table: others need their weights. One row each."""
 
     @property
     def baseline(self) -> VariantRow | None:

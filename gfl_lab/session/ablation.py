@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gfl_lab import naming
+from gfl_lab.errors import InputError
 from gfl_lab.orchestrate import driver
 from gfl_lab.orchestrate.budget import Budget
 from gfl_lab.orchestrate.cost import Estimate, Timings, estimates
 from gfl_lab.orchestrate.driver import StopSwitch
-from gfl_lab.orchestrate.executor import run_jobs
+from gfl_lab.orchestrate.needs import Order, run_in_order
 from gfl_lab.orchestrate.run_sync import DriverSide
+from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.orchestrate.trainings import Trainings
 from gfl_lab.orchestrate.watcher import Progress, Watcher
 from gfl_lab.plan.plan import Plan, Trial
@@ -21,7 +23,7 @@ from gfl_lab.session.ablation_end import AblationEnd
 from gfl_lab.session.costs import check_budget
 from gfl_lab.session.inputs import Files
 from gfl_lab.session.outcome import Outcome
-from gfl_lab.session.plan_text import plan_lines, summary_lines
+from gfl_lab.session.plan_text import needed_names, plan_lines, summary_lines
 from gfl_lab.session.planning import PlanOptions, Prepared, prepare
 from gfl_lab.session.reporting import Reporter
 from gfl_lab.session.standing import Standing
@@ -88,16 +90,18 @@ class AblationWork:
     def prepare(self) -> None:
         """Make the plan."""
         self._prepared = prepare(self.files, self.tree, self.options, self.reporter.say)
+        if self._storage and any(trial.spec.needs for trial in self.plan.trials):
+            raise InputError("trials that need other trials need a file system that the nodes share: --storage does not serve them yet")
 
     def open(self, killed: bool) -> None:
         """Read the states of all trials, from the storage too."""
         plan, storage = self.plan, self._storage
         if storage:
-            storage.refresh(trial.id for trial in plan.trials)
+            storage.refresh(trial.id for trial in plan.all_trials)
         if killed:
-            driver.wait_for_orphans(plan.trials, self.tree)
+            driver.wait_for_orphans(plan.all_trials, self.tree)
         if storage:  # trials that others have finished have no manifest here yet
-            done = [trial for trial in plan.trials if self.tree.trial(trial.id).state() is TrialState.DONE]
+            done = [trial for trial in plan.all_trials if self.tree.trial(trial.id).state() is TrialState.DONE]
             self._write_manifests([trial for trial in done if not self.tree.trial(trial.id).file(naming.MANIFEST).exists()])
         self._standing = Standing(plan, self.tree, driver.of_other_seeds(plan, self.folder), repairs=storage is None)
         self._standing.look()
@@ -137,28 +141,28 @@ class AblationWork:
         return self.plan
 
     def run(self, workers: Workers, stop: StopSwitch, watch: Callable[[Sequence[Progress]], None]) -> list[str]:
-        """Run the pending trials: of those that share a training, one first."""
+        """Run the pending trials: each behind those that it needs, and of those that share a training one first."""
         kwargs = {**workers.process_settings(), "stop_file": str(stop.file)}
         planned = [(variant, trial) for variant in self.plan.variants for trial in variant.trials]
         labels = {trial.id: f"{variant.name} seed {trial.spec.seed}" for variant, trial in [*planned, *self.standing.others]}
+        names = needed_names(self.plan)
+        labels |= {each.trial.id: f"{names[each.trial.id]} seed {each.trial.spec.seed}" for each in self.plan.needed}
         watcher = Watcher(self.tree, self.plan, self._pending, labels, watch)
         if self._storage:
             self._storage.start()
         watcher.start()
         problems: list[str] = []
         interrupted = True
+        order = Order(self._pending, self.tree, self._trainings, self.standing.to_repair)
+
+        def jobs(ready: list[Trial]) -> list[Job]:
+            found = driver.jobs_for(ready, self.tree, entries.TRIAL_ENTRY, kwargs, gpus=workers.executor.gpus)
+            if self._storage:
+                return self._storage.watch(found)
+            return self._trainings.jobs(found) if self._trainings else found
+
         try:
-            waiting = self._pending
-            while waiting and not stop():
-                ready = self._trainings.next_ones(waiting) if self._trainings else waiting
-                jobs = driver.jobs_for(ready, self.tree, entries.TRIAL_ENTRY, kwargs, gpus=workers.executor.gpus)
-                if self._storage:
-                    jobs = self._storage.watch(jobs)
-                elif self._trainings:
-                    jobs = self._trainings.jobs(jobs)
-                problems += [f"Ray: {sentence}" for sentence in run_jobs(workers.executor, jobs, stop.ask)]
-                begun = {trial.id for trial in ready}
-                waiting = [trial for trial in waiting if trial.id not in begun]
+            problems += [f"Ray: {sentence}" for sentence in run_in_order(workers.executor, order, jobs, stop.ask, stop)]
             interrupted = False
         finally:
             if self._storage:
@@ -177,4 +181,4 @@ class AblationWork:
         )  # fmt: skip
 
     def _write_manifests(self, trials: Sequence[Trial]) -> None:
-        driver.write_manifests(trials, self.tree, self.prepared.paths, self.prepared.code)
+        driver.write_manifests(trials, self.tree, self.prepared.paths, self.prepared.code, self.prepared.other_paths)

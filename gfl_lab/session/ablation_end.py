@@ -85,7 +85,8 @@ class AblationEnd:
 
     def _failures(self, row: ExperimentRow) -> bool:
         """Say which trials failed; return whether any did."""
-        failed = [(variant, trial) for variant in row.variants for trial in variant.trials if trial.state is TrialState.FAILED]
+        rows = [*row.needed, *row.variants]
+        failed = [(variant, trial) for variant in rows for trial in variant.trials if trial.state is TrialState.FAILED]
         for variant, trial in failed:
             failure = trial.failure
             at = f" at step {failure.step} (epoch {failure.epoch})" if failure and failure.step else ""

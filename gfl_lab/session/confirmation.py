@@ -16,7 +16,7 @@ from gfl_lab.report.ranking import rank
 from gfl_lab.results.search import read_search
 from gfl_lab.rundir import RunTree
 from gfl_lab.session.inputs import Files, read_files
-from gfl_lab.session.weights import with_absolute_weights
+from gfl_lab.session.weights import with_absolute_paths
 from gfl_lab.spec.files import resolve_settings
 from gfl_lab.spec.trial import computed
 
@@ -115,8 +115,8 @@ def write_confirmation(found: Confirmation) -> None:
         "kind": "ablation",
         "profile": files.profile.name,
         "custom_imports": [str(file.path) for file in files.code],
-        "overrides": with_absolute_weights(experiment.overrides, beside),
-        "variants": {DEFAULTS: {}, **{name: with_absolute_weights(settings, beside) for name, settings in found.variants.items()}},
+        "overrides": with_absolute_paths(experiment.overrides, beside),
+        "variants": {DEFAULTS: {}, **{name: with_absolute_paths(settings, beside) for name, settings in found.variants.items()}},
         "baseline": DEFAULTS,
         "seeds": list(found.seeds),
         "table": {"metrics": list(experiment.table.metrics)},

@@ -19,7 +19,7 @@ from gfl_lab.rundir import RunTree
 from gfl_lab.session import entries
 from gfl_lab.session.costs import check_budget, cost_text, parse_budget
 from gfl_lab.session.inputs import Files
-from gfl_lab.session.plan_text import way_out
+from gfl_lab.session.plan_text import needed_by, needed_names, way_out
 from gfl_lab.session.planning import PlanOptions, Prepared, prepare
 from gfl_lab.session.search import search_lines
 from gfl_lab.session.standing import Standing
@@ -33,14 +33,18 @@ class PlannedTrial:
     """One trial of a plan.
 
     Attributes:
+        name: of its variant, or what a needed trial is called. variant: None for a needed trial, which is no row of the table.
+        needed_by: the trials that need it.
         state: of the trial, as the run tree has it. damage: of its files, or empty.
         again: it is evaluated again from its checkpoint.
         weights_from: the trial whose weights it evaluates, or None.
         estimate: of the time that it still takes; None if nothing is left to do.
     """
 
-    variant: Variant
+    name: str
+    variant: Variant | None
     trial: Trial
+    needed_by: Sequence[str]
     state: str
     damage: str
     again: bool
@@ -50,12 +54,14 @@ class PlannedTrial:
     def to_json(self) -> dict[str, Any]:
         """Return the row of ``gfl-lab plan --json``."""
         return {
-            "variant": self.variant.name,
-            "settings": self.variant.axes,
+            "variant": self.name,
+            "settings": self.variant.axes if self.variant else {},
             "seed": self.trial.spec.seed,
             "trial": self.trial.id,
+            "needs": dict(self.trial.spec.needs),
+            "needed_by": list(self.needed_by),
             "state": self.state,
-            "baseline": self.variant.baseline,
+            "baseline": self.variant is not None and self.variant.baseline,
             "damage": self.damage or None,
             "weights_from": self.weights_from,
             "expected_seconds": _rounded(self.estimate.seconds) if self.estimate else 0.0,
@@ -67,9 +73,10 @@ class PlannedTrial:
         takes = f"  {duration(_rounded(self.estimate.seconds))}" if self.estimate else ""
         mark = f"  (weights of {self.weights_from})" if self.weights_from else ""
         mark += "  (evaluated again from its checkpoint)" if self.again else ""
-        mark += "  (baseline)" if self.variant.baseline else ""
+        mark += "  (baseline)" if self.variant and self.variant.baseline else ""
+        mark += f"  (for {plural(len(self.needed_by), 'trial')})" if self.needed_by else ""
         state = "damaged" if self.damage else self.state
-        return f"{self.variant.name:{width}}  seed {self.trial.spec.seed}  {self.trial.id}  {state}{takes}{mark}"
+        return f"{self.name:{width}}  seed {self.trial.spec.seed}  {self.trial.id}  {state}{takes}{mark}"
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ class PlanOverview:
     """A plan with its states and its cost.
 
     Attributes:
-        trials: of every variant. trainings: how many of them are trained.
+        trials: those that others need, and those of every variant. trainings: how many of them are trained.
         expected: estimates of the trials to run. cost: of all of them; None if one is not known.
         unassigned: boxes that no location learns, by groups of variants.
     """
@@ -101,7 +108,8 @@ class PlanOverview:
             "experiment": self.plan.experiment.name,
             "profile": self.plan.profile.name,
             "data": self.plan.data.model_dump(mode="json"),
-            "rows": [trial.to_json() for trial in self.trials],
+            "rows": [trial.to_json() for trial in self.trials if trial.variant],
+            "needed": [trial.to_json() for trial in self.trials if not trial.variant],
             "trainings": self.trainings,
             "expected_seconds": _rounded(self.cost.wall_s) if self.cost else None,
             "expected": self.cost.to_json() if self.cost else None,
@@ -118,7 +126,7 @@ class PlanOverview:
 
     def trial_lines(self) -> list[str]:
         """Return a line for each trial."""
-        width = max(len(trial.variant.name) for trial in self.trials)
+        width = max(len(trial.name) for trial in self.trials)
         return [trial.line(width) for trial in self.trials]
 
     def notes(self, options: PlanOptions) -> list[str]:
@@ -182,14 +190,16 @@ def plan_overview(
 
 
 def _planned_trials(standing: Standing, estimate_of: Mapping[str, Estimate], weights_of: Mapping[str, str]) -> list[PlannedTrial]:
-    again = standing.to_repair
+    again, plan = standing.to_repair, standing.plan
+    names, users = needed_names(plan), needed_by(plan)
+    trials: list[tuple[str, Variant | None, Trial]] = [(names[each.trial.id], None, each.trial) for each in plan.needed]
+    trials += [(variant.name, variant, trial) for variant in plan.variants for trial in variant.trials]
     return [
         PlannedTrial(
-            variant, trial, str(standing.states[trial.id]), str(standing.damaged.get(trial.id) or ""), trial.id in again,
-            weights_of.get(trial.id), estimate_of.get(trial.id),
+            name, variant, trial, users.get(trial.id, []), str(standing.states[trial.id]),
+            str(standing.damaged.get(trial.id) or ""), trial.id in again, weights_of.get(trial.id), estimate_of.get(trial.id),
         )
-        for variant in standing.plan.variants
-        for trial in variant.trials
+        for name, variant, trial in trials
     ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from gfl_lab import naming
 from gfl_lab.orchestrate.cost import Estimate, cost_of
 from gfl_lab.orchestrate.damaged import Damaged
 from gfl_lab.orchestrate.resources import TrialResources
+from gfl_lab.plan.plan import Plan
 from gfl_lab.rundir import RunTree, TrialState
 from gfl_lab.session.costs import cost_text
 from gfl_lab.session.standing import Standing
@@ -40,8 +41,14 @@ def plan_lines(standing: Standing, weights_of: Mapping[str, str]) -> list[str]:
     """
     plan = standing.plan
     going = {trial.id for trial in standing.pending}
-    width = max(len(variant.name) for variant in plan.variants)
+    names, users = needed_names(plan), needed_by(plan)
+    width = max(len(name) for name in [*names.values(), *(variant.name for variant in plan.variants)])
     trials = [
+        f"  {names[trial.id]:{width}}  seed {trial.spec.seed}  {trial.id}  "
+        + _needed_state(trial.id, len(users[trial.id]), standing, going, weights_of)
+        for trial in (each.trial for each in plan.needed)
+    ]
+    trials += [
         f"  {variant.name:{width}}  seed {trial.spec.seed}  {trial.id}  {_state(trial.id, standing, going, weights_of)}"
         + ("  (baseline)" if variant.baseline else "")
         for variant in plan.variants
@@ -50,11 +57,31 @@ def plan_lines(standing: Standing, weights_of: Mapping[str, str]) -> list[str]:
     lines = [data_line(plan.data), "plan:", *trials[:LISTED]]
     if len(trials) > LISTED:
         lines.append(f"  and {len(trials) - LISTED} more, which `gfl-lab plan` lists")
-    own = {trial.id for trial in plan.trials}
+    own = {trial.id for trial in plan.all_trials}
     for trial, damage in standing.damaged.items():
         seed = "" if trial in own else ", of a seed that an earlier run left in the table,"
         lines.append(f"warning: trial {trial}{seed} is damaged: {damage}" + ("; it is evaluated again" if seed and trial in going else ""))
     return lines
+
+
+def needed_names(plan: Plan) -> dict[str, str]:
+    """Return what each needed trial of a plan is called, by its id."""
+    return {each.trial.id: f"{' and '.join(each.roles)}: {each.name}" for each in plan.needed}
+
+
+def needed_by(plan: Plan) -> dict[str, list[str]]:
+    """Return {needed trial: trials of the plan that need it}, by id."""
+    found: dict[str, list[str]] = {}
+    for trial in plan.all_trials:
+        for needed in trial.spec.needs.values():
+            found.setdefault(needed, []).append(trial.id)
+    return found
+
+
+def _needed_state(trial: str, users: int, standing: Standing, going: set[str], weights_of: Mapping[str, str]) -> str:
+    if trial not in going and standing.states[trial] in (TrialState.PLANNED, TrialState.INTERRUPTED, TrialState.FAILED):
+        return "not needed now: the trials that need it are done"
+    return f"{_state(trial, standing, going, weights_of)}  (for {plural(users, 'trial')})"
 
 
 def _state(trial: str, standing: Standing, going: set[str], weights_of: Mapping[str, str]) -> str:
@@ -73,13 +100,15 @@ def summary_lines(standing: Standing, weights_of: Mapping[str, str], expected: S
     going = {trial.id for trial in pending}
     beyond = {trial for trial, damage in standing.damaged.items() if trial not in going and damage.beyond_repair}
     own = {trial.id: standing.states[trial.id] for trial in standing.plan.trials}
+    needed = {each.trial.id for each in standing.plan.needed}
     done = sum(state is TrialState.DONE and trial not in going and trial not in beyond for trial, state in own.items())
     if not pending:
         if beyond:
             return [f"{done} of {plural(len(own), 'trial')} of this plan are reused, {len(beyond)} damaged; nothing to train"]
         return [f"all {plural(len(own), 'trial')} of this plan are done already: nothing to train"]
     again = sum(trial in standing.damaged for trial in going)
-    parts = [f"{plural(len(pending) - again - len(weights_of), 'trial')} to train"]
+    others = sum(trial in needed for trial in going)
+    parts = [f"{plural(len(pending) - again - len(weights_of), 'trial')} to train" + (f" ({others} that others need)" if others else "")]
     parts += [f"{len(weights_of)} to evaluate with the weights of another"] if weights_of else []
     parts += [f"{again} to evaluate again"] if again else []
     parts += [f"{done} reused"] + ([f"{len(beyond)} damaged"] if beyond else [])

@@ -9,7 +9,7 @@ from pathlib import Path
 from gfl_lab import naming
 from gfl_lab.addresses import absolute
 from gfl_lab.data import ambiguous_shapes
-from gfl_lab.errors import InputError, Problem
+from gfl_lab.errors import InputError, Problem, SpecError
 from gfl_lab.plan.expand import combinations
 from gfl_lab.plan.plan import Draft, Plan, PlanInputs, draft_plan
 from gfl_lab.plan.search import corners
@@ -20,9 +20,11 @@ from gfl_lab.session.dataset import prepare_data
 from gfl_lab.session.inputs import Files
 from gfl_lab.session.mmdet_variants import check_detectors, completed, config_of
 from gfl_lab.session.weights import check_weights, digest_weights, experiment_with_absolute_paths
+from gfl_lab.spec.choices import ROLES
 from gfl_lab.spec.code import CodeFile
 from gfl_lab.spec.file_models import ExperimentFile
 from gfl_lab.spec.limits import MAX_TRIALS
+from gfl_lab.spec.needs import all_settings
 from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import ComponentFile
 
@@ -66,11 +68,13 @@ class Prepared:
     """A plan with the paths that its trials read, and the code that they use.
 
     Attributes:
+        other_paths: of the data sets that needed trials have of their own, by their digests.
         expand: makes the plan of another experiment over the same data, weights and code.
     """
 
     plan: Plan
     paths: DataPaths
+    other_paths: Mapping[str, DataPaths]
     code: tuple[CodeFile, ...]
     expand: Callable[[ExperimentFile], Plan]
 
@@ -87,6 +91,7 @@ def prepare(files: Files, tree: RunTree, options: PlanOptions, say: Callable[[st
     experiment = files.experiment
     if experiment.kind == "search":
         _check_search(files, options)
+        _refuse_needs(files)
         experiment = experiment.model_copy(update={"variants": corners(experiment, files.profile, files.source)})
     seeds = experiment.seeds if options.seeds is None else options.seeds
     registered: frozenset[str] = frozenset()
@@ -117,15 +122,18 @@ def prepare(files: Files, tree: RunTree, options: PlanOptions, say: Callable[[st
     if count > MANY:
         say(f"planning {count:,} trials")
     drafted = draft(experiment)  # impossible settings are refused before any data are looked at
-    variants = [variant.resolved for variant in drafted.variants]
+    variants = [settings for variant in drafted.variants for settings in all_settings(variant.resolved)]
     registered = check_components(files, variants)
     check_detectors(files, variants, say)
     check_weights(variants, say)
     content, paths = prepare_data(files.profile, tree, options.data, say)
-    plan = drafted.over(content)
+    others = {folder: prepare_data(files.profile, tree, Path(folder), say) for folder in sorted(drafted.data_folders)}
+    contents = {folder: found for folder, (found, _) in others.items()}
+    plan = drafted.over(content, contents)
     for note in plan.notes:
         say(f"note: {note}")
-    return Prepared(plan, paths, files.code, lambda other: draft(other).over(content))
+    other_paths = {found.digest: own for found, own in others.values() if found.digest != content.digest}
+    return Prepared(plan, paths, other_paths, files.code, lambda other: draft(other).over(content, contents))
 
 
 def _check_search(files: Files, options: PlanOptions) -> None:
@@ -142,3 +150,13 @@ def _check_search(files: Files, options: PlanOptions) -> None:
         if ambiguous_shapes.describe(absolute(options.data, "--data")) is None:
             place = files.source.place("search", "metric")
             raise InputError(Problem(f"{search.metric} needs data whose true edges are known, and {options.data} has none", place))
+
+
+def _refuse_needs(files: Files) -> None:
+    """Refuse a search whose trials need other trials. Raises SpecError."""
+    for role in ROLES:
+        given = files.experiment.overrides.get(role) or files.profile.settings.get(role)
+        if given:
+            hint = "Search without it, or compare a few variants in an ablation."
+            place = files.source.place("overrides", role) if role in files.experiment.overrides else f"profile {files.profile.name}"
+            raise SpecError(Problem(f"{role} describes another trial, and the trials of a search need no others", place, hint))

@@ -36,8 +36,8 @@ class Standing:
 
     @property
     def known(self) -> list[Trial]:
-        """Return all trials of the table."""
-        return [*self.plan.trials, *(trial for _, trial in self.others)]
+        """Return all trials of the table, and those that they need."""
+        return [*self.plan.all_trials, *(trial for _, trial in self.others)]
 
     @property
     def to_repair(self) -> set[str]:
@@ -46,15 +46,23 @@ class Standing:
 
     @property
     def pending(self) -> list[Trial]:
-        """Return the trials to run, in the order of the plan: those to train, and those to repair."""
+        """Return the trials to run: those to train, each behind those that it needs, and those to repair."""
         repaired = self.to_repair
-        lost = {trial for trial, each in self.damaged.items() if each.lost}
-        settled = {TrialState.DONE} if self.running_too else {TrialState.DONE, TrialState.RUNNING}
-        own = [
-            trial for trial in self.plan.trials
-            if trial.id in repaired or (self.states[trial.id] not in settled and trial.id not in lost)
-        ]  # fmt: skip
+        own = [trial for trial in self.plan.all_trials if trial.id in repaired or trial.id in self._to_train]
         return own + [trial for _, trial in self.others if trial.id in repaired]
+
+    @property
+    def _to_train(self) -> set[str]:
+        """Return the ids of the trials to train: those of the table, and what they need."""
+        excluded = {trial for trial, each in self.damaged.items() if each.lost} | self.to_repair
+        settled = {TrialState.DONE} if self.running_too else {TrialState.DONE, TrialState.RUNNING}
+        graph = self.plan.all_trials
+        unsettled = {trial.id for trial in graph if self.states[trial.id] not in settled} - excluded
+        found = unsettled & {trial.id for trial in self.plan.trials}
+        for trial in reversed(graph):  # what only finished trials need is not trained
+            if trial.id in found:
+                found |= unsettled & set(trial.spec.needs.values())
+        return found
 
     @property
     def unfinished(self) -> list[Trial]:

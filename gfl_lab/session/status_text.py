@@ -9,7 +9,8 @@ from gfl_lab.errors import StoreError
 from gfl_lab.report.ranking_grid import state_text
 from gfl_lab.results.rows import ExperimentRow
 from gfl_lab.results.search import read_search
-from gfl_lab.rundir import RunTree
+from gfl_lab.rundir import RunTree, TrialState
+from gfl_lab.wording import plural
 
 
 def status_lines(row: ExperimentRow, tree: RunTree, cost: str) -> list[str]:
@@ -28,10 +29,12 @@ def trials_json(rows: Sequence[ExperimentRow], early: Collection[str]) -> list[d
             "experiment": row.name, "profile": row.profile, "variant": variant.name, "seed": trial.seed, "trial": trial.id,
             "state": "stopped" if trial.id in early else str(trial.state), "epoch": trial.epoch, "epochs": trial.epochs,
             "step": trial.step, "steps": trial.steps, "AP": trial.metrics.get("AP"),
+            "needed": needed,
             "failure": {"kind": trial.failure.kind, "reason": trial.failure.reason, "step": trial.failure.step} if trial.failure else None,
         }
         for row in rows
-        for variant in row.variants
+        for needed, variants in ((True, row.needed), (False, row.variants))
+        for variant in variants
         for trial in variant.trials
     ]  # fmt: skip
 
@@ -42,8 +45,14 @@ def _ablation_lines(row: ExperimentRow, cost: str) -> list[str]:
     for trial in row.trials:
         counts[str(trial.state)] = counts.get(str(trial.state), 0) + 1
     lines = [f"{row.name} on {row.profile}: " + ", ".join(f"{count} {state}" for state, count in counts.items()), f"  {cost}"]
-    width = max((len(variant.name) for variant in row.variants), default=0)
-    for variant in row.variants:
+    if row.needed:
+        done = sum(trial.state is TrialState.DONE for needed in row.needed for trial in needed.trials)
+        lines.append(f"  {done} of {plural(len(row.needed), 'trial')} done that others need:")
+    rows = [*row.needed, *row.variants]
+    width = max((len(variant.name) for variant in rows), default=0)
+    for number, variant in enumerate(rows):
+        if row.needed and number == len(row.needed):
+            lines.append("  trials of the table:")
         for trial in variant.trials:
             tail = f"AP {trial.metrics['AP']:.1f}" if "AP" in trial.metrics else ""
             if trial.failure:

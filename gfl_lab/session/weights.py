@@ -11,9 +11,11 @@ from typing import Any
 
 from gfl_lab.addresses import check_text
 from gfl_lab.errors import InputError
-from gfl_lab.session.mmdet_variants import absolute_detector, with_absolute_detector
+from gfl_lab.session.mmdet_variants import absolute_detector
 from gfl_lab.spec.backbones import with_weights
+from gfl_lab.spec.choices import ROLES
 from gfl_lab.spec.file_models import ExperimentFile
+from gfl_lab.spec.needs import DATA
 from gfl_lab.spec.settings import Settings
 
 RANDOM, PRETRAINED = "random", "pretrained"
@@ -26,39 +28,43 @@ def absolute_weights(weights: str, beside: Path) -> str:
     Raises:
         InputError: the path holds characters that no file system takes.
     """
-    if weights in (RANDOM, PRETRAINED):
-        return weights
+    return weights if weights in (RANDOM, PRETRAINED) else _absolute_path(weights, beside, "init_weights")
+
+
+def _absolute_path(given: str, beside: Path, name: str) -> str:
     try:
-        path = os.path.abspath(beside / Path(weights).expanduser())
+        path = os.path.abspath(beside / Path(given).expanduser())
     except RuntimeError:  # no such user
-        path = os.path.abspath(beside / weights)
-    check_text(path, "init_weights")
+        path = os.path.abspath(beside / given)
+    check_text(path, name)
     return path
 
 
-def with_absolute_weights(settings: Mapping[str, Any], beside: Path) -> dict[str, Any]:
-    """Return ``settings`` with the path of their initial weights, if they have one, made absolute."""
-    own = {"init_weights": absolute_weights(settings["init_weights"], beside)} if "init_weights" in settings else {}
-    return {**settings, **own}
+def with_absolute_paths(settings: Mapping[str, Any], beside: Path) -> dict[str, Any]:
+    """Return ``settings`` with the paths of weights, config files and data sets in them made absolute, also within what they need."""
+    return {key: _absolute(key, value, beside) for key, value in settings.items()}
 
 
 def experiment_with_absolute_paths(experiment: ExperimentFile, beside: Path) -> ExperimentFile:
-    """Return ``experiment`` with the paths of initial weights and of config files made absolute; relative ones start at ``beside``."""
-
-    def absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
-        return with_absolute_detector(with_absolute_weights(settings, beside), beside)
-
-    axes = dict(experiment.axes)
-    if "init_weights" in axes:
-        axes["init_weights"] = [absolute_weights(value, beside) for value in axes["init_weights"]]
-    if "detector" in axes:
-        axes["detector"] = [absolute_detector(value, beside) for value in axes["detector"]]
-    own = {
-        "overrides": absolute(experiment.overrides),
-        "variants": {name: absolute(values) for name, values in experiment.variants.items()},
-        "axes": axes,
+    """Return ``experiment`` with the paths of weights, config files and data sets made absolute; relative ones start at ``beside``."""
+    own: dict[str, Any] = {
+        "overrides": with_absolute_paths(experiment.overrides, beside),
+        "variants": {name: with_absolute_paths(values, beside) for name, values in experiment.variants.items()},
+        "axes": {axis: [_absolute(axis, value, beside) for value in values] for axis, values in experiment.axes.items()},
     }
     return experiment.model_copy(update=own)
+
+
+def _absolute(key: str, value: Any, beside: Path) -> Any:
+    """Return the value of a setting with the paths in it made absolute."""
+    if key == "init_weights":
+        return absolute_weights(value, beside)
+    if key == "detector":
+        return absolute_detector(value, beside)
+    if key not in ROLES:
+        return value
+    own = {DATA: _absolute_path(value[DATA], beside, f"{key}.{DATA}")} if DATA in value else {}
+    return with_absolute_paths({inner: given for inner, given in value.items() if inner != DATA}, beside) | own
 
 
 def check_weights(variants: Sequence[Settings], say: Callable[[str], None]) -> None:

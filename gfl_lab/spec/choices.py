@@ -23,3 +23,7 @@ BUILT_IN: dict[str, Collection[str]] = {
     "backbone": BACKBONES,
 }
 """Settings that may also name a registered class of the user's, and their values without one."""
+
+INIT_FROM = "init_from"
+ROLES = (INIT_FROM,)
+"""Settings that describe another trial, which must have finished before (needs.py)."""

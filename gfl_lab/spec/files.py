@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from gfl_lab import naming
 from gfl_lab.errors import Problem, SpecError
 from gfl_lab.spec import cfg_options, renames
+from gfl_lab.spec.choices import ROLES
 from gfl_lab.spec.code import is_plain, not_plain, read_code
 from gfl_lab.spec.experiment_rules import (
     axes_problems,
@@ -23,6 +24,7 @@ from gfl_lab.spec.experiment_rules import (
 from gfl_lab.spec.file_models import MAX_NAME_CHARACTERS, ExperimentFile, Profile, PublishedTable
 from gfl_lab.spec.hints import nearest
 from gfl_lab.spec.messages import check_keys, problems_of
+from gfl_lab.spec.needs import need_problems, needs_problems
 from gfl_lab.spec.settings import Settings, rule_problems
 from gfl_lab.spec.shorthand import lay_over
 from gfl_lab.spec.source import Source, read_yaml
@@ -37,6 +39,7 @@ def settings_problems(given: dict[str, Any], source: Source, prefix: tuple[str |
     for key in known:
         if not is_plain(known[key]) and (key in ("component_args", "cfg_options") or cfg_options.is_option(key)):
             problems.append(Problem(not_plain(key), source.place(*prefix, key)))
+    problems += needs_problems(known, source, prefix, settings_problems)
     try:
         resolve_settings(known)
     except ValidationError as error:
@@ -141,6 +144,10 @@ def load_experiment(path: Path) -> tuple[ExperimentFile, Source]:
     problems += read_code(part("custom_imports", list), source)[1]
     problems += settings_problems(part("overrides", dict), source, ("overrides",))
     problems += axes_problems(axes, source)
+    for role in ROLES:
+        for index, value in enumerate(axes[role] if isinstance(axes.get(role), list) else ()):
+            if isinstance(value, dict):
+                problems += need_problems(role, value, source, ("axes", role, index), settings_problems)
     for name, settings in variants.items():
         if not (name.strip() and name.isprintable() and len(name) <= MAX_NAME_CHARACTERS):
             rule = f"it is shown in tables, so 1 to {MAX_NAME_CHARACTERS} printable characters"

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gfl_lab import naming
 from gfl_lab.errors import Problem
 from gfl_lab.spec.cfg_options import is_option
+from gfl_lab.spec.choices import ROLES
 from gfl_lab.spec.hints import nearest
 from gfl_lab.spec.messages import check_keys, problems_of
 from gfl_lab.spec.settings import Settings
@@ -20,8 +21,10 @@ from gfl_lab.spec.value_text import show
 from gfl_lab.spec.values import one_value_problems, value_problems
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-BUDGET = ("epochs", "schedule")
-"""Settings that no search may vary: they are what every suggestion has the same of."""
+_BUDGET = ("more of it is hardly ever worse", "Every suggestion has the same budget; give it under `overrides`.")
+_OTHER_TRIAL = ("it describes another trial", "Compare such trials in an ablation, with this setting as an axis.")
+UNSEARCHABLE = dict.fromkeys(("epochs", "schedule"), _BUDGET) | dict.fromkeys(ROLES, _OTHER_TRIAL)
+"""Settings that no search may vary: the reason, and the way out."""
 
 EACH_EPOCH = (*naming.AP_METRICS, *naming.TRUTH_METRICS)
 """Metrics that a trial has after each epoch, not only at its end."""
@@ -139,9 +142,9 @@ def search_problems(search: Mapping[str, Any], fixed: Iterable[str], source: Sou
     for key, given in space.items():
         if key not in known:
             continue
-        if key in BUDGET:
-            hint = "Every suggestion has the same budget; give it under `overrides`."
-            problems.append(Problem(f"{key!r} cannot be searched: more of it is hardly ever worse", source.place(*at, key), hint))
+        if key in UNSEARCHABLE:
+            why, hint = UNSEARCHABLE[key]
+            problems.append(Problem(f"{key!r} cannot be searched: {why}", source.place(*at, key), hint))
         elif key in fixed:
             problems.append(Problem(f"{key!r} is searched and also in overrides", source.place("overrides", key), "Keep one."))
         elif isinstance(given, list):

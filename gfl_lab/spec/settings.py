@@ -286,6 +286,11 @@ class Settings(BaseModel):
     init_weights: str = _field(
         MODEL, "random", "backbone start: random, pretrained (downloads what is published), or the path of a weights file"
     )
+    init_from: dict[str, Any] = _field(
+        MODEL,
+        {},
+        "settings of another trial, over those of the experiment: its final weights are the start; also `seed` and `data` (its data set)",
+    )
     frozen_stages: int = _field(
         MODEL,
         1,

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 from gfl_lab import naming
 from gfl_lab.spec import renames
 from gfl_lab.spec.backbones import BACKBONES
-from gfl_lab.spec.choices import BUILT_IN, OWN
+from gfl_lab.spec.choices import BUILT_IN, OWN, ROLES
+from gfl_lab.spec.needs import needs_of
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.settings import EVALUATION, Settings, group_of, inactive
 
@@ -65,7 +66,7 @@ def computed(settings: Settings) -> dict[str, Any]:
     if settings.trains_dfl and settings.dfl_weight == 0 and settings.head in BUILT_IN["head"]:
         values.pop("dfl_weight", None)
         values |= {"dfl": False}
-    return values
+    return values | {need.role: [computed(need.settings), need.seed, need.data] for need in needs_of(settings)}
 
 
 def _stages(settings: Settings) -> int:
@@ -110,7 +111,8 @@ class TrialSpec(BaseModel):
     """One trial, fully resolved: everything that its numbers depend on, and nothing else (no paths, no machine).
 
     ``weights_digest`` stands for the content of the initial weights. ``code`` is ``TRAINING_CODE_VERSION`` of the code
-    that runs it, ``components`` the user's own (docs/extending.md).
+    that runs it, ``components`` the user's own (docs/extending.md). ``needs`` holds the ids of the trials whose weights it
+    needs, by the setting that describes them (needs.py).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -125,11 +127,13 @@ class TrialSpec(BaseModel):
         default=None,
         description="of an mmdet detector: its config, complete, in the form of `plain_config`; it stands for the config's name",
     )
+    needs: dict[str, str] = Field(default={}, description="ids of the trials whose weights it needs, by the setting that describes each")
 
     @model_serializer(mode="wrap")
-    def _without_config(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave the config out where there is none: trials of the GFL family keep their ids."""
-        return {key: value for key, value in serialise(self).items() if key != "config" or value is not None}
+    def _without_empty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave config and needs out where there are none: trials of the GFL family that need no others keep their ids."""
+        left_out = {key for key, empty in (("config", self.config is None), ("needs", not self.needs)) if empty}
+        return {key: value for key, value in serialise(self).items() if key not in left_out}
 
     @property
     def id(self) -> str:
@@ -158,11 +162,12 @@ class TrialSpec(BaseModel):
         )
 
     def _digest(self, settings: dict[str, Any]) -> str:
-        """Return the hash of the trial with these settings in place of its own, under their first names (``renames``)."""
+        """Return the hash of the trial with these settings in place of its own, under their first names (``renames``).
+
+        ``weights_digest``, ``config`` and ``needs`` stand for the settings that name files, configs and other trials.
+        """
         content = self.model_dump(mode="json", exclude={"settings"})
-        elsewhere = {"init_weights"} | (
-            {"detector", "cfg_options"} if self.config else set()
-        )  # weights_digest and config have their content
+        elsewhere = {"init_weights", *ROLES} | ({"detector", "cfg_options"} if self.config else set())
         acting = {key: value for key, value in settings.items() if key not in elsewhere}
         content["settings"] = renames.first_edition(acting)
         content["data"].pop("name")
