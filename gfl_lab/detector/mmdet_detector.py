@@ -12,6 +12,7 @@ from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 
 from gfl_lab.detector.memory_order import to_channels_last
+from gfl_lab.detector.mmdet_fixes import mend_config, mend_detector
 
 
 @MODELS.register_module()
@@ -23,7 +24,8 @@ def mmdet_detector(config: Mapping[str, Any], score_thr: float, max_dets: int, c
         score_thr, max_dets: of the protocol. Detectors without a threshold, or without a number of detections, keep them too.
         channels_last: whether its convolutions run in channels-last memory order, as ours do (docs/decisions/0004).
     """
-    model: BaseDetector = MODELS.build(ConfigDict(config))
+    model: BaseDetector = MODELS.build(ConfigDict(mend_config(config)))
+    mend_detector(model)
     if channels_last:
         to_channels_last(model)
     model.add_pred_to_datasample = functools.partial(_within_protocol, model.add_pred_to_datasample, score_thr, max_dets)

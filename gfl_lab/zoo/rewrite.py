@@ -148,7 +148,7 @@ def with_protocol(model: Model, settings: Settings) -> Model:
     return changed
 
 
-CONTIGUOUS = frozenset({"CenterNet", "CornerNet"})
+CONTIGUOUS = frozenset({"CenterNet", "CornerNet", "GridRCNN"})
 """Models whose heads take their maps apart as they lie in memory, which fails in channels-last order."""
 
 

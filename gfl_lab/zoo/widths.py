@@ -21,7 +21,7 @@ _WITH_GROUP_NORM = frozenset({
 """Heads whose towers have group norms of 32 groups by default."""
 _WITH_EMBEDDING = frozenset({"ConditionalDETRHead", "DABDETRHead", "DDQDETRHead", "DETRHead", "DINOHead", "DeformableDETRHead"})
 """Heads that take 256 channels by default."""
-_OF_ONE_WIDTH = frozenset({"DABDETR", "DDQDETR", "DINO"})
+_OF_ONE_WIDTH = frozenset({"ConditionalDETR", "DABDETR", "DDQDETR", "DINO"})
 """Models whose code counts on 256 channels: their encoding of box coordinates has 128 numbers a coordinate."""
 
 
