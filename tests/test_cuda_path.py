@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from gfl_lab import naming
 from gfl_lab.data import ambiguous_shapes
-from gfl_lab.detector import positives
+from gfl_lab.detector import mmcv_ops, positives
 from gfl_lab.detector.build import model_config
 from gfl_lab.errors import FailureKind
 from gfl_lab.inference import latency
@@ -273,3 +273,29 @@ def test_loader_processes_touch_no_gpu(tmp_path: Path, monkeypatch: pytest.Monke
     for loader in loaders:
         batches = list(loader)
         assert batches and all(image.device.type == "cpu" for image in batches[0]["inputs"])
+
+
+def test_operators_of_mmcv_stay_on_the_device() -> None:
+    """Those that choose by values wait: for the sizes of maps, and for the boxes of each image and each number of samples."""
+    calls: dict[str, tuple[Any, set[tuple[str, str]]]] = {
+        "roi_align": (lambda maps, rois: mmcv_ops.roi_align(maps, rois, 2), set()),
+        "carafe": (lambda maps, rois: mmcv_ops.carafe(maps, maps.new_zeros(2, 9, 16, 20), 3, 1, 2), set()),
+        "masked_conv2d": (lambda maps, rois: mmcv_ops.masked_conv2d(maps[:1], maps[:1, 0] > 0, maps.new_zeros(1, 4, 1, 1), None), set()),
+        "ms_deform_attn": (
+            lambda maps, rois: mmcv_ops.MultiScaleDeformableAttnFunction.apply(
+                maps.new_zeros(2, 3, 1, 4), rois.new_ones(3, 2, dtype=torch.long), None, maps.new_zeros(2, 5, 1, 3, 2, 2), maps.new_zeros(2, 5, 1, 3, 2), 64
+            ),
+            {("tolist", "ms_deform_attn.py:apply")},
+        ),
+        "deform_roi_pool": (
+            lambda maps, rois: mmcv_ops.deform_roi_pool(maps, rois, rois.new_zeros(5, 2, 2, 2), 2),
+            {("nonzero", "deform_roi_pool.py:deform_roi_pool"), *((what, "deform_roi_pool.py:_pool") for what in ("nonzero", "unique_dim", "tolist"))},
+        ),
+    }  # fmt: skip
+    for name, (call, waits) in calls.items():
+        with fake_cuda() as seen:
+            maps, rois = torch.zeros(2, 4, 8, 10, device="cuda", requires_grad=True), torch.zeros(5, 5, device="cuda")
+            seen.clear()
+            out = call(maps, rois)
+            assert out.device.type == "cuda" and not seen.mixed and not seen.copies, name
+            assert {(what, where.rpartition("/")[2]) for what, where in seen.waits} == waits, name

@@ -97,6 +97,9 @@ class FakeCuda(TorchDispatchMode):
             return tensors[0].new_zeros(kwargs.get("minlength", args[2] if len(args) > 2 else FOUND))
         if name == "_unique2":
             return tensors[0].new_zeros(FOUND), *(tensors[0].new_zeros(FOUND, dtype=torch.long) for _ in range(2))
+        if name == "unique_dim":
+            rows = tensors[0].new_zeros((FOUND, *tensors[0].shape[1:]))
+            return rows, *(tensors[0].new_zeros(FOUND, dtype=torch.long) for _ in range(2))
         if name == "equal":
             return True
         if name == "repeat_interleave" and isinstance(args[-1], Tensor) and kwargs.get("output_size") is None:

@@ -21,20 +21,25 @@ def _samples(map_: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return values * ((x >= -1) & (x <= width) & (y >= -1) & (y <= height))
 
 
+def _places(rows: int, columns: int, like: Tensor) -> Tensor:
+    """Return x and y of each place of a grid, row by row: (2, rows * columns)."""
+    y, x = torch.meshgrid(torch.arange(rows, device=like.device), torch.arange(columns, device=like.device), indexing="ij")
+    return torch.stack([x.flatten(), y.flatten()]).to(like.dtype)
+
+
 def _pool(map_: Tensor, boxes: Tensor, offset: Tensor | None, size: tuple[int, int], sampling_ratio: int, gamma: float) -> Tensor:
     """Return the pooled boxes of one image: (R, C, *size). Boxes are (R, 4) xyxy, px of the map."""
     rows, columns = size
     low, extent = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
-    bins = extent / extent.new_tensor([columns, rows])
+    bins = torch.stack([extent[:, 0] / columns, extent[:, 1] / rows], dim=1)
     grid = torch.full_like(bins, sampling_ratio) if sampling_ratio > 0 else bins.ceil().clamp(min=0)
-    y, x = torch.meshgrid(torch.arange(rows).to(bins), torch.arange(columns).to(bins), indexing="ij")
-    starts = low[:, :, None] + bins[:, :, None] * torch.stack([x.flatten(), y.flatten()])  # (R, 2, rows * columns)
+    starts = low[:, :, None] + bins[:, :, None] * _places(rows, columns, like=bins)  # (R, 2, rows * columns)
     if offset is not None:
         starts = starts + gamma * extent[:, :, None] * offset.flatten(2)
     pooled = map_.new_zeros((map_.size(0), *starts[:, 0].shape))
     for across, down in torch.unique(grid, dim=0).int().tolist():  # boxes of as many samples together
-        steps = torch.meshgrid(torch.arange(down).to(bins), torch.arange(across).to(bins), indexing="ij")
-        parts = torch.stack([(steps[1].flatten() + 0.5) / max(across, 1), (steps[0].flatten() + 0.5) / max(down, 1)])  # (2, samples)
+        x, y = _places(down, across, like=bins) + 0.5
+        parts = torch.stack([x / across, y / down])
         alike = ((grid[:, 0] == across) & (grid[:, 1] == down)).nonzero()[:, 0]
         at_once = max(1, AT_ONCE // max(1, pooled[:, 0].numel() * across * down))
         for some in alike.split(at_once) if across * down else ():
