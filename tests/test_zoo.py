@@ -26,6 +26,7 @@ from gfl_lab.spec.files import resolve_settings
 from gfl_lab.spec.plain_config import NotPlainError, decode, encode
 from gfl_lab.spec.settings import Settings, inactive
 from gfl_lab.spec.trial import DataSpec, TrialSpec
+from gfl_lab.train.component_check import build_problem
 from gfl_lab.zoo import rewrite, source
 from gfl_lab.zoo.options import with_options
 from gfl_lab.zoo.resolve import complete, resolve
@@ -223,6 +224,20 @@ def test_the_profile_s_widths_are_every_resnet_detector_s_and_its_depth_decides_
     assert model["backbone"]["base_channels"] == 8 and model["neck"]["in_channels"] == [8, 16, 32, 64]
     assert (model["neck"]["out_channels"], model["bbox_head"]["in_channels"], model["bbox_head"]["feat_channels"]) == (16, 16, 16)
     assert model_of(Settings(detector=RETINANET))["neck"]["in_channels"] == [256, 512, 1024, 2048]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mask-rcnn_r50_fpn_gn-all_2x_coco",  # groups of the backbone's norms
+        "faster-rcnn_r50_fpn_fcos-rpn_1x_coco",  # groups of the norms that a proposal network takes by default
+        "scnet_r50_fpn_1x_coco",  # its box head without masks
+        "retinanet_effb3_fpn_8xb4-crop896-1x_coco",  # its stages are counted from 0
+    ],
+)
+def test_a_rewritten_config_builds_with_small_widths(name: str) -> None:
+    stored = resolve(complete(Settings(detector=f"mmdet:{name}", **SMOKE)), 3)
+    assert stored is not None and build_problem(stored["model"], name) is None
 
 
 # --- a config's own recipe ------------------------------------------------------------------------

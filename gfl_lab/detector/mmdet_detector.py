@@ -17,7 +17,7 @@ from gfl_lab.detector.mmdet_fixes import mend_config, mend_detector
 
 @MODELS.register_module()
 def mmdet_detector(config: Mapping[str, Any], score_thr: float, max_dets: int, channels_last: bool = False) -> BaseDetector:
-    """Build a detector of any of mmdet's classes.
+    """Build a detector of any of mmdet's classes, with mmdet's faults mended (``mmdet_fixes``).
 
     Args:
         config: of the model, complete.

@@ -21,7 +21,7 @@ _WITHOUT_MASKS = {
     "PointRendRoIHead": "StandardRoIHead",
     "HybridTaskCascadeRoIHead": "CascadeRoIHead",
     "SCNetRoIHead": "CascadeRoIHead",
-    "SCNetBBoxHead": "Shared2FCBBoxHead",
+    "SCNetBBoxHead": "ConvFCBBoxHead",
 }
 """Types of parts whose own addition is for masks, and what they are without it."""
 _SYNCHRONISED = ("SyncBN", "MMSyncBN", "NaiveSyncBN")
@@ -97,7 +97,7 @@ def trained_from_start(model: Model) -> Model:
         return model
     own = dict(backbone)
     if "frozen_stages" in own:
-        own["frozen_stages"] = -1
+        own["frozen_stages"] = 0 if own["type"] == "EfficientNet" else -1  # the number of its frozen stages; elsewhere the last one
     if "norm_eval" in own or any(part in str(own["type"]) for part in ("ResNe", "Res2Net", "RegNet")):
         own["norm_eval"] = False  # mmdet's ResNets keep the statistics of their norms unless told otherwise
     return {**model, "backbone": own}

@@ -38,8 +38,8 @@ def with_widths(model: dict[str, Any], settings: Settings) -> dict[str, Any]:
     ):
         return changed
     scaled = {key: value if key in ("backbone", "data_preprocessor") else _scaled(value, key, settings) for key, value in changed.items()}
-    head = scaled.get("bbox_head")
-    return scaled | {"bbox_head": _with_defaults(head, settings)} if isinstance(head, Mapping) else scaled
+    heads = {key: scaled[key] for key in ("bbox_head", "rpn_head") if isinstance(scaled.get(key), Mapping)}
+    return scaled | {key: _with_defaults(head, settings) for key, head in heads.items()}
 
 
 def _with_defaults(head: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
@@ -79,6 +79,8 @@ def _with_backbone(model: dict[str, Any], base_channels: int) -> dict[str, Any]:
     own = {**backbone, "base_channels": base} if base != _FIRST_STAGE else dict(backbone)
     if base != _FIRST_STAGE and "stem_channels" in own:
         own["stem_channels"] = max(1, int(own["stem_channels"]) * base // _FIRST_STAGE)
+    if base != _FIRST_STAGE and isinstance(norm := own.get("norm_cfg"), Mapping) and "num_groups" in norm:
+        own["norm_cfg"] = {**norm, "num_groups": math.gcd(int(norm["num_groups"]), base)}
     return {**model, "backbone": own, **_neck_for(model.get("neck"), maps)}
 
 
