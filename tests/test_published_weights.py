@@ -19,14 +19,13 @@ from PIL import Image
 from gfl_lab.checkpoints.download import cache_folder
 from gfl_lab.checkpoints.visible_settings import NOT_VISIBLE
 from gfl_lab.detector.build import model_config
-from gfl_lab.inference.published_weights import CONVERTED
 from gfl_lab.inference.reevaluate import predict_images
 from gfl_lab.rundir import RunTree
 from gfl_lab.session.inputs import named_profile
 from gfl_lab.session.trained import DEFAULT_PROFILE, detector_for_images
 from gfl_lab.spec.files import resolve_settings
-from gfl_lab.zoo import metafile
-from gfl_lab.zoo.metafile import configs_folder, find, read_index
+from gfl_lab.zoo import source
+from gfl_lab.zoo.metafile import find, read_index
 from tests.support.cli import Cli, runner
 from tests.support.file_server import FileServer, file_server
 
@@ -37,13 +36,15 @@ from mmdet.datasets import CocoDataset
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
+from mmengine.runner import save_checkpoint
 
 torch.set_num_threads(1)
 
-GFL, ATSS = "gfl_r50_fpn_1x_coco", "atss_r50_fpn_1x_coco"
+GFL, ATSS, RETINA = "gfl_r50_fpn_1x_coco", "atss_r50_fpn_1x_coco", "retinanet_r50_fpn_1x_coco"
 COCO = tuple(CocoDataset.METAINFO["classes"])
-WHEEL = configs_folder()
+WHEEL = source.configs_folder()
 """mmdet's own folder; the fixture below puts another in its place."""
 
 
@@ -53,7 +54,9 @@ def narrow(name: str) -> Config:
     model = config.model
     model.backbone.update(depth=18, base_channels=8, init_cfg=None, frozen_stages=-1)
     model.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)
-    model.bbox_head.update(in_channels=16, feat_channels=16, norm_cfg={"type": "GN", "num_groups": 2, "requires_grad": True})
+    model.bbox_head.update(in_channels=16, feat_channels=16)
+    if name != RETINA:
+        model.bbox_head.norm_cfg = {"type": "GN", "num_groups": 2, "requires_grad": True}
     return config
 
 
@@ -70,7 +73,8 @@ def random_detector(name: str) -> tuple[Config, torch.nn.Module]:
                 value.copy_(noise * (2 / value[0].numel()) ** 0.5)
             else:
                 value.copy_((0 if key.endswith(("bias", "mean")) else 1) + 0.1 * noise.clamp(-2, 2))
-    model.bbox_head.gfl_cls.bias.data.sub_(3) if name == GFL else model.bbox_head.atss_cls.bias.data.sub_(2)
+    layer, bias = {GFL: ("gfl_cls", -3), ATSS: ("atss_cls", -2), RETINA: ("retina_cls", -3)}[name]
+    getattr(model.bbox_head, layer).bias.data.add_(bias)
     return config, model.eval()
 
 
@@ -81,29 +85,39 @@ def file_of(model: torch.nn.Module) -> bytes:
     return content.getvalue()
 
 
+def publish(server: FileServer, name: str, content: bytes, tmp_path: Path) -> None:
+    """Serve a file of weights, and list it in the index."""
+    file = f"{name}-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    server.files[file] = content
+    folder = tmp_path / "configs" / name.split("_")[0]
+    results = "[{Task: Object Detection, Dataset: COCO, Metrics: {box AP: 40.2}}]"
+    folder.joinpath("metafile.yml").write_text(
+        f"Models:\n  - Name: {name}\n    Config: configs/{folder.name}/{name}.py\n    Results: {results}\n    Weights: {server.uri}/{file}\n"
+    )
+    read_index.cache_clear()
+
+
 @pytest.fixture(scope="module")
 def detectors() -> dict[str, tuple[Config, torch.nn.Module]]:
-    return {name: random_detector(name) for name in (GFL, ATSS)}
+    return {name: random_detector(name) for name in (GFL, ATSS, RETINA)}
 
 
 @pytest.fixture
 def zoo(detectors: dict[str, tuple[Config, torch.nn.Module]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
-    """A server of the two detectors' files, an index that names it, and an empty cache."""
+    """A server of the detectors' files, an index that names it, and an empty cache."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(metafile, "configs_folder", lambda: tmp_path / "configs")
+    monkeypatch.setattr(source, "configs_folder", lambda: tmp_path / "configs")
+    source.names.cache_clear()
+    source.read.cache_clear()
     with file_server({}) as server:
         for name, (config, model) in detectors.items():
-            content = file_of(model)
-            file = f"{name}-{hashlib.sha256(content).hexdigest()[:8]}.pth"
-            server.files[file] = content
             folder = tmp_path / "configs" / name.split("_")[0]
             folder.mkdir(parents=True)
             config.dump(folder / f"{name}.py")
-            results = "[{Task: Object Detection, Dataset: COCO, Metrics: {box AP: 40.2}}]"
-            folder.joinpath("metafile.yml").write_text(
-                f"Models:\n  - Name: {name}\n    Config: configs/{folder.name}/{name}.py\n    Results: {results}\n    Weights: {server.uri}/{file}\n"
-            )
+            publish(server, name, file_of(model), tmp_path)
         yield server
+    source.names.cache_clear()
+    source.read.cache_clear()
 
 
 @pytest.fixture
@@ -121,7 +135,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return runner(monkeypatch, capsys)
 
 
-@pytest.mark.parametrize("name", [GFL, ATSS])
+@pytest.mark.parametrize("name", [GFL, ATSS, RETINA])
 def test_detections_are_those_of_mmdet(
     name: str, zoo: FileServer, detectors: dict[str, tuple[Config, torch.nn.Module]], photo: Path, tmp_path: Path
 ) -> None:
@@ -197,6 +211,89 @@ def test_evaluate_takes_a_name_or_a_file(cli: Cli, zoo: FileServer, photo: Path,
     assert code == 2 and "Give --data PATH" in err
 
 
+def test_another_detector_of_mmdet_by_name(cli: Cli, zoo: FileServer, photo: Path, tmp_path: Path) -> None:
+    """It is drawn without distributions, and evaluated by its config; what has no meaning for it is refused before the download."""
+    code, _, err = cli("predict", f"mmdet:{RETINA}", photo, "--distributions")
+    assert code == 2 and f"the head of mmdet:{RETINA} predicts no distributions of box edges" in err and not zoo.seen
+    code, _, err = cli("predict", f"mmdet:{RETINA}", photo, "--profile", "smoke")
+    assert code == 2 and "tested by its own config" in err and not zoo.seen
+    code, _, err = cli("predict", f"mmdet:{ATSS}", photo, "--distributions")
+    assert code == 2 and "predicts no distributions" in err and not zoo.seen
+    code, out, err = cli("predict", f"mmdet:{RETINA}", photo)
+    assert code == 0 and "published box AP of 40.2" in err and (tmp_path / "predictions" / "photo.png").is_file(), err
+    code, out, err = cli("evaluate", f"mmdet:{RETINA}", "--data", coco_folder(tmp_path / "coco", photo, COCO), "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["images"] == 1 and report["settings"]["nms_iou"] == 0.5 and report["settings"]["image_size"] == [1333, 800]
+    code, _, err = cli("evaluate", f"mmdet:{RETINA}", "--data", tmp_path / "coco", "--set", "nms_iou=0.6")
+    assert code == 2 and "nms_iou has no effect on these weights" in err
+
+
+def test_a_file_of_mmdet_with_its_config(
+    cli: Cli, zoo: FileServer, detectors: dict[str, tuple[Config, torch.nn.Module]], photo: Path, tmp_path: Path
+) -> None:
+    """Three classes of the user's, in a file as mmengine's Runner saves it, with logs beside the weights."""
+    config, _ = detectors[RETINA]
+    mine = Config(config.to_dict())
+    mine.model.bbox_head.num_classes = 3
+    model = MODELS.build(mine.model)
+    hub = MessageHub.get_instance("test_published_weights")
+    hub.update_scalar("train/loss", np.float64(1.5))
+    content = {
+        "meta": {"epoch": 1, "seed": np.int64(7), "dataset_meta": {"classes": ("a", "b", "c")}},
+        "state_dict": model.state_dict(), "message_hub": hub.state_dict(), "optimizer": {"state": {}},
+    }  # fmt: skip
+    save_checkpoint(content, str(tmp_path / "epoch_1.pth"))
+    named = ["--detector", f"mmdet:{RETINA}"]
+    code, out, err = cli("predict", tmp_path / "epoch_1.pth", photo, *named, "--score-thr", "0", "--json")
+    assert code == 0, err
+    assert json.loads(out)["classes"] == ["a", "b", "c"] and len(json.loads(out)["images"][0]["detections"]) > 0
+    config.dump(tmp_path / "my_config.py")
+    data = coco_folder(tmp_path / "mine", photo, ("a", "b", "c"))
+    code, out, err = cli("evaluate", tmp_path / "epoch_1.pth", "--data", data, "--detector", tmp_path / "my_config.py", "--json")
+    assert code == 0, err
+    bare = dict(model.state_dict())
+    torch.save(bare, tmp_path / "bare.pth")
+    code, bare_out, err = cli("evaluate", tmp_path / "bare.pth", "--data", data, *named, "--json")
+    assert code == 0 and "do not name their classes" in err, err
+    assert json.loads(bare_out)["rows"] == json.loads(out)["rows"]
+
+    first, *others = bare
+    torch.save({key: bare[key] for key in others}, tmp_path / "part.pth")
+    torch.save(bare | {"more": torch.zeros(1)}, tmp_path / "more.pth")
+    for path, options, words in (
+        ("part.pth", named, f"1 missing (first: {first})"),
+        ("more.pth", named, "1 left over (first: more)"),
+        ("bare.pth", ["--detector", f"mmdet:{ATSS}"], "missing (first: bbox_head.atss_centerness"),
+        ("bare.pth", [], "--detector mmdet:NAME"),
+        ("bare.pth", ["--detector", "mmdet:retinanet"], "mmdet has no config"),
+        ("none.pth", named, "neither a trial's id nor a file"),
+        ("epoch_1.pth", [*named, "--profile", "smoke"], "tested by its own config"),
+    ):
+        code, out, err = cli("evaluate", tmp_path / path, "--data", data, *options)
+        assert code == 2 and out == "" and words in err, err
+    code, _, err = cli("evaluate", f"mmdet:{RETINA}", "--data", data, *named)
+    assert code == 2 and "--detector goes with a weights file" in err
+
+
+def test_published_entries_that_a_detector_has_not_are_left_out_and_named(
+    cli: Cli, zoo: FileServer, detectors: dict[str, tuple[Config, torch.nn.Module]], photo: Path, tmp_path: Path
+) -> None:
+    state = detectors[RETINA][1].state_dict()
+    state["bbox_head.old"] = torch.zeros(1)
+    content = io.BytesIO()
+    torch.save({"meta": {}, "state_dict": state}, content)
+    publish(zoo, RETINA, content.getvalue(), tmp_path)
+    code, _, err = cli("predict", f"mmdet:{RETINA}", photo)
+    assert code == 0 and "note: 1 entry of the file is left out: bbox_head.old" in err, err
+    del state["bbox_head.retina_cls.weight"]
+    content = io.BytesIO()
+    torch.save({"meta": {}, "state_dict": state}, content)
+    publish(zoo, RETINA, content.getvalue(), tmp_path)
+    code, _, err = cli("predict", f"mmdet:{RETINA}", photo, "--out", "again")
+    assert code == 2 and "1 missing (first: bbox_head.retina_cls.weight), 1 left over (first: bbox_head.old)" in err, err
+
+
 def test_mistakes_and_a_network_that_is_away(cli: Cli, zoo: FileServer, photo: Path, tmp_path: Path) -> None:
     code, _, err = cli("predict", "mmdet:gfl_r50_fpn_1x", photo)
     assert code == 2 and "mmdet has no config of this name" in err and f"Did you mean {GFL}" in err
@@ -211,7 +308,7 @@ def test_mistakes_and_a_network_that_is_away(cli: Cli, zoo: FileServer, photo: P
     assert not list(cache_folder().iterdir())
 
 
-@pytest.mark.parametrize("name", sorted({entry.name for entry in read_index(WHEEL).values() if entry.folder in CONVERTED}))
+@pytest.mark.parametrize("name", sorted({entry.name for entry in read_index(WHEEL).values() if entry.is_own_detector}))
 def test_profile_has_the_settings_of_the_configs(name: str) -> None:
     """Image size, pixel statistics, anchors and test settings of each config that is offered are the default profile's."""
     config = Config.fromfile(find(name).config_path)

@@ -62,7 +62,8 @@ class WeightsFile:
     """The content of a weights file.
 
     Attributes:
-        weights: key to tensor, on the CPU. others: entries beside them that are no weights, key to reason.
+        weights: key to tensor, on the CPU; of a torch file with the versions of its modules (``_metadata``), by which mmdet's
+            modules know keys of former versions. others: entries beside them that are no weights, key to reason.
         meta: what the project that saved them says of them: the entry ``meta`` of a torch file, else empty.
     """
 
@@ -107,7 +108,10 @@ def read_weights(path: Path) -> WeightsFile:
         raise InputError(f"{path} is no weights file of torch, Paddle or numpy" + ("" if start else ": it is empty"))
     meta = content.get("meta")
     entry = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), dict)), content)
-    weights, others = {}, {}
+    weights: OrderedDict[str, Tensor] = OrderedDict()
+    if isinstance(versions := getattr(entry, "_metadata", None), dict):
+        weights._metadata = versions  # type: ignore[attr-defined]  # torch's own place for them
+    others = {}
     for key, value in entry.items():
         if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], np.ndarray):
             value = value[1]  # Paddle's (name, array)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gfl_lab.cli.numbers import Whole
-from gfl_lab.cli.options import parse_settings
+from gfl_lab.cli.options import parse_settings, weights_options
 from gfl_lab.cli.output import consoles, print_json, say
 from gfl_lab.cli.progress import counter, download
 
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 @click.argument("weights", metavar="TRIAL|WEIGHTS")
 @click.option("--set", "changes", metavar="KEY=VALUE", multiple=True, callback=parse_settings, help="Another test setting; repeatable.")
 @click.option("--data", metavar="PATH", type=click.Path(path_type=Path), help="Folder with a data set in COCO format, for WEIGHTS.")
-@click.option("--profile", metavar="NAME", help="Profile that gives WEIGHTS their image size and test settings.  [default: coco_1x]")
+@weights_options
 @click.option("--limit", metavar="N", type=Whole(1), help="Only the first N validation images, for a quick look.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(weights: str, changes: dict[str, object], data: Path | None, profile: str | None, limit: int | None, as_json: bool) -> None:
+def command(
+    weights: str, changes: dict[str, object], data: Path | None, config: str | None, profile: str | None, limit: int | None, as_json: bool
+) -> None:
     """Evaluate trained weights. Nothing is trained or changed.
 
     TRIAL is a finished trial's id or how it begins; it is evaluated beside its recorded numbers. WEIGHTS is evaluated on the data
@@ -37,7 +39,7 @@ def command(weights: str, changes: dict[str, object], data: Path | None, profile
     from gfl_lab.session.trained import detector_to_evaluate
 
     with download(weights) as progress:
-        detector = detector_to_evaluate(default_tree(), weights, data, profile, progress)
+        detector = detector_to_evaluate(default_tree(), weights, data, profile, config=config, progress=progress)
     from gfl_lab.session.evaluation import evaluate_again
 
     for note in detector.notes:

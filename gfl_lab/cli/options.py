@@ -24,6 +24,14 @@ Command = Callable[..., Any]
 Callback = Callable[[click.Context, click.Parameter, Any], Any]
 
 
+def weights_options(command: Command) -> Command:
+    """Add ``--detector`` (as ``config``) and ``--profile`` to a command that takes trained weights."""
+    known = "Config of a WEIGHTS file that is of another detector of mmdet's: mmdet:NAME, or a config file (.py)."
+    chosen = "Profile that gives WEIGHTS of the GFL family their image size and test settings.  [default: coco_1x]"
+    command = click.option("--profile", metavar="NAME", help=chosen)(command)
+    return click.option("--detector", "config", metavar="CONFIG", help=known)(command)
+
+
 def experiment_argument(command: Command) -> Command:
     """Add ``EXPERIMENT``: an experiment file, by its path or, if gfl-lab has it, by its name."""
 

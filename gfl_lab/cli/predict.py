@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gfl_lab.cli.numbers import Number
-from gfl_lab.cli.options import picture_options, renamed_option
+from gfl_lab.cli.options import picture_options, renamed_option, weights_options
 from gfl_lab.cli.output import print_json, say
 from gfl_lab.cli.progress import download
 from gfl_lab.wording import plural
@@ -25,13 +25,12 @@ if TYPE_CHECKING:
     "--score", "--score-thr", "score_thr", default=0.3, show_default=True, type=Number(0, 1), help="Leave out detections below this score."
 )
 @picture_options
-@click.option(
-    "--profile", metavar="NAME", default="coco_1x", show_default=True, help="For weights that are no trial's: image size and test settings."
-)
+@weights_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, and draw nothing.")
 def command(
-    weights: str, images: tuple[Path, ...], distributions: bool, score_thr: float, pictures: PictureOptions, profile: str, as_json: bool
-) -> None:
+    weights: str, images: tuple[Path, ...], distributions: bool, score_thr: float, pictures: PictureOptions, config: str | None,
+    profile: str | None, as_json: bool,
+) -> None:  # fmt: skip
     """Detect objects on images and draw them.
 
     The weights are those of TRIAL, a finished trial's id or how it begins; those in the file WEIGHTS, of gfl-lab or of a project
@@ -46,7 +45,7 @@ def command(
     targets = {} if as_json else picture_paths(images, pictures)
     require_images(images)
     with download(weights) as progress:
-        detector = detector_for_images(default_tree(), weights, profile, progress)
+        detector = detector_for_images(default_tree(), weights, profile, config=config, distributions=distributions, progress=progress)
     from gfl_lab.inference.detections import detection_json
     from gfl_lab.inference.reevaluate import predict_images
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from gfl_lab.inference.detections import DetectionRow
 from gfl_lab.inference.evaluate import CocoEvaluator, collect
 from gfl_lab.inference.predict import predict, predict_and_collect
 from gfl_lab.inference.trained_detector import TrainedDetector
-from gfl_lab.setup.config import trial_config
+from gfl_lab.setup.config import detector_config, trial_config
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,9 @@ def _evaluate(detector: TrainedDetector, limit: int | None, progress: Callable[[
         config.val_loader.dataset.indices = limit
     loader = Runner.build_dataloader(config.val_loader, seed=spec.seed)
     images = len(loader.dataset)
-    evaluator = CocoEvaluator(detector.paths.val_annotations, spec.data.classes, settings.max_dets)
+    # mmdet's own evaluation counts 100 detections of a class, however many its config keeps
+    counted = settings.max_dets if detector.is_trial or not spec.config else min(settings.max_dets, 100)
+    evaluator = CocoEvaluator(detector.paths.val_annotations, spec.data.classes, counted)
     collector = DistributionCollector(evaluator.truth, evaluator.category_ids, settings, ambiguous=True) if spec.data.truth else None
     samples = predict_and_collect(model, loader, collector) if collector else predict(model, loader)
     metrics, per_class = evaluator(collect(_counted(samples, images, progress)))
@@ -133,7 +136,21 @@ def _build(detector: TrainedDetector) -> tuple[Any, nn.Module]:
     init_default_scope("mmdet")
     model = MODELS.build(config.model)
     _load(model, detector.state, detector.name)
+    if getattr(model, "with_roi_head", False) and getattr(model.roi_head, "with_mask", False):
+        model.roi_head.mask_head = None  # masks change no box
     return config, model.to(get_device())
+
+
+def detector_keys(detector: TrainedDetector) -> set[str]:
+    """Return the keys that the state of a detector should have."""
+    init_default_scope("mmdet")
+    config = detector_config(detector.spec)
+    try:
+        with torch.device("meta"):
+            model = MODELS.build(copy.deepcopy(config))
+    except Exception:  # a constructor that computes with its numbers
+        model = MODELS.build(config)
+    return {*model.state_dict()}
 
 
 def _counted(samples: Iterator[Any], images: int, progress: Callable[[int, int], None]) -> Iterator[Any]:
@@ -150,7 +167,8 @@ def _load(model: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
         "left over": sorted(state.keys() - own.keys()),
         "of another shape": sorted(key for key in own.keys() & state.keys() if own[key].shape != state[key].shape),
     }
-    parts = [f"{len(keys)} {what} (first: {keys[0]})" for what, keys in unfit.items() if keys]
-    if parts:
-        raise InputError(f"the weights of {name} do not fit the detector of their settings: {', '.join(parts)}")
-    model.load_state_dict(state)
+    parts = [f"{len(keys)} {what} (first: {', '.join(keys[:3])})" for what, keys in unfit.items() if keys]
+    try:
+        model.load_state_dict(state)  # knows keys of former versions of its modules
+    except RuntimeError:
+        raise InputError(f"the weights of {name} do not fit the detector of their settings: {', '.join(parts)}") from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmdet.datasets import CocoDataset
 from pydantic import ValidationError
@@ -129,14 +129,14 @@ def read_weights(path: Path, data: Path | None, profile: Profile, tree: RunTree)
     """
     file = import_checkpoint.read_weights(path)
     meta = file.meta
-    if not ("trial" in meta or "kind" in meta):
-        return converted_detector(str(path), import_checkpoint.convert_file(file, str(path)), file.classes, data, profile)
+    if not is_own(file):
+        return converted_detector(str(path), _converted(file, path), file.classes, data, profile)
     if file.others:
         raise InputError(Problem("it holds entries that are no weights", str(path), "Convert the source again: gfl-lab import-checkpoint"))
     _check_format(path, meta)
     if "trial" not in meta:
         settings, count = _imported(str(path), meta, profile)
-        return _detector(str(path), file.weights, settings, count, (), data)
+        return detector_of(str(path), file.weights, settings, (), count, data_images(data))
     trial = TrialDir(path.resolve().parent)
     if not trial.file(naming.MANIFEST).exists():
         hint = f"Give the trial's id, or the file in its run directory, where {naming.MANIFEST} is."
@@ -145,7 +145,21 @@ def read_weights(path: Path, data: Path | None, profile: Profile, tree: RunTree)
     own = _spec(trial, manifest, tree)
     if manifest.trial != meta["trial"]:
         raise InputError(Problem(f"it belongs to trial {meta['trial']}, and the manifest beside it to {manifest.trial}", str(path)))
-    return _detector(str(path), file.weights, own.settings, len(own.data.classes), own.data.classes, data)
+    config = own.config
+    return detector_of(str(path), file.weights, own.settings, own.data.classes, len(own.data.classes), data_images(data), config)
+
+
+def is_own(file: import_checkpoint.WeightsFile) -> bool:
+    """Return True for a file that gfl-lab has written."""
+    return "trial" in file.meta or "kind" in file.meta
+
+
+def _converted(file: import_checkpoint.WeightsFile, path: Path) -> Converted:
+    try:
+        return import_checkpoint.convert_file(file, str(path))
+    except InputError as error:
+        way = "Weights of another detector of mmdet's want their config: --detector mmdet:NAME or --detector FILE.py."
+        raise InputError([Problem(p.message, p.place, f"{p.hint} {way}".strip()) for p in error.problems]) from None
 
 
 def converted_detector(
@@ -165,33 +179,55 @@ def converted_detector(
     recognised = converted.recognised
     meta = {"kind": recognised.kind, "settings": recognised.settings, "num_classes": recognised.num_classes}
     settings, count = _imported(name, meta, profile)
-    detector = _detector(name, converted.state_dict, settings, count, classes if len(classes) == count else (), data)
+    known = classes if len(classes) == count else ()
+    detector = detector_of(name, converted.state_dict, settings, known, count, data_images(data))
     return replace(detector, notes=(recognised.warnings if notes is None else notes) + detector.notes)
 
 
-def _detector(
-    name: str, state: Mapping[str, Tensor], settings: Settings, count: int, known: tuple[str, ...], data: Path | None
-) -> TrainedDetector:
-    """Return weights of ``count`` classes, named ``known`` where it is not empty, for a data set or for images of none."""
-    content, paths = _no_data(known, count) if data is None else _data(data)
+class Images(NamedTuple):
+    """The images that weights are for: a data set, or classes alone.
+
+    Attributes:
+        content: classes, white level. paths: of the data set. folder: of the data set; None without one.
+    """
+
+    content: DataSpec
+    paths: DataPaths
+    folder: Path
+
+
+def detector_of(
+    name: str, state: Mapping[str, Tensor], settings: Settings, known: tuple[str, ...], count: int, images: Images | None,
+    config: dict[str, Any] | None = None,
+) -> TrainedDetector:  # fmt: skip
+    """Return weights as a detector, for a data set or for images of none.
+
+    Args:
+        name: for messages. known: names of the ``count`` classes; empty where they are not known.
+        config: of a detector of mmdet's, as a trial stores it.
+
+    Raises:
+        InputError: the data set has other classes.
+    """
+    content, paths, folder = images or Images(*_no_data(known, count), Path())
     if count != len(content.classes):
         raise InputError(
             Problem(
-                f"the weights have {count} classes, and the data set {data} has {len(content.classes)} categories",
+                f"the weights have {count} classes, and the data set {folder} has {len(content.classes)} categories",
                 name,
                 "Give the data set that the weights were trained for.",
             )
         )
     notes: tuple[str, ...] = ()
-    if not known and data is None:
+    if not known and images is None:
         notes = (f"the weights do not name their classes: they are called {content.classes[0]}, {content.classes[1 % count]}, ...",)
     elif not known:
         notes = ("the weights do not name their classes: they are taken in the order of the data set's category ids",)
     elif known != content.classes:
         number, mine, other = next((i, a, b) for i, (a, b) in enumerate(zip(known, content.classes, strict=True), 1) if a != b)
         hint = f"Give a data set with the classes {', '.join(known[:4])}{', ...' if count > 4 else ''} in this order."
-        raise InputError(Problem(f"class {number} is {mine} in the weights and {other} in the data set {data}", name, hint))
-    spec = TrialSpec(settings=settings, data=content, seed=0, code=TRAINING_CODE_VERSION)
+        raise InputError(Problem(f"class {number} is {mine} in the weights and {other} in the data set {folder}", name, hint))
+    spec = TrialSpec(settings=settings, data=content, seed=0, code=TRAINING_CODE_VERSION, config=config)
     return TrainedDetector(name, False, state, spec, paths, notes=notes)
 
 
@@ -245,8 +281,14 @@ def _imported(name: str, meta: Mapping[str, Any], profile: Profile) -> tuple[Set
         raise InputError(_problems(error, name)) from None
 
 
-def _data(folder: Path) -> tuple[DataSpec, DataPaths]:
-    """Return a data set as a trial's data, without the digest: it would take reading every image."""
+def data_images(folder: Path | None) -> Images | None:
+    """Return a data set as a trial's data, without the digest, which would take reading every image. None: there is none.
+
+    Raises:
+        DataError: problems of the data set.
+    """
+    if folder is None:
+        return None
     report = coco.require_valid(folder, decode=False)
     truth = ambiguous_shapes.describe(folder) is not None
     paths = DataPaths(**{key: str(value) for key, value in asdict(coco.find_dataset(folder)).items()})
@@ -259,7 +301,7 @@ def _data(folder: Path) -> tuple[DataSpec, DataPaths]:
         truth=truth,
         white_level=coco.find_white_level(folder),
     )
-    return data, paths
+    return Images(data, paths, folder)
 
 
 def _no_data(known: tuple[str, ...], count: int) -> tuple[DataSpec, DataPaths]:

@@ -14,8 +14,8 @@ from gfl_lab.errors import InputError, Problem
 from gfl_lab.rundir import RunTree, TrialDir
 from gfl_lab.session.inputs import named_profile
 from gfl_lab.session.lookup import require_done, trial_of_checkpoint, trial_or_file
+from gfl_lab.spec.choices import MMDET
 from gfl_lab.zoo import metafile
-from gfl_lab.zoo.metafile import PREFIX
 
 if TYPE_CHECKING:
     from gfl_lab.inference.trained_detector import TrainedDetector
@@ -33,26 +33,34 @@ def _silent(done: int, of: int) -> None:
 
 
 def detector_to_evaluate(
-    tree: RunTree, name: str, data: Path | None = None, profile: str | None = None, progress: Progress = _silent
+    tree: RunTree,
+    name: str,
+    data: Path | None = None,
+    profile: str | None = None,
+    *,
+    config: str | None = None,
+    progress: Progress = _silent,
 ) -> TrainedDetector:
-    """Return the weights of a finished trial with its own validation data, or those in a file with the data set ``data``.
+    """Return the weights of a finished trial with its own validation data, or others with the data set ``data``.
 
     Args:
         tree: the user's own: code that a trial brings along is run from there alone.
         name: beginning of a trial's id, path of a file, or ``mmdet:NAME`` for the weights that mmdet publishes for a config. A
             trial's own ``last.pth`` without ``data`` is the trial.
         data: folder in COCO format, for a file or published weights.
-        profile: name or path, for a file or published weights. None is ``DEFAULT_PROFILE``.
+        profile: name or path, for weights whose image size and test settings are not known. None is ``DEFAULT_PROFILE``.
+        config: ``mmdet:NAME`` or a config file, for a file of mmdet's that is no detector of the GFL family.
         progress: called while published weights are downloaded.
 
     Raises:
         InputError: there are no such weights, no data for them, or a trial that is not finished.
         ResourceError: published weights cannot be downloaded.
     """
-    if name.startswith(PREFIX):
+    folder = None if data is None else absolute(data, "--data")
+    if name.startswith(MMDET) or config:
         if data is None:
             raise _no_data(name)
-        return _published(name, absolute(data, "--data"), profile, progress)
+        return _of_mmdet(tree, name, folder, profile, config, progress)
     trial = trial_or_file(tree, name)
     if trial is not None and (data or profile):
         option = "--data" if data else "--profile"
@@ -61,26 +69,33 @@ def detector_to_evaluate(
         trial = trial or trial_of_checkpoint(Path(name))
         if trial is None:
             raise _no_data(name)
-    return _read(tree, trial, Path(name), None if data is None else absolute(data, "--data"), profile, with_data=True)
+    return _read(tree, trial, Path(name), folder, profile, with_data=True)
 
 
-def detector_for_images(tree: RunTree, name: str, profile: str | None = None, progress: Progress = _silent) -> TrainedDetector:
+def detector_for_images(
+    tree: RunTree, name: str, profile: str | None = None, *,
+    config: str | None = None, distributions: bool = False, progress: Progress = _silent,
+) -> TrainedDetector:  # fmt: skip
     """Return the weights of a finished trial, those in a file, or published ones, for images of no data set.
 
     Args:
-        tree: the user's own: code that a trial brings along is run from there alone.
-        name: beginning of a trial's id, path of a file, or ``mmdet:NAME``.
-        profile: name or path, for weights that are no trial's. None is ``DEFAULT_PROFILE``.
-        progress: called while published weights are downloaded.
+        tree, name, profile, config, progress: as ``detector_to_evaluate`` takes them.
+        distributions: whether box distributions are wanted.
 
     Raises:
-        InputError: there are no such weights, or a trial that is not finished.
+        InputError: there are no such weights, a trial that is not finished, or a detector of mmdet's without the distributions that
+            are wanted.
         ResourceError: published weights cannot be downloaded.
     """
-    if name.startswith(PREFIX):
-        return _published(name, None, profile, progress)
+    if name.startswith(MMDET) or config:
+        if distributions:
+            _require_distributions(name, config)
+        return _of_mmdet(tree, name, None, profile, config, progress)
     trial = trial_or_file(tree, name) or trial_of_checkpoint(Path(name))
-    return _read(tree, trial, Path(name), None, profile, with_data=False)
+    detector = _read(tree, trial, Path(name), None, profile, with_data=False)
+    if distributions and detector.spec.config:
+        raise _without_distributions(detector.spec.settings.detector)
+    return detector
 
 
 def _no_data(name: str) -> InputError:
@@ -88,12 +103,41 @@ def _no_data(name: str) -> InputError:
     return InputError(Problem(f"there is nothing to evaluate {name} on", hint=hint))
 
 
-def _published(name: str, data: Path | None, profile: str | None, progress: Progress) -> TrainedDetector:
-    entry, settings = metafile.find(name.removeprefix(PREFIX)), named_profile(profile or DEFAULT_PROFILE)
-    from gfl_lab.inference.published_weights import check_offered, read_published
+def _require_distributions(name: str, config: str | None) -> None:
+    """Refuse a detector of mmdet's that predicts no distribution of box edges, before its weights are fetched."""
+    entry = None if config else metafile.find(name.removeprefix(MMDET))
+    if entry is None or not entry.has_distributions:
+        raise _without_distributions(config or name)
 
-    check_offered(entry)
-    return read_published(entry, data, settings, progress)
+
+def _without_distributions(detector: str) -> InputError:
+    hint = f"Leave --distributions out. Detectors of the GFL family have them, such as {MMDET}gfl_r50_fpn_1x_coco."
+    return InputError(Problem(f"the head of {detector} predicts no distributions of box edges", "--distributions", hint))
+
+
+def _of_mmdet(tree: RunTree, name: str, data: Path | None, profile: str | None, config: str | None, progress: Progress) -> TrainedDetector:
+    """Return published weights, or those in a file of mmdet's with its config."""
+    if config is None:
+        entry = metafile.find(name.removeprefix(MMDET))
+        if profile and not entry.is_own_detector:
+            raise _no_profile(name)
+        settings = named_profile(profile or DEFAULT_PROFILE)
+        from gfl_lab.inference.published_weights import read_published
+
+        return read_published(entry, data, settings, progress)
+    if name.startswith(MMDET) or trial_or_file(tree, name) is not None:
+        raise InputError(Problem("--detector goes with a weights file; other weights know their detector", hint="Leave --detector out."))
+    if profile:
+        raise _no_profile(config)
+    trial_of_checkpoint(Path(name))  # there is such a file
+    from gfl_lab.inference.published_weights import read_with_config
+
+    return read_with_config(Path(name), config, data)
+
+
+def _no_profile(detector: str) -> InputError:
+    message = f"{detector} is tested by its own config, which gives image size and test settings"
+    return InputError(Problem(message, "--profile", "Leave --profile out."))
 
 
 def _read(tree: RunTree, trial: TrialDir | None, file: Path, data: Path | None, profile: str | None, *, with_data: bool) -> TrainedDetector:

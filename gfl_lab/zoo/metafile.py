@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib.util
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,11 +17,12 @@ from urllib.parse import unquote
 import yaml
 
 from gfl_lab.addresses import digest_in_name, file_name
-from gfl_lab.errors import InputError, Problem, ResourceError
+from gfl_lab.errors import InputError, Problem
+from gfl_lab.spec.choices import MMDET
+from gfl_lab.zoo import source
 
-PREFIX = "mmdet:"
-"""A name with this in front is a config of mmdet: ``mmdet:gfl_r50_fpn_1x_coco``."""
-
+_GFL, _ATSS = ("gfl", "ld"), ("atss",)
+"""Folders of configs whose detectors are gfl-lab's own: with box distributions, and without."""
 _BOX_AP = "box AP"
 
 
@@ -69,25 +69,17 @@ class Published:
     @property
     def config_path(self) -> Path:
         """The config in mmdet's wheel."""
-        return configs_folder() / self.config
+        return source.configs_folder() / self.config
 
     @property
-    def folder(self) -> str:
-        """Folder of the config, such as ``gfl``."""
-        return PurePosixPath(self.config).parent.name
+    def is_own_detector(self) -> bool:
+        """Whether the weights can be converted to a detector of gfl-lab."""
+        return self.has_distributions or PurePosixPath(self.config).parent.name in _ATSS
 
-
-def configs_folder() -> Path:
-    """Return the folder of configs in mmdet's wheel.
-
-    Raises:
-        ResourceError: mmdet is not installed, or from a source that has no configs in it.
-    """
-    found = importlib.util.find_spec("mmdet")
-    folder = Path(found.origin).parent / ".mim" / "configs" if found and found.origin else None
-    if folder is None or not folder.is_dir():
-        raise ResourceError(Problem("mmdet's configs are not installed", hint="Install mmdet from its wheel:  pip install mmdet==3.3.0"))
-    return folder
+    @property
+    def has_distributions(self) -> bool:
+        """Whether the detector predicts a distribution of each edge that gfl-lab can show."""
+        return PurePosixPath(self.config).parent.name in _GFL
 
 
 def find(name: str) -> Published:
@@ -99,14 +91,14 @@ def find(name: str) -> Published:
     Raises:
         InputError: there is no such config, or nothing usable is published for it.
     """
-    folder = configs_folder()
+    folder = source.configs_folder()
     entries = read_index(folder)
-    place = f"{PREFIX}{name}"
+    place = f"{MMDET}{name}"
     if name not in entries:
-        configs = {path.stem for path in folder.glob("*/*.py") if path.parent.name != "_base_"}
+        configs = source.names()
         if name in configs:
             raise InputError(Problem("mmdet publishes no weights for this config", place, _near(name, entries)))
-        raise InputError(Problem("mmdet has no config of this name", place, _near(name, configs | entries.keys())))
+        raise InputError(Problem("mmdet has no config of this name", place, _near(name, configs.keys() | entries.keys())))
     entry = entries[name]
     if not entry.addresses:
         raise InputError(Problem("mmdet lists this config without a weights file", place, _near(name, entries.keys() - {name})))
@@ -123,13 +115,9 @@ def find(name: str) -> Published:
     return entry
 
 
+@functools.cache
 def read_index(folder: Path) -> dict[str, Published]:
     """Return all entries of a folder of configs: by the config's name, and also by their own name where it is another."""
-    return _read_index(folder)
-
-
-@functools.lru_cache(maxsize=4)
-def _read_index(folder: Path) -> dict[str, Published]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     entries: list[tuple[str, Published]] = []
     for path in sorted(folder.glob("*/metafile.yml")):

@@ -140,7 +140,7 @@ def as_settings(recipe: Recipe, model: Mapping[str, Any]) -> dict[str, Any]:
             found[key] = float(value)
     clip = recipe.optim_wrapper.get("clip_grad")
     found["clip_grad_norm"] = float(clip["max_norm"]) if isinstance(clip, Mapping) and "max_norm" in clip else 0.0
-    found |= _schedule(recipe) | _sizes(recipe) | _protocol(model)
+    found |= _schedule(recipe) | size_settings(recipe.test_pipeline) | protocol_settings(model)
     return found
 
 
@@ -159,9 +159,9 @@ def _schedule(recipe: Recipe) -> dict[str, Any]:
     return found
 
 
-def _sizes(recipe: Recipe) -> dict[str, Any]:
+def size_settings(test_pipeline: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the size that test images are scaled into, where the config scales them with their ratio kept."""
-    for each in recipe.test_pipeline:
+    for each in test_pipeline:
         scale = each.get("scale")
         if each["type"] == "Resize" and isinstance(scale, list | tuple) and len(scale) == 2:
             longest, shortest = max(scale), min(scale)
@@ -169,7 +169,7 @@ def _sizes(recipe: Recipe) -> dict[str, Any]:
     return {}
 
 
-def _protocol(model: Mapping[str, Any]) -> dict[str, Any]:
+def protocol_settings(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of the test. A detector without a threshold, or without NMS, has one that leaves every box."""
     test = test_part(model)
     nms = test.get("nms")

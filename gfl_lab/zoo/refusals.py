@@ -14,6 +14,9 @@ _TEXT = "it reads text beside the image"
 _TEACHER = "it learns from another detector's weights, which the config names by a path"
 _UNLABELLED = "it learns from images without labels too"
 
+_ONLY_IN_TRAINING = (_MASKS,)
+"""Reasons that weights which are trained already do not have."""
+
 REFUSED = {
     **dict.fromkeys(("RPN", "SOLO", "SOLOv2", "MaskFormer", "Mask2Former", "PanopticFPN"), _NO_BOXES),
     **dict.fromkeys(("YOLACT", "CondInst", "BoxInst"), _MASKS),
@@ -44,10 +47,27 @@ def check(detector: str, model: Mapping[str, Any]) -> None:
     Raises:
         InputError: with the reason.
     """
+    if reason := _reason(model):
+        raise InputError(Problem(f"{detector} cannot be a variant: {model['type']}: {reason}", hint=_WAYS.get(reason, "")))
+
+
+def check_trained(detector: str, model: Mapping[str, Any]) -> None:
+    """Refuse a config whose trained weights cannot detect objects on images.
+
+    Args:
+        detector: the setting. model: of its config.
+
+    Raises:
+        InputError: with the reason.
+    """
+    if (reason := _reason(model)) and reason not in _ONLY_IN_TRAINING:
+        raise InputError(Problem(f"weights of {detector} cannot be used: {model['type']}: {reason}"))
+
+
+def _reason(model: Mapping[str, Any]) -> str | None:
     head = model.get("bbox_head")
-    kind, head_kind = str(model["type"]), str(head.get("type")) if isinstance(head, Mapping) else ""
-    reason = REFUSED.get(kind) or REFUSED_HEADS.get(head_kind)
+    head_kind = str(head.get("type")) if isinstance(head, Mapping) else ""
+    reason = REFUSED.get(str(model["type"])) or REFUSED_HEADS.get(head_kind)
     if reason is None and isinstance(model.get("detector"), Mapping):
         reason = "it is built around another detector, in model.detector"
-    if reason:
-        raise InputError(Problem(f"{detector} cannot be a variant: {kind}: {reason}", hint=_WAYS.get(reason, "")))
+    return reason
