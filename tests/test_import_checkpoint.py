@@ -626,6 +626,8 @@ def test_checkpoint_of_mmengine_with_its_logs(tmp_path: Path, form: str) -> None
         load_safely(file)  # so this file does hold them
     found = read_weights(file)
     assert found.weights.keys() == stock.state_dict().keys() and not found.others and found.classes == ("a", "b", "c")
+    versions = stock.state_dict()._metadata  # torch's own name for them: mmdet's heads read the version of theirs there
+    assert found.weights._metadata == versions and versions["bbox_head"]["version"] == 1
     assert all(torch.equal(value, found.weights[key]) for key, value in stock.state_dict().items())
 
 
