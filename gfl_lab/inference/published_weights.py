@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import mmdet.datasets  # noqa: F401  (registers the data sets, which name their classes)
-from mmdet.registry import DATASETS
+import torch
+from mmdet.registry import DATASETS, MODELS
+from mmengine.config import ConfigDict
+from mmengine.registry import DefaultScope
 from torch import Tensor
 
 from gfl_lab.checkpoints.download import Progress, fetch
 from gfl_lab.checkpoints.import_checkpoint import WeightsFile, convert_file, read_weights
-from gfl_lab.errors import InputError, Problem
-from gfl_lab.inference.reevaluate import detector_keys
+from gfl_lab.errors import GflLabError, InputError, Problem
 from gfl_lab.inference.trained_detector import TrainedDetector, converted_detector, data_images, detector_of, is_own
 from gfl_lab.spec.choices import MMDET
 from gfl_lab.spec.file_models import Profile
@@ -40,14 +42,15 @@ def read_published(entry: Published, data: Path | None, profile: Profile, progre
         InputError: its weights fit neither config nor data, or find no boxes on images. DataError: problems of the data set.
     """
     name = f"{MMDET}{entry.name}"
-    config = None if entry.is_own_detector else read_trained(name)  # refused before anything is downloaded
+    config = None if entry.is_own_detector else read_trained(name)
+    keys = keys_of(config) if config else set()  # what cannot be built is refused before anything is downloaded
     file = read_weights(fetch(entry.address, entry.digest, progress))
     note = f"{name} is {entry.file}, with a published box AP of {entry.box_ap:g} on {entry.dataset}"
     if config is None:
         classes = file.classes or _classes_of({"type": "CocoDataset"})
         return converted_detector(name, convert_file(file, name), classes, data, profile, (note,))
     detector = _of_mmdet(name, config, file, data, file.classes or _classes_of(config.dataset))
-    state, left_out = _without_left_over(detector)
+    state, left_out = _without_left_over(detector.state, keys)
     return replace(detector, state=state, notes=(note, *left_out, *detector.notes))
 
 
@@ -66,6 +69,7 @@ def read_with_config(path: Path, detector: str, data: Path | None) -> TrainedDet
     config, file = read_trained(detector), read_weights(path)
     if is_own(file):
         raise InputError(Problem("it is a file of gfl-lab's, which knows its detector", str(path), "Leave --detector out."))
+    keys_of(config)
     known = file.classes or (() if data else _classes_of(config.dataset))
     return _of_mmdet(str(path), config, file, data, known)
 
@@ -81,12 +85,28 @@ def _of_mmdet(name: str, config: TrainedConfig, file: WeightsFile, data: Path | 
     return detector_of(name, _without_prefix(file.weights), Settings(**config.settings()), known, count, images, stored)
 
 
-def _without_left_over(detector: TrainedDetector) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
+def keys_of(config: TrainedConfig) -> set[str]:
+    """Return the keys of the weights of a config's detector. Raises InputError if it cannot be built here."""
+    try:
+        with DefaultScope.overwrite_default_scope("mmdet"):
+            try:
+                with torch.device("meta"):
+                    model = MODELS.build(ConfigDict(config.model))
+            except Exception:  # a constructor that computes with its numbers
+                model = MODELS.build(ConfigDict(config.model))
+    except GflLabError:
+        raise
+    except Exception as error:
+        text = (str(error).splitlines() or [""])[0]
+        raise InputError(f"the detector of {config.detector} cannot be built here: {type(error).__name__}: {text}") from None
+    return {*model.state_dict()}
+
+
+def _without_left_over(state: Mapping[str, Tensor], own: set[str]) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
     """Return published weights without entries that the detector of their config does not have, and a sentence on these.
 
     Older versions of mmdet saved some. Where an entry is missing too, all stay: the weights do not fit, and loading them says so.
     """
-    own, state = detector_keys(detector), detector.state
     left_over = [key for key in state if key not in own]
     if not left_over or own - state.keys():
         return state, ()

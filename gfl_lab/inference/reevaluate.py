@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from gfl_lab.inference.detections import DetectionRow
 from gfl_lab.inference.evaluate import CocoEvaluator, collect
 from gfl_lab.inference.predict import predict, predict_and_collect
 from gfl_lab.inference.trained_detector import TrainedDetector
-from gfl_lab.setup.config import detector_config, trial_config
+from gfl_lab.setup.config import trial_config
 
 
 @dataclass(frozen=True)
@@ -139,18 +138,6 @@ def _build(detector: TrainedDetector) -> tuple[Any, nn.Module]:
     if getattr(model, "with_roi_head", False) and getattr(model.roi_head, "with_mask", False):
         model.roi_head.mask_head = None  # masks change no box
     return config, model.to(get_device())
-
-
-def detector_keys(detector: TrainedDetector) -> set[str]:
-    """Return the keys that the state of a detector should have."""
-    init_default_scope("mmdet")
-    config = detector_config(detector.spec)
-    try:
-        with torch.device("meta"):
-            model = MODELS.build(copy.deepcopy(config))
-    except Exception:  # a constructor that computes with its numbers
-        model = MODELS.build(config)
-    return {*model.state_dict()}
 
 
 def _counted(samples: Iterator[Any], images: int, progress: Callable[[int, int], None]) -> Iterator[Any]:
