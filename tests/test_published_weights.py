@@ -60,10 +60,11 @@ def narrow(name: str) -> Config:
     return config
 
 
-def random_detector(name: str) -> tuple[Config, torch.nn.Module]:
-    """A narrow detector of mmdet's with random weights and statistics; about half of its scores are above 0.05."""
+def random_detector(name: str, classes: int = 80) -> tuple[Config, torch.nn.Module]:
+    """A narrow detector of mmdet's with random weights and statistics, and many scores above 0.05."""
     init_default_scope("mmdet")
     config = narrow(name)
+    config.model.bbox_head.num_classes = classes
     model = MODELS.build(config.model)
     generator = torch.Generator().manual_seed(3)
     for key, value in model.state_dict().items():
@@ -229,14 +230,9 @@ def test_another_detector_of_mmdet_by_name(cli: Cli, zoo: FileServer, photo: Pat
     assert code == 2 and "nms_iou has no effect on these weights" in err
 
 
-def test_a_file_of_mmdet_with_its_config(
-    cli: Cli, zoo: FileServer, detectors: dict[str, tuple[Config, torch.nn.Module]], photo: Path, tmp_path: Path
-) -> None:
+def test_a_file_of_mmdet_with_its_config(cli: Cli, zoo: FileServer, photo: Path, tmp_path: Path) -> None:
     """Three classes of the user's, in a file as mmengine's Runner saves it, with logs beside the weights."""
-    config, _ = detectors[RETINA]
-    mine = Config(config.to_dict())
-    mine.model.bbox_head.num_classes = 3
-    model = MODELS.build(mine.model)
+    config, model = random_detector(RETINA, 3)
     hub = MessageHub.get_instance("test_published_weights")
     hub.update_scalar("train/loss", np.float64(1.5))
     content = {

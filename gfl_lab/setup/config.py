@@ -108,7 +108,11 @@ def _loader(spec: TrialSpec, paths: dict[str, str], split: str, workers: int, ow
         pipeline += [{"type": "ResizeKeepRatio", "scale": tuple(settings.image_size), "keep_ratio": True}]
     pipeline += [{"type": "PackBytes", "meta_keys": meta}]
     if own_pipeline is not None:
-        pipeline = [pipeline[0] if each["type"] == "LoadImageFromFile" else each for each in own_pipeline]
+        load = pipeline[0]
+        pipeline = [
+            load | ({"to_float32": True} if each.get("to_float32") else {}) if each["type"] == "LoadImageFromFile" else each
+            for each in own_pipeline
+        ]
     one_shape = {"type": "OneShapeBatchSampler", "image_size": tuple(settings.image_size), "pad_to": _padded_to(spec)}
     return {
         # A config's own test takes one image at a time, as mmdet's does.

@@ -146,13 +146,14 @@ class LoadImageCached:
 
     Args:
         white_level: of the data set, for images of more than 8 bits.
+        to_float32: hand out a copy in float32, which some transforms of mmdet want.
 
     Attributes:
         memory: decoded images that are kept; none unless the data set has given one.
     """
 
-    def __init__(self, white_level: int = 0) -> None:
-        self.white_level = white_level
+    def __init__(self, white_level: int = 0, to_float32: bool = False) -> None:
+        self.white_level, self.to_float32 = white_level, to_float32
         self.memory: DecodedImages | None = None
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
@@ -162,6 +163,8 @@ class LoadImageCached:
             image = read_image(path, self.white_level)
             if self.memory:
                 self.memory.keep(path, image)
+        if self.to_float32:
+            image = image.astype(np.float32)
         results.update(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
         return results
 
