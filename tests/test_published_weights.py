@@ -19,6 +19,8 @@ from PIL import Image
 from gfl_lab.checkpoints.download import cache_folder
 from gfl_lab.checkpoints.visible_settings import NOT_VISIBLE
 from gfl_lab.detector.build import model_config
+from gfl_lab.detector.mmdet_detector import mmdet_detector
+from gfl_lab.inference.published_weights import read_with_config
 from gfl_lab.inference.reevaluate import predict_images
 from gfl_lab.rundir import RunTree
 from gfl_lab.session.inputs import named_profile
@@ -26,6 +28,7 @@ from gfl_lab.session.trained import DEFAULT_PROFILE, detector_for_images
 from gfl_lab.spec.files import resolve_settings
 from gfl_lab.zoo import source
 from gfl_lab.zoo.metafile import find, read_index
+from gfl_lab.zoo.trained import read_trained
 from tests.support.cli import Cli, runner
 from tests.support.file_server import FileServer, file_server
 
@@ -270,6 +273,23 @@ def test_a_file_of_mmdet_with_its_config(cli: Cli, zoo: FileServer, photo: Path,
         assert code == 2 and out == "" and words in err, err
     code, _, err = cli("evaluate", f"mmdet:{RETINA}", "--data", data, *named)
     assert code == 2 and "--detector goes with a weights file" in err
+
+
+def test_a_config_that_pads_and_does_not_scale(photo: Path, tmp_path: Path) -> None:
+    """CenterNet's test wants images in float32, and adds a border."""
+    name = "mmdet:centernet_r18_8xb16-crop512-140e_coco"
+    init_default_scope("mmdet")
+    torch.manual_seed(0)
+    model = mmdet_detector(read_trained(name).model, 0.0, 100)
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    [(_, found)] = predict_images(read_with_config(tmp_path / "weights.pth", name, None), [photo], 0.0)
+    config = source.read(name)
+    pipeline = Compose([step for step in config["test_dataloader"]["dataset"]["pipeline"] if step["type"] != "LoadAnnotations"])
+    with torch.no_grad():
+        [sample] = model.eval().test_step(pseudo_collate([pipeline({"img_path": str(photo), "img_id": 0})]))
+    assert len(found) == len(sample.pred_instances) == 100
+    boxes = [[row["det_x1"], row["det_y1"], row["det_x2"], row["det_y2"]] for row in found]
+    np.testing.assert_allclose(boxes, sample.pred_instances.bboxes, atol=1e-3)
 
 
 def test_published_entries_that_a_detector_has_not_are_left_out_and_named(

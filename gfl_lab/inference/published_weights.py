@@ -10,13 +10,13 @@ from typing import Any, cast
 
 import mmdet.datasets  # noqa: F401  (registers the data sets, which name their classes)
 import torch
-from mmdet.registry import DATASETS, MODELS
-from mmengine.config import ConfigDict
+from mmdet.registry import DATASETS
 from mmengine.registry import DefaultScope
 from torch import Tensor
 
 from gfl_lab.checkpoints.download import Progress, fetch
 from gfl_lab.checkpoints.import_checkpoint import WeightsFile, convert_file, read_weights
+from gfl_lab.detector.mmdet_detector import mmdet_detector
 from gfl_lab.errors import GflLabError, InputError, Problem
 from gfl_lab.inference.trained_detector import TrainedDetector, converted_detector, data_images, detector_of, is_own
 from gfl_lab.spec.choices import MMDET
@@ -24,7 +24,7 @@ from gfl_lab.spec.file_models import Profile
 from gfl_lab.spec.settings import Settings
 from gfl_lab.wording import plural
 from gfl_lab.zoo.metafile import Published
-from gfl_lab.zoo.trained import TrainedConfig, read_trained
+from gfl_lab.zoo.trained import MOST_DETECTIONS, TrainedConfig, read_trained
 
 
 def read_published(entry: Published, data: Path | None, profile: Profile, progress: Progress) -> TrainedDetector:
@@ -91,9 +91,9 @@ def keys_of(config: TrainedConfig) -> set[str]:
         with DefaultScope.overwrite_default_scope("mmdet"):
             try:
                 with torch.device("meta"):
-                    model = MODELS.build(ConfigDict(config.model))
+                    model = mmdet_detector(config.model, 0.0, MOST_DETECTIONS)
             except Exception:  # a constructor that computes with its numbers
-                model = MODELS.build(ConfigDict(config.model))
+                model = mmdet_detector(config.model, 0.0, MOST_DETECTIONS)
     except GflLabError:
         raise
     except Exception as error:
