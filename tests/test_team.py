@@ -132,9 +132,16 @@ def run(server: TrialProcess, trial: TrialDir, processes: int) -> TrialState:
     return server.run(forking(trial.path, f"{TRIAL}:run_trial", processes=processes))
 
 
+ATSS = {
+    "detector": "mmdet:atss_r50_fpn_1x_coco",
+    "cfg_options": {"model.backbone.depth": 18, "model.backbone.norm_eval": True, "model.backbone.frozen_stages": 4},
+}
+
+
 @pytest.mark.slow
-def test_two_processes_train_what_one_does(server: TrialProcess, shapes: Path, tmp_path: Path) -> None:
-    one, two = make_trial(tmp_path / "one", shapes, **STILL), make_trial(tmp_path / "two", shapes, **STILL)
+@pytest.mark.parametrize("settings", [STILL, ATSS], ids=["gfl", "atss of mmdet"])
+def test_two_processes_train_what_one_does(server: TrialProcess, shapes: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    one, two = make_trial(tmp_path / "one", shapes, **settings), make_trial(tmp_path / "two", shapes, **settings)
     assert one.id == two.id, "how many processes is no part of what a trial computes"
     assert run(server, one, 1) is TrialState.DONE and run(server, two, 2) is TrialState.DONE
     assert raw_result(two)["processes"] == 2 and raw_result(one)["processes"] == 1

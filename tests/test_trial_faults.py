@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from gfl_lab import naming
 from gfl_lab.data import ambiguous_shapes
 from gfl_lab.detector.trial_detector import TrialDetector
 from gfl_lab.errors import RETRY, DiskFull, ExitCode, FailureKind, FormatError
+from gfl_lab.integrity.trial_check import damage
 from gfl_lab.orchestrate.executor import run_jobs
 from gfl_lab.orchestrate.inline import InlineExecutor
 from gfl_lab.orchestrate.supervisor import MAX_LOST, Job, TrialProcess
@@ -103,6 +105,28 @@ def test_a_trial_that_always_dies_at_one_place_fails_with_the_reason(server: Tri
     assert "SIGKILL after step 3" in failure["reason"] and f"{MAX_LOST + 1} times without getting further" in failure["reason"]
     assert len((trial.path / "attempts").read_text().split()) == MAX_LOST + 1
     assert not trial.file(naming.LEASE).exists()
+
+
+FASTER_RCNN = {
+    "detector": "mmdet:faster-rcnn_r50_fpn_1x_coco", "cfg_options": {"model.backbone.depth": 18}, "precision": "bfloat16", "ema_decay": 0.9,
+}  # fmt: skip
+"""A detector of two stages, whose proposals and samples are drawn at random."""
+
+
+@pytest.mark.slow
+def test_an_mmdet_detector_goes_on_bitwise_the_same_after_a_kill_and_in_parts_after_want_of_memory(
+    server: TrialProcess, shapes: Path, tmp_path: Path
+) -> None:
+    calm, killed, small = (make_trial(tmp_path / name, shapes, **SMALLEST | FASTER_RCNN) for name in ("calm", "killed", "small"))
+    assert server.run(job(calm, "killed", at=[])) is TrialState.DONE
+    assert server.run(job(killed, "killed", at=["step 3"])) is TrialState.DONE
+    assert "killed by SIGKILL" in log(killed)
+    assert_same(killed, calm)
+    assert server.run(job(small, "little_memory", images=3, from_step=3)) is TrialState.DONE
+    assert raw_result(small)["accumulation"] == {"parts": 4, "since_step": 2}
+    found = pq.read_table(calm.file(naming.DISTRIBUTIONS))
+    assert found.num_rows and set(found["bins"].to_pylist()) == {0}, "boxes and detections are there, distributions are not"
+    assert not calm.file(naming.HISTORY).exists() and damage(calm) == []
 
 
 # --- out of memory ---

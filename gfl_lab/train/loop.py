@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -172,8 +173,12 @@ class TrialHook(Hook):
             raise Interrupted(f"stopped as asked after step {runner.iter}; the checkpoint holds it")
         self.position.step, self.position.epoch = runner.iter + 1, runner.epoch + 1
         self.lr = runner.optim_wrapper.get_lr()["lr"][0]
-        # Drop path must not depend on what was drawn before the step: an interruption would change it.
-        torch.manual_seed(int(np.random.SeedSequence((self.seed, runner.iter)).generate_state(1)[0]))
+        # Drop path, and the samplers of mmdet's detectors, must not depend on what was drawn before the step: an interruption would
+        # change it.
+        step_seed = int(np.random.SeedSequence((self.seed, runner.iter)).generate_state(1)[0])
+        torch.manual_seed(step_seed)
+        np.random.seed(step_seed)
+        random.seed(step_seed)
 
     def after_train_iter(self, runner: TrialRunner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None) -> None:
         if self.average:

@@ -46,7 +46,7 @@ def _with_defaults(head: Mapping[str, Any], settings: Settings) -> dict[str, Any
     """Return a head with the widths that its class would take for itself, where the config leaves them to it."""
     own = dict(head)
     if own.get("type") in _WITH_GROUP_NORM and "norm_cfg" not in own:
-        own["norm_cfg"] = {"type": "GN", "num_groups": math.gcd(32, settings.head_channels), "requires_grad": True}
+        own["norm_cfg"] = {"type": "GN", "num_groups": _groups(32, settings), "requires_grad": True}
     if own.get("type") in _WITH_EMBEDDING:
         own.setdefault("embed_dims", settings.neck_channels)
     return own
@@ -117,5 +117,10 @@ def _scaled(node: Any, key: str, settings: Settings) -> Any:
     if key in _SCALED:
         return max(1, node * settings.neck_channels // PUBLISHED)
     if key == "num_groups":
-        return math.gcd(node, settings.neck_channels, settings.head_channels)
+        return _groups(node, settings)
     return node
+
+
+def _groups(wished: int, settings: Settings) -> int:
+    """Return the groups of a norm. Each has two channels at least, since a map of one location gives one value for each."""
+    return math.gcd(wished, settings.neck_channels // 2, settings.head_channels // 2)

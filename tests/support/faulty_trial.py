@@ -23,6 +23,9 @@ from gfl_lab.train import final, loop, trial
 from gfl_lab.train.trial import run_trial
 from tests.support.raw import raw_manifest
 
+# isort: split
+from mmdet.models.detectors import TwoStageDetector  # after ours, which has mmcv's operators
+
 POINTS = (
     "step 1", "step 4", "half a checkpoint", "before the renames", "between the renames", "validation", "last evaluation",
     "eval records", "distributions", "last line", "result",
@@ -118,7 +121,8 @@ def little_memory(path: str, images: int, from_step: int = 1, die_at: int = 0, *
         position.step = runner.iter + 1
 
     position = loop.Position()
-    _before(TrialDetector, "loss", full)
+    for kind in (TrialDetector, TwoStageDetector):
+        _before(kind, "loss", full)
     _before(loop.TrialHook, "before_train_iter", watch)
     run_trial(path, **kwargs)
 

@@ -12,6 +12,7 @@ from gfl_lab.spec.code import CodeFile
 from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import TRAINING_CODE_VERSION, DataSpec, TrialSpec
 from gfl_lab.train.trial import run_trial
+from gfl_lab.zoo.resolve import complete, resolve
 from tests.support.raw import raw_result
 
 SMALL = {
@@ -30,12 +31,15 @@ def make_trial(
         Its run directory, in the run tree ``root``.
     """
     found = coco.find_dataset(folder)
+    resolved = complete(Settings.model_validate(SMALL | settings))
+    data = data or coco.dataspec(folder)
     spec = TrialSpec(
-        settings=Settings.model_validate(SMALL | settings),
-        data=data or coco.dataspec(folder),
+        settings=resolved,
+        data=data,
         seed=seed,
         code=TRAINING_CODE_VERSION,
         components=(code.component,) if code else (),
+        config=resolve(resolved, len(data.classes)),
     )
     trial = RunTree(root).trial(spec.id)
     trial.path.mkdir(parents=True)
