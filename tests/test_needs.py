@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,11 +12,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
 
 from gfl_lab import naming
 from gfl_lab.checkpoints.files import load_safely
-from gfl_lab.detector.build import build_detector
-from gfl_lab.errors import FailureKind, NeededTrialMissing, SpecError
+from gfl_lab.detector.build import build_detector, model_config
+from gfl_lab.detector.distillation import Distillation, softened_divergence
+from gfl_lab.detector.positives import JoinedPositives
+from gfl_lab.errors import FailureKind, Interrupted, NeededTrialMissing, SpecError
 from gfl_lab.orchestrate.driver import of_other_seeds, save_plan, states
 from gfl_lab.orchestrate.executor import Ended
 from gfl_lab.orchestrate.needs import Order, run_in_order
@@ -33,7 +40,7 @@ from gfl_lab.spec.needs import completed, given_values, needs_of
 from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import DataSpec, TrialSpec
 from gfl_lab.train.finished import FinalWeights
-from gfl_lab.train.needed import NeededTrial, start_from
+from gfl_lab.train.needed import NeededTrial, learn_from, start_from
 from gfl_lab.train.trial import run_trial
 from tests.support.cli import runner
 from tests.support.raw import raw_result
@@ -423,3 +430,152 @@ def test_plan_and_status_show_what_is_needed(tmp_path: Path, monkeypatch: pytest
     found = json.loads(cli("plan", path, "--json")[1])
     (needed_row,), (scratch, tuned) = found["needed"], found["rows"]
     assert tuned["needs"] == {"init_from": needed_row["trial"]} and needed_row["needed_by"] == [tuned["trial"]] and scratch["needs"] == {}
+
+
+# --- distillation ---------------------------------------------------------------------------------
+
+
+def test_a_teacher_is_needed_only_where_something_is_learned_from_it() -> None:
+    plan = planned(axes={"distillation": ["none", "ld", "kd"]}, overrides={"backbone": "r18", "teacher": {"backbone": "r34"}})
+    (teacher,) = plan.needed
+    assert teacher.name == "backbone=r34" and teacher.roles == ("teacher",) and teacher.trial.spec.settings.distillation == "none"
+    none, ld, kd = plan.trials
+    assert none.spec.needs == {} and ld.spec.needs == kd.spec.needs == {"teacher": teacher.trial.id}
+    assert none.id == planned(variants={"small": {"backbone": "r18"}}).trials[0].id, "as without a teacher"
+    assert len({none.id, ld.id, kd.id}) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"distillation": "ld"}, "distillation: ld learns from a teacher, and there is none; give one"),
+        ({"distillation": "ld", "teacher": {"reg_max": 8}}, "compares bin by bin, and reg_max is 8 in the teacher and 16 in the student"),
+        ({"distillation": "ld", "teacher": {"dfl": False}}, "compares the distributions of general boxes, and the teacher has box: dirac"),
+        ({"distillation": "kd", "teacher": {"strides": [8, 16, 32]}}, "the teacher has strides [8, 16, 32]"),
+        ({"distillation": "kd", "teacher": {"seed": 1, "distillation": "ld"}}, "distillation: ld learns from a teacher, and there is none"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_refused_at_planning(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(SpecError) as found:
+        planned(variants={"student": settings})
+    assert message in str(found.value) and "variant student" in str(found.value)
+
+
+def test_class_scores_of_one_class_teach_nothing() -> None:
+    one = DATA.model_copy(update={"classes": ("a",)})
+    with pytest.raises(SpecError, match="mine has one class: variant student would learn nothing"):
+        build_plan(experiment(variants={"student": {"distillation": "kd", "teacher": {"epochs": 2}}}), PROFILE, one)
+
+
+def test_the_divergence_is_mmdets_and_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmdet.models.losses import KnowledgeDistillationKLDivLoss
+
+    student, teacher = torch.randn(7, 17, requires_grad=True), torch.randn(7, 17)
+    ours = softened_divergence(student, teacher, 10.0)
+    stock = KnowledgeDistillationKLDivLoss(reduction="none", loss_weight=1.0, T=10)(student, teacher)
+    assert torch.allclose(ours, stock, atol=1e-6)
+    # two bins at T = 1: q = (1/2, 1/2), p = (1/4, 3/4): KL = (ln 2 + ln(2/3)) / 2, halved by the mean over bins
+    by_hand = (math.log(2) + math.log(2 / 3)) / 4
+    assert softened_divergence(torch.tensor([[0.0, math.log(3)]]), torch.zeros(1, 2), 1.0).item() == pytest.approx(by_hand)
+    assert softened_divergence(teacher, teacher, 3.0).abs().max() < 1e-6, "nothing is learned from oneself"
+
+
+def batch(classes: int = 3) -> tuple[torch.Tensor, list[DetDataSample]]:
+    boxes = torch.tensor([[10.0, 12.0, 60.0, 70.0], [50.0, 40.0, 110.0, 100.0]])
+    sample = DetDataSample(metainfo={"pad_shape": (128, 128), "img_shape": (128, 128), "batch_input_shape": (128, 128)})
+    sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([0, classes - 1]))
+    return torch.randn(1, 3, 128, 128), [sample]
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_ld_is_that_of_mmdets_ld_head(monkeypatch: pytest.MonkeyPatch, padded: bool) -> None:
+    """With the weights of a GFL head copied, loss_ld of mmdet's LDHead, summed over its levels, and all other losses."""
+    from mmdet.models.dense_heads import LDHead
+
+    monkeypatch.setattr("gfl_lab.detector.positives.ALWAYS_PADDED", padded)
+    torch.manual_seed(0)
+    student, teacher = detector(), detector(head_convs=2)
+    images, samples = batch()
+    torch.nn.init.constant_(student.bbox_head.gfl_cls.bias, 2.0)  # the weights sum to more than 1, below which GFLHead and LDHead differ
+    config = {"type": "ATSSAssigner", "topk": 9}
+    stock = LDHead(
+        3, 16, feat_channels=16, stacked_convs=1, norm_cfg={"type": "GN", "num_groups": 2, "requires_grad": True}, reg_max=16,
+        anchor_generator={"type": "AnchorGenerator", "ratios": [1.0], "octave_base_scale": 8, "scales_per_octave": 1, "strides": [8, 16, 32]},
+        loss_cls={"type": "QualityFocalLoss", "use_sigmoid": True, "beta": 2.0, "loss_weight": 1.0}, loss_bbox={"type": "GIoULoss", "loss_weight": 2.0},
+        loss_dfl={"type": "DistributionFocalLoss", "loss_weight": 0.25}, loss_ld={"type": "KnowledgeDistillationKLDivLoss", "loss_weight": 0.25, "T": 10},
+        train_cfg=ConfigDict(assigner=config, allowed_border=-1, pos_weight=-1, debug=False),
+    )  # fmt: skip
+    stock.load_state_dict(student.bbox_head.state_dict())
+    learner = Distillation(teacher, "ld", 10.0, 0.25)
+    student.bbox_head.distillation = learner
+    learner.look(images)
+    maps = student.extract_feat(images)
+    ours = student.bbox_head.loss(maps, samples)
+    theirs = stock.loss(maps, teacher.bbox_head(teacher.extract_feat(images)), samples)
+    assert set(ours) == set(theirs)
+    for name, value in theirs.items():
+        assert ours[name].item() == pytest.approx(sum(value).item(), abs=1e-5), name
+    assert ours["loss_ld"].item() > 0
+
+
+def test_kd_averages_over_the_positives() -> None:
+    student = torch.randn(1, 3, 2, 2, requires_grad=True)
+    teacher = torch.randn(1, 3, 2, 2)
+    at = JoinedPositives(torch.tensor([0, 0]), torch.tensor([1, 2]))
+    learner = Distillation(torch.nn.Identity(), "kd", 2.0, 10.0)
+    learner._logits = [teacher]
+    (name, value), *_ = learner.terms(at, [student], [], torch.ones(2), torch.tensor(2.0)).items()
+    pairs = [(student[0, :, y, x], teacher[0, :, y, x]) for y, x in ((0, 1), (1, 0))]
+    assert name == "loss_kd"
+    assert float(value) == pytest.approx(10 * float(sum(softened_divergence(s[None], t[None], 2.0) for s, t in pairs)) / 2, rel=1e-5)
+
+
+def test_a_teacher_is_in_no_state_dict_stays_as_it_is_and_sees_the_students_images(tmp_path: Path) -> None:
+    settings = completed(
+        Settings.model_validate(SMALL | {"distillation": "ld", "teacher": {"head_convs": 2}}), lambda own: Settings(**SMALL | own)
+    )
+    model = MODELS.build({**model_config(settings, 3), "type": "TrialDetector"})
+    names, parameters = set(model.state_dict()), sum(1 for _ in model.parameters())
+    donor = detector(head_convs=2)
+    learn_from(model, settings, needed(tmp_path, donor))
+    teacher = model.bbox_head.distillation.teacher
+    assert set(model.state_dict()) == names and sum(1 for _ in model.parameters()) == parameters
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    assert all(torch.equal(value, donor.state_dict()[name]) for name, value in before.items())
+    model.train()
+    for _ in range(2):
+        losses = model.loss(*batch())
+        sum(value for value in losses.values()).backward()
+    assert "loss_ld" in losses and not teacher.training and not any(value.requires_grad for value in teacher.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.isfinite(model.loss(*batch())["loss_ld"])
+
+
+@pytest.mark.slow
+def test_an_interrupted_student_ends_with_the_numbers_of_an_undisturbed_one(tmp_path: Path, shapes: Path) -> None:
+    trees = [RunTree(tmp_path / name) for name in ("whole", "stopped")]
+    own = {"epochs": 1, "distillation": "ld", "ema_decay": 0.5, "precision": "bfloat16"}
+    ends = []
+    for tree, stop in zip(trees, (False, True), strict=True):
+        teacher = train(tree, shapes, epochs=1)
+        spec = teacher.manifest().spec
+        settings = completed(
+            Settings(**given_values(spec.settings) | own | {"teacher": {"seed": 0}}),
+            lambda given, base=spec.settings: Settings(**given_values(base) | given),
+        )
+        student = spec.model_copy(update={"settings": settings, "needs": {"teacher": teacher.id}, "seed": 3})
+        folder = tree.trial(student.id)
+        paths = teacher.manifest().paths.to_json()
+        write_json(
+            folder.file(naming.MANIFEST), {"format": 1, "trial": student.id, "spec": student.model_dump(mode="json"), "paths": paths}
+        )
+        if stop:
+            with pytest.raises(Interrupted):
+                run_trial(folder.path, should_stop=iter([False, True, True, True]).__next__)
+        run_trial(folder.path)
+        assert raw_result(folder)["status"] == "done", raw_result(folder)
+        ends.append(folder)
+    states = [load_safely(folder.file(naming.LAST_CHECKPOINT))["state_dict"] for folder in ends]
+    assert ends[0].id == ends[1].id and all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert "loss_ld" in ends[1].metric_lines()[0].metrics

@@ -38,6 +38,7 @@ from gfl_lab.detector.assign import TOPK, UNASSIGNED
 from gfl_lab.detector.assigners import ASSIGNERS, Assigner, build_assigner
 from gfl_lab.detector.box_forms import Fitted, build_box_form
 from gfl_lab.detector.class_loss import CLASS_LOSSES, ClassTargets, registered_class_loss, sum_class_loss
+from gfl_lab.detector.distillation import Distillation
 from gfl_lab.detector.geometry import Geometry, GeometryCache
 from gfl_lab.detector.parts import build_part
 from gfl_lab.detector.positives import JoinedPositives, LevelPositives, PaddedPositives, Positives
@@ -182,6 +183,7 @@ class GFLFamilyHead(AnchorHead):
         self.box_loss = whole.loss if isinstance(whole.loss, str) else MODELS.build(whole.loss)
         self.topk: int = self.train_cfg["assigner"].get("topk", TOPK) if self.train_cfg else TOPK
         self._geometries = GeometryCache(self.prior_generator)
+        self.distillation: Distillation | None = None
 
     # --- network ------------------------------------------------------------------------------------
 
@@ -259,7 +261,7 @@ class GFLFamilyHead(AnchorHead):
 
         Returns:
             ``loss_cls``; ``loss_bbox`` and the box form's own loss as it has them; ``loss_centerness`` or ``loss_iou`` of a
-            branch.
+            branch; ``loss_ld`` or ``loss_kd`` of a distillation.
         """
         device, estimate = cls_scores[0].device, self.quality_estimate
         with torch.autocast(device.type, enabled=False):
@@ -298,6 +300,8 @@ class GFLFamilyHead(AnchorHead):
             if own is not None:
                 name, factor, value = own
                 terms[name] = factor * value / count
+            if self.distillation is not None:
+                terms |= self.distillation.terms(at, cls_scores, bbox_preds, weight, count)
         return terms
 
     def targets(self, geometry: Geometry, truth: GroundTruth, metas: Sequence[dict[str, Any]], maps: Maps | None = None) -> Targets:

@@ -22,3 +22,9 @@ class TrialDetector(GFL):
     def extract_feat(self, batch_inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the pyramid maps of (N, 3, H, W) images."""
         return super().extract_feat(batch_inputs.contiguous(memory_format=torch.channels_last))
+
+    def loss(self, batch_inputs: torch.Tensor, batch_data_samples: list[Any]) -> dict[str, torch.Tensor]:
+        """Return the losses of (N, 3, H, W) images; a teacher, if there is one, sees them too."""
+        if (distillation := getattr(self.bbox_head, "distillation", None)) is not None:
+            distillation.look(batch_inputs)
+        return super().loss(batch_inputs, batch_data_samples)

@@ -20,7 +20,7 @@ from gfl_lab.records.metric_lines import parse_metric_line, read_metric_lines
 from gfl_lab.records.result import Done
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec import renames
-from gfl_lab.spec.choices import INIT_FROM
+from gfl_lab.spec.choices import ROLES, TEACHER
 from gfl_lab.spec.file_models import Profile
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.settings import INPUT, MODEL, Settings, group_of
@@ -30,7 +30,7 @@ HISTORY, WARM_UP, HINT, NOTHING = "history", "warm-up", "profile", "nothing"
 """Sources of an estimate, the best first."""
 
 _SHAPE = (
-    *(key for key in Settings.model_fields if group_of(key) in (MODEL, INPUT) and key not in ("init_weights", INIT_FROM)),
+    *(key for key in Settings.model_fields if group_of(key) in (MODEL, INPUT) and key not in ("init_weights", *ROLES)),
     "batch_size", "optimizer", "precision", "scale_range", "crop",
 )  # fmt: skip
 """Settings that must be equal in two trials, so that the timing of one predicts that of the other."""
@@ -43,7 +43,9 @@ _DEFAULTS = Settings().model_dump(mode="json")
 
 def shape(settings: Mapping[str, Any]) -> str:
     """Return a key of the settings that the timing of training and evaluation depends on most."""
-    return naming.canonical_json([settings.get(key, _DEFAULTS[key]) for key in _SHAPE])
+    values = [settings.get(key, _DEFAULTS[key]) for key in _SHAPE]
+    taught = settings.get("distillation", "none") != "none" and settings.get(TEACHER)
+    return naming.canonical_json([*values, settings[TEACHER]] if taught else values)  # without one the names of old warm-ups stay
 
 
 def detector(settings: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from gfl_lab import naming
 from gfl_lab.plan.expand import Resolved
 from gfl_lab.spec.cfg_options import setting_value
+from gfl_lab.spec.rules import SettingsRuleError
 from gfl_lab.spec.settings import Settings, inactive
 from gfl_lab.spec.value_text import same
 
@@ -38,7 +39,7 @@ def merge(group: list[Resolved], resolve: Callable[[dict[str, Any]], Settings]) 
     axes = {axis: value for axis, value in first.axes.items() if axis not in apart}
     try:
         settings = resolve(axes)
-    except ValidationError:  # the profile's own value breaks a rule here
+    except (ValidationError, SettingsRuleError):  # the profile's own value breaks a rule here
         return first, tuple(apart)
     return Resolved(naming.variant_name(axes), axes, axes, first.baseline, settings), tuple(apart)
 

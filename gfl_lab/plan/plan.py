@@ -165,6 +165,11 @@ class Draft:
             SpecError: with what the trials need, there are too many.
         """
         seeds = _seeds(self.experiment, self.inputs)
+        if len(data.classes) == 1 and (alone := [found.name for found in self.variants if found.resolved.distillation == "kd"]):
+            message = (
+                f"distillation: kd compares the scores of classes, and {data.name} has one class: variant {alone[0]} would learn nothing"
+            )
+            raise SpecError(Problem(message, self.inputs.source, "Give distillation: ld."))
         graph = Graph(self._spec, data, others or {}, lambda: base_settings(self.profile, self.experiment))
         variants = tuple(self._variant(found, data, seeds, graph) for found in self.variants)
         plan = Plan(self.experiment, self.profile, self.inputs.source, data, variants, self.notes)
@@ -228,7 +233,7 @@ def draft_plan(experiment: ExperimentFile, profile: Profile, inputs: PlanInputs 
 def _resolver(experiment: ExperimentFile, profile: Profile, inputs: PlanInputs) -> Callable[[dict[str, Any]], Settings]:
     """Return a function that completes the settings of a variant, and of the trials that it needs.
 
-    It raises ValidationError, and what ``inputs.complete`` raises.
+    It raises ValidationError, SettingsRuleError, and what ``inputs.complete`` raises.
     """
 
     def finish(settings: Settings) -> Settings:
@@ -252,7 +257,7 @@ def _resolve(experiment: ExperimentFile, profile: Profile, inputs: PlanInputs) -
     for combination in combinations(experiment, _seeds(experiment, inputs), source=inputs.source, max_trials=inputs.max_trials):
         try:
             settings = resolve(combination.settings)
-        except ValidationError as error:
+        except (ValidationError, SettingsRuleError) as error:
             for message in _messages(error):
                 refused.setdefault(message, []).append(combination.name)
             continue
@@ -280,7 +285,9 @@ def _idle_axes(experiment: ExperimentFile, possible: list[Resolved], source: str
     return problems
 
 
-def _messages(error: ValidationError) -> list[str]:
+def _messages(error: ValidationError | SettingsRuleError) -> list[str]:
+    if isinstance(error, SettingsRuleError):
+        return [message for _, message in error.problems]
     found: list[str] = []
     for item in error.errors(include_url=False):
         rule = item.get("ctx", {}).get("error")

@@ -10,6 +10,7 @@ from gfl_lab import naming
 from gfl_lab.report.formatting import joined
 from gfl_lab.results.rows import ExperimentRow, VariantRow
 from gfl_lab.spec.cfg_options import is_option, spread
+from gfl_lab.spec.choices import ROLES
 
 UNFAIR = "†"
 """Marks a row that may not be compared."""
@@ -55,7 +56,8 @@ def unfair(experiment: ExperimentRow) -> list[str]:
     for variant in variants:
         for key, value in variant.axes.items():
             settings = settings_of[variant.name]
-            if key in settings and plain_value(settings[key]) != plain_value(value):
+            # a plan completes the descriptions of other trials, so they hold more than the axis gives
+            if key in settings and key not in ROLES and plain_value(settings[key]) != plain_value(value):
                 problems.append(
                     f"{variant.name}: the axis {key} is {naming.setting_text(value)}, its settings have {naming.setting_text(settings[key])}"
                 )

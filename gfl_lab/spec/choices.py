@@ -25,5 +25,6 @@ BUILT_IN: dict[str, Collection[str]] = {
 """Settings that may also name a registered class of the user's, and their values without one."""
 
 INIT_FROM = "init_from"
-ROLES = (INIT_FROM,)
+TEACHER = "teacher"
+ROLES = (INIT_FROM, TEACHER)
 """Settings that describe another trial, which must have finished before (needs.py)."""

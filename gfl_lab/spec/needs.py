@@ -13,8 +13,9 @@ from typing import Any
 from gfl_lab import naming
 from gfl_lab.errors import Problem
 from gfl_lab.spec.cfg_options import is_option
-from gfl_lab.spec.choices import INIT_FROM, ROLES
+from gfl_lab.spec.choices import INIT_FROM, OWN, ROLES, TEACHER
 from gfl_lab.spec.messages import check_keys
+from gfl_lab.spec.rules import SettingsRuleError
 from gfl_lab.spec.settings import Settings, inactive
 from gfl_lab.spec.source import Source
 from gfl_lab.spec.value_text import show
@@ -74,7 +75,7 @@ def data_folders(settings: Settings) -> set[str]:
 
 def without_needs(layer: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings of an experiment or a profile as they hold for a trial that another one needs."""
-    return {key: value for key, value in layer.items() if key not in ROLES}
+    return {key: value for key, value in layer.items() if key not in (*ROLES, "distillation")}
 
 
 def completed(
@@ -88,6 +89,7 @@ def completed(
 
     Raises:
         ValidationError: the settings of a needed trial break a rule.
+        SettingsRuleError: the settings do not go with those of their teacher.
     """
     found = {}
     for role in ROLES:
@@ -95,7 +97,44 @@ def completed(
             own = {key: value for key, value in given.items() if key not in reserved(role)}
             made = finish(completed(resolve(own), resolve, finish))
             found[role] = given_values(made) | {key: given[key] for key in reserved(role) if key in given}
-    return settings.model_copy(update=found) if found else settings
+    made = settings.model_copy(update=found) if found else settings
+    if settings.distillation != "none" and (broken := list(_distillation(made))):
+        raise SettingsRuleError(broken)
+    return made
+
+
+_BINS = ("reg_max", "bins", "bins_a", "bins_c", "bin_width")
+"""Settings by which the bins of two general boxes are the same."""
+
+
+def _distillation(student: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Return the rules that a student and its teacher break."""
+    kind = f"distillation: {student.distillation}"
+    if student.detector != OWN:
+        return  # it has no effect there
+    teacher = next((need.settings for need in needs_of(student) if need.role == TEACHER), None)
+    if teacher is None:
+        yield ("distillation", TEACHER), f"{kind} learns from a teacher, and there is none; give one, such as `teacher: {{backbone: r101}}`"
+        return
+    if teacher.detector != OWN:
+        yield (TEACHER,), f"the teacher is {teacher.detector}: a teacher is a detector of the GFL family"
+        return
+    if student.strides != teacher.strides:
+        yield (TEACHER,), f"the teacher has strides {list(teacher.strides)}, the student {list(student.strides)}: they must be the same"
+    if student.pad_to % teacher.pad_to:
+        yield (TEACHER,), f"pad_to is {student.pad_to}: the teacher takes images padded to a multiple of {teacher.pad_to}"
+    if student.distillation == "ld":
+        for who, settings in (("student", student), ("teacher", teacher)):
+            if settings.box != "general":
+                yield (
+                    ("distillation", TEACHER),
+                    f"{kind} compares the distributions of general boxes, and the {who} has box: {settings.box}",
+                )
+        if student.box == teacher.box == "general":
+            idle = inactive(student).keys() & inactive(teacher).keys()
+            for key in (key for key in _BINS if key not in idle and getattr(student, key) != getattr(teacher, key)):
+                values = f"{show(getattr(teacher, key))} in the teacher and {show(getattr(student, key))} in the student"
+                yield (TEACHER,), f"{kind} compares bin by bin, and {key} is {values}: both must have the same bins"
 
 
 def given_values(settings: Settings) -> dict[str, Any]:

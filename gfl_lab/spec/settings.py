@@ -265,6 +265,20 @@ class Settings(BaseModel):
         acts_only_with=conditions.WITH_SIMOTA,
     )
 
+    distillation: Literal["none", "ld", "kd"] = _field(
+        DETECTOR,
+        "none",
+        "what is learned from `teacher` at the positives: nothing, its edge distributions (localisation distillation), or its class scores",
+    )
+    ld_temperature: float = _field(
+        DETECTOR, 10.0, "LD: temperature that softens both distributions", ge=1, le=1000, acts_only_with=conditions.WITH_LD
+    )
+    ld_weight: float = _field(DETECTOR, 0.25, "weight of LD", ge=0, le=MAX_WEIGHT, acts_only_with=conditions.WITH_LD)
+    kd_temperature: float = _field(
+        DETECTOR, 2.0, "KD: temperature that softens both class scores", ge=1, le=1000, acts_only_with=conditions.WITH_KD
+    )
+    kd_weight: float = _field(DETECTOR, 10.0, "weight of KD", ge=0, le=MAX_WEIGHT, acts_only_with=conditions.WITH_KD)
+
     # --- model: what carries the head ---
     backbone: str = _field(
         MODEL,
@@ -290,6 +304,12 @@ class Settings(BaseModel):
         MODEL,
         {},
         "settings of another trial, over those of the experiment: its final weights are the start; also `seed` and `data` (its data set)",
+    )
+    teacher: dict[str, Any] = _field(
+        MODEL,
+        {},
+        "settings of another trial, over those of the experiment: it is the teacher of `distillation`; also `seed`",
+        acts_only_with=conditions.WITH_DISTILLATION,
     )
     frozen_stages: int = _field(
         MODEL,
@@ -472,7 +492,7 @@ OF_OWN_DETECTOR = frozenset(
     key
     for key in Settings.model_fields
     if group_of(key) in (DETECTOR, MODEL)
-    and key not in ("detector", "cfg_options", "init_weights", "base_channels", "neck_channels", "head_channels")
+    and key not in ("detector", "cfg_options", "init_weights", "init_from", "base_channels", "neck_channels", "head_channels")
 ) | {"decode"}
 """Settings of the GFL family's detectors, which an mmdet config has no use for."""
 OF_PROFILE_RECIPE = frozenset(

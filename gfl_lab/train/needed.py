@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
+from mmdet.registry import MODELS
 from torch import Tensor, nn
 
+from gfl_lab.detector.build import model_config
+from gfl_lab.detector.distillation import Distillation
+from gfl_lab.detector.head import GFLFamilyHead
 from gfl_lab.errors import GflLabError, NeededTrialMissing
 from gfl_lab.rundir import TrialDir
+from gfl_lab.spec.choices import TEACHER
+from gfl_lab.spec.needs import needs_of
+from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import TrialSpec
 from gfl_lab.train.finished import FinalWeights, final_weights, read_spec
 
@@ -64,6 +72,23 @@ def start_from(model: nn.Module, needed: NeededTrial) -> str:
     ]
     start = f"it starts from the weights of trial {needed.trial.id}: {len(taken)} of {len(own)} are taken"
     return start + (f"; these start anew: {', '.join(anew)}" if anew else "")
+
+
+def learn_from(model: nn.Module, settings: Settings, needed: NeededTrial | None) -> None:
+    """Give the head of ``model`` its teacher, on the model's device.
+
+    Args:
+        settings: of the student.
+        needed: the teacher's trial; None for a teacher with random weights, which takes as long.
+    """
+    (need,) = (each for each in needs_of(settings) if each.role == TEACHER)
+    head = cast(GFLFamilyHead, model.bbox_head)
+    teacher = MODELS.build({**model_config(need.settings, head.num_classes), "type": "TrialDetector"})
+    if needed is not None:
+        teacher.load_state_dict(needed.weights.state)
+    kind = settings.distillation
+    temperature, weight = (getattr(settings, f"{kind}_{part}") for part in ("temperature", "weight"))
+    head.distillation = Distillation(teacher.to(next(model.parameters()).device), kind, temperature, weight)
 
 
 def _learned(model: nn.Module) -> dict[str, Tensor]:

@@ -37,7 +37,7 @@ from gfl_lab.records.result import Done, Failed, Result, finished_now, write_res
 from gfl_lab.rundir import TrialDir
 from gfl_lab.setup.components import load_of_trial
 from gfl_lab.setup.config import SHARED_MEMORY, loaders_that_fit, trial_config
-from gfl_lab.spec.choices import INIT_FROM
+from gfl_lab.spec.choices import INIT_FROM, TEACHER
 from gfl_lab.spec.trial import TrialSpec
 from gfl_lab.train.checkpoint import load_last, restore
 from gfl_lab.train.ema import MovingAverage
@@ -46,7 +46,7 @@ from gfl_lab.train.failure import failure_of, full_disk_raised
 from gfl_lab.train.final import Clock, device_name, device_of, evaluate_final, peak_memory_mib
 from gfl_lab.train.finished import FinalWeights, adopted_weights, beating, evaluated, prepare_process, read_spec, repair, trained_weights
 from gfl_lab.train.loop import Position, TrialHook, TrialRunner
-from gfl_lab.train.needed import needed_trial, start_from
+from gfl_lab.train.needed import learn_from, needed_trial, start_from
 from gfl_lab.train.parallel import LostProcess, join_group, run_in_group
 from gfl_lab.train.process_group import ProcessGroup
 
@@ -230,6 +230,8 @@ def _train(
         raise NonFiniteLoss(runner.iter + 1, runner.epoch + 1, error.losses) from None
     if not group.is_main:
         return None
+    if TEACHER in spec.needs:
+        runner.model.bbox_head.distillation = None  # its memory is free for the evaluation
     if hook.average:
         hook.average.copy_to(runner.model)  # from here on it is the trial's model
     clock.lap("train", minus=hook.eval_seconds)
@@ -260,6 +262,8 @@ def _start(runner: TrialRunner, spec: TrialSpec, hook: TrialHook) -> None:
         said = start_from(runner.model, needed_trial(hook.trial, spec, INIT_FROM))
         if hook.group.is_main:
             hook.trial.log(said)
+    if TEACHER in spec.needs:
+        learn_from(runner.model, settings, needed_trial(hook.trial, spec, TEACHER))
     if settings.ema_decay:
         hook.average = MovingAverage(runner.model, settings.ema_decay)
     if hook.resumed is not None:

@@ -34,9 +34,12 @@ from gfl_lab.records.result import Done, Failed, Failure, Result, write_result
 from gfl_lab.rundir import TrialDir
 from gfl_lab.setup.components import load_of_trial
 from gfl_lab.setup.config import PREFETCHED, batch_bytes, loaders_that_fit, trial_config
+from gfl_lab.spec.choices import TEACHER
+from gfl_lab.spec.needs import needs_of
 from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import TrialSpec
 from gfl_lab.train.loop import TrialRunner
+from gfl_lab.train.needed import learn_from
 
 DROPPED = 2
 """First iterations, in which memory is allocated and kernels are chosen."""
@@ -95,7 +98,8 @@ def _measure(trial: TrialDir, threads: int, loader_workers: int) -> Done:
     loaders = loaders_that_fit(loader_workers, spec.settings)
     config = trial_config(spec, manifest.paths.to_json(), str(trial.path), loaders)
     runner = TrialRunner.from_cfg(config)
-    runner.load_or_resume = lambda: None  # what it starts from changes no time
+    teaches = any(need.role == TEACHER for need in needs_of(spec.settings))
+    runner.load_or_resume = lambda: learn_from(runner.model, spec.settings, None) if teaches else None  # weights change no time
     evaluator = CocoEvaluator(manifest.paths.val_annotations, spec.data.classes, spec.settings.max_dets)
     loader = Runner.build_dataloader(config.val_loader, seed=spec.seed)
     setup = time.perf_counter() - started
