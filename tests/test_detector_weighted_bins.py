@@ -11,10 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gfl_lab.checkpoints.visible_settings import detector_settings
 from gfl_lab.detector import losses
 from gfl_lab.detector.box_forms import WeightedGeneral, peak_mean
 from gfl_lab.detector.box_forms.weighted import weighted_dfl
+from gfl_lab.detector.build import build_detector
 from gfl_lab.detector.qualities.dgqp import distribution_statistics
+from gfl_lab.errors import InputError
 from gfl_lab.inference.detections import detection_json
 from gfl_lab.metrics import box_modes, boxdist
 from gfl_lab.metrics.bins import places, stored_positions, weighted_positions, weighting_function
@@ -186,6 +189,13 @@ def test_truth_scores_use_the_positions_and_count_the_same_sides() -> None:
     assert found.two_mode_recall == 0 and found.wasserstein == pytest.approx(0.25 * 4 + 0.25 * 8)
     assert found.counts() == truth_scores(**columns, reg_max=4).counts()
     assert truth_scores(**{**columns, "edges": [[0.0, 3.5]]}, reg_max=4).two_mode_recall == 1
+
+
+def test_weights_of_it_are_not_imported() -> None:
+    small = {"backbone": "r18", "base_channels": 4, "neck_channels": 8, "head_channels": 8, "head_convs": 1, "strides": [8, 16]}
+    state = build_detector(resolve_settings(small, {"bins": "weighted"}), 2).state_dict()
+    with pytest.raises(InputError, match="only uniform bins are imported"):
+        detector_settings(state, [])
 
 
 def test_settings() -> None:

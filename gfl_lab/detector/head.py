@@ -151,13 +151,13 @@ class GFLFamilyHead(AnchorHead):
             raise ValueError(problem)
         if cls_loss and not self.quality_estimate.takes_class_loss:
             raise ValueError(f"a cls_loss would not see the quality that quality '{quality_type}' brings into the loss")
-        self.element_loss = self.quality_estimate.element_loss
+        self.own_class_loss = None
         if cls_loss and cls_loss["type"] in CLASS_LOSSES:
-            self.element_loss = build_part("cls_loss", CLASS_LOSSES, cls_loss)
-            if quality_type != self.element_loss.quality:
-                needs = f"it needs quality '{self.element_loss.quality}', whose target is the IoU"
-                raise ValueError(f"cls_loss is '{cls_loss['type']}' and quality is '{quality_type}': {needs}")
+            self.own_class_loss, kind = build_part("cls_loss", CLASS_LOSSES, cls_loss), cls_loss["type"]
             cls_loss = None
+            if quality_type != self.own_class_loss.quality:
+                needs = f"it needs quality '{self.own_class_loss.quality}', whose target is the IoU"
+                raise ValueError(f"cls_loss is '{kind}' and quality is '{quality_type}': {needs}")
         whole = BoxLoss(**box_loss or {})
         self.box_loss_weight = whole.weight
         self.box_weighting = whole.weighting or default_box_weighting(quality_type)
@@ -372,7 +372,8 @@ class GFLFamilyHead(AnchorHead):
     ) -> ClassTerms:
         estimate = self.quality_estimate
         factors = qualities if estimate.multiplies_score else None
-        summed = sum_class_loss(self.element_loss, cls_scores, factors, at, targets, apart=estimate.looks_at_positives)
+        loss = self.own_class_loss or estimate.element_loss
+        summed = sum_class_loss(loss, cls_scores, factors, at, targets, apart=estimate.looks_at_positives)
         return estimate.class_terms(summed, measured)
 
     def _box_terms(self, fitted: Fitted, box_loss: Tensor, weight: Tensor, weight_sum: Tensor) -> dict[str, Tensor]:
