@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from mmdet.registry import MODELS
+from mmengine.registry import DefaultScope
 from torch import nn
 
 from gfl_lab.addresses import digest_in_name
@@ -54,7 +55,10 @@ def fetch_pretrained(backbone: str) -> dict[str, Any]:
         ResourceError: none are published, or they are not there and cannot be downloaded; the hint names the place for the file.
         InputError: the file holds Python objects, or is damaged.
     """
-    address = published_url(backbone)
+    return _fetch(published_url(backbone), backbone)
+
+
+def _fetch(address: str, backbone: str) -> dict[str, Any]:
     try:
         path = download.fetch(address, digest_in_name(address))
     except ResourceError as error:
@@ -63,6 +67,65 @@ def fetch_pretrained(backbone: str) -> dict[str, Any]:
             [Problem(f"published weights of backbone {backbone}: {p.message}", p.place, f"{p.hint} {hint}") for p in error.problems]
         ) from None
     return load_safely(path)
+
+
+def address_of(checkpoint: str) -> str:
+    """Return the address of the weights that an mmdet config names: ``torchvision://resnet50``, ``open-mmlab://...``, or a URL.
+
+    Raises:
+        ResourceError: mmengine knows no such weights, or they are a path on the machine of the config's author.
+    """
+    from mmengine.runner.checkpoint import get_external_models, get_torchvision_models
+
+    kind, _, name = checkpoint.partition("://")
+    if kind in ("http", "https"):
+        return checkpoint
+    try:
+        if kind == "torchvision":
+            return str(get_torchvision_models()[name])
+        if kind in ("open-mmlab", "openmmlab"):
+            return str(get_external_models()[name])
+    except KeyError:
+        pass
+    hint = "Give --init-weights FILE, or --init-weights random to start from nothing."
+    raise ResourceError(Problem(f"init_weights: pretrained: the config names {checkpoint}, which has no address", hint=hint))
+
+
+def load_backbone_of_mmdet(backbone: nn.Module, weights: str, checkpoint: str) -> None:
+    """Start the backbone of an mmdet detector from initial weights, as ``load_backbone`` does.
+
+    Args:
+        weights: a file, or ``pretrained`` for the weights that the config names. Entries of these that the backbone does not have
+            are left out, as mmdet leaves them out.
+        checkpoint: the config's name for them; empty with a file.
+
+    Raises:
+        InputError: the weights do not fit. ResourceError: they cannot be had.
+    """
+    backbone.load_state_dict(_for_mmdet(backbone, weights, checkpoint), strict=False)
+
+
+def check_backbone_of_mmdet(config: Mapping[str, Any], weights: str, checkpoint: str = "") -> None:
+    """Refuse initial weights that do not fit the backbone of an mmdet detector; published ones are downloaded if need be.
+
+    Args:
+        config: of the backbone. weights, checkpoint: as ``load_backbone_of_mmdet`` takes them.
+
+    Raises:
+        InputError, ResourceError: as ``load_backbone_of_mmdet``.
+    """
+    with DefaultScope.overwrite_default_scope("mmdet"), torch.device("meta"):
+        backbone = MODELS.build(dict(config))
+    _for_mmdet(backbone, weights, checkpoint)
+
+
+def _for_mmdet(backbone: nn.Module, weights: str, checkpoint: str) -> dict[str, Any]:
+    """Return the part of initial weights that goes into the backbone of an mmdet detector."""
+    own, name = backbone.state_dict(), type(backbone).__name__
+    if weights != "pretrained":
+        return _fitting(own, load_safely(Path(weights)), weights, name)
+    state = _backbone_part(_fetch(address_of(checkpoint), checkpoint))
+    return _fitting(own, {key: value for key, value in state.items() if key in own}, checkpoint, name)
 
 
 def load_backbone(backbone: nn.Module, weights: str, name: str) -> None:
@@ -113,9 +176,7 @@ def check_fit(weights: str, variants: Iterable[Settings]) -> None:
 
 def _fitting(own: Mapping[str, Any], content: dict[str, Any], weights: str, name: str) -> dict[str, Any]:
     """Return the part of a file's content that goes into a backbone of state ``own``. Raises InputError when it does not fit."""
-    state = content.get("state_dict", content.get("model", content))
-    if any(key.startswith("backbone.") for key in state):
-        state = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
+    state = _backbone_part(content)
     entry = BACKBONES.get(name)
     is_needed: Callable[[str], bool] = lambda key: True  # noqa: E731
     if entry and entry.read_weights:
@@ -131,4 +192,12 @@ def _fitting(own: Mapping[str, Any], content: dict[str, Any], weights: str, name
             if keys
         ]
         raise InputError(f"weights {weights} do not fit backbone {name}: {', '.join(parts)}")
+    return state
+
+
+def _backbone_part(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state dict of a backbone in a file's content, which may be a whole detector's."""
+    state: dict[str, Any] = content.get("state_dict", content.get("model", content))
+    if any(key.startswith("backbone.") for key in state):
+        state = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
     return state

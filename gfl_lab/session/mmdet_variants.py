@@ -11,6 +11,7 @@ from gfl_lab.addresses import check_text
 from gfl_lab.errors import InputError, Problem, SpecError
 from gfl_lab.session.inputs import Files
 from gfl_lab.spec.choices import OWN
+from gfl_lab.spec.plain_config import decode
 from gfl_lab.spec.settings import Settings
 from gfl_lab.zoo.resolve import complete, notes, resolve
 
@@ -71,16 +72,14 @@ def check_detectors(files: Files, variants: Sequence[Settings], say: Callable[[s
     problems: list[Problem] = []
     seen: set[str] = set()
     for settings in having:
-        if settings.init_weights != "random":
-            message = f"init_weights is {settings.init_weights}, and {settings.detector} starts from random weights alone"
-            problems.append(Problem(message, place_of(files, settings), "Give init_weights: random."))
-            continue
         try:
             config = resolve(settings, CLASSES)
         except InputError as error:
             problems += _at_its_place(error, files, settings).problems
             continue
         assert config is not None, "only a variant of the GFL family has none"
+        if settings.init_weights not in ("random", "pretrained"):
+            problems += _unfit_weights(config, settings, place_of(files, settings))
         if problem := build_problem(config["model"], settings.detector):
             problems.append(Problem(problem.message, place_of(files, settings), problem.hint))
         seen.update(notes(settings))
@@ -88,6 +87,17 @@ def check_detectors(files: Files, variants: Sequence[Settings], say: Callable[[s
         raise SpecError(list(dict.fromkeys(problems)))
     for note in sorted(seen):
         say(f"note: {note}")
+
+
+def _unfit_weights(config: Mapping[str, Any], settings: Settings, place: str) -> tuple[Problem, ...]:
+    """Return the problems of a file of initial weights with the backbone of an mmdet detector."""
+    from gfl_lab.checkpoints.pretrained import check_backbone_of_mmdet
+
+    try:
+        check_backbone_of_mmdet(decode(config["model"])["backbone"], settings.init_weights)
+    except InputError as error:
+        return tuple(Problem(problem.message, problem.place or place, problem.hint) for problem in error.problems)
+    return ()
 
 
 def _at_its_place(error: InputError, files: Files, settings: Settings) -> SpecError:

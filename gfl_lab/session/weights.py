@@ -11,12 +11,14 @@ from typing import Any
 
 from gfl_lab.addresses import check_text
 from gfl_lab.errors import InputError
-from gfl_lab.session.mmdet_variants import absolute_detector
+from gfl_lab.session.mmdet_variants import CLASSES, absolute_detector
 from gfl_lab.spec.backbones import with_weights
-from gfl_lab.spec.choices import ROLES
+from gfl_lab.spec.choices import OWN, ROLES
 from gfl_lab.spec.file_models import ExperimentFile
 from gfl_lab.spec.needs import DATA
+from gfl_lab.spec.plain_config import decode
 from gfl_lab.spec.settings import Settings
+from gfl_lab.zoo.resolve import resolve
 
 RANDOM, PRETRAINED = "random", "pretrained"
 """Values of ``init_weights`` that name no file."""
@@ -70,9 +72,12 @@ def _absolute(key: str, value: Any, beside: Path) -> Any:
 def check_weights(variants: Sequence[Settings], say: Callable[[str], None]) -> None:
     """Refuse files of initial weights that do not fit their backbones; warn of weights that are not published.
 
+    Those of mmdet's detectors are checked with their configs (``mmdet_variants.check_detectors``).
+
     Raises:
         InputError: a file cannot be read, or does not fit.
     """
+    variants = [settings for settings in variants if settings.detector == OWN]
     asked = {settings.backbone for settings in variants if settings.init_weights == PRETRAINED}
     for backbone in sorted(asked - {*with_weights()}):
         say(
@@ -93,15 +98,21 @@ def check_weights(variants: Sequence[Settings], say: Callable[[str], None]) -> N
 def fetch_weights(settings: Iterable[Settings]) -> None:
     """Download the published weights that ``settings`` start from, once, before several trials would each do it.
 
+    Those of an mmdet detector are also compared with its backbone.
+
     Raises:
         InputError, ResourceError: they cannot be had.
     """
-    backbones = sorted({each.backbone for each in settings if each.init_weights == PRETRAINED})
-    if backbones:
-        from gfl_lab.checkpoints.pretrained import fetch_pretrained
+    asked = [each for each in settings if each.init_weights == PRETRAINED]
+    backbones = sorted({each.backbone for each in asked if each.detector == OWN})
+    if asked:
+        from gfl_lab.checkpoints.pretrained import check_backbone_of_mmdet, fetch_pretrained
 
         for backbone in backbones:
             fetch_pretrained(backbone)
+        for each in asked:
+            if config := resolve(each, CLASSES):
+                check_backbone_of_mmdet(decode(config["model"])["backbone"], PRETRAINED, config["pretrained"])
 
 
 @functools.cache

@@ -19,7 +19,7 @@ import gfl_lab.train.optim  # noqa: F401  (both register what trial_config names
 from gfl_lab import naming
 from gfl_lab.analysis.distributions import DistributionCollector
 from gfl_lab.analysis.history import History
-from gfl_lab.checkpoints.pretrained import load_backbone
+from gfl_lab.checkpoints.pretrained import load_backbone, load_backbone_of_mmdet
 from gfl_lab.errors import (
     FormatError,
     Interrupted,
@@ -257,7 +257,10 @@ def _start(runner: TrialRunner, spec: TrialSpec, hook: TrialHook) -> None:
     """Put in the weights that the trial starts or goes on with, after mmengine has initialised them."""
     settings = spec.settings
     if hook.resumed is None and settings.init_weights != "random":
-        load_backbone(runner.model.backbone, settings.init_weights, settings.backbone)
+        if spec.config:
+            load_backbone_of_mmdet(runner.model.backbone, settings.init_weights, spec.config.get("pretrained", ""))
+        else:
+            load_backbone(runner.model.backbone, settings.init_weights, settings.backbone)
     if hook.resumed is None and INIT_FROM in spec.needs:
         said = start_from(runner.model, needed_trial(hook.trial, spec, INIT_FROM))
         if hook.group.is_main:

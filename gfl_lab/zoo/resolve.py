@@ -46,6 +46,8 @@ def resolve(settings: Settings, classes: int) -> dict[str, Any] | None:
     config = _config(settings)
     model = model_for(settings, config["model"], classes)
     found: dict[str, Any] = {"model": model}
+    if settings.init_weights == "pretrained":
+        found["pretrained"] = pretrained_of(settings)
     if settings.recipe == "config":
         found |= recipe_of(settings.detector, config).to_config()
     try:
@@ -53,6 +55,25 @@ def resolve(settings: Settings, classes: int) -> dict[str, Any] | None:
     except NotPlainError as error:
         raise InputError(Problem(f"the config {settings.detector} cannot be stored: {error}")) from None
     return encoded
+
+
+def pretrained_of(settings: Settings) -> str:
+    """Return the name that a config has for the published weights of its backbone, such as ``torchvision://resnet50``.
+
+    Raises:
+        InputError: it names none, or the variant's backbone has another width than the published ones.
+    """
+    backbone = _config(settings)["model"].get("backbone") or {}
+    start = backbone.get("init_cfg")
+    checkpoint = start.get("checkpoint") if isinstance(start, Mapping) and start.get("type") == "Pretrained" else None
+    if not isinstance(checkpoint, str):
+        hint = "Give init_weights: random, or a file."
+        raise InputError(Problem(f"init_weights is pretrained, and {settings.detector} names no weights of its backbone", hint=hint))
+    narrowed = settings.recipe == "profile" and settings.base_channels != widths.FIRST_STAGE and "base_channels" not in backbone
+    if narrowed and widths.is_plain_resnet(backbone):
+        message = f"init_weights is pretrained with base_channels {settings.base_channels}, and published weights have {widths.FIRST_STAGE}"
+        raise InputError(Problem(message, hint=f"Give base_channels: {widths.FIRST_STAGE}, or init_weights: random."))
+    return checkpoint
 
 
 def notes(settings: Settings) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from gfl_lab.spec.settings import Settings
 
 PUBLISHED = 256
 """Channels of neck and heads in mmdet's configs."""
-_FIRST_STAGE = 64
+FIRST_STAGE = 64
 _BASIC_DEPTHS = (18, 34)
 _SCALED = ("fc_out_channels", "cls_out_channels", "feedforward_channels", "num_feats")
 """Widths that are multiples, or parts, of the neck's."""
@@ -55,7 +55,7 @@ def _with_defaults(head: Mapping[str, Any], settings: Settings) -> dict[str, Any
 def note(model: Mapping[str, Any], settings: Settings, detector: str) -> str:
     """Return one sentence where a detector keeps widths of its own beside a profile that has others; else nothing."""
     own = []
-    if settings.base_channels != _FIRST_STAGE and not _is_plain_resnet(model.get("backbone")):
+    if settings.base_channels != FIRST_STAGE and not is_plain_resnet(model.get("backbone")):
         own.append("backbone")
     fixed = model["type"] in _OF_ONE_WIDTH or _neck_width(model) != PUBLISHED
     if (settings.neck_channels, settings.head_channels) != (PUBLISHED, PUBLISHED) and fixed:
@@ -63,23 +63,23 @@ def note(model: Mapping[str, Any], settings: Settings, detector: str) -> str:
     return f"{detector} keeps the width of its own {' and '.join(own)}, and the profile's variants are of other widths" if own else ""
 
 
-def _is_plain_resnet(backbone: Any) -> bool:
+def is_plain_resnet(backbone: Any) -> bool:
     return isinstance(backbone, Mapping) and backbone.get("type") == "ResNet"
 
 
 def _with_backbone(model: dict[str, Any], base_channels: int) -> dict[str, Any]:
     """Return the model with a ResNet of this width, and a neck that takes its maps."""
     backbone = model.get("backbone")
-    if not isinstance(backbone, Mapping) or not _is_plain_resnet(backbone):
+    if not isinstance(backbone, Mapping) or not is_plain_resnet(backbone):
         return model
     base = base_channels if "base_channels" not in backbone else int(backbone["base_channels"])
     expansion = 1 if backbone.get("depth") in _BASIC_DEPTHS else 4
     used = backbone.get("out_indices", (0, 1, 2, 3))
     maps = [base * expansion * 2**stage for stage in used]
-    own = {**backbone, "base_channels": base} if base != _FIRST_STAGE else dict(backbone)
-    if base != _FIRST_STAGE and "stem_channels" in own:
-        own["stem_channels"] = max(1, int(own["stem_channels"]) * base // _FIRST_STAGE)
-    if base != _FIRST_STAGE and isinstance(norm := own.get("norm_cfg"), Mapping) and "num_groups" in norm:
+    own = {**backbone, "base_channels": base} if base != FIRST_STAGE else dict(backbone)
+    if base != FIRST_STAGE and "stem_channels" in own:
+        own["stem_channels"] = max(1, int(own["stem_channels"]) * base // FIRST_STAGE)
+    if base != FIRST_STAGE and isinstance(norm := own.get("norm_cfg"), Mapping) and "num_groups" in norm:
         own["norm_cfg"] = {**norm, "num_groups": math.gcd(int(norm["num_groups"]), base)}
     return {**model, "backbone": own, **_neck_for(model.get("neck"), maps)}
 
