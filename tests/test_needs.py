@@ -33,6 +33,7 @@ from gfl_lab.plan.plan import Plan, PlanInputs, Trial, build_plan, draft_plan
 from gfl_lab.records.files import write_json
 from gfl_lab.records.plan import read_plan
 from gfl_lab.rundir import RunTree
+from gfl_lab.session.reproduction import Reproduction, reproduce
 from gfl_lab.session.standing import Standing
 from gfl_lab.spec.file_models import ExperimentFile, Profile
 from gfl_lab.spec.files import load_experiment
@@ -579,3 +580,5 @@ def test_an_interrupted_student_ends_with_the_numbers_of_an_undisturbed_one(tmp_
     states = [load_safely(folder.file(naming.LAST_CHECKPOINT))["state_dict"] for folder in ends]
     assert ends[0].id == ends[1].id and all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     assert "loss_ld" in ends[1].metric_lines()[0].metrics
+    again = reproduce(trees[0], ends[0].id, None, lambda line: None)
+    assert isinstance(again, Reproduction) and again.exact, "from its manifest and the weights of its teacher"

@@ -80,7 +80,7 @@ class _Search:
             self.needed = needed_by_others(self.tree)
         if self.needed:
             self.say(
-                f"note: the weights of {plural(len(self.needed), 'finished trial')} stay: unfinished trials are going to evaluate them"
+                f"note: the weights of {plural(len(self.needed), 'finished trial')} stay: unfinished trials need them, or are going to evaluate them"
             )
         trials = self._trials()
         for trial in trials:

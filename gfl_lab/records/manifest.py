@@ -127,6 +127,14 @@ class Manifest:
         return text_of(self._spec().get("weights_digest"))
 
     @property
+    def needs(self) -> dict[str, str]:
+        """Ids of the trials whose weights it needs, by the setting that describes each. Raises StoreError."""
+        found = object_of(self._spec().get("needs") or {})
+        if found is None:
+            raise damaged(self.file, "has a damaged list of the trials that it needs")
+        return {role: text_of(trial) for role, trial in found.items()}
+
+    @property
     def weights_file(self) -> Path | None:
         """The file of initial weights; None if the setting names no file. Raises StoreError."""
         weights = text_of(self.settings.get(_WEIGHTS, "random"))

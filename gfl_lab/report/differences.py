@@ -34,6 +34,7 @@ def differences(first: Recorded, second: Recorded) -> list[Differing]:
     found = _differing(SETTINGS, {"seed": first.seed, **first.settings}, {"seed": second.seed, **second.settings})
     if first.weights_digest != second.weights_digest:
         found.append(Differing(SETTINGS, "weights (content)", first.weights_digest or MISSING, second.weights_digest or MISSING))
+    found += _differing(SETTINGS, *({f"{role} (trial)": trial for role, trial in each.needs.items()} for each in (first, second)))
     found += _differing(DATA, first.data, second.data)
     if first.code != second.code:
         found.append(Differing(CODE, "training code version", str(first.code), str(second.code)))

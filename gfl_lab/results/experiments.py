@@ -197,6 +197,7 @@ class ExperimentReader(TreeReader):
                 data=manifest.data.model_dump(mode="json"),
                 code=manifest.code,
                 weights_digest=manifest.weights_digest,
+                needs=manifest.needs,
                 components=files,
                 environment=done.environment.entries if done and done.environment else {},
                 metrics=(done.metrics or {}) if done else {},

@@ -100,6 +100,7 @@ class Recorded:
     components: Mapping[str, str]
     environment: Mapping[str, Any]
     metrics: Mapping[str, float]
+    needs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

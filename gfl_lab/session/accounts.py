@@ -79,12 +79,18 @@ def accounts(rows: Sequence[ExperimentRow], tree: RunTree, early: Collection[str
         resources = last_resources(file) or TrialResources(1, 0, 1)
         estimates = [
             _estimate(timings, machine, resources, row, variant, trial)
-            for variant in row.variants
+            for variant in _unfinished(row)
             for trial in variant.trials
             if trial.state is not TrialState.DONE and trial.id not in early
         ]
         found.append(Account(spent(file), cost_of([each.seconds for each in estimates], resources), resources.gpus, rests_on(estimates)))
     return found
+
+
+def _unfinished(row: ExperimentRow) -> Sequence[VariantRow]:
+    """Return the variants, and the trials that they need while one of them is unfinished."""
+    unfinished = any(trial.state is not TrialState.DONE for trial in row.trials)
+    return (*row.needed, *row.variants) if unfinished else row.variants
 
 
 def _estimate(

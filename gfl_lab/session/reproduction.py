@@ -81,6 +81,9 @@ def reproduce(tree: RunTree, prefix: str, keep: Path | None, say: Callable[[str]
     with contextlib.ExitStack() as stack:
         root = keep if keep is not None else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gfl-lab-reproduce-")))
         again = _copy(first, RunTree(root.absolute()))
+        for needed in _needed(first):
+            beside = _copy(needed, RunTree(root.absolute()))
+            shutil.copy(needed.file(naming.LAST_CHECKPOINT), beside.file(naming.LAST_CHECKPOINT))
         if isinstance(result, Done) and result.device == "cpu":
             hide_gpus()  # a GPU would compute other last digits
         # The number of threads decides in which order sums are made, so it is the recorded one.
@@ -107,12 +110,18 @@ def _require_inputs(trial: TrialDir) -> None:
         manifest = trial.manifest()
         files = [*map(Path, manifest.paths.to_json().values()), *manifest.component_files]
         files += [manifest.weights_file] if manifest.weights_file else []
+        files += [needed.file(name) for needed in _needed(trial) for name in (naming.MANIFEST, naming.LAST_CHECKPOINT)]
     except StoreError as error:
         raise InputError(error.problems) from None
     missing = [path for path in files if not path.exists()]
     if missing:
         hint = "Put it back there: a trial is reproduced from the paths in its manifest."
         raise InputError([Problem("the trial was trained with this, and it is not there any more", str(path), hint) for path in missing])
+
+
+def _needed(trial: TrialDir) -> list[TrialDir]:
+    """Return the trials whose weights a trial needs, each once. Raises StoreError."""
+    return [TrialDir(trial.path.parent / needed) for needed in dict.fromkeys(trial.manifest().needs.values())]
 
 
 def _copy(trial: TrialDir, tree: RunTree) -> TrialDir:

@@ -64,11 +64,15 @@ def verify(tree: RunTree, experiment: Path, profile: str | None, lock: Path | No
     except StoreError as error:
         raise InputError(error.problems) from None
     done, sound = 0, 0
-    for trial in {trial.id: tree.trial(trial.id) for trial in row.trials}.values():
+    rows = {trial.id for trial in row.trials}
+    needed = [trial.id for each in row.needed for trial in each.trials]
+    for trial in [tree.trial(trial_id) for trial_id in dict.fromkeys([*(trial.id for trial in row.trials), *needed])]:
         state = trial.state()
         damaged = examine(trial, state)
         damage = damaged.found if damaged else ()
         found += [Deviation(trial.id, each.file, "", each.what) for each in damage]
+        if trial.id not in rows:
+            continue
         done += state is TrialState.DONE
         sound += state is TrialState.DONE and not any(each.file == naming.EVAL_RECORDS for each in damage)
     return Verification(row.name, row.profile, path, len(known.trials), done, sound, tuple(found), tuple(unfair(row)))
