@@ -23,6 +23,7 @@ from gfl_lab.train.loop import TrialInfoHook
 # isort: split
 # after ours: mmdet.models can be imported only once the operators are there
 import mmdet.models  # noqa: F401
+from mmdet.models.backbones.trident_resnet import TridentConv
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 
@@ -266,3 +267,12 @@ def test_epoch_and_step_of_a_trial_reach_the_parts_that_ask_for_them() -> None:
     resize = MODELS.build({"type": "BatchSyncRandomResize", "random_size_range": (32, 64), "interval": 10, "size_divisor": 32})
     images, samples = resize(torch.zeros(2, 3, *SIZE), _samples())
     assert resize._input_size is not None and images.shape[-2:] == SIZE  # step 10 draws the next size
+
+
+def test_a_trident_convolution_starts_from_random_numbers() -> None:
+    layer = TridentConv(8, 16, 3)
+    nn.init.constant_(layer.weight, math.nan)  # it is not initialised: any number can be there
+    layer.init_weights()
+    assert layer.weight.isnan().all()
+    _mended(layer).init_weights()
+    assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / (16 * 9)), rel=0.1)

@@ -101,6 +101,19 @@ def test_offsets_are_dy_then_dx() -> None:
     assert y.flatten().tolist() == [1.25, 1.0, 2.0, 1.5]
 
 
+def test_offsets_of_a_larger_map_are_read_as_the_kernel_of_mmcv_reads_them() -> None:
+    """Its position in memory is ``(channel * H' + y) * W' + x`` with the sides of the output, so the maps' first numbers are taken."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(2, 2, 3, 4, generator=generator), torch.randn(3, 2, 3, 3, generator=generator)
+    offset, mask = torch.randn(2, 18, 6, 8, generator=generator), torch.rand(2, 9, 6, 8, generator=generator)
+    read_offset, read_mask = torch.empty(2, 18, 3, 4), torch.empty(2, 9, 3, 4)
+    for read, given in ((read_offset, offset), (read_mask, mask)):
+        for image, channel, row, column in itertools.product(*map(range, read.shape)):
+            read[image, channel, row, column] = given[image].flatten()[(channel * 3 + row) * 4 + column]
+    expected = ops.modulated_deform_conv2d(x, read_offset, read_mask, weight, None, 1, 1)
+    assert torch.equal(ops.modulated_deform_conv2d(x, offset, mask, weight, None, 1, 1), expected)
+
+
 def _layer(kind: str, **arguments: Any) -> torch.nn.Module:
     torch.manual_seed(0)
     return build_conv_layer({"type": kind}, 8, 12, 3, padding=1, **arguments)

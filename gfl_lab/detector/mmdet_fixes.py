@@ -119,9 +119,22 @@ class NamesTooSmallImages(nn.Module):
         return maps
 
 
+class StartsFromRandomNumbers(nn.Module):
+    """``TridentConv``: no initialisation reaches its weight, which holds what was in memory before, at times not even numbers.
+
+    mmdet 3.3.0's config relies on published weights. Here it starts as the other convolutions of mmdet's ResNets do.
+    """
+
+    def init_weights(self) -> None:
+        """Draw the weight from a normal distribution (He et al., arXiv 1502.01852), by its outputs."""
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")  # type: ignore[arg-type]
+        super().init_weights()  # type: ignore[misc]
+
+
 @functools.cache
 def _fixes() -> tuple[tuple[type, type], ...]:
     """Return the classes of mmdet that have a fix, and their fixes."""
+    from mmdet.models.backbones.trident_resnet import TridentConv
     from mmdet.models.dense_heads import CenterNetHead, GuidedAnchorHead, SSDHead
     from mmdet.models.detectors import DeformableDETR
     from mmdet.models.necks import SSDNeck
@@ -132,6 +145,7 @@ def _fixes() -> tuple[tuple[type, type], ...]:
         (CenterNetHead, KnowsImagesWithoutBorder),
         (DeformableDETR, CountsItsTokens),
         (SSDNeck, NamesTooSmallImages),
+        (TridentConv, StartsFromRandomNumbers),
     )
 
 

@@ -82,7 +82,8 @@ def without_pretrained(model: Model) -> Model:
             return {
                 key: walk(value)
                 for key, value in node.items()
-                if key != "pretrained" and not (key == "init_cfg" and isinstance(value, Mapping) and value.get("type") == "Pretrained")
+                if key != "pretrained"
+                and not (key == "init_cfg" and isinstance(value, Mapping) and (value.get("type") == "Pretrained" or "checkpoint" in value))
             }
         return type(node)(map(walk, node)) if isinstance(node, list | tuple) else node
 

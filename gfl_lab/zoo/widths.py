@@ -31,11 +31,7 @@ def with_widths(model: dict[str, Any], settings: Settings) -> dict[str, Any]:
     A backbone that is no plain ResNet, and a neck that has not the published width of 256, keep their own.
     """
     changed = _with_backbone(model, settings.base_channels)
-    if (
-        changed["type"] in _OF_ONE_WIDTH
-        or _neck_width(changed) != PUBLISHED
-        or settings.neck_channels == settings.head_channels == PUBLISHED
-    ):
+    if _of_one_width(changed) or _neck_width(changed) != PUBLISHED or settings.neck_channels == settings.head_channels == PUBLISHED:
         return changed
     scaled = {key: value if key in ("backbone", "data_preprocessor") else _scaled(value, key, settings) for key, value in changed.items()}
     heads = {key: scaled[key] for key in ("bbox_head", "rpn_head") if isinstance(scaled.get(key), Mapping)}
@@ -57,10 +53,14 @@ def note(model: Mapping[str, Any], settings: Settings, detector: str) -> str:
     own = []
     if settings.base_channels != FIRST_STAGE and not is_plain_resnet(model.get("backbone")):
         own.append("backbone")
-    fixed = model["type"] in _OF_ONE_WIDTH or _neck_width(model) != PUBLISHED
+    fixed = _of_one_width(model) or _neck_width(model) != PUBLISHED
     if (settings.neck_channels, settings.head_channels) != (PUBLISHED, PUBLISHED) and fixed:
         own.append("neck and head")
     return f"{detector} keeps the width of its own {' and '.join(own)}, and the profile's variants are of other widths" if own else ""
+
+
+def _of_one_width(model: Mapping[str, Any]) -> bool:
+    return model["type"] in _OF_ONE_WIDTH or bool(model.get("as_two_stage"))  # Deformable DETR encodes the boxes of its first stage
 
 
 def is_plain_resnet(backbone: Any) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor
+from torch.nn.modules.utils import _pair
 
 from gfl_lab.detector.mmcv_ops.extension import replaces
 
@@ -23,6 +24,18 @@ def _deform(
     dtype = torch.promote_types(offset.dtype, torch.float32)
     mask, bias = (None if x is None else x.to(dtype) for x in (mask, bias))
     return torchvision.ops.deform_conv2d(input.to(dtype), offset.to(dtype), weight.to(dtype), bias, stride, padding, dilation, mask)
+
+
+def _leading(values: Tensor, rows: int, columns: int) -> Tensor:
+    """Return the first ``rows * columns`` numbers of each channel as mmcv's kernel v2 counts them, where a map is larger than the output.
+
+    The kernel takes the size of the output for that of the offsets. DyHead gives a smaller level the offsets of a larger
+    one, and its published weights were trained so.
+    """
+    n, channels, height, width = values.shape
+    if (height, width) == (rows, columns) or height * width < rows * columns:
+        return values
+    return values.flatten(1)[:, : channels * rows * columns].view(n, channels, rows, columns)
 
 
 @replaces("mmcv.ops.deform_conv")
@@ -80,4 +93,9 @@ def modulated_deform_conv2d(
 
     Other arguments, types and the result as in ``deform_conv2d``.
     """
+    steps, borders, gaps = _pair(stride), _pair(padding), _pair(dilation)
+    rows, columns = (
+        (input.size(2 + axis) + 2 * borders[axis] - gaps[axis] * (weight.size(2 + axis) - 1) - 1) // steps[axis] + 1 for axis in (0, 1)
+    )
+    offset, mask = _leading(offset, rows, columns), _leading(mask, rows, columns)
     return _deform(input, offset, mask, weight, bias, stride, padding, dilation).to(offset.dtype)
