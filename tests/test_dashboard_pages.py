@@ -97,6 +97,19 @@ def test_every_page_opens(page, tree, trees, monkeypatch):
         assert "gfl-lab run experiments/table3_qfl_dfl.yaml" in shown
 
 
+def test_boxes_of_an_mmdet_detector_are_shown_and_the_page_says_that_it_has_no_distributions(tmp_path, monkeypatch):
+    write_fake_tree(tmp_path, **SMALL)
+    (file,) = (tmp_path / "experiments").glob(f"*/*/{naming.PLAN}")
+    plan = json.loads(file.read_text())
+    last = plan["variants"][-1]
+    last["settings"]["detector"] = "mmdet:retinanet_r50_fpn_1x_coco"
+    file.write_text(json.dumps(plan))
+    by_default = html_of(open_page("boxes", tmp_path, monkeypatch))
+    assert "A detector of mmdet's" not in by_default, "a variant that has distributions is shown first"
+    chosen = html_of(open_page("boxes", tmp_path, monkeypatch, variant=last["name"]))
+    assert chosen.count("No distributions of box sides") == 2, "under its box and in place of the ranking"
+
+
 def test_a_page_is_its_file_and_its_entry(trees, tmp_path, monkeypatch):
     file = tmp_path / "extra.py"
     file.write_text(

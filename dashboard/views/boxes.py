@@ -34,6 +34,9 @@ def _legend(colour: str, truth: str, ink: str, knows: bool) -> None:
     theme.show('<div class="legend">' + "".join(f"<span>{sign}{theme.text(what)}</span>" for sign, what in parts) + "</div>")
 
 
+NO_SIDES = "No distributions of box sides"
+
+
 def _facts(view: BoxView) -> str:
     """Return one line on how well the box was found."""
     parts = []
@@ -113,6 +116,9 @@ def _draw(variant: VariantRow, choice: _Choice, colours: BoxColours, slot: str) 
         config=CONFIG,
         alt=f"image {choice.image_id} with its box and the distributions of its sides",
     )
+    if not variant.has_side_outputs:
+        theme.empty(NO_SIDES, "A detector of mmdet's gives boxes and scores alone.")
+        return
     if not view.sides:
         theme.empty("No cell stands for this box", "The assigner gave it none, so there is no distribution to show.")
         return
@@ -142,14 +148,17 @@ def _epoch_trend(trial: TrialRow, image_id: int, annotation_id: int, colours: Bo
 
 def _default_variants(ready: list[VariantRow]) -> tuple[str, str]:
     """Return the last variant that learns distributions, and the first other one that does, else the baseline."""
-    general = [variant for variant in ready if variant.settings.get("box") == "general"] or ready
+    general = [variant for variant in ready if variant.has_side_outputs and variant.settings.get("box") == "general"] or ready
     first = general[-1]
     others = [v for v in general if v is not first] or [v for v in ready if v is not first]
     return first.name, others[0].name if others else NONE
 
 
-def _ranking(trial: TrialRow, image_id: int, box: str, variant: str) -> None:
-    theme.heading("Most bimodal sides", f"Of all ground-truth boxes in {variant}, seed {trial.seed}. Pick a row to see its box.")
+def _ranking(trial: TrialRow, image_id: int, box: str, variant: VariantRow) -> None:
+    theme.heading("Most bimodal sides", f"Of all ground-truth boxes in {variant.name}, seed {trial.seed}. Pick a row to see its box.")
+    if not variant.has_side_outputs:
+        theme.empty(NO_SIDES, "A detector of mmdet's gives boxes and scores alone. Pick a variant of the GFL family above.")
+        return
     try:
         ranking = reader().most_bimodal(trial.id)
     except StoreError as error:
@@ -277,7 +286,7 @@ def _page(experiment: ExperimentRow) -> None:
             colours = BoxColours(palette[name], theme.truth(), theme.ink())
             _draw(experiments.variant_of(experiment, name), choice, colours, str(slot))
     with columns[1] if len(choice.variants) == 1 else st.container():
-        _ranking(choice.trial, choice.image_id, choice.box, first)
+        _ranking(choice.trial, choice.image_id, choice.box, experiments.variant_of(experiment, first))
     _gallery(choice.trial, first)
 
 

@@ -34,6 +34,8 @@ _SHAPE = (
     "batch_size", "optimizer", "precision", "scale_range", "crop",
 )  # fmt: skip
 """Settings that must be equal in two trials, so that the timing of one predicts that of the other."""
+_MMDET = ("detector", "cfg_options", "recipe")
+"""Settings that must be equal too where the detector is one of mmdet's."""
 _DETECTOR = (
     "quality", "box", "reg_max", "head", "cls_loss", "box_loss", "assigner", "atss_topk", "dgqp_topk", "dgqp_channels", "dgqp_form", "ema_decay",
 )  # fmt: skip
@@ -137,7 +139,7 @@ class Timings:
             return Estimate(timing.seconds(settings, data, done, cpus), timing.source, count, other)
         if profile and HINT in sources and profile.cpu_seconds_per_image and device == "cpu":
             own = _DEFAULTS | profile.settings  # the hint is measured with the profile's own model
-            if all(settings[key] == own[key] for key in ("backbone", "dcn", "precision")):
+            if all(settings[key] == own[key] for key in ("backbone", "dcn", "precision", "detector")):
                 images = data["train_images"] * total_epochs(settings)
                 return Estimate(profile.cpu_seconds_per_image * images * (1 - done) / max(1, cpus), HINT)
         return Estimate(None)

@@ -11,6 +11,7 @@ import numpy as np
 from gfl_lab.records.plan import Reference as Reference
 from gfl_lab.records.result import Failure as Failure
 from gfl_lab.rundir import TrialState as TrialState
+from gfl_lab.spec.choices import OWN
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,11 @@ class VariantRow:
     def done(self) -> tuple[TrialRow, ...]:
         """Its finished trials."""
         return tuple(trial for trial in self.trials if trial.state is TrialState.DONE)
+
+    @property
+    def has_side_outputs(self) -> bool:
+        """Whether its head gives distances or distributions of box sides: the GFL family's does, mmdet's detectors do not."""
+        return bool(self.settings.get("detector", OWN) == OWN)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def write_picture(image: Path, target: Path, detections: Sequence[Mapping[str, A
         distributions: draw the distributions of the four edges too.
 
     Returns:
-        True if distributions were asked for and the detections have none (Dirac boxes).
+        True if distributions were asked for and the detections have none (Dirac boxes, mmdet's detectors).
     """
     views = [box_view(row) for row in detections]
     target.parent.mkdir(parents=True, exist_ok=True)
