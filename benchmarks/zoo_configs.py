@@ -1,7 +1,7 @@
 """Outcome of every config in mmdet's wheel: whether it builds, whether it can be a variant, and a training step of some.
 
-    uv run python -m benchmarks.zoo_configs                    build all: 8 minutes on two quiet cores
-    uv run python -m benchmarks.zoo_configs --train --write    also trains, and writes benchmarks/results/: 20 minutes
+    uv run python -m benchmarks.zoo_configs                    build all; 16 minutes on two busy cores
+    uv run python -m benchmarks.zoo_configs --train --write    also trains, and writes benchmarks/results/; 12 minutes more
     uv run python -m benchmarks.zoo_configs --only ssd yolox   folders
 
 Each config is built as it is, on the meta device where its constructors allow it, then as a variant. ``--train`` takes

@@ -451,6 +451,10 @@ def test_a_teacher_is_needed_only_where_something_is_learned_from_it() -> None:
     [
         ({"distillation": "ld"}, "distillation: ld learns from a teacher, and there is none; give one"),
         ({"distillation": "ld", "teacher": {"reg_max": 8}}, "compares bin by bin, and reg_max is 8 in the teacher and 16 in the student"),
+        (
+            {"distillation": "ld", "bins": "weighted", "teacher": {"bins": "weighted", "anchor_scale": 4.0}},
+            "compares bin by bin, and anchor_scale is 4.0 in the teacher and 8.0 in the student",
+        ),
         ({"distillation": "ld", "teacher": {"dfl": False}}, "compares the distributions of general boxes, and the teacher has box: dirac"),
         ({"distillation": "kd", "teacher": {"strides": [8, 16, 32]}}, "the teacher has strides [8, 16, 32]"),
         ({"distillation": "kd", "teacher": {"seed": 1, "distillation": "ld"}}, "distillation: ld learns from a teacher, and there is none"),

@@ -91,7 +91,9 @@ def _distributions(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str,
             name = f"{theme.swatch(palette[variant.name])}{theme.text(variant.name)}"
             lines.append([name, theme.text(words), f"{int(row['sides'])}", *numbers, _number(row["error"])])
     if not lines:
-        theme.empty("No distributions of this seed", "Dirac boxes and mmdet's detectors have none; others are written at the end of a trial.")
+        theme.empty(
+            "No distributions of this seed", "Dirac boxes and mmdet's detectors have none; others are written at the end of a trial."
+        )
         return
     head = [("variant", "name"), (by, "name"), ("sides", "num")]
     head += [(f"{name} [{_UNITS[name]}]", "num") for name in report.MEASURES]

@@ -62,4 +62,6 @@ def command(
         rest = f", the best {len(drawn)} drawn" if len(rows) > len(drawn) else ""
         say(f"{path}: {plural(len(rows), 'detection')}{rest}; {targets[path]}")
         if without:
-            say("note: these weights have no box distributions: a Dirac box gives one distance a side, and mmdet's detectors give boxes alone")
+            say(
+                "note: these weights have no box distributions: a Dirac box gives one distance a side, and mmdet's detectors give boxes alone"
+            )

@@ -12,6 +12,7 @@ from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.errors import Problem
+from gfl_lab.spec.bins import has_weighted_bins
 from gfl_lab.spec.cfg_options import is_option
 from gfl_lab.spec.choices import INIT_FROM, OWN, ROLES, TEACHER
 from gfl_lab.spec.messages import check_keys
@@ -132,7 +133,8 @@ def _distillation(student: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
                 )
         if student.box == teacher.box == "general":
             idle = inactive(student).keys() & inactive(teacher).keys()
-            for key in (key for key in _BINS if key not in idle and getattr(student, key) != getattr(teacher, key)):
+            placing = (*_BINS, "anchor_scale") if has_weighted_bins(student) else _BINS  # they lie around the anchor
+            for key in (key for key in placing if key not in idle and getattr(student, key) != getattr(teacher, key)):
                 values = f"{show(getattr(teacher, key))} in the teacher and {show(getattr(student, key))} in the student"
                 yield (TEACHER,), f"{kind} compares bin by bin, and {key} is {values}: both must have the same bins"
 
