@@ -80,7 +80,7 @@ def test_other_epochs_and_images_are_reckoned_from_the_pace_of_finished_trials(t
     "changes",
     [
         {"backbone": "r50"}, {"base_channels": 64}, {"image_size": [256, 256]}, {"batch_size": 16}, {"precision": "bfloat16"}, {"strides": [8, 16]},
-        {"crop": "vit_adapter"},
+        {"crop": "vit_adapter"}, {"detector": "mmdet:atss_r50_fpn_1x_coco"},
     ],
 )  # fmt: skip
 def test_another_model_or_batch_is_not_like_them(tree: RunTree, changes: dict) -> None:

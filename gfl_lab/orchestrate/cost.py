@@ -20,7 +20,7 @@ from gfl_lab.records.metric_lines import parse_metric_line, read_metric_lines
 from gfl_lab.records.result import Done
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec import renames
-from gfl_lab.spec.choices import ROLES, TEACHER
+from gfl_lab.spec.choices import OWN, ROLES, TEACHER
 from gfl_lab.spec.file_models import Profile
 from gfl_lab.spec.schedule import total_epochs
 from gfl_lab.spec.settings import INPUT, MODEL, Settings, group_of
@@ -46,6 +46,8 @@ _DEFAULTS = Settings().model_dump(mode="json")
 def shape(settings: Mapping[str, Any]) -> str:
     """Return a key of the settings that the timing of training and evaluation depends on most."""
     values = [settings.get(key, _DEFAULTS[key]) for key in _SHAPE]
+    if settings.get("detector", OWN) != OWN:
+        values += [settings.get(key, _DEFAULTS[key]) for key in _MMDET]
     taught = settings.get("distillation", "none") != "none" and settings.get(TEACHER)
     return naming.canonical_json([*values, settings[TEACHER]] if taught else values)  # without one the names of old warm-ups stay
 
