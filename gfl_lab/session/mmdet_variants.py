@@ -53,11 +53,6 @@ def completed(files: Files) -> Callable[[Settings], Settings]:
     return complete_at_its_place
 
 
-def config_of(settings: Settings, classes: int) -> dict[str, Any] | None:
-    """Return the config that a trial stores, as ``zoo.resolve.resolve``."""
-    return resolve(settings, classes)
-
-
 def check_detectors(files: Files, variants: Sequence[Settings], say: Callable[[str], None]) -> None:
     """Build each detector of mmdet's that a variant names, without memory for its weights, and say what is left out of its config.
 

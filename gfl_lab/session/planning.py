@@ -18,7 +18,7 @@ from gfl_lab.rundir import RunTree
 from gfl_lab.session.components import check_components, named_classes
 from gfl_lab.session.dataset import prepare_data
 from gfl_lab.session.inputs import Files
-from gfl_lab.session.mmdet_variants import check_detectors, completed, config_of
+from gfl_lab.session.mmdet_variants import check_detectors, completed
 from gfl_lab.session.weights import check_weights, digest_weights, experiment_with_absolute_paths
 from gfl_lab.spec.choices import ROLES
 from gfl_lab.spec.code import CodeFile
@@ -27,6 +27,7 @@ from gfl_lab.spec.limits import MAX_TRIALS
 from gfl_lab.spec.needs import all_settings
 from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import ComponentFile
+from gfl_lab.zoo.resolve import resolve
 
 MAX_SEED = 2**31 - 1
 MANY = 1000
@@ -111,7 +112,7 @@ def prepare(files: Files, tree: RunTree, options: PlanOptions, say: Callable[[st
         components=components,
         weights_of=weights_of,
         complete=completed(files),
-        config_of=config_of,
+        config_of=resolve,
         max_trials=options.max_trials,
     )
 
