@@ -86,7 +86,8 @@ def batch(images: int, size: tuple[int, int], device: str, with_boxes: bool) -> 
 
 
 def check(pair: dict[str, torch.nn.Module], given: dict[str, Any]) -> None:
-    """Refuse to time two that compute different things."""
+    """Refuse to time two that compute different things, both in full float32."""
+    tf32, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
     values = {}
     for name, model in pair.items():
         data = model.train().data_preprocessor(given, True)
@@ -99,6 +100,7 @@ def check(pair: dict[str, torch.nn.Module], given: dict[str, Any]) -> None:
     for ours, theirs in zip(*found, strict=True):
         assert len(ours) == len(theirs), (len(ours), len(theirs))
         assert torch.allclose(ours.scores, theirs.scores, atol=1e-4)
+    torch.backends.cudnn.allow_tf32 = tf32
 
 
 def wrapper(model: torch.nn.Module, kind: str) -> OptimWrapper:

@@ -170,3 +170,14 @@ def test_positives_in_arrays_of_any_length() -> None:
         expected = joined.clone()
         expected[image, :, location] += values
         assert torch.equal(torch.cat([level.flatten(2) for level in sums], 2), expected)
+
+
+def test_places_without_a_positive_are_spread_over_each_level() -> None:
+    """CUDA adds values of one place one after another: with all of them at one place a backward pass took twice the time."""
+    sizes, images = [(4, 5), (2, 3), (1, 1)], 3
+    at = positives.PaddedPositives.find(torch.zeros(images, 27, dtype=torch.bool), 81, sizes)
+    for (height, width), (image, y, x, own) in zip(sizes, at.levels, strict=True):
+        places = torch.stack([image, y, x])
+        assert not own.any() and (places.amax(1) < torch.tensor([images, height, width])).all()
+        counts = places.unique(dim=1, return_counts=True)[1]
+        assert len(counts) == images * height * width and int(counts.max()) <= -(-81 // len(counts))

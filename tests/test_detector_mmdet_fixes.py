@@ -276,3 +276,43 @@ def test_a_trident_convolution_starts_from_random_numbers() -> None:
     assert layer.weight.isnan().all()
     _mended(layer).init_weights()
     assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / (16 * 9)), rel=0.1)
+
+
+def _vfnet() -> nn.Module:
+    return _built(
+        {
+            "type": "VFNetHead", "num_classes": 2, "in_channels": 8, "feat_channels": 8, "stacked_convs": 1, "norm_cfg": None,
+            "strides": [8, 16], "dcn_on_last_conv": False, "use_atss": True, "use_vfl": True, "anchor_generator": ATSS | {"center_offset": 0.0},
+            "loss_cls": {"type": "VarifocalLoss", "use_sigmoid": True, "alpha": 0.75, "gamma": 2.0, "iou_weighted": True, "loss_weight": 1.0},
+            "loss_bbox": {"type": "GIoULoss", "loss_weight": 1.5}, "loss_bbox_refine": {"type": "GIoULoss", "loss_weight": 2.0},
+            "train_cfg": {"assigner": {"type": "ATSSAssigner", "topk": 9}, "allowed_border": -1, "pos_weight": -1},
+        }
+    )  # fmt: skip
+
+
+def test_losses_of_a_dense_head_are_in_float32_under_mixed_precision() -> None:
+    """VFNet fails without it on any device. Losses that only CUDA refuses are in benchmarks/gpu/mmdet_detectors.py."""
+    head = _vfnet()
+    with torch.autocast("cpu", torch.bfloat16):
+        maps = head(_maps())
+        assert maps[0][0].dtype == torch.bfloat16
+        with pytest.raises(RuntimeError, match="dtypes match"):
+            head.loss_by_feat(*maps, batch_gt_instances=[each.gt_instances for each in _samples()], batch_img_metas=[META, META])
+        losses = _mended(head).loss(_maps(), _samples())
+    assert all(torch.as_tensor(value).isfinite().all() for value in losses.values())
+    assert {torch.as_tensor(value).dtype for value in losses.values()} == {torch.float32}
+    sum(torch.as_tensor(value).sum() for value in losses.values()).backward()
+    assert all(parameter.grad is not None for parameter in head.parameters())
+
+
+def test_in_full_precision_losses_of_a_dense_head_are_mmdets() -> None:
+    expected, found = _vfnet().loss(_maps(), _samples()), _mended(_vfnet()).loss(_maps(), _samples())
+    assert all(torch.equal(torch.as_tensor(found[key]), torch.as_tensor(value)) for key, value in expected.items())
+
+
+def test_reppoints_makes_its_tensors_where_its_points_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = _built({"type": "RepPointsHead", "num_classes": 2, "in_channels": 8, "feat_channels": 8, "stacked_convs": 1})
+    monkeypatch.setattr(type(head), "_get_targets_single", lambda *arguments, **named: torch.arange(3).device.type)
+    points = torch.empty(4, 3, device="meta")
+    assert head._get_targets_single(points, None) == "cpu"
+    assert _mended(head)._get_targets_single(points, None) == "meta"

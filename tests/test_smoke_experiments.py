@@ -60,7 +60,7 @@ def test_the_distinct_ones_reach_every_choice() -> None:
     for path in FILES:
         distinct = DISTINCT.get(path.stem, set())
         for variant in build_plan(load_experiment(path)[0], profile, data).variants:
-            settings = variant.settings.model_dump(mode="json").items()
+            settings = variant.settings.model_dump(mode="json", exclude={"detector"}).items()  # test_zoo trains one of each kind
             reached[variant.name in distinct] |= {(key, str(value)) for key, value in settings if isinstance(value, (str, bool))}
             if variant.name in distinct:
                 found.setdefault(path.stem, set()).add(variant.name)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run prepared stages on a GPU machine, in the root of a checkout; README.md describes them.
 #
-#   bash benchmarks/gpu/on_gpu.sh [--check] [--write] STAGE SECONDS [STAGE SECONDS ...]     stages: smoke speed compile tables product
+#   bash benchmarks/gpu/on_gpu.sh [--check] [--write] STAGE SECONDS [STAGE SECONDS ...]     stages: smoke mmdet speed compile tables detectors product
 #
 # A stage ends within its seconds. Each of its parts has a limit of its own, and what it wrote so far stays under $OUT.
 #   --check   run each part on a CPU at a tiny size, to see that it works; the numbers mean nothing
@@ -94,6 +94,11 @@ bench() { # NAME LIMIT SCRIPT ARGUMENTS...
     part "$name" "$limit" "$OUT/speed.md" python3 "benchmarks/$script" "$@" "${write[@]}"
 }
 
+mmdet() {
+    local few=(); [ -n "$check" ] && few=(--only atss_r50_fpn faster-rcnn_r50_fpn_1x)
+    part "operators, detectors of mmdet's" 200 "$OUT/mmdet.md" python3 "$kit/mmdet_detectors.py" --device "$device" "${few[@]}"
+}
+
 speed() {
     local d=(--device "$device") small=() losses=(--batch 16)
     if [ -n "$check" ]; then small=(--depth 18 --size 96 128 --rounds 2) losses=(--batch 1 --repeat 1); fi
@@ -125,6 +130,12 @@ tables() {
     ls -l "$OUT/tables.tar.gz" | awk '{print $5, "bytes of tables.tar.gz"}'
 }
 
+detectors() { # ours and mmdet's on the profile desk
+    part "mmdet's detectors on desk, three seeds" 600 "$OUT/detectors.md" python3 "$kit/packed.py" --experiment experiments/detectors.yaml --home .gpu-out/detectors --seconds $((deadline - SECONDS - 25)) --at-once "${AT_ONCE:-16}" $check
+    tar czf "$OUT/detectors.tar.gz" --exclude='*.pth' --exclude='*.parquet' --exclude=data -C .gpu-out detectors 2>> "$log"
+    ls -l "$OUT/detectors.tar.gz" | awk '{print $5, "bytes of detectors.tar.gz"}'
+}
+
 product() { # the command that a user gives, with Ray and MLflow
     local share=(--gpus 0.25)
     [ -n "$check" ] && share=(--cpus 1)
@@ -141,7 +152,7 @@ install
 look || { say "no GPU that torch can use: given up"; exit 4; }
 while (($#)); do
     stage=$1 seconds=${2:-300}; shift; shift || true
-    case $stage in smoke | speed | compile | tables | product) ;; *) say "no stage $stage"; exit 2 ;; esac
+    case $stage in smoke | mmdet | speed | compile | tables | detectors | product) ;; *) say "no stage $stage"; exit 2 ;; esac
     deadline=$((SECONDS + seconds))
     say "== $stage, $seconds s at most"
     start=$SECONDS

@@ -1,7 +1,11 @@
-"""Train Table 3 on a data set with three seeds, its trials packed on one GPU without Ray, and print the table.
+"""Train an experiment with three seeds, its trials packed on one GPU without Ray, and print the table.
 
     python benchmarks/gpu/packed.py DATA --home FOLDER --seconds 400 [--epochs 24] [--at-once 12] [--precision bfloat16]
     python benchmarks/gpu/packed.py DATA --home FOLDER --seconds 400 --check       on a CPU, tiny
+    python benchmarks/gpu/packed.py --experiment experiments/detectors.yaml --home FOLDER     the experiment as it is, on its own profile
+
+With DATA, a data set in COCO format, the detectors are full ResNet-18s at 640 x 480, and --epochs and --precision count; without it,
+nothing of the experiment is changed.
 
 Plan, manifests and table are gfl-lab's. Each trial is a `run_trial` in an interpreter of its own, since a process that was forked after
 CUDA was asked for cannot use it. Before the time is over no trial starts that would not end; at the end running ones are asked to stop,
@@ -33,9 +37,24 @@ SMALL = {
 }
 
 
+def described(asked: argparse.Namespace) -> tuple[str, str, dict]:
+    """Return name and profile of the experiment to run, and the content of its file."""
+    content = yaml.safe_load((ROOT / asked.experiment).read_text())
+    if asked.data is None:
+        name, profile = f"{content['name']}_gpu", content["profile"]
+    else:
+        name, profile = f"{content['name']}_{asked.data.name}_gpu", "bccd"
+        content["overrides"] = content.get("overrides", {}) | FULL | {"epochs": asked.epochs, "precision": asked.precision}
+    if asked.check:
+        content["overrides"] = content.get("overrides", {}) | SMALL
+    content |= {"name": name, "seeds": [0] if asked.check else [0, 1, 2]}
+    return name, profile, content
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("--experiment", type=Path, default=Path("experiments/table3_qfl_dfl.yaml"))
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=400)
     parser.add_argument("--epochs", type=int, default=24)
@@ -48,12 +67,7 @@ def main() -> None:
     folder = home / "files"
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["GFL_LAB_HOME"] = str(home / "runs")
-    name = f"table3_{asked.data.name}_gpu"
-    content = yaml.safe_load((ROOT / "experiments" / "table3_qfl_dfl.yaml").read_text()) | {
-        "name": name,
-        "seeds": [0] if asked.check else [0, 1, 2],
-    }
-    content["overrides"] = SMALL if asked.check else FULL | {"epochs": asked.epochs, "precision": asked.precision}
+    name, profile, content = described(asked)
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump(content, sort_keys=False))
 
@@ -63,8 +77,8 @@ def main() -> None:
     from gfl_lab.session.planning import PlanOptions, prepare
     from gfl_lab.session.run_tree import default_tree
 
-    files, tree = read_files(file, "bccd"), default_tree()
-    prepared = prepare(files, tree, PlanOptions(asked.data.resolve()), lambda text: print(text, flush=True))
+    files, tree = read_files(file, profile), default_tree()
+    prepared = prepare(files, tree, PlanOptions(asked.data and asked.data.resolve()), lambda text: print(text, flush=True))
     plan = prepared.plan
     place = tree.experiment(files.experiment.name, files.profile.name)
     driver.save_plan(plan, place)
@@ -76,7 +90,10 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     at_once = max(1, min(asked.at_once, len(pending) or 1, cores if not asked.check else 1))
     threads = max(1, cores // at_once)
-    print(f"{len(pending)} of {len(names)} trials to train, {at_once} at once, {threads} threads each, {content['set']}", flush=True)
+    print(
+        f"{len(pending)} of {len(names)} trials to train, {at_once} at once, {threads} threads each, {content.get('overrides', {})}",
+        flush=True,
+    )
 
     stop = place / ".stop-packed"
     stop.unlink(missing_ok=True)
@@ -138,7 +155,7 @@ def main() -> None:
     stop.unlink(missing_ok=True)
     print(flush=True)
     shown = subprocess.run(
-        [sys.executable, "-m", "gfl_lab.cli.main", "table", str(file), "--profile", "bccd", "--format", "md"], check=False
+        [sys.executable, "-m", "gfl_lab.cli.main", "table", str(file), "--profile", profile, "--format", "md"], check=False
     )
     states = driver.states(plan.trials, tree)
     missing = [names[key] for key, value in states.items() if value is not TrialState.DONE]

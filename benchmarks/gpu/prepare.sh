@@ -11,12 +11,12 @@ what=${1:-all} data=${SHARED_DATA:-}
 [ -f requirements.txt ] && [ -d gfl_lab ] || { echo "run it in the root of a checkout of gfl-lab"; exit 2; }
 
 # Packages that a machine with torch and its usual companions lacks.
-FIRST="addict annotated-types faster-coco-eval mmcv-lite mmdet mmengine platformdirs pycocotools pydantic pydantic-core shapely termcolor
+FIRST="addict annotated-types cachetools faster-coco-eval mmcv-lite mmdet mmengine platformdirs pycocotools pydantic pydantic-core shapely sqlalchemy termcolor
  terminaltables typing-inspection yapf"
-REST="alembic blinker cachetools cffi colorlog cryptography databricks-sdk docker fastapi flask flask-cors gitdb gitpython google-auth graphene
+REST="alembic blinker cffi colorlog cryptography databricks-sdk docker fastapi flask flask-cors gitdb gitpython google-auth graphene
  graphql-core graphql-relay gunicorn huey importlib-metadata itsdangerous jsonschema jsonschema-specifications mako mlflow mlflow-skinny
  mlflow-tracing opentelemetry-api opentelemetry-proto opentelemetry-sdk opentelemetry-semantic-conventions optuna prettytable pyasn1
- pyasn1-modules pycparser python-dotenv python-multipart referencing rpds-py skops smmap sniffio sqlalchemy sqlparse starlette tensorboardx
+ pyasn1-modules pycparser python-dotenv python-multipart referencing rpds-py skops smmap sniffio sqlparse starlette tensorboardx
  uvicorn watchdog wcwidth websockets"
 
 fetch() { # FOLDER NAME...: download wheels of the pinned versions, and build those of pure Python that have none

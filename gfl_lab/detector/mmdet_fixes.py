@@ -131,11 +131,45 @@ class StartsFromRandomNumbers(nn.Module):
         super().init_weights()  # type: ignore[misc]
 
 
+class ComputesLossesInFloat32(nn.Module):
+    """Dense heads under mixed precision: several losses of mmdet's need float32, and on CUDA autocast refuses one of them.
+
+    AutoAssign, FreeAnchor and TOOD call ``binary_cross_entropy``, and VFNet writes IoUs of float32 into a map of the type
+    of the scores. Here the losses of every dense head are computed in float32, outside of autocast, as ours are.
+    """
+
+    def loss_by_feat(self, *maps: Any, **arguments: Any) -> Any:
+        """Return the losses of maps, as mmdet does."""
+        with torch.autocast(next(self.parameters()).device.type, enabled=False):
+            return super().loss_by_feat(*_in_float32(maps), **_in_float32(arguments))  # type: ignore[misc]
+
+
+class AssignsWhereThePointsAre(nn.Module):
+    """``RepPointsHead``: on a GPU training stops, since ``PointAssigner`` numbers the points with a tensor on the CPU.
+
+    mmdet 3.3.0 calls ``torch.arange`` without a device and indexes the result with a mask of the GPU.
+    """
+
+    def _get_targets_single(self, flat_proposals: Tensor, *arguments: Any, **named: Any) -> Any:
+        with torch.device(flat_proposals.device):
+            return super()._get_targets_single(flat_proposals, *arguments, **named)  # type: ignore[misc]
+
+
+def _in_float32(value: Any) -> Any:
+    """Return a value with the floating-point tensors in its lists, tuples and dicts as float32."""
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() else value
+    if isinstance(value, list | tuple):
+        return type(value)(map(_in_float32, value))
+    return {key: _in_float32(part) for key, part in value.items()} if isinstance(value, dict) else value
+
+
 @functools.cache
 def _fixes() -> tuple[tuple[type, type], ...]:
     """Return the classes of mmdet that have a fix, and their fixes."""
     from mmdet.models.backbones.trident_resnet import TridentConv
-    from mmdet.models.dense_heads import CenterNetHead, GuidedAnchorHead, SSDHead
+    from mmdet.models.dense_heads import CenterNetHead, GuidedAnchorHead, RepPointsHead, SSDHead
+    from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
     from mmdet.models.detectors import DeformableDETR
     from mmdet.models.necks import SSDNeck
 
@@ -146,6 +180,8 @@ def _fixes() -> tuple[tuple[type, type], ...]:
         (DeformableDETR, CountsItsTokens),
         (SSDNeck, NamesTooSmallImages),
         (TridentConv, StartsFromRandomNumbers),
+        (RepPointsHead, AssignsWhereThePointsAre),
+        (BaseDenseHead, ComputesLossesInFloat32),
     )
 
 

@@ -90,7 +90,8 @@ class PaddedPositives:
     Attributes:
         image, location: (P,) int64 into N and A; place 0 where there is no positive.
         real: (P,) bool, which are positives; the others must count nowhere.
-        levels: (image, y, x) on each level and whether the positive is on it at all, (P,) each; place 0 where it is not.
+        levels: (image, y, x) on each level and whether the positive is on it at all, (P,) each. Where it is not, the place is
+            any: these are spread over the level, since CUDA adds values of one place one after another.
     """
 
     image: Tensor
@@ -99,13 +100,18 @@ class PaddedPositives:
     levels: tuple[tuple[Tensor, Tensor, Tensor, Tensor], ...]
 
     @classmethod
-    def locate(cls, image: Tensor, location: Tensor, real: Tensor, sizes: Sequence[Size]) -> PaddedPositives:
-        """Return the positives among (P,) images and locations, those in the mask ``real``, in levels of these sizes."""
+    def locate(cls, image: Tensor, location: Tensor, real: Tensor, sizes: Sequence[Size], images: int) -> PaddedPositives:
+        """Return the positives among (P,) images and locations, those in the mask ``real``, in levels of these sizes.
+
+        Args:
+            images: N, of the batch.
+        """
         found, start = [], 0
+        spare = torch.arange(len(image), device=image.device)
         for height, width in sizes:
             own = real & (location >= start) & (location < start + height * width)
-            within = torch.where(own, location - start, 0)
-            found.append((torch.where(own, image, 0), within // width, within % width, own))
+            within = torch.where(own, location - start, spare // images % (height * width))
+            found.append((torch.where(own, image, spare % images), within // width, within % width, own))
             start += height * width
         return cls(image, location, real, tuple(found))
 
@@ -115,7 +121,8 @@ class PaddedPositives:
         flat = positive.flatten()
         place = torch.nonzero_static(flat, size=most, fill_value=0)[:, 0]
         real = torch.arange(most, device=flat.device) < flat.sum()
-        return cls.locate(place // positive.shape[1], place % positive.shape[1], real, sizes)
+        images, locations = positive.shape
+        return cls.locate(place // locations, place % locations, real, sizes, images)
 
     def gather(self, levels: Sequence[Tensor]) -> Tensor:
         """Return (P, channels) float32 of (N, channels, H, W) maps; 0 where there is no positive."""
