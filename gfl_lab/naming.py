@@ -152,7 +152,9 @@ def stop_request(trial_id: str) -> str:
 
 # --- MLflow tags ----------------------------------------------------------------------------------
 
-TAG_KIND = "gfl.kind"  # "experiment" or "trial"
+TAG_KIND = "gfl.kind"
+EXPERIMENT_RUN, TRIAL_RUN, NEEDED_RUN = "experiment", "trial", "needed"  # its values; "needed": a trial that only others need
 TAG_EXPERIMENT, TAG_PROFILE = "gfl.experiment", "gfl.profile"
 TAG_VARIANT, TAG_SEED, TAG_TRIAL = "gfl.variant", "gfl.seed", "gfl.trial"
+TAG_NEEDED_BY = "gfl.needed_by"
 TAG_STATUS, TAG_VERSION, TAG_QUESTION = "gfl.status", "gfl.version", "gfl.question"

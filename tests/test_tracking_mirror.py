@@ -29,7 +29,7 @@ from gfl_lab.tracking.background import BackgroundMirror
 from gfl_lab.tracking.database import ui_command, ui_pages
 from gfl_lab.tracking.mirror import Mirror
 from gfl_lab.tracking.server import MirrorError
-from tests.support.fake_runs import write_fake_tree
+from tests.support.fake_runs import with_needed_trials, write_fake_tree
 from tests.support.raw import raw_result
 
 NAME, PROFILE = "table3_qfl_dfl", "desk"
@@ -175,6 +175,46 @@ def test_states(tmp_path: Path, mlflow_db: Path) -> None:
     parent, children = parent_and_children(tree)
     assert parent.info.status == "KILLED"
     assert {child.info.status for child in children.values()} == {"KILLED"}
+    assert_exact(tree)
+
+
+def test_needed_trials_have_runs_and_are_named_in_those_that_need_them(tmp_path: Path, mlflow_db: Path) -> None:
+    shutil.copy(mlflow_db, tmp_path / naming.MLFLOW_DB)
+    tree = write_fake_tree(tmp_path, epochs=2, train_images=4, val_images=2, states=["running", "planned", "done", "done"])
+    name, (needed, tuned, student, teacher) = with_needed_trials(tree)
+    path = tree.experiment(NAME, PROFILE) / naming.PLAN
+    content = read_json(path)
+    content["needed"][0]["data"] |= {"name": "other", "digest": "0" * 16}
+    write_json(path, content)
+    Mirror(tree).sync(NAME, PROFILE)
+    parent, _ = parent_and_children(tree)
+    assert (parent.info.status, parent.data.tags[naming.TAG_STATUS]) == ("RUNNING", "1 planned, 2 done; trials that others need: 1 running")
+    by_trial = {run.data.tags.get(naming.TAG_TRIAL): run for run in runs(tree)}
+    first = by_trial[needed]
+    assert (first.info.run_name, first.info.status) == (f"{name} · seed 0", "RUNNING")
+    assert first.data.tags.items() >= {
+        naming.TAG_KIND: "needed", naming.TAG_EXPERIMENT: NAME, naming.TAG_PROFILE: PROFILE, naming.TAG_NEEDED_BY: "qfl=on dfl=off · seed 0",
+        "mlflow.parentRunId": parent.info.run_id,
+    }.items()  # fmt: skip
+    assert [each.dataset.name for each in first.inputs.dataset_inputs] == ["other"]
+    assert by_trial[student].data.tags["gfl.teacher"] == f"{teacher} (qfl=on dfl=on · seed 0)"
+    assert by_trial[teacher].data.tags.items() >= {naming.TAG_KIND: "trial", naming.TAG_NEEDED_BY: "qfl=off dfl=on · seed 0"}.items()
+    assert tuned not in by_trial and naming.TAG_NEEDED_BY not in by_trial[student].data.tags
+
+    # The needed trial is interrupted for good. It decides nothing: the trial of the table that needs it has not begun.
+    tree.trial(needed).drop_lease()
+    Mirror(tree).sync(NAME, PROFILE, final=True)
+    assert {run.info.status for run in runs(tree) if run.data.tags.get(naming.TAG_TRIAL) == needed} == {"KILLED"}
+    assert parent_and_children(tree)[0].info.status == "KILLED"
+    # Later plans need it as a row, and the teacher no more: the same runs, with other tags.
+    del content["variants"][1]["trials"][0]["needs"]
+    del content["variants"][0]["trials"][0]["needs"]
+    content["variants"][0]["trials"], content["needed"] = [{"id": needed, "seed": 0}], []
+    write_json(path, content)
+    Mirror(tree).sync(NAME, PROFILE, final=True)
+    parent, children = parent_and_children(tree)
+    assert len(runs(tree)) == 4 and children[needed].info.run_id == first.info.run_id
+    assert not any(run.data.tags.get(naming.TAG_NEEDED_BY) for run in children.values())
     assert_exact(tree)
 
 

@@ -112,9 +112,9 @@ class ExperimentMirror:
         self._id = server.experiment(self.experiment)
         for run in server.runs(self._id, {naming.TAG_EXPERIMENT: self.experiment, naming.TAG_PROFILE: self.profile}):
             kind, trial_id = run.tags.get(naming.TAG_KIND), run.tags.get(naming.TAG_TRIAL, "")
-            if kind == "experiment":
+            if kind == naming.EXPERIMENT_RUN:
                 self._settle(server, PARENT, run)
-            elif kind == "trial" and naming.is_trial_id(trial_id):
+            elif kind in (naming.TRIAL_RUN, naming.NEEDED_RUN) and naming.is_trial_id(trial_id):
                 self._settle(server, trial_id, run)
         self._listed = True
 
@@ -173,7 +173,7 @@ class ExperimentMirror:
         if PARENT in self._runs:
             return self._runs[PARENT]
         own = (naming.TAG_EXPERIMENT, naming.TAG_PROFILE)
-        tags = {naming.TAG_KIND: "experiment", **{tag: plan.common[tag] for tag in own}, **plan.source}
+        tags = {naming.TAG_KIND: naming.EXPERIMENT_RUN, **{tag: plan.common[tag] for tag in own}, **plan.source}
         begun = [trial.directory for trial in plan.trials if states[trial.id] is not TrialState.PLANNED]
         starts = [mlflow_payload.started(trial, mlflow_payload.result_of(trial)) for trial in begun]
         start = min([mlflow_payload.millis(plan.record.created) or mlflow_payload.now(), *starts])
@@ -196,11 +196,10 @@ class ExperimentMirror:
         result = None if running else mlflow_payload.result_of(folder)
         tags = mlflow_payload.trial_tags(plan, trial, parent.id, state, result, run.tags if run else {})
         if run is None:
-            name = f"{trial.variant} · seed {trial.seed}"
-            run = self._create(server, trial.id, name, mlflow_payload.started(folder, result), tags | plan.source, report)
+            run = self._create(server, trial.id, trial.name, mlflow_payload.started(folder, result), tags | plan.source, report)
         elif running:
             server.set_status(run, "RUNNING", None)
-        server.log_data(run, **mlflow_payload.data_input(plan.record.data, mlflow_payload.paths_of(folder)))
+        server.log_data(run, **mlflow_payload.data_input(trial.data, mlflow_payload.paths_of(folder)))
         whole = self._upload(server, run, [(folder.file(name), None) for name in mlflow_payload.trial_files(state)], report)
         if not running and whole:
             tags[mlflow_payload.TAG_SYNCED] = print_
@@ -283,7 +282,7 @@ class ExperimentMirror:
         print_ = naming.digest([[path.name, file_stamp(path)] for path, _ in files])
         if parent.tags.get(mlflow_payload.TAG_SYNCED) != print_ and self._upload(server, parent, files, report):
             server.log(parent, (), {mlflow_payload.TAG_SYNCED: print_}, {})
-        status = mlflow_payload.parent_status(states, final)
+        status = mlflow_payload.parent_status(plan, states, final)
         end = None
         if status not in ("RUNNING", parent.status):
             begun = [trial.directory for trial in plan.trials if states[trial.id] is not TrialState.PLANNED]

@@ -9,7 +9,7 @@ import math
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +56,21 @@ class Trial:
     seed: int
     variant: str
     axes: dict[str, Any]
+    data: DataSpec
+    kind: str = naming.TRIAL_RUN
+    """Value of its tag ``gfl.kind``: whether it is in the table, or only others need it."""
+    links: dict[str, str] = field(default_factory=dict)
+    """Tags for the trials that it needs and those that need it."""
 
     @property
     def id(self) -> str:
         """Its id."""
         return self.directory.id
+
+    @property
+    def name(self) -> str:
+        """Name of its run."""
+        return run_name(self.variant, self.seed)
 
 
 @dataclass(frozen=True)
@@ -70,8 +80,14 @@ class Plan:
     record: PlanFile
     folder: Path
     trials: tuple[Trial, ...]
+    """Those that others need first, then those of the table."""
     common: dict[str, str]
     """Tags of the parent run and of every child."""
+
+    @property
+    def rows(self) -> tuple[Trial, ...]:
+        """The trials of the table."""
+        return tuple(trial for trial in self.trials if trial.kind == naming.TRIAL_RUN)
 
     @property
     def source(self) -> dict[str, str]:
@@ -87,26 +103,62 @@ def read_plan(tree: RunTree, experiment: str, profile: str) -> Plan:
         naming.canonical_json(record.to_json()).encode()  # half a surrogate pair, NaN: MLflow's databases take neither
     except ValueError as error:
         raise damaged(path, f"is no plan: {type(error).__name__}: {error}") from None
-    trials: dict[str, Trial] = {}
+    links = _links(record)
+    rows: dict[str, Trial] = {}
     for variant in record.variants:
         for trial in variant.trials:
             # Two variants that are the same trial are one run, under the first variant's name.
-            trials.setdefault(trial.id, Trial(tree.trial(trial.id), trial.seed, variant.name, dict(variant.axes)))
+            own = (tree.trial(trial.id), trial.seed, variant.name, dict(variant.axes), record.data)
+            rows.setdefault(trial.id, Trial(*own, links=links.get(trial.id, {})))
+    needed = {
+        each.trial.id: Trial(
+            tree.trial(each.trial.id), each.trial.seed, each.name, {}, each.data, naming.NEEDED_RUN, links.get(each.trial.id, {})
+        )
+        for each in record.needed
+        if each.trial.id not in rows
+    }
     common = {
         naming.TAG_EXPERIMENT: experiment,
         naming.TAG_PROFILE: profile,
         naming.TAG_QUESTION: one_line(record.question, 1000),
         naming.TAG_VERSION: gfl_lab.__version__,
     }
-    return Plan(record, path.parent, tuple(trials.values()), common)
+    return Plan(record, path.parent, (*needed.values(), *rows.values()), common)
+
+
+def run_name(variant: str, seed: int) -> str:
+    """Return the name of a trial's run."""
+    return f"{variant} · seed {seed}"
+
+
+def _links(record: PlanFile) -> dict[str, dict[str, str]]:
+    """Return the tags for what each trial needs and for those that need it, by id of the trial."""
+    named = [(each.trial, each.name) for each in record.needed]
+    named += [(trial, variant.name) for variant in record.variants for trial in variant.trials]
+    names: dict[str, str] = {}
+    for trial, variant in named:
+        names.setdefault(trial.id, run_name(variant, trial.seed))
+    users: dict[str, list[str]] = {}
+    found: dict[str, dict[str, str]] = {}
+    for trial, _ in named:
+        if trial.needs:
+            found[trial.id] = {f"gfl.{role}": f"{needed} ({names.get(needed, 'not in the plan')})" for role, needed in trial.needs.items()}
+        for needed in trial.needs.values():
+            users.setdefault(needed, []).append(names[trial.id])
+    for needed, them in users.items():
+        found.setdefault(needed, {})[naming.TAG_NEEDED_BY] = one_line(", ".join(dict.fromkeys(them)), 1000)
+    return found
 
 
 # --- the parent run -------------------------------------------------------------------------------
 
 
-def parent_status(states: Mapping[str, TrialState], final: bool) -> str:
-    """Return RUNNING while trials run or, unless ``final``, may still start; then how they ended."""
-    found = set(states.values())
+def parent_status(plan: Plan, states: Mapping[str, TrialState], final: bool) -> str:
+    """Return RUNNING while trials of the table run or, unless ``final``, may still start; then how they ended.
+
+    Trials that others need are left out: those that only finished trials need are never trained.
+    """
+    found = {states[trial.id] for trial in plan.rows}
     if TrialState.RUNNING in found or (not final and found & {TrialState.PLANNED, TrialState.INTERRUPTED}):
         return "RUNNING"
     if TrialState.FAILED in found:
@@ -116,13 +168,19 @@ def parent_status(states: Mapping[str, TrialState], final: bool) -> str:
 
 def parent_tags(plan: Plan, states: Mapping[str, TrialState]) -> dict[str, str]:
     """Return the tags of the parent run. The description among them is the question, with the table under it once there is one."""
-    present = list(states.values())
-    counts = [f"{present.count(state)} {state.value}" for state in TrialState if state in present]
+    status = _counts(states[trial.id] for trial in plan.rows)
+    if needed := _counts(states[trial.id] for trial in plan.trials if trial.kind == naming.NEEDED_RUN):
+        status += f"; trials that others need: {needed}"
     note = escaped(one_line(plan.record.question, NOTE_LIMIT // 2))
     with contextlib.suppress(OSError, UnicodeDecodeError):
         text = (plan.folder / f"{naming.TABLE_STEM}.md").read_text(encoding="utf-8")
         note = text if len(text) <= NOTE_LIMIT else note
-    return {naming.TAG_KIND: "experiment", **plan.common, naming.TAG_STATUS: ", ".join(counts), TAG_NOTE: note}
+    return {naming.TAG_KIND: naming.EXPERIMENT_RUN, **plan.common, naming.TAG_STATUS: status, TAG_NOTE: note}
+
+
+def _counts(states: Iterable[TrialState]) -> str:
+    present = list(states)
+    return ", ".join(f"{present.count(state)} {state.value}" for state in TrialState if state in present)
 
 
 def parent_params(plan: Plan) -> dict[str, str]:
@@ -146,8 +204,9 @@ def trial_tags(
 ) -> dict[str, str]:
     """Return the tags of a trial's run; ``known`` are those on the server."""
     tags = {
-        naming.TAG_KIND: "trial",
+        naming.TAG_KIND: trial.kind,
         **plan.common,
+        **trial.links,
         naming.TAG_VARIANT: trial.variant,
         naming.TAG_SEED: str(trial.seed),
         naming.TAG_TRIAL: trial.id,
@@ -159,6 +218,8 @@ def trial_tags(
         tags[TAG_NOTE] = "Failed: " + escaped(tags[TAG_FAILURE])
     elif known.get(TAG_FAILURE):
         tags |= {TAG_FAILURE: "", TAG_NOTE: ""}
+    if known.get(naming.TAG_NEEDED_BY) and naming.TAG_NEEDED_BY not in tags:
+        tags[naming.TAG_NEEDED_BY] = ""
     return tags
 
 
@@ -178,6 +239,7 @@ def trial_files(state: TrialState) -> tuple[str, ...]:
 def fingerprint(plan: Plan, trial: Trial, parent_id: str) -> str:
     """Return a value that changes with anything that a trial's run shows. Take it before the files are read."""
     described = [parent_id, plan.common, trial.variant, trial.axes, trial.seed]
+    described += [trial.kind, trial.links] if trial.links else []
     files = (naming.METRICS_FILE, naming.LEASE, *TRIAL_FILES)
     return naming.digest([described, [[name, file_stamp(trial.directory.file(name))] for name in files]])
 

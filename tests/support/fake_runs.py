@@ -171,6 +171,25 @@ def write_fake_tree(
     return tree
 
 
+def with_needed_trials(tree: RunTree, name: str = "table3_qfl_dfl", profile: str = "desk") -> tuple[str, list[str]]:
+    """Make the first variant's trials of a fake tree needed ones: the second variant starts from them, the third learns from the fourth.
+
+    Returns:
+        The name of the needed trials, and the ids of the first trial of each of the four.
+    """
+    file = tree.experiment(name, profile) / naming.PLAN
+    plan = read_json(file)
+    first, *others = plan["variants"]
+    plan["needed"] = [{"name": first["name"], "settings": first["settings"], "data": plan["data"], **trial} for trial in first["trials"]]
+    for user, role, source in ((others[0], "init_from", first), (others[1], "teacher", others[2])):
+        for trial, needed in zip(user["trials"], source["trials"], strict=True):
+            trial["needs"] = {role: needed["id"]}
+    plan["variants"] = others
+    plan["experiment"]["baseline"] = None
+    write_json(file, plan)
+    return first["name"], [each["trials"][0]["id"] for each in (first, *others)]
+
+
 def make_whole(trial: TrialDir) -> None:
     """Make AP, AP50 and AP75 in a finished trial's result what its detections give."""
     if trial.state() is not TrialState.DONE:
