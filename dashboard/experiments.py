@@ -51,13 +51,14 @@ def live_first(found: Sequence[Name]) -> list[Name]:
 def is_live(*experiments: ExperimentRow) -> bool:
     """Return True if a trial is running, so that a page has a reason to be drawn again."""
     return any(
-        any(trial.state is TrialState.RUNNING for trial in experiment.trials) or _between_trials(experiment) for experiment in experiments
+        any(trial.state is TrialState.RUNNING for trial in experiment.all_trials) or _between_trials(experiment)
+        for experiment in experiments
     )
 
 
 def signature(experiment: ExperimentRow) -> tuple[tuple[str, str], ...]:
     """Return a value that changes when a trial changes its state."""
-    return tuple((trial.id, trial.state.value) for trial in experiment.trials)
+    return tuple((trial.id, trial.state.value) for trial in experiment.all_trials)
 
 
 def _between_trials(experiment: ExperimentRow) -> bool:
@@ -86,7 +87,7 @@ def suggestion_counts(ranking: Ranking) -> tuple[dict[str, int], str]:
 
 def states(experiment: ExperimentRow) -> dict[str, str]:
     """Return the state of each trial. A trial that a search stopped early is not interrupted: nothing is left to do. Raises StoreError."""
-    found: dict[str, str] = {trial.id: trial.state.value for trial in experiment.trials}
+    found: dict[str, str] = {trial.id: trial.state.value for trial in experiment.all_trials}
     if experiment.kind == SEARCH:
         ended = {row.trial for row in reader().ranking(experiment).search.suggestions if row.state == STOPPED}
         found |= {key: STOPPED for key, state in found.items() if key in ended and state == TrialState.INTERRUPTED}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from gfl_lab import naming
 from gfl_lab.report.grid import Tone
 from gfl_lab.report.table import build_table
 from gfl_lab.results.store import open_store
-from tests.support.fake_runs import HOSTILE_CLASSES, HOSTILE_TEXT, write_fake_tree
+from tests.support.fake_runs import HOSTILE_CLASSES, HOSTILE_TEXT, with_needed_trials, write_fake_tree
 from tests.support.fake_search_tree import MIXED, write_fake_search
 from tests.support.grids import metric_cells
 
@@ -44,6 +45,10 @@ def open_page(page: str, root: Path, monkeypatch, **query: str) -> AppTest:
 
 def html_of(app: AppTest) -> str:
     return "\n".join(element.proto.body for element in app.get("html"))
+
+
+def words_of(app: AppTest) -> str:
+    return " ".join(re.sub(r"<[^>]*>", " ", html_of(app)).split()).replace(" ,", ",").replace(" :", ":")
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +113,24 @@ def test_boxes_of_an_mmdet_detector_are_shown_and_the_page_says_that_it_has_no_d
     assert "A detector of mmdet's" not in by_default, "a variant that has distributions is shown first"
     chosen = html_of(open_page("boxes", tmp_path, monkeypatch, variant=last["name"]))
     assert chosen.count("No distributions of box sides") == 2, "under its box and in place of the ranking"
+
+
+def test_trials_that_others_need_are_shown_with_their_state_where_they_are_needed(tmp_path, monkeypatch):
+    states = {(0, 0): "done", (0, 1): "running", (1, 0): "running", (1, 1): "planned"}
+    name, (needed, tuned, student, teacher) = with_needed_trials(write_fake_tree(tmp_path, **SMALL, seeds=(0, 1), states=states))
+    shown = words_of(open_page("overview", tmp_path, monkeypatch))
+    assert f"starts from {name}: 1 running 1 done" in shown and "learns from qfl=on dfl=on: 2 done" in shown
+    assert shown.count("trials that others need") == 1
+    page = open_page("trials", tmp_path, monkeypatch, trial=student)
+    shown = words_of(page)
+    assert "Trials that others need" in shown and f"starts from {name}, seed 1 running" in shown
+    assert "learns from qfl=on dfl=on, seed 0 done" in shown and len(page.selectbox(key="w:trial").options) == 8
+    shown = words_of(open_page("trials", tmp_path, monkeypatch, trial=needed))
+    assert re.search(rf"trial {needed} variant {re.escape(name)}, seed 0 needed by qfl=on dfl=off, seed 0 running", shown)
+    # a running trial that others need keeps the page alive, and its end is seen
+    row = open_store(tmp_path).experiment("table3_qfl_dfl", "desk")
+    only_needed = dataclasses.replace(row, variants=())
+    assert experiments.is_live(only_needed) and len(experiments.signature(only_needed)) == 2
 
 
 def test_a_page_is_its_file_and_its_entry(trees, tmp_path, monkeypatch):

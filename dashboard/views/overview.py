@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from dashboard import experiments, live, state, theme
@@ -9,9 +11,10 @@ from dashboard.figures import metric_title
 from dashboard.reader import reader
 from gfl_lab import naming
 from gfl_lab.errors import StoreError
+from gfl_lab.report import needs
 from gfl_lab.report.formatting import MISSING, format_number
 from gfl_lab.report.ranking import Ranking
-from gfl_lab.results.rows import ExperimentRow, TrialState, VariantRow
+from gfl_lab.results.rows import ExperimentRow, TrialRow, TrialState, VariantRow
 from gfl_lab.results.search import DONE, FAILED, STOPPED, SuggestionRow
 
 MOST_VARIANTS = 12
@@ -40,8 +43,25 @@ def _states(variant: VariantRow) -> str:
     return theme.counts_html({state: sum(trial.state is state for trial in variant.trials) for state in TrialState})
 
 
-def _row(variant: VariantRow, colour: str) -> list[str]:
-    name = f"{theme.swatch(colour)}{theme.text(variant.name)}" + (' <span class="dim small">baseline</span>' if variant.baseline else "")
+def _found(trials: Sequence[TrialRow]) -> str:
+    """Return the states of needed trials in a line, as HTML."""
+    if len(trials) == 1:
+        return theme.state_html(trials[0].state)
+    counts = {state: sum(trial.state is state for trial in trials) for state in TrialState}
+    return " ".join(theme.state_html(state, count) for state, count in counts.items() if count) or "not in the plan"
+
+
+def _needs(experiment: ExperimentRow, variant: VariantRow) -> str:
+    """Return what the trials of a variant start from or learn from, with its state, as HTML."""
+    return "".join(
+        f'<div class="dim small">{words} {theme.text(name)}: {_found(trials)}</div>'
+        for words, name, trials in needs.sources(experiment, variant)
+    )
+
+
+def _row(experiment: ExperimentRow, variant: VariantRow, colour: str = "") -> list[str]:
+    name = (theme.swatch(colour) if colour else "") + theme.text(variant.name)
+    name += (' <span class="dim small">baseline</span>' if variant.baseline else "") + _needs(experiment, variant)
     return [name, f'<div class="bars">{theme.bars_html(variant.trials)}</div>', _states(variant), _ap(variant)]
 
 
@@ -50,9 +70,14 @@ def _variants(experiment: ExperimentRow) -> None:
     shown = experiment.variants[:MOST_VARIANTS]
     progress = "progress, one bar a seed" if any(1 < len(variant.trials) <= theme.MOST_BARS for variant in shown) else "progress"
     head = [("variant", "name"), (progress, "half"), ("trials", ""), ("AP", "num")]
-    theme.show(theme.table_html(head, [_row(variant, palette[variant.name]) for variant in shown]))
+    theme.show(theme.table_html(head, [_row(experiment, variant, palette[variant.name]) for variant in shown]))
     if len(shown) < len(experiment.variants):
         theme.show(f'<div class="dim small">and {len(experiment.variants) - len(shown)} more variants in the table</div>')
+    if needed := needs.grouped(experiment):
+        head[0] = ("trials that others need", "name")
+        theme.show(theme.table_html(head, [_row(experiment, row) for row in needed[:MOST_VARIANTS]]))
+        if len(needed) > MOST_VARIANTS:
+            theme.show(f'<div class="dim small">and {len(needed) - MOST_VARIANTS} more on the page Trials</div>')
 
 
 def _suggestion(experiment: ExperimentRow, found: Ranking, place: int | None, row: SuggestionRow) -> list[str]:
@@ -92,7 +117,7 @@ def _experiment(experiment: ExperimentRow) -> None:
         except StoreError as error:
             problem, counts = str(error), ""
     with st.container(border=True):
-        newest = max((trial.updated for trial in experiment.trials), default=0.0)
+        newest = max((trial.updated for trial in experiment.all_trials), default=0.0)
         facts = " · ".join(
             part
             for part in (

@@ -9,7 +9,8 @@ import streamlit as st
 from dashboard import experiments, live, state, theme
 from dashboard.reader import reader
 from gfl_lab.errors import StoreError
-from gfl_lab.results.rows import ExperimentRow, TrialRow, TrialState
+from gfl_lab.report import needs
+from gfl_lab.results.rows import ExperimentRow, TrialRow, TrialState, VariantRow
 from gfl_lab.results.search import STOPPED
 
 KINDS = {
@@ -17,6 +18,8 @@ KINDS = {
     "out_of_memory": "out of memory",
     "bad_data": "data could not be read",
     "lost_process": "the process ended unexpectedly",
+    "disk_full": "the disk is full",
+    "needed_trial": "a trial that it needs has failed, or has lost its weights",
     "error": "an error",
     "unreadable": "its files cannot be read",
 }
@@ -35,7 +38,7 @@ def _states(experiment: ExperimentRow) -> tuple[dict[str, str], str]:
     try:
         return experiments.states(experiment), ""
     except StoreError as error:
-        return {trial.id: trial.state.value for trial in experiment.trials}, str(error)
+        return {trial.id: trial.state.value for trial in experiment.all_trials}, str(error)
 
 
 def _why(trial: TrialRow, state: str) -> str:
@@ -45,12 +48,33 @@ def _why(trial: TrialRow, state: str) -> str:
     return theme.text(KINDS.get(trial.failure.kind, trial.failure.kind) + at)
 
 
+def _link(link: needs.Link) -> str:
+    """Return what a trial needs, and its state, as HTML."""
+    if link.trial is None:
+        return f'<span class="mono">{theme.text(link.id)}</span> <span class="dim">not in the plan</span>'
+    return f"{theme.text(link.variant)}, seed {link.trial.seed} {theme.state_html(link.trial.state)}"
+
+
+def _row(experiment: ExperimentRow, name: str, trial: TrialRow, state: str) -> list[str]:
+    found = [f'<span class="dim">{link.words}</span> {_link(link)}' for link in needs.links(experiment, trial)]
+    return [
+        name,
+        str(trial.seed),
+        theme.state_html(state),
+        theme.bar_html(trial, state),
+        f"{trial.epoch} of {trial.epochs}" if trial.epochs else "–",
+        theme.duration(trial.seconds),
+        theme.text(trial.device or "–"),
+        "<br>".join(filter(None, (_why(trial, state), *found))),
+    ]
+
+
 def _list(experiment: ExperimentRow) -> None:
     palette = theme.colours(experiment)
     states, problem = _states(experiment)
     if problem:
         theme.alert(problem)
-    theme.show(theme.counts_html(Counter(states.values())))
+    theme.show(theme.counts_html(Counter(states[trial] for trial in {trial.id for trial in experiment.trials})))
     head = [
         ("variant", "name"),
         ("seed", "num"),
@@ -62,24 +86,26 @@ def _list(experiment: ExperimentRow) -> None:
         ("remark", "remark"),
     ]
     rows = [
-        [
-            f"{theme.swatch(palette[variant.name])}{theme.text(variant.name)}",
-            str(trial.seed),
-            theme.state_html(states[trial.id]),
-            theme.bar_html(trial, states[trial.id]),
-            f"{trial.epoch} of {trial.epochs}" if trial.epochs else "–",
-            theme.duration(trial.seconds),
-            theme.text(trial.device or "–"),
-            _why(trial, states[trial.id]),
-        ]
+        _row(experiment, f"{theme.swatch(palette[variant.name])}{theme.text(variant.name)}", trial, states[trial.id])
         for variant in experiment.variants
         for trial in variant.trials
     ]
     theme.show(theme.table_html(head, rows))
+    if experiment.needed:
+        theme.heading("Trials that others need", "They are trained for their weights, and are no rows of the table.")
+        rows = [
+            _row(experiment, theme.text(variant.name), trial, states[trial.id]) for variant in experiment.needed for trial in variant.trials
+        ]
+        theme.show(theme.table_html([("trial", "name"), *head[1:]], rows))
+
+
+def _all_variants(experiment: ExperimentRow) -> tuple[VariantRow, ...]:
+    """Return the variants of the table, and the trials that others need."""
+    return (*experiment.variants, *experiment.needed)
 
 
 def _detail(experiment: ExperimentRow, trial_id: str) -> None:
-    variant, trial = next((v, t) for v in experiment.variants for t in v.trials if t.id == trial_id)
+    variant, trial = next((v, t) for v in _all_variants(experiment) for t in v.trials if t.id == trial_id)
     if trial.failure:
         failure = trial.failure
         at = f" at step {failure.step}, epoch {failure.epoch}" if failure.step else ""
@@ -89,6 +115,9 @@ def _detail(experiment: ExperimentRow, trial_id: str) -> None:
         )
     facts = [("state", theme.state_html(_states(experiment)[0][trial_id])), ("trial", f'<span class="mono">{theme.text(trial.id)}</span>')]
     facts.append(("variant", f"{theme.text(variant.name)}, seed {trial.seed}"))
+    facts += [(link.words, _link(link)) for link in needs.links(experiment, trial)]
+    if users := needs.users(experiment, trial):
+        facts.append(("needed by", "<br>".join(f"{theme.text(v.name)}, seed {t.seed} {theme.state_html(t.state)}" for v, t in users)))
     if trial.steps:
         facts.append(("steps", f"{trial.step} of {trial.steps} (epoch {trial.epoch} of {trial.epochs})"))
     if trial.device:
@@ -120,7 +149,7 @@ experiment = live.current()
 theme.header("Trials and failures", under=live.data_line(experiment))
 live.follow(_list)
 states, _ = _states(experiment)
-ordered = sorted(((v, t) for v in experiment.variants for t in v.trials), key=lambda pair: _ORDER.index(states[pair[1].id]))
+ordered = sorted(((v, t) for v in _all_variants(experiment) for t in v.trials), key=lambda pair: _ORDER.index(states[pair[1].id]))
 if ordered:
     theme.heading("One trial")
     titles = {t.id: f"{v.name}, seed {t.seed}, {theme.state_title(states[t.id])}" for v, t in ordered}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,10 @@ class ExperimentReader(TreeReader):
             settings=variant.settings,
             baseline=variant.baseline,
             reference=variant.reference,
-            trials=tuple(self._trial_row(trial.id, trial.seed, epochs, steps, trial.id in leased) for trial in variant.trials),
+            trials=tuple(
+                replace(self._trial_row(trial.id, trial.seed, epochs, steps, trial.id in leased), needs=trial.needs)
+                for trial in variant.trials
+            ),
         )
 
     # --- trials ---

@@ -21,7 +21,8 @@ class TrialRow:
     ``metrics`` holds final numbers only (AP 0 to 100), empty until it is done; ``latest`` those of the last evaluation
     so far. ``seconds`` is wall time in all; ``timings`` its parts. ``updated`` is the unix time of the last sign of
     life, 0 when there is none. ``step`` of ``steps`` and ``epoch`` of ``epochs`` count from 1. ``parts`` is above 1 for a
-    finished trial that ran out of memory: the steps after ``parts_since`` were done in parts.
+    finished trial that ran out of memory: the steps after ``parts_since`` were done in parts. ``needs`` holds the ids of the
+    trials whose weights it needs, by the setting that describes each.
     """
 
     id: str
@@ -41,6 +42,7 @@ class TrialRow:
     peak_memory_mib: float = 0.0
     parts: int = 1
     parts_since: int = 0
+    needs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def progress(self) -> float:
@@ -167,6 +169,11 @@ class ExperimentRow:
     def trials(self) -> tuple[TrialRow, ...]:
         """All trials, variant by variant."""
         return tuple(trial for variant in self.variants for trial in variant.trials)
+
+    @property
+    def all_trials(self) -> tuple[TrialRow, ...]:
+        """Every trial: those that others need, and those of the table."""
+        return (*(trial for needed in self.needed for trial in needed.trials), *self.trials)
 
     @property
     def counts(self) -> dict[TrialState, int]:
