@@ -21,6 +21,7 @@ from gfl_lab.spec.file_models import PublishedRow, PublishedTable
 from gfl_lab.spec.files import load_experiment, load_profile, load_published, resolve_settings
 from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import DataSpec
+from gfl_lab.zoo.resolve import complete
 from tests.support import DATA
 from tests.support.cli import Cli, runner
 
@@ -128,7 +129,7 @@ def test_our_settings_say_what_the_source_says(reference: dict[str, Any]) -> Non
     for theirs in reference["tables"]:
         table = TABLES[theirs["id"]]
         for source, row in zip(theirs["rows"], table.rows, strict=True):
-            if not row.why_not:
+            if not row.why_not and "detector" not in row.settings:  # configs are read in test_published_configs.py
                 claims = _claims(source["settings"], resolve_settings(table.settings, row.settings))
                 for word, (said, mine) in claims.items():
                     assert said == mine, (table.id, row.name, word)
@@ -152,7 +153,7 @@ def test_the_training_of_a_row_is_the_sources(reference: dict[str, Any]) -> None
     for table in TABLES.values():
         values = trainings.get(table.training, {})
         for row in table.rows:
-            if row.why_not:
+            if row.why_not or "detector" in row.settings:  # a config's own training is its own
                 continue
             ours = resolve_settings(table.settings, row.settings)
             for word, key in TRAINING_WORDS.items():
@@ -189,24 +190,25 @@ def test_every_row_is_run_or_has_a_reason(entries: list[Entry]) -> None:
     for entry in entries:
         assert entry.runnable != bool(entry.row.why_not), (entry.table.id, entry.row.name, entry.why_not)
         assert entry.why_not != NO_EXPERIMENT
-    assert sum(entry.runnable for entry in entries) == 100
+    assert sum(entry.runnable for entry in entries) == 127
 
 
 def test_a_runnable_row_is_in_the_papers_setting_on_coco(entries: list[Entry]) -> None:
-    """Under coco_1x no setting differs from the row's; what stands in the way of a comparison is the split or the source."""
-    profile = load_profile(EXPERIMENTS / "profiles" / "coco_1x.yaml")
+    """Under coco_config no setting differs from the row's; what stands in the way of a comparison is the split or the source."""
+    profile = load_profile(EXPERIMENTS / "profiles" / "coco_config.yaml")
     plans = {}
     for entry in entries:
         if not entry.runnable:
             continue
         if entry.experiment not in plans:
             experiment, _ = load_experiment(EXPERIMENTS / f"{entry.experiment}.yaml")
-            plans[entry.experiment] = build_plan(experiment, profile, COCO, PlanInputs(published=entry.table))
+            plans[entry.experiment] = build_plan(experiment, profile, COCO, PlanInputs(published=entry.table, complete=complete))
         variant = next(variant for variant in plans[entry.experiment].variants if variant.name == entry.variant)
         assert variant.reference.row == entry.row.name
         assert "other settings" not in variant.reference.why_not and "other data" not in variant.reference.why_not
         assert ("other images" in variant.reference.why_not) == (entry.table.split == "coco_test-dev")
-        assert variant.reference.comparable == (entry.table.split == "coco_minival" and not entry.table.differs)
+        said = entry.table.differs or entry.row.differs
+        assert variant.reference.comparable == (entry.table.split == "coco_minival" and not said)
 
 
 def _table(*rows: PublishedRow, **content: Any) -> PublishedTable:
@@ -236,6 +238,70 @@ def test_differences_are_told_against_the_row_over_its_table_over_the_defaults()
     assert differences(same, table, table.rows[0]) == []
     other = Settings(backbone="r18", init_weights="pretrained", dfl_weight=1.0, score_thr=0.1)
     assert differences(other, table, table.rows[0]) == ["dfl_weight", "epochs", "score_thr"]
+
+
+RETINANET = "mmdet:retinanet_r50_fpn_1x_coco"
+
+
+def test_a_row_of_an_mmdet_detector_is_told_by_its_name_and_by_every_change_of_its_model() -> None:
+    gamma = "cfg_options.model.bbox_head.loss_cls.gamma"
+    table = _table(_row("GFL", quality="joint"), _row("RetinaNet", detector=RETINANET), _row("gamma 1", detector=RETINANET, **{gamma: 1.0}))
+    assert matching_row(Settings(detector=RETINANET), table).name == "RetinaNet"
+    assert matching_row(Settings(**{"detector": RETINANET, gamma: 1.0}), table).name == "gamma 1"
+    assert matching_row(Settings(**{"detector": RETINANET, gamma: 1.5}), table) is None, "it is a RetinaNet of another kind"
+    assert matching_row(Settings(detector="mmdet:fcos_r50-caffe_fpn_gn-head_1x_coco"), table) is None
+    longer = Settings(**{"detector": RETINANET, "recipe": "config", "cfg_options.train_cfg.max_epochs": 24})
+    assert matching_row(longer, table).name == "RetinaNet", "the same detector, trained otherwise"
+
+
+def test_differences_of_an_mmdet_detector_are_its_recipe_and_the_settings_that_act_beside_it() -> None:
+    table = _table(_row("RetinaNet", detector=RETINANET), settings={"recipe": "config", "init_weights": "pretrained", "lr": 0.01})
+
+    def told(**own: Any) -> list[str]:
+        return differences(
+            Settings(**{"detector": RETINANET, "recipe": "config", "init_weights": "pretrained", **own}), table, table.rows[0]
+        )
+
+    assert told() == []
+    assert told(lr=0.02, reg_max=8, dcn="v1", score_thr=0.1, image_size=(640, 480)) == [], "the config's own hold in their place"
+    assert told(recipe="profile", lr=0.02, epochs=3) == ["recipe"]
+    assert told(init_weights="random", precision="bfloat16", ema_decay=0.99) == ["init_weights", "ema_decay", "precision"]
+    longer = {"cfg_options.train_cfg.max_epochs": 24, "cfg_options.param_scheduler.1.end": 24}
+    assert told(**longer) == ["cfg_options.param_scheduler.1.end", "cfg_options.train_cfg.max_epochs"]
+
+
+def test_the_recipe_of_a_table_is_nothing_to_a_detector_of_the_gfl_family() -> None:
+    table = _table(_row("GFL", quality="joint"), settings={"recipe": "config"})
+    assert differences(Settings(), table, table.rows[0]) == []
+
+
+def test_inactive_settings_do_not_differ() -> None:
+    table = _table(_row("ATSS", box="dirac"))
+    assert differences(Settings(box="dirac", reg_max=8, dfl_weight=1.0, bin_width=2.0), table, table.rows[0]) == []
+
+
+def test_a_row_with_a_teacher_is_told_by_the_teacher_and_differs_in_what_it_was_trained_with() -> None:
+    table = _table(
+        _row("from r101", distillation="ld", backbone="r18", teacher={"backbone": "r101", "schedule": "2x"}), settings={"batch_size": 8}
+    )
+
+    def student(**teacher: Any) -> Settings:
+        return Settings(distillation="ld", backbone="r18", batch_size=8, teacher=teacher)
+
+    same = student(backbone="r101", schedule="2x", batch_size=8)
+    assert matching_row(same, table).name == "from r101" and differences(same, table, table.rows[0]) == []
+    assert matching_row(student(backbone="r101"), table) is None
+    assert matching_row(student(backbone="r50", schedule="2x"), table) is None
+    assert matching_row(same.model_copy(update={"distillation": "none"}), table) is None
+    assert differences(student(backbone="r101", schedule="2x", lr=0.02), table, table.rows[0]) == ["teacher.batch_size", "teacher.lr"]
+
+
+def test_what_a_row_alone_was_made_with_is_told() -> None:
+    row = PublishedRow(name="old", settings={}, metrics={"AP": 40.0}, differs="the source trained on half of the images")
+    experiment, _ = load_experiment(EXPERIMENTS / "table3_qfl_dfl.yaml")
+    plan = build_plan(experiment, load_profile(EXPERIMENTS / "profiles" / "coco_1x.yaml"), COCO, PlanInputs(published=_table(row)))
+    reference = plan.variants[-1].reference
+    assert not reference.comparable and reference.why_not.endswith("the source trained on half of the images")
 
 
 def test_the_first_variant_that_matches_is_named_and_only_with_its_own_table() -> None:
@@ -302,8 +368,7 @@ def test_the_list_can_be_narrowed_and_still_counts_all(cli: Cli, entries: list[E
     _, out, _ = cli("--table", "vit_adapter_gfl", "--runnable")
     assert "zoo_vit_adapter: GFL" in out and "Sparse" not in out and "mmdet" not in out and count_of(entries) in out
     assert [row["row"] for row in json.loads(cli("--table", "mmdet_baselines_zoo", "--runnable", "--json")[1])["rows"]] == [
-        "atss r-50 1x",
-        "atss r-101 1x",
+        row.name for row in TABLES["mmdet_baselines_zoo"].rows if not row.why_not
     ]
     code, _, err = cli("--table", "gfl_t3")
     assert code == 2 and "gfl_t3_qfl_dfl" in err
@@ -353,30 +418,32 @@ def test_the_readme_has_the_count(entries: list[Entry]) -> None:
     assert f"{count_of(entries)} published rows" in text and text == renewed(text, entries), RENEW
 
 
-def test_the_document_counts_the_reasons_and_names_the_experiments(entries: list[Entry]) -> None:
+def test_the_document_counts_rows_and_reasons_and_names_the_experiments(entries: list[Entry]) -> None:
     text = (ROOT / "docs" / "published-tables.md").read_text()
-    assert set(reasons_of(entries)) == set(re.findall(r"^\| (It is [^|]+?) \| \d+ \|$", text, re.MULTILINE))
-    lines = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text, re.MULTILINE))
-    for table in TABLES.values():
-        experiments = {entry.experiment for entry in entries if entry.table.id == table.id and entry.runnable}
-        assert not experiments or any(f"`{name}`" in lines[table.id] for name in experiments)
     assert f"{count_of(entries)} published rows" in text and text == renewed(text, entries), RENEW
+    assert all(f"| {reason} | {count} |" in text for reason, count in reasons_of(entries).items())
+    assert all(f"`{entry.experiment}`" in text for entry in entries if entry.runnable)
 
 
 def test_counts_are_renewed(entries: list[Entry]) -> None:
     text = (ROOT / "docs" / "published-tables.md").read_text()
     assert renewed(re.sub(r"(\| |: )\d+ of \d+ (\||published)", r"\g<1>7 of 9 \2", text), entries) == text
+    assert renewed(text.replace("| rows |\n| --- | --- |\n", "| rows |\n| --- | --- |\n| It is too slow. | 3 |\n"), entries) == text
 
 
 def renewed(document: str, entries: list[Entry]) -> str:
-    """Return a document with the numbers of rows that run: of all tables, of each, and for each reason why a row does not."""
+    """Return a document with the numbers of rows that run: of all tables, of each with its experiments, and of each reason why one does not."""
     document = re.sub(r"\d+ of \d+ published rows", f"{count_of(entries)} published rows", document)
+    hidden = sum(entry.runnable and "test-dev" in entry.table.split for entry in entries)
+    document = re.sub(r"\d+ rows are of test-dev", f"{hidden} rows are of test-dev", document)
     for table in TABLES.values():
         mine = [entry for entry in entries if entry.table.id == table.id]
-        document = re.sub(rf"^(\| `{table.id}` \| .*? \| )\d+ of \d+ \|", rf"\g<1>{count_of(mine)} |", document, flags=re.MULTILINE)
-    for reason, count in reasons_of(entries).items():
-        document = re.sub(rf"^\| {re.escape(reason)} \| \d+ \|$", f"| {reason} | {count} |", document, flags=re.MULTILINE)
-    return document
+        names = ", ".join(dict.fromkeys(f"`{entry.experiment}`" for entry in mine if entry.runnable)) or "none"
+        document = re.sub(
+            rf"^(\| `{table.id}` \| ).*? \| \d+ of \d+ \|", rf"\g<1>{names} | {count_of(mine)} |", document, flags=re.MULTILINE
+        )
+    reasons = "".join(f"| {reason} | {count} |\n" for reason, count in reasons_of(entries).most_common())
+    return re.sub(r"(\| reason \| rows \|\n\| --- \| --- \|\n)(?:\|.*\n)*", lambda found: found[1] + reasons, document)
 
 
 if __name__ == "__main__":

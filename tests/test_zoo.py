@@ -29,7 +29,7 @@ from gfl_lab.spec.trial import DataSpec, TrialSpec
 from gfl_lab.train.component_check import build_problem
 from gfl_lab.zoo import rewrite, source
 from gfl_lab.zoo.options import with_options
-from gfl_lab.zoo.resolve import complete, resolve
+from gfl_lab.zoo.resolve import complete, notes, resolve
 
 RETINANET = "mmdet:retinanet_r50_fpn_1x_coco"
 GAMMA = "model.bbox_head.loss_cls.gamma"
@@ -74,7 +74,6 @@ def test_spread_undoes_folded(values: dict[str, int]) -> None:
         ({"cfg_options.model..lr": 1}, "names joined by single dots"),
         ({"cfg_options.model.bbox_head.num_classes": 3}, "follows from the data"),
         ({"cfg_options.modle.neck": 3}, "did you mean model?"),
-        ({"detector": RETINANET, "cfg_options.optim_wrapper.optimizer.lr": 0.1}, "acts only with recipe: config"),
     ],
 )
 def test_wrong_options_are_refused_with_the_rule(values: dict[str, Any], message: str) -> None:
@@ -90,6 +89,20 @@ def test_settings_of_our_family_are_inactive_beside_an_mmdet_detector_and_the_pr
     assert {"lr", "epochs", "batch_size", "score_thr", "image_size", "base_channels"} <= by_config.keys()
     assert not {"precision", "ema_decay", "recipe"} & by_config.keys()
     assert {"cfg_options", "recipe"} <= inactive(Settings()).keys()
+
+
+def test_options_of_a_recipe_are_inactive_beside_the_profile_s_and_a_note_says_so() -> None:
+    rate = "cfg_options.optim_wrapper.optimizer.lr"
+    settings = Settings(**{"detector": RETINANET, rate: 0.1, "cfg_options.model.neck.out_channels": 128})
+    assert {key: str(text) for key, text in inactive(settings).items() if key.startswith("cfg_options.")} == {rate: "recipe: config"}
+    (note,) = [note for note in notes(settings) if "optim_wrapper" in note]
+    assert note.startswith("retinanet_r50_fpn_1x_coco: ") and note.endswith("act only with recipe: config")
+    plain = Settings(**{"detector": RETINANET, "cfg_options.model.neck.out_channels": 128})
+    assert resolve(settings, 3) == resolve(plain, 3)
+    by_config = settings.model_copy(update={"recipe": "config"})
+    assert not any(key.startswith("cfg_options.") for key in inactive(by_config)) and not any(
+        "act only" in note for note in notes(by_config)
+    )
 
 
 # --- ids ------------------------------------------------------------------------------------------

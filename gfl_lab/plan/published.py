@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from gfl_lab.records.plan import Reference
+from gfl_lab.spec import cfg_options
+from gfl_lab.spec.choices import OWN, ROLES
 from gfl_lab.spec.file_models import Profile, PublishedRow, PublishedTable
 from gfl_lab.spec.files import resolve_settings
-from gfl_lab.spec.settings import Settings
+from gfl_lab.spec.needs import completed, needs_of, without_needs
+from gfl_lab.spec.settings import Settings, inactive
 from gfl_lab.spec.trial import DataSpec
 
 COCO_VALIDATION = "coco_minival"
@@ -17,17 +21,62 @@ COCO_VALIDATION = "coco_minival"
 
 def matching_row(settings: Settings, table: PublishedTable) -> PublishedRow | None:
     """Return the row of ``table`` with the settings of a variant; the most specific of several; None if there is none."""
-    values = settings.model_dump(mode="json")
-    matches = [
-        row for row in table.rows if not row.why_not and all(key in values and values[key] == value for key, value in row.settings.items())
-    ]
+    matches = [row for row in table.rows if not row.why_not and _is_row(settings, row)]
     return max(matches, key=lambda row: len(row.settings), default=None)
 
 
+def _is_row(settings: Settings, row: PublishedRow) -> bool:
+    """Return True if a variant has the detector of a row and all settings that the row states.
+
+    Of an mmdet detector, the changes of its model must be the row's and no others: each makes another detector of it.
+    """
+    stated = cfg_options.spread(row.settings)
+    if stated.get("detector", OWN) != settings.detector:
+        return False
+    of_model = settings.cfg_options.keys() - set(cfg_options.of_recipe(settings.cfg_options))
+    if settings.detector != OWN and not {f"{cfg_options.PREFIX}{path}" for path in of_model} <= stated.keys():
+        return False
+    return all(_agrees(settings, key, value) for key, value in stated.items())
+
+
+def _agrees(settings: Settings, key: str, value: Any) -> bool:
+    if key in ROLES:
+        needed = next((need.settings for need in needs_of(settings) if need.role == key), None)
+        return needed is not None and all(_agrees(needed, own, wanted) for own, wanted in value.items())
+    if cfg_options.is_option(key):
+        return key.removeprefix(cfg_options.PREFIX) in settings.cfg_options and cfg_options.setting_value(settings, key) == value
+    values = settings.model_dump(mode="json")
+    return key in values and bool(values[key] == value)
+
+
 def differences(settings: Settings, table: PublishedTable, row: PublishedRow) -> list[str]:
-    """Return the names of the settings that differ from ``row``: its own over its table's over the defaults, which are the paper's."""
-    published = resolve_settings(table.settings, row.settings)
-    return [key for key in Settings.model_fields if getattr(settings, key) != getattr(published, key)]
+    """Return the names of the settings that differ from ``row``: its own over its table's over the defaults, which are the paper's.
+
+    A setting that is inactive on either side is left out: there the setting that makes it inactive differs, or nothing does.
+    """
+    published = completed(resolve_settings(table.settings, row.settings), lambda own: resolve_settings(without_needs(table.settings), own))
+    return list(_different(settings, published))
+
+
+def _different(ours: Settings, theirs: Settings) -> Iterator[str]:
+    idle = inactive(ours).keys() | inactive(theirs).keys()
+    for key in Settings.model_fields:
+        mine, published = getattr(ours, key), getattr(theirs, key)
+        if key in idle or mine == published:
+            continue
+        if key == "cfg_options":
+            yield from (
+                f"{cfg_options.PREFIX}{path}" for path in sorted(mine.keys() | published.keys()) if mine.get(path) != published.get(path)
+            )
+        elif key in ROLES and mine and published:
+            yield from (f"{key}.{own}" for own in _different(*(Settings(**_settings_of(given)) for given in (mine, published))))
+        else:
+            yield key
+
+
+def _settings_of(need: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings in the description of a needed trial, without its seed and its data."""
+    return {key: value for key, value in need.items() if key in Settings.model_fields}
 
 
 def reference(settings: Settings, profile: Profile, data: DataSpec, published: PublishedTable) -> Reference | None:
@@ -47,8 +96,7 @@ def reference(settings: Settings, profile: Profile, data: DataSpec, published: P
     if different := differences(settings, published, row):
         shown = ", ".join(different[:4]) + (f" and {len(different) - 4} more" if len(different) > 4 else "")
         reasons.append(f"other settings than published (profile {profile.name}): {shown}")
-    if published.differs:
-        reasons.append(published.differs)
+    reasons += [text for text in (published.differs, row.differs) if text]
     return Reference(
         row=row.name,
         metrics={key: value for key, value in row.metrics.items() if value is not None},

@@ -59,5 +59,14 @@ def broken(options: Mapping[str, Any]) -> list[str]:
     return found
 
 
-TOP = ("model", "optim_wrapper", "param_scheduler", "train_cfg", "train_pipeline", "test_pipeline", "train_dataloader", "auto_scale_lr")
+MODEL = "model"
+"""Part of an mmdet config whose values act with either ``recipe``."""
+
+
+def of_recipe(options: Mapping[str, Any]) -> list[str]:
+    """Return the paths of ``cfg_options`` that change how a detector is trained or tested, which ``recipe: config`` alone uses."""
+    return [path for path in options if path.partition(".")[0] != MODEL]
+
+
+TOP = (MODEL, "optim_wrapper", "param_scheduler", "train_cfg", "train_pipeline", "test_pipeline", "train_dataloader", "auto_scale_lr")
 """Parts of an mmdet config that a trial uses; those after ``model`` with ``recipe: config`` alone."""

@@ -41,6 +41,7 @@ def _maps_used(settings: Settings) -> int:
 WITH_OWN = Condition("detector: gfl", lambda s: s.detector == OWN)
 WITH_MMDET = Condition("detector: mmdet:NAME or a config file", lambda s: s.detector != OWN)
 WITH_PROFILE = Condition("recipe: profile", lambda s: s.recipe == "profile")
+WITH_CONFIG = Condition("recipe: config", lambda s: s.recipe == "config")
 WITH_QFL = _in_head("quality: joint or dgqp, with cls_loss: auto", lambda s: s.quality in JOINT and s.cls_loss == "auto")
 WITH_VARIFOCAL = _in_head("cls_loss: varifocal", lambda s: s.cls_loss == "varifocal")
 WITH_QUALITY_BRANCH = _in_head("quality: centerness or iou", lambda s: s.quality in ("centerness", "iou"))

@@ -104,7 +104,8 @@ class PublishedRow(BaseModel):
     )
     metrics: dict[str, float | None]
     evidence: str = Field("", description="where the numbers were read, if not as the table's")
-    why_not: str = Field("", description="why no variant of this family can produce the row; empty where one can")
+    differs: str = Field("", description="what the source did otherwise in this row that no setting says; then it is not called comparable")
+    why_not: str = Field("", description="why no variant can produce the row; empty where one can")
 
 
 class PublishedTable(BaseModel):

@@ -54,10 +54,6 @@ def _mmdet(s: Settings) -> Iterator[Broken]:
     if not (s.detector.endswith(".py") or (s.detector.startswith(MMDET) and len(s.detector) > len(MMDET))):
         message = f"detector is {s.detector!r}: it must be gfl, mmdet:NAME with the name of one of mmdet's configs, or a config file (.py)"
         yield ("detector",), message
-    if s.recipe == "profile":
-        for path in s.cfg_options:
-            if path.partition(".")[0] != "model" and path.partition(".")[0] in cfg_options.TOP:
-                yield ("cfg_options", "recipe"), f"cfg_options gives {path}, which acts only with recipe: config"
 
 
 def _input(s: Settings) -> Iterator[Broken]:

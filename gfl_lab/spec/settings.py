@@ -513,4 +513,7 @@ def inactive(settings: Settings) -> Mapping[str, str]:
         found |= dict.fromkeys(OF_OWN_DETECTOR, conditions.WITH_OWN)
         if settings.recipe == "config":
             found |= {key: conditions.WITH_PROFILE for key in OF_PROFILE_RECIPE if key not in found}
+        else:
+            paths = cfg_options.of_recipe(settings.cfg_options)
+            found |= dict.fromkeys((f"{cfg_options.PREFIX}{path}" for path in paths), conditions.WITH_CONFIG)
     return found

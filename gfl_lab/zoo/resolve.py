@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gfl_lab.errors import InputError, Problem
+from gfl_lab.spec.cfg_options import of_recipe
 from gfl_lab.spec.choices import MMDET, OWN
 from gfl_lab.spec.plain_config import NotPlainError, encode
 from gfl_lab.spec.settings import Settings
@@ -83,8 +84,11 @@ def notes(settings: Settings) -> tuple[str, ...]:
     config = _config(settings)
     if settings.recipe == "config":
         return recipe_of(settings.detector, config).notes
-    found = widths.note(config["model"], settings, settings.detector.removeprefix(MMDET))
-    return (found,) if found else ()
+    name = settings.detector.removeprefix(MMDET)
+    found = [widths.note(config["model"], settings, name)]
+    if paths := of_recipe(settings.cfg_options):
+        found.append(f"{name}: recipe: profile holds, and cfg_options for {', '.join(paths)} act only with recipe: config")
+    return tuple(note for note in found if note)
 
 
 def class_names(settings: Settings) -> set[str]:
@@ -118,8 +122,11 @@ def model_for(settings: Settings, model: dict[str, Any], classes: int) -> dict[s
 
 
 def _of_model(settings: Settings) -> dict[str, Any]:
-    """Return the options that stand in the model, without those of its parts for masks, which are gone by now."""
-    return {path: value for path, value in settings.cfg_options.items() if path.startswith("model.") and "mask" not in path}
+    """Return the options that stand in the model, without those of parts for masks and of ``init_cfg``, which are gone by now."""
+    gone = ("mask", ".init_cfg")
+    return {
+        path: value for path, value in settings.cfg_options.items() if path.startswith("model.") and not any(part in path for part in gone)
+    }
 
 
 def _config(settings: Settings) -> dict[str, Any]:
