@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from gfl_lab.detector.head import GFLFamilyHead, group_norm
+from gfl_lab.detector.head import GFLFamilyHead
+from gfl_lab.detector.head_arguments import group_norm
 
 # isort: split
 # after ours: mmdet.models can be imported only once the operators are there

@@ -109,7 +109,7 @@ speed() {
     bench "variants' latency" 60 variant_latency.py "${d[@]}" "${small[@]}"
     bench "R50 training by kind" 90 detector_speed.py "${d[@]}" "${small[@]}" "${both[@]}" --only training --profile
     if [ -d "$data/coco_people" ]; then
-        local load=(--workers 0 8 15); [ -n "$check" ] && load=(--epochs 1 --workers 0)
+        local load=(--epochs 1 --workers 0 15); [ -n "$check" ] && load=(--epochs 1 --workers 0)
         bench "loading" 90 data_loading.py "$data/coco_people" "${load[@]}"
     fi
     [ -n "$check" ] && return

@@ -18,7 +18,6 @@ the weights copied, quality ``joint`` on a general box equals mmdet's ``GFLHead`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -37,69 +36,16 @@ from gfl_lab.detector import background_loss, losses, positives
 from gfl_lab.detector.assign import TOPK, UNASSIGNED
 from gfl_lab.detector.assigners import ASSIGNERS, Assigner, build_assigner
 from gfl_lab.detector.box_forms import Fitted, build_box_form
-from gfl_lab.detector.class_loss import CLASS_LOSSES, ClassTargets, registered_class_loss, sum_class_loss
+from gfl_lab.detector.class_loss import ClassTargets, registered_class_loss, sum_class_loss
 from gfl_lab.detector.distillation import Distillation
 from gfl_lab.detector.geometry import Geometry, GeometryCache
-from gfl_lab.detector.parts import build_part
+from gfl_lab.detector.head_arguments import BoxLoss, Tower, check_weighting, group_norm, named_class_loss, refuse_moved
 from gfl_lab.detector.positives import JoinedPositives, LevelPositives, PaddedPositives, Positives
 from gfl_lab.detector.postprocess import DenseOutputs, Maps, Reader
 from gfl_lab.detector.qualities import QUALITIES, QualityTargets, build_quality
 from gfl_lab.detector.qualities.base import ClassTerms
 from gfl_lab.detector.targets import GroundTruth, Targets, assign_batch, assign_by, pad_shapes
 from gfl_lab.spec.shorthand import default_box_weighting
-
-WEIGHTINGS = ("score", "centerness", "iou", "uniform")
-
-MOVED_ARGUMENTS = {
-    **{name: f"tower.{new}" for name, new in (("stacked_convs", "convs"), ("tower_bias", "bias"), ("norm_cfg", "norm_cfg"))},
-    **{name: f"box.{name}" for name in ("reg_max", "bin_width", "dfl_weight")},
-    "dirac_coder": "box.type", "decode": "box.decoding", "gaussian_weight": "box.weight", "gaussian_box_loss": "box.box_loss",
-    "box_weight": "box_loss.weight", "box_weighting": "box_loss.weighting",
-    "qfl_beta": "quality.beta", "focal_gamma": "quality.gamma", "focal_alpha": "quality.alpha", "quality_weight": "quality.weight",
-    "guided_eta": "quality.eta", "guided_renormalise": "quality.renormalise",
-    **{f"dgqp_{name}": f"quality.{name}" for name in ("topk", "mean", "variance", "channels", "form", "detach")},
-}  # fmt: skip
-"""Arguments that heads took one by one in version 0.1: where they are now, for messages about heads of users."""
-
-
-def group_norm(channels: int) -> dict[str, Any]:
-    """Return the config of the towers' group norm: at most 32 groups of at least 8 channels, so 256 channels have 32.
-
-    Channels must be a multiple of 8; 64 have 8 groups.
-    """
-    groups = max(g for g in range(1, 33) if channels % g == 0 and channels // g >= 8)
-    return {"type": "GN", "num_groups": groups, "requires_grad": True}
-
-
-@dataclass(frozen=True)
-class Tower:
-    """The two towers of a head.
-
-    Attributes:
-        convs: 3x3 convolutions of each.
-        bias: biases in them.
-        norm_cfg: config of their norm; None for ``group_norm``.
-    """
-
-    convs: int = 4
-    bias: bool = False
-    norm_cfg: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class BoxLoss:
-    """The loss of the whole box.
-
-    Attributes:
-        loss: one of ``losses.BOX_LOSSES``, or the config of a registered loss called as mmdet's:
-            ``(boxes (P, 4), targets (P, 4), weight=(P,), avg_factor=sum of weights)``.
-        weight: of its term.
-        weighting: what weighs the box losses of a positive, one of ``WEIGHTINGS``; None for the quality's default.
-    """
-
-    loss: str | dict[str, Any] = "giou"
-    weight: float = 2.0
-    weighting: str | None = None
 
 
 @MODELS.register_module()
@@ -141,8 +87,7 @@ class GFLFamilyHead(AnchorHead):
         cls_loss: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if moved := sorted(kwargs.keys() & MOVED_ARGUMENTS.keys()):
-            raise TypeError("; ".join(f"{name} is given as {MOVED_ARGUMENTS[name]}" for name in moved))
+        refuse_moved(kwargs)
         # AnchorHead's constructor calls _init_layers, which needs these
         self.tower = Tower(**tower or {})
         self.quality_estimate, self.box_form = build_quality(quality), build_box_form(box)
@@ -151,18 +96,11 @@ class GFLFamilyHead(AnchorHead):
             raise ValueError(problem)
         if cls_loss and not self.quality_estimate.takes_class_loss:
             raise ValueError(f"a cls_loss would not see the quality that quality '{quality_type}' brings into the loss")
-        self.own_class_loss = None
-        if cls_loss and cls_loss["type"] in CLASS_LOSSES:
-            self.own_class_loss, kind = build_part("cls_loss", CLASS_LOSSES, cls_loss), cls_loss["type"]
-            cls_loss = None
-            if quality_type != self.own_class_loss.quality:
-                needs = f"it needs quality '{self.own_class_loss.quality}', whose target is the IoU"
-                raise ValueError(f"cls_loss is '{kind}' and quality is '{quality_type}': {needs}")
+        self.own_class_loss = named_class_loss(cls_loss, quality_type)
         whole = BoxLoss(**box_loss or {})
         self.box_loss_weight = whole.weight
         self.box_weighting = whole.weighting or default_box_weighting(quality_type)
-        if self.box_weighting not in WEIGHTINGS:
-            raise ValueError(f"box_weighting is '{self.box_weighting}': it must be one of {', '.join(WEIGHTINGS)}")
+        check_weighting(self.box_weighting)
         self.own_assigner: Assigner | None = None
         if (train_cfg := kwargs.get("train_cfg")) and train_cfg["assigner"]["type"] in ASSIGNERS:
             self.own_assigner = build_assigner(train_cfg["assigner"])
@@ -179,7 +117,7 @@ class GFLFamilyHead(AnchorHead):
             **kwargs,
         )
         del self.loss_cls, self.loss_bbox  # AnchorHead insists on building them; ours are in losses.py
-        self.cls_loss = MODELS.build(cls_loss) if cls_loss else None
+        self.cls_loss = MODELS.build(cls_loss) if cls_loss and self.own_class_loss is None else None
         self.box_loss = whole.loss if isinstance(whole.loss, str) else MODELS.build(whole.loss)
         self.topk: int = self.train_cfg["assigner"].get("topk", TOPK) if self.train_cfg else TOPK
         self._geometries = GeometryCache(self.prior_generator)
@@ -464,4 +402,4 @@ def _total(terms: ClassTerms, shared: Tensor) -> Tensor:
     return terms.fixed + terms.scaled * (shared[2] / shared[3].clamp(min=1e-12))
 
 
-__all__ = ["MOVED_ARGUMENTS", "QUALITIES", "BoxLoss", "DenseOutputs", "GFLFamilyHead", "Tower", "group_norm"]
+__all__ = ["QUALITIES", "DenseOutputs", "GFLFamilyHead"]

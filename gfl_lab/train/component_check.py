@@ -15,7 +15,8 @@ from mmengine.registry import DefaultScope, Registry
 
 import gfl_lab.train.trial  # noqa: F401  (registers all that a trial has)
 from gfl_lab.detector.build import component, model_config
-from gfl_lab.detector.head import MOVED_ARGUMENTS, GFLFamilyHead
+from gfl_lab.detector.head import GFLFamilyHead
+from gfl_lab.detector.head_arguments import MOVED_ARGUMENTS
 from gfl_lab.errors import GflLabError, InputError, Problem
 from gfl_lab.setup.components import problem_of
 from gfl_lab.spec.choices import BUILT_IN

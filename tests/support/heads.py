@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from gfl_lab.detector.head import MOVED_ARGUMENTS, GFLFamilyHead
+from gfl_lab.detector.head import GFLFamilyHead
+from gfl_lab.detector.head_arguments import MOVED_ARGUMENTS
 
 # isort: split
 # after ours: mmdet.models can be imported only once the operators are there
