@@ -5,11 +5,13 @@ The files hold random weights under the published names: mmdet's own configs, ma
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from gfl_lab.checkpoints.download import cache_folder
 from gfl_lab.checkpoints.visible_settings import NOT_VISIBLE
 from gfl_lab.detector.build import model_config
 from gfl_lab.detector.mmdet_detector import mmdet_detector
+from gfl_lab.errors import InputError
 from gfl_lab.inference.published_weights import read_with_config
 from gfl_lab.inference.reevaluate import predict_images
 from gfl_lab.rundir import RunTree
@@ -147,6 +150,34 @@ def test_detections_are_those_of_mmdet(
     config, stock = detectors[name]
     own = detector_for_images(RunTree(tmp_path / "runs"), f"mmdet:{name}")
     [(_, found)] = predict_images(own, [photo], 0.0)
+    same_detections(found, stock, config, photo)
+
+
+def test_test_settings_of_trained_weights_act_in_the_config(
+    zoo: FileServer, detectors: dict[str, tuple[Config, torch.nn.Module]], photo: Path, tmp_path: Path
+) -> None:
+    """mmdet's own detector with the same values in its ``test_cfg`` gives the same detections."""
+    config, stock = detectors[RETINA]
+    own = detector_for_images(RunTree(tmp_path / "runs"), f"mmdet:{RETINA}")
+    values = {"score_thr": 0.3, "nms_iou": 0.3, "nms_pre": 60, "max_dets": 25}
+    [(_, found)] = predict_images(own.under(values), [photo], 0.0)
+    changed = copy.deepcopy(stock)
+    changed.bbox_head.test_cfg.update(score_thr=0.3, nms={"type": "nms", "iou_threshold": 0.3}, nms_pre=60, max_per_img=25)
+    assert len(found) <= 25
+    same_detections(found, changed, config, photo)
+    [(_, plain)] = predict_images(own.under({"max_dets": 1000}), [photo], 0.0)
+    for key, value in values.items():  # each acts by itself
+        [(_, one)] = predict_images(own.under({"max_dets": 1000, key: value}), [photo], 0.0)
+        assert [row["det_x1"] for row in one] != [row["det_x1"] for row in plain], key
+    for key, value in {"pad_to": 64, "image_size": (64, 64), "decode": "local_peak"}.items():
+        with pytest.raises(
+            InputError, match=rf"(?s){key} has no effect on these weights.*What may be set .* max_dets, nms_iou, nms_pre, score_thr"
+        ):
+            own.under({key: value})
+
+
+def same_detections(found: Sequence[Mapping[str, Any]], stock: torch.nn.Module, config: Config, photo: Path) -> None:
+    """Compare detections with those of mmdet's detector, pipeline and config."""
     pipeline = Compose([step for step in config.test_dataloader.dataset.pipeline if step["type"] != "LoadAnnotations"])
     with torch.no_grad():
         [sample] = stock.test_step(pseudo_collate([pipeline({"img_path": str(photo), "img_id": 0})]))
@@ -229,8 +260,10 @@ def test_another_detector_of_mmdet_by_name(cli: Cli, zoo: FileServer, photo: Pat
     assert code == 0, err
     report = json.loads(out)
     assert report["images"] == 1 and report["settings"]["nms_iou"] == 0.5 and report["settings"]["image_size"] == [1333, 800]
-    code, _, err = cli("evaluate", f"mmdet:{RETINA}", "--data", tmp_path / "coco", "--set", "nms_iou=0.6")
-    assert code == 2 and "nms_iou has no effect on these weights" in err
+    code, _, err = cli("evaluate", f"mmdet:{RETINA}", "--data", tmp_path / "coco", "--set", "nms_iou=0.6", "--json")
+    assert code == 0 and json.loads(out)["set"] == {"nms_iou": 0.6}, err
+    code, _, err = cli("evaluate", f"mmdet:{RETINA}", "--data", tmp_path / "coco", "--set", "image_size=[640,480]")
+    assert code == 2 and "image_size has no effect on these weights" in err
 
 
 def test_a_file_of_mmdet_with_its_config(cli: Cli, zoo: FileServer, photo: Path, tmp_path: Path) -> None:

@@ -224,6 +224,18 @@ def test_the_profile_s_protocol_is_every_detector_s() -> None:
     )
 
 
+def test_other_test_settings_of_trained_weights_leave_the_kind_of_nms_and_what_the_test_has_not() -> None:
+    values = {"score_thr": 0.1, "nms_iou": 0.7, "nms_pre": 50, "max_dets": 20}
+    part = {"score_thr": 0.05, "nms": {"type": "soft_nms", "iou_threshold": 0.5}, "max_per_img": 100}
+    two_stage = {"test_cfg": {"rpn": {"nms_pre": 1000}, "rcnn": part}}
+    assert rewrite.test_settings(two_stage) == {"score_thr", "nms_iou", "max_dets"}
+    assert rewrite.with_test_settings(two_stage, values)["test_cfg"] == {
+        "rpn": {"nms_pre": 1000}, "rcnn": {"score_thr": 0.1, "nms": {"type": "soft_nms", "iou_threshold": 0.7}, "max_per_img": 20},
+    }  # fmt: skip
+    assert rewrite.with_test_settings(two_stage, {"max_dets": 20})["test_cfg"]["rcnn"] == {**part, "max_per_img": 20}
+    assert rewrite.test_settings({"test_cfg": {"max_per_img": 300}}) == {"max_dets"} and rewrite.test_settings({}) == frozenset()
+
+
 def test_detections_of_a_detector_without_a_protocol_are_cut_by_score_and_number() -> None:
     found = InstanceData(scores=torch.tensor([0.2, 0.9, 0.05, 0.6]), labels=torch.tensor([0, 1, 2, 3]))
     assert best(found, 0.05, 100).labels.tolist() == [1, 3, 0], "a score must be above the threshold"

@@ -28,9 +28,11 @@ from gfl_lab.spec.file_models import Profile
 from gfl_lab.spec.files import resolve_settings
 from gfl_lab.spec.hints import nearest
 from gfl_lab.spec.messages import problems_of
+from gfl_lab.spec.plain_config import decode, encode
 from gfl_lab.spec.settings import EVALUATION, INPUT, Settings, group_of, inactive
 from gfl_lab.spec.source import Source
 from gfl_lab.spec.trial import TRAINING_CODE_VERSION, DataSpec, TrialSpec
+from gfl_lab.zoo.rewrite import test_settings, with_test_settings
 
 SETTABLE = tuple(key for key in Settings.model_fields if group_of(key) in (EVALUATION, INPUT))
 """Settings that trained weights can be evaluated under, whatever they were trained with."""
@@ -81,10 +83,26 @@ class TrainedDetector:
             settings = resolve_settings(self.spec.settings.model_dump(), dict(changes))
         except ValidationError as error:
             raise InputError(_problems(error, "--set")) from None
-        if idle := sorted(inactive(settings).keys() & set(changes)):
+        config = self.spec.config
+        if config:
+            model, allowed = decode(config["model"]), _settable(config)
+            config = config | {"model": encode(with_test_settings(model, changes))}
+            idle, hint = changes.keys() - allowed, f"What may be set with {settings.detector}: {', '.join(sorted(allowed))}."
+        else:
+            idle = inactive(settings).keys() & changes.keys()
             hint = f"The trial has box: {settings.box}, and only a general box can be decoded in two ways." if "decode" in idle else ""
-            raise InputError([Problem(f"{key} has no effect on these weights", "--set", hint) for key in idle])
-        return replace(self, spec=self.spec.model_copy(update={"settings": settings}))
+        if idle:
+            raise InputError([Problem(f"{key} has no effect on these weights", "--set", hint) for key in sorted(idle)])
+        return replace(self, spec=self.spec.model_copy(update={"settings": settings, "config": config}))
+
+
+def _settable(config: Mapping[str, Any]) -> frozenset[str]:
+    """Return the settings of ``SETTABLE`` that act on a detector of mmdet's, by its stored config.
+
+    A config whose recipe was trained reads images by its own pipeline, which has their size. All padding stands in the config.
+    """
+    size = () if "test_pipeline" in config else ("image_size",)
+    return test_settings(decode(config["model"])) | {"score_thr", "max_dets", *size}
 
 
 def read_trial(trial: TrialDir, tree: RunTree, with_data: bool = True) -> TrainedDetector:

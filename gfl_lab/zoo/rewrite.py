@@ -125,27 +125,53 @@ def test_part(model: Mapping[str, Any]) -> Mapping[str, Any]:
     return inner if isinstance(inner, Mapping) else test
 
 
+_OF_TEST = {"score_thr": "score_thr", "nms_iou": "nms", "nms_pre": "nms_pre", "max_dets": "max_per_img"}
+"""Settings of the protocol, and their keys in ``test_cfg``."""
+
+
+def test_settings(model: Mapping[str, Any]) -> frozenset[str]:
+    """Return the settings of the protocol that stand in the model's test.
+
+    A detector without a score threshold, or without a number of detections, has its scores and number cut when it predicts
+    (``detector.mmdet_detector``).
+    """
+    part = test_part(model)
+    found = {key for key, name in _OF_TEST.items() if name in part}
+    if not (isinstance(part.get("nms"), Mapping) and "iou_threshold" in part["nms"]):
+        found.discard("nms_iou")
+    if "rcnn" in model.get("test_cfg", {}):
+        found.discard("nms_pre")
+    return frozenset(found)
+
+
+def with_test_settings(model: Model, values: Mapping[str, Any]) -> Model:
+    """Return the model with other ``values`` of the protocol's settings, where its test has them. The kind of NMS stays."""
+    part = dict(test_part(model))
+    for key in sorted(values.keys() & test_settings(model)):
+        part[_OF_TEST[key]] = {**part["nms"], "iou_threshold": values[key]} if key == "nms_iou" else values[key]
+    return _with_test_part(model, part)
+
+
 def with_protocol(model: Model, settings: Settings) -> Model:
     """Return the model with the profile's protocol: score threshold, NMS, detections an image, candidates before NMS.
 
     A detector without one of them stays without: prediction cuts scores and number itself (``inference.predict``).
     """
-    found = test_part(model)
-    own = dict(found)
-    if "nms" in own:
-        own["nms"] = {"type": "nms", "iou_threshold": settings.nms_iou}
-    for key, value in (("score_thr", settings.score_thr), ("max_per_img", settings.max_dets)):
-        if key in own:
-            own[key] = value
-    if "nms_pre" in own and "rcnn" not in model.get("test_cfg", {}):
-        own["nms_pre"] = settings.nms_pre
-    changed = copy.deepcopy(model)
+    part = dict(test_part(model))
+    if "nms" in part:
+        part["nms"] = {"type": "nms", "iou_threshold": settings.nms_iou}
+    return with_test_settings(_with_test_part(model, part), {key: getattr(settings, key) for key in _OF_TEST})
+
+
+def _with_test_part(model: Model, part: dict[str, Any]) -> Model:
+    """Return the model with another ``test_part``."""
+    found, changed = test_part(model), copy.deepcopy(model)
     if not found:
         return changed
     if found is model["test_cfg"]:
-        changed["test_cfg"] = own
+        changed["test_cfg"] = part
     else:
-        changed["test_cfg"]["rcnn"] = own
+        changed["test_cfg"]["rcnn"] = part
     return changed
 
 
