@@ -260,7 +260,7 @@ def test_another_detector_of_mmdet_by_name(cli: Cli, zoo: FileServer, photo: Pat
     assert code == 0, err
     report = json.loads(out)
     assert report["images"] == 1 and report["settings"]["nms_iou"] == 0.5 and report["settings"]["image_size"] == [1333, 800]
-    code, _, err = cli("evaluate", f"mmdet:{RETINA}", "--data", tmp_path / "coco", "--set", "nms_iou=0.6", "--json")
+    code, out, err = cli("evaluate", f"mmdet:{RETINA}", "--data", tmp_path / "coco", "--set", "nms_iou=0.6", "--json")
     assert code == 0 and json.loads(out)["set"] == {"nms_iou": 0.6}, err
     code, _, err = cli("evaluate", f"mmdet:{RETINA}", "--data", tmp_path / "coco", "--set", "image_size=[640,480]")
     assert code == 2 and "image_size has no effect on these weights" in err
