@@ -79,6 +79,18 @@ def built(model: Mapping[str, Any]) -> Any:
         return MODELS.build(ConfigDict(model))
 
 
+def variant_outcome(model: Mapping[str, Any], name: str) -> str:
+    """Return ``BUILDS``, or why gfl-lab's detector for a config cannot be built."""
+    from gfl_lab.detector.mmdet_detector import without_memory
+    from gfl_lab.errors import GflLabError
+
+    try:
+        without_memory(model, name)
+    except GflLabError as error:
+        return error.problems[0].message.replace(f"the detector {name} cannot be built here: ", "")
+    return BUILDS
+
+
 def types_in(node: Any) -> set[str]:
     """Return every value of a key ``type`` in a config."""
     if isinstance(node, Mapping):
@@ -95,7 +107,6 @@ def build_outcome(file: Path) -> Outcome:
     from gfl_lab.errors import InputError
     from gfl_lab.spec.plain_config import decode
     from gfl_lab.spec.settings import Settings
-    from gfl_lab.train.component_check import build_problem
     from gfl_lab.zoo.resolve import complete, resolve
 
     try:
@@ -113,8 +124,7 @@ def build_outcome(file: Path) -> Outcome:
     try:
         model = resolve(complete(Settings(detector=str(file), **SMALL)), CLASSES)
         assert model is not None
-        problem = build_problem(model["model"], file.stem)
-        found["variant"] = BUILDS if problem is None else problem.message.replace(f"{file.stem} cannot be built: ", "")
+        found["variant"] = variant_outcome(decode(model["model"]), file.stem)
         found["types"] = sorted(types_in(decode(model["model"])))
     except InputError as error:
         found["variant"] = error.problems[0].message.partition("cannot be a variant: ")[2] or error.problems[0].message

@@ -32,6 +32,23 @@ def digest_in_name(address: str) -> str:
     return match[1] if match else ""
 
 
+def absolute_beside(text: str, beside: Path, what: str) -> str:
+    """Return the path with ``~`` resolved and links as they are. A relative one starts at the folder ``beside``.
+
+    Args:
+        what: the setting that gives it, for messages.
+
+    Raises:
+        InputError: it cannot be written down as UTF-8 text.
+    """
+    try:
+        path = os.path.abspath(beside / Path(text).expanduser())
+    except RuntimeError:  # no such user
+        path = os.path.abspath(beside / text)
+    check_text(path, what)
+    return path
+
+
 def absolute(text: str | os.PathLike[str], what: str) -> Path:
     """Return the path with ``~`` and links resolved.
 

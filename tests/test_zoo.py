@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import textwrap
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,16 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 from pydantic import ValidationError
 
-from gfl_lab.detector.mmdet_detector import best
+import gfl_lab.detector
+from gfl_lab.detector.mmdet_detector import best, without_memory
 from gfl_lab.errors import InputError
+from gfl_lab.session.mmdet_variants import resolved_once
 from gfl_lab.setup.config import detector_config
 from gfl_lab.spec import cfg_options
 from gfl_lab.spec.files import resolve_settings
 from gfl_lab.spec.plain_config import NotPlainError, decode, encode
 from gfl_lab.spec.settings import Settings, inactive
 from gfl_lab.spec.trial import DataSpec, TrialSpec
-from gfl_lab.train.component_check import build_problem
 from gfl_lab.zoo import rewrite, source
 from gfl_lab.zoo.options import with_options
 from gfl_lab.zoo.resolve import complete, notes, resolve
@@ -265,7 +268,31 @@ def test_the_profile_s_widths_are_every_resnet_detector_s_and_its_depth_decides_
 )
 def test_a_rewritten_config_builds_with_small_widths(name: str) -> None:
     stored = resolve(complete(Settings(detector=f"mmdet:{name}", **SMOKE)), 3)
-    assert stored is not None and build_problem(stored["model"], name) is None and "checkpoint" not in str(stored)
+    assert stored is not None and without_memory(decode(stored["model"]), name) is not None and "checkpoint" not in str(stored)
+
+
+def test_a_detector_is_built_to_look_at_without_memory_and_without_warnings_of_libraries() -> None:
+    with pytest.raises(InputError, match="the detector mmdet:mine cannot be built here: KeyError: 'NoSuchDetector"):
+        without_memory({"type": "NoSuchDetector"}, "mmdet:mine")
+    name = "mmdet:atss_r50_fpn_1x_coco"
+    model = model_of(Settings(detector=name, **SMOKE))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        detector = without_memory(model, name)
+        assert all(weight.is_meta for weight in detector.parameters())
+        assert any("num_anchors" in str(warning.message) for warning in seen), "mmdet warns of its own code"
+        seen.clear()
+        importlib.reload(gfl_lab.detector)
+        without_memory(model, name)
+        assert not seen
+
+
+def test_seeds_of_a_variant_share_one_resolved_config_and_their_ids_are_as_before() -> None:
+    config_of = resolved_once()
+    first, again = (config_of(Settings(detector=RETINANET, **SMOKE), 3) for _ in range(2))
+    assert first is again and first == resolve(Settings(detector=RETINANET, **SMOKE), 3)
+    assert config_of(Settings(detector=RETINANET, **SMOKE), 4) != first
+    assert config_of(Settings(detector=RETINANET, **SMOKE, nms_iou=0.3), 3) != first and config_of(Settings(), 3) is None
 
 
 # --- a config's own recipe ------------------------------------------------------------------------

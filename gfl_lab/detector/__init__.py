@@ -1,11 +1,17 @@
 """The GFL family of detectors: losses, box distributions, head, assignment, operators.
 
 Importing this package makes ``mmdet.models`` importable without a compiled mmcv and registers our modules with mmdet.
+Warnings that mmdet and mmcv raise are ignored from then on.
 """
 
 from __future__ import annotations
 
+import warnings
+
 from gfl_lab.detector import mmcv_ops
+
+# What mmdet and torch say of mmdet's own code is of no use to who trains or tests a detector.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"mmdet\.|mmcv\.|torch\.functional")
 
 mmcv_ops.install()
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
+from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
 from gfl_lab.detector.memory_order import to_channels_last
 from gfl_lab.detector.mmdet_fixes import mend_config, mend_detector
+from gfl_lab.errors import GflLabError, InputError
+
+T = TypeVar("T")
 
 
 @MODELS.register_module()
@@ -30,6 +35,37 @@ def mmdet_detector(config: Mapping[str, Any], score_thr: float, max_dets: int, c
         to_channels_last(model)
     model.add_pred_to_datasample = functools.partial(_within_protocol, model.add_pred_to_datasample, score_thr, max_dets)
     return model
+
+
+def without_memory(config: Mapping[str, Any], detector: str) -> BaseDetector:
+    """Build a detector to look at its parts and the keys of its weights, not to run it.
+
+    Args:
+        config: as ``mmdet_detector`` takes it. detector: the setting, for the message.
+
+    Raises:
+        InputError: it cannot be built here.
+    """
+    try:
+        with DefaultScope.overwrite_default_scope("mmdet"):
+            return on_meta_device(lambda: mmdet_detector(config, 0.0, 100))
+    except GflLabError:
+        raise
+    except Exception as error:
+        text = (str(error).splitlines() or [""])[0]
+        raise InputError(f"the detector {detector} cannot be built here: {type(error).__name__}: {text}") from None
+
+
+def on_meta_device(build: Callable[[], T]) -> T:
+    """Return what ``build`` returns, built on the meta device, where weights take no memory.
+
+    A constructor that computes with its numbers cannot do that. It builds on the CPU, and what it raises there is raised.
+    """
+    try:
+        with torch.device("meta"):
+            return build()
+    except Exception:
+        return build()
 
 
 def _within_protocol(add: Callable[..., list[Any]], score_thr: float, max_dets: int, samples: list[Any], results: list[Any]) -> list[Any]:

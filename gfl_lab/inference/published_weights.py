@@ -9,22 +9,20 @@ from pathlib import Path
 from typing import Any, cast
 
 import mmdet.datasets  # noqa: F401  (registers the data sets, which name their classes)
-import torch
 from mmdet.registry import DATASETS
-from mmengine.registry import DefaultScope
 from torch import Tensor
 
 from gfl_lab.checkpoints.download import Progress, fetch
 from gfl_lab.checkpoints.import_checkpoint import WeightsFile, convert_file, read_weights
-from gfl_lab.detector.mmdet_detector import mmdet_detector
-from gfl_lab.errors import GflLabError, InputError, Problem
+from gfl_lab.detector.mmdet_detector import without_memory
+from gfl_lab.errors import InputError, Problem
 from gfl_lab.inference.trained_detector import TrainedDetector, converted_detector, data_images, detector_of, is_own
 from gfl_lab.spec.choices import MMDET
 from gfl_lab.spec.file_models import Profile
 from gfl_lab.spec.settings import Settings
 from gfl_lab.wording import plural
 from gfl_lab.zoo.metafile import Published
-from gfl_lab.zoo.trained import MOST_DETECTIONS, TrainedConfig, read_trained
+from gfl_lab.zoo.trained import TrainedConfig, read_trained
 
 
 def read_published(entry: Published, data: Path | None, profile: Profile, progress: Progress) -> TrainedDetector:
@@ -87,19 +85,7 @@ def _of_mmdet(name: str, config: TrainedConfig, file: WeightsFile, data: Path | 
 
 def keys_of(config: TrainedConfig) -> set[str]:
     """Return the keys of the weights of a config's detector. Raises InputError if it cannot be built here."""
-    try:
-        with DefaultScope.overwrite_default_scope("mmdet"):
-            try:
-                with torch.device("meta"):
-                    model = mmdet_detector(config.model, 0.0, MOST_DETECTIONS)
-            except Exception:  # a constructor that computes with its numbers
-                model = mmdet_detector(config.model, 0.0, MOST_DETECTIONS)
-    except GflLabError:
-        raise
-    except Exception as error:
-        text = (str(error).splitlines() or [""])[0]
-        raise InputError(f"the detector of {config.detector} cannot be built here: {type(error).__name__}: {text}") from None
-    return {*model.state_dict()}
+    return {*without_memory(config.model, config.detector).state_dict()}
 
 
 def _without_left_over(state: Mapping[str, Tensor], own: set[str]) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gfl_lab.addresses import check_text
-from gfl_lab.errors import InputError, Problem, SpecError
+from gfl_lab.addresses import absolute_beside
+from gfl_lab.errors import GflLabError, InputError, Problem, SpecError
 from gfl_lab.session.inputs import Files
 from gfl_lab.spec.choices import OWN
 from gfl_lab.spec.plain_config import decode
@@ -25,20 +24,7 @@ def absolute_detector(detector: Any, beside: Path) -> Any:
     Raises:
         InputError: the path holds characters that no file system takes.
     """
-    if not isinstance(detector, str) or not detector.endswith(".py"):
-        return detector
-    try:
-        path = os.path.abspath(beside / Path(detector).expanduser())
-    except RuntimeError:  # no such user
-        path = os.path.abspath(beside / detector)
-    check_text(path, "detector")
-    return path
-
-
-def with_absolute_detector(settings: Mapping[str, Any], beside: Path) -> dict[str, Any]:
-    """Return ``settings`` with the path of their config file, if they have one, made absolute."""
-    own = {"detector": absolute_detector(settings["detector"], beside)} if "detector" in settings else {}
-    return {**settings, **own}
+    return absolute_beside(detector, beside, "detector") if isinstance(detector, str) and detector.endswith(".py") else detector
 
 
 def completed(files: Files) -> Callable[[Settings], Settings]:
@@ -53,6 +39,21 @@ def completed(files: Files) -> Callable[[Settings], Settings]:
     return complete_at_its_place
 
 
+def resolved_once() -> Callable[[Settings, int], dict[str, Any] | None]:
+    """Return ``zoo.resolve.resolve`` with a memory: trials that differ in their seeds alone share one config. It raises InputError."""
+    known: dict[tuple[str, int], dict[str, Any] | None] = {}
+
+    def config_of(settings: Settings, classes: int) -> dict[str, Any] | None:
+        if settings.detector == OWN:
+            return None
+        key = (settings.model_dump_json(), classes)
+        if key not in known:
+            known[key] = resolve(settings, classes)
+        return known[key]
+
+    return config_of
+
+
 def check_detectors(files: Files, variants: Sequence[Settings], say: Callable[[str], None]) -> None:
     """Build each detector of mmdet's that a variant names, without memory for its weights, and say what is left out of its config.
 
@@ -62,7 +63,7 @@ def check_detectors(files: Files, variants: Sequence[Settings], say: Callable[[s
     having = [settings for settings in variants if settings.detector != OWN]
     if not having:
         return
-    from gfl_lab.train.component_check import build_problem
+    from gfl_lab.detector.mmdet_detector import without_memory
 
     problems: list[Problem] = []
     seen: set[str] = set()
@@ -75,8 +76,10 @@ def check_detectors(files: Files, variants: Sequence[Settings], say: Callable[[s
         assert config is not None, "only a variant of the GFL family has none"
         if settings.init_weights not in ("random", "pretrained"):
             problems += _unfit_weights(config, settings, place_of(files, settings))
-        if problem := build_problem(config["model"], settings.detector):
-            problems.append(Problem(problem.message, place_of(files, settings), problem.hint))
+        try:
+            without_memory(decode(config["model"]), settings.detector)
+        except GflLabError as error:
+            problems += _at_its_place(error, files, settings).problems
         seen.update(notes(settings))
     if problems:
         raise SpecError(list(dict.fromkeys(problems)))
@@ -95,7 +98,7 @@ def _unfit_weights(config: Mapping[str, Any], settings: Settings, place: str) ->
     return ()
 
 
-def _at_its_place(error: InputError, files: Files, settings: Settings) -> SpecError:
+def _at_its_place(error: GflLabError, files: Files, settings: Settings) -> SpecError:
     place = place_of(files, settings)
     return SpecError([problem if problem.place else Problem(problem.message, place, problem.hint) for problem in error.problems])
 

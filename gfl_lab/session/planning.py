@@ -18,7 +18,7 @@ from gfl_lab.rundir import RunTree
 from gfl_lab.session.components import check_components, named_classes
 from gfl_lab.session.dataset import prepare_data
 from gfl_lab.session.inputs import Files
-from gfl_lab.session.mmdet_variants import check_detectors, completed
+from gfl_lab.session.mmdet_variants import check_detectors, completed, resolved_once
 from gfl_lab.session.weights import check_weights, digest_weights, experiment_with_absolute_paths
 from gfl_lab.spec.choices import ROLES
 from gfl_lab.spec.code import CodeFile
@@ -27,7 +27,6 @@ from gfl_lab.spec.limits import MAX_TRIALS
 from gfl_lab.spec.needs import all_settings
 from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import ComponentFile
-from gfl_lab.zoo.resolve import resolve
 
 MAX_SEED = 2**31 - 1
 MANY = 1000
@@ -99,7 +98,7 @@ def prepare(files: Files, tree: RunTree, options: PlanOptions, say: Callable[[st
 
     def components(settings: Settings) -> tuple[ComponentFile, ...]:
         # All files, not only the one that has the class: it may use what another one registers.
-        return tuple(file.component for file in files.code) if registered & named_classes(settings) else ()
+        return tuple(file.component for file in files.code) if registered and registered & named_classes(settings) else ()
 
     def weights_of(settings: Settings) -> str:
         return options.init_weights.get(settings.backbone) or options.init_weights.get("") or settings.init_weights
@@ -112,7 +111,7 @@ def prepare(files: Files, tree: RunTree, options: PlanOptions, say: Callable[[st
         components=components,
         weights_of=weights_of,
         complete=completed(files),
-        config_of=resolve,
+        config_of=resolved_once(),
         max_trials=options.max_trials,
     )
 

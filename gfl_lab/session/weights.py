@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gfl_lab.addresses import check_text
+from gfl_lab.addresses import absolute_beside
 from gfl_lab.errors import InputError
 from gfl_lab.session.mmdet_variants import CLASSES, absolute_detector
 from gfl_lab.spec.backbones import with_weights
@@ -30,16 +29,7 @@ def absolute_weights(weights: str, beside: Path) -> str:
     Raises:
         InputError: the path holds characters that no file system takes.
     """
-    return weights if weights in (RANDOM, PRETRAINED) else _absolute_path(weights, beside, "init_weights")
-
-
-def _absolute_path(given: str, beside: Path, name: str) -> str:
-    try:
-        path = os.path.abspath(beside / Path(given).expanduser())
-    except RuntimeError:  # no such user
-        path = os.path.abspath(beside / given)
-    check_text(path, name)
-    return path
+    return weights if weights in (RANDOM, PRETRAINED) else absolute_beside(weights, beside, "init_weights")
 
 
 def with_absolute_paths(settings: Mapping[str, Any], beside: Path) -> dict[str, Any]:
@@ -65,7 +55,7 @@ def _absolute(key: str, value: Any, beside: Path) -> Any:
         return absolute_detector(value, beside)
     if key not in ROLES:
         return value
-    own = {DATA: _absolute_path(value[DATA], beside, f"{key}.{DATA}")} if DATA in value else {}
+    own = {DATA: absolute_beside(value[DATA], beside, f"{key}.{DATA}")} if DATA in value else {}
     return with_absolute_paths({inner: given for inner, given in value.items() if inner != DATA}, beside) | own
 
 

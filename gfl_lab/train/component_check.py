@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from mmdet.registry import MODELS, TASK_UTILS
-from mmengine.registry import DefaultScope, Registry
+from mmengine.registry import Registry
 
 import gfl_lab.train.trial  # noqa: F401  (registers all that a trial has)
 from gfl_lab.detector.build import component, model_config
 from gfl_lab.detector.head import GFLFamilyHead
 from gfl_lab.detector.head_arguments import MOVED_ARGUMENTS
-from gfl_lab.errors import GflLabError, InputError, Problem
+from gfl_lab.detector.mmdet_detector import on_meta_device
+from gfl_lab.errors import InputError, Problem
 from gfl_lab.setup.components import problem_of
 from gfl_lab.spec.choices import BUILT_IN
 from gfl_lab.spec.code import CodeFile
-from gfl_lab.spec.plain_config import decode
 from gfl_lab.spec.settings import Settings
 
 CLASSES = 80
@@ -125,15 +124,8 @@ def _argument_findings(settings: Settings) -> list[Finding]:
 
 
 def _built(key: str, build: Callable[[], Any], files: Sequence[CodeFile], settings: Settings) -> list[Finding]:
-    """Build on the meta device, which costs no memory; what a constructor cannot do there is tried on the CPU."""
     try:
-        with torch.device("meta"):
-            build()
-        return []
-    except Exception:
-        pass
-    try:
-        build()
+        on_meta_device(build)
         return []
     except InputError as error:
         return [Finding(key, problem) for problem in error.problems]
@@ -142,28 +134,6 @@ def _built(key: str, build: Callable[[], Any], files: Sequence[CodeFile], settin
         name = getattr(settings, key)
         where = f" ({problem.place})" if ":" in problem.place else ""
         return [Finding(key, Problem(f"{key} {name} cannot be built{where}: {problem.message}", hint=_signature(key, name)))]
-
-
-def build_problem(model: Mapping[str, Any], detector: str) -> Problem | None:
-    """Return the problem with which one of mmdet's detectors cannot be built; None if it can.
-
-    Args:
-        model: stored config of the model (`plain_config`). detector: the setting, for the message.
-    """
-    config = {"type": "mmdet_detector", "config": decode(model), "score_thr": 0.0, "max_dets": 100}
-    try:
-        with DefaultScope.overwrite_default_scope("mmdet"):
-            try:
-                with torch.device("meta"):
-                    MODELS.build(dict(config))
-            except Exception:
-                MODELS.build(dict(config))  # what a constructor cannot do on the meta device
-    except GflLabError as error:
-        return error.problems[0]
-    except Exception as error:
-        text = str(error).splitlines()[0] if str(error) else ""
-        return Problem(f"{detector} cannot be built: {type(error).__name__}: {text}")
-    return None
 
 
 def _signature(key: str, name: str) -> str:

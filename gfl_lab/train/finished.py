@@ -11,7 +11,6 @@ import pickle
 import random
 import threading
 import traceback
-import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -181,8 +180,6 @@ def prepare_process(threads: int, seed: int) -> None:
         torch.cuda.reset_peak_memory_stats()
     torch.set_num_threads(threads)
     keep_freed_memory()
-    # What mmdet and torch say of mmdet's own code is of no use to who trains it.
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"mmdet\.|mmcv\.|torch\.functional")
     random.seed(seed)
     np.random.seed(seed)
 
