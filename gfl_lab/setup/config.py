@@ -45,8 +45,8 @@ def trial_config(spec: TrialSpec, paths: dict[str, str], work_dir: str, loader_w
         "default_scope": "mmdet",
         "work_dir": work_dir,
         "model": detector_config(spec),
-        "train_dataloader": _loader(spec, paths, "train", loader_workers, own.get("train_pipeline")),
-        "val_loader": _loader(spec, paths, "val", loader_workers, own.get("test_pipeline")),
+        "train_dataloader": _loader(spec, paths, "train", loader_workers, own),
+        "val_loader": _loader(spec, paths, "val", loader_workers, own),
         "train_cfg": {"type": "TrialTrainLoop", "max_epochs": total_epochs(settings)},
         "optim_wrapper": _optim_wrapper(settings, own.get("optim_wrapper")),
         "param_scheduler": own["param_scheduler"] if "param_scheduler" in own else _schedulers(settings),
@@ -93,13 +93,19 @@ def batch_bytes(settings: Settings) -> int:
     return 3 * math.prod(settings.image_size) * settings.batch_size
 
 
-def _loader(spec: TrialSpec, paths: dict[str, str], split: str, workers: int, own_pipeline: list[dict[str, Any]] | None) -> dict[str, Any]:
+def _loader(spec: TrialSpec, paths: dict[str, str], split: str, workers: int, own: dict[str, Any]) -> dict[str, Any]:
     """Return the loader of a split.
 
     Args:
-        own_pipeline: of an mmdet config whose recipe is trained; it takes the place of the profile's.
+        own: of an mmdet config; what it has of pipelines and training data takes the place of the profile's.
     """
     settings, training = spec.settings, split == "train"
+    own_pipeline = own.get("train_pipeline" if training else "test_pipeline")
+    own_data: dict[str, Any] = {}
+    own_batches: dict[str, Any] = {}
+    if training and "train_data" in own:
+        own_data = {"filter_cfg": own["train_data"]["filter_cfg"], "like_mmdet": True}
+        own_batches = {"like_shapes": own["train_data"]["like_shapes"]}
     meta = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction")
     pipeline: list[dict[str, Any]] = [{"type": "LoadImageCached", "white_level": spec.data.white_level}]
     if training:
@@ -108,10 +114,9 @@ def _loader(spec: TrialSpec, paths: dict[str, str], split: str, workers: int, ow
         pipeline += [{"type": "ResizeKeepRatio", "scale": tuple(settings.image_size), "keep_ratio": True}]
     pipeline += [{"type": "PackBytes", "meta_keys": meta}]
     if own_pipeline is not None:
-        load = pipeline[0]
+        load = pipeline[0] | {"copy": True}
         pipeline = [
-            load | ({"to_float32": True} if each.get("to_float32") else {}) if each["type"] == "LoadImageFromFile" else each
-            for each in own_pipeline
+            load | {"to_float32": bool(each.get("to_float32"))} if each["type"] == "LoadImageFromFile" else each for each in own_pipeline
         ]
     one_shape = {"type": "OneShapeBatchSampler", "image_size": tuple(settings.image_size), "pad_to": _padded_to(spec)}
     return {
@@ -121,7 +126,7 @@ def _loader(spec: TrialSpec, paths: dict[str, str], split: str, workers: int, ow
         "persistent_workers": workers > 0,
         "drop_last": False,
         "sampler": {"type": "WholeSampler", "shuffle": training, "seed": spec.seed},
-        "batch_sampler": {"type": "ResumableBatchSampler"} if training else one_shape,
+        "batch_sampler": {"type": "ResumableBatchSampler", **own_batches} if training else one_shape,
         "collate_fn": {"type": "pseudo_collate"},
         "dataset": {
             "type": "TrialDataset",
@@ -133,6 +138,7 @@ def _loader(spec: TrialSpec, paths: dict[str, str], split: str, workers: int, ow
             "filter_cfg": {"filter_empty_gt": True, "min_size": MIN_SIDE_PX} if training else None,
             "test_mode": not training,
             "pipeline": pipeline,
+            **own_data,
         },
     }
 

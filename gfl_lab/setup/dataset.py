@@ -32,6 +32,7 @@ from gfl_lab.data.annotations import is_learned, load_coco
 from gfl_lab.data.assignment import scaled_size
 from gfl_lab.data.layout import image_file
 from gfl_lab.data.pixels import read_image
+from gfl_lab.errors import DataError
 
 CACHE_BYTES = 512 * 2**20
 """Decoded images of a split are kept in memory while they fit in this much; the desk data set takes 47 MB."""
@@ -45,14 +46,25 @@ class TrialDataset(BaseDetDataset):
         seed: of the trial; with the epoch and the index it seeds every random choice of a sample.
         draw_annotators: draw, anew each epoch, which of the two annotators drew an ambiguous side (`ambiguous_shapes`).
         classes: category names in the order of the labels.
+        like_mmdet: images in the order of the annotation file, not of their ids; and those whose annotations are all left out
+            count as images with annotations. Both as mmdet's ``CocoDataset`` has it, for a config's own recipe.
 
     Attributes:
         decoded: the images that are kept in memory, once the annotations have been read.
     """
 
-    def __init__(self, *args: Any, seed: int = 0, draw_annotators: bool = False, classes: Sequence[str] = (), **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        seed: int = 0,
+        draw_annotators: bool = False,
+        classes: Sequence[str] = (),
+        like_mmdet: bool = False,
+        **kwargs: Any,
+    ) -> None:
         self.seed = seed
         self.draw_annotators = draw_annotators
+        self.like_mmdet = like_mmdet
         self._shared_epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # loader processes must see it change
         super().__init__(*args, metainfo={"classes": tuple(classes)}, **kwargs)
 
@@ -75,6 +87,7 @@ class TrialDataset(BaseDetDataset):
         dataset = load_coco(self.ann_file)
         labels = {category["id"]: self.metainfo["classes"].index(category["name"]) for category in dataset["categories"]}
         instances: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in dataset["images"]}
+        self._annotated = {annotation["image_id"] for annotation in dataset["annotations"]}
         sizes = {image["id"]: (image["width"], image["height"]) for image in dataset["images"]}
         for annotation in dataset["annotations"]:
             if not is_learned(annotation["bbox"], sizes[annotation["image_id"]]):
@@ -97,31 +110,50 @@ class TrialDataset(BaseDetDataset):
                 "height": image["height"],
                 "instances": instances[image["id"]],
             }
-            for image in sorted(dataset["images"], key=lambda image: image["id"])
+            for image in (dataset["images"] if self.like_mmdet else sorted(dataset["images"], key=lambda image: image["id"]))
         ]
 
     def filter_data(self) -> list[dict[str, Any]]:
-        """Return, in training, the images with a box that counts and a side of at least 32 px, as every published GFL row does."""
+        """Return, in training, the images with a box that counts and a side of at least 32 px, as every published GFL row does.
+
+        A config's own ``filter_cfg`` may have another length, or keep images without boxes.
+        """
         if self.test_mode or self.filter_cfg is None:
             return self.data_list
         least = self.filter_cfg.get("min_size", 0)
-        return [
-            info
-            for info in self.data_list
-            if min(info["width"], info["height"]) >= least and any(not instance["ignore_flag"] for instance in info["instances"])
-        ]
+        large = (info for info in self.data_list if min(info["width"], info["height"]) >= least)
+        return [info for info in large if not self.filter_cfg.get("filter_empty_gt") or self._has_truth(info)]
+
+    def _has_truth(self, info: dict[str, Any]) -> bool:
+        """Return True if an image counts as one with boxes."""
+        if self.like_mmdet:
+            return info["img_id"] in self._annotated
+        return any(not instance["ignore_flag"] for instance in info["instances"])
 
     def prepare_data(self, idx: int) -> Any:
-        """Return the sample ``idx`` through the pipeline, under its own seed."""
-        info = self.get_data_info(idx)
+        """Return the sample ``idx`` through the pipeline, under its own seed.
+
+        Where a crop leaves no box, mmdet takes another image. Here it is drawn under the seed of the first one.
+
+        Raises:
+            DataError: no image has a box left.
+        """
         if self.test_mode:
-            return self.pipeline(info)
+            return self.pipeline(self.get_data_info(idx))
         with seeded(self.seed, int(self._shared_epoch[0]), idx):
-            if self.draw_annotators:
-                for instance in info["instances"]:
-                    if instance["annotation"]:
-                        instance["bbox"] = list(draw_box(instance["annotation"], np.random.random()))
-            return self.pipeline(info)
+            for _ in range(self.max_refetch + 1):
+                if (sample := self._trained(idx)) is not None:
+                    return sample
+                idx = self._rand_another()
+        raise DataError(f"the transforms of training left no box in {self.max_refetch + 1} images one after another")
+
+    def _trained(self, idx: int) -> Any:
+        info = self.get_data_info(idx)
+        if self.draw_annotators:
+            for instance in info["instances"]:
+                if instance["annotation"]:
+                    instance["bbox"] = list(draw_box(instance["annotation"], np.random.random()))
+        return self.pipeline(info)
 
 
 @contextlib.contextmanager
@@ -147,13 +179,14 @@ class LoadImageCached:
     Args:
         white_level: of the data set, for images of more than 8 bits.
         to_float32: hand out a copy in float32, which some transforms of mmdet want.
+        copy: hand out a copy, for transforms that write into the image that they get.
 
     Attributes:
         memory: decoded images that are kept; none unless the data set has given one.
     """
 
-    def __init__(self, white_level: int = 0, to_float32: bool = False) -> None:
-        self.white_level, self.to_float32 = white_level, to_float32
+    def __init__(self, white_level: int = 0, to_float32: bool = False, copy: bool = False) -> None:
+        self.white_level, self.to_float32, self.copy = white_level, to_float32, copy
         self.memory: DecodedImages | None = None
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
@@ -165,6 +198,8 @@ class LoadImageCached:
                 self.memory.keep(path, image)
         if self.to_float32:
             image = image.astype(np.float32)
+        elif self.copy:
+            image = image.copy()
         results.update(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
         return results
 
@@ -289,16 +324,19 @@ class WholeSampler(DefaultSampler):
 class ResumableBatchSampler(AspectRatioBatchSampler):
     """mmdet's batches of like shape, which can leave out the first ``skip`` of an epoch: those an interrupted trial has done.
 
+    With ``like_shapes`` off, a batch may hold wide and high images together.
+
     In a trial of several processes each takes its part of the one batch, so that batches do not depend on their number. Where
     the last batch of an epoch has fewer images than there are processes, the rest of them take its first image once more.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, like_shapes: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.skip = 0
+        self.skip, self.like_shapes = 0, like_shapes
         self.rank, self.processes = get_dist_info()
 
     def __iter__(self) -> Iterator[list[int]]:
         skip, self.skip = self.skip, 0
-        for batch in itertools.islice(super().__iter__(), skip, None):
+        batches = super().__iter__() if self.like_shapes else BatchSampler.__iter__(self)
+        for batch in itertools.islice(batches, skip, None):
             yield batch[self.rank :: self.processes] or batch[:1]

@@ -68,5 +68,5 @@ def of_recipe(options: Mapping[str, Any]) -> list[str]:
     return [path for path in options if path.partition(".")[0] != MODEL]
 
 
-TOP = (MODEL, "optim_wrapper", "param_scheduler", "train_cfg", "train_pipeline", "test_pipeline", "train_dataloader", "auto_scale_lr")
+TOP = (MODEL, "optim_wrapper", "param_scheduler", "train_cfg", "train_pipeline", "test_pipeline", "auto_scale_lr")
 """Parts of an mmdet config that a trial uses; those after ``model`` with ``recipe: config`` alone."""

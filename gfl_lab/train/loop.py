@@ -105,6 +105,14 @@ class TrialInfoHook(RuntimeInfoHook):
         self.last_loop_stage = None
 
 
+def seed_step(seed: int, step: int) -> None:
+    """Seed every generator for the step after ``step`` finished ones of a trial with this seed."""
+    step_seed = int(np.random.SeedSequence((seed, step)).generate_state(1)[0])
+    torch.manual_seed(step_seed)
+    np.random.seed(step_seed)
+    random.seed(step_seed)
+
+
 class TrialHook(Hook):
     """The trial's part in mmengine's loop: metric lines, checkpoints, evaluation, stopping on request.
 
@@ -175,10 +183,7 @@ class TrialHook(Hook):
         self.lr = runner.optim_wrapper.get_lr()["lr"][0]
         # Drop path, and the samplers of mmdet's detectors, must not depend on what was drawn before the step: an interruption would
         # change it.
-        step_seed = int(np.random.SeedSequence((self.seed, runner.iter)).generate_state(1)[0])
-        torch.manual_seed(step_seed)
-        np.random.seed(step_seed)
-        random.seed(step_seed)
+        seed_step(self.seed, runner.iter)
 
     def after_train_iter(self, runner: TrialRunner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None) -> None:
         if self.average:

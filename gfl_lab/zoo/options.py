@@ -14,7 +14,8 @@ from gfl_lab.spec.hints import nearest
 def with_options(config: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of ``config`` in which each path has its value. A number in a path is an index of a list.
 
-    A last name that the config does not give is added: the class that reads it may have a default.
+    A last name that the config does not give is added: the class that reads it may have a default. A list given for a tuple
+    becomes one: YAML has no tuples, and mmcv refuses a list as a scale.
 
     Raises:
         InputError: every path whose beginning the config does not have.
@@ -40,15 +41,20 @@ def _set(config: dict[str, Any], path: str, value: Any) -> Problem | None:
             hint = nearest(name, at) if isinstance(at, Mapping) and at else ""
             return Problem(f"{PREFIX}{path}: the config has no {so_far}", hint=hint)
         at = found[0]
+    former = _child(at, last)
     if isinstance(at, dict):
-        at[last] = value
+        at[last] = _like(former[0], value) if former else value
         return None
-    if isinstance(at, list) and _child(at, last):
-        at[int(last)] = value
+    if isinstance(at, list) and former:
+        at[int(last)] = _like(former[0], value)
         return None
     above = ".".join(parents)
     rule = f"it has {len(at)} entries, from 0" if isinstance(at, list) else f"it is {at!r}, which has no parts"
     return Problem(f"{PREFIX}{path}: the config has no {last!r} in {above}: {rule}")
+
+
+def _like(former: Any, value: Any) -> Any:
+    return tuple(value) if isinstance(former, tuple) and isinstance(value, list) else value
 
 
 def _child(at: Any, name: str) -> tuple[Any] | None:

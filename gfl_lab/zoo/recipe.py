@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gfl_lab.errors import InputError, Problem
 from gfl_lab.spec.choices import MMDET
 from gfl_lab.spec.settings import Settings
-from gfl_lab.zoo.rewrite import test_part
+from gfl_lab.zoo.rewrite import FIXED_SIZE, test_part
 
 TRANSFORMS = frozenset({
     "LoadImageFromFile", "LoadAnnotations", "Resize", "RandomResize", "RandomChoiceResize", "RandomFlip", "RandomCrop", "RandomChoice",
@@ -26,6 +27,8 @@ class Recipe(NamedTuple):
     Attributes:
         optim_wrapper: optimizer, clipping, parameter groups. param_scheduler: schedules of the learning rate.
         train_pipeline, test_pipeline: transforms of a sample.
+        train_data: ``filter_cfg``, the images that are left out of training, and ``like_shapes``, whether the images of a batch
+            are all wide or all high.
         epochs: of the whole training. batch_size: images a step, over all GPUs.
         notes: parts of the config that a trial leaves out, in words.
     """
@@ -34,6 +37,7 @@ class Recipe(NamedTuple):
     param_scheduler: list[dict[str, Any]]
     train_pipeline: list[dict[str, Any]]
     test_pipeline: list[dict[str, Any]]
+    train_data: dict[str, Any]
     epochs: int
     batch_size: int
     notes: tuple[str, ...]
@@ -43,8 +47,32 @@ class Recipe(NamedTuple):
         return {key: value for key, value in self._asdict().items() if key != "notes"}
 
 
+def laid_open(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config in which ``train_pipeline``, ``test_pipeline`` and ``auto_scale_lr.base_batch_size`` are what a trial uses.
+
+    mmdet's files have these names too, but its loaders hold copies, so that a change of the names alone would change nothing.
+    """
+    opened = dict(config)
+    for name, key in (("train_pipeline", "train_dataloader"), ("test_pipeline", "val_dataloader")):
+        opened[name] = copy.deepcopy(list(_data(config, key).get("pipeline") or ()))
+    size = (config.get("train_dataloader") or {}).get("batch_size", 2)  # one GPU's
+    opened["auto_scale_lr"] = {"base_batch_size": size, **(config.get("auto_scale_lr") or {})}
+    return opened
+
+
+def _data(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return the data set of a loader; an empty mapping if there is none."""
+    loader = config.get(key)
+    data = loader.get("dataset") if isinstance(loader, Mapping) else None
+    return data if isinstance(data, Mapping) else {}
+
+
 def recipe_of(detector: str, config: Mapping[str, Any]) -> Recipe:
     """Return the recipe of a config.
+
+    Args:
+        detector: the setting, for messages.
+        config: from ``laid_open``.
 
     Raises:
         InputError: every part that a trial cannot repeat.
@@ -58,8 +86,10 @@ def recipe_of(detector: str, config: Mapping[str, Any]) -> Recipe:
         problems.append("its training is not counted in epochs (train_cfg.max_epochs)")
     if int(wrapper.get("accumulative_counts", 1)) != 1:
         problems.append(f"it adds up the gradients of {wrapper['accumulative_counts']} batches (optim_wrapper.accumulative_counts)")
-    train_data, test_data = (_plain_dataset(config, key, problems) for key in ("train_dataloader", "val_dataloader"))
-    pipelines = [_pipeline(data.get("pipeline") or (), problems) for data in (train_data, test_data)]
+    train_data = _train_data(config, problems)
+    if not _data(config, "val_dataloader"):
+        problems.append("it has no val_dataloader.dataset")
+    pipelines = [_pipeline(config[name], problems) for name in ("train_pipeline", "test_pipeline")]
     if problems:
         hint = "With recipe: profile it is trained as the profile's other variants are."
         raise InputError(
@@ -71,28 +101,26 @@ def recipe_of(detector: str, config: Mapping[str, Any]) -> Recipe:
         param_scheduler=[dict(each) for each in ([schedulers] if isinstance(schedulers, Mapping) else schedulers)],
         train_pipeline=pipelines[0],
         test_pipeline=[each for each in pipelines[1] if each["type"] != "LoadAnnotations"],
+        train_data=train_data,
         epochs=train["max_epochs"],
-        batch_size=_batch_size(config),
+        batch_size=int(config["auto_scale_lr"]["base_batch_size"]),
         notes=_left_out(detector, config),
     )
 
 
-def _batch_size(config: Mapping[str, Any]) -> int:
-    """Return the images a step over all GPUs: the size that the config's learning rate is meant for, else one GPU's."""
-    scaling = config.get("auto_scale_lr") or {}
-    return int(scaling.get("base_batch_size") or (config.get("train_dataloader") or {}).get("batch_size", 2))
-
-
-def _plain_dataset(config: Mapping[str, Any], key: str, problems: list[str]) -> Mapping[str, Any]:
-    loader = config.get(key)
-    data = loader.get("dataset") if isinstance(loader, Mapping) else None
-    if not isinstance(data, Mapping):
-        problems.append(f"it has no {key}.dataset")
-        return {}
+def _train_data(config: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+    """Return how images are chosen and put into batches, and add the problem of each way that a trial cannot repeat."""
+    data, loader = _data(config, "train_dataloader"), config.get("train_dataloader") or {}
+    if not data:
+        problems.append("it has no train_dataloader.dataset")
     if "dataset" in data or "datasets" in data:
-        problems.append(f"{key}.dataset is {data.get('type')}, which repeats, mixes or joins other data sets")
-        return {}
-    return data
+        problems.append(f"train_dataloader.dataset is {data.get('type')}, which repeats, mixes or joins other data sets")
+    sampler = loader.get("sampler") or {}
+    if sampler.get("type", "DefaultSampler") != "DefaultSampler" or not sampler.get("shuffle", True):
+        problems.append(f"train_dataloader.sampler is {sampler.get('type')}, and a trial takes each image once an epoch, in random order")
+    given = data.get("filter_cfg") or {}
+    kept = {key: given[key] for key in ("filter_empty_gt", "min_size") if given.get(key)}
+    return {"filter_cfg": kept, "like_shapes": loader.get("batch_sampler") is not None}
 
 
 def _pipeline(transforms: Sequence[Mapping[str, Any]], problems: list[str]) -> list[dict[str, Any]]:
@@ -107,7 +135,7 @@ def _pipeline(transforms: Sequence[Mapping[str, Any]], problems: list[str]) -> l
         if kind == "LoadAnnotations":
             own["with_bbox"] = True
         if kind == "FilterAnnotations":
-            own = {key: value for key, value in own.items() if key not in ("by_mask", "min_gt_mask_area")} | {"keep_empty": False}
+            own = {key: value for key, value in own.items() if key not in ("by_mask", "min_gt_mask_area")}
         if kind == "RandomChoice":
             own["transforms"] = [_pipeline(branch, problems) for branch in each["transforms"]]
         kept.append(own)
@@ -122,8 +150,8 @@ def _left_out(detector: str, config: Mapping[str, Any]) -> tuple[str, ...]:
         found.append(f"{name}: {', '.join(hooks)} of its config {'is' if len(hooks) == 1 else 'are'} not run (ema_decay is a setting)")
     if str((config.get("optim_wrapper") or {}).get("type", "")).startswith("Amp"):
         found.append(f"{name}: its config trains in mixed precision; here the setting precision decides")
-    if augments := (config["model"].get("data_preprocessor") or {}).get("batch_augments"):
-        kinds = ", ".join(str(each.get("type")) for each in augments)
+    augments = (config["model"].get("data_preprocessor") or {}).get("batch_augments") or ()
+    if kinds := ", ".join(str(each.get("type")) for each in augments if each.get("type") != FIXED_SIZE):
         found.append(f"{name}: {kinds} of its config is left out")
     return tuple(found)
 

@@ -12,7 +12,7 @@ from gfl_lab.spec.plain_config import NotPlainError, encode
 from gfl_lab.spec.settings import Settings
 from gfl_lab.zoo import refusals, rewrite, widths
 from gfl_lab.zoo.options import with_options
-from gfl_lab.zoo.recipe import recipe_of, settings_with_recipe
+from gfl_lab.zoo.recipe import laid_open, recipe_of, settings_with_recipe
 from gfl_lab.zoo.source import read
 from gfl_lab.zoo.widths import with_widths
 
@@ -116,7 +116,7 @@ def model_for(settings: Settings, model: dict[str, Any], classes: int) -> dict[s
     if settings.recipe == "profile":
         changed = with_widths(rewrite.with_protocol(rewrite.with_preprocessor(changed, settings), settings), settings)
     else:
-        changed = rewrite.with_own_preprocessor(changed)
+        changed = rewrite.with_own_preprocessor(changed, padding=True)
     again: dict[str, Any] = with_options({"model": changed}, _of_model(settings))["model"]
     return again
 
@@ -130,4 +130,4 @@ def _of_model(settings: Settings) -> dict[str, Any]:
 
 
 def _config(settings: Settings) -> dict[str, Any]:
-    return with_options(read(settings.detector), settings.cfg_options)
+    return with_options(laid_open(read(settings.detector)), settings.cfg_options)

@@ -193,8 +193,19 @@ def with_preprocessor(model: Model, settings: Settings) -> Model:
     return {**model, "data_preprocessor": {"type": "mmdet.BatchPreprocessor", **own, "pad_size_divisor": pad_to}}
 
 
-def with_own_preprocessor(model: Model) -> Model:
-    """Return the model with the config's preprocessing, without what it does to masks and to whole batches."""
+FIXED_SIZE = "BatchFixedSizePad"
+"""Of mmdet's changes of a whole batch the one that draws no random number: padding to a given size, in training."""
+
+
+def with_own_preprocessor(model: Model, padding: bool = False) -> Model:
+    """Return the model with the config's preprocessing, without what it does to masks and to whole batches.
+
+    Args:
+        padding: keep the padding of training batches to a given size.
+    """
     given = model.get("data_preprocessor") or {}
     kept = {key: given[key] for key in ("mean", "std", "bgr_to_rgb", "rgb_to_bgr", "pad_size_divisor") if key in given}
+    augments = [each for each in given.get("batch_augments") or () if padding and each["type"] == FIXED_SIZE]
+    if augments:
+        kept["batch_augments"] = [{"type": f"mmdet.{FIXED_SIZE}", "size": each["size"]} for each in augments]
     return {**model, "data_preprocessor": {"type": "mmdet.DetDataPreprocessor", **kept}}
