@@ -36,7 +36,7 @@ GALLERY_SIDES = 12
 
 _LIMITS = {
     "ranking": 16, "boxes": 16, "bimodal": 16, "box rows": 64, "gallery": 8, "reliability": 64, "sides": 32, "coincidence": 64,
-    "comparison": 16,
+    "comparison": 16, "has sides": 64,
 }  # fmt: skip
 """Kinds of values, and how many of each are kept."""
 
@@ -99,6 +99,14 @@ class Reader:
     def boxes(self, trial_id: str) -> pd.DataFrame:
         """Return every box of a trial: ``INDEX_COLUMNS``."""
         return self._of_distributions("boxes", trial_id, lambda: self._distributions(trial_id, INDEX_COLUMNS))
+
+    def has_sides(self, variant: VariantRow, trial_id: str) -> bool:
+        """Return True if the head of a trial gives distances or distributions of box sides: its boxes have locations then."""
+
+        def make() -> bool:
+            return bool((self._distributions(trial_id, ("level",))["level"] >= 0).any())
+
+        return variant.is_own_detector or self._of_distributions("has sides", trial_id, make)
 
     def most_bimodal(self, trial_id: str) -> pd.DataFrame:
         """Return ``report.bimodal.most_bimodal`` of a trial."""

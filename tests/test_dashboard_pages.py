@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import re
 import shutil
@@ -11,6 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -106,11 +110,18 @@ def test_boxes_of_an_mmdet_detector_are_shown_and_the_page_says_that_it_has_no_d
     write_fake_tree(tmp_path, **SMALL)
     (file,) = (tmp_path / "experiments").glob(f"*/*/{naming.PLAN}")
     plan = json.loads(file.read_text())
-    last = plan["variants"][-1]
+    last, with_head = plan["variants"][-1], plan["variants"][-2]
     last["settings"]["detector"] = "mmdet:retinanet_r50_fpn_1x_coco"
+    with_head["settings"] |= {"detector": "mmdet:gfl_r50_fpn_1x_coco", "box": "dirac"}
     file.write_text(json.dumps(plan))
-    by_default = html_of(open_page("boxes", tmp_path, monkeypatch))
-    assert "A detector of mmdet's" not in by_default, "a variant that has distributions is shown first"
+    rows = tmp_path / "trials" / last["trials"][0]["id"] / naming.DISTRIBUTIONS
+    frame = pd.read_parquet(rows)
+    nowhere = {"level": -1, "stride": 0, "bins": 0, "cell_x": math.nan, "cell_x1": math.nan}
+    frame = frame.assign(**nowhere, probs=[[]] * len(frame), expectation=[[math.nan] * 4] * len(frame))
+    pq.write_table(pa.Table.from_pandas(frame, schema=pq.read_schema(rows), preserve_index=False), rows)
+    by_default = open_page("boxes", tmp_path, monkeypatch)
+    assert "A detector of mmdet's" not in html_of(by_default), "a variant that has distributions is shown first"
+    assert by_default.query_params["variant"] == with_head["name"], "mmdet's GFL head has them, whatever the settings of ours say"
     chosen = html_of(open_page("boxes", tmp_path, monkeypatch, variant=last["name"]))
     assert chosen.count("No distributions of box sides") == 2, "under its box and in place of the ranking"
 

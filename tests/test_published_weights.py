@@ -176,6 +176,26 @@ def test_test_settings_of_trained_weights_act_in_the_config(
             own.under({key: value})
 
 
+def test_distributions_of_mmdets_gfl_head_are_those_of_ours_with_the_same_weights(
+    zoo: FileServer, detectors: dict[str, tuple[Config, torch.nn.Module]], photo: Path, tmp_path: Path
+) -> None:
+    """The same file, once converted to our head and once in mmdet's own: the same rows of distributions."""
+    tree, file = RunTree(tmp_path / "runs"), tmp_path / "mine.pth"
+    file.write_bytes(file_of(detectors[GFL][1]))
+    ours = detector_for_images(tree, f"mmdet:{GFL}", distributions=True)
+    mmdets = detector_for_images(tree, str(file), config=f"mmdet:{GFL}", distributions=True)
+    assert mmdets.spec.config and not ours.spec.config
+    [(_, wanted)], [(_, found)] = (predict_images(each, [photo], 0.0) for each in (ours, mmdets))
+    assert len(found) == len(wanted) > 20
+    for key in ("category", "bins", "bin_width", "bin_positions", "level", "stride", "cell_x", "cell_y"):
+        assert [row[key] for row in found] == [row[key] for row in wanted], key
+    for key in ("probs", "expectation", "score", "cell_x1", "cell_y2", "det_score"):
+        np.testing.assert_allclose([row[key] for row in found], [row[key] for row in wanted], rtol=1e-4, atol=1e-5, err_msg=key)
+    assert found[0]["bins"] == 17 and sum(found[0]["probs"]) == pytest.approx(4)
+    with pytest.raises(InputError, match="the head of .* predicts no distributions of box edges"):
+        detector_for_images(tree, str(file), config=f"mmdet:{RETINA}", distributions=True)
+
+
 def same_detections(found: Sequence[Mapping[str, Any]], stock: torch.nn.Module, config: Config, photo: Path) -> None:
     """Compare detections with those of mmdet's detector, pipeline and config."""
     pipeline = Compose([step for step in config.test_dataloader.dataset.pipeline if step["type"] != "LoadAnnotations"])

@@ -35,6 +35,7 @@ def _legend(colour: str, truth: str, ink: str, knows: bool) -> None:
 
 
 NO_SIDES = "No distributions of box sides"
+ALONE = "A detector of mmdet's gives boxes and scores alone, unless its head is mmdet's GFL head."
 
 
 def _facts(view: BoxView) -> str:
@@ -116,8 +117,8 @@ def _draw(variant: VariantRow, choice: _Choice, colours: BoxColours, slot: str) 
         config=CONFIG,
         alt=f"image {choice.image_id} with its box and the distributions of its sides",
     )
-    if not variant.has_side_outputs:
-        theme.empty(NO_SIDES, "A detector of mmdet's gives boxes and scores alone.")
+    if not reader().has_sides(variant, trial.id):
+        theme.empty(NO_SIDES, ALONE)
         return
     if not view.sides:
         theme.empty("No cell stands for this box", "The assigner gave it none, so there is no distribution to show.")
@@ -146,9 +147,19 @@ def _epoch_trend(trial: TrialRow, image_id: int, annotation_id: int, colours: Bo
     st.plotly_chart(figure, key=f"growth-{slot}", config=CONFIG, alt="probability of each side's place after every epoch")
 
 
+def _is_general(variant: VariantRow) -> bool:
+    """Return True if the boxes of a variant are distributions, by its settings or, with a detector of mmdet's, by what a trial has."""
+    if variant.is_own_detector:
+        return variant.settings.get("box") == "general"
+    try:
+        return reader().has_sides(variant, experiments.with_distributions(variant)[0].id)
+    except StoreError:
+        return False
+
+
 def _default_variants(ready: list[VariantRow]) -> tuple[str, str]:
     """Return the last variant that learns distributions, and the first other one that does, else the baseline."""
-    general = [variant for variant in ready if variant.has_side_outputs and variant.settings.get("box") == "general"] or ready
+    general = [variant for variant in ready if _is_general(variant)] or ready
     first = general[-1]
     others = [v for v in general if v is not first] or [v for v in ready if v is not first]
     return first.name, others[0].name if others else NONE
@@ -156,10 +167,10 @@ def _default_variants(ready: list[VariantRow]) -> tuple[str, str]:
 
 def _ranking(trial: TrialRow, image_id: int, box: str, variant: VariantRow) -> None:
     theme.heading("Most bimodal sides", f"Of all ground-truth boxes in {variant.name}, seed {trial.seed}. Pick a row to see its box.")
-    if not variant.has_side_outputs:
-        theme.empty(NO_SIDES, "A detector of mmdet's gives boxes and scores alone. Pick a variant of the GFL family above.")
-        return
     try:
+        if not reader().has_sides(variant, trial.id):
+            theme.empty(NO_SIDES, f"{ALONE} Pick a variant of the GFL family above.")
+            return
         ranking = reader().most_bimodal(trial.id)
     except StoreError as error:
         theme.alert(str(error))

@@ -28,7 +28,7 @@ from gfl_lab.detector.transfer import to_device
 from gfl_lab.metrics.truth_scores import TruthScores, truth_scores
 from gfl_lab.records.files import atomic_path
 from gfl_lab.spec.bins import bin_positions, unit_in_strides
-from gfl_lab.spec.choices import ASSIGNERS
+from gfl_lab.spec.choices import ASSIGNERS, OWN
 from gfl_lab.spec.settings import Settings
 
 MATCH_IOU = 0.5
@@ -129,7 +129,7 @@ class DistributionCollector:
     Args:
         truth: the split's annotation file as read by the evaluator (`COCO` object).
         category_ids: category id of each label.
-        settings: of the trial.
+        settings: of the trial. Those of the GFL family say nothing of a detector of mmdet's: its bins are one stride wide.
         ambiguous: whether annotations carry two annotators' edges.
         least: score from which on an unmatched detection is kept.
         images: ids of the only images to look at; all when None.
@@ -139,8 +139,10 @@ class DistributionCollector:
         self, truth: Any, category_ids: np.ndarray, settings: Settings, ambiguous: bool, least: float = FALSE_POSITIVE_SCORE,
         images: frozenset[int] | None = None,
     ) -> None:  # fmt: skip
-        self.truth, self.category_ids, self.settings, self.ambiguous = truth, category_ids, settings, ambiguous
-        self.bin_width, self.bin_positions = unit_in_strides(settings), bin_positions(settings)
+        self.truth, self.category_ids, self.ambiguous = truth, category_ids, ambiguous
+        self.settings = settings if settings.detector == OWN else Settings()
+        self.reg_max = self.settings.reg_max
+        self.bin_width, self.bin_positions = unit_in_strides(self.settings), bin_positions(self.settings)
         self.least, self.images = least, images
         self.names = [truth.cats[int(category)]["name"] for category in category_ids]
         self.label_of = {int(category): label for label, category in enumerate(category_ids)}
@@ -158,6 +160,8 @@ class DistributionCollector:
             geometry: of the batch.
             samples: predicted data samples, boxes in original px.
         """
+        if dense.probs is not None:
+            self.reg_max = dense.probs.shape[3] - 1
         truths = [self._boxes(sample) for sample in samples]
         most = max((len(annotations) for annotations, _ in truths), default=0)
         views = 2 if self.ambiguous else 1
@@ -260,7 +264,7 @@ class DistributionCollector:
                 "scale_x": scale[0], "scale_y": scale[1],
                 "bin_width": self.bin_width,
                 "bin_positions": list(self.bin_positions or ()),
-                "bins": self.settings.reg_max + 1 if outputs.probs is not None else 0,
+                "bins": self.reg_max + 1 if outputs.probs is not None else 0,
                 "scored": scored[number],
                 "edge_a": nan, "edge_b": nan, "prob_a": nan,
                 "probs": [], "expectation": [nan] * 4, "target": [nan] * 4,
@@ -299,7 +303,7 @@ class DistributionCollector:
         columns = {key: [row[key] for row in rows] for key in ("expectation", "ambiguous_side", "prob_a", "scored")}
         columns["edges"] = [(row["edge_a"], row["edge_b"]) for row in rows]
         probs = [row["probs"] or [float("nan")] * 4 * row["bins"] for row in rows]
-        return truth_scores(probs=probs, reg_max=self.settings.reg_max, positions=self.bin_positions, **columns)
+        return truth_scores(probs=probs, reg_max=self.reg_max, positions=self.bin_positions, **columns)
 
 
 def _parts(prefix: str, box: np.ndarray | None) -> dict[str, float]:

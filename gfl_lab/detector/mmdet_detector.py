@@ -14,6 +14,7 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
 from gfl_lab.detector.memory_order import to_channels_last
+from gfl_lab.detector.mmdet_distributions import read_distributions
 from gfl_lab.detector.mmdet_fixes import mend_config, mend_detector
 from gfl_lab.errors import GflLabError, InputError
 
@@ -24,6 +25,8 @@ T = TypeVar("T")
 def mmdet_detector(config: Mapping[str, Any], score_thr: float, max_dets: int, channels_last: bool = False) -> BaseDetector:
     """Build a detector of any of mmdet's classes, with mmdet's faults mended (``mmdet_fixes``).
 
+    The distributions of its own GFL heads are read as ours are (``mmdet_distributions``).
+
     Args:
         config: of the model, complete.
         score_thr, max_dets: of the protocol. Detectors without a threshold, or without a number of detections, keep them too.
@@ -31,6 +34,7 @@ def mmdet_detector(config: Mapping[str, Any], score_thr: float, max_dets: int, c
     """
     model: BaseDetector = MODELS.build(ConfigDict(mend_config(config)))
     mend_detector(model)
+    read_distributions(model, config)
     if channels_last:
         to_channels_last(model)
     model.add_pred_to_datasample = functools.partial(_within_protocol, model.add_pred_to_datasample, score_thr, max_dets)

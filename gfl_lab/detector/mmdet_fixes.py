@@ -48,7 +48,7 @@ def mend_detector(detector: nn.Module) -> None:
         for base, fix in _fixes():
             if isinstance(part, base) and not isinstance(part, fix):
                 own: type = type(part)
-                part.__class__ = _between(fix, own)
+                part.__class__ = between(fix, own)
 
 
 class PredictsWithoutLoss(nn.Module):
@@ -186,6 +186,6 @@ def _fixes() -> tuple[tuple[type, type], ...]:
 
 
 @functools.cache
-def _between(fix: type, own: type) -> type:
+def between(fix: type, own: type) -> type:
     """Return a class of the name of ``own`` that looks into ``fix`` first."""
     return type(own.__name__, (fix, own), {"__module__": own.__module__, "__doc__": own.__doc__})

@@ -123,8 +123,8 @@ class VariantRow:
         return tuple(trial for trial in self.trials if trial.state is TrialState.DONE)
 
     @property
-    def has_side_outputs(self) -> bool:
-        """Whether its head gives distances or distributions of box sides: the GFL family's does, mmdet's detectors do not."""
+    def is_own_detector(self) -> bool:
+        """Whether it is of the GFL family, whose heads give distances or distributions of box sides. Few of mmdet's detectors do."""
         return bool(self.settings.get("detector", OWN) == OWN)
 
 

@@ -5,9 +5,9 @@ Torch is imported only once the names have been checked.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gfl_lab.addresses import absolute
 from gfl_lab.errors import InputError, Problem
@@ -15,7 +15,9 @@ from gfl_lab.rundir import RunTree, TrialDir
 from gfl_lab.session.inputs import named_profile
 from gfl_lab.session.lookup import require_done, trial_of_checkpoint, trial_or_file
 from gfl_lab.spec.choices import MMDET
+from gfl_lab.spec.plain_config import decode
 from gfl_lab.zoo import metafile
+from gfl_lab.zoo.source import read
 
 if TYPE_CHECKING:
     from gfl_lab.inference.trained_detector import TrainedDetector
@@ -94,7 +96,7 @@ def detector_for_images(
     trial = trial_or_file(tree, name) or trial_of_checkpoint(Path(name))
     detector = _read(tree, trial, Path(name), None, profile, with_data=False)
     if distributions and detector.spec.config:
-        raise _without_distributions(detector.spec.settings.detector)
+        _require_head(decode(detector.spec.config["model"]), detector.spec.settings.detector)
     return detector
 
 
@@ -105,14 +107,17 @@ def _no_data(name: str) -> InputError:
 
 def _require_distributions(name: str, config: str | None) -> None:
     """Refuse a detector of mmdet's that predicts no distribution of box edges, before its weights are fetched."""
-    entry = None if config else metafile.find(name.removeprefix(MMDET))
-    if entry is None or not entry.has_distributions:
-        raise _without_distributions(config or name)
+    if config or not metafile.find(name.removeprefix(MMDET)).has_distributions:
+        _require_head(read(config or name)["model"], config or name)
 
 
-def _without_distributions(detector: str) -> InputError:
-    hint = f"Leave --distributions out. Detectors of the GFL family have them, such as {MMDET}gfl_r50_fpn_1x_coco."
-    return InputError(Problem(f"the head of {detector} predicts no distributions of box edges", "--distributions", hint))
+def _require_head(model: Mapping[str, Any], detector: str) -> None:
+    """Refuse a detector of mmdet's by its config, if its head predicts no distributions."""
+    from gfl_lab.detector.mmdet_distributions import gives_distributions
+
+    if not gives_distributions(model):
+        hint = f"Leave --distributions out. Detectors of the GFL family have them, such as {MMDET}gfl_r50_fpn_1x_coco."
+        raise InputError(Problem(f"the head of {detector} predicts no distributions of box edges", "--distributions", hint))
 
 
 def _of_mmdet(tree: RunTree, name: str, data: Path | None, profile: str | None, config: str | None, progress: Progress) -> TrainedDetector:
