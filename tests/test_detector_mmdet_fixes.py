@@ -90,6 +90,40 @@ class TestMending:
         assert type(head) is kind is type(copy.deepcopy(head)) and type(self._head()) is not kind
 
 
+class TestMostDetections:
+    """More detections asked for than a head has predictions: all of them, not an error of torch."""
+
+    @pytest.mark.parametrize(("loss", "most"), [({"type": "CrossEntropyLoss"}, 4), (FOCAL, 12)])
+    def test_queries(self, loss: dict[str, Any], most: int) -> None:
+        def head(limit: int) -> nn.Module:
+            return _built({"type": "DETRHead", "num_classes": 3, "embed_dims": 8, "loss_cls": loss, "test_cfg": {"max_per_img": limit}})
+
+        scores = torch.randn(4, 4 if loss is not FOCAL else 3, generator=torch.Generator().manual_seed(0))
+        arguments = (scores, torch.rand(4, 4, generator=torch.Generator().manual_seed(1)), META)
+        with pytest.raises(RuntimeError, match="out of range"):
+            head(100)._predict_by_feat_single(*arguments)
+        mended = _mended(head(100))
+        found, all_of_them = mended._predict_by_feat_single(*arguments), head(most)._predict_by_feat_single(*arguments)
+        assert len(found) == most and mended.test_cfg["max_per_img"] == 100
+        torch.testing.assert_close(found.scores, all_of_them.scores)
+        torch.testing.assert_close(_mended(head(2))._predict_by_feat_single(*arguments).bboxes, all_of_them.bboxes[:2])
+
+    def test_proposals(self) -> None:
+        class Roi(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.test_cfg, self.bbox_head = ConfigDict(max_per_img=100), [SimpleNamespace(num_classes=3)]
+
+            def predict_bbox(self, x: Any, metas: Any, results: list[Any]) -> int:
+                return int(self.test_cfg.max_per_img)
+
+        roi = Roi()
+        roi.__class__ = fixes.between(fixes.GivesAtMostItsProposals, Roi)
+        two, four = (InstanceData(bboxes=torch.zeros(count, 4)) for count in (2, 4))
+        assert roi.predict_bbox(None, None, [four, two]) == 6 and roi.test_cfg.max_per_img == 100
+        assert roi.predict_bbox(None, None, [InstanceData(bboxes=torch.zeros(50, 4))]) == 100
+
+
 class TestEps:
     CONFIG = {"type": "ResNet", "depth": 18, "base_channels": 4, "norm_cfg": {"type": "BN", "eps": 0, "requires_grad": False}}
 

@@ -10,11 +10,13 @@ mmdet's classes stay as they are for others.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
 from gfl_lab.errors import InputError, Problem
@@ -101,6 +103,37 @@ class CountsItsTokens(nn.Module):
         return super().pre_decoder(memory, *arguments, **named)  # type: ignore[misc]
 
 
+class GivesAtMostItsQueries(nn.Module):
+    """``DETRHead``: with more ``max_per_img`` than it has predictions, prediction ends in an error of torch about ``topk``."""
+
+    def _predict_by_feat_single(self, cls_score: Tensor, *arguments: Any, **named: Any) -> Any:
+        most = cls_score.numel() if self.loss_cls.use_sigmoid else len(cls_score)  # type: ignore[union-attr]
+        with _at_most(self, most):
+            return super()._predict_by_feat_single(cls_score, *arguments, **named)  # type: ignore[misc]
+
+
+class GivesAtMostItsProposals(nn.Module):
+    """``SparseRoIHead``: as ``GivesAtMostItsQueries``, for its proposals times the classes."""
+
+    def predict_bbox(self, x: Any, metas: Any, results: list[Any], *arguments: Any, **named: Any) -> Any:
+        """Return the boxes of each image, as mmdet does."""
+        fewest = min((len(found) for found in results), default=0)
+        with _at_most(self, fewest * int(self.bbox_head[-1].num_classes)):  # type: ignore[index, union-attr]
+            return super().predict_bbox(x, metas, results, *arguments, **named)  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def _at_most(head: Any, most: int) -> Iterator[None]:
+    """Let a head give at most ``most`` detections of an image."""
+    own = head.test_cfg
+    if own.get("max_per_img", 0) > most:
+        head.test_cfg = ConfigDict({**own, "max_per_img": most})
+    try:
+        yield
+    finally:
+        head.test_cfg = own
+
+
 class NamesTooSmallImages(nn.Module):
     """``SSDNeck``: an image below the config's 300 or 512 px leaves nothing for the last convolution, which torch reports."""
 
@@ -168,16 +201,19 @@ def _in_float32(value: Any) -> Any:
 def _fixes() -> tuple[tuple[type, type], ...]:
     """Return the classes of mmdet that have a fix, and their fixes."""
     from mmdet.models.backbones.trident_resnet import TridentConv
-    from mmdet.models.dense_heads import CenterNetHead, GuidedAnchorHead, RepPointsHead, SSDHead
+    from mmdet.models.dense_heads import CenterNetHead, DETRHead, GuidedAnchorHead, RepPointsHead, SSDHead
     from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
     from mmdet.models.detectors import DeformableDETR
     from mmdet.models.necks import SSDNeck
+    from mmdet.models.roi_heads import SparseRoIHead
 
     return (
         (SSDHead, PredictsWithoutLoss),
         (GuidedAnchorHead, LooksAtOneImageATime),
         (CenterNetHead, KnowsImagesWithoutBorder),
         (DeformableDETR, CountsItsTokens),
+        (DETRHead, GivesAtMostItsQueries),
+        (SparseRoIHead, GivesAtMostItsProposals),
         (SSDNeck, NamesTooSmallImages),
         (TridentConv, StartsFromRandomNumbers),
         (RepPointsHead, AssignsWhereThePointsAre),
