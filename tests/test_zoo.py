@@ -320,7 +320,7 @@ def test_the_recipe_of_a_config_fills_the_settings_and_is_stored_whole() -> None
     ("name", "reason"),
     [
         ("yolox_s_8xb8-300e_coco", "train_dataloader.dataset is MultiImageMixDataset"),
-        ("ssd300_coco", "train_dataloader.dataset is RepeatDataset"),
+        ("ssd300_voc0712", "train_dataloader.dataset is ConcatDataset"),
         ("rtmdet_s_8xb32-300e_coco", "its pipeline has CachedMosaic"),
     ],
 )

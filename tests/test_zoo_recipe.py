@@ -13,6 +13,7 @@ import torch
 import yaml
 from mmdet.registry import DATASETS
 from mmengine.config import Config
+from mmengine.dataset import RepeatDataset
 from mmengine.hooks import Hook
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
@@ -22,6 +23,7 @@ from gfl_lab import naming
 from gfl_lab.checkpoints.files import load_safely
 from gfl_lab.data import coco
 from gfl_lab.errors import DataError, InputError, Interrupted
+from gfl_lab.plan.plan import steps_of
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.setup.dataset import TrialDataset, seeded
 from gfl_lab.spec.plain_config import decode
@@ -77,8 +79,8 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def trial_of(root: Path, data: Path, name: str, given: dict[str, Any]) -> TrialDir:
-    return make_trial(root, data, detector=f"mmdet:{name}", recipe="config", cfg_options=given)
+def trial_of(root: Path, data: Path, detector: str, given: dict[str, Any]) -> TrialDir:
+    return make_trial(root, data, detector=detector, recipe="config", cfg_options=given)
 
 
 def weights(trial: TrialDir) -> dict[str, torch.Tensor]:
@@ -105,6 +107,17 @@ class SeededCocoDataset(CocoDataset):
             return super().__getitem__(idx)
 
 
+@DATASETS.register_module()
+class SeededRepeatDataset(RepeatDataset):
+    """mmengine's repeated data set with the seeds of a trial."""
+
+    epoch = 0
+
+    def __getitem__(self, idx: int) -> Any:
+        with seeded(0, self.epoch, idx):
+            return super().__getitem__(idx)
+
+
 class Seeds(Hook):
     """Gives mmengine's Runner the seeds of a trial: for the samples of an epoch, and for what the detector draws in a step."""
 
@@ -115,19 +128,25 @@ class Seeds(Hook):
         seed_step(0, runner.iter)
 
 
-def stock(name: str, given: dict[str, Any], data: Path, out: Path, seeds: bool) -> dict[str, torch.Tensor]:
+def stock(detector: str, given: dict[str, Any], data: Path, out: Path, seeds: bool) -> dict[str, torch.Tensor]:
     """Train a config with mmengine's Runner and mmdet's own data set, preprocessing and hooks; return its weights."""
     found = coco.find_dataset(data)
+    plain = Config.fromfile(source.file_of(detector)).to_dict()
+    images = "train_dataloader.dataset.dataset" if "dataset" in plain["train_dataloader"]["dataset"] else "train_dataloader.dataset"
     values = {path: value for path, value in given.items() if not path.startswith("test_pipeline.")}
     for path in [path for path in values if path.startswith("train_pipeline.")]:
-        values[f"train_dataloader.dataset.pipeline.{path.removeprefix('train_pipeline.')}"] = values.pop(path)
-    config = Config(with_options(Config.fromfile(source.file_of(f"mmdet:{name}")).to_dict(), values))
+        values[f"{images}.pipeline.{path.removeprefix('train_pipeline.')}"] = values.pop(path)
+    config = Config(with_options(plain, values))
     head = config.model.bbox_head if "bbox_head" in config.model else config.model.roi_head.bbox_head
     head.num_classes = 3
     config.model.backbone.update(init_cfg=None, frozen_stages=-1, norm_eval=False)
     config.train_dataloader.update(batch_size=given["auto_scale_lr.base_batch_size"], num_workers=0, persistent_workers=False)
-    config.train_dataloader.dataset.update(
-        type="SeededCocoDataset" if seeds else "CocoDataset",
+    data_set = config.train_dataloader.dataset
+    if repeated := data_set.type == "RepeatDataset":
+        data_set.type = "SeededRepeatDataset"
+        data_set = data_set.dataset
+    data_set.update(
+        type="SeededCocoDataset" if seeds and not repeated else "CocoDataset",
         data_root="",
         ann_file=str(found.train_annotations),
         data_prefix={"img": str(found.train_images)},
@@ -144,26 +163,49 @@ def stock(name: str, given: dict[str, Any], data: Path, out: Path, seeds: bool) 
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "seeds"),
+    ("detector", "given", "seeds"),
     [
-        ("retinanet_r50_fpn_1x_coco", options(DENSE, {"train_pipeline.3.prob": 1.0}), False),
-        ("faster-rcnn_r50_fpn_1x_coco", options(TWO_STAGES), True),
+        ("mmdet:retinanet_r50_fpn_1x_coco", options(DENSE, {"train_pipeline.3.prob": 1.0}), False),
+        ("mmdet:faster-rcnn_r50_fpn_1x_coco", options(TWO_STAGES), True),
     ],
     ids=["no random choices", "flips and samples of boxes"],
 )
 def test_a_trial_has_the_weights_of_mmengine_s_runner_to_the_last_bit(
-    name: str, given: dict[str, Any], seeds: bool, cells: Path, tmp_path: Path
+    detector: str, given: dict[str, Any], seeds: bool, cells: Path, tmp_path: Path
 ) -> None:
-    trial = trial_of(tmp_path, cells, name, given)
+    trial = trial_of(tmp_path, cells, detector, given)
     run_trial(trial.path)
     assert trial.state() is TrialState.DONE, trial.file(naming.LOG).read_text()
-    assert unequal(weights(trial), stock(name, given, cells, tmp_path / "stock", seeds)) == []
+    assert unequal(weights(trial), stock(detector, given, cells, tmp_path / "stock", seeds)) == []
     assert max(line.step for line in trial.metric_lines()) == 6
+
+
+REPEATED = """
+_base_ = {base!r}
+train_dataloader = dict(
+    batch_sampler=None, dataset=dict(_delete_=True, type="RepeatDataset", times=2, dataset={{{{_base_.train_dataloader.dataset}}}}))
+train_cfg = dict(max_epochs=1)
+"""
+
+
+def test_a_repeated_data_set_gives_an_epoch_of_as_many_passes_in_one_order_and_resumes(cells: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(REPEATED.format(base=str(source.file_of("mmdet:retinanet_r50_fpn_1x_coco"))))
+    given = options(DENSE, {"train_cfg.max_epochs": 1, "auto_scale_lr.base_batch_size": 5})
+    trial = trial_of(tmp_path, cells, str(file), given)
+    settings = trial.manifest().spec.settings
+    assert (settings.data_repeats, steps_of(settings, 6)) == (2, 3)
+    asked = iter(range(100))
+    with pytest.raises(Interrupted):
+        run_trial(trial.path, should_stop=lambda: next(asked) >= 2)
+    run_trial(trial.path)
+    assert max(line.step for line in trial.metric_lines()) == 3, "12 images in batches of 5"
+    assert unequal(weights(trial), stock(str(file), given, cells, tmp_path / "stock", seeds=True)) == []
 
 
 # --- resuming, in the same recipe -----------------------------------------------------------------
 
-FCOS = "fcos_r50-caffe_fpn_gn-head_1x_coco"
+FCOS = "mmdet:fcos_r50-caffe_fpn_gn-head_1x_coco"
 CROPPED = options(WITH_GROUPS, CROPS_OF_24_PX)
 
 

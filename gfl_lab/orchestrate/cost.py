@@ -22,7 +22,7 @@ from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec import renames
 from gfl_lab.spec.choices import OWN, ROLES, TEACHER
 from gfl_lab.spec.file_models import Profile
-from gfl_lab.spec.schedule import total_epochs
+from gfl_lab.spec.schedule import data_repeats, total_epochs
 from gfl_lab.spec.settings import INPUT, MODEL, Settings, group_of
 from gfl_lab.spec.shorthand import trains_dfl
 
@@ -142,7 +142,7 @@ class Timings:
         if profile and HINT in sources and profile.cpu_seconds_per_image and device == "cpu":
             own = _DEFAULTS | profile.settings  # the hint is measured with the profile's own model
             if all(settings[key] == own[key] for key in ("backbone", "dcn", "precision", "detector")):
-                images = data["train_images"] * total_epochs(settings)
+                images = data["train_images"] * data_repeats(settings) * total_epochs(settings)
                 return Estimate(profile.cpu_seconds_per_image * images * (1 - done) / max(1, cpus), HINT)
         return Estimate(None)
 

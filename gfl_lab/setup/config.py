@@ -138,6 +138,7 @@ def _loader(spec: TrialSpec, paths: dict[str, str], split: str, workers: int, ow
             "filter_cfg": {"filter_empty_gt": True, "min_size": MIN_SIDE_PX} if training else None,
             "test_mode": not training,
             "pipeline": pipeline,
+            **({"repeats": settings.data_repeats} if training and settings.data_repeats > 1 else {}),
             **own_data,
         },
     }

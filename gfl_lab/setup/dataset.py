@@ -46,6 +46,7 @@ class TrialDataset(BaseDetDataset):
         seed: of the trial; with the epoch and the index it seeds every random choice of a sample.
         draw_annotators: draw, anew each epoch, which of the two annotators drew an ambiguous side (`ambiguous_shapes`).
         classes: category names in the order of the labels.
+        repeats: how often each image counts; an index beyond the images starts again at the first, with other random choices.
         like_mmdet: images in the order of the annotation file, not of their ids; and those whose annotations are all left out
             count as images with annotations. Both as mmdet's ``CocoDataset`` has it, for a config's own recipe.
 
@@ -59,12 +60,13 @@ class TrialDataset(BaseDetDataset):
         seed: int = 0,
         draw_annotators: bool = False,
         classes: Sequence[str] = (),
+        repeats: int = 1,
         like_mmdet: bool = False,
         **kwargs: Any,
     ) -> None:
         self.seed = seed
         self.draw_annotators = draw_annotators
-        self.like_mmdet = like_mmdet
+        self.repeats, self.like_mmdet = repeats, like_mmdet
         self._shared_epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # loader processes must see it change
         super().__init__(*args, metainfo={"classes": tuple(classes)}, **kwargs)
 
@@ -73,10 +75,24 @@ class TrialDataset(BaseDetDataset):
         done = self._fully_initialized
         super().full_init()
         if not done:
-            self.decoded = DecodedImages(map(self.get_data_info, range(len(self))), CACHE_BYTES)
+            self.decoded = DecodedImages(map(self.get_data_info, range(self._images())), CACHE_BYTES)
             for transform in self.pipeline.transforms:
                 if isinstance(transform, LoadImageCached):
                     transform.memory = self.decoded
+
+    def __len__(self) -> int:
+        return self.repeats * self._images()
+
+    def _images(self) -> int:
+        return int(super().__len__())
+
+    def get_data_info(self, idx: int) -> dict[str, Any]:
+        """Return the image of an index, which may be beyond the number of images."""
+        info: dict[str, Any] = super().get_data_info(idx % self._images())
+        return info
+
+    def _rand_another(self) -> int:
+        return int(np.random.randint(0, self._images()))
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch (from 0) the next samples belong to."""

@@ -21,3 +21,12 @@ def total_epochs(values: Settings | Mapping[str, Any]) -> int:
     if not isinstance(values, Mapping):
         values = {"epochs": values.epochs, "schedule": values.schedule}
     return int(values["epochs"]) * int(str(values.get("schedule", "1x")).removesuffix("x"))
+
+
+def data_repeats(values: Settings | Mapping[str, Any]) -> int:
+    """Return how often an epoch takes each training image; 1 where runs are older than the setting.
+
+    Args:
+        values: as for ``total_epochs``.
+    """
+    return int(values.get("data_repeats", 1)) if isinstance(values, Mapping) else values.data_repeats

@@ -344,6 +344,9 @@ class Settings(BaseModel):
     # --- schedule: the training budget and how it is spent ---
     epochs: int = _field(SCHEDULE, 12, "passes over the training images in a 1x schedule", ge=1, le=1000)
     schedule: Literal["1x", "2x", "3x"] = _field(SCHEDULE, "1x", "multiplies epochs")
+    data_repeats: int = _field(
+        SCHEDULE, 1, "how often an epoch takes each training image, each time augmented anew, in one random order", ge=1, le=1000
+    )
     batch_size: int = _field(SCHEDULE, 16, "images a step", ge=1, le=1024)
     optimizer: Literal["sgd", "adamw"] = _field(SCHEDULE, "sgd", "SGD with momentum 0.9, or AdamW")
     lr: float = _field(SCHEDULE, 0.01, "peak learning rate, for base_batch_size images", gt=0, le=10)

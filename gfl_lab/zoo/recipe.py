@@ -18,6 +18,7 @@ TRANSFORMS = frozenset({
 })  # fmt: skip
 """Transforms of one image whose random numbers are drawn from ``random`` and ``numpy.random``, which a trial seeds for each sample."""
 
+_REPEATED = "RepeatDataset"
 _MASK_KEYS = ("with_mask", "with_seg", "poly2mask")
 
 
@@ -27,8 +28,8 @@ class Recipe(NamedTuple):
     Attributes:
         optim_wrapper: optimizer, clipping, parameter groups. param_scheduler: schedules of the learning rate.
         train_pipeline, test_pipeline: transforms of a sample.
-        train_data: ``filter_cfg``, the images that are left out of training, and ``like_shapes``, whether the images of a batch
-            are all wide or all high.
+        train_data: ``filter_cfg``, the images that are left out of training; ``like_shapes``, whether the images of a batch are all
+            wide or all high; ``repeats``, how often an epoch takes each image, where that is more than once.
         epochs: of the whole training. batch_size: images a step, over all GPUs.
         notes: parts of the config that a trial leaves out, in words.
     """
@@ -61,10 +62,20 @@ def laid_open(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _data(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """Return the data set of a loader; an empty mapping if there is none."""
+    """Return the data set of a loader, without what repeats it; an empty mapping if there is none."""
     loader = config.get(key)
     data = loader.get("dataset") if isinstance(loader, Mapping) else None
+    while isinstance(data, Mapping) and data.get("type") == _REPEATED:
+        data = data.get("dataset")
     return data if isinstance(data, Mapping) else {}
+
+
+def _repeats(config: Mapping[str, Any]) -> int:
+    """Return how often an epoch takes each image."""
+    times, data = 1, (config.get("train_dataloader") or {}).get("dataset")
+    while isinstance(data, Mapping) and data.get("type") == _REPEATED:
+        times, data = times * int(data["times"]), data.get("dataset")
+    return times
 
 
 def recipe_of(detector: str, config: Mapping[str, Any]) -> Recipe:
@@ -114,13 +125,14 @@ def _train_data(config: Mapping[str, Any], problems: list[str]) -> dict[str, Any
     if not data:
         problems.append("it has no train_dataloader.dataset")
     if "dataset" in data or "datasets" in data:
-        problems.append(f"train_dataloader.dataset is {data.get('type')}, which repeats, mixes or joins other data sets")
+        problems.append(f"train_dataloader.dataset is {data.get('type')}, which chooses among, mixes or joins other data sets")
     sampler = loader.get("sampler") or {}
     if sampler.get("type", "DefaultSampler") != "DefaultSampler" or not sampler.get("shuffle", True):
         problems.append(f"train_dataloader.sampler is {sampler.get('type')}, and a trial takes each image once an epoch, in random order")
     given = data.get("filter_cfg") or {}
     kept = {key: given[key] for key in ("filter_empty_gt", "min_size") if given.get(key)}
-    return {"filter_cfg": kept, "like_shapes": loader.get("batch_sampler") is not None}
+    found = {"filter_cfg": kept, "like_shapes": loader.get("batch_sampler") is not None}
+    return found | ({"repeats": times} if (times := _repeats(config)) > 1 else {})
 
 
 def _pipeline(transforms: Sequence[Mapping[str, Any]], problems: list[str]) -> list[dict[str, Any]]:
@@ -159,6 +171,7 @@ def _left_out(detector: str, config: Mapping[str, Any]) -> tuple[str, ...]:
 def as_settings(recipe: Recipe, model: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that say what a config's recipe is, as far as settings can: for tables, costs and the fairness check."""
     found: dict[str, Any] = {"epochs": recipe.epochs, "schedule": "1x", "batch_size": recipe.batch_size, "base_batch_size": 0}
+    found["data_repeats"] = recipe.train_data.get("repeats", 1)
     optimizer = recipe.optim_wrapper["optimizer"]
     kind = str(optimizer.get("type")).lower()
     if kind in ("sgd", "adamw"):
