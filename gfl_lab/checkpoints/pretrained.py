@@ -92,7 +92,7 @@ def address_of(checkpoint: str) -> str:
 
 
 def load_backbone_of_mmdet(backbone: nn.Module, weights: str, checkpoint: str) -> None:
-    """Start the backbone of an mmdet detector from initial weights, as ``load_backbone`` does.
+    """Start the backbone of an mmdet detector from initial weights, as ``load_backbone`` does; offsets that they lack start at 0.
 
     Args:
         weights: a file, or ``pretrained`` for the weights that the config names. Entries of these that the backbone does not have
@@ -102,7 +102,9 @@ def load_backbone_of_mmdet(backbone: nn.Module, weights: str, checkpoint: str) -
     Raises:
         InputError: the weights do not fit. ResourceError: they cannot be had.
     """
-    backbone.load_state_dict(_for_mmdet(backbone, weights, checkpoint), strict=False)
+    state = _for_mmdet(backbone, weights, checkpoint)
+    offsets = {key: torch.zeros_like(value) for key, value in backbone.state_dict().items() if ".conv_offset." in key}
+    backbone.load_state_dict(offsets | state, strict=False)
 
 
 def check_backbone_of_mmdet(config: Mapping[str, Any], weights: str, checkpoint: str = "") -> None:

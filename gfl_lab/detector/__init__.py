@@ -18,6 +18,7 @@ mmcv_ops.install()
 from gfl_lab.detector import backbones as _backbones  # noqa: E402, F401  (after install(); these register their classes)
 from gfl_lab.detector import head as _head  # noqa: E402, F401
 from gfl_lab.detector import mmdet_detector as _mmdet_detector  # noqa: E402, F401
+from gfl_lab.detector import mmdet_heads as _mmdet_heads  # noqa: E402, F401
 from gfl_lab.detector import preprocess as _preprocess  # noqa: E402, F401
 from gfl_lab.detector import trial_detector as _trial_detector  # noqa: E402, F401
 from gfl_lab.detector import vit_adapter as _vit_adapter  # noqa: E402, F401

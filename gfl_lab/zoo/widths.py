@@ -15,8 +15,8 @@ _BASIC_DEPTHS = (18, 34)
 _SCALED = ("fc_out_channels", "cls_out_channels", "feedforward_channels", "num_feats")
 """Widths that are multiples, or parts, of the neck's."""
 _WITH_GROUP_NORM = frozenset({
-    "ATSSHead", "AutoAssignHead", "CenterNetUpdateHead", "DDODHead", "FCOSHead", "GFLHead", "LDHead", "NASFCOSHead", "PAAHead", "TOODHead",
-    "VFNetHead",
+    "ATSSHead", "AutoAssignHead", "CenterNetUpdateHead", "DDODHead", "FCOSHead", "GFLHead", "LDHead", "NASFCOSHead", "PAAHead",
+    "ParallelTOODHead", "TOODHead", "VFNetHead",
 })  # fmt: skip
 """Heads whose towers have group norms of 32 groups by default."""
 _WITH_EMBEDDING = frozenset({"ConditionalDETRHead", "DABDETRHead", "DDQDETRHead", "DETRHead", "DINOHead", "DeformableDETRHead"})
