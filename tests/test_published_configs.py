@@ -23,7 +23,7 @@ METHODS = {
     "foveabox": ("FOVEA", "FoveaHead"), "foveabox + qfl": ("FOVEA", "FoveaQFLHead"), "fsaf": ("FSAF", "FSAFHead"), "paa": ("PAA", "PAAHead"),
     "vfnet": ("VFNet", "VFNetHead"), "ddod-atss": ("DDOD", "DDODHead"), "freeanchor": ("RetinaNet", "FreeAnchorRetinaHead"),
     "pisa": ("RetinaNet", "PISARetinaHead"), "tood": ("TOOD", "TOODHead"), "T-head + ATSS": ("TOOD", "TOODHead"),
-    "T-head + TAL": ("TOOD", "TOODHead"), "parallel head + TAL": ("TOOD", "ParallelTOODHead"), "reppoints": ("RepPointsDetector", "RepPointsHead"),
+    "sparse_rcnn": ("SparseRCNN", "SparseRoIHead"), "T-head + TAL": ("TOOD", "TOODHead"), "parallel head + TAL": ("TOOD", "ParallelTOODHead"), "reppoints": ("RepPointsDetector", "RepPointsHead"),
     "cornernet": ("CornerNet", "CornerHead"), "centripetalnet": ("CornerNet", "CentripetalHead"), "faster r-cnn": ("FasterRCNN", "StandardRoIHead"),
     "faster r-cnn w/ fpn": ("FasterRCNN", "StandardRoIHead"), "libra r-cnn": ("FasterRCNN", "StandardRoIHead"),
     "cascade r-cnn": ("CascadeRCNN", "CascadeRoIHead"), "grid r-cnn": ("GridRCNN", "GridRoIHead"), "tridentnet": ("TridentFasterRCNN", "TridentRoIHead"),
@@ -57,6 +57,7 @@ def backbone_of(model: dict[str, Any]) -> str:
         "TridentResNet": lambda: f"r{own['depth']}",
         "ResNeXt": lambda: f"x{own['depth']}-{own['groups']}x{own['base_width']}d",
         "HourglassNet": lambda: f"hg{52 * own['num_stacks']}",
+        "ViTAdapter": lambda: "vit-adapter-s",
         "SSDVGG": lambda: f"vgg{own['depth']}",
     }[own["type"]]()
     return plain + ("-dcn" if own.get("dcn") else "")
@@ -66,6 +67,7 @@ def claims_of(said: dict[str, Any], config: dict[str, Any]) -> dict[str, tuple[A
     """Return what a source says of a row beside what its config has: {word: (theirs, ours)}."""
     model, data = config["model"], config["train_dataloader"]["dataset"]
     pipeline = [step["type"] for step in config["train_pipeline"]]
+    pipeline += [step["type"] for each in config["train_pipeline"] for branch in each.get("transforms", ()) for step in branch]
     epochs, milestones = config["train_cfg"]["max_epochs"] * data.get("times", 1), config["param_scheduler"][-1]
     head = (model.get("bbox_head") or model["roi_head"])["type"]
     method = (said.get("detector") or said["method"]).partition(" (")[0] + (" + qfl" if said.get("qfl") else "")
@@ -113,6 +115,9 @@ def test_the_options_that_change_a_config_are_what_the_rows_ask_for() -> None:
     theirs = read("mmdet:fcos_r50-caffe_fpn_gn-head-center-normbbox-centeronreg-giou_1x_coco")["model"]
     assert [improved["bbox_head"][key] for key in switches] == [theirs["bbox_head"][key] for key in switches]
     assert improved["test_cfg"] == theirs["test_cfg"]
+    sparse = config_of("vit_adapter_gfl", "ViT-Adapter-S + Sparse R-CNN")
+    assert sparse["optim_wrapper"]["optimizer"] == {"type": "AdamW", "lr": 0.0001, "weight_decay": 0.05}
+    assert [branch[-1]["crop_size"] for branch in sparse["train_pipeline"][3]["transforms"]] == [[1024, 1024]] * 2
     free, based = (config_of("mmdet_baselines_zoo", f"tood (anchor-{kind}) r-50 1x")["model"]["bbox_head"] for kind in ("free", "based"))
     assert (free.get("anchor_type", "anchor_free"), based["anchor_type"]) == ("anchor_free", "anchor_based")
 

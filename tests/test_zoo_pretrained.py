@@ -14,7 +14,7 @@ import torch
 
 from gfl_lab import naming
 from gfl_lab.checkpoints.files import load_safely
-from gfl_lab.checkpoints.pretrained import address_of, load_backbone_of_mmdet
+from gfl_lab.checkpoints.pretrained import address_of, check_backbone_of_mmdet, load_backbone_of_mmdet
 from gfl_lab.data import coco
 from gfl_lab.errors import InputError, ResourceError
 from gfl_lab.records.files import write_json
@@ -131,6 +131,22 @@ def test_offsets_of_deformable_convolutions_start_at_0_where_the_weights_have_no
     torch.save({key: value + 1 for key, value in net.state_dict().items()}, tmp_path / "all.pth")
     load_backbone_of_mmdet(net, str(tmp_path / "all.pth"), "")
     assert all(bool((net.state_dict()[key] == 1).all()) for key in offsets), "those that the weights have are theirs"
+
+
+def test_a_vit_adapter_in_a_config_starts_from_deit_s_weights(tmp_path: Path) -> None:
+    net = MODELS.build({"type": "ViTAdapter", "base_channels": 4})
+    deit = {key: value + 1 for key, value in net.state_dict().items() if key.startswith(("pos_embed", "patch_embed.", "blocks."))}
+    deit = {key: value for key, value in deit.items() if ".gamma" not in key}
+    file = tmp_path / "deit.pth"
+    torch.save({"model": deit | {"cls_token": torch.zeros(1), "norm.weight": torch.zeros(1), "norm.bias": torch.zeros(1)}}, file)
+    check_backbone_of_mmdet({"type": "ViTAdapter", "base_channels": 4}, str(file))
+    load_backbone_of_mmdet(net, str(file), "")
+    assert len(deit) > 100 and all(torch.equal(net.state_dict()[key], value) for key, value in deit.items())
+    settings = Settings(**{"detector": RETINA, "init_weights": "pretrained", "recipe": "config", "cfg_options.model.backbone": {
+        "type": "ViTAdapter", "init_cfg": {"type": "Pretrained", "checkpoint": "https://example.org/deit-01234567.pth"}
+    }})  # fmt: skip
+    found = resolve(settings, 3)
+    assert found["pretrained"] == "https://example.org/deit-01234567.pth" and "init_cfg" not in found["model"]["backbone"]
 
 
 def test_a_trial_starts_from_them(server: FileServer, shapes: Path, tmp_path: Path) -> None:

@@ -91,6 +91,10 @@ def address_of(checkpoint: str) -> str:
     raise ResourceError(Problem(f"init_weights: pretrained: the config names {checkpoint}, which has no address", hint=hint))
 
 
+_WITH_A_READER = {"ViTAdapter": "vit-adapter-s"}
+"""Classes of backbones of gfl-lab's that a config may name, whose weights have other names where they are published."""
+
+
 def load_backbone_of_mmdet(backbone: nn.Module, weights: str, checkpoint: str) -> None:
     """Start the backbone of an mmdet detector from initial weights, as ``load_backbone`` does; offsets that they lack start at 0.
 
@@ -124,10 +128,13 @@ def check_backbone_of_mmdet(config: Mapping[str, Any], weights: str, checkpoint:
 def _for_mmdet(backbone: nn.Module, weights: str, checkpoint: str) -> dict[str, Any]:
     """Return the part of initial weights that goes into the backbone of an mmdet detector."""
     own, name = backbone.state_dict(), type(backbone).__name__
+    name = _WITH_A_READER.get(name, name)
     if weights != "pretrained":
         return _fitting(own, load_safely(Path(weights)), weights, name)
     state = _backbone_part(_fetch(address_of(checkpoint), checkpoint))
-    return _fitting(own, {key: value for key, value in state.items() if key in own}, checkpoint, name)
+    if name not in BACKBONES:
+        state = {key: value for key, value in state.items() if key in own}
+    return _fitting(own, state, checkpoint, name)
 
 
 def load_backbone(backbone: nn.Module, weights: str, name: str) -> None:

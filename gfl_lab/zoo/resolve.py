@@ -117,8 +117,7 @@ def model_for(settings: Settings, model: dict[str, Any], classes: int) -> dict[s
         changed = with_widths(rewrite.with_protocol(rewrite.with_preprocessor(changed, settings), settings), settings)
     else:
         changed = rewrite.with_own_preprocessor(changed, padding=True)
-    again: dict[str, Any] = with_options({"model": changed}, _of_model(settings))["model"]
-    return again
+    return rewrite.without_pretrained(with_options({"model": changed}, _of_model(settings))["model"])
 
 
 def _of_model(settings: Settings) -> dict[str, Any]:
