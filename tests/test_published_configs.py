@@ -12,6 +12,7 @@ from gfl_lab.spec.file_models import PublishedRow
 from gfl_lab.spec.files import load_published, resolve_settings
 from gfl_lab.zoo.metafile import read_index
 from gfl_lab.zoo.options import with_options
+from gfl_lab.zoo.recipe import laid_open
 from gfl_lab.zoo.source import configs_folder, read
 from tests.support import DATA
 
@@ -19,7 +20,7 @@ PUBLISHED = Path(__file__).parents[1] / "experiments" / "published"
 TABLES = {path.stem: load_published(path.stem, [PUBLISHED]) for path in sorted(PUBLISHED.glob("*.yaml"))}
 ROWS = [(table, row.name) for table, content in TABLES.items() for row in content.rows if not row.why_not and "detector" in row.settings]
 METHODS = {
-    "fcos": ("FCOS", "FCOSHead"), "retinanet": ("RetinaNet", "RetinaHead"), "retinanet + qfl": ("RetinaNet", "RetinaQFLHead"),
+    "fcos": ("FCOS", "FCOSHead"), "ssd512": ("SingleStageDetector", "SSDHead"), "ssd512 + qfl": ("SingleStageDetector", "SSDQFLHead"), "retinanet": ("RetinaNet", "RetinaHead"), "retinanet + qfl": ("RetinaNet", "RetinaQFLHead"),
     "foveabox": ("FOVEA", "FoveaHead"), "foveabox + qfl": ("FOVEA", "FoveaQFLHead"), "fsaf": ("FSAF", "FSAFHead"), "paa": ("PAA", "PAAHead"),
     "vfnet": ("VFNet", "VFNetHead"), "ddod-atss": ("DDOD", "DDODHead"), "freeanchor": ("RetinaNet", "FreeAnchorRetinaHead"),
     "pisa": ("RetinaNet", "PISARetinaHead"), "tood": ("TOOD", "TOODHead"), "T-head + ATSS": ("TOOD", "TOODHead"),
@@ -46,7 +47,7 @@ def row_of(table: str, name: str) -> PublishedRow:
 def config_of(table: str, name: str) -> dict[str, Any]:
     settings = resolve_settings(TABLES[table].settings, row_of(table, name).settings)
     assert settings.recipe == "config"
-    return with_options(read(settings.detector), settings.cfg_options)
+    return with_options(laid_open(read(settings.detector)), settings.cfg_options)
 
 
 def backbone_of(model: dict[str, Any]) -> str:

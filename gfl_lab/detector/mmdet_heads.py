@@ -71,7 +71,8 @@ class FoveaQFLHead(FoveaHead):
         positive = labels < self.num_classes
         count = int(positive.sum())
         # sides are logarithms of distances, in one unit at a location: the IoU needs neither unit nor location
-        quality = qualities(*(around_zero(each.exp()) for each in (sides.detach(), targets)), positive)
+        boxes, truth = (around_zero(each.exp()) for each in (sides.detach(), targets))
+        quality = qualities(boxes, truth, positive)
         loss_cls = self.loss_cls(scores, (labels, quality), avg_factor=count + len(cls_scores[0]))
         if not count:
             return {"loss_cls": loss_cls, "loss_bbox": sides.sum() * 0}
