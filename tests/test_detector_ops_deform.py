@@ -196,3 +196,12 @@ def test_compiled_mmcv_keeps_its_functions(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(mmcv.ops, "deform_conv2d", theirs)
     ops.install()
     assert mmcv.ops.deform_conv2d is theirs and not ops.is_installed()
+
+
+def test_an_offset_that_is_no_number_reads_nothing_and_does_not_end_the_process() -> None:
+    offset = torch.zeros(1, 2, 4, 4)
+    offset[0, :, 1, 2] = torch.nan
+    found = ops.deform_conv2d(torch.ones(1, 1, 4, 4), offset, torch.ones(1, 1, 1, 1))
+    wanted = torch.ones(1, 1, 4, 4)
+    wanted[0, 0, 1, 2] = 0
+    assert torch.equal(found, wanted)

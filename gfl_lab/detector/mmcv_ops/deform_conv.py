@@ -7,6 +7,7 @@ every module built on these functions stay mmcv's.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -23,7 +24,9 @@ def _deform(
     # no kernel in bfloat16 on CPU; and positions are sums of offsets and indices, which half types round to whole pixels
     dtype = torch.promote_types(offset.dtype, torch.float32)
     mask, bias = (None if x is None else x.to(dtype) for x in (mask, bias))
-    return torchvision.ops.deform_conv2d(input.to(dtype), offset.to(dtype), weight.to(dtype), bias, stride, padding, dilation, mask)
+    # torchvision's kernel reads outside of the map where an offset is no number, which ends the process
+    offset = offset.to(dtype).nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
+    return torchvision.ops.deform_conv2d(input.to(dtype), offset, weight.to(dtype), bias, stride, padding, dilation, mask)
 
 
 def _leading(values: Tensor, rows: int, columns: int) -> Tensor:
