@@ -136,7 +136,8 @@ def epoch_trend(trends: Sequence[EpochTrend], colours: BoxColours) -> go.Figure:
                 figure.add_vline(x=place, line={"color": shade, "width": width}, row=1, col=column)
         figure.update_xaxes(title="x [px]" if trend.side in ("left", "right") else "y [px]", row=1, col=column)
     frame(figure, 300, t=28)
-    figure.update_yaxes(autorange="reversed", tickformat="d", nticks=8, showgrid=False)
+    most = max((epoch for trend in trends for epoch in trend.epochs), default=1)
+    figure.update_yaxes(autorange="reversed", tickformat="d", dtick=math.ceil(most / 8), showgrid=False)
     figure.update_yaxes(title="epoch", col=1)
     figure.update_xaxes(showgrid=False, nticks=5)
     return figure
