@@ -261,14 +261,14 @@ def test_scales_of_the_grid_are_drawn_alike(scope: None, coloured: dict[str, str
     sides = [min(shape) for shape in shapes_of(data, 0, 300)]
     assert set(sides) == {30, 42, 54}, "anchored at the lower end; 1.0 is not on the grid"
     assert all(abs(sides.count(side) - 100) < 4 * math.sqrt(300 * 2 / 9) for side in (30, 42, 54))
-    published = config(scale_range=[0.6, 1.0], scale_step=0.04).train_pipeline[2].scales
+    published = config(scale_range=[0.6, 1.0], scale_step=0.04).train_dataloader.dataset.pipeline[2].scales
     assert [short for _, short in published] == list(range(480, 801, 32)) and {cap for cap, _ in published} == {1333}
 
 
 def test_the_longest_side_keeps_its_cap(scope: None, coloured: dict[str, str]) -> None:
     long = dataset(coloured, image_size=[100, 60], scale_range=[1.0, 1.2])
     assert {width for _, width in shapes_of(long, 2, 30)} == {100}  # 160 x 50
-    assert config(scale_range=[0.6, 1.2]).train_pipeline[2].scale == [(1333, 480), (1333, 960)]
+    assert config(scale_range=[0.6, 1.2]).train_dataloader.dataset.pipeline[2].scale == [(1333, 480), (1333, 960)]
     square = dataset(coloured, image_size=[64, 64], scale_range=[1.0, 1.5])
     assert {max(shape) for shape in shapes_of(square, 0, 30)} == {64}
 
@@ -277,11 +277,11 @@ def test_evaluation_has_one_scale_and_is_bilinear() -> None:
     made = config(scale_range=[0.5, 1.0], crop="vit_adapter", interpolation="bicubic")
     (resize,) = [step for step in made.val_loader.dataset.pipeline if "Resize" in step.type]
     assert resize.scale == (1333, 800) and resize.get("interpolation", "bilinear") == "bilinear"
-    assert made.train_pipeline[3].transforms[0][0].interpolation == "bicubic"
+    assert made.train_dataloader.dataset.pipeline[3].transforms[0][0].interpolation == "bicubic"
 
 
 def test_vit_adapters_crops_at_the_published_size() -> None:
-    flip, choice, last = config(crop="vit_adapter", scale_range=[0.6, 1.0], scale_step=0.04).train_pipeline[2:-1]
+    flip, choice, last = config(crop="vit_adapter", scale_range=[0.6, 1.0], scale_step=0.04).train_dataloader.dataset.pipeline[2:-1]
     scales = [(1333, short) for short in range(480, 801, 32)]
     (alone,), (first, crop, again) = choice.transforms
     assert flip == {"type": "RandomFlip", "prob": 0.5}
