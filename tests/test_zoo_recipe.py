@@ -96,26 +96,24 @@ def unequal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> l
 # --- mmengine's Runner ----------------------------------------------------------------------------
 
 
-@DATASETS.register_module()
-class SeededCocoDataset(CocoDataset):
-    """mmdet's data set, whose random choices are those of a trial: they follow from seed, epoch and index."""
+class Seeded:
+    """Random choices of a data set as those of a trial: they follow from seed, epoch and index."""
 
     epoch = 0
 
     def __getitem__(self, idx: int) -> Any:
         with seeded(0, self.epoch, idx):
-            return super().__getitem__(idx)
+            return super().__getitem__(idx)  # type: ignore[misc]
 
 
 @DATASETS.register_module()
-class SeededRepeatDataset(RepeatDataset):
+class SeededCocoDataset(Seeded, CocoDataset):
+    """mmdet's data set with the seeds of a trial."""
+
+
+@DATASETS.register_module()
+class SeededRepeatDataset(Seeded, RepeatDataset):
     """mmengine's repeated data set with the seeds of a trial."""
-
-    epoch = 0
-
-    def __getitem__(self, idx: int) -> Any:
-        with seeded(0, self.epoch, idx):
-            return super().__getitem__(idx)
 
 
 class Seeds(Hook):

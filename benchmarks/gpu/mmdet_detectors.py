@@ -35,7 +35,7 @@ CONFIGS = """
     yolov3_d53_8xb8-320-273e_coco yolox_tiny_8xb8-300e_coco conditional-detr_r50_8xb2-50e_coco
 """.split()
 WIDTHS = {"base_channels": 8, "neck_channels": 16, "head_channels": 16, "image_size": (320, 320), "pad_to": 32, "score_thr": 0.0}
-CLASSES, SIZE, SIDE = 3, (320, 320), 300
+SIZE = (320, 320)
 
 
 def operators(device: str) -> list[str]:
@@ -124,12 +124,11 @@ def one(name: str, device: str) -> tuple[str, list[str]]:
 
     # isort: split
     from mmdet.registry import MODELS
-    from mmdet.structures import DetDataSample
     from mmdet.utils import register_all_modules
     from mmengine.logging import MessageHub, MMLogger
-    from mmengine.structures import InstanceData
 
     from benchmarks.detector_speed import wrapper
+    from benchmarks.zoo_configs import CLASSES, images
     from gfl_lab.spec.plain_config import decode
     from gfl_lab.spec.settings import Settings
     from gfl_lab.zoo.resolve import complete, resolve
@@ -140,21 +139,6 @@ def one(name: str, device: str) -> tuple[str, list[str]]:
     hub.update_info("epoch", 0)
     hub.update_info("iter", 0)
 
-    def batch() -> dict[str, Any]:
-        samples = []
-        for number in range(2):
-            meta = {"img_id": number, "img_shape": SIZE, "ori_shape": SIZE, "pad_shape": SIZE, "scale_factor": (1.0, 1.0), "flip": False}
-            sample = DetDataSample(metainfo=meta)
-            boxes = torch.tensor([[20.0, 20, 140, 160], [120, 80, 300, 240]])
-            sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([0, 2]))
-            sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
-            samples.append(sample)
-        generator = torch.Generator().manual_seed(0)
-        return {
-            "inputs": [torch.randint(0, 255, (3, *SIZE), dtype=torch.uint8, generator=generator) for _ in range(2)],
-            "data_samples": samples,
-        }
-
     stored = resolve(complete(Settings(detector=f"mmdet:{name}", **WIDTHS)), CLASSES)
     assert stored is not None
     torch.manual_seed(0)
@@ -164,8 +148,8 @@ def one(name: str, device: str) -> tuple[str, list[str]]:
     wrong, cells = [], []
     torch.backends.cudnn.allow_tf32 = False
     with torch.no_grad():  # not inference_mode: what a detector keeps would be of no use in training
-        here = base.test_step(batch())
-        there = base.to(device).test_step(batch())
+        here = base.test_step(images(*SIZE))
+        there = base.to(device).test_step(images(*SIZE))
     apart = 0.0
     for a, b in zip(here, there, strict=True):
         a, b = a.pred_instances.scores.sort(descending=True)[0][:20], b.pred_instances.scores.cpu().sort(descending=True)[0][:20]
@@ -183,10 +167,10 @@ def one(name: str, device: str) -> tuple[str, list[str]]:
         try:
             for turn in range(3):
                 torch.manual_seed(turn)
-                losses.append(float(base.train_step(batch(), steps)["loss"]))
+                losses.append(float(base.train_step(images(*SIZE), steps)["loss"]))
             base.eval()
             with torch.no_grad(), torch.autocast(device, getattr(torch, precision), enabled=precision != "float32"):
-                found = base.test_step(batch())
+                found = base.test_step(images(*SIZE))
         except Exception as error:
             if "CUDA error" in str(error):
                 raise

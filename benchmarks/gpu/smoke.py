@@ -239,7 +239,7 @@ def main() -> None:
                 raise SystemExit(1) from None
         bad += bool(wrong)
         print(f"| {name} | {cells} | {time.perf_counter() - began:.1f} | {'WRONG: ' + '; '.join(wrong) if wrong else 'ok'} |", flush=True)
-    print("\nWhere the host waits for the GPU (line, times), with its first variants:")
+    print("\nLines at which the host waits for the GPU, how often, and their first variants:")
     for what, groups in where_it_waits.items():
         for lines, names in groups.items():
             print(f"- {what}: {', '.join(f'{line} x{many}' for line, many in lines) or 'nowhere'} ({len(names)}: {', '.join(names[:3])})")
