@@ -1,4 +1,4 @@
-"""Processes that end with their parent; and a function in a fresh interpreter.
+"""Processes that end with their parent or wait for each other; and a function in a fresh interpreter.
 
 Run as ``python -m gfl_lab.processes MODULE:FUNCTION KWARGS PARENT``: import the module and call the function with the keyword
 arguments (JSON), as a child of process PARENT that ends with it. Processes with a GPU start so: CUDA works in no fork of a process
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import importlib
 import io
 import json
@@ -16,6 +17,8 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
@@ -34,6 +37,15 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+@contextlib.contextmanager
+def one_at_a_time(lock: Path) -> Iterator[None]:
+    """Hold a file's lock, waiting for other processes of this machine that hold it; the system releases it however one ends."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def keep_freed_memory() -> None:

@@ -11,6 +11,8 @@ import os
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from logging import StreamHandler
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,16 @@ def _small_heap() -> None:
     """Leave what is there before a module out of garbage collections: mmengine collects at each data set, 0.7 s over all imports."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _log_to_an_open_file() -> Iterator[None]:
+    """Give mmengine's last logger the lasting stdout: made in a test that captures it, it would write to a closed file in all later ones."""
+    yield
+    if logging := sys.modules.get("mmengine.logging"):
+        for handler in logging.MMLogger.get_current_instance().handlers:
+            if type(handler) is StreamHandler:
+                handler.stream = sys.stdout  # setStream would flush the closed file
 
 
 @pytest.fixture

@@ -52,6 +52,7 @@ UNTESTED = {
     "distillation",
     "ld_temperature",
     "ld_weight",
+    "ld_region",
     "kd_temperature",
     "kd_weight",
     "qfl",

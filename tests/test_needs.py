@@ -560,7 +560,7 @@ def test_a_teacher_is_in_no_state_dict_stays_as_it_is_and_sees_the_students_imag
 @pytest.mark.slow
 def test_an_interrupted_student_ends_with_the_numbers_of_an_undisturbed_one(tmp_path: Path, shapes: Path) -> None:
     trees = [RunTree(tmp_path / name) for name in ("whole", "stopped")]
-    own = {"epochs": 1, "distillation": "ld", "ema_decay": 0.5, "precision": "bfloat16"}
+    own = {"epochs": 1, "distillation": "ld", "ld_region": "main_and_vlr", "ema_decay": 0.5, "precision": "bfloat16"}
     ends = []
     for tree, stop in zip(trees, (False, True), strict=True):
         teacher = train(tree, shapes, epochs=1)
@@ -583,6 +583,6 @@ def test_an_interrupted_student_ends_with_the_numbers_of_an_undisturbed_one(tmp_
         ends.append(folder)
     states = [load_safely(folder.file(naming.LAST_CHECKPOINT))["state_dict"] for folder in ends]
     assert ends[0].id == ends[1].id and all(torch.equal(value, states[1][name]) for name, value in states[0].items())
-    assert "loss_ld" in ends[1].metric_lines()[0].metrics
+    assert {"loss_ld", "loss_ld_vlr"} <= set(ends[1].metric_lines()[0].metrics)
     again = reproduce(trees[0], ends[0].id, None, lambda line: None)
     assert isinstance(again, Reproduction) and again.exact, "from its manifest and the weights of its teacher"

@@ -29,7 +29,7 @@ from gfl_lab.spec.trial import DataSpec
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 FILES = [path for path in sorted(EXPERIMENTS.glob("*.yaml")) if load_experiment(path)[0].kind == "ablation"]
 DISTINCT = {
-    "distillation": {"distillation=ld", "distillation=kd"},
+    "distillation": {"LD", "LD + VLR", "KD"},
     "box_losses": {"box_loss=diou", "box_loss=ciou", "box_loss=iou"},
     "box_weighting": {"box_weighting=iou", "box_weighting=uniform"},
     "figure8_speed": {"GFL X-101-32x4d-DCN", "ATSS X-101-32x8d-DCN"},

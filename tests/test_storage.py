@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import boto3
@@ -32,7 +33,7 @@ from gfl_lab.spec.files import load_experiment, load_profile
 from gfl_lab.spec.trial import DataSpec
 from gfl_lab.storage import Storage, Synced
 from tests.support.cli import runner
-from tests.support.moving_trial import EXTRA, STEPS
+from tests.support.moving_trial import EXTRA, STEPS, checkpoint_of, step_of
 from tests.support.raw import raw_manifest, raw_result
 from tests.support.waiting import wait_until
 
@@ -272,7 +273,7 @@ class Lab:
     def driver(self) -> DriverSide:
         side = DriverSide(self.uri, self.tree)
         side.refresh([self.trial.id])
-        side.publish([self.trial.id], self.paths, lambda _: None)
+        side.publish([self.trial.id], [], lambda _: None)
         return side
 
     def job(self, side: DriverSide | None = None, **kwargs: object) -> Job:
@@ -292,7 +293,7 @@ class Lab:
 
     def steps_there(self) -> int:
         content = self.side.storage.read(f"trials/{self.trial.id}/{naming.LAST_CHECKPOINT}")
-        return json.loads(content)["step"] if content else 0
+        return step_of(content) if content else 0
 
 
 @pytest.fixture
@@ -329,7 +330,7 @@ def test_a_trial_whose_node_dies_goes_on_on_another_one(lab: Lab, process: Trial
     words = lab.trial.file(naming.LOG).read_text()
     assert [line.split()[3] for line in words.splitlines()] == ["1", "11"]
     assert lab.trial.file(EXTRA).read_bytes() == b"records" and lab.trial.file(naming.CONFIG).exists()
-    assert json.loads(lab.trial.file(naming.LAST_CHECKPOINT).read_text()) == {"step": STEPS}
+    assert step_of(lab.trial.file(naming.LAST_CHECKPOINT).read_bytes()) == STEPS
     assert raw_manifest(lab.trial)["paths"] == lab.paths.to_json(), "the driver's own"
     assert not lab.trial.file(naming.LEASE).exists() and lab.side.storage.list("leases") == {}
     assert not list((lab.folder / "second").glob(f"storages/*/trials/{lab.trial.id}")), "a node keeps no copy of what is done"
@@ -341,7 +342,7 @@ def test_a_stop_request_reaches_the_node_and_the_next_run_goes_on(lab: Lab, proc
     threading.Timer(0.0, lambda: (wait_until(lambda: 7 in steps(lab.trial)), lab.stop_file.touch())).start()
     assert remote_worker.run_on_node(process, job, lab.folder / "a") is TrialState.INTERRUPTED
     assert lab.side.finish() == []
-    assert lab.trial.state() is TrialState.INTERRUPTED and json.loads(lab.trial.file(naming.LAST_CHECKPOINT).read_text()) == {"step": 7}
+    assert lab.trial.state() is TrialState.INTERRUPTED and step_of(lab.trial.file(naming.LAST_CHECKPOINT).read_bytes()) == 7
     assert lab.side.storage.list("stop", deep=True) == {}
     lab.stop_file.unlink()
 
@@ -356,7 +357,7 @@ def test_a_stop_request_reaches_the_node_and_the_next_run_goes_on(lab: Lab, proc
 
 
 def test_what_was_trained_here_is_gone_on_with_there(lab: Lab, process: TrialProcess) -> None:
-    lab.trial.file(naming.LAST_CHECKPOINT).write_text('{"step": 20}')
+    lab.trial.file(naming.LAST_CHECKPOINT).write_bytes(checkpoint_of(20))
     lab.trial.file(naming.METRICS_FILE).write_text(
         "".join(json.dumps({"kind": "train", "step": n, "epoch": 1, "time": n, "metrics": {}}) + "\n" for n in range(1, 23))
     )
@@ -445,6 +446,176 @@ def test_a_trial_of_another_driver_is_left_to_it_while_its_lease_is_renewed(lab:
     third.release()
     lab.side.refresh([lab.trial.id])
     assert lab.trial.state() is TrialState.PLANNED
+
+
+# --- trials that need others ---
+
+
+@pytest.fixture
+def student(lab: Lab) -> TrialDir:
+    """A trial that needs the trial of ``lab``."""
+    (own,) = lab.planned
+    spec = own.spec.model_copy(update={"needs": {"init_from": own.id}, "seed": 7})
+    needing = replace(own, id=spec.id, spec=spec)
+    driver.write_manifests([needing], lab.tree, lab.paths)
+    lab.planned = [needing]
+    return lab.tree.trial(needing.id)
+
+
+def test_a_node_fetches_the_weights_that_a_trial_needs_once_they_are_done(lab: Lab, student: TrialDir, process: TrialProcess) -> None:
+    side = DriverSide(lab.uri, lab.tree)
+    side.publish([student.id], [], lambda _: None)
+    with pytest.raises(StoreError, match=f"needs trial {lab.trial.id}, which is not finished"):
+        remote_worker.run_on_node(process, lab.job(side), lab.folder / "a")
+    needed = Job(str(lab.trial.path), f"{FAKES}:go", FAKES, {"stop_file": ""})
+    assert remote_worker.run_on_node(process, side.watch([needed])[0], lab.folder / "a") is TrialState.DONE
+    assert lab.trial.state() is TrialState.PLANNED
+    side.fetch(lab.trial.id, lambda: False)
+    assert lab.trial.state() is TrialState.DONE, "before any other look at the storage"
+    stale = RunTree(lab.folder / "b" / "storages" / naming.digest(lab.uri)).trial(lab.trial.id)
+    stale.path.mkdir(parents=True)
+    stale.file(naming.LAST_CHECKPOINT).write_bytes(checkpoint_of(5))  # of an attempt on this node that another one went on with
+    assert remote_worker.run_on_node(process, lab.job(side), lab.folder / "b") is TrialState.DONE
+    assert side.finish() == [] and steps(lab.trial) == list(range(1, STEPS + 1))
+    assert "starts at step 8 on" in lab.trial.file(naming.LOG).read_text()
+
+
+def test_what_was_trained_here_is_gone_on_with_there(lab: Lab, process: TrialProcess) -> None:
+    lab.trial.file(naming.LAST_CHECKPOINT).write_bytes(checkpoint_of(20))
+    lab.trial.file(naming.METRICS_FILE).write_text(
+        "".join(json.dumps({"kind": "train", "step": n, "epoch": 1, "time": n, "metrics": {}}) + "\n" for n in range(1, 23))
+    )
+    side = lab.driver()
+    assert remote_worker.run_on_node(process, lab.job(side), lab.folder / "a") is TrialState.DONE
+    assert side.finish() == [] and steps(lab.trial) == list(range(1, STEPS + 1))
+    assert lab.trial.file(naming.LOG).read_text().startswith("starts at step 21 on")
+
+
+def test_a_done_result_is_never_replaced(lab: Lab, process: TrialProcess) -> None:
+    done = {"format": 1, "trial": lab.trial.id, "status": "done", "metrics": {"AP": 61.0}}
+    name = f"trials/{lab.trial.id}/{naming.RESULT}"
+    lab.side.storage.write(name, json.dumps(done | {"metrics": {"AP": 1.0}}).encode())
+    assert remote_worker.run_on_node(process, lab.job(), lab.folder / "a") is TrialState.DONE
+    assert json.loads(lab.side.storage.read(name))["metrics"] == {"AP": 1.0}
+    assert not lab.side.storage.stamp(f"trials/{lab.trial.id}/{naming.METRICS_FILE}"), "it was not trained"
+    write_json(lab.trial.file(naming.RESULT), done)
+    for status in ("failed", "done"):
+        lab.side.storage.write(name, json.dumps(done | {"status": status, "metrics": {"AP": 2.0}}).encode())
+        lab.driver()
+        assert raw_result(lab.trial) == done
+
+
+def test_a_result_that_cannot_be_put_is_put_later_and_not_computed_again(
+    lab: Lab, process: TrialProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload, away = Storage.upload, []
+
+    def sometimes(self: Storage, file: io.BytesIO, name: str) -> None:
+        if name.endswith(naming.RESULT) and len(away) < 3:
+            away.append(name)
+            raise ResourceError("the storage cannot be reached")
+        upload(self, file, name)
+
+    monkeypatch.setattr(Storage, "upload", sometimes)
+    monkeypatch.setattr(remote_worker, "LAST_TRIES_S", 0.0)
+    with pytest.raises(ResourceError):
+        remote_worker.run_on_node(process, lab.job(), lab.folder / "a")
+    assert lab.side.finish() == [] and lab.trial.state() is TrialState.INTERRUPTED
+    monkeypatch.setattr(remote_worker, "LAST_TRIES_S", 60.0)
+    assert remote_worker.run_on_node(process, lab.job(), lab.folder / "a") is TrialState.DONE
+    assert len(away) == 3 and lab.side.finish() == [] and lab.trial.state() is TrialState.DONE
+    assert lab.trial.file(naming.LOG).read_text().count("starts at step") == 1
+
+
+def test_of_two_nodes_that_have_a_trial_the_first_gives_it_up(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = lab.start_node("first", lab.job(hold_at=3)), None
+    wait_until(lambda: lab.side.storage.list(f"trials/{lab.trial.id}").keys() >= {naming.METRICS_FILE})
+    try:
+        second = lab.start_node("second", lab.job(hold_at=3))
+        assert first.communicate(timeout=60)[0].strip() == TrialState.RUNNING
+        assert naming.RESULT not in lab.side.storage.list(f"trials/{lab.trial.id}"), "it puts nothing any more"
+        assert json.loads(lab.side.storage.read(f"leases/{lab.trial.id}.json"))["pid"] == second.pid
+        lab.gate.touch()
+        assert second.communicate(timeout=60)[0].strip() == TrialState.DONE
+    finally:
+        for started in (first, second):
+            if started and started.poll() is None:
+                started.send_signal(signal.SIGKILL)
+                started.wait()
+
+
+def holder(lab: Lab, name: str, run: str) -> remote_worker.Holder:
+    return remote_worker.Holder(
+        lab.side.storage, Link(lab.uri, run), lab.folder / name / lab.trial.id, "stop/none", lab.folder / name / "stop"
+    )
+
+
+def test_a_trial_of_another_driver_is_left_to_it_while_its_lease_is_renewed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_worker, "HEARTBEAT_S", 0.3)
+    first = holder(lab, "first", "run 1")
+    assert first.take() and not holder(lab, "second", "run 2").take()
+    first.release()
+    second, again = holder(lab, "second", "run 2"), holder(lab, "again", "run 2")
+    assert second.take() and second.is_mine() and again.take()
+    again.release()
+    assert not second.is_mine(), "another one has had it, and has ended it"
+    second.release()
+    elsewhere = {"format": 1, "pid": 1, "start": 1, "host": "elsewhere", "since": 1.0, "run": "run 3"}
+    lab.side.storage.write(f"leases/{lab.trial.id}.json", json.dumps(elsewhere).encode())
+    lab.side.refresh([lab.trial.id])
+    assert lab.trial.state() is TrialState.RUNNING and lab.trial.lease() == Lease.from_json(elsewhere)
+    monkeypatch.setattr(remote_worker, "LEASE_STALE_S", 0.5)  # nobody renews it
+    third = holder(lab, "third", "run 4")
+    assert third.take()
+    third.release()
+    lab.side.refresh([lab.trial.id])
+    assert lab.trial.state() is TrialState.PLANNED
+
+
+# --- trials that need others ---
+
+
+@pytest.fixture
+def student(lab: Lab) -> TrialDir:
+    """A trial that needs the trial of ``lab``."""
+    (own,) = lab.planned
+    spec = own.spec.model_copy(update={"needs": {"init_from": own.id}, "seed": 7})
+    needing = replace(own, id=spec.id, spec=spec)
+    driver.write_manifests([needing], lab.tree, lab.paths)
+    lab.planned = [needing]
+    return lab.tree.trial(needing.id)
+
+
+def test_a_node_fetches_the_weights_that_a_trial_needs_once_they_are_done(lab: Lab, student: TrialDir, process: TrialProcess) -> None:
+    side = DriverSide(lab.uri, lab.tree)
+    side.publish([student.id], [], lambda _: None)
+    with pytest.raises(StoreError, match=f"needs trial {lab.trial.id}, which is not finished"):
+        remote_worker.run_on_node(process, lab.job(side), lab.folder / "a")
+    needed = Job(str(lab.trial.path), f"{FAKES}:go", FAKES, {"stop_file": ""})
+    assert remote_worker.run_on_node(process, side.watch([needed])[0], lab.folder / "a") is TrialState.DONE
+    assert lab.trial.state() is TrialState.PLANNED
+    side.fetch(lab.trial.id, lambda: False)
+    assert lab.trial.state() is TrialState.DONE, "before any other look at the storage"
+    for node in ("a", "b"):
+        stale = RunTree(lab.folder / node / "storages" / naming.digest(lab.uri)).trial(lab.trial.id)
+        stale.path.mkdir(parents=True)
+        stale.file(naming.LAST_CHECKPOINT).write_bytes(checkpoint_of(5))  # of an attempt on this node that another one went on with
+    assert remote_worker.run_on_node(process, lab.job(side), lab.folder / "b") is TrialState.DONE
+    assert side.finish() == [] and student.state() is TrialState.DONE
+
+
+def test_what_was_finished_here_is_put_for_the_trials_that_need_it(lab: Lab, student: TrialDir, process: TrialProcess) -> None:
+    done = {"format": 1, "trial": lab.trial.id, "status": "done", "metrics": {"AP": 61.0}}
+    lab.trial.file(naming.LAST_CHECKPOINT).write_bytes(checkpoint_of(STEPS))
+    write_json(lab.trial.file(naming.RESULT), done)
+    side = DriverSide(lab.uri, lab.tree)
+    side.publish([student.id], [lab.trial.id], lambda _: None)
+    assert remote_worker.run_on_node(process, lab.job(side), lab.folder / "a") is TrialState.DONE
+    name = f"trials/{lab.trial.id}/{naming.RESULT}"
+    assert json.loads(side.storage.read(name)) == done
+    write_json(lab.trial.file(naming.RESULT), done | {"metrics": {"AP": 1.0}})
+    side.publish([student.id], [lab.trial.id], lambda _: None)
+    assert json.loads(side.storage.read(name)) == done, "a finished trial there is left as it is"
 
 
 # --- the command line ---

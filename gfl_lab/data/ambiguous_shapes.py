@@ -10,14 +10,12 @@ spec gives the same pixels on every machine, which ``dataset.json`` records as a
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from PIL import Image
 from gfl_lab import naming
 from gfl_lab.data.shape_images import CLASSES, draw_image
 from gfl_lab.errors import DataError, Problem
+from gfl_lab.processes import one_at_a_time
 
 NAME = "ambiguous_shapes"
 GENERATOR_VERSION = 1
@@ -178,14 +177,6 @@ def verify(folder: Path) -> bool:
     return content.hexdigest()[:16] == about["digest"]
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # released by the system when the process ends, however it ends
-        yield
-
-
 def generate(spec: AmbiguousShapesSpec, root: Path) -> Path:
     """Make the data set under ``root``, unless it is there; returns its folder, ``root / spec.folder``.
 
@@ -196,7 +187,7 @@ def generate(spec: AmbiguousShapesSpec, root: Path) -> Path:
     folder = root / spec.folder
     if describe(folder):
         return folder
-    with _locked(root / f".{spec.folder}.lock"):
+    with one_at_a_time(root / f".{spec.folder}.lock"):
         if describe(folder):
             return folder
         for stale in root.glob(f".{spec.folder}.*.tmp"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -39,9 +40,41 @@ def assign(
     images, boxes = gt_boxes.shape[:2]
     if boxes == 0 or len(priors) == 0:
         return gt_boxes.new_full((images, len(priors)), UNASSIGNED, dtype=torch.long)
+    found = find_candidates(priors, num_level_priors, gt_boxes, topk, usable)
+    inside = is_inside((priors[:, :2] + priors[:, 2:])[found.index] / 2.0, gt_boxes[:, :, None])
+    positive = (found.iou >= found.threshold[..., None]) & inside & gt_valid[..., None]
+    if found.usable is not None:
+        positive &= found.usable
+
+    claims = found.iou.new_full((images, boxes, len(priors)), -1).scatter_(2, found.index, torch.where(positive, found.iou, -1.0))
+    best, winner = claims.max(dim=1)
+    return torch.where(best >= 0, winner, UNASSIGNED)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The priors nearest to each box: G boxes of N images with K priors each.
+
+    Attributes:
+        index: (N, G, K) int64 into the priors.
+        iou: (N, G, K) with the box.
+        usable: (N, G, K) bool, those that the image has; None where it has all.
+    """
+
+    index: Tensor
+    iou: Tensor
+    usable: Tensor | None
+
+    @property
+    def threshold(self) -> Tensor:
+        """(N, G) float64, the IoU from which on a candidate is positive: mean + standard deviation."""
+        return _threshold(self.iou, self.usable)
+
+
+def find_candidates(priors: Tensor, num_level_priors: Sequence[int], gt_boxes: Tensor, topk: int, usable: Tensor | None) -> Candidates:
+    """Return the ``topk`` priors of each level whose centres are nearest to each box's; arguments as those of ``assign``, at least one box."""
     centers = (priors[:, :2] + priors[:, 2:]) / 2.0
     gt_centers = (gt_boxes[..., :2] + gt_boxes[..., 2:]) / 2.0
-
     # The square root stays: it makes ties of distances that differ by rounding only, and ties decide who is a candidate.
     distance = (
         (centers[:, 0] - gt_centers[..., 0, None]).square_().add_((centers[:, 1] - gt_centers[..., 1, None]).square_()).sqrt_()
@@ -52,18 +85,9 @@ def assign(
     for level in distance.split(list(num_level_priors), dim=2):
         nearest.append(level.topk(min(topk, level.shape[2]), dim=2, largest=False).indices + start)
         start += level.shape[2]
-    candidates = torch.cat(nearest, dim=2)  # (N, G, K)
-
-    own = None if usable is None else distance.gather(2, candidates).isfinite()
-    iou = broadcast_iou(priors[candidates], gt_boxes[:, :, None])
-    inside = is_inside(centers[candidates], gt_boxes[:, :, None])
-    positive = (iou >= _threshold(iou, own)[..., None]) & inside & gt_valid[..., None]
-    if own is not None:
-        positive &= own
-
-    claims = distance.fill_(-1).scatter_(2, candidates, torch.where(positive, iou, -1.0))
-    best, winner = claims.max(dim=1)
-    return torch.where(best >= 0, winner, UNASSIGNED)
+    index = torch.cat(nearest, dim=2)
+    own = None if usable is None else distance.gather(2, index).isfinite()
+    return Candidates(index, broadcast_iou(priors[index], gt_boxes[:, :, None]), own)
 
 
 def broadcast_iou(a: Tensor, b: Tensor) -> Tensor:

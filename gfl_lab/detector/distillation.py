@@ -3,7 +3,8 @@
 Localisation distillation (LD, Zheng et al., arXiv 2102.12252) compares the edge distributions of student and teacher, softened by a
 temperature T: with p = softmax(student / T) and q = softmax(teacher / T) of one side it is T^2 KL(q || p), its terms averaged over
 the bins and over the sides of a box, and summed over the positives with the weights of the box losses. As in mmdet's ``LDHead`` the sum is
-not divided by these weights, so the term grows with the number of positives. KD compares the class logits in the same way, and is a mean
+not divided by these weights, so the term grows with the number of positives. A second term takes the same over the valuable
+region (``valuable_region``), with its weights and a quarter of the factor, as the authors' code does. KD compares the class logits in the same way, and is a mean
 over the positives.
 """
 
@@ -19,6 +20,9 @@ from torch.nn import functional
 from gfl_lab.detector.positives import Positives
 
 LD, KD = "ld", "kd"
+
+VALUABLE_SHARE = 0.25
+"""Factor of the valuable region's term beside that of the positives: 16 in the authors' code divides it, and 4 the other."""
 
 
 def softened_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -44,11 +48,12 @@ class Distillation:
         teacher: a detector whose head is a ``GFLFamilyHead`` with the strides of the student's, and for LD with its bins.
         kind: ``LD`` or ``KD``.
         temperature: T. weight: of the term.
+        valuable: learn in the valuable region, too; for LD alone.
     """
 
-    def __init__(self, teacher: Any, kind: str, temperature: float, weight: float) -> None:
+    def __init__(self, teacher: Any, kind: str, temperature: float, weight: float, valuable: bool = False) -> None:
         self.teacher = teacher.eval().requires_grad_(False)
-        self.kind, self.temperature, self.weight = kind, temperature, weight
+        self.kind, self.temperature, self.weight, self.valuable = kind, temperature, weight, valuable
         self._logits: Sequence[Tensor] = ()
 
     @torch.no_grad()
@@ -73,3 +78,20 @@ class Distillation:
         sides = [at.gather(levels).unflatten(1, (4, -1)).flatten(0, 1) for levels in (bbox_preds, self._logits)]
         divergence = softened_divergence(sides[0], sides[1], self.temperature).view(-1, 4).mean(1)
         return {"loss_ld": self.weight * (divergence * weight).sum()}
+
+    def valuable_terms(self, bbox_preds: Sequence[Tensor], weight: Tensor) -> dict[str, Tensor]:
+        """Return the weighted term of the valuable region: ``loss_ld_vlr``.
+
+        Each location is computed, those outside with weight 0, so that the host never waits for a GPU to count them.
+
+        Args:
+            bbox_preds: (N, channels, H, W) of each level, the student's.
+            weight: (N, A) of ``valuable_region``.
+        """
+        total = weight.new_zeros(())
+        parts = weight.split([level[0, 0].numel() for level in bbox_preds], dim=1)
+        for student, teacher, part in zip(bbox_preds, self._logits, parts, strict=True):
+            sides = [level.flatten(2).unflatten(1, (4, -1)).movedim(2, -1).flatten(0, 2) for level in (student, teacher)]  # (N 4 H W, K)
+            divergence = softened_divergence(sides[0], sides[1], self.temperature)
+            total = total + (divergence.view(len(part), 4, -1).mean(1) * part).sum()
+        return {"loss_ld_vlr": VALUABLE_SHARE * self.weight * total}

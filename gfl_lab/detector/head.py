@@ -45,6 +45,7 @@ from gfl_lab.detector.postprocess import DenseOutputs, Maps, Reader
 from gfl_lab.detector.qualities import QUALITIES, QualityTargets, build_quality
 from gfl_lab.detector.qualities.base import ClassTerms
 from gfl_lab.detector.targets import GroundTruth, Targets, assign_batch, assign_by, pad_shapes
+from gfl_lab.detector.valuable_region import valuable_region
 from gfl_lab.spec.shorthand import default_box_weighting
 
 
@@ -199,7 +200,7 @@ class GFLFamilyHead(AnchorHead):
 
         Returns:
             ``loss_cls``; ``loss_bbox`` and the box form's own loss as it has them; ``loss_centerness`` or ``loss_iou`` of a
-            branch; ``loss_ld`` or ``loss_kd`` of a distillation.
+            branch; ``loss_ld``, ``loss_ld_vlr`` or ``loss_kd`` of a distillation.
         """
         device, estimate = cls_scores[0].device, self.quality_estimate
         with torch.autocast(device.type, enabled=False):
@@ -240,6 +241,9 @@ class GFLFamilyHead(AnchorHead):
                 terms[name] = factor * value / count
             if self.distillation is not None:
                 terms |= self.distillation.terms(at, cls_scores, bbox_preds, weight, count)
+                if self.distillation.valuable:
+                    region = valuable_region(geometry, truth, geometry.usable(pad_shapes(batch_img_metas)), self.topk)
+                    terms |= self.distillation.valuable_terms(bbox_preds, region)
         return terms
 
     def targets(self, geometry: Geometry, truth: GroundTruth, metas: Sequence[dict[str, Any]], maps: Maps | None = None) -> Targets:

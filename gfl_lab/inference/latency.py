@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmdet.models.detectors import BaseDetector
 
+from gfl_lab.processes import one_at_a_time
+
 WARMUP_IMAGES, MEASURED_IMAGES, MAX_SECONDS = 5, 50, 30.0
-
-
-@contextmanager
-def one_at_a_time(lock: Path) -> Iterator[None]:
-    """Hold the lock of this machine's measurements: one trial measures at a time, others go on training."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @torch.inference_mode()
@@ -41,7 +31,7 @@ def measure_latency(model: BaseDetector, dataset: Any, lock: Path) -> dict[str, 
     cuda = next(model.parameters()).is_cuda
     clock = time.thread_time if not cuda and torch.get_num_threads() == 1 else time.perf_counter
     times = []
-    with one_at_a_time(lock):
+    with one_at_a_time(lock):  # one trial of this machine measures at a time; others go on training
         for batch in batches[:WARMUP_IMAGES]:
             model.test_step(batch)
         started = time.perf_counter()

@@ -7,8 +7,6 @@ whole or not at all, what an interrupted upload has put is not put again, and a 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import shutil
@@ -21,6 +19,7 @@ from typing import BinaryIO, cast
 
 from gfl_lab.data.layout import image_file
 from gfl_lab.errors import Problem, StoreError
+from gfl_lab.processes import one_at_a_time
 from gfl_lab.records.manifest import DataPaths
 from gfl_lab.records.storage import SPLITS, ArchiveIndex, read_archive_index
 from gfl_lab.storage import Readable, Storage, is_plain_name
@@ -93,7 +92,7 @@ def fetch_dataset(storage: Storage, digest: str, cache: Path) -> DataPaths:
         OSError: it cannot be written here.
     """
     folder = cache / digest
-    with _locked(cache / f".{digest}.lock"):
+    with one_at_a_time(cache / f".{digest}.lock"):
         if not folder.is_dir():
             for leftover in cache.glob(f".{digest}.*.tmp"):
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -164,7 +163,7 @@ def fetch_weights(storage: Storage, digest: str, cache: Path) -> Path:
     if not is_plain_name(digest):
         raise StoreError(f"{digest!r} is no digest of weights")
     path = cache / f"{digest}.pth"
-    with _locked(cache / f".{digest}.lock"):
+    with one_at_a_time(cache / f".{digest}.lock"):
         if not path.exists():
             fetched = cache / f".{digest}.fetched"
             storage.download(f"weights/{digest}", fetched)
@@ -173,11 +172,3 @@ def fetch_weights(storage: Storage, digest: str, cache: Path) -> Path:
                     raise StoreError(f"weights/{digest} in {storage.uri} are damaged: delete them there; the next run puts them again")
             fetched.replace(path)
     return path
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # released by the system when the process ends, however it ends
-        yield

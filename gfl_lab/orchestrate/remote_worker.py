@@ -14,9 +14,9 @@ from gfl_lab.errors import ResourceError, StoreError
 from gfl_lab.orchestrate import dataset_archives, run_sync
 from gfl_lab.orchestrate.run_sync import EVERY_S, LAST_TRIES_S, Link, TransferThrottle
 from gfl_lab.orchestrate.supervisor import Job, TrialProcess
+from gfl_lab.processes import one_at_a_time
 from gfl_lab.records.lease import Lease, write_lease
 from gfl_lab.records.manifest import write_manifest
-from gfl_lab.records.result import says_done
 from gfl_lab.rundir import LEASE_STALE_S, RunTree, TrialDir, TrialState
 from gfl_lab.storage import Storage, Synced, is_plain_name, open_storage
 
@@ -54,11 +54,13 @@ def run_on_node(process: TrialProcess, job: Job, scratch: Path) -> TrialState:
         return TrialState.RUNNING
     try:
         synced = Synced(storage, trial.path, run_sync.trial_folder(trial.id))
-        if _done_there(storage, trial.id):
+        if run_sync.done_there(storage, trial.id):
             return TrialState.DONE
         state = TrialState.DONE
         if not run_sync.is_done(trial):  # else it is done but has never arrived
             _fetch(storage, trial, synced, scratch)
+            for needed in trial.manifest().spec.needs.values():
+                _fetch_needed(storage, tree, needed)
             pusher = _Pusher(synced, holder)
             try:
                 state = process.run(replace(job, path=str(trial.path), kwargs=job.kwargs | {"stop_file": str(stop_file)}, link=None))
@@ -156,11 +158,6 @@ class Holder(threading.Thread):
                 self._storage.delete(self._name)
 
 
-def _done_there(storage: Storage, trial_id: str) -> bool:
-    content = storage.read(f"{run_sync.trial_folder(trial_id)}/{naming.RESULT}")
-    return content is not None and says_done(content)
-
-
 def _fetch(storage: Storage, trial: TrialDir, synced: Synced, scratch: Path) -> None:
     """Fetch everything that the trial needs, with paths of this node, and no result or lease of an earlier attempt."""
     listed = storage.list(synced.remote)
@@ -181,6 +178,23 @@ def _fetch(storage: Storage, trial: TrialDir, synced: Synced, scratch: Path) -> 
     except (LookupError, TypeError) as error:
         raise StoreError(f"the manifest of trial {trial.id} in {storage.uri} is damaged: {error!r}") from None
     write_manifest(trial.file(naming.MANIFEST), moved)
+
+
+def _fetch_needed(storage: Storage, tree: RunTree, trial_id: str) -> None:
+    """Fetch the weights of a finished trial that one of this node needs; its actors wait for each other.
+
+    Raises:
+        StoreError: it has not finished.
+    """
+    if not is_plain_name(trial_id) or not run_sync.done_there(storage, trial_id):
+        raise StoreError(f"it needs trial {trial_id}, which is not finished in {storage.uri}")
+    trial = tree.trial(trial_id)
+    with one_at_a_time(tree.root / "needed" / trial_id):
+        trial.path.mkdir(parents=True, exist_ok=True)
+        synced = Synced(storage, trial.path, run_sync.trial_folder(trial_id))
+        listed = storage.list(synced.remote)
+        for name in synced.changed_there({name: listed[name] for name in (naming.MANIFEST, naming.LAST_CHECKPOINT) if name in listed}):
+            synced.pull(name, listed[name])
 
 
 class _Pusher(threading.Thread):

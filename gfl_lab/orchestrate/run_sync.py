@@ -29,10 +29,9 @@ from gfl_lab import naming
 from gfl_lab.errors import ResourceError, StoreError
 from gfl_lab.orchestrate import dataset_archives
 from gfl_lab.orchestrate.supervisor import Job
-from gfl_lab.records.manifest import DataPaths
-from gfl_lab.records.result import Done
+from gfl_lab.records.result import Done, says_done
 from gfl_lab.rundir import RunTree, TrialDir
-from gfl_lab.storage import Stamp, Synced, is_plain_name, open_storage
+from gfl_lab.storage import Stamp, Storage, Synced, is_plain_name, open_storage
 
 EVERY_S = 3.0
 """Seconds between two looks of either side for changes."""
@@ -101,6 +100,12 @@ def is_done(trial: TrialDir) -> bool:
     return False
 
 
+def done_there(storage: Storage, trial_id: str) -> bool:
+    """Return True if the storage has the result of a finished trial. Raises ResourceError."""
+    content = storage.read(f"{trial_folder(trial_id)}/{naming.RESULT}")
+    return content is not None and says_done(content)
+
+
 def take_over(synced: Synced, listed: dict[str, Stamp]) -> None:
     """Make the local run directory what the one in the storage is, if that one has changed since both were equal.
 
@@ -164,6 +169,7 @@ class DriverSide:
         self._requested: set[str] = set()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
+        self._looking = threading.Lock()
 
     def refresh(self, trial_ids: Iterable[str]) -> None:
         """Fetch, before anything is planned, everything in the storage on trials that are not done here, leases too."""
@@ -194,21 +200,26 @@ class DriverSide:
 
         _each(one, [self.tree.trial(trial_id) for trial_id in trial_ids])
 
-    def publish(self, trial_ids: Iterable[str], paths: DataPaths, say: Callable[[str], None]) -> None:
+    def publish(self, trial_ids: Iterable[str], needed: Iterable[str], say: Callable[[str], None]) -> None:
         """Put what pending trials read and what they go on from: manifests, components, data, weights, checkpoints.
+
+        Args:
+            needed: finished trials that pending ones need, put whole unless they are finished there.
 
         Raises:
             StoreError: a file of ours cannot be read.
         """
         trials = [self.tree.trial(trial_id) for trial_id in trial_ids]
         manifests = [trial.manifest() for trial in trials]
+        paths = {manifest.data.digest: manifest.paths for manifest in manifests}
         weights = {manifest.weights_digest: path for manifest in manifests if (path := manifest.weights_file)}
         try:
-            for digest in {manifest.data.digest for manifest in manifests}:
-                dataset_archives.push_dataset(self.storage, digest, paths, say)
+            for digest, own in paths.items():
+                dataset_archives.push_dataset(self.storage, digest, own, say)
             for digest, path in weights.items():
                 dataset_archives.push_weights(self.storage, digest, path)
             _each(self._put, trials)
+            _each(self._put_done, [self.tree.trial(trial_id) for trial_id in needed])
         except OSError as error:
             raise StoreError(f"{error.filename or 'a file'} cannot be put into {self.storage.uri}: {error.strerror or error}") from None
 
@@ -218,6 +229,11 @@ class DriverSide:
             self.storage.write(f"{synced.remote}/{naming.COMPONENTS_DIR}/{component.name}", component.read_bytes())
         self.storage.write(f"{synced.remote}/{naming.MANIFEST}", trial.file(naming.MANIFEST).read_bytes())
         synced.push(synced.changed_here(name for name in local_names(trial.path) if name != naming.RESULT))
+
+    def _put_done(self, trial: TrialDir) -> None:
+        if not done_there(self.storage, trial.id):
+            self._put(trial)
+            self._sync(trial).push([naming.RESULT])
 
     def watch(self, jobs: Sequence[Job]) -> list[Job]:
         """Follow these jobs from now on; the same jobs as nodes are to be given them."""
@@ -250,11 +266,21 @@ class DriverSide:
                     return [f"not everything could be fetched from {self.storage.uri}, the same command fetches it: {error}"]
             time.sleep(min(EVERY_S, max(0.0, end - time.monotonic())))
 
+    def fetch(self, trial_id: str, should_stop: Callable[[], bool]) -> None:
+        """Fetch what is left of a trial that has ended on its node, trying for a while: others may need it."""
+        end = time.monotonic() + LAST_TRIES_S
+        while True:
+            with contextlib.suppress(ResourceError, StoreError, OSError), self._looking:
+                return self._fetch(self._watched[trial_id], self.storage.list("leases"), everything=True)
+            if should_stop() or time.monotonic() > end:
+                return  # `finish` says what is missing
+            time.sleep(EVERY_S)
+
     def _follow(self) -> None:
         while not self._over.wait(EVERY_S / 3):
             with contextlib.suppress(ResourceError):
                 self._ask_to_stop()
-            with contextlib.suppress(ResourceError, StoreError, OSError):
+            with contextlib.suppress(ResourceError, StoreError, OSError), self._looking:
                 self._look()
 
     def _ask_to_stop(self) -> None:

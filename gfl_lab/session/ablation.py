@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gfl_lab import naming
-from gfl_lab.errors import InputError
 from gfl_lab.orchestrate import driver
 from gfl_lab.orchestrate.budget import Budget
 from gfl_lab.orchestrate.cost import Estimate, Timings, estimates
@@ -90,8 +89,6 @@ class AblationWork:
     def prepare(self) -> None:
         """Make the plan."""
         self._prepared = prepare(self.files, self.tree, self.options, self.reporter.say)
-        if self._storage and any(trial.spec.needs for trial in self.plan.trials):
-            raise InputError("trials that need other trials need a file system that the nodes share: --storage does not serve them yet")
 
     def open(self, killed: bool) -> None:
         """Read the states of all trials, from the storage too."""
@@ -137,7 +134,10 @@ class AblationWork:
         rewritten = [trial for trial in self.standing.known if trial.id in damaged and damaged[trial.id].rewritten]
         self._write_manifests([*rewritten, *self._pending])
         if self._storage and self._pending:
-            self._storage.publish([trial.id for trial in self._pending], self.prepared.paths, self.reporter.say)
+            pending = {trial.id: trial for trial in self._pending}
+            needed = {each for trial in self._pending for each in trial.spec.needs.values()} - set(pending)
+            done = [each for each in needed if self.tree.trial(each).state() is TrialState.DONE]
+            self._storage.publish(pending, done, self.reporter.say)
         return self.plan
 
     def run(self, workers: Workers, stop: StopSwitch, watch: Callable[[Sequence[Progress]], None]) -> list[str]:
@@ -161,8 +161,12 @@ class AblationWork:
                 return self._storage.watch(found)
             return self._trainings.jobs(found) if self._trainings else found
 
+        def arrive(trial: str) -> None:
+            if self._storage:
+                self._storage.fetch(trial, stop)
+
         try:
-            problems += [f"Ray: {sentence}" for sentence in run_in_order(workers.executor, order, jobs, stop.ask, stop)]
+            problems += [f"Ray: {sentence}" for sentence in run_in_order(workers.executor, order, jobs, stop.ask, stop, arrive)]
             interrupted = False
         finally:
             if self._storage:

@@ -274,6 +274,12 @@ class Settings(BaseModel):
         DETECTOR, 10.0, "LD: temperature that softens both distributions", ge=1, le=1000, acts_only_with=conditions.WITH_LD
     )
     ld_weight: float = _field(DETECTOR, 0.25, "weight of LD", ge=0, le=MAX_WEIGHT, acts_only_with=conditions.WITH_LD)
+    ld_region: Literal["main", "main_and_vlr"] = _field(
+        DETECTOR,
+        "main",
+        "where LD teaches: at the positives, or in the valuable region around them, too",
+        acts_only_with=conditions.WITH_LD,
+    )
     kd_temperature: float = _field(
         DETECTOR, 2.0, "KD: temperature that softens both class scores", ge=1, le=1000, acts_only_with=conditions.WITH_KD
     )

@@ -10,7 +10,7 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from gfl_lab.detector.build import model_config
-from gfl_lab.detector.distillation import Distillation
+from gfl_lab.detector.distillation import LD, Distillation
 from gfl_lab.detector.head import GFLFamilyHead
 from gfl_lab.errors import GflLabError, NeededTrialMissing
 from gfl_lab.rundir import TrialDir
@@ -88,7 +88,8 @@ def learn_from(model: nn.Module, settings: Settings, needed: NeededTrial | None)
         teacher.load_state_dict(needed.weights.state)
     kind = settings.distillation
     temperature, weight = (getattr(settings, f"{kind}_{part}") for part in ("temperature", "weight"))
-    head.distillation = Distillation(teacher.to(next(model.parameters()).device), kind, temperature, weight)
+    valuable = kind == LD and settings.ld_region == "main_and_vlr"
+    head.distillation = Distillation(teacher.to(next(model.parameters()).device), kind, temperature, weight, valuable)
 
 
 def _learned(model: nn.Module) -> dict[str, Tensor]:
