@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gfl_lab.errors import SpecError
 from gfl_lab.orchestrate.driver import write_manifests
 from gfl_lab.plan.expand import combinations
-from gfl_lab.plan.plan import PlanInputs, build_plan, steps_of
+from gfl_lab.plan.plan import PlanInputs, build_plan
 from gfl_lab.plan.published import looks_like_coco
 from gfl_lab.records.manifest import DataPaths
 from gfl_lab.rundir import RunTree
@@ -22,6 +22,7 @@ from gfl_lab.session.planning import PlanOptions, prepare
 from gfl_lab.spec.file_models import ExperimentFile
 from gfl_lab.spec.files import load_experiment, load_profile, load_published
 from gfl_lab.spec.rules import Broken, broken_rules
+from gfl_lab.spec.schedule import steps_of
 from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import TRAINING_CODE_VERSION, DataSpec, TrialSpec
 

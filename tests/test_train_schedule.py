@@ -27,11 +27,10 @@ from gfl_lab.checkpoints.pretrained import fetch_pretrained, load_backbone, publ
 from gfl_lab.detector.build import build_detector
 from gfl_lab.detector.vit_adapter import ViTAdapter
 from gfl_lab.errors import InputError, ResourceError
-from gfl_lab.plan.plan import steps_of
 from gfl_lab.session.weights import digest_weights
 from gfl_lab.setup.config import learning_rate, milestones, trial_config
 from gfl_lab.setup.dataset import TrialDataset, seeded
-from gfl_lab.spec.schedule import total_epochs
+from gfl_lab.spec.schedule import steps_of, total_epochs
 from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import DataSpec, TrialSpec
 from gfl_lab.train.ema import MovingAverage

@@ -23,10 +23,10 @@ from gfl_lab import naming
 from gfl_lab.checkpoints.files import load_safely
 from gfl_lab.data import coco
 from gfl_lab.errors import DataError, InputError, Interrupted
-from gfl_lab.plan.plan import steps_of
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.setup.dataset import TrialDataset, seeded
 from gfl_lab.spec.plain_config import decode
+from gfl_lab.spec.schedule import steps_of
 from gfl_lab.spec.settings import Settings
 from gfl_lab.train.loop import seed_step
 from gfl_lab.train.trial import run_trial

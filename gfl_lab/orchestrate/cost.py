@@ -14,7 +14,7 @@ from typing import Any
 from gfl_lab import naming
 from gfl_lab.errors import StoreError
 from gfl_lab.orchestrate.resources import Peak, TrialResources, processes_of
-from gfl_lab.plan.plan import Plan, Trial, steps_of
+from gfl_lab.plan.plan import Plan, Trial
 from gfl_lab.records.cost import read_all_measured
 from gfl_lab.records.metric_lines import parse_metric_line, read_metric_lines
 from gfl_lab.records.result import Done
@@ -22,7 +22,7 @@ from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec import renames
 from gfl_lab.spec.choices import OWN, ROLES, TEACHER
 from gfl_lab.spec.file_models import Profile
-from gfl_lab.spec.schedule import data_repeats, total_epochs
+from gfl_lab.spec.schedule import data_repeats, steps_of, total_epochs
 from gfl_lab.spec.settings import INPUT, MODEL, Settings, group_of
 from gfl_lab.spec.shorthand import trains_dfl
 

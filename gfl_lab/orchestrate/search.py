@@ -20,12 +20,12 @@ from gfl_lab.orchestrate.executor import Ended, Executor, problems_of
 from gfl_lab.orchestrate.pruner import Pruner
 from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.orchestrate.watcher import Progress, Watcher
-from gfl_lab.plan.plan import Plan, Variant, steps_of
+from gfl_lab.plan.plan import Plan, Variant
 from gfl_lab.records.metric_lines import read_metric_lines
 from gfl_lab.records.result import Done, Failed, Failure
 from gfl_lab.records.search import Outcome, SearchFile, Suggestion, read_search, write_search
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
-from gfl_lab.spec.schedule import total_epochs
+from gfl_lab.spec.schedule import steps_of, total_epochs
 from gfl_lab.spec.search import Dimension
 
 MAX_IDLE = 100

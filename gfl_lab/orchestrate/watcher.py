@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 
 from gfl_lab import naming
 from gfl_lab.errors import StoreError
-from gfl_lab.plan.plan import Plan, Trial, steps_of
+from gfl_lab.plan.plan import Plan, Trial
 from gfl_lab.records.metric_lines import MetricLine, read_metric_lines
 from gfl_lab.records.result import Failed
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
-from gfl_lab.spec.schedule import total_epochs
+from gfl_lab.spec.schedule import steps_of, total_epochs
 
 WATCH_S = 0.5
 KEPT_TIMES, FEWEST_TIMES = 200, 10

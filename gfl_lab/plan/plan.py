@@ -22,7 +22,6 @@ from gfl_lab.spec.files import resolve_settings
 from gfl_lab.spec.limits import MAX_TRIALS
 from gfl_lab.spec.needs import completed, data_folders
 from gfl_lab.spec.rules import SettingsRuleError
-from gfl_lab.spec.schedule import data_repeats, total_epochs
 from gfl_lab.spec.settings import Settings, inactive
 from gfl_lab.spec.trial import TRAINING_CODE_VERSION, ComponentFile, DataSpec, TrialSpec, computed
 
@@ -306,9 +305,3 @@ def _refusal(message: str, names: list[str], profile: Profile, source: str, name
     )
     way = "Vary an axis only where it applies (`when: {quality: {box: general}}`), or name the combinations as variants."
     return Problem(f"{which} under profile {profile.name}: {message}", source, "" if named else way)
-
-
-def steps_of(settings: Mapping[str, Any] | Settings, train_images: int) -> int:
-    """Return the iterations of a trial: epochs times batches. The last batch of an epoch may be smaller."""
-    batch_size = settings["batch_size"] if isinstance(settings, Mapping) else settings.batch_size
-    return total_epochs(settings) * -(-train_images * data_repeats(settings) // batch_size)

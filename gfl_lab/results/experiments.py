@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from gfl_lab.results.cache import StampedCache, stamp_of
 from gfl_lab.results.reader import TreeReader
 from gfl_lab.results.rows import DataRow, ExperimentRow, Recorded, TrialRow, VariantRow
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
-from gfl_lab.spec.schedule import data_repeats, total_epochs
+from gfl_lab.spec.schedule import steps_of, total_epochs
 from gfl_lab.spec.shorthand import implied
 
 UNREADABLE = "unreadable"
@@ -213,8 +212,7 @@ class ExperimentReader(TreeReader):
 def _planned_length(settings: Mapping[str, Any], train_images: int) -> tuple[int, int]:
     """Return the epochs and steps of a variant's trials; 0 where the settings have another shape."""
     try:
-        epochs = total_epochs(settings)
-        return epochs, epochs * math.ceil(train_images * data_repeats(settings) / int(settings["batch_size"]))
+        return total_epochs(settings), steps_of(settings, train_images)
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError):
         return 0, 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -30,3 +31,13 @@ def data_repeats(values: Settings | Mapping[str, Any]) -> int:
         values: as for ``total_epochs``.
     """
     return int(values.get("data_repeats", 1)) if isinstance(values, Mapping) else values.data_repeats
+
+
+def steps_of(values: Settings | Mapping[str, Any], train_images: int) -> int:
+    """Return the iterations of a trial: epochs times batches. The last batch of an epoch may be smaller.
+
+    Args:
+        values: as for ``total_epochs``, which has what is raised, too.
+    """
+    batch_size = int(values["batch_size"]) if isinstance(values, Mapping) else values.batch_size
+    return total_epochs(values) * math.ceil(train_images * data_repeats(values) / batch_size)
