@@ -1,4 +1,4 @@
-"""How often the intervals of a table hold a difference that is known, and how often a table calls a difference that is none.
+"""How often the intervals of a table hold a difference that is known, and how often a table's verdicts are wrong.
 
     uv run python benchmarks/interval_coverage.py                       2,000 tables a cell; --write also writes benchmarks/results/
     uv run python benchmarks/interval_coverage.py --runs 200 --json     fewer, and as JSON
@@ -7,7 +7,8 @@ Two kinds of worlds, and the statistics of ``gfl_lab.report`` in both:
 
 - ``trials``: AP of a trial = effect of its seed + response of its variant to each image + noise of this trial on each image, all normal
   and halved between a variant and the baseline; 200 images, and one pair's difference has a standard deviation of 0.5 AP. The image
-  share is the part of that variance which images make, half of it by response and half by noise. All true differences are 0.
+  share is the part of that variance which images make, half of it by response and half by noise. All true differences are 0;
+  for equivalence, they are also taken as the smallest effect that matters: the least at which a row must not be called equivalent.
 - ``detectors``: boxes and scores of detectors drawn from a model (tests/support/detectors.py) over 50 images, AP computed by COCO's rules;
   one row. With an effect, the true difference is measured over all runs. They take long, and are drawn where asked for.
 
@@ -29,7 +30,7 @@ import numpy as np
 
 from benchmarks.machine import header, publish
 from gfl_lab.metrics.coco_ap import REPLICATES, resample
-from gfl_lab.report.noise import LEVEL, Noise, half_width, image_variances, p_values, pool
+from gfl_lab.report.noise import LEVEL, Noise, half_width, image_variances, p_values, p_within, pool
 from gfl_lab.report.statistics import difference, holm
 from tests.support.detectors import World
 
@@ -38,6 +39,9 @@ SHARES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.0)
 BESIDE_SHARES = (0.5, 0.1, 0.0)
 ROWS = 5
 PAIR_SD = 0.5
+MIN_EFFECT = 1.0
+"""AP, the smallest effect that matters: so large that some rows of three seeds are found equivalent. With a smaller one hardly any would
+be, and none wrongly."""
 IMAGES = 200
 UNEQUAL = ((5, 3, 2, 2, 3), (2, 2, 2, 2, 5), (10, 2, 3, 2, 2), (3, 3, 1, 3, 1))
 """Seeds of each row in tables of unequal rows; a row with one seed has no interval of its own, and adds nothing to the others."""
@@ -139,7 +143,18 @@ def judged(drawn: Tables, shown: Sequence[int] | None = None) -> dict[str, float
         "coverage": 100 * float((np.abs(drawn.mean) <= half).mean()),
         "fwer": 100 * float(np.mean(wrong)),
         "half_width": float(half.mean()),
+        **equivalence(drawn, noise),
     }
+
+
+def equivalence(drawn: Tables, noise: Noise) -> dict[str, float]:
+    """Percent of tables that call a row equivalent when all differ by ``MIN_EFFECT``, and of rows so called when none differs."""
+    found = {}
+    for name, truth, over in (("equivalent_wrongly", MIN_EFFECT, np.any), ("equivalent_rightly", 0.0, np.mean)):
+        p = p_within(drawn.mean + truth, MIN_EFFECT, drawn.seeds, drawn.image_variance, noise)
+        called = [[each < 1 - LEVEL for each in holm(dict(enumerate(row))).values()] for row in p]
+        found[name] = 100 * float(np.mean(over(called, axis=1)))
+    return found
 
 
 def cell(world: str, seeds: int | Sequence[int], share: float, rows: int, runs: int, found: dict[str, float]) -> dict[str, Any]:
@@ -206,8 +221,12 @@ def line(found: dict[str, Any]) -> str:
     seeds = found["seeds"] if isinstance(found["seeds"], int) else ", ".join(map(str, found["seeds"]))
     return (
         f"| {found['world']} | {seeds} | {share} | {found['rows']} | {found['runs']} | {found['coverage']:.1f}% | {found['fwer']:.1f}% | "
-        f"{found['half_width']:.2f} |"
+        f"{found['half_width']:.2f} | {_percent(found, 'equivalent_wrongly')} | {_percent(found, 'equivalent_rightly')} |"
     )
+
+
+def _percent(found: dict[str, Any], key: str) -> str:
+    return f"{found[key]:.1f}%" if key in found else "–"
 
 
 def main() -> None:
@@ -219,7 +238,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--write", action="store_true", help="write the report under benchmarks/results/")
     asked = parser.parse_args()
-    head = ["| world | seeds | image share | rows | tables | coverage | family-wise error | half width |", "| :-- | --: | --: | --: | --: | --: | --: | --: |"]  # fmt: skip
+    head = ["| world | seeds | image share | rows | tables | coverage | family-wise error | half width | equivalent, wrongly | rightly |", "| :-- | --: | --: | --: | --: | --: | --: | --: | --: | --: |"]  # fmt: skip
     cells, others = [], []
     for kept, makers in (
         (cells, (made_for(asked.runs), *([detectors(asked.detectors)] if asked.detectors else []))),
@@ -240,6 +259,7 @@ def main() -> None:
         *header("How often 95% intervals hold the true difference", f"uv run python benchmarks/interval_coverage.py --runs {asked.runs}{f' --detectors {asked.detectors}' if asked.detectors else ''}{' --write' if asked.write else ''}", ("numpy", "scipy")),
         f"- `trials`: {IMAGES} images, {REPLICATES:,} bootstrap samples, one pair's standard deviation {PAIR_SD} AP; `detectors`: 50 images, "
         f"{DETECTOR_SAMPLES} bootstrap samples",
+        f"- equivalent within ±{MIN_EFFECT:g} AP: wrongly, tables that say so of some row when all differ by as much; rightly, rows when none differs",
         "",
         "## What the intervals are made for",
         "",

@@ -9,6 +9,7 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from gfl_lab.errors import SpecError
 from gfl_lab.orchestrate.driver import write_manifests
@@ -16,6 +17,7 @@ from gfl_lab.plan.expand import combinations
 from gfl_lab.plan.plan import PlanInputs, build_plan
 from gfl_lab.plan.published import looks_like_coco
 from gfl_lab.records.manifest import DataPaths
+from gfl_lab.records.plan import read_plan, write_plan
 from gfl_lab.rundir import RunTree
 from gfl_lab.session.inputs import read_files
 from gfl_lab.session.planning import PlanOptions, prepare
@@ -116,6 +118,16 @@ def test_a_combination_that_breaks_a_rule_is_told_with_its_variant() -> None:
 
 def test_steps_count_the_smaller_last_batch() -> None:
     assert steps_of({"epochs": 3, "batch_size": 16}, 100) == 21
+
+
+def test_the_smallest_effect_that_matters_is_kept_in_the_plan(tmp_path: Path) -> None:
+    for given in (None, 0.5):
+        record = build_plan(_experiment(axes={"dfl": [False, True]}, min_effect=given), DESK, DATA).record("now")
+        write_plan(tmp_path / "plan.json", record)
+        assert read_plan(tmp_path / "plan.json").min_effect == given
+    for wrong in (0, -1, "much", 101):
+        with pytest.raises(ValidationError, match="min_effect"):
+            _experiment(axes={"dfl": [False, True]}, min_effect=wrong)
 
 
 def test_a_setting_that_nothing_reads_is_not_in_the_id() -> None:

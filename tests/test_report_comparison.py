@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from gfl_lab import naming
@@ -22,6 +24,7 @@ from gfl_lab.report.comparison import compare, compare_two
 from gfl_lab.report.exports import TABLE_FORMS
 from gfl_lab.report.formatting import MISSING
 from gfl_lab.report.grid import Tone
+from gfl_lab.report.statistics import p_equivalent
 from gfl_lab.report.table import Table, build_table
 from gfl_lab.report.table_data import table_json
 from gfl_lab.report.table_grid import table_sheet
@@ -69,7 +72,7 @@ def test_by_hand() -> None:
 def test_the_choice_of_images_can_undo_a_verdict() -> None:
     assert compare(rows(2.0))[0].verdict == "better"
     found = compare(rows(2.0), samples(v0=2.0))[0]
-    assert found.verdict == "not resolved" and found.found.half > 3.5 and found.needed is None
+    assert found.verdict == "inconclusive" and found.found.half > 3.5 and found.needed is None
     same = compare(rows(2.0), lambda name: Resampled(dict.fromkeys(RESAMPLED, np.arange(9.0)), 100))[0]
     assert same.found.image_variance == 0 and same.verdict == "better", "what both share takes nothing away"
 
@@ -80,6 +83,59 @@ def test_holm_counts_the_rows_of_the_experiment() -> None:
     assert sorted(raw, reverse=True) == raw
     assert [each.p for each in found] == pytest.approx([raw[0], raw[1] * 2, raw[2] * 3])
     assert {each.rows for each in found} == {3}
+
+
+def test_equivalence_by_hand() -> None:
+    """Differences -0.1, 0, 0.1: the 95% interval is 0 ± 4.302653 * 0.1 / sqrt(3) = 0 ± 0.2484."""
+    (found,) = compare(rows(0.0), min_effect=0.25)
+    assert (found.verdict, found.within, found.better) == ("equivalent", True, None) and found.p_equivalent < 0.05
+    (found,) = compare(rows(0.0), min_effect=0.248)
+    assert (found.verdict, found.within) == ("inconclusive", False) and found.p_equivalent > 0.05
+    # t = 0.3 / (0.1 / sqrt(3)) = 5.196 with 2 degrees
+    assert compare(rows(0.0), min_effect=0.3)[0].p_equivalent == pytest.approx(2 * 0.017549, abs=1e-5)
+    assert compare(rows(-0.4), min_effect=0.3)[0].p_equivalent == 1.0
+
+
+def test_a_difference_that_is_there_and_too_small_to_matter_is_called_both() -> None:
+    table = build_table(rows(0.5, -0.5), min_effect=1.0)
+    assert [(each.verdict, each.within) for each in table.compared] == [("better", True), ("worse", True)]
+    assert [line[-1] for line in comparison_texts(table)] == ["better, within ±1", "worse, within ±1"]
+    assert any(note.startswith("Less than 1 AP for v0, v1:") for note in table.footnotes)
+    json_row = table_json(table)["rows"][1]["delta"]["AP"]
+    assert json_row["verdict"] == "better" and json_row["within_min_effect"] is True and json_row["min_effect"] == 1.0
+
+
+def test_equivalence_is_corrected_for_the_rows_and_shown_in_every_form() -> None:
+    (alone,) = compare(rows(0.0))
+    found = compare(rows(0.0, 0.01, 0.02))
+    raw = [float(p_equivalent(each.found, 0.3)) for each in found]
+    assert [each.p_equivalent for each in found] == pytest.approx(
+        [3 * raw[0], max(3 * raw[0], 2 * raw[1]), max(3 * raw[0], 2 * raw[1], raw[2])]
+    )
+    assert alone.p_equivalent == pytest.approx(p_equivalent(alone.found, 0.3)), "one row"
+    table = build_table(rows(0.0), samples(v0=0.02))
+    for form in ("md", "html", "tex"):
+        assert "equivalent within" in TABLE_FORMS[form](table), form
+    assert csv_rows(table)[1]["AP_delta_verdict"] == "equivalent" and csv_rows(table)[1]["AP_delta_min_effect"] == "0.3"
+    assert float(csv_rows(table)[1]["AP_delta_p_equivalent"]) == pytest.approx(table.compared[0].p_equivalent, rel=1e-3)
+
+
+def test_the_smallest_effect_that_matters_is_the_experiments_unless_another_one_is_asked_for() -> None:
+    own = dataclasses.replace(rows(0.0), min_effect=2.0)
+    assert build_table(own).compared[0].min_effect == 2.0 and build_table(own, min_effect=0.7).compared[0].min_effect == 0.7
+    assert build_table(rows(0.0)).compared[0].min_effect == 0.3
+
+
+@given(st.floats(-1, 1), st.floats(0.01, 1), st.integers(2, 6), st.floats(0.05, 3))
+def test_equivalent_is_that_the_interval_lies_inside(offset: float, spread: float, seeds: int, min_effect: float) -> None:
+    (found,) = compare(rows(offset, spread=spread, seeds=seeds), min_effect=min_effect)
+    inside = -min_effect < found.found.low and found.found.high < min_effect
+    assert found.within == inside or abs(abs(found.found.mean) + found.found.half - min_effect) < 1e-9
+    assert (found.verdict == "equivalent") == (found.within and not (found.found.low > 0 or found.found.high < 0))
+
+
+def csv_rows(table: Table) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(TABLE_FORMS["csv"](table))))
 
 
 def test_one_seed_says_what_images_alone_make_uncertain() -> None:
@@ -131,9 +187,9 @@ def test_the_seeds_needed_are_those_of_the_difference_that_is_asked_for() -> Non
 def test_every_form_shows_them() -> None:
     table = build_table(rows(2.0, 0.0), samples(v0=0.1, v1=0.1))
     (line, other) = comparison_texts(table)
-    assert line[1] == "+2.0" and line[-1] == "better" and other[-1] == "not resolved" and other[1] == "0.0"
+    assert line[1] == "+2.0" and line[-1] == "better" and other[-1] == "inconclusive" and other[1] == "0.0"
     for text in (TABLE_FORMS["md"](table), TABLE_FORMS["html"](table)):
-        assert all(part in text for part in (*comparison_titles(table), line[2].replace("+", "+"), "not resolved"))
+        assert all(part in text for part in (*comparison_titles(table), line[2].replace("+", "+"), "inconclusive"))
     assert "better" in TABLE_FORMS["tex"](table) and r"$\Delta$ AP" in TABLE_FORMS["tex"](table)
     first, second, _ = table_json(table)["rows"]
     assert first["delta"] == {} and second["delta"]["AP"]["verdict"] == "better" and second["delta"]["AP"]["seeds_needed"] >= 2
@@ -167,7 +223,7 @@ def all_forms(table: Table) -> str:
 
 def test_a_verdict_of_two_seeds_is_marked_as_weak_in_every_form() -> None:
     table = build_table(rows(2.0, 0.0, seeds=2), samples(v0=0.1, v1=0.1))
-    assert [line[-1] for line in comparison_texts(table)] == ["better (weak)", "not resolved (weak)"]
+    assert [line[-1] for line in comparison_texts(table)] == ["better (weak)", "inconclusive (weak)"]
     for form in (TABLE_FORMS["md"], TABLE_FORMS["html"], TABLE_FORMS["tex"]):
         assert "better (weak)" in form(table)
     assert [row["delta"]["AP"]["weak"] for row in table_json(table)["rows"][1:]] == [True, True]
@@ -183,7 +239,7 @@ def test_colour_follows_the_verdict_and_not_the_sign() -> None:
 
     assert colours(build_table(rows(2.0, -2.0, 0.0), samples())) == [Tone.PLAIN, Tone.GOOD, Tone.BAD, Tone.FAINT]
     assert colours(build_table(rows(2.0, -2.0, seeds=1), samples())) == [Tone.PLAIN, Tone.FAINT, Tone.FAINT], "one seed decides nothing"
-    assert colours(build_table(rows(2.0, -2.0), samples(v0=9.0, v1=9.0))) == [Tone.PLAIN, Tone.FAINT, Tone.FAINT], "not resolved"
+    assert colours(build_table(rows(2.0, -2.0), samples(v0=9.0, v1=9.0))) == [Tone.PLAIN, Tone.FAINT, Tone.FAINT], "inconclusive"
     assert colours(build_table(rows(2.0), lambda name: None)) == [Tone.PLAIN, Tone.FAINT], "no records"
     for seeds, wanted in ((1, 0), (3, 1)):
         page = TABLE_FORMS["html"](build_table(rows(2.0, seeds=seeds), samples()))

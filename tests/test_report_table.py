@@ -150,9 +150,17 @@ def test_json_has_the_documented_form() -> None:
     assert first["trials"] == [{"id": "000000000000", "seed": 0, "state": "done"}]
     unknown = (
         "interval", "p", "p_holm", "std_error_images", "std_seeds", "rows_pooled", "resolves", "seeds_needed", "images", "images_resolve",
-        "images_needed",
+        "images_needed", "p_equivalent",
     )  # fmt: skip
-    told = {"guarded": False, "seeds_needed_for": 0.3, "verdict": "one seed", "weak": False, "why": ""}
+    told = {
+        "guarded": False,
+        "seeds_needed_for": 0.3,
+        "min_effect": 0.3,
+        "within_min_effect": False,
+        "verdict": "one seed",
+        "weak": False,
+        "why": "",
+    }
     assert second["delta"] == {"AP": {"mean": 0.7, "std": None, "n": 1, "seeds": [0], **dict.fromkeys(unknown), **told}}
     assert second["reference"] is None
     assert second["trials"][1]["failure"] == {"kind": "error", "reason": "x", "step": 3}

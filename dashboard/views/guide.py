@@ -21,8 +21,9 @@ are others; the footnote says which. Then only the direction of a difference can
 
 Below it stands what the differences are worth. The **95% interval** of a difference covers other seeds and other validation
 images; **p** says how often chance alone would give as much, corrected for the number of rows; **resolves** is the smallest
-true difference that these seeds would show 8 times in 10. *Not resolved* does not mean "the same", and *weak* is a verdict of
-two seeds. Only *better* and *worse* have a colour; the rest is grey, whatever its sign.
+true difference that these seeds would show 8 times in 10. A variant is *equivalent* if the difference is shown to lie within the
+smallest effect that matters, 0.3 AP unless the experiment says otherwise; *inconclusive* is too little data for any of these.
+*Weak* is a verdict of two seeds. Only *better* and *worse* have a colour, whatever the sign of the difference.
 
 #### Scores and errors
 A **reliability** line says how much detections of a score overlap the nearest box of their class; QFL trains the score to be

@@ -12,7 +12,7 @@ from dashboard.reader import reader
 from dashboard.views import table_figures
 from gfl_lab import naming
 from gfl_lab.report import speed
-from gfl_lab.report.comparison import SMALLEST
+from gfl_lab.report.comparison import min_effect_of
 from gfl_lab.report.exports import TABLE_FORMS
 from gfl_lab.report.formatting import metric_title
 from gfl_lab.report.grid import LABEL, PUBLISHED, Column, Grid
@@ -36,7 +36,9 @@ def choices(experiment: ExperimentRow) -> None:
     with st.container(horizontal=True, gap="medium"):
         state.choose("Sorted by", "sort", [PLAN, *columns], PLAN, width=240)
         state.typed("Only variants with", "rows", placeholder="words of their names", width=240)
-        state.choose("Seeds needed for", "difference", DIFFERENCES, f"{SMALLEST:g}", names=lambda points: f"{points} AP", width=150)
+        own = f"{min_effect_of(experiment):g}"
+        sizes = sorted({*DIFFERENCES, own}, key=float)
+        state.choose("Smallest effect that matters", "difference", sizes, own, names=lambda points: f"{points} AP", width=200)
 
 
 def _choice(column: Column) -> str:
@@ -45,7 +47,7 @@ def _choice(column: Column) -> str:
 
 def show(experiment: ExperimentRow) -> None:
     """Draw everything below the choices."""
-    table = build_table(experiment, reader().store.resampled_or_none, float(st.session_state.get("w:difference", SMALLEST)))
+    table = build_table(experiment, reader().store.resampled_or_none, float(st.session_state.get("w:difference", 0)))
     grid = values_grid(table)
     palette = theme.colours(experiment)
     order = _order(grid)

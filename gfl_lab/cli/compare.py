@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gfl_lab.cli.options import experiment_argument, profile_option
+from gfl_lab.cli.options import experiment_argument, min_effect_option, profile_option
 from gfl_lab.cli.output import consoles, print_json, say
 from gfl_lab.wording import plural
 
@@ -16,8 +16,9 @@ from gfl_lab.wording import plural
 @click.argument("variant")
 @click.argument("other", required=False)
 @profile_option
+@min_effect_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(experiment: Path, variant: str, other: str | None, profile: str | None, as_json: bool) -> None:
+def command(experiment: Path, variant: str, other: str | None, profile: str | None, min_effect: float | None, as_json: bool) -> None:
     """Compare VARIANT of EXPERIMENT with OTHER (by default the baseline): by size, class and type of error.
 
     A variant is named as the table names it; a part of the name that no other has is enough.
@@ -33,7 +34,7 @@ def command(experiment: Path, variant: str, other: str | None, profile: str | No
     store, row = stored_experiment(default_tree(), experiment, profile)
     pair = find_pair(row, variant, other)
     say(f"{pair.variant.name} against {pair.reference.name}, {plural(len(pair.trials), 'seed')}")
-    rows = pair.compare(store)
+    rows = pair.compare(store, min_effect)
     if as_json:
         print_json(pair.to_json(rows))
     else:

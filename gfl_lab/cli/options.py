@@ -187,6 +187,17 @@ def renamed_option(
     return add
 
 
+min_effect_option = renamed_option(
+    "--difference",
+    "--min-effect",
+    "min_effect",
+    metavar="AP",
+    type=Number(0, 100, min_open=True),
+    help="Smallest difference in AP that matters. Within it variants are equivalent.  [default: the experiment's, or 0.3]",
+)
+"""Of commands that give verdicts."""
+
+
 def parse_weights(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
     """Return {backbone, or "" for all: weights}, paths absolute; ``r50=FILE`` is for one backbone."""
     from gfl_lab.session.weights import absolute_weights

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gfl_lab.cli.numbers import Number
-from gfl_lab.cli.options import experiment_argument, profile_option, renamed_option
+from gfl_lab.cli.options import experiment_argument, min_effect_option, profile_option
 from gfl_lab.cli.output import consoles, say
 from gfl_lab.errors import ExitCode, InputError
 
@@ -30,20 +29,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="Form of the table.",
 )
-@renamed_option(
-    "--difference",
-    "--min-effect",
-    "min_effect",
-    metavar="AP",
-    type=Number(0, 100, min_open=True),
-    help="Difference in AP points for which the table counts the seeds needed.  [default: 0.3]",
-)
+@min_effect_option
 def command(experiment: Path, profile: str | None, as_json: bool, form: str, min_effect: float | None) -> None:
     """Print the AP table of EXPERIMENT.
 
     Exit code 4 when the variants differ in more than the declared axes.
     """
-    from gfl_lab.report.comparison import SMALLEST
     from gfl_lab.session.lookup import require_run
     from gfl_lab.session.run_tree import default_tree
     from gfl_lab.session.tables import stored_ranking, stored_table
@@ -54,7 +45,7 @@ def command(experiment: Path, profile: str | None, as_json: bool, form: str, min
     if files.experiment.kind == "search":
         _print_ranking(stored_ranking(tree, files), form)
         return
-    table, unfair = stored_table(tree, files, min_effect or SMALLEST)
+    table, unfair = stored_table(tree, files, min_effect)
     _print_table(table, form)
     for problem in unfair:
         say(f"unfair: {problem}")

@@ -79,6 +79,7 @@ class Plan:
             axes={axis: tuple(values) for axis, values in axes.items()},
             declared=tuple(sorted({*experiment.axes, *itertools.chain(*experiment.variants.values())})),
             metrics=tuple(experiment.table.metrics),
+            min_effect=experiment.min_effect,
             profile=self.profile.name,
             profile_title=self.profile.title,
             data=self.data,

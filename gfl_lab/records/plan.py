@@ -126,7 +126,7 @@ class PlanFile:
         created: ISO time of the first plan over these data.
         experiment: its name. question, kind, source: as in its file; source is the file.
         axes: the values of each axis. declared: settings that axes or variants vary.
-        metrics: that its table shows.
+        metrics: that its table shows. min_effect: the smallest difference in AP that matters; None where its file has none.
         profile, profile_title: the profile.
     """
 
@@ -143,6 +143,7 @@ class PlanFile:
     data: DataSpec
     variants: tuple[PlannedVariant, ...]
     needed: tuple[PlannedNeed, ...] = ()
+    min_effect: float | None = None
 
     @property
     def trials(self) -> tuple[PlannedTrial, ...]:
@@ -167,6 +168,7 @@ class PlanFile:
                 "declared": list(self.declared),
                 "baseline": next((variant.axes for variant in self.variants if variant.baseline), None),
                 "table": {"metrics": list(self.metrics)},
+                **({} if self.min_effect is None else {"min_effect": self.min_effect}),
             },
             "profile": {"name": self.profile, "title": self.profile_title},
             "data": self.data.model_dump(mode="json"),
@@ -194,6 +196,7 @@ class PlanFile:
             data=DataSpec.model_validate(found["data"]),
             variants=tuple(map(PlannedVariant.from_json, found["variants"])),
             needed=tuple(map(PlannedNeed.from_json, found.get("needed") or ())),
+            min_effect=None if experiment.get("min_effect") is None else float(experiment["min_effect"]),
         )
 
 

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from gfl_lab.metrics.coco_ap import RESAMPLED
 from gfl_lab.report import power
 from gfl_lab.report.noise import LEVEL
-from gfl_lab.report.statistics import NO_RECORDS, Difference, Paired, Sampled, holm, image_variance, judge, paired
+from gfl_lab.report.statistics import NO_RECORDS, Difference, Paired, Sampled, holm, image_variance, judge, p_equivalent, paired
 from gfl_lab.results.rows import ExperimentRow, Resampled, TrialRow, VariantRow
 
-SMALLEST = 0.3
-"""Default of the difference, in AP points, for which the seeds needed are counted. Papers of this family claim about as much."""
+MIN_EFFECT = 0.3
+"""Default of the smallest difference, in AP points, that matters. Papers of this family claim about as much."""
+BETTER, WORSE, EQUIVALENT, INCONCLUSIVE = "better", "worse", "equivalent", "inconclusive"
 FEW_SEEDS = 2
 """With so many seeds a verdict is weak: two numbers hardly show how much seeds differ."""
 
@@ -33,11 +34,13 @@ class Comparison:
     Attributes:
         found: mean, interval and p before correction.
         p: after Holm's correction over all rows of this metric; None where there is no interval.
-        rows: how many rows p is corrected for.
+        p_equivalent: of a true difference of at least ``min_effect``, corrected in the same way; None as ``p``.
+        rows: how many rows both are corrected for.
         detectable: the smallest true difference that this number of seeds can show; None if there is no interval.
-        smallest: a difference in AP points; needed: seeds that can show it; None if no number does, or nothing is known.
+        min_effect: the smallest difference that matters, AP points; needed: seeds that can show it; None if no number does, or nothing is
+            known.
         images_resolve: the smallest true difference that these images can show with any number of seeds; None as ``detectable``.
-        images_needed: images that ``smallest`` wants at least, where those there are do not suffice however many seeds there are; else None.
+        images_needed: images that ``min_effect`` wants at least, where those there are do not suffice however many seeds there are; else None.
     """
 
     variant: str
@@ -47,21 +50,27 @@ class Comparison:
     rows: int
     detectable: float | None
     needed: int | None
-    smallest: float
+    min_effect: float
+    p_equivalent: float | None = None
     images_resolve: float | None = None
     images_needed: int | None = None
 
     @property
     def verdict(self) -> str:
-        """``better``, ``worse`` or ``not resolved`` at 5% after correction.
+        """``better``, ``worse``, ``equivalent`` (within ``min_effect``) or ``inconclusive``, at 5% after correction.
 
         If nothing can be concluded: ``one seed``, ``no signal``, ``no spread`` or ``no records``; ``found.why`` has the reason.
         """
         if self.p is None:
             return self.found.verdict
-        if self.p >= 1 - LEVEL:
-            return "not resolved"
-        return "better" if self.found.mean > 0 else "worse"
+        if self.p < 1 - LEVEL:
+            return BETTER if self.found.mean > 0 else WORSE
+        return EQUIVALENT if self.within else INCONCLUSIVE
+
+    @property
+    def within(self) -> bool:
+        """True if the difference is shown to be smaller than ``min_effect``: then also a better variant is so by less than matters."""
+        return self.p_equivalent is not None and self.p_equivalent < 1 - LEVEL
 
     @property
     def weak(self) -> bool:
@@ -71,7 +80,12 @@ class Comparison:
     @property
     def better(self) -> bool | None:
         """The verdict as a colour shows it: True for better, False for worse, None for all others."""
-        return {"better": True, "worse": False}.get(self.verdict)
+        return {BETTER: True, WORSE: False}.get(self.verdict)
+
+
+def min_effect_of(experiment: ExperimentRow, asked: float | None = None) -> float:
+    """Return the smallest difference that matters, AP points: ``asked``, or the experiment's, or ``MIN_EFFECT``."""
+    return asked or experiment.min_effect or MIN_EFFECT
 
 
 def by_seed(variant: VariantRow, metric: str) -> dict[int, tuple[float, TrialRow]]:
@@ -88,24 +102,25 @@ def shared(
     return {seed: (first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())}
 
 
-def compare(experiment: ExperimentRow, resampled: Lookup | None = None, smallest: float = SMALLEST) -> tuple[Comparison, ...]:
+def compare(experiment: ExperimentRow, resampled: Lookup | None = None, min_effect: float | None = None) -> tuple[Comparison, ...]:
     """Return the comparison of each variant that shares a finished seed with the baseline, in AP, AP50 and AP75.
 
     Args:
         resampled: without it intervals are over seeds alone. A row without the samples of all its trials has no interval.
-        smallest: AP points, the difference for which the seeds needed are counted.
+        min_effect: AP points, the smallest difference that matters; None for the experiment's own.
     """
     if experiment.baseline is None:
         return ()
+    least = min_effect_of(experiment, min_effect)
     comparisons: list[Comparison] = []
     for metric in RESAMPLED:
         rows = _rows(experiment, experiment.baseline, metric, resampled)
-        comparisons += _comparisons(metric, rows, judge([found for _, found in rows]), smallest)
+        comparisons += _comparisons(metric, rows, judge([found for _, found in rows]), least)
     return tuple(comparisons)
 
 
 def compare_two(
-    experiment: ExperimentRow, variant: VariantRow, reference: VariantRow, resampled: Lookup | None = None, smallest: float = SMALLEST
+    experiment: ExperimentRow, variant: VariantRow, reference: VariantRow, resampled: Lookup | None = None, min_effect: float | None = None
 ) -> tuple[Comparison, ...]:
     """Return the comparison of ``variant`` minus ``reference`` in AP, AP50 and AP75.
 
@@ -113,7 +128,7 @@ def compare_two(
     table's rows and this pair, and p is not corrected, since there is one pair. Either order of the two gives the same, but for signs.
     """
     if experiment.baseline is not None and experiment.baseline.name in (variant.name, reference.name):
-        table = compare(experiment, resampled, smallest)
+        table = compare(experiment, resampled, min_effect)
         if reference.name == experiment.baseline.name:
             return tuple(each for each in table if each.variant == variant.name)
         reversed_ = [each for each in table if each.variant == reference.name]
@@ -123,7 +138,7 @@ def compare_two(
         found = _paired(variant, reference, metric, resampled)
         if found is not None:
             judged = judge([*others(experiment, variant, reference, metric, resampled), found])[-1:]
-            comparisons += _comparisons(metric, [(variant.name, found)], judged, smallest)
+            comparisons += _comparisons(metric, [(variant.name, found)], judged, min_effect_of(experiment, min_effect))
     return tuple(comparisons)
 
 
@@ -145,10 +160,11 @@ def _rows(experiment: ExperimentRow, reference: VariantRow, metric: str, resampl
     return [(variant.name, found) for variant in variants if (found := _paired(variant, reference, metric, resampled))]
 
 
-def _comparisons(metric: str, rows: Sequence[tuple[str, Paired]], judged: Sequence[Difference], smallest: float) -> list[Comparison]:
-    """Return ``judged`` with p corrected over them."""
-    tested = {name: found.p for (name, _), found in zip(rows, judged, strict=True) if found.p is not None}
-    corrected = holm(tested)
+def _comparisons(metric: str, rows: Sequence[tuple[str, Paired]], judged: Sequence[Difference], min_effect: float) -> list[Comparison]:
+    """Return ``judged`` with both kinds of p corrected over them."""
+    tested = {name: found for (name, _), found in zip(rows, judged, strict=True) if found.p is not None}
+    corrected = holm({name: found.p for name, found in tested.items() if found.p is not None})
+    equivalent = holm({name: p_equivalent(found, min_effect) for name, found in tested.items()})
     return [
         Comparison(
             variant=name,
@@ -157,10 +173,11 @@ def _comparisons(metric: str, rows: Sequence[tuple[str, Paired]], judged: Sequen
             p=corrected.get(name),
             rows=len(tested),
             detectable=power.detectable(found),
-            needed=None if found.half is None else power.seeds_needed(found, smallest),
-            smallest=smallest,
+            needed=None if found.half is None else power.seeds_needed(found, min_effect),
+            min_effect=min_effect,
+            p_equivalent=equivalent.get(name),
             images_resolve=power.images_resolve(found),
-            images_needed=power.images_needed(found, smallest),
+            images_needed=power.images_needed(found, min_effect),
         )
         for (name, _), found in zip(rows, judged, strict=True)
     ]

@@ -15,6 +15,8 @@ def explain(comparisons: tuple[Comparison, ...]) -> list[str]:
     tested = [each for each in comparisons if each.p is not None]
     if tested:
         sentences += [_about_intervals(tested), *_about_spread(tested), *_about_images(tested)]
+        if small := [each.variant for each in tested if each.within and each.better is not None]:
+            sentences.append(f"Less than {tested[0].min_effect:g} AP for {_some(small)}: there is a difference, and it lies within that.")
         if weak := [each.variant for each in tested if each.weak]:
             sentences.append(
                 f"Weak: {_some(weak)} {_rest(weak)} on two seeds. Two numbers hardly show how much seeds differ; take three or more."
@@ -45,13 +47,14 @@ def explain(comparisons: tuple[Comparison, ...]) -> list[str]:
 
 
 def _about_intervals(tested: Sequence[Comparison]) -> str:
-    rows, smallest = tested[0].rows, f"{tested[0].smallest:g}"
+    rows, least = tested[0].rows, f"{tested[0].min_effect:g}"
     several = f", corrected by Holm's method for {rows} rows" if rows > 1 else ""
     over = "over other seeds and other validation images" if any(each.found.image_variance is not None for each in tested) else "over seeds"
     return (
         f"The 95% interval is of the mean difference, {over}; p is two-sided{several}. "
-        f'"resolves" is the smallest true difference that these seeds show 8 times in 10, and "{smallest} needs" how many '
-        f"seeds would do so for {smallest} AP."
+        f'"resolves" is the smallest true difference that these seeds show 8 times in 10, and "{least} needs" how many '
+        f"seeds would do so for {least} AP. Equivalent: the difference lies within ±{least} AP, by the same interval and correction. "
+        "Inconclusive: too little data for either."
     )
 
 
@@ -77,7 +80,7 @@ def _about_images(tested: Sequence[Comparison]) -> list[str]:
     images = limited[0].found.images
     who = "" if len(limited) == len(tested) else f" for {_some([each.variant for each in limited])}"
     return [
-        f"{limited[0].smallest:g} AP{who}: not with {images:,} validation images, however many seeds. They resolve {resolve} AP at best; "
+        f"{limited[0].min_effect:g} AP{who}: not with {images:,} validation images, however many seeds. They resolve {resolve} AP at best; "
         f"about {needed} images would be needed at least."
     ]
 

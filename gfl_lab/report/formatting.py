@@ -74,5 +74,6 @@ def needed_text(each: Comparison) -> str:
 
 
 def verdict_text(each: Comparison) -> str:
-    """Return the verdict, marked where it rests on two seeds: ``better (weak)``."""
-    return each.verdict + (" (weak)" if each.weak else "")
+    """Return the verdict as people read it: ``better``, ``better, within ±0.3``, ``equivalent within ±0.3``; marked ``(weak)`` on two seeds."""
+    within = f"{'' if each.better is None else ','} within ±{each.min_effect:g}" if each.within else ""
+    return each.verdict + within + (" (weak)" if each.weak else "")

@@ -133,3 +133,12 @@ def p_values(distance: Array, seeds: Array, image_variance: Array, noise: Noise)
     p, alpha = np.exp(high), 1 - LEVEL
     inside = half_width(alpha, seeds, image_variance, noise) >= distance
     return np.where(inside, np.maximum(p, alpha), np.minimum(p, np.nextafter(alpha, 0)))
+
+
+def p_within(mean: Array, bound: float, seeds: Array, image_variance: Array, noise: Noise) -> Array:
+    """Return the p of a true difference of ``bound`` or more, either way: below 5% just if the 95% interval lies inside of ±``bound``.
+
+    Two one-sided tests (Schuirmann 1987), each at half of the error, so that the interval that is shown decides.
+    """
+    room = bound - np.abs(mean)
+    return np.where(room > 0, p_values(room, seeds, image_variance, noise), 1.0)

@@ -33,8 +33,8 @@ def _detectable(found: Difference, seeds: Array, freedom: Array) -> Array:
     return np.sqrt(squared_half_width(_Z, t, seeds, images, noise))
 
 
-def seeds_needed(found: Difference, smallest: float) -> int | None:
-    """Return the number of seeds with which a true difference of ``smallest`` AP is detectable.
+def seeds_needed(found: Difference, min_effect: float) -> int | None:
+    """Return the number of seeds with which a true difference of ``min_effect`` AP is detectable.
 
     All rows that share their spread are assumed to have as many.
 
@@ -48,7 +48,7 @@ def seeds_needed(found: Difference, smallest: float) -> int | None:
         raise ValueError(f"the noise between seeds is not known: {found.why or found.verdict}")
     seeds = np.arange(2.0, MAX_SEEDS + 1)
     freedom = found.rows * (seeds - 1) / (1 + (found.rows - 1) * CORRELATION**2)
-    enough = _detectable(found, seeds, freedom) <= smallest
+    enough = _detectable(found, seeds, freedom) <= min_effect
     return int(seeds[enough.argmax()]) if enough.any() else None
 
 
@@ -57,12 +57,12 @@ def images_resolve(found: Difference) -> float | None:
     return None if found.half is None or found.lasting is None else _Z * math.sqrt(found.lasting)
 
 
-def images_needed(found: Difference, smallest: float) -> int | None:
-    """Return the least number of images on which a true difference of ``smallest`` AP is detectable with any number of seeds.
+def images_needed(found: Difference, min_effect: float) -> int | None:
+    """Return the least number of images on which a true difference of ``min_effect`` AP is detectable with any number of seeds.
 
     None where these suffice, or nothing is known of them.
     """
     limit = images_resolve(found)
-    if limit is None or limit <= smallest or not found.images:
+    if limit is None or limit <= min_effect or not found.images:
         return None
-    return math.ceil(found.images * (limit / smallest) ** 2)
+    return math.ceil(found.images * (limit / min_effect) ** 2)

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from gfl_lab.report.noise import LEVEL, half_width, image_variances, p_values, pool
+from gfl_lab.report.noise import LEVEL, Noise, half_width, image_variances, p_values, p_within, pool
 
 Sampled = Sequence[tuple[np.ndarray, np.ndarray]]
 """(R,) a metric on the same bootstrap samples of the images, of (variant, baseline), one pair for each seed."""
@@ -195,6 +195,22 @@ def judge(rows: Sequence[Paired]) -> list[Difference]:
             )
         found.append(plain)
     return found
+
+
+def p_equivalent(found: Difference, min_effect: float) -> float:
+    """Return the p of a true difference of at least ``min_effect``, either way; below 0.05 just if the 95% interval lies inside of it.
+
+    Args:
+        min_effect: in AP points, above 0.
+
+    Raises:
+        ValueError: there is no interval.
+    """
+    if found.half is None or found.spread is None or found.freedom is None:
+        raise ValueError(f"the noise between seeds is not known: {found.why or found.verdict}")
+    noise = Noise(*(np.array([value], float) for value in (found.spread, found.freedom, found.residual, found.rows, found.guarded)))
+    seeds, images = np.array([float(found.seeds)]), np.array([found.image_variance or 0.0])
+    return float(p_within(np.array([found.mean]), min_effect, seeds, images, noise)[0])
 
 
 def difference(pairs: Sequence[tuple[float, float]], samples: Sampled | None = None, images: int = 0) -> Difference:

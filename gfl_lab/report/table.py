@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gfl_lab import naming
-from gfl_lab.report.comparison import SMALLEST, Comparison, Lookup, by_seed, compare
+from gfl_lab.report.comparison import Comparison, Lookup, by_seed, compare
 from gfl_lab.report.explanations import explain
 from gfl_lab.report.fairness import UNFAIR, unfair, unfair_rows
 from gfl_lab.report.footnotes import footnotes
@@ -66,13 +66,13 @@ class Table:
         return {state: n for state, n in counted.items() if n}
 
 
-def build_table(experiment: ExperimentRow, resampled: Lookup | None = None, smallest: float = SMALLEST) -> Table:
+def build_table(experiment: ExperimentRow, resampled: Lookup | None = None, min_effect: float | None = None) -> Table:
     """Return the table of ``experiment`` as it stands now, also while trials run and with none finished.
 
     Args:
         resampled: gives trials' AP on bootstrap samples of the images; without it intervals rest on seeds alone. A row without the
             samples of all its trials has no interval, with a note.
-        smallest: AP points, the difference for which the seeds needed are counted.
+        min_effect: AP points, the smallest difference that matters; None for the experiment's own.
     """
     recorded = _recorded(experiment)
     columns = list(dict.fromkeys(experiment.metrics)) or ["AP"]
@@ -84,7 +84,7 @@ def build_table(experiment: ExperimentRow, resampled: Lookup | None = None, smal
 
     references = [row.reference for row in rows if row.reference]
     published = tuple(key for key in columns if any(key in reference.metrics for reference in references))
-    comparisons = compare(experiment, resampled, smallest)
+    comparisons = compare(experiment, resampled, min_effect)
     shown = tuple(each for each in comparisons if each.metric == "AP")
     return Table(
         experiment=experiment.name,

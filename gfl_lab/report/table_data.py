@@ -79,7 +79,10 @@ def _comparison_json(each: Comparison) -> dict[str, Any]:
         "guarded": found.guarded,
         "resolves": _number(each.detectable),
         "seeds_needed": each.needed,
-        "seeds_needed_for": each.smallest,
+        "seeds_needed_for": each.min_effect,
+        "p_equivalent": _p(each.p_equivalent),
+        "within_min_effect": each.within,
+        "min_effect": each.min_effect,
         "images": found.images or None,
         "images_resolve": _number(each.images_resolve),
         "images_needed": each.images_needed,
@@ -110,7 +113,7 @@ def _number(value: float | None) -> float | None:
 
 _COMPARED = (
     "low", "high", "p", "p_holm", "resolves", "seeds_needed", "seeds_needed_for", "images_resolve", "images_needed", "rows_pooled",
-    "verdict", "weak", "why",
+    "verdict", "weak", "why", "p_equivalent", "min_effect",
 )  # fmt: skip
 _REFERENCE = ("published_source", "published_split", "published_comparable", "published_why_not")
 
@@ -157,13 +160,15 @@ def _comparison_texts(each: Comparison | None) -> list[str]:
         *("" if p is None else f"{p:.4g}" for p in (found.p, each.p)),
         _text(each.detectable),
         "" if each.needed is None else str(each.needed),
-        _text(each.smallest),
+        _text(each.min_effect),
         _text(each.images_resolve),
         "" if each.images_needed is None else str(each.images_needed),
         "" if found.half is None else str(found.rows),
         each.verdict,
         lower(each.weak),
         one_line(found.why),
+        "" if each.p_equivalent is None else f"{each.p_equivalent:.4g}",
+        _text(each.min_effect),
     ]
 
 

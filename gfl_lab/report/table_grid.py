@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from gfl_lab import naming
-from gfl_lab.report.comparison import SMALLEST, Comparison
+from gfl_lab.report.comparison import EQUIVALENT, MIN_EFFECT, Comparison
 from gfl_lab.report.fairness import UNFAIR
 from gfl_lab.report.formatting import MISSING, format_number, format_spread, metric_title, needed_text, p_text, rounded, verdict_text
 from gfl_lab.report.grid import AXIS, LABEL, MEASURED, PUBLISHED, TRUE_EDGES, Cell, Column, Grid, Heading, Interval, Row, Sheet, Tone
@@ -115,8 +115,8 @@ def ranked(grid: Grid, position: int) -> list[int]:
 
 def comparison_grid(table: Table) -> Grid:
     """Return the grid of differences in AP to the baseline, one row a variant."""
-    smallest = table.compared[0].smallest if table.compared else SMALLEST
-    titles = ("variant", "Δ AP", "95% interval", "p", "resolves", f"{smallest:g} needs", "verdict")
+    min_effect = table.compared[0].min_effect if table.compared else MIN_EFFECT
+    titles = ("variant", "Δ AP", "95% interval", "p", "resolves", f"{min_effect:g} needs", "verdict")
     columns = [Column(title, left=i == 0, group=LABEL if i == 0 else "") for i, title in enumerate(titles)]
     rows = tuple(Row(each.variant, _comparison_cells(each)) for each in table.compared)
     return Grid(tuple(columns), rows, comparison_title(table), intervals=_intervals(table.compared))
@@ -137,7 +137,7 @@ def _comparison_cells(each: Comparison) -> tuple[Cell, ...]:
         Cell(p_text(each.p), value=each.p),
         Cell(_points(each.detectable), value=each.detectable),
         Cell(needed_text(each), value=each.needed),
-        Cell(verdict_text(each), tone=Tone.of(each.better), strong=strong),
+        Cell(verdict_text(each), tone=Tone.PLAIN if each.verdict == EQUIVALENT else Tone.of(each.better), strong=strong),
     )
 
 

@@ -18,9 +18,21 @@ from gfl_lab.metrics import error_types
 from gfl_lab.metrics.coco_ap import RESAMPLED, mean_ap
 from gfl_lab.metrics.coco_matching import AREAS, match
 from gfl_lab.metrics.coco_records import Records
-from gfl_lab.report.comparison import FEW_SEEDS, Comparison, Lookup, compare_two, others
+from gfl_lab.report.comparison import (
+    BETTER,
+    EQUIVALENT,
+    FEW_SEEDS,
+    INCONCLUSIVE,
+    MIN_EFFECT,
+    WORSE,
+    Comparison,
+    Lookup,
+    compare_two,
+    min_effect_of,
+    others,
+)
 from gfl_lab.report.noise import LEVEL
-from gfl_lab.report.statistics import NO_SIGNAL, Difference, Paired, judge, paired
+from gfl_lab.report.statistics import NO_SIGNAL, Difference, Paired, judge, p_equivalent, paired
 from gfl_lab.results.rows import ExperimentRow, VariantRow
 
 REPLICATES = 200
@@ -39,6 +51,7 @@ class DifferenceRow:
         value, reference: means over seeds of the variant and of the one it is compared with. found: their difference.
         counts: for errors, how many both have, means over seeds.
         comparison: for METRIC, the table's comparison of the two variants.
+        min_effect: the smallest difference that matters, in points.
     """
 
     group: str
@@ -48,6 +61,7 @@ class DifferenceRow:
     found: Difference
     counts: tuple[float, float] | None = None
     comparison: Comparison | None = None
+    min_effect: float = MIN_EFFECT
 
     @property
     def half(self) -> float | None:
@@ -70,10 +84,12 @@ class DifferenceRow:
 
     @property
     def verdict(self) -> str:
-        """``better``, ``worse``, ``not resolved``, or why nothing can be concluded, as a table has them."""
+        """``better``, ``worse``, ``equivalent``, ``inconclusive``, or why nothing can be concluded, as a table has them."""
         if self.comparison is not None:
             return self.comparison.verdict
-        return self.found.verdict or {True: "better", False: "worse", None: "not resolved"}[self.better]
+        if self.found.verdict or self.better is not None:
+            return self.found.verdict or (BETTER if self.better else WORSE)
+        return EQUIVALENT if p_equivalent(self.found, self.min_effect) < 1 - LEVEL else INCONCLUSIVE
 
     @property
     def weak(self) -> bool:
@@ -88,16 +104,25 @@ class Context:
     Attributes:
         totals: the two in AP, AP50 and AP75.
         others: by AP_S, AP_M and AP_L the other rows over which the spread over seeds is pooled.
+        min_effect: the smallest difference that matters, AP points.
     """
 
     totals: tuple[Comparison, ...] = ()
     others: Mapping[str, Sequence[Paired]] = field(default_factory=dict)
+    min_effect: float = MIN_EFFECT
 
 
-def context(experiment: ExperimentRow, variant: VariantRow, reference: VariantRow, resampled: Lookup) -> Context:
-    """Return the table's numbers on two variants of ``experiment``."""
+def context(
+    experiment: ExperimentRow, variant: VariantRow, reference: VariantRow, resampled: Lookup, min_effect: float | None = None
+) -> Context:
+    """Return the table's numbers on two variants of ``experiment``.
+
+    Args:
+        min_effect: AP points, the smallest difference that matters; None for the experiment's own.
+    """
     by_size = {name: tuple(others(experiment, variant, reference, name)) for name in _SIZES.values()}
-    return Context(compare_two(experiment, variant, reference, resampled), by_size)
+    least = min_effect_of(experiment, min_effect)
+    return Context(compare_two(experiment, variant, reference, resampled, least), by_size, least)
 
 
 def compare_variants(
@@ -140,7 +165,7 @@ def compare_variants(
             difference = judge([*(known.others.get(name, ()) if group == SIZE else ()), own])[-1]
         else:
             difference = total.found
-        rows.append(DifferenceRow(group, name, float(means[0]), float(means[1]), difference, counts, total))
+        rows.append(DifferenceRow(group, name, float(means[0]), float(means[1]), difference, counts, total, known.min_effect))
     return rows
 
 
@@ -177,7 +202,7 @@ def comparison_json(rows: Sequence[DifferenceRow]) -> list[dict[str, Any]]:
             "half_width_images": number(row.found.image_half), "seeds": row.found.seeds,
             "p": p_number(row.found.p), "p_holm": None if row.comparison is None else p_number(row.comparison.p),
             "rows_pooled": None if row.found.half is None else row.found.rows,
-            "verdict": row.verdict, "weak": row.weak, "why": row.found.why,
+            "verdict": row.verdict, "min_effect": row.min_effect, "weak": row.weak, "why": row.found.why,
             **({} if row.counts is None else {"count_ours": number(row.counts[0]), "count_theirs": number(row.counts[1])}),
         }
         for row in rows

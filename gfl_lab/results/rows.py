@@ -159,6 +159,8 @@ class ExperimentRow:
     """Settings that the axes or variants vary, with those that follow from them."""
     needed: tuple[VariantRow, ...] = ()
     """Trials that are no rows of the table: others need their weights. One row each."""
+    min_effect: float | None = None
+    """The smallest difference in AP that matters; None where the experiment says nothing of it."""
 
     @property
     def baseline(self) -> VariantRow | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from gfl_lab.errors import InputError, StoreError
-from gfl_lab.report.comparison import SMALLEST
 from gfl_lab.report.fairness import unfair
 from gfl_lab.report.ranking import Ranking, rank
 from gfl_lab.report.table import Table, build_table
@@ -13,11 +12,11 @@ from gfl_lab.rundir import RunTree
 from gfl_lab.session.inputs import Files
 
 
-def stored_table(tree: RunTree, files: Files, min_effect: float = SMALLEST) -> tuple[Table, list[str]]:
+def stored_table(tree: RunTree, files: Files, min_effect: float | None = None) -> tuple[Table, list[str]]:
     """Return the table of an ablation, and where its variants differ in more than the declared axes.
 
     Args:
-        min_effect: AP points; the table counts the seeds that such a difference needs.
+        min_effect: AP points, the smallest difference that matters; None for the experiment's own.
 
     Raises:
         InputError: its plan cannot be read.

@@ -26,15 +26,19 @@ class VariantPair:
     reference: VariantRow
     trials: dict[int, tuple[str, str]]
 
-    def compare(self, store: Store) -> list[DifferenceRow]:
+    def compare(self, store: Store, min_effect: float | None = None) -> list[DifferenceRow]:
         """Return the differences by metric, size, class and type of error.
+
+        Args:
+            min_effect: AP points, the smallest difference that matters; None for the experiment's own.
 
         Raises:
             InputError: a trial has no evaluation records, or they are of other images. StoreError: they cannot be read.
         """
         pairs = [(_records(store, first), _records(store, second)) for first, second in self.trials.values()]
         try:
-            return compare_variants(pairs, known=context(self.experiment, self.variant, self.reference, store.resampled_or_none))
+            known = context(self.experiment, self.variant, self.reference, store.resampled_or_none, min_effect)
+            return compare_variants(pairs, known=known)
         except ValueError as error:
             raise InputError(str(error)) from None
 

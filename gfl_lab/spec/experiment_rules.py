@@ -66,7 +66,7 @@ def kind_problems(raw: dict[str, Any], source: Source, problems: list[Problem]) 
         own = "A search draws its settings itself: give them under search.space."
         found = [
             Problem(f"{key!r} belongs to an ablation", source.place(key), own)
-            for key in ("axes", "variants", "when", "baseline", "published_table")
+            for key in ("axes", "variants", "when", "baseline", "min_effect", "published_table")
             if key in raw
         ]
         if isinstance(raw.get("seeds"), list) and len(raw["seeds"]) > 1:

@@ -88,6 +88,9 @@ class ExperimentFile(BaseModel):
     when: dict[str, dict[str, Any]] = Field(default_factory=dict)
     baseline: dict[str, Any] | str | None = None
     seeds: list[Seed] = Field(default_factory=lambda: [0], min_length=1)
+    min_effect: float | None = Field(
+        None, gt=0, le=100, description="the smallest difference in AP that matters; within it variants are equivalent (0.3 by default)"
+    )
     published_table: str = ""
     table: TableSpec = TableSpec()
     search: SearchSpec | None = None
