@@ -121,10 +121,10 @@ def test_steps_count_the_smaller_last_batch() -> None:
 
 
 def test_the_smallest_effect_that_matters_is_kept_in_the_plan(tmp_path: Path) -> None:
-    for given in (None, 0.5):
-        record = build_plan(_experiment(axes={"dfl": [False, True]}, min_effect=given), DESK, DATA).record("now")
+    for value in (None, 0.5):
+        record = build_plan(_experiment(axes={"dfl": [False, True]}, min_effect=value), DESK, DATA).record("now")
         write_plan(tmp_path / "plan.json", record)
-        assert read_plan(tmp_path / "plan.json").min_effect == given
+        assert read_plan(tmp_path / "plan.json").min_effect == value
     for wrong in (0, -1, "much", 101):
         with pytest.raises(ValidationError, match="min_effect"):
             _experiment(axes={"dfl": [False, True]}, min_effect=wrong)
