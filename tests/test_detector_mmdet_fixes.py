@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
+from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +26,6 @@ from gfl_lab.train.loop import TrialInfoHook
 # isort: split
 # after ours: mmdet.models can be imported only once the operators are there
 import mmdet.models  # noqa: F401
-from mmdet.models.backbones.trident_resnet import TridentConv
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 
@@ -303,13 +305,38 @@ def test_epoch_and_step_of_a_trial_reach_the_parts_that_ask_for_them() -> None:
     assert resize._input_size is not None and images.shape[-2:] == SIZE  # step 10 draws the next size
 
 
-def test_a_trident_convolution_starts_from_random_numbers() -> None:
-    layer = TridentConv(8, 16, 3)
-    nn.init.constant_(layer.weight, math.nan)  # it is not initialised: any number can be there
-    layer.init_weights()
-    assert layer.weight.isnan().all()
-    _mended(layer).init_weights()
-    assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / (16 * 9)), rel=0.1)
+@contextlib.contextmanager
+def _memory_of_others() -> Iterator[None]:
+    """New tensors hold what is no number, where they might hold anything."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def _tridentnet(**init: object) -> nn.Module:
+    return _built(
+        {
+            "type": "TridentResNet", "depth": 50, "num_branch": 3, "test_branch_idx": 1, "strides": (1, 2, 2), "dilations": (1, 1, 1),
+            "trident_dilations": (1, 2, 3), "num_stages": 3, "out_indices": (2,), "base_channels": 4, **init,
+        }
+    )  # fmt: skip
+
+
+def test_tridentnet_starts_from_random_numbers_and_keeps_pretrained_ones(tmp_path: Path) -> None:
+    with _memory_of_others():
+        plain = _tridentnet()
+        plain.init_weights()
+        assert plain.layer3[0].conv2.weight.isnan().all(), "the fault"
+        mended = _mended(_tridentnet())
+        mended.init_weights()
+    assert all(torch.isfinite(value).all() for value in mended.state_dict().values())
+    assert mended.layer3[1].conv2.weight.std().item() == pytest.approx(math.sqrt(2 / (16 * 9)), rel=0.1)
+    torch.save(mended.state_dict(), tmp_path / "weights.pth")
+    again = _mended(_tridentnet(init_cfg={"type": "Pretrained", "checkpoint": str(tmp_path / "weights.pth")}))
+    again.init_weights()
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in mended.state_dict().items())
 
 
 def _vfnet() -> nn.Module:

@@ -387,11 +387,16 @@ def test_a_step_and_a_prediction_are_finite_and_reach_every_weight(name: str) ->
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope("mmdet"):
         settings = Settings(detector=f"mmdet:{name}", score_thr=0.0, max_dets=10, **SMOKE)
-        model = MODELS.build(detector_config(spec(settings)))
+        torch.use_deterministic_algorithms(True)  # what nothing initialises is then no number
+        try:
+            model = MODELS.build(detector_config(spec(settings)))
+        finally:
+            torch.use_deterministic_algorithms(False)
         for key in ("epoch", "iter"):  # which mmengine's Runner tells the detectors
             MessageHub.get_current_instance().update_info(key, 0)
         MMLogger.get_current_instance().setLevel("ERROR")  # it reports the initialisation of each weight
         model.init_weights()
+        assert [key for key, value in model.state_dict().items() if not torch.isfinite(value).all()] == []
         data = model.data_preprocessor(_samples(128, 160), True)
         loss, _ = model.parse_losses(model(**data, mode="loss"))
         loss.backward()

@@ -153,14 +153,19 @@ class NamesTooSmallImages(nn.Module):
 
 
 class StartsFromRandomNumbers(nn.Module):
-    """``TridentConv``: no initialisation reaches its weight, which holds what was in memory before, at times not even numbers.
+    """``TridentResNet``: no initialisation reaches its ``TridentConv``, whose weights hold what was in memory before, at times not even numbers.
 
-    mmdet 3.3.0's config relies on published weights. Here it starts as the other convolutions of mmdet's ResNets do.
+    mmdet 3.3.0's config relies on published weights, and its stages are torch's ``Sequential``, into which mmengine's
+    ``init_weights`` does not go. Here these convolutions start as the others of mmdet's ResNets do.
     """
 
     def init_weights(self) -> None:
-        """Draw the weight from a normal distribution (He et al., arXiv 1502.01852), by its outputs."""
-        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")  # type: ignore[arg-type]
+        """Draw their weights from a normal distribution (He et al., arXiv 1502.01852), by their outputs; then do what mmdet does."""
+        from mmdet.models.backbones.trident_resnet import TridentConv
+
+        for part in self.modules():
+            if isinstance(part, TridentConv):
+                nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
         super().init_weights()  # type: ignore[misc]
 
 
@@ -200,7 +205,7 @@ def _in_float32(value: Any) -> Any:
 @functools.cache
 def _fixes() -> tuple[tuple[type, type], ...]:
     """Return the classes of mmdet that have a fix, and their fixes."""
-    from mmdet.models.backbones.trident_resnet import TridentConv
+    from mmdet.models.backbones import TridentResNet
     from mmdet.models.dense_heads import CenterNetHead, DETRHead, GuidedAnchorHead, RepPointsHead, SSDHead
     from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
     from mmdet.models.detectors import DeformableDETR
@@ -215,7 +220,7 @@ def _fixes() -> tuple[tuple[type, type], ...]:
         (DETRHead, GivesAtMostItsQueries),
         (SparseRoIHead, GivesAtMostItsProposals),
         (SSDNeck, NamesTooSmallImages),
-        (TridentConv, StartsFromRandomNumbers),
+        (TridentResNet, StartsFromRandomNumbers),
         (RepPointsHead, AssignsWhereThePointsAre),
         (BaseDenseHead, ComputesLossesInFloat32),
     )
