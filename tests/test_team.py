@@ -137,18 +137,18 @@ ATSS = {
     "cfg_options": {"model.backbone.depth": 18, "model.backbone.norm_eval": True, "model.backbone.frozen_stages": 4},
 }
 OWN_RECIPE = {
-    "detector": "mmdet:retinanet_r50_fpn_1x_coco",
+    "detector": "mmdet:atss_r50_fpn_1x_coco",
     "recipe": "config",
     "cfg_options": {
         "model.backbone.depth": 18, "model.backbone.base_channels": 16, "model.backbone.frozen_stages": 4, "model.neck.in_channels": [16, 32, 64, 128],
-        "model.neck.out_channels": 16, "model.bbox_head.in_channels": 16, "model.bbox_head.feat_channels": 16, "train_cfg.max_epochs": 1, "auto_scale_lr.base_batch_size": 4,
+        "model.neck.out_channels": 64, "model.bbox_head.in_channels": 64, "model.bbox_head.feat_channels": 64, "train_cfg.max_epochs": 1, "auto_scale_lr.base_batch_size": 4,
         "train_pipeline.2.scale": [128, 128], "test_pipeline.1.scale": [128, 128],
     },
 }  # fmt: skip
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [STILL, ATSS, OWN_RECIPE], ids=["gfl", "atss of mmdet", "retinanet by its own recipe"])
+@pytest.mark.parametrize("settings", [STILL, ATSS, OWN_RECIPE], ids=["gfl", "atss of mmdet", "atss by its own recipe"])
 def test_two_processes_train_what_one_does(server: TrialProcess, shapes: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
     one, two = make_trial(tmp_path / "one", shapes, **settings), make_trial(tmp_path / "two", shapes, **settings)
     assert one.id == two.id, "how many processes is no part of what a trial computes"
