@@ -1,6 +1,8 @@
-"""Numbers in sentences that a person reads."""
+"""Numbers and lists in sentences that a person reads."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 def duration(seconds: float | None) -> str:
@@ -18,3 +20,8 @@ def duration(seconds: float | None) -> str:
 def plural(count: int, noun: str) -> str:
     """Return ``1 trial`` or ``4 trials``."""
     return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def joined(words: Sequence[str]) -> str:
+    """Return ``a, b and c`` of one word or more."""
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]

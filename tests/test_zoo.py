@@ -246,6 +246,18 @@ def test_detections_of_a_detector_without_a_protocol_are_cut_by_score_and_number
     assert best(found, 0.0, 4) is found
 
 
+def test_a_detector_of_another_depth_than_the_profile_s_says_so() -> None:
+    small = {"head_convs": 2, "strides": [8, 16, 32], "base_channels": 24, "neck_channels": 64, "head_channels": 64}
+    (note,) = notes(Settings(detector="mmdet:atss_r50_fpn_1x_coco", **small))
+    assert (
+        note
+        == "atss_r50_fpn_1x_coco keeps its 4 convolutions before each prediction (the profile: 2) and its 5 pyramid levels (the profile: 3)"
+    )
+    assert notes(Settings(detector="mmdet:atss_r50_fpn_1x_coco")) == (), "4 and 5, as the published head"
+    (note,) = notes(Settings(detector="mmdet:fcos_x101-64x4d_fpn_gn-head_ms-640-800-2x_coco", base_channels=24))
+    assert note.endswith("keeps the width of its backbone")
+
+
 def test_the_profile_s_widths_are_every_resnet_detector_s_and_its_depth_decides_the_maps() -> None:
     settings = Settings(detector=RETINANET, **SMOKE, cfg_options={"model.backbone.depth": 18})
     model = model_of(settings)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from gfl_lab import naming
-from gfl_lab.report.formatting import joined
 from gfl_lab.results.rows import ExperimentRow, VariantRow
 from gfl_lab.spec.cfg_options import is_option, spread
 from gfl_lab.spec.choices import ROLES
+from gfl_lab.wording import joined
 
 UNFAIR = "†"
 """Marks a row that may not be compared."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gfl_lab import naming
-from gfl_lab.report.formatting import joined
 from gfl_lab.report.statistics import FAINT
 from gfl_lab.report.table_rows import TableRow
 from gfl_lab.results.rows import VariantRow
 from gfl_lab.rundir import TrialState
+from gfl_lab.wording import joined
 
 
 def footnotes(rows: Sequence[TableRow], columns: Sequence[str], published: Sequence[str], baseline: VariantRow | None) -> list[str]:

@@ -6,7 +6,6 @@ A real minus sign is written. Each writer escapes text for its own language, sin
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
 
 from gfl_lab import naming
 from gfl_lab.report.comparison import Comparison
@@ -46,11 +45,6 @@ def format_spread(key: str, mean: float, std: float | None, signed: bool = False
 def one_line(text: str) -> str:
     """Return ``text`` without line breaks and control characters."""
     return " ".join("".join(" " if unicodedata.category(c)[0] == "C" else c for c in text).split())
-
-
-def joined(words: Sequence[str]) -> str:
-    """Return ``a, b and c``."""
-    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
 
 
 def about(count: int) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gfl_lab.spec.settings import Settings
+from gfl_lab.wording import joined
 
 PUBLISHED = 256
 """Channels of neck and heads in mmdet's configs."""
@@ -49,14 +50,28 @@ def _with_defaults(head: Mapping[str, Any], settings: Settings) -> dict[str, Any
 
 
 def note(model: Mapping[str, Any], settings: Settings, detector: str) -> str:
-    """Return one sentence where a detector keeps widths of its own beside a profile that has others; else nothing."""
+    """Return one sentence where a detector keeps a size of its own beside a profile that has another one; else nothing."""
     own = []
     if settings.base_channels != FIRST_STAGE and not is_plain_resnet(model.get("backbone")):
-        own.append("backbone")
+        own.append("the width of its backbone")
     fixed = _of_one_width(model) or _neck_width(model) != PUBLISHED
     if (settings.neck_channels, settings.head_channels) != (PUBLISHED, PUBLISHED) and fixed:
-        own.append("neck and head")
-    return f"{detector} keeps the width of its own {' and '.join(own)}, and the profile's variants are of other widths" if own else ""
+        own.append("the width of its neck and head")
+    head = model.get("bbox_head")
+    convs = head.get("stacked_convs", settings.head_convs) if isinstance(head, Mapping) else settings.head_convs
+    if convs != settings.head_convs:
+        own.append(f"its {convs} convolutions before each prediction (the profile: {settings.head_convs})")
+    if (levels := _levels(model, settings)) != len(settings.strides):
+        own.append(f"its {levels} pyramid levels (the profile: {len(settings.strides)})")
+    return f"{detector} keeps {joined(own)}" if own else ""
+
+
+def _levels(model: Mapping[str, Any], settings: Settings) -> int:
+    """Return the pyramid levels of a model's neck; those of the settings where it does not list them."""
+    neck = model.get("neck")
+    last = neck[-1] if isinstance(neck, list | tuple) and neck else neck
+    levels = last.get("num_outs") if isinstance(last, Mapping) else None
+    return levels if isinstance(levels, int) else len(settings.strides)
 
 
 def _of_one_width(model: Mapping[str, Any]) -> bool:
