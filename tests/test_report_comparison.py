@@ -100,7 +100,7 @@ def test_a_difference_that_is_there_and_too_small_to_matter_is_called_both() -> 
     table = build_table(rows(0.5, -0.5), min_effect=1.0)
     assert [(each.verdict, each.within) for each in table.compared] == [("better", True), ("worse", True)]
     assert [line[-1] for line in comparison_texts(table)] == ["better, within ±1", "worse, within ±1"]
-    assert any(note.startswith("Less than 1 AP for v0, v1:") for note in table.footnotes)
+    assert any(note.startswith("Within ±1 AP for v0, v1:") for note in table.footnotes)
     json_row = table_json(table)["rows"][1]["delta"]["AP"]
     assert json_row["verdict"] == "better" and json_row["within_min_effect"] is True and json_row["min_effect"] == 1.0
 
@@ -114,6 +114,7 @@ def test_equivalence_is_corrected_for_the_rows_and_shown_in_every_form() -> None
     )
     assert alone.p_equivalent == pytest.approx(p_equivalent(alone.found, 0.3)), "one row"
     table = build_table(rows(0.0), samples(v0=0.02))
+    assert any(note.startswith("Equivalent: ") for note in table.footnotes) and not any("Inconclusive" in note for note in table.footnotes)
     for form in ("md", "html", "tex"):
         assert "equivalent within" in TABLE_FORMS[form](table), form
     assert csv_rows(table)[1]["AP_delta_verdict"] == "equivalent" and csv_rows(table)[1]["AP_delta_min_effect"] == "0.3"

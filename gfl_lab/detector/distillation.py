@@ -4,8 +4,8 @@ Localisation distillation (LD, Zheng et al., arXiv 2102.12252) compares the edge
 temperature T: with p = softmax(student / T) and q = softmax(teacher / T) of one side it is T^2 KL(q || p), its terms averaged over
 the bins and over the sides of a box, and summed over the positives with the weights of the box losses. As in mmdet's ``LDHead`` the sum is
 not divided by these weights, so the term grows with the number of positives. A second term takes the same over the valuable
-region (``valuable_region``), with its weights and a quarter of the factor, as the authors' code does. KD compares the class logits in the same way, and is a mean
-over the positives.
+region (``valuable_region``), with its weights and a quarter of the factor, as the authors' code does. KD compares the class logits
+in the same way, and is a mean over the positives.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from gfl_lab.report.comparison import Comparison
+from gfl_lab.report.comparison import EQUIVALENT, INCONCLUSIVE, Comparison
 from gfl_lab.report.formatting import about
 from gfl_lab.report.statistics import NO_RECORDS, NO_SIGNAL, NO_SPREAD, ONE_SEED
 
@@ -14,9 +14,7 @@ def explain(comparisons: tuple[Comparison, ...]) -> list[str]:
     sentences = []
     tested = [each for each in comparisons if each.p is not None]
     if tested:
-        sentences += [_about_intervals(tested), *_about_spread(tested), *_about_images(tested)]
-        if small := [each.variant for each in tested if each.within and each.better is not None]:
-            sentences.append(f"Less than {tested[0].min_effect:g} AP for {_some(small)}: there is a difference, and it lies within that.")
+        sentences += [_about_intervals(tested), *_about_verdicts(tested), *_about_spread(tested), *_about_images(tested)]
         if weak := [each.variant for each in tested if each.weak]:
             sentences.append(
                 f"Weak: {_some(weak)} {_rest(weak)} on two seeds. Two numbers hardly show how much seeds differ; take three or more."
@@ -53,9 +51,21 @@ def _about_intervals(tested: Sequence[Comparison]) -> str:
     return (
         f"The 95% interval is of the mean difference, {over}; p is two-sided{several}. "
         f'"resolves" is the smallest true difference that these seeds show 8 times in 10, and "{least} needs" how many '
-        f"seeds would do so for {least} AP. Equivalent: the difference lies within ±{least} AP, by the same interval and correction. "
-        "Inconclusive: too little data for either."
+        f"seeds would do so for {least} AP."
     )
+
+
+def _about_verdicts(tested: Sequence[Comparison]) -> list[str]:
+    """Say what the verdicts mean that are no difference, or a small one."""
+    least, verdicts = f"{tested[0].min_effect:g}", {each.verdict for each in tested}
+    sentences = []
+    if EQUIVALENT in verdicts:
+        sentences.append(f"Equivalent: the difference is shown to lie within ±{least} AP, the smallest effect that matters.")
+    if small := [each.variant for each in tested if each.within and each.better is not None]:
+        sentences.append(f"Within ±{least} AP for {_some(small)}: there is a difference, and it is shown to be smaller than that.")
+    if INCONCLUSIVE in verdicts:
+        sentences.append(f"Inconclusive: too little data to tell a difference, or to show that it lies within ±{least} AP.")
+    return sentences
 
 
 def _about_spread(tested: Sequence[Comparison]) -> list[str]:
