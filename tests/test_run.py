@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 import psutil
 import pytest
@@ -100,10 +99,11 @@ class Lab:
         """Run gfl-lab in this process, where torch, mmdet and MLflow are imported once for all tests."""
         out, err = io.StringIO(), io.StringIO()
         with contextlib.ExitStack() as stack:
-            stack.enter_context(mock.patch.dict(os.environ, {"GFL_LAB_HOME": str(self.tree.root)}))
-            os.environ.pop("MLFLOW_TRACKING_URI", None)
+            patch = stack.enter_context(pytest.MonkeyPatch.context())  # of these alone: what is set for Ray stays, as Ray does
+            patch.setenv("GFL_LAB_HOME", str(self.tree.root))
+            patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+            patch.setattr(sys, "argv", ["gfl-lab", *arguments])
             stack.enter_context(contextlib.chdir(self.folder))
-            stack.enter_context(mock.patch.object(sys, "argv", ["gfl-lab", *arguments]))
             stack.enter_context(contextlib.redirect_stdout(out))
             stack.enter_context(contextlib.redirect_stderr(err))
             try:
