@@ -256,7 +256,7 @@ def main() -> None:
         print(json.dumps({"cells": known[0], "beside": known[1]}, indent=1))
         return
     report = [
-        *header("How often 95% intervals hold the true difference", f"uv run python benchmarks/interval_coverage.py --runs {asked.runs}{f' --detectors {asked.detectors}' if asked.detectors else ''}{' --write' if asked.write else ''}", ("numpy", "scipy")),
+        *header("How often a table's intervals and verdicts are right", f"uv run python benchmarks/interval_coverage.py --runs {asked.runs}{f' --detectors {asked.detectors}' if asked.detectors else ''}{' --write' if asked.write else ''}", ("numpy", "scipy")),
         f"- `trials`: {IMAGES} images, {REPLICATES:,} bootstrap samples, one pair's standard deviation {PAIR_SD} AP; `detectors`: 50 images, "
         f"{DETECTOR_SAMPLES} bootstrap samples",
         f"- equivalent within ±{MIN_EFFECT:g} AP: wrongly, tables that say so of some row when all differ by as much; rightly, rows when none differs",
