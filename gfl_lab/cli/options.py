@@ -195,7 +195,7 @@ min_effect_option = renamed_option(
     type=Number(0, 100, min_open=True),
     help="Smallest difference in AP that matters. Within it variants are equivalent.  [default: the experiment's, or 0.3]",
 )
-"""Of commands that give verdicts."""
+"""``--min-effect``, for commands that give verdicts."""
 
 
 def parse_weights(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:

@@ -23,7 +23,7 @@ class Tone(Enum):
 
     @classmethod
     def of(cls, better: bool | None) -> Tone:
-        """Return the tone of a verdict: GOOD for better, BAD for worse, FAINT for none of them."""
+        """Return the tone of a verdict: GOOD for better, BAD for worse, FAINT for none."""
         return {True: cls.GOOD, False: cls.BAD, None: cls.FAINT}[better]
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from scipy import special
 
-from gfl_lab.report.noise import CORRELATION, LEVEL, Array, Noise, squared_half_width
+from gfl_lab.report.noise import CORRELATION, LEVEL, Array, squared_half_width
 from gfl_lab.report.statistics import Difference
 
 POWER = 0.80
@@ -29,8 +29,7 @@ def _detectable(found: Difference, seeds: Array, freedom: Array) -> Array:
     t = special.stdtrit(freedom, 0.5 + LEVEL / 2) + special.stdtrit(freedom, POWER)
     lasting = found.lasting or 0.0
     images = lasting + ((found.image_variance or 0.0) - lasting) * found.seeds / seeds
-    noise = Noise(np.array(found.spread), freedom, np.array(found.residual), np.array(found.rows), np.array(found.guarded))
-    return np.sqrt(squared_half_width(_Z, t, seeds, images, noise))
+    return np.sqrt(squared_half_width(_Z, t, seeds, images, found.noise._replace(freedom=freedom)))
 
 
 def seeds_needed(found: Difference, min_effect: float) -> int | None:

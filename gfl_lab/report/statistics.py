@@ -109,6 +109,11 @@ class Difference:
         return None if self.half is None else self.mean + self.half
 
     @property
+    def noise(self) -> Noise:
+        """The noise that the interval rests on, of this row alone; there is one only where there is an interval."""
+        return Noise(*(np.array(value, float) for value in (self.spread, self.freedom, self.residual, self.rows, self.guarded)))
+
+    @property
     def image_half(self) -> float | None:
         """Half width of an interval over images only, for one seed."""
         return None if self.image_variance is None else float(special.ndtri(0.5 + LEVEL / 2)) * math.sqrt(self.image_variance)
@@ -206,11 +211,11 @@ def p_equivalent(found: Difference, min_effect: float) -> float:
     Raises:
         ValueError: there is no interval.
     """
-    if found.half is None or found.spread is None or found.freedom is None:
+    if found.half is None:
         raise ValueError(f"the noise between seeds is not known: {found.why or found.verdict}")
-    noise = Noise(*(np.array([value], float) for value in (found.spread, found.freedom, found.residual, found.rows, found.guarded)))
-    seeds, images = np.array([float(found.seeds)]), np.array([found.image_variance or 0.0])
-    return float(p_within(np.array([found.mean]), min_effect, seeds, images, noise)[0])
+    return float(
+        p_within(np.array(found.mean), min_effect, np.array(float(found.seeds)), np.array(found.image_variance or 0.0), found.noise)
+    )
 
 
 def difference(pairs: Sequence[tuple[float, float]], samples: Sampled | None = None, images: int = 0) -> Difference:

@@ -68,9 +68,7 @@ def note(model: Mapping[str, Any], settings: Settings, detector: str) -> str:
 
 def _levels(model: Mapping[str, Any], settings: Settings) -> int:
     """Return the pyramid levels of a model's neck; those of the settings where it does not list them."""
-    neck = model.get("neck")
-    last = neck[-1] if isinstance(neck, list | tuple) and neck else neck
-    levels = last.get("num_outs") if isinstance(last, Mapping) else None
+    levels = _last_neck(model).get("num_outs")
     return levels if isinstance(levels, int) else len(settings.strides)
 
 
@@ -113,10 +111,15 @@ def _neck_for(neck: Any, maps: list[int]) -> dict[str, Any]:
 
 
 def _neck_width(model: Mapping[str, Any]) -> int:
+    width = _last_neck(model).get("out_channels")
+    return width if isinstance(width, int) else 0
+
+
+def _last_neck(model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of the neck that the heads read; empty where there is none."""
     neck = model.get("neck")
     last = neck[-1] if isinstance(neck, list | tuple) and neck else neck
-    width = last.get("out_channels") if isinstance(last, Mapping) else None
-    return width if isinstance(width, int) else 0
+    return last if isinstance(last, Mapping) else {}
 
 
 def _scaled(node: Any, key: str, settings: Settings) -> Any:
