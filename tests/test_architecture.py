@@ -129,7 +129,7 @@ def test_the_run_tree_is_chosen_in_the_outermost_place_alone() -> None:
 
 
 def test_reading_and_reporting_and_checking_data_load_no_torch_and_no_service() -> None:
-    names = loaded(*below("gfl_lab.metrics", "gfl_lab.results", "gfl_lab.report", "gfl_lab.data"))
+    names = loaded(*below("gfl_lab.metrics", "gfl_lab.results", "gfl_lab.report", "gfl_lab.data"), "gfl_lab.session.claim")
     assert "pandas" in names
     assert not names & (DETECTION | SERVICES)
 

@@ -6,9 +6,11 @@ Needs Debian's ``chromium`` and ``chromium-driver``; skipped, with the reason, w
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -21,6 +23,8 @@ from pathlib import Path
 import pytest
 
 from dashboard.pages import PAGES
+from gfl_lab.report.writers.claim_page import to_claim_page
+from tests.support.claims import fake_claim, longest
 from tests.support.fake_runs import HOSTILE_TEXT, write_fake_tree
 from tests.support.fake_search_tree import MIXED, write_fake_search
 from tests.support.waiting import holds_within, wait_until
@@ -259,3 +263,28 @@ def test_empty_store_and_then_a_search_that_is_ranked_downloaded_and_followed(br
         ledger.write_text(ledger.read_text().replace('"trials": 40', '"trials": 41'))
         wait_until(lambda: "of 41 trials" in browser.find_element("css selector", "body").text)
         check(browser)
+
+
+# --- the page of a claim --------------------------------------------------------------------------
+
+
+def test_a_claims_page_prints_on_one_sheet_and_fits_a_phone(browser, tmp_path: Path) -> None:
+    tree = write_fake_tree(tmp_path / "runs", seeds=tuple(range(9)), val_images=4, train_images=2, epochs=1)
+    claim = fake_claim(tree)
+    for name, each in (("plain", claim), ("longest", longest(claim))):
+        file = tmp_path / f"{name}.html"
+        file.write_text(to_claim_page(each), encoding="utf-8")
+        browser.get(file.as_uri())
+        printed = browser.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True, "printBackground": True})
+        pdf = base64.b64decode(printed["data"])
+        sheets = re.findall(rb"/MediaBox \[0 0 ([0-9.]+) ([0-9.]+)\]", pdf)
+        assert len(re.findall(rb"/Type /Page\b", pdf)) == 1, name
+        assert {(round(float(w)), round(float(h))) for w, h in sheets} <= {(595, 842), (596, 842), (595, 841), (594, 841)}, sheets
+        for dark in (False, True):
+            size(browser, 360, 800, dark)
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= 360, name
+            shade = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+            assert (shade == "rgb(255, 255, 255)") is not dark
+            if shots := os.environ.get("GFL_LAB_SHOTS"):
+                browser.save_screenshot(str(Path(shots) / f"claim-{name}-{'dark' if dark else 'light'}.png"))
+    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]

@@ -25,6 +25,7 @@ _COMMANDS = {
     "status": "Show where experiments and their trials stand.",
     "table": "Print the AP table of an experiment.",
     "compare": "Compare two variants: by size, class and type of error.",
+    "report": "Write one page for a claim: verdict, numbers, distributions, how to repeat it.",
     "diff": "Show in what two trials differ: settings, data, code, environment, numbers.",
     "verify": "Rebuild a table from the run directories and compare it with its lock file.",
     "reproduce": "Train a finished trial once more and compare its numbers.",

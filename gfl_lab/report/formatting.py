@@ -47,6 +47,11 @@ def one_line(text: str) -> str:
     return " ".join("".join(" " if unicodedata.category(c)[0] == "C" else c for c in text).split())
 
 
+def shortened(text: str, most: int) -> str:
+    """Return at most ``most`` characters of ``text``; a longer one ends in an ellipsis."""
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+
+
 def about(count: int) -> int:
     """Return a number of images with two significant digits, rounded up."""
     unit = 10 ** max(0, len(str(count)) - 2)

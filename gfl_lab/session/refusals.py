@@ -73,3 +73,10 @@ def require_output(path: Path, *, folder: bool) -> None:
     """Raise InputError if ``path`` cannot be written."""
     if problem := output_problem(path, folder):
         raise InputError(problem)
+
+
+def require_new_file(path: Path, replace: bool) -> None:
+    """Raise InputError if ``path`` cannot be written as a file, or exists and ``replace`` is False."""
+    require_output(path, folder=False)
+    if path.exists() and not replace:
+        raise InputError(Problem(f"{path} exists", hint="Give --force to replace it, or another file."))

@@ -78,8 +78,13 @@ def find_pair(experiment: ExperimentRow, variant: str, reference: str | None = N
 
 
 def find_variant(experiment: ExperimentRow, name: str) -> VariantRow:
-    """Return the variant of that name, or the only one whose name contains it. Raises InputError."""
+    """Return the variant of that name, the one with the same words in another order, or the only one whose name contains it.
+
+    Raises:
+        InputError: there is none, or several.
+    """
     exact = [variant for variant in experiment.variants if variant.name == name]
+    exact = exact or [variant for variant in experiment.variants if sorted(variant.name.split()) == sorted(name.split())]
     found = exact or [variant for variant in experiment.variants if name in variant.name]
     if len(found) == 1:
         return found[0]

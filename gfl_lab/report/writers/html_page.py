@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
-import math
 from collections.abc import Sequence
 
-from gfl_lab.report.formatting import format_number, one_line
+from gfl_lab.report.formatting import format_number
 from gfl_lab.report.grid import LABEL, PUBLISHED, Cell, Grid, Interval, Row, Sheet, Tone
+from gfl_lab.report.writers.escape import escaped
+from gfl_lab.report.writers.svg import ticks
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #5c6670; --rule: #c9d0d6; --paper: #fff; --up: #12713b; --down: #b3261e; }
@@ -44,11 +44,6 @@ thead tr:last-child th { white-space: normal; vertical-align: bottom; max-width:
 """.strip()
 
 _TONES = {Tone.GOOD: "up", Tone.BAD: "down"}
-
-
-def escaped(text: str) -> str:
-    """Return any text on one line of HTML, as it is, in an element or an attribute."""
-    return html.escape(one_line(text), quote=True)
 
 
 def to_html(sheet: Sheet, after: str = "") -> str:
@@ -173,7 +168,7 @@ def _plot(intervals: Sequence[Interval]) -> str:
         return round(_LABEL + (value - low) / (high - low) * (_WIDTH - _LABEL - 16), 1)
 
     parts = [f'<line class="zero" x1="{x(0)}" x2="{x(0)}" y1="4" y2="{height - 28}"/>']
-    for tick in _ticks(low, high):
+    for tick in ticks(low, high):
         text = escaped(format_number("AP", tick, True))
         parts.append(f'<text class="tick" x="{x(tick)}" y="{height - 10}" text-anchor="middle">{text}</text>')
     for index, each in enumerate(intervals):
@@ -187,10 +182,3 @@ def _plot(intervals: Sequence[Interval]) -> str:
         ]
     label = "differences in AP with 95% intervals"
     return f'<svg class="plot" viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Return a few round numbers between the two, 0 among them."""
-    step = 10.0 ** math.floor(math.log10((high - low) / 4))
-    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 7)
-    return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]

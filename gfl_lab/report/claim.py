@@ -1,0 +1,172 @@
+"""A claim on two variants of an ablation, with everything that a reader needs to judge and repeat it. ``writers.claim_page`` lays it out.
+
+All numbers are those of the table (``report.table``) and of the comparison of two variants (``report.variant_comparison``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from gfl_lab import naming
+from gfl_lab.report.claim_boxes import BoxPair
+from gfl_lab.report.comparison import Comparison, Lookup, compare_two, shared
+from gfl_lab.report.differences import CODE, DATA, ENVIRONMENT, SETTINGS, Differing, differences
+from gfl_lab.report.fairness import UNFAIR, unfair
+from gfl_lab.report.footnotes import footnotes
+from gfl_lab.report.formatting import format_number
+from gfl_lab.report.table import Table, build_table
+from gfl_lab.report.table_rows import Delta, TableRow, paired_delta
+from gfl_lab.report.variant_comparison import DifferenceRow
+from gfl_lab.results.rows import ExperimentRow, Recorded, VariantRow
+
+SHOWN = naming.AP_METRICS
+"""The metrics of a claim: AP at its thresholds and sizes."""
+_VERSIONS = ("gfl-lab", "commit", "python", "torch", "mmdet")
+"""Entries of a trial's environment that a page names."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where the difference comes from: rows by size, class and type of error; ``missing`` is why there are none."""
+
+    rows: tuple[DifferenceRow, ...] = ()
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Learned distributions of the same boxes.
+
+    Attributes:
+        seed: of the two trials. rule: how the boxes were chosen, a sentence. missing: why there are none, a sentence.
+        notes: sentences on variants that have one distance for a side.
+    """
+
+    pairs: tuple[BoxPair, ...] = ()
+    seed: int = 0
+    rule: str = ""
+    missing: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A variant against another one, by default the baseline.
+
+    Attributes:
+        table: of the experiment, for its names and data.
+        variant, reference: their rows of the table.
+        delta: paired differences by metric. comparisons: by metric, AP, AP50 and AP75.
+        trials: (variant's, other's) id by the seeds that both have finished.
+        unfair: in what the two differ beyond the declared axes, a sentence each.
+        notes: of the table, on these two rows. planned: day of the plan.
+        settings: everything in which the two differ but numbers.
+        commands: that repeat the claim, in order. facts: data, versions and machine, by name.
+    """
+
+    table: Table
+    variant: TableRow
+    reference: TableRow
+    val_images: int
+    delta: Mapping[str, Delta]
+    comparisons: Mapping[str, Comparison]
+    trials: Mapping[int, tuple[str, str]]
+    unfair: tuple[str, ...]
+    notes: tuple[str, ...]
+    planned: str = ""
+    settings: tuple[Differing, ...] = ()
+    parts: Parts = Parts()
+    boxes: Boxes = Boxes()
+    commands: tuple[str, ...] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def main(self) -> Comparison:
+        """The comparison in AP, on which the verdict rests."""
+        return self.comparisons["AP"]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that one of the two has."""
+        return tuple(key for key in SHOWN if key in self.variant.metrics or key in self.reference.metrics)
+
+
+def build_claim(
+    experiment: ExperimentRow, variant: VariantRow, reference: VariantRow, resampled: Lookup | None = None, min_effect: float | None = None
+) -> Claim:
+    """Return a claim with what follows from the rows alone: its fields that have defaults are left at them.
+
+    Args:
+        experiment: with both variants, which share a finished seed.
+        resampled, min_effect: as of ``build_table``.
+    """
+    table = build_table(experiment, resampled, min_effect)
+    rows = {row.variant: row for row in table.rows}
+    first, second = rows[variant.name], rows[reference.name]
+    two = dataclasses.replace(experiment, variants=(reference, variant))
+    problems = tuple(unfair(two))
+    delta = {key: found for key in SHOWN if (found := paired_delta(variant, reference, key))}
+    published = [key for key in SHOWN if any(row.reference and key in row.reference.metrics for row in (first, second))]
+    plain = [dataclasses.replace(row, delta={}) for row in (second, first)]
+    return Claim(
+        table=table,
+        variant=first,
+        reference=second,
+        val_images=experiment.data.val_images,
+        delta=delta,
+        comparisons={each.metric: each for each in compare_two(experiment, variant, reference, resampled, min_effect)},
+        unfair=problems,
+        notes=(
+            *(f"{UNFAIR} Unfair: {problem}." for problem in problems),
+            *_published_values(first, second),
+            *footnotes(plain, [key for key in SHOWN if key in table.columns], published, None),
+            *_seeds(first, second, delta),
+        ),
+        trials={seed: (one.id, other.id) for seed, ((_, one), (_, other)) in shared(variant, reference).items()},
+        planned=experiment.created[:10],
+    )
+
+
+def differing_settings(first: Recorded, second: Recorded) -> tuple[Differing, ...]:
+    """Return everything in which two trials differ but their numbers, seeds among them."""
+    return tuple(each for each in differences(first, second) if each.group in (SETTINGS, DATA, CODE, ENVIRONMENT))
+
+
+def facts(experiment: ExperimentRow, trials: Sequence[Recorded]) -> dict[str, str]:
+    """Return data, versions and machine of the trials of a claim, as people read them; what is not recorded is left out."""
+    data = experiment.data
+
+    def recorded(*names: str) -> str:
+        texts = [", ".join(str(trial.environment[name]) for name in names if name in trial.environment) for trial in trials]
+        return " / ".join(dict.fromkeys(text for text in texts if text))
+
+    codes = " / ".join(dict.fromkeys(str(trial.code) for trial in trials))
+    versions = [(name, recorded(name)) for name in _VERSIONS]
+    threads = recorded("threads")
+    found = {
+        "data": f"{data.name}, digest {data.digest}",
+        "versions": ", ".join([f"{name} {text}" for name, text in versions if text] + ([f"training code {codes}"] if codes else [])),
+        "machine": recorded("processor", "device") + (f", threads {threads}" if threads else ""),
+    }
+    return {name: text for name, text in found.items() if text}
+
+
+def _published_values(variant: TableRow, reference: TableRow) -> list[str]:
+    """Return one sentence with the published AP of both, where there is one."""
+    known = [(row.variant, row.reference.metrics["AP"]) for row in (variant, reference) if row.reference and "AP" in row.reference.metrics]
+    if not known:
+        return []
+    return ["Published AP: " + ", ".join(f"{format_number('AP', value)} for {name}" for name, value in known) + "."]
+
+
+def _seeds(variant: TableRow, reference: TableRow, delta: Mapping[str, Delta]) -> list[str]:
+    """Return a sentence where a row of the table rests on seeds that the difference leaves out."""
+    found = delta.get("AP")
+    more = [row.variant for row in (variant, reference) if found and "AP" in row.metrics and row.metrics["AP"].n > found.n]
+    if found is None or not more:
+        return []
+    return [
+        f"The difference is over the seeds that both have finished ({', '.join(map(str, found.seeds))}); {' and '.join(more)} has more."
+    ]
