@@ -28,7 +28,7 @@ from gfl_lab.report.writers.claim_page import to_claim_page
 from gfl_lab.report.writers.svg import ticks
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree
-from gfl_lab.session import variant_pair
+from gfl_lab.session import claim, variant_pair
 from tests.support.claims import LONG, fake_claim, longest
 from tests.support.cli import Cli, runner
 from tests.support.fake_runs import write_fake_tree
@@ -134,11 +134,11 @@ def test_numbers_are_those_of_table_and_compare(cli: Cli, variant: str) -> None:
 
 
 def test_two_variants_of_which_none_is_the_baseline(whole: RunTree) -> None:
-    claim = fake_claim(whole, "qfl=on dfl=on", "qfl=off dfl=on", min_effect=0.7)
-    assert claim.main.rows == 1 and claim.main.min_effect == 0.7
-    for key, found in claim.comparisons.items():
-        assert claim.delta[key].mean == pytest.approx(found.found.mean)
-    page = to_claim_page(claim)
+    known = fake_claim(whole, "qfl=on dfl=on", "qfl=off dfl=on", min_effect=0.7)
+    assert known.main.rows == 1 and known.main.min_effect == 0.7
+    for key, found in known.comparisons.items():
+        assert known.delta[key].mean == pytest.approx(found.found.mean)
+    page = to_claim_page(known)
     assert "(two-sided; one row, no correction)" in page and "(baseline)" not in page
     assert "--against &#x27;qfl=off dfl=on&#x27; --min-effect 0.7 -o claim.html" in page
     assert page.count('class="outline re"') == 8 and page.count('class="bars va"') == 8, "both learn distributions"
@@ -193,6 +193,10 @@ def test_what_is_no_verdict_gives_its_reason() -> None:
     assert "leaves 0 out; corrected for all rows, p does not" in " ".join(sentences.caveats(corrected))
 
 
+def test_seeds_of_a_command_are_as_run_takes_them() -> None:
+    assert [claim.seeds_text(each) for each in ([0, 1, 2], [0, 1, 2, 3], [3, 5, 7, 9], [4])] == ["0,1,2", "0..3", "3,5,7,9", "4"]
+
+
 def test_ticks_are_round_and_few() -> None:
     assert ticks(-1.3, 2.4, 4) == [-1.0, 0.0, 1.0, 2.0]
     for low, high in ((-0.01, 0.4), (0.0, 17.0), (-35.0, 2.0), (61.2, 61.9)):
@@ -244,8 +248,8 @@ def test_boxes_of_a_dirac_variant_are_lines_and_two_such_have_no_figure(whole: R
 
 
 def test_missing_files_leave_their_part_out(tree: RunTree) -> None:
-    claim = fake_claim(tree)
-    first, second = claim.trials[0]
+    known = fake_claim(tree)
+    first, second = known.trials[0]
     shutil.rmtree(Path(tree.trial(first).manifest().paths.val_images))
     page = to_claim_page(fake_claim(tree))
     assert "data:image" not in page and page.count('class="bars va"') == 8, "without its picture"
@@ -263,8 +267,8 @@ def test_missing_files_leave_their_part_out(tree: RunTree) -> None:
 
 def test_text_is_data_and_the_page_stands_alone(tmp_path: Path) -> None:
     tree = write_fake_tree(tmp_path, hostile=True, seeds=(0, 1), val_images=3, train_images=2, epochs=1)
-    claim = fake_claim(tree)
-    for each in (claim, longest(claim)):
+    known = fake_claim(tree)
+    for each in (known, longest(known)):
         out = to_claim_page(each)
         page = Page(out)
         tags = {tag for tag, _ in page.tags}
@@ -276,13 +280,13 @@ def test_text_is_data_and_the_page_stands_alone(tmp_path: Path) -> None:
         assert all(str(link).startswith("data:image/jpeg;base64,") for link in links)
         assert not re.search(r"url\(|@import|https?://", out.replace("http://m", "")), "nothing is fetched"
         assert len(out) < 300_000
-    assert "<script>alert(3)</script>" in Page(to_claim_page(claim)).text
+    assert "<script>alert(3)</script>" in Page(to_claim_page(known)).text
 
 
 def test_what_does_not_fit_a_sheet_is_counted(whole: RunTree) -> None:
-    claim = fake_claim(whole)
-    assert fit(claim, ()).boxes == 2 and fit(claim, ()).notes == claim.notes
-    crowded = longest(claim)
+    known = fake_claim(whole)
+    assert fit(known, ()).boxes == 2 and fit(known, ()).notes == known.notes
+    crowded = longest(known)
     found = fit(crowded, ())
     assert found.boxes <= 1 and len(found.notes) >= 2, "both notes on unfairness"
     page = Page(to_claim_page(crowded)).text

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from gfl_lab import naming
 from gfl_lab.report.claim_boxes import BoxPair
-from gfl_lab.report.comparison import Comparison, Lookup, compare_two, shared
+from gfl_lab.report.comparison import Comparison, Lookup, by_seed, compare_two, shared
 from gfl_lab.report.differences import CODE, DATA, ENVIRONMENT, SETTINGS, Differing, differences
 from gfl_lab.report.fairness import UNFAIR, unfair
 from gfl_lab.report.footnotes import footnotes
@@ -59,6 +59,7 @@ class Claim:
         table: of the experiment, for its names and data.
         variant, reference: their rows of the table.
         delta: paired differences by metric. comparisons: by metric, AP, AP50 and AP75.
+        by_seed: (variant's, other's) values of all finished seeds, by metric.
         trials: (variant's, other's) id by the seeds that both have finished.
         unfair: in what the two differ beyond the declared axes, a sentence each.
         notes: of the table, on these two rows. planned: day of the plan.
@@ -72,6 +73,7 @@ class Claim:
     val_images: int
     delta: Mapping[str, Delta]
     comparisons: Mapping[str, Comparison]
+    by_seed: Mapping[str, tuple[Mapping[int, float], Mapping[int, float]]]
     trials: Mapping[int, tuple[str, str]]
     unfair: tuple[str, ...]
     notes: tuple[str, ...]
@@ -124,6 +126,7 @@ def build_claim(
             *footnotes(plain, [key for key in SHOWN if key in table.columns], published, None),
             *_seeds(first, second, delta),
         ),
+        by_seed={metric: (_values(variant, metric), _values(reference, metric)) for metric in SHOWN},
         trials={seed: (one.id, other.id) for seed, ((_, one), (_, other)) in shared(variant, reference).items()},
         planned=experiment.created[:10],
     )
@@ -151,6 +154,10 @@ def facts(experiment: ExperimentRow, trials: Sequence[Recorded]) -> dict[str, st
         "machine": recorded("processor", "device") + (f", threads {threads}" if threads else ""),
     }
     return {name: text for name, text in found.items() if text}
+
+
+def _values(variant: VariantRow, metric: str) -> dict[int, float]:
+    return {seed: value for seed, (value, _) in by_seed(variant, metric).items()}
 
 
 def _published_values(variant: TableRow, reference: TableRow) -> list[str]:

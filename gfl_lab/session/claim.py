@@ -152,8 +152,14 @@ def _commands(pair: VariantPair, against: str | None, min_effect: float | None) 
     """Return the commands that train, check and print the same."""
     experiment = pair.experiment
     named = f"{shlex.quote(experiment.source or experiment.name)} --profile {experiment.profile}"
-    seeds = ",".join(map(str, pair.trials))
+    seeds = seeds_text(list(pair.trials))
     claim = f"gfl-lab report {named} --claim {shlex.quote(pair.variant.name)}"
     claim += f" --against {shlex.quote(pair.reference.name)}" if against is not None else ""
     claim += f" --min-effect {min_effect:g}" if min_effect is not None else ""
     return (f"gfl-lab run {named} --seeds {seeds}", f"gfl-lab verify {named}", f"{claim} -o claim.html")
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """Return seeds as ``--seeds`` takes them: ``0,1,2``, or ``0..9`` for many in a row."""
+    in_a_row = len(seeds) > 3 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
+    return f"{seeds[0]}..{seeds[-1]}" if in_a_row else ",".join(map(str, seeds))

@@ -93,17 +93,13 @@ def _verdict(claim: Claim) -> str:
 
 def _intervals(claim: Claim) -> str:
     rows = []
-    values = {trial.id: trial.metrics for row in (claim.variant, claim.reference) for trial in row.trials}
     for metric, found in claim.comparisons.items():
-        each = tuple(
-            values[one][metric] - values[other][metric]
-            for one, other in claim.trials.values()
-            if metric in values[one] and metric in values[other]
-        )
+        first, second = claim.by_seed[metric]
+        each = tuple(first[seed] - second[seed] for seed in first if seed in second)
         half = found.found.half
         rows.append(svg.ForestRow(metric_title(metric), found.found.mean, half, found.better, _interval(found), each))
     return svg.forest(
-        rows, "differences in AP, AP50 and AP75 with 95% intervals", width=330, names=40, values=104, row=26, band=claim.main.min_effect
+        rows, "differences in AP, AP50 and AP75 with 95% intervals", width=340, names=40, values=104, row=26, band=claim.main.min_effect
     )
 
 
@@ -119,7 +115,7 @@ def _interval(found: Comparison) -> str:
 
 def _numbers(claim: Claim) -> str:
     metrics = claim.metrics
-    each = {row.variant: [trial.metrics["AP"] for trial in row.trials if "AP" in trial.metrics] for row in (claim.variant, claim.reference)}
+    each = {row.variant: list(values.values()) for row, values in zip((claim.variant, claim.reference), claim.by_seed["AP"], strict=True)}
     every = [value for values in each.values() for value in values]
     low, high = min(every), max(every)
     head = "".join(f'<th scope="col">{escaped(metric_title(key))}</th>' for key in metrics)
@@ -293,6 +289,8 @@ def _about_intervals(claim: Claim) -> list[str]:
         return ["docs/statistics.md of gfl-lab says how intervals and verdicts are made, and when there are none."]
     over = "over other seeds and other validation images" if found.image_variance is not None else "over other seeds alone"
     pooled = f" How much seeds differ is pooled over {found.rows} rows of the table." if found.rows > 1 else ""
+    if found.guarded:
+        pooled = " Seeds differ far more here than in the table's other rows, so the interval rests on this row alone."
     return [
         f"95% intervals are of the mean paired difference {over}; docs/statistics.md derives them.{pooled}",
         "Intervals of sizes, classes and types of error are not corrected for how many there are.",

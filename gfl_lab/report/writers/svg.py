@@ -28,7 +28,8 @@ VARIANT, REFERENCE, TRUTH = "va", "re", "tr"
 _FAINT = 0.004
 """Probabilities below it widen no axis."""
 _CHARACTER = 5.4
-"""px: width of a character of a name, about."""
+_BOLD = 6.1
+"""px: width of a character of a name, and of a bold text, about."""
 _PICTURE = 300
 """px: longer side of a picture's copy in the page."""
 
@@ -99,12 +100,13 @@ def forest(rows: Sequence[ForestRow], label: str, *, width: int, names: int, val
 
     Args:
         label: for those who cannot see the figure.
-        width, names, values: of the figure, and of the room for names at the left and texts at the right. row: height of a row.
+        width, names, values: of the figure, of the room for names at the left, and the least for texts at the right. row: height of a row.
         band: half width of a band around 0: effects that do not matter.
     """
     ends = [0.0, *((-band, band) if band else ())]
     ends += [value for each in rows for value in (each.mean - (each.half or 0), each.mean + (each.half or 0), *each.each)]
     room = 0.06 * (max(ends) - min(ends)) or 1.0
+    values = max([values, *(int(_BOLD * len(each.text)) + 8 for each in rows)])
     x = Scale(min(ends) - room, max(ends) + room, names, width - values)
     bottom = row * len(rows) + 4
     parts = []
