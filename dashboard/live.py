@@ -58,6 +58,4 @@ def watch(experiment: ExperimentRow) -> None:
 
 def data_line(experiment: ExperimentRow) -> str:
     """Return the data of an experiment in a line."""
-    found = experiment.data
-    classes = "1 class" if len(found.classes) == 1 else f"{len(found.classes)} classes"
-    return f"{found.name}: {found.train_images} training and {found.val_images} validation images, {classes}"
+    return experiment.data.text

@@ -135,16 +135,21 @@ def find_experiment(given: Path) -> Path:
             hint = f"gfl-lab has an experiment of this name: write {given.stem}, or copy all of them with `gfl-lab init DIR`."
             raise InputError(Problem(f"{given} does not exist", hint=hint))
         return given
+    if (file := experiment_file(given.name)) is not None:
+        return file
     folders = _unique([Path.cwd(), *experiment_folders()])
-    for folder in folders:
-        if (file := folder / f"{given}.yaml").is_file():
-            return file
     known = sorted({file.stem for folder in folders[1:] for file in folder.glob("*.yaml")})
     import difflib
 
     near = difflib.get_close_matches(given.name, known, n=1)
     hint = f"Did you mean {near[0]!r}?" if near else f"Give the path of a YAML file, or a name: {', '.join(known)}."
     raise InputError(Problem(f"there is no experiment {given.name!r}", hint=hint))
+
+
+def experiment_file(name: str) -> Path | None:
+    """Return the file of the experiment that a user names (``table3_qfl_dfl``), from the folders of ``find_experiment``, or None."""
+    files = (folder / f"{name}.yaml" for folder in _unique([Path.cwd(), *experiment_folders()]))
+    return next((file for file in files if file.is_file()), None)
 
 
 def _below(name: str, beside: Path | None) -> list[Path]:

@@ -36,6 +36,7 @@ _COMMANDS = {
     "mlflow": "Open MLflow's own UI on 127.0.0.1.",
     "sync": "Mirror all runs to MLflow again; nothing is doubled.",
     "data": "Check a data set, or make the generated one.",
+    "import-results": "Make an experiment of detection files that other projects wrote, and print its table.",
     "import-checkpoint": "Convert weights of mmdet, GFocal, ViT-Adapter, DeiT, torchvision or PaddleDetection.",
     "doctor": "Check the environment and the run tree; --repair repairs what it can.",
     "gc": "Show what a run tree could do without, and delete it with --delete.",

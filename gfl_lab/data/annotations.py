@@ -6,8 +6,10 @@ Numbers that exporters write in another form are brought into COCO's: whole floa
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,13 +22,20 @@ from gfl_lab.errors import DataError
 MIN_SIDE_PX, MIN_BOX_PX = 32, 1
 """Training leaves out smaller images, as every published GFL row does, and boxes with a shorter side."""
 
+GZIP = b"\x1f\x8b"
+"""First bytes of a gzipped file."""
 LISTS = ("images", "annotations", "categories")
 _WHOLE = {"images": ("id", "width", "height"), "annotations": ("id", "image_id", "category_id", "iscrowd"), "categories": ("id",)}
 _EXPORT = "export the data set as COCO detection, or convert it"
 
 
+def unpacked(data: bytes) -> bytes:
+    """Return bytes as they are, or what they hold if they are gzipped. Raises OSError, EOFError or zlib.error for damaged ones."""
+    return gzip.decompress(data) if data[:2] == GZIP else data
+
+
 def read_annotations(path: Path, findings: Findings, file: str) -> dict[str, Any] | None:
-    """Return the content of an annotation file when it has the three lists of objects; else None.
+    """Return the content of an annotation file, gzipped or not, when it has the three lists of objects; else None.
 
     Args:
         findings: gets what is wrong.
@@ -42,6 +51,11 @@ def read_annotations(path: Path, findings: Findings, file: str) -> dict[str, Any
         data = path.read_bytes()
     except OSError as error:
         findings.add("unreadable files", f"cannot be read: {error.strerror or error}", file)
+        return None
+    try:
+        data = unpacked(data)
+    except (OSError, EOFError, zlib.error) as error:
+        findings.add("files that are not gzip", f"is gzipped, and damaged: {error}", file, "", "copy it again")
         return None
     try:
         value = json.loads(data, parse_constant=constant)

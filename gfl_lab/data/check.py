@@ -45,7 +45,7 @@ def check_dataset(root: Path | str, decode: bool = True) -> DatasetReport:
         if coco is None:
             continue
         read[split] = coco
-        names[split] = _check_categories(coco, file, errors, warnings)
+        names[split] = check_categories(coco, file, errors, warnings)
         images[split] = _check_images(coco, folders[split], split, file, errors, warnings)
         check = AnnotationCheck(images[split], names[split], split, file, errors, warnings)
         boxes = check.run(coco["annotations"])
@@ -94,7 +94,8 @@ def require_valid(root: Path | str, decode: bool = True) -> DatasetReport:
 # --- categories and images ------------------------------------------------------------------------
 
 
-def _check_categories(coco: Mapping[str, Any], file: str, errors: Findings, warnings: Findings) -> dict[int, str]:
+def check_categories(coco: Mapping[str, Any], file: str, errors: Findings, warnings: Findings) -> dict[int, str]:
+    """Return the names of the sound categories by id."""
     names: dict[int, str] = {}
     for index, category in enumerate(coco["categories"]):
         number, name = category.get("id"), category.get("name")

@@ -70,6 +70,12 @@ class Findings:
         if hint:
             self._hints.setdefault((file, kind), hint)
 
+    def extend(self, others: Findings) -> None:
+        """Add all problems of ``others``."""
+        for finding in others.all():
+            for item, message in finding.entries:
+                self.add(finding.kind, message, finding.file, item, finding.hint)
+
     def has(self, file: str, *kinds: str) -> bool:
         """Return True if a problem of one of these kinds, or of any kind if none is given, was found in a file."""
         return any(its == file and (not kinds or kind in kinds) for its, kind in self._entries)

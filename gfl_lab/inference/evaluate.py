@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-from gfl_lab import naming
 from gfl_lab.data.annotations import load_coco
 from gfl_lab.metrics.coco_ap import resample
 from gfl_lab.metrics.coco_matching import match
 from gfl_lab.metrics.coco_records import Records
-from gfl_lab.records.files import atomic_path
+from gfl_lab.records.evaluation import write_evaluation
 
 logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
 
@@ -132,8 +131,4 @@ class CocoEvaluator:
             classes=self.classes,
             max_dets=self.max_dets,
         )
-        resampled = resample(match(records))
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            own_metrics = {} if metrics is None else {"metrics": np.array(naming.canonical_json(dict(metrics)))}
-            arrays = {"format": np.array(naming.FORMAT_VERSION), "resampled": resampled, **own_metrics, **records.arrays()}
-            np.savez_compressed(file, allow_pickle=False, **arrays)
+        write_evaluation(path, records, resample(match(records)), metrics)

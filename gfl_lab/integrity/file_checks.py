@@ -19,7 +19,7 @@ from gfl_lab.metrics.coco_matching import match
 from gfl_lab.metrics.coco_records import Records
 from gfl_lab.records.result import FileEntry
 from gfl_lab.rundir import TrialDir
-from gfl_lab.spec.trial import TrialSpec
+from gfl_lab.spec.trial import DataSpec, TrialSpec
 
 TOLERANCE = 0.01
 """AP points by which a recorded AP may differ from the one that its detections give."""
@@ -53,8 +53,8 @@ def recomputed_ap(records: Records) -> dict[str, float]:
     return {key: value for key, value in found.items() if not math.isnan(value)}
 
 
-def check_manifest(trial: TrialDir, found: list[Damage]) -> TrialSpec | None:
-    """Return the trial's specification, if its manifest has one, and add the damage of the manifest and the files beside it."""
+def check_manifest(trial: TrialDir, found: list[Damage]) -> DataSpec | None:
+    """Return the trial's data set, if its manifest has a specification, and add the damage of the manifest and the files beside it."""
     try:
         manifest = trial.manifest()
     except FormatError:
@@ -63,7 +63,7 @@ def check_manifest(trial: TrialDir, found: list[Damage]) -> TrialSpec | None:
         found.append(Damage(naming.MANIFEST, reason_of(error)))
         return None
     try:
-        spec = manifest.spec
+        spec = manifest.imported if manifest.is_imported else manifest.spec
     except StoreError:
         found.append(Damage(naming.MANIFEST, "has no valid specification"))
         return None
@@ -74,8 +74,9 @@ def check_manifest(trial: TrialDir, found: list[Damage]) -> TrialSpec | None:
         _ = manifest.paths
     except StoreError:
         found.append(Damage(naming.MANIFEST, "has no paths of the data"))
-    _components(trial, spec, found)
-    return spec
+    if isinstance(spec, TrialSpec):
+        _components(trial, spec, found)
+    return spec.data
 
 
 def _components(trial: TrialDir, spec: TrialSpec, found: list[Damage]) -> None:
@@ -113,7 +114,7 @@ def check_listed(trial: TrialDir, name: str, files: Mapping[str, FileEntry], fou
     return False
 
 
-def check_records(trial: TrialDir, spec: TrialSpec | None, metrics: Mapping[str, float] | None, found: list[Damage]) -> None:
+def check_records(trial: TrialDir, data: DataSpec | None, metrics: Mapping[str, float] | None, found: list[Damage]) -> None:
     """Return True if eval.npz is whole, over the trial's images and classes, and gives the metrics of its result."""
     try:
         with zipfile.ZipFile(trial.file(naming.EVAL_RECORDS)) as archive:
@@ -127,10 +128,10 @@ def check_records(trial: TrialDir, spec: TrialSpec | None, metrics: Mapping[str,
     except UNREADABLE as error:
         found.append(Damage(naming.EVAL_RECORDS, reason_of(error)))
         return
-    if not what and spec is not None and tuple(records.classes) != spec.data.classes:
+    if not what and data is not None and tuple(records.classes) != data.classes:
         what = f"has the classes {', '.join(records.classes[:5])}, not the trial's"
-    if not what and spec is not None and len(np.unique(records.image_ids)) != spec.data.val_images:
-        what = f"is over {len(np.unique(records.image_ids))} images, not {spec.data.val_images}"
+    if not what and data is not None and len(np.unique(records.image_ids)) != data.val_images:
+        what = f"is over {len(np.unique(records.image_ids))} images, not {data.val_images}"
     if what:
         found.append(Damage(naming.EVAL_RECORDS, what))
         return

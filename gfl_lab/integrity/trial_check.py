@@ -35,6 +35,14 @@ def has_finished(trial: TrialDir) -> bool:
     return isinstance(result, Done)
 
 
+def is_imported(trial: TrialDir) -> bool:
+    """Return True if the trial holds detections of another project, by its manifest; False too where that cannot be read."""
+    try:
+        return trial.manifest().is_imported
+    except (StoreError, OSError):
+        return False
+
+
 def damage(trial: TrialDir) -> list[Damage]:
     """Read every record of a finished trial, and recompute its AP from its detections.
 
@@ -55,12 +63,12 @@ def damage(trial: TrialDir) -> list[Damage]:
         found.append(Damage(naming.RESULT, reason_of(error)))
     if result is None or isinstance(result.result, Failed | Interrupted):
         return []
-    spec = check_manifest(trial, found)
+    data = check_manifest(trial, found)
     found += [Damage(naming.RESULT, fault) for fault in result.faults]
     metrics, files = result.metrics, result.files
     if check_listed(trial, naming.EVAL_RECORDS, files, found, required=True):
-        check_records(trial, spec, metrics, found)
-    if check_listed(trial, naming.DISTRIBUTIONS, files, found, required=True):
+        check_records(trial, data, metrics, found)
+    if check_listed(trial, naming.DISTRIBUTIONS, files, found, required=not is_imported(trial)):
         check_distributions(trial, found)
     for name in (naming.HISTORY, naming.METRICS_FILE):
         check_listed(trial, name, files, found, required=False)

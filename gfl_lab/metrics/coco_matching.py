@@ -33,7 +33,7 @@ def match(records: Records, area: str = "all") -> Matches:
     order = order[rank < records.max_dets]
     det_group, rank = det_group[order], rank[rank < records.max_dets]
     det_box = records.det_box[order].astype(np.float64)
-    det_size = det_box[:, 2:] - det_box[:, :2]
+    det_area = (det_box[:, 2:] - det_box[:, :2]).prod(axis=1) if records.det_area is None else records.det_area[order]
 
     kept = np.isin(records.gt_image, image_ids)
     gt_index = np.flatnonzero(kept)
@@ -45,7 +45,7 @@ def match(records: Records, area: str = "all") -> Matches:
     taken, met_ignored = _match_groups(
         det_group, rank, det_box, gt_group, records.gt_box[gt_index].astype(np.float64), gt_ignored, records.gt_crowd[gt_index]
     )
-    outside = (det_size.prod(axis=1) < low) | (det_size.prod(axis=1) > high)
+    outside = (det_area < low) | (det_area > high)
     ignored = met_ignored | ((taken < 0) & outside)
     box = np.where(taken >= 0, np.append(gt_index, -1)[taken], -1)
 

@@ -18,6 +18,7 @@ class Records:
         gt_image, gt_label, gt_area, gt_crowd, gt_id: (G,); gt_box: (G, 4) xyxy, pixels.
         classes: names by label.
         max_dets: detections counted for each image and class.
+        det_area: (D,) px^2, where the area is known better than from the corners: width x height as written in a file; else None.
     """
 
     image_ids: np.ndarray
@@ -33,18 +34,21 @@ class Records:
     gt_box: np.ndarray
     classes: tuple[str, ...]
     max_dets: int = 100
+    det_area: np.ndarray | None = None
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray]) -> Records:
         """Return the records in the arrays of an eval.npz. Raises KeyError if one is missing."""
         columns = {name: np.asarray(arrays[name]) for name in _ARRAYS}
         limit = int(arrays["max_dets"]) if "max_dets" in arrays else 100
-        return cls(**columns, classes=tuple(map(str, arrays["classes"])), max_dets=limit)
+        area = np.asarray(arrays["det_area"]) if "det_area" in arrays else None
+        return cls(**columns, classes=tuple(map(str, arrays["classes"])), max_dets=limit, det_area=area)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays of an eval.npz, ``of`` in reverse."""
         columns = {name: getattr(self, name) for name in _ARRAYS}
-        return columns | {"classes": np.array(self.classes), "max_dets": np.array(self.max_dets)}
+        known = {} if self.det_area is None else {"det_area": self.det_area}
+        return columns | {"classes": np.array(self.classes), "max_dets": np.array(self.max_dets)} | known
 
 
 _ARRAYS = (

@@ -13,6 +13,7 @@ from gfl_lab.records.files import JsonObject, damaged, integer_of, object_of, re
 from gfl_lab.spec import renames
 
 if TYPE_CHECKING:  # the command line starts without pydantic
+    from gfl_lab.spec.imported import ImportedSpec
     from gfl_lab.spec.trial import ComponentFile, DataSpec, TrialSpec
 
 _WEIGHTS = "init_weights"
@@ -78,12 +79,31 @@ class Manifest:
             raise damaged(self.file, str(error)) from None
 
     @property
+    def is_imported(self) -> bool:
+        """Return True if the trial holds detections of another project: nothing was trained."""
+        return "imported" in (object_of(self.content.get("spec")) or {})
+
+    @property
+    def imported(self) -> ImportedSpec:
+        """Specification of an imported trial, validated. Raises StoreError: it is damaged, of another version, or no import."""
+        from pydantic import ValidationError
+
+        from gfl_lab.spec.imported import ImportedSpec
+
+        try:
+            return ImportedSpec.model_validate({**(object_of(self._spec().get("imported")) or {}), "data": self._spec().get("data")})
+        except ValidationError:
+            raise damaged(self.file, "has no valid specification of imported detections") from None
+
+    @property
     def spec(self) -> TrialSpec:
-        """Specification of the trial, validated. Raises StoreError: it is damaged, or of another version."""
+        """Specification of the trial, validated. Raises StoreError: it is damaged, of another version, or of an imported trial."""
         from pydantic import ValidationError
 
         from gfl_lab.spec.trial import TrialSpec
 
+        if self.is_imported:
+            raise StoreError(f"{self.file} is of imported detections, which were not trained here")
         try:
             return TrialSpec.model_validate(self.content.get("spec"))
         except ValidationError as error:
@@ -199,3 +219,22 @@ def new_manifest(path: Path, spec: TrialSpec, paths: DataPaths) -> Manifest:
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     content: JsonObject = {"trial": spec.id, "spec": spec.model_dump(mode="json"), "paths": {**paths.to_json()}, "created": created}
     return Manifest(path, content)
+
+
+def imported_manifest(path: Path, spec: ImportedSpec, seed: int, annotations: str) -> Manifest:
+    """Return the manifest of imported detections, created now.
+
+    Args:
+        annotations: absolute path of the annotation file. Images and training data have no path: nothing of them is known.
+    """
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    own = spec.model_dump(mode="json", exclude={"data"})
+    described: dict[str, Any] = {
+        "settings": {},
+        "data": spec.data.model_dump(mode="json"),
+        "seed": seed,
+        "code": spec.code,
+        "imported": own,
+    }
+    paths = DataPaths("", annotations, "", "")
+    return Manifest(path, {"trial": spec.id, "spec": described, "paths": {**paths.to_json()}, "created": created})

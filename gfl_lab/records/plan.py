@@ -128,6 +128,7 @@ class PlanFile:
         axes: the values of each axis. declared: settings that axes or variants vary.
         metrics: that its table shows. min_effect: the smallest difference in AP that matters; None where its file has none.
         profile, profile_title: the profile.
+        notes: sentences that belong under its table, such as those on imported files.
     """
 
     created: str
@@ -144,6 +145,7 @@ class PlanFile:
     variants: tuple[PlannedVariant, ...]
     needed: tuple[PlannedNeed, ...] = ()
     min_effect: float | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def trials(self) -> tuple[PlannedTrial, ...]:
@@ -169,6 +171,7 @@ class PlanFile:
                 "baseline": next((variant.axes for variant in self.variants if variant.baseline), None),
                 "table": {"metrics": list(self.metrics)},
                 **({} if self.min_effect is None else {"min_effect": self.min_effect}),
+                **({"notes": list(self.notes)} if self.notes else {}),
             },
             "profile": {"name": self.profile, "title": self.profile_title},
             "data": self.data.model_dump(mode="json"),
@@ -197,6 +200,7 @@ class PlanFile:
             variants=tuple(map(PlannedVariant.from_json, found["variants"])),
             needed=tuple(map(PlannedNeed.from_json, found.get("needed") or ())),
             min_effect=None if experiment.get("min_effect") is None else float(experiment["min_effect"]),
+            notes=tuple(map(str, experiment.get("notes") or ())),
         )
 
 

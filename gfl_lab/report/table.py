@@ -16,7 +16,7 @@ from gfl_lab.report.explanations import explain
 from gfl_lab.report.fairness import UNFAIR, unfair, unfair_rows
 from gfl_lab.report.footnotes import footnotes
 from gfl_lab.report.table_rows import Stat, TableRow, paired_delta, stat
-from gfl_lab.results.rows import DataRow, ExperimentRow, VariantRow
+from gfl_lab.results.rows import ExperimentRow, VariantRow
 from gfl_lab.rundir import TrialState
 
 
@@ -90,7 +90,7 @@ def build_table(experiment: ExperimentRow, resampled: Lookup | None = None, min_
         experiment=experiment.name,
         profile=experiment.profile,
         question=experiment.question,
-        data=_data_text(experiment.data),
+        data=experiment.data.text,
         columns=tuple(columns),
         all_metrics=every,
         published=published,
@@ -101,6 +101,7 @@ def build_table(experiment: ExperimentRow, resampled: Lookup | None = None, min_
             *(f"{UNFAIR} Unfair: {problem}." for problem in problems),
             *footnotes(rows, columns, published, experiment.baseline),
             *explain(shown),
+            *experiment.notes,
         ),
     )
 
@@ -131,8 +132,3 @@ def _metric_order(keys: set[str]) -> list[str]:
 def _common_axes(axes: list[Mapping[str, Any]]) -> tuple[str, ...]:
     """Return the axes, if all variants have the same ones."""
     return tuple(axes[0]) if axes and all(set(each) == set(axes[0]) for each in axes) else ()
-
-
-def _data_text(data: DataRow) -> str:
-    classes = "1 class" if len(data.classes) == 1 else f"{len(data.classes)} classes"
-    return f"{data.name}: {data.train_images} training and {data.val_images} validation images, {classes}"

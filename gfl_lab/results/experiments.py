@@ -110,6 +110,7 @@ class ExperimentReader(TreeReader):
             axes=plan.axes,
             metrics=plan.metrics,
             min_effect=plan.min_effect,
+            notes=plan.notes,
             data=DataRow(data.name, data.digest, data.classes, data.train_images, data.val_images, data.truth),
             variants=tuple(self._variant_row(variant, data.train_images) for variant in plan.variants),
             profile_title=plan.profile_title,

@@ -11,7 +11,7 @@ import numpy as np
 from gfl_lab.records.plan import Reference as Reference
 from gfl_lab.records.result import Failure as Failure
 from gfl_lab.rundir import TrialState as TrialState
-from gfl_lab.spec.choices import OWN
+from gfl_lab.spec.choices import IMPORTED, OWN
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,15 @@ class DataRow:
     val_images: int
     truth: bool
 
+    @property
+    def text(self) -> str:
+        """The data set in a line: its name, images and classes."""
+        classes = "1 class" if len(self.classes) == 1 else f"{len(self.classes)} classes"
+        images = (
+            f"{self.train_images} training and {self.val_images} validation images" if self.train_images else f"{self.val_images} images"
+        )
+        return f"{self.name}: {images}, {classes}"
+
 
 @dataclass(frozen=True)
 class ExperimentRow:
@@ -161,6 +170,13 @@ class ExperimentRow:
     """Trials that are no rows of the table: others need their weights. One row each."""
     min_effect: float | None = None
     """The smallest difference in AP that matters; None where the experiment says nothing of it."""
+    notes: tuple[str, ...] = ()
+    """Sentences that belong under its table."""
+
+    @property
+    def is_imported(self) -> bool:
+        """Return True if it is made of detection files of other projects: nothing was trained, and no box has a distribution."""
+        return self.kind == IMPORTED
 
     @property
     def baseline(self) -> VariantRow | None:

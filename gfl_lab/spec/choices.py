@@ -9,6 +9,9 @@ from gfl_lab.spec.backbones import BACKBONES
 OWN, MMDET = "gfl", "mmdet:"
 """``detector``: the GFL family, and the prefix of a config of mmdet's."""
 
+IMPORTED = "imported"
+"""Kind of an experiment of imported detections in plan.json, and the name of its profile."""
+
 JOINT, NOT_JOINT = ("joint", "dgqp"), ("centerness", "none", "iou", "centerness_guided", "iou_guided")
 """Forms of ``quality`` with and without quality focal loss; the first is the one that ``qfl`` alone stands for."""
 
