@@ -276,6 +276,9 @@ def _choice(ready: list[VariantRow]) -> _Choice | None:
 
 
 def _page(experiment: ExperimentRow) -> None:
+    if experiment.is_imported:
+        theme.empty("No box distributions", "This experiment is made of imported detections. They hold boxes and scores, no distributions.")
+        return
     ready = [variant for variant in experiment.variants if experiments.with_distributions(variant)]
     if not ready:
         running = [trial for trial in experiment.trials if trial.state.value == "running"]

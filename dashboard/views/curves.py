@@ -72,6 +72,9 @@ def _body(experiment: ExperimentRow) -> None:
 
 experiment = live.current()
 theme.header("Training curves", under=live.data_line(experiment))
+if experiment.is_imported:
+    theme.empty("No training curves", "This experiment is made of imported detections. Nothing was trained here, so no step was logged.")
+    st.stop()
 keys = _keys(reader().store.logged(experiment), "val") or ("AP",)
 with st.container(horizontal=True, gap="large"):
     state.choose("Validation metric", "metric", keys, "AP", widget=st.segmented_control, required=True)

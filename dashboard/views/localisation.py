@@ -152,8 +152,13 @@ def _body() -> None:
         trials = _trials(experiment, seed)
         palette, order = theme.colours(experiment), [variant.name for variant in experiment.variants]
         _scores(trials, palette, order)
-        _distributions(trials, palette, experiment)
-        _hidden(trials, palette)
+        if experiment.is_imported:
+            theme.empty(
+                "No box distributions", "This experiment is made of imported detections. They hold boxes and scores, no distributions."
+            )
+        else:
+            _distributions(trials, palette, experiment)
+            _hidden(trials, palette)
     live.watch(experiment)
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from gfl_lab.cli.options import experiment_argument, min_effect_option, profile_option
+from gfl_lab.cli.options import min_effect_option, profile_option, stored_argument
 from gfl_lab.cli.output import consoles, print_json, say
 from gfl_lab.wording import plural
 
 
 @click.command("compare")
-@experiment_argument
+@stored_argument
 @click.argument("variant")
 @click.argument("other", required=False)
 @profile_option

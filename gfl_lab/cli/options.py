@@ -13,7 +13,7 @@ import click
 from gfl_lab import shipped
 from gfl_lab.cli.numbers import Number, Whole
 from gfl_lab.cli.output import say
-from gfl_lab.errors import SpecError
+from gfl_lab.errors import InputError, SpecError
 from gfl_lab.session.executor_names import EXECUTORS
 from gfl_lab.spec.limits import MAX_TRIALS
 
@@ -33,12 +33,23 @@ def weights_options(command: Command) -> Command:
 
 
 def experiment_argument(command: Command) -> Command:
-    """Add ``EXPERIMENT``: an experiment file, by its path or, if gfl-lab has it, by its name."""
+    """Add ``EXPERIMENT``: an experiment file, by its path, by its name if gfl-lab has it, or by the name of an experiment in the run tree."""
 
     def find(_ctx: click.Context, _param: click.Parameter, given: Path) -> Path:
-        return shipped.find_experiment(given)
+        try:
+            return shipped.find_experiment(given)
+        except InputError:
+            from gfl_lab.session.lookup import file_to_run
+            from gfl_lab.session.run_tree import default_tree
+
+            return file_to_run(default_tree(), given)
 
     return click.argument("experiment", type=click.Path(path_type=Path), callback=find)(command)
+
+
+def stored_argument(command: Command) -> Command:
+    """Add ``EXPERIMENT`` to a command that reads results: an experiment file as above, or the name of an experiment in the run tree."""
+    return click.argument("experiment", type=click.Path(path_type=Path))(command)
 
 
 def profile_option(command: Command) -> Command:

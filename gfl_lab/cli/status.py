@@ -18,13 +18,13 @@ def command(experiment: Path | None, profile: str | None, as_json: bool) -> None
     """Show where all experiments stand, what they have cost and what is left, or the trials of EXPERIMENT."""
     from gfl_lab.results.store import Store
     from gfl_lab.session.accounts import accounts, stopped_early
+    from gfl_lab.session.lookup import experiment_name
     from gfl_lab.session.run_tree import default_tree
     from gfl_lab.session.status_text import status_lines, trials_json
-    from gfl_lab.spec.files import load_experiment
 
     tree = default_tree()
     store = Store(tree)
-    name = None if experiment is None else load_experiment(experiment)[0].name
+    name = None if experiment is None else experiment_name(tree, experiment)
     rows = [row for row in store.experiments() if name in (None, row.name) and profile in (None, row.profile)]
     early = stopped_early(rows, tree)
     costs = accounts(rows, tree, early)

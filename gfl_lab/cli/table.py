@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gfl_lab.cli.options import experiment_argument, min_effect_option, profile_option
+from gfl_lab.cli.options import min_effect_option, profile_option, stored_argument
 from gfl_lab.cli.output import consoles, say
 from gfl_lab.errors import ExitCode, InputError
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command("table")
-@experiment_argument
+@stored_argument
 @profile_option
 @click.option("--json", "as_json", is_flag=True, help="JSON; the same as --format json.")
 @click.option(
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 )
 @min_effect_option
 def command(experiment: Path, profile: str | None, as_json: bool, form: str, min_effect: float | None) -> None:
-    """Print the AP table of EXPERIMENT.
+    """Print the AP table of EXPERIMENT: its file, or its name in the run tree.
 
     Exit code 4 when the variants differ in more than the declared axes.
     """
@@ -40,12 +40,12 @@ def command(experiment: Path, profile: str | None, as_json: bool, form: str, min
     from gfl_lab.session.tables import stored_ranking, stored_table
 
     tree = default_tree()
-    files = require_run(tree, experiment, profile)
+    found = require_run(tree, experiment, profile)
     form = "json" if as_json else form
-    if files.experiment.kind == "search":
-        _print_ranking(stored_ranking(tree, files), form)
+    if found.kind == "search":
+        _print_ranking(stored_ranking(tree, found), form)
         return
-    table, unfair = stored_table(tree, files, min_effect)
+    table, unfair = stored_table(tree, found, min_effect)
     _print_table(table, form)
     for problem in unfair:
         say(f"unfair: {problem}")

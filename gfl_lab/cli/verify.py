@@ -8,14 +8,14 @@ from pathlib import Path
 
 import click
 
-from gfl_lab.cli.options import experiment_argument, profile_option
+from gfl_lab.cli.options import profile_option, stored_argument
 from gfl_lab.cli.output import consoles, print_json, say
 from gfl_lab.errors import ExitCode
 from gfl_lab.wording import plural
 
 
 @click.command("verify")
-@experiment_argument
+@stored_argument
 @profile_option
 @click.option("--lock", type=click.Path(path_type=Path), help="Lock file to check against, instead of the one beside the table.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -6,7 +6,7 @@ import shutil
 
 from gfl_lab import naming
 from gfl_lab.errors import FormatError, GflLabError, StoreError
-from gfl_lab.integrity.trial_check import Checked
+from gfl_lab.integrity.trial_check import Checked, is_imported
 from gfl_lab.maintenance.finding import REPAIR_HINT, Findings
 from gfl_lab.orchestrate import orphans
 from gfl_lab.orchestrate.damaged import examine
@@ -55,8 +55,9 @@ def _damaged(tree: RunTree) -> Findings:
     checked, commands, count = Checked(tree), dict[str, str](), 0
     for row in Store(tree).experiments():
         seeds = "" if row.kind == "search" else " --seeds " + ",".join(map(str, sorted({trial.seed for trial in row.trials})))
+        command = f"`gfl-lab run {row.source} --profile {row.profile}{seeds}`"
         for shown in row.trials:
-            commands.setdefault(shown.id, f"`gfl-lab run {row.source} --profile {row.profile}{seeds}`")
+            commands.setdefault(shown.id, f"the same `gfl-lab import-results {row.name}`" if row.is_imported else command)
     for trial in tree.folders():
         try:
             found = examine(trial, trial.state(), checked)
@@ -67,7 +68,9 @@ def _damaged(tree: RunTree) -> Findings:
             count += trial.file(naming.RESULT).exists()
             continue
         again = commands.get(trial.id)
-        if rest := found.beyond_repair:
+        if is_imported(trial):
+            yield False, f"trial {trial.id} is damaged: {found}; {again or 'the command that imported it'} makes it again from its file"
+        elif rest := found.beyond_repair:
             way = f"to train it once more, move {trial.path} away and give {again or 'its command again'}"
             yield False, f"trial {trial.id} is damaged: {rest}; {way}"
         else:

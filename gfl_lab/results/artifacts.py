@@ -161,6 +161,8 @@ class ArtifactReader(TreeReader):
             folder = Path(manifest.paths.val_images)
         except StoreError as error:
             raise StoreError(f"trial {trial_id} has no place of its images: {self._reason(error)}") from None
+        if manifest.is_imported:
+            raise StoreError(f"trial {trial_id} is of imported detections, which come without images")
         name = self._file_name(trial_id, image_id, manifest)
         path = image_file(folder, name)
         if escapes(name) or not path.resolve().is_relative_to(folder.resolve()):

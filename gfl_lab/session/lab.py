@@ -15,6 +15,7 @@ from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree
 from gfl_lab.session.executor_names import ExecutorName
 from gfl_lab.session.inputs import Files, read_files
+from gfl_lab.session.lookup import by_name
 from gfl_lab.session.outcome import Outcome
 from gfl_lab.session.planning import PlanOptions, prepare
 from gfl_lab.session.reporting import LineReporter
@@ -26,7 +27,7 @@ from gfl_lab.session.weights import absolute_weights
 class Lab:
     """A run tree, and everything that can be done with it from Python.
 
-    An experiment is given by its path, or by its name if gfl-lab has it (``table3_qfl_dfl``). All methods raise subclasses of
+    An experiment is given by its path, or by its name if gfl-lab or the run tree has it (``table3_qfl_dfl``). All methods raise subclasses of
     ``gfl_lab.errors.GflLabError``, which list every problem of the input.
 
     Example:
@@ -107,13 +108,13 @@ class Lab:
         return Session(files, self._tree, reporter, plan, options).run()
 
     def table(self, experiment: str | Path, *, profile: str | None = None) -> Table:
-        """Return the table of an ablation that has been run here.
+        """Return the table of an experiment that has been run or imported here.
 
         Raises:
             StoreError: it has not.
         """
-        files, store = _files(experiment, profile), self.store
-        return build_table(store.experiment(files.experiment.name, files.profile.name), store.resampled_or_none)
+        store, (name, chosen) = self.store, self._stored(experiment, profile)
+        return build_table(store.experiment(name, chosen), store.resampled_or_none)
 
     def ranking(self, experiment: str | Path, *, profile: str | None = None) -> Ranking:
         """Return the ranked table of a search that has been run here.
@@ -121,8 +122,14 @@ class Lab:
         Raises:
             StoreError: it has not.
         """
+        return rank(read_search(self._tree, *self._stored(experiment, profile)))
+
+    def _stored(self, experiment: str | Path, profile: str | None) -> tuple[str, str]:
+        """Return name and profile of an experiment, by its file, or by its name in the run tree."""
+        if (found := by_name(self._tree, Path(experiment), profile)) is not None:
+            return found.name, found.profile
         files = _files(experiment, profile)
-        return rank(read_search(self._tree, files.experiment.name, files.profile.name))
+        return files.experiment.name, files.profile.name
 
 
 def _files(experiment: str | Path, profile: str | None) -> Files:

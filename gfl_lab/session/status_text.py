@@ -44,6 +44,7 @@ def _ablation_lines(row: ExperimentRow, cost: str) -> list[str]:
     counts: dict[str, int] = {}
     for trial in row.trials:
         counts[str(trial.state)] = counts.get(str(trial.state), 0) + 1
+    cost = "imported detections: nothing to train" if row.is_imported else cost
     lines = [f"{row.name} on {row.profile}: " + ", ".join(f"{count} {state}" for state, count in counts.items()), f"  {cost}"]
     if row.needed:
         done = sum(trial.state is TrialState.DONE for needed in row.needed for trial in needed.trials)
@@ -57,7 +58,7 @@ def _ablation_lines(row: ExperimentRow, cost: str) -> list[str]:
             tail = f"AP {trial.metrics['AP']:.1f}" if "AP" in trial.metrics else ""
             if trial.failure:
                 tail = f"{trial.failure.kind}: {trial.failure.reason}"
-            about = f"{trial.id}  {trial.state:11}  epoch {trial.epoch}/{trial.epochs}"
+            about = f"{trial.id}  {trial.state:11}" + ("" if row.is_imported else f"  epoch {trial.epoch}/{trial.epochs}")
             lines.append(f"  {variant.name:{width}}  seed {trial.seed}  {about}  {tail}".rstrip())
     return lines
 

@@ -72,7 +72,8 @@ def find_pair(experiment: ExperimentRow, variant: str, reference: str | None = N
         raise InputError(f"both are {first.name}" + (", which is the baseline" if reference is None else ""))
     trials = {seed: (one.id, other.id) for seed, ((_, one), (_, other)) in shared(first, second).items()}
     if not trials:
-        hint = f"Train what is missing:  gfl-lab run {experiment.source}"
+        missing = f"Train what is missing:  gfl-lab run {experiment.source}"
+        hint = "Repeat `gfl-lab import-results` with a file of the same seed for each." if experiment.is_imported else missing
         raise InputError(Problem(f"{first.name} and {second.name} share no finished seed", hint=hint))
     return VariantPair(experiment, first, second, trials)
 

@@ -23,6 +23,7 @@ from gfl_lab.records.metric_lines import MetricLine, read_metric_lines
 from gfl_lab.records.plan import PlanFile
 from gfl_lab.records.result import Done, Failed, Result
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
+from gfl_lab.spec.choices import IMPORTED
 from gfl_lab.spec.trial import DataSpec
 from gfl_lab.tracking.server import PARAM_LIMIT, file_stamp
 
@@ -92,7 +93,8 @@ class Plan:
     @property
     def source(self) -> dict[str, str]:
         """Tags for the origin of a run."""
-        return {"mlflow.source.name": f"gfl-lab run {self.record.source}".strip(), "mlflow.source.type": "LOCAL"}
+        own = f"import-results {self.record.experiment}" if self.record.kind == IMPORTED else f"run {self.record.source}"
+        return {"mlflow.source.name": f"gfl-lab {own}".strip(), "mlflow.source.type": "LOCAL"}
 
 
 def read_plan(tree: RunTree, experiment: str, profile: str) -> Plan:
@@ -247,7 +249,7 @@ def fingerprint(plan: Plan, trial: Trial, parent_id: str) -> str:
 def data_input(data: DataSpec, paths: DataPaths | None = None) -> dict[str, str]:
     """Return the arguments of ``Server.log_data``."""
     counts = {"train_images": data.train_images, "val_images": data.val_images, "classes": len(data.classes)}
-    source = {"uri": paths.train_annotations, **paths.to_json()} if paths else {"name": data.name}
+    source = {"uri": paths.train_annotations or paths.val_annotations, **paths.to_json()} if paths else {"name": data.name}
     return {
         "name": one_line(data.name, 400),
         "digest": data.digest[:36],

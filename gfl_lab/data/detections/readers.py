@@ -154,7 +154,8 @@ def _check(entry: Any, item: str, file: str, findings: Findings) -> None:
     if not isinstance(entry, dict):
         findings.add("entries that are no objects", f"is {kind_of(entry)}; it must be an object", file, item, _FORMAT + ".")
         return
-    image, category, box, score = (entry.get(key) for key in KEYS)
+    image, category, box = (entry.get(key) for key in KEYS[:3])
+    score: Any = entry.get("score")
     if missing := [key for key in KEYS if key not in entry]:
         hint = _FORMAT + "."
         if missing == ["score"] and ("area" in entry or "iscrowd" in entry):
