@@ -23,6 +23,9 @@ from gfl_lab import naming
 from gfl_lab.report.grid import Tone
 from gfl_lab.report.table import build_table
 from gfl_lab.results.store import open_store
+from gfl_lab.rundir import RunTree
+from gfl_lab.session.import_results import ImportOptions, import_results
+from tests.support.detection_files import annotations, detections, write
 from tests.support.fake_runs import HOSTILE_CLASSES, HOSTILE_TEXT, with_needed_trials, write_fake_tree
 from tests.support.fake_search_tree import MIXED, write_fake_search
 from tests.support.grids import metric_cells
@@ -104,6 +107,30 @@ def test_every_page_opens(page, tree, trees, monkeypatch):
     assert str(trees[tree]) not in shown and "/tmp/" not in shown
     if tree == "empty" and page != "guide":
         assert "gfl-lab run experiments/table3_qfl_dfl.yaml" in shown
+
+
+def test_pages_of_imported_detections_show_their_numbers_and_say_what_there_is_none_of(tmp_path, monkeypatch):
+    coco = annotations(10)
+    val = write(tmp_path / "files" / "val.json", coco)
+    for arm, noise in (("yolo", 0.08), ("dfine", 0.03)):
+        for seed in range(2):
+            write(tmp_path / "files" / f"{arm}_s{seed}.json", detections(coco, seed, noise=noise))
+    arms = [(arm, f"{tmp_path}/files/{arm}_s*.json") for arm in ("yolo", "dfine")]
+    root = tmp_path / "runs"
+    import_results(RunTree(root), "anyone", ImportOptions(arms, val, question="Which one?"), lambda _: None)
+    shown = {page: words_of(open_page(page, root, monkeypatch)) for page in PAGES}
+    for page in ("curves", "boxes", "localisation"):
+        assert "This experiment is made of imported detections." in shown[page], page
+    assert (
+        "No training curves" in shown["curves"]
+        and "No box distributions" in shown["boxes"]
+        and "No box distributions" in shown["localisation"]
+    )
+    assert "calibration error" in shown["localisation"] and shown["localisation"].count("dfine") >= 2, "scores are there"
+    assert "val: 10 images, 3 classes" in shown["table"] and "none of the detectors" in shown["table"] and "AP75" in shown["table"]
+    assert "2 seeds" in shown["compare"] and "class 7" in shown["compare"]
+    assert "Which one?" in shown["overview"] and shown["trials"].count("done") >= 4
+    assert not any(str(tmp_path) in words for words in shown.values())
 
 
 def test_boxes_of_an_mmdet_detector_are_shown_and_the_page_says_that_it_has_no_distributions(tmp_path, monkeypatch):
