@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from gfl_lab.addresses import readable
-from gfl_lab.data.detections.readers import RawDetections, is_text_folder, read_json, read_text_folder
+from gfl_lab.data.detections.readers import RawDetections, is_text_folder, read_results, read_text_folder
 from gfl_lab.data.detections.readings import (
     AS_IS,
     CLASS_IDS,
@@ -98,7 +98,7 @@ def read_detections(arm: str, path: Path, truth: Truth, options: Options, findin
         )
         raw = None
     else:
-        raw = (read_text_folder if is_text_folder(path) else read_json)(path, file, problems)
+        raw = (read_text_folder if is_text_folder(path) else read_results)(path, file, problems)
     found = None if raw is None else _Check(arm, path, file, raw, truth, options, problems).run()
     findings.extend(problems)
     return None if problems else found

@@ -50,7 +50,7 @@ class RawDetections:
     text: bool = False
 
 
-def read_json(path: Path, file: str, findings: Findings) -> RawDetections | None:
+def read_results(path: Path, file: str, findings: Findings) -> RawDetections | None:
     """Read a file in COCO's results format, gzipped or not; None with findings if it is none.
 
     Args:
