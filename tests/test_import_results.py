@@ -107,6 +107,13 @@ def test_every_command_that_reads_results_takes_the_name(cli: Cli, made: Path) -
     code, out, err = cli("compare", NAME, "dfine", "--json")
     rows = json.loads(out)["rows"]
     assert code == 0 and "dfine against yolo, 3 seeds" in err and {"class 1", "AP_S", "background"} <= {row["name"] for row in rows}
+    code, out, _ = cli("report", NAME, "--claim", "dfine")
+    assert (
+        code == 0
+        and "none of the detectors" in out
+        and "has boxes and scores on record alone" in out
+        and "gfl-lab import-results anyone" in out
+    )
     code, out, err = cli("verify", NAME)
     assert code == 0 and "recomputed the AP of 6 of 6 trials from their detections; every number is as locked" in err
     code, out, _ = cli("status", NAME)

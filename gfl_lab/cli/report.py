@@ -7,14 +7,14 @@ from pathlib import Path
 
 import click
 
-from gfl_lab.cli.options import experiment_argument, min_effect_option, profile_option
+from gfl_lab.cli.options import min_effect_option, profile_option, stored_argument
 from gfl_lab.cli.output import say
 from gfl_lab.errors import ExitCode
 from gfl_lab.session.refusals import require_new_file
 
 
 @click.command("report")
-@experiment_argument
+@stored_argument
 @click.option(
     "--claim", "variant", metavar="VARIANT", required=True, help='Variant that the claim is on, as the table names it: "qfl=on dfl=on".'
 )

@@ -122,6 +122,7 @@ def build_claim(
         unfair=problems,
         notes=(
             *(f"{UNFAIR} Unfair: {problem}." for problem in problems),
+            *experiment.notes,
             *_published_values(first, second),
             *footnotes(plain, [key for key in SHOWN if key in table.columns], published, None),
             *_seeds(first, second, delta),

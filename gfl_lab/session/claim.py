@@ -156,7 +156,12 @@ def _commands(pair: VariantPair, against: str | None, min_effect: float | None) 
     claim = f"gfl-lab report {named} --claim {shlex.quote(pair.variant.name)}"
     claim += f" --against {shlex.quote(pair.reference.name)}" if against is not None else ""
     claim += f" --min-effect {min_effect:g}" if min_effect is not None else ""
-    return (f"gfl-lab run {named} --seeds {seeds}", f"gfl-lab verify {named}", f"{claim} -o claim.html")
+    again = f"gfl-lab import-results {experiment.name} --annotations FILE --arm NAME=FILES ..."
+    return (
+        again if experiment.is_imported else f"gfl-lab run {named} --seeds {seeds}",
+        f"gfl-lab verify {named}",
+        f"{claim} -o claim.html",
+    )
 
 
 def seeds_text(seeds: Sequence[int]) -> str:
