@@ -39,8 +39,9 @@ def command(
     from gfl_lab.session.lookup import stored_experiment
     from gfl_lab.session.run_tree import default_tree
 
-    store, row = stored_experiment(default_tree(), experiment, profile)
-    claim = read_claim(store, row, variant, against, min_effect)
+    tree = default_tree()
+    _, row = stored_experiment(tree, experiment, profile)
+    claim = read_claim(tree, row, variant, against, min_effect)
     if out is None:
         sys.stdout.write(to_claim_page(claim))
     else:

@@ -62,7 +62,7 @@ class Claim:
         by_seed: (variant's, other's) values of all finished seeds, by metric.
         trials: (variant's, other's) id by the seeds that both have finished.
         unfair: in what the two differ beyond the declared axes, a sentence each.
-        notes: of the table, on these two rows. planned: day of the plan.
+        warnings: notes that no page may leave out, on fairness and imported files. notes: the others of the table, on these two rows. planned: day of the plan.
         settings: everything in which the two differ but numbers.
         commands: that repeat the claim, in order. facts: data, versions and machine, by name.
     """
@@ -76,6 +76,7 @@ class Claim:
     by_seed: Mapping[str, tuple[Mapping[int, float], Mapping[int, float]]]
     trials: Mapping[int, tuple[str, str]]
     unfair: tuple[str, ...]
+    warnings: tuple[str, ...]
     notes: tuple[str, ...]
     planned: str = ""
     settings: tuple[Differing, ...] = ()
@@ -120,9 +121,9 @@ def build_claim(
         delta=delta,
         comparisons={each.metric: each for each in compare_two(experiment, variant, reference, resampled, min_effect)},
         unfair=problems,
+        warnings=(*(f"{UNFAIR} Unfair: {problem}." for problem in problems), *(each for each in experiment.notes if _warns(each))),
         notes=(
-            *(f"{UNFAIR} Unfair: {problem}." for problem in problems),
-            *experiment.notes,
+            *(each for each in experiment.notes if not _warns(each)),
             *_published_values(first, second),
             *footnotes(plain, [key for key in SHOWN if key in table.columns], published, None),
             *_seeds(first, second, delta),
@@ -146,7 +147,7 @@ def facts(experiment: ExperimentRow, trials: Sequence[Recorded]) -> dict[str, st
         texts = [", ".join(str(trial.environment[name]) for name in names if name in trial.environment) for trial in trials]
         return " / ".join(dict.fromkeys(text for text in texts if text))
 
-    codes = " / ".join(dict.fromkeys(str(trial.code) for trial in trials))
+    codes = "" if experiment.is_imported else " / ".join(dict.fromkeys(str(trial.code) for trial in trials))
     versions = [(name, recorded(name)) for name in _VERSIONS]
     threads = recorded("threads")
     found = {
@@ -155,6 +156,10 @@ def facts(experiment: ExperimentRow, trials: Sequence[Recorded]) -> dict[str, st
         "machine": recorded("processor", "device") + (f", threads {threads}" if threads else ""),
     }
     return {name: text for name, text in found.items() if text}
+
+
+def _warns(note: str) -> bool:
+    return note.startswith("Warning: ")
 
 
 def _values(variant: VariantRow, metric: str) -> dict[int, float]:

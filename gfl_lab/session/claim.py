@@ -22,12 +22,15 @@ from gfl_lab.report.formatting import MISSING
 from gfl_lab.report.writers.claim_page import to_claim_page
 from gfl_lab.results.rows import ExperimentRow
 from gfl_lab.results.store import Store
+from gfl_lab.rundir import RunTree
 from gfl_lab.session.variant_pair import VariantPair, find_pair
 from gfl_lab.spec.cfg_options import spread
 from gfl_lab.wording import joined
 
 
-def read_claim(store: Store, experiment: ExperimentRow, variant: str, against: str | None = None, min_effect: float | None = None) -> Claim:
+def read_claim(
+    tree: RunTree, experiment: ExperimentRow, variant: str, against: str | None = None, min_effect: float | None = None
+) -> Claim:
     """Return the claim that ``variant`` makes.
 
     Args:
@@ -40,14 +43,14 @@ def read_claim(store: Store, experiment: ExperimentRow, variant: str, against: s
     if against is None and experiment.baseline is None:
         known = ", ".join(repr(each.name) for each in experiment.variants)
         raise InputError(Problem(f"{experiment.name} has no baseline", hint=f"Name the other variant with --against: {known}"))
-    pair = find_pair(experiment, variant, against)
+    store, pair = Store(tree), find_pair(experiment, variant, against)
     claim = build_claim(experiment, pair.variant, pair.reference, store.resampled_or_none, min_effect)
     return dataclasses.replace(
         claim,
         parts=_parts(store, pair, min_effect),
         boxes=_boxes(store, pair),
         settings=_settings(store, pair),
-        commands=_commands(pair, against, min_effect),
+        commands=_commands(tree, pair, against, min_effect),
         facts=_facts(store, pair),
     )
 
@@ -148,20 +151,35 @@ def _facts(store: Store, pair: VariantPair) -> dict[str, str]:
     return facts(pair.experiment, recorded)
 
 
-def _commands(pair: VariantPair, against: str | None, min_effect: float | None) -> tuple[str, ...]:
-    """Return the commands that train, check and print the same."""
+def _commands(tree: RunTree, pair: VariantPair, against: str | None, min_effect: float | None) -> tuple[str, ...]:
+    """Return the commands that train or import, check and print the same."""
     experiment = pair.experiment
-    named = f"{shlex.quote(experiment.source or experiment.name)} --profile {experiment.profile}"
-    seeds = seeds_text(list(pair.trials))
+    if experiment.is_imported:
+        first, named = _import(tree, experiment), experiment.name
+    else:
+        named = f"{shlex.quote(experiment.source or experiment.name)} --profile {experiment.profile}"
+        first = f"gfl-lab run {named} --seeds {seeds_text(list(pair.trials))}"
     claim = f"gfl-lab report {named} --claim {shlex.quote(pair.variant.name)}"
     claim += f" --against {shlex.quote(pair.reference.name)}" if against is not None else ""
     claim += f" --min-effect {min_effect:g}" if min_effect is not None else ""
-    again = f"gfl-lab import-results {experiment.name} --annotations FILE --arm NAME=FILES ..."
-    return (
-        again if experiment.is_imported else f"gfl-lab run {named} --seeds {seeds}",
-        f"gfl-lab verify {named}",
-        f"{claim} -o claim.html",
-    )
+    return (first, f"gfl-lab verify {named}", f"{claim} -o claim.html")
+
+
+def _import(tree: RunTree, experiment: ExperimentRow) -> str:
+    """Return the command that imports the same files; their folders are not on record."""
+    annotations, arms = "ANNOTATIONS", []
+    for variant in experiment.variants:
+        files = []
+        for trial in variant.trials:
+            try:
+                manifest = tree.trial(trial.id).manifest()
+                annotations = Path(manifest.paths.val_annotations).name
+                files.append(manifest.imported.file)
+            except StoreError:
+                files.append("FILE")
+        arms.append(f"--arm {shlex.quote(variant.name + '=' + ','.join(files))}")
+    baseline = f" --baseline {shlex.quote(experiment.baseline.name)}" if experiment.baseline else ""
+    return f"gfl-lab import-results {experiment.name} --annotations {shlex.quote(annotations)} {' '.join(arms)}{baseline}"
 
 
 def seeds_text(seeds: Sequence[int]) -> str:

@@ -17,8 +17,7 @@ LONG_NAME = "detector=mmdet:some_detector_with_a_long_name cfg_options.model.bbo
 
 def fake_claim(tree: RunTree, variant: str = "qfl=on dfl=on", against: str | None = None, min_effect: float | None = None) -> Claim:
     """The claim on a variant of a fake tree."""
-    store = Store(tree)
-    return read_claim(store, store.experiment("table3_qfl_dfl", "desk"), variant, against, min_effect)
+    return read_claim(tree, Store(tree).experiment("table3_qfl_dfl", "desk"), variant, against, min_effect)
 
 
 def longest(claim: Claim) -> Claim:
@@ -40,6 +39,7 @@ def longest(claim: Claim) -> Claim:
         delta={**claim.delta, "AP_S": claim.delta["AP"]},
         parts=replace(claim.parts, rows=(*sizes, *errors, *classes)),
         unfair=(LONG, LONG),
+        warnings=(LONG, LONG),
         notes=tuple(f"{i} {LONG[:300]}" for i in range(20)),
         settings=settings,
         commands=(*claim.commands[:2], f"gfl-lab report FILE --claim '{variant.variant}' --against '{reference.variant}' -o claim.html"),

@@ -34,27 +34,31 @@ class Fit:
 
 
 def fit(claim: Claim, always: Sequence[str]) -> Fit:
-    """Return what fits. Notes on unfairness are never left out.
+    """Return what fits. Warnings are never left out.
 
     Args:
         always: notes of the page itself, which are never left out either.
     """
     notes = [shortened(note, NOTE) for note in claim.notes]
-    above, right, fixed = _above(claim), _right(claim), sum(map(_note_lines, always))
-    unfair = sum(_note_lines(note) for note in notes[: len(claim.unfair)])
+    above, right, fixed = _above(claim), _right(claim), sum(map(_note_lines, [*always, *map(warning, claim.warnings)]))
     for most, settings in _CHOICES:
         boxes = min(most, len(claim.boxes.pairs))
         room = _SHEET - above - _BOX * boxes
         left = _settings(claim, settings) + fixed
-        if max(right, left + unfair) <= room:
+        if max(right, left) <= room:
             break
     kept: list[str] = []
     for note in notes:
         left += _note_lines(note)
-        if left > max(room, right) and len(kept) >= len(claim.unfair):
+        if left > max(room, right):
             break
         kept.append(note)
     return Fit(boxes, settings, tuple(kept))
+
+
+def warning(text: str) -> str:
+    """Return a warning as the page has it."""
+    return shortened(text, NOTE)
 
 
 def _note_lines(note: str) -> int:

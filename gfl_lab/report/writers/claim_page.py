@@ -13,7 +13,7 @@ from gfl_lab.report.formatting import MISSING, format_number, format_spread, met
 from gfl_lab.report.table_rows import TableRow
 from gfl_lab.report.variant_comparison import CLASS, ERROR, SIZE, DifferenceRow
 from gfl_lab.report.writers import svg
-from gfl_lab.report.writers.claim_fit import FACT, MAX_CLASSES, MAX_SEEDS, NAME, NOTE, QUESTION, ROW_NAME, SETTING, VALUE, Fit, fit
+from gfl_lab.report.writers.claim_fit import FACT, MAX_CLASSES, MAX_SEEDS, NAME, NOTE, QUESTION, ROW_NAME, SETTING, VALUE, Fit, fit, warning
 from gfl_lab.report.writers.claim_style import STYLE
 from gfl_lab.report.writers.escape import escaped
 
@@ -252,7 +252,7 @@ def _below(claim: Claim, fits: Fit) -> str:
 def _settings(claim: Claim, most: int) -> str:
     found = sorted(claim.settings, key=lambda each: each.group != SETTINGS)
     if not found:
-        return "<p>None on record.</p>"
+        return "<p>None on record. Of detectors that were trained elsewhere no settings are known.</p>"
     lines = "".join(_setting(each) for each in found[:most])
     one, other = next(iter(claim.trials.values()))
     left = len(found) - most
@@ -278,7 +278,7 @@ def _trials(claim: Claim) -> str:
 def _notes(claim: Claim, shown: Sequence[str]) -> str:
     left = len(claim.notes) - len(shown)
     more = [f"and {left} more on these two rows: gfl-lab table"] if left else []
-    items = "".join(f"<li>{escaped(each)}</li>" for each in [*shown, *more, *_about_intervals(claim)])
+    items = "".join(f"<li>{escaped(each)}</li>" for each in [*map(warning, claim.warnings), *shown, *more, *_about_intervals(claim)])
     return f"<footer><h2>Notes</h2><ul>{items}</ul></footer>"
 
 
