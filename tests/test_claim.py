@@ -294,7 +294,7 @@ def test_what_does_not_fit_a_sheet_is_counted(whole: RunTree) -> None:
     page = Page(to_claim_page(crowded)).text
     assert page.count("a long word after another " * 9) >= 2, "both warnings"
     assert f"and {20 - len(found.notes)} more on these two rows" in page and "74 more classes changed less" in page
-    assert LONG not in page and "Unfair: the two differ" in page
+    assert LONG not in page and "The two differ in more than the declared axes: see the notes." in page
 
 
 def test_an_unfair_comparison_is_told_and_has_its_exit_code(

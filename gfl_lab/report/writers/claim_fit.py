@@ -76,7 +76,7 @@ def _above(claim: Claim) -> float:
     short = [shortened(name, NAME) for name in names]
     found = claim.main
     body = [sentences.basis(found, claim.val_images), *sentences.caveats(found)]
-    text = sum(_lines(each, 58) for each in body) * 1.25 + (2.5 if claim.unfair else 0.0)
+    text = sum(_lines(each, 58) for each in body) * 1.25 + (2.5 if claim.warnings else 0.0)
     return (
         2.0 * _lines(shortened(claim.table.question, QUESTION), 48)
         + 1.5 * _lines(" against ".join(short), 80)

@@ -78,12 +78,13 @@ def _verdict(claim: Claim) -> str:
     tone = found.verdict if found.verdict in _SIGNS else "none"
     caveats = "".join(f"<p>{escaped(each)}</p>" for each in sentences.caveats(found))
     sentence = sentences.verdict(found, shortened(claim.variant.variant, NAME), shortened(claim.reference.variant, NAME))
-    unfair = '<p class="warning">Unfair: the two differ in more than the declared axes; see the notes.</p>' if claim.unfair else ""
+    alert = "The two differ in more than the declared axes: see the notes." if claim.unfair else "Read the warnings in the notes first."
+    alert = f'<p class="warning">{alert}</p>' if claim.warnings or claim.unfair else ""
     return f"""<section class="verdict {escaped(tone)}">
 <h2><svg viewBox="0 0 24 24" aria-hidden="true">{_SIGNS.get(found.verdict, _NO_SIGN)}</svg>{escaped(sentences.title(found))}</h2>
 <p class="sentence">{escaped(sentence)}</p>
 <div>
-{unfair}<p>{escaped(sentences.basis(found, claim.val_images))}</p>
+{alert}<p>{escaped(sentences.basis(found, claim.val_images))}</p>
 <div class="caveats">{caveats}</div>
 </div>
 <figure>{_intervals(claim)}
