@@ -339,7 +339,7 @@ def test_imported_results_have_a_page_without_distributions(
     for row in table["rows"]:
         assert numbers_of(page)[row["variant"]]["AP"] == format_spread("AP", row["metrics"]["AP"]["mean"], row["metrics"]["AP"]["std"])
     assert "No figure: d fine has boxes and scores on record alone. yolo has boxes and scores on record alone." in page.text
-    assert "no settings are known" in page.text and "Imported: AP is computed from 4 detection files" in page.text
+    assert "trained elsewhere are not known" in page.text and "Imported: AP is computed from 4 detection files" in page.text
     command = "gfl-lab import-results anyone --annotations val.json --arm yolo=y_s0.json,y_s1.json --arm 'd fine=d_s0.json,d_s1.json' --baseline yolo"
     assert command in page.text and "gfl-lab report anyone --claim 'd fine' -o claim.html" in page.text
     assert "training code" not in page.text

@@ -63,7 +63,7 @@ def basis(found: Comparison, val_images: int) -> str:
 
 
 def caveats(found: Comparison) -> list[str]:
-    """Return what limits the verdict, and what would settle it where it is open."""
+    """Return the limits of the verdict, and what would settle an open one."""
     sentences = []
     if found.within and found.better is not None:
         sentences.append(f"The difference is shown to be smaller than ±{found.min_effect:g} AP, the smallest effect that matters.")

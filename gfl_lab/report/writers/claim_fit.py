@@ -1,4 +1,4 @@
-"""What of a claim fits on one sheet of A4 paper: estimated from numbers of characters, with room to spare for wider fonts.
+"""Fit a claim to one sheet of A4 paper, by numbers of characters, with room to spare for wider fonts.
 
 Long names, many seeds, settings and notes take room. It comes from the notes first, then from the second box with distributions.
 """
@@ -13,7 +13,7 @@ from gfl_lab.report.claim import Claim
 from gfl_lab.report.formatting import shortened
 
 MAX_CLASSES, MAX_SETTINGS, MAX_SEEDS = 6, 8, 6
-"""Rows that the sheet has room for; what is left out is counted, with the command that shows it."""
+"""Rows that the sheet has room for; the page counts the others, with the command that shows them."""
 NAME, ROW_NAME, QUESTION, NOTE, VALUE, SETTING, FACT = 52, 36, 120, 260, 34, 40, 96
 """Characters of a variant's name, also in the table, of the question, of a note, a setting's value and name, and of a fact."""
 _SHEET = 59.0

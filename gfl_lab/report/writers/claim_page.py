@@ -253,7 +253,7 @@ def _below(claim: Claim, fits: Fit) -> str:
 def _settings(claim: Claim, most: int) -> str:
     found = sorted(claim.settings, key=lambda each: each.group != SETTINGS)
     if not found:
-        return "<p>None on record. Of detectors that were trained elsewhere no settings are known.</p>"
+        return "<p>None on record. Settings of detectors that were trained elsewhere are not known.</p>"
     lines = "".join(_setting(each) for each in found[:most])
     one, other = next(iter(claim.trials.values()))
     left = len(found) - most
