@@ -16,7 +16,9 @@ import pandas as pd
 import pytest
 
 from gfl_lab import naming
+from gfl_lab.errors import InputError
 from gfl_lab.records.files import read_json, write_json
+from gfl_lab.report import claim as report_claim
 from gfl_lab.report import claim_sentences as sentences
 from gfl_lab.report import variant_comparison
 from gfl_lab.report.claim_boxes import CHOICE_INPUT, ChosenBox, choose_boxes
@@ -373,6 +375,31 @@ def test_words_of_a_name_come_in_any_order_and_a_file_is_not_overwritten(cli: Cl
 def test_mistakes_get_one_sentence(cli: Cli, arguments: list[str], words: str) -> None:
     code, out, err = cli("report", FILE, *arguments)
     assert code == 2 and words in err and not out
+
+
+def test_seeds_that_only_one_has_finished_and_no_comparison_yet(tree: RunTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = fake_claim(tree)
+    tree.trial(known.trials[2][0]).file(naming.RESULT).unlink()
+    fewer = fake_claim(tree)
+    words = "The difference is over the seeds that both have finished (0, 1); qfl=off dfl=off has more."
+    assert list(fewer.trials) == [0, 1] and words in fewer.notes and fewer.main.weak
+    assert any(note.startswith("Incomplete: qfl=on dfl=on has 2 of 3 trials done") for note in fewer.notes)
+    monkeypatch.setattr(report_claim, "compare_two", lambda *_: (known.main,))
+    assert "Verdict and interval rest on 3 of these 2 seeds." in fake_claim(tree).notes
+    monkeypatch.setattr(report_claim, "compare_two", lambda *_: ())
+    with pytest.raises(InputError, match="there is no comparison of qfl=on dfl=on with qfl=off dfl=off yet"):
+        fake_claim(tree)
+
+
+def test_warnings_of_the_table_come_first(tree: RunTree) -> None:
+    file = tree.experiment("table3_qfl_dfl", "desk") / naming.PLAN
+    plan = read_json(file)
+    extended, cut = "Extended after it was read: on 2026-11-28.", "Warning: a cut."
+    write_json(file, plan | {"experiment": plan["experiment"] | {"notes": ["A note.", extended, cut]}})
+    known = fake_claim(tree)
+    assert known.warnings == (extended, cut) and known.notes[0] == "A note." and cut not in known.notes
+    text = Page(to_claim_page(known)).text
+    assert "Read the warnings in the notes first." in text and text.index(extended) < text.index(cut) < text.index("A note.")
 
 
 @pytest.fixture

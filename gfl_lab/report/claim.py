@@ -20,9 +20,12 @@ from gfl_lab.report.table import Table, build_table
 from gfl_lab.report.table_rows import Delta, TableRow, paired_delta
 from gfl_lab.report.variant_comparison import DifferenceRow
 from gfl_lab.results.rows import ExperimentRow, Recorded, VariantRow
+from gfl_lab.wording import joined
 
 SHOWN = naming.AP_METRICS
 """The metrics of a claim: AP at its thresholds and sizes."""
+_WARNINGS = ("Warning: ", "Extended after it was read: ")
+"""Beginnings of a table's notes that hold for every row and that no page may leave out."""
 _VERSIONS = ("gfl-lab", "commit", "python", "torch", "mmdet")
 """Entries of a trial's environment that a page names."""
 
@@ -111,6 +114,7 @@ def build_claim(
     two = dataclasses.replace(experiment, variants=(reference, variant))
     problems = tuple(unfair(two))
     delta = {key: found for key in SHOWN if (found := paired_delta(variant, reference, key))}
+    comparisons = {each.metric: each for each in compare_two(experiment, variant, reference, resampled, min_effect)}
     published = [key for key in SHOWN if any(row.reference and key in row.reference.metrics for row in (first, second))]
     plain = [dataclasses.replace(row, delta={}) for row in (second, first)]
     return Claim(
@@ -119,14 +123,17 @@ def build_claim(
         reference=second,
         val_images=experiment.data.val_images,
         delta=delta,
-        comparisons={each.metric: each for each in compare_two(experiment, variant, reference, resampled, min_effect)},
+        comparisons=comparisons,
         unfair=problems,
-        warnings=(*(f"{UNFAIR} Unfair: {problem}." for problem in problems), *(each for each in experiment.notes if _warns(each))),
+        warnings=(
+            *(f"{UNFAIR} Unfair: {problem}." for problem in problems),
+            *(each for each in table.footnotes if each.startswith(_WARNINGS)),
+        ),
         notes=(
-            *(each for each in experiment.notes if not _warns(each)),
+            *(each for each in experiment.notes if not each.startswith(_WARNINGS)),
             *_published_values(first, second),
             *footnotes(plain, [key for key in SHOWN if key in table.columns], published, None),
-            *_seeds(first, second, delta),
+            *_seeds(first, second, delta, comparisons.get("AP")),
         ),
         by_seed={metric: (_values(variant, metric), _values(reference, metric)) for metric in SHOWN},
         trials={seed: (one.id, other.id) for seed, ((_, one), (_, other)) in shared(variant, reference).items()},
@@ -158,10 +165,6 @@ def facts(experiment: ExperimentRow, trials: Sequence[Recorded]) -> dict[str, st
     return {name: text for name, text in found.items() if text}
 
 
-def _warns(note: str) -> bool:
-    return note.startswith("Warning: ")
-
-
 def _values(variant: VariantRow, metric: str) -> dict[int, float]:
     return {seed: value for seed, (value, _) in by_seed(variant, metric).items()}
 
@@ -174,12 +177,17 @@ def _published_values(variant: TableRow, reference: TableRow) -> list[str]:
     return ["Published AP: " + ", ".join(f"{format_number('AP', value)} for {name}" for name, value in known) + "."]
 
 
-def _seeds(variant: TableRow, reference: TableRow, delta: Mapping[str, Delta]) -> list[str]:
-    """Return a sentence where a row of the table rests on seeds that the difference leaves out."""
+def _seeds(variant: TableRow, reference: TableRow, delta: Mapping[str, Delta], compared: Comparison | None) -> list[str]:
+    """Return sentences where rows, differences and the verdict rest on different seeds."""
     found = delta.get("AP")
-    more = [row.variant for row in (variant, reference) if found and "AP" in row.metrics and row.metrics["AP"].n > found.n]
-    if found is None or not more:
+    if found is None:
         return []
-    return [
-        f"The difference is over the seeds that both have finished ({', '.join(map(str, found.seeds))}); {' and '.join(more)} has more."
-    ]
+    notes = []
+    if more := [row.variant for row in (variant, reference) if "AP" in row.metrics and row.metrics["AP"].n > found.n]:
+        both = ", ".join(map(str, found.seeds))
+        notes.append(
+            f"The difference is over the seeds that both have finished ({both}); {joined(more)} {'has' if len(more) == 1 else 'have'} more."
+        )
+    if compared is not None and compared.found.seeds != found.n:
+        notes.append(f"Verdict and interval rest on {compared.found.seeds} of these {found.n} seeds.")
+    return notes

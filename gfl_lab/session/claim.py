@@ -38,13 +38,16 @@ def read_claim(
         min_effect: AP points, the smallest difference that matters; None for the experiment's own.
 
     Raises:
-        InputError: there are no such two variants, or they share no finished seed.
+        InputError: there are no such two variants, they share no finished seed, or too few for a comparison.
     """
     if against is None and experiment.baseline is None:
         known = ", ".join(repr(each.name) for each in experiment.variants)
         raise InputError(Problem(f"{experiment.name} has no baseline", hint=f"Name the other variant with --against: {known}"))
     store, pair = Store(tree), find_pair(experiment, variant, against)
     claim = build_claim(experiment, pair.variant, pair.reference, store.resampled_or_none, min_effect)
+    if "AP" not in claim.comparisons:
+        hint = f"gfl-lab table has what there is; train more seeds:  gfl-lab run {experiment.source}"
+        raise InputError(Problem(f"there is no comparison of {pair.variant.name} with {pair.reference.name} yet", hint=hint))
     return dataclasses.replace(
         claim,
         parts=_parts(store, pair, min_effect),
