@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from gfl_lab import naming
+from gfl_lab.errors import InputError
 from gfl_lab.integrity.trial_check import damage
 from gfl_lab.maintenance import run_files
 from gfl_lab.maintenance.surplus import find_surplus
@@ -20,8 +21,10 @@ from gfl_lab.records.plan import read_plan
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree
 from gfl_lab.session.lab import Lab
+from gfl_lab.session.lookup import file_to_run
 from tests.support.cli import Cli, runner
 from tests.support.detection_files import annotations, changed, detections, write
+from tests.support.fake_runs import write_fake_tree
 
 NAME = "anyone"
 COCO = annotations(16)
@@ -119,6 +122,26 @@ def test_every_command_that_reads_results_takes_the_name(cli: Cli, made: Path) -
     code, out, _ = cli("status", NAME)
     assert code == 0 and "nothing to train" in out and "epoch" not in out and out.count("done") == 7
     assert Lab(made).table(NAME).rows[1].variant == "dfine"
+
+
+def test_a_name_is_that_of_a_trained_experiment_too_and_a_file_goes_before_it(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GFL_LAB_HOME", str(tmp_path / "trained"))
+    write_fake_tree(tmp_path / "trained", name="mine", epochs=1, train_images=4, val_images=2)
+    code, out, _ = cli("table", "mine", "--json")
+    assert code == 0 and json.loads(out)["experiment"] == "mine"
+    assert cli("status", "mine")[1].startswith("mine on desk: 4 done")
+    tree = RunTree(tmp_path / "trained")
+    with pytest.raises(InputError, match="is not found by its name"):
+        file_to_run(tree, Path("mine"))
+    Path("mine.yaml").write_text("experiment: [")
+    assert cli("table", "mine")[0] == 2, "the file is meant, and it is no experiment"
+    started: list[list[str]] = []
+    monkeypatch.setattr("os.execvpe", lambda _file, words, _environment: started.append(words))
+    Path("mine.yaml").unlink()
+    code, _, err = cli("dashboard", "mine")
+    assert code == 0 and "/table?experiment=mine/desk" in err and started
 
 
 def test_what_needs_training_or_weights_is_refused_with_a_plain_reason(cli: Cli, made: Path) -> None:

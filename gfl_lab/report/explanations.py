@@ -28,7 +28,11 @@ def explain(comparisons: tuple[Comparison, ...]) -> list[str]:
                 reasons.setdefault(each.found.why, []).append(each.variant)
         for why, variants in reasons.items():
             subject = f"{comparisons[0].metric} has no meaning here, since {why}" if verdict == NO_SIGNAL else why
-            out = ". `gfl-lab run` evaluates such trials again, and `gfl-lab doctor` lists them" if "eval.npz" in why else ""
+            out = (
+                ". `gfl-lab run` evaluates such trials again, `gfl-lab import-results` imports them again, and `gfl-lab doctor` lists them"
+                if "eval.npz" in why
+                else ""
+            )
             sentences.append(f"{title} for {_some(variants)}: {subject}{out}.")
     single = [each for each in comparisons if each.verdict == ONE_SEED]
     if single:
