@@ -143,10 +143,10 @@ def test_seeds_that_stay_in_the_table_keep_what_they_need(tmp_path: Path) -> Non
     content = {"variants": {"tuned": {"init_from": {"reg_max": 8}}, "fixed": {"init_from": {"reg_max": 8, "seed": 9}}}}
     both, one = planned(seeds=(0, 1), **content), planned(seeds=(1,), **content)
     assert len(both.needed) == 3
-    save_plan(both, tmp_path)
+    save_plan(both, tmp_path, RunTree(tmp_path))
     others = [trial.id for _, trial in of_other_seeds(one, tmp_path)]
     assert others == [variant.trials[0].id for variant in both.variants]
-    save_plan(one, tmp_path)
+    save_plan(one, tmp_path, RunTree(tmp_path))
     record = read_plan(tmp_path / naming.PLAN)
     assert {each.trial.id for each in record.needed} == {each.trial.id for each in both.needed}
     assert [len(variant.trials) for variant in record.variants] == [2, 2] and record.trials[0].needs == both.trials[0].spec.needs

@@ -250,27 +250,27 @@ def plan(**changes: object):
 
 
 def test_a_plan_keeps_other_seeds_of_the_same_cells(tmp_path: Path) -> None:
-    assert driver.save_plan(plan(seeds=[0, 1]), tmp_path) == []
-    notes = driver.save_plan(plan(seeds=[2]), tmp_path)
+    assert driver.save_plan(plan(seeds=[0, 1]), tmp_path, RunTree(tmp_path)) == []
+    notes = driver.save_plan(plan(seeds=[2]), tmp_path, RunTree(tmp_path))
     saved = read_json(tmp_path / naming.PLAN)
     assert [[trial["seed"] for trial in variant["trials"]] for variant in saved["variants"]] == [[0, 1, 2]] * 4
     assert "8 trials of other seeds stay" in notes[0]
 
 
 def test_a_plan_keeps_no_trial_of_another_version_of_the_training_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    driver.save_plan(plan(seeds=[0, 1]), tmp_path)
+    driver.save_plan(plan(seeds=[0, 1]), tmp_path, RunTree(tmp_path))
     monkeypatch.setattr("gfl_lab.plan.plan.TRAINING_CODE_VERSION", 99)
-    assert driver.save_plan(plan(seeds=[0]), tmp_path) == []
+    assert driver.save_plan(plan(seeds=[0]), tmp_path, RunTree(tmp_path)) == []
     saved = read_json(tmp_path / naming.PLAN)
     assert [[trial["seed"] for trial in variant["trials"]] for variant in saved["variants"]] == [[0]] * 4
 
 
 def test_a_plan_over_other_data_keeps_the_former_table(tmp_path: Path) -> None:
-    driver.save_plan(plan(), tmp_path)
+    driver.save_plan(plan(), tmp_path, RunTree(tmp_path))
     (tmp_path / "table.md").write_text("old")
     other = plan()
     other = build_plan(other.experiment, other.profile, DATA.model_copy(update={"digest": "1" * 16}))
-    notes = driver.save_plan(other, tmp_path)
+    notes = driver.save_plan(other, tmp_path, RunTree(tmp_path))
     assert (tmp_path / "previous" / ("0" * 16) / "table.md").read_text() == "old"
     assert "kept in" in notes[0] and not (tmp_path / "table.md").exists()
 

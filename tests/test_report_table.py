@@ -150,7 +150,7 @@ def test_json_has_the_documented_form() -> None:
     assert first["trials"] == [{"id": "000000000000", "seed": 0, "state": "done"}]
     unknown = (
         "interval", "p", "p_holm", "std_error_images", "std_seeds", "rows_pooled", "resolves", "seeds_needed", "images", "images_resolve",
-        "images_needed", "p_equivalent",
+        "images_needed", "p_equivalent", "look",
     )  # fmt: skip
     told = {
         "guarded": False,

@@ -81,7 +81,7 @@ def main() -> None:
     prepared = prepare(files, tree, PlanOptions(asked.data and asked.data.resolve()), lambda text: print(text, flush=True))
     plan = prepared.plan
     place = tree.experiment(files.experiment.name, files.profile.name)
-    driver.save_plan(plan, place)
+    driver.save_plan(plan, place, tree)
     names = {trial.id: f"{variant.name} seed {trial.spec.seed}" for variant in plan.variants for trial in variant.trials}
     found = driver.states(plan.trials, tree)
     pending = [trial for trial in plan.trials if found[trial.id] is not TrialState.DONE]

@@ -15,7 +15,7 @@ from gfl_lab.cli.numbers import Number, Whole
 from gfl_lab.cli.output import say
 from gfl_lab.errors import InputError, SpecError
 from gfl_lab.session.executor_names import EXECUTORS
-from gfl_lab.spec.limits import MAX_TRIALS
+from gfl_lab.spec.limits import LOOKS, MAX_TRIALS, MOST_SEEDS
 
 MAX_SEED, MAX_SEEDS = 2**31 - 1, 100_000
 _SEED = re.compile(r"[0-9]{1,10}")
@@ -132,6 +132,32 @@ def run_options(command: Command) -> Command:
         click.option("--gpus", type=Number(0, 64), help="GPUs, or part of one, for each trial, instead of the profile's."),
         budget_option,
         click.option("--relock", is_flag=True, help="Replace the table's lock file, also where locked numbers differ from those of now."),
+    )
+
+
+def resolve_options(command: Command) -> Command:
+    """Add ``--until-resolved`` and ``--max-seeds``: the command takes them as ``resolve``, a Resolve."""
+
+    @functools.wraps(command)
+    def with_resolve(*args: Any, until_resolved: float | None, max_seeds: int | None, **others: Any) -> Any:
+        from gfl_lab.session.looks import Resolve
+
+        return command(*args, resolve=Resolve(until_resolved, max_seeds), **others)
+
+    return _add(
+        with_resolve,
+        click.option(
+            "--until-resolved",
+            metavar="AP",
+            type=Number(0, 100, min_open=True),
+            help="Add seeds only to rows without a verdict: better, worse, or equivalent within this. docs/statistics.md.",
+        ),
+        click.option(
+            "--max-seeds",
+            metavar="N",
+            type=Whole(LOOKS[0], MOST_SEEDS),
+            help=f"With --until-resolved: the most seeds of a variant.  [default: {LOOKS[-1]}]",
+        ),
     )
 
 

@@ -7,20 +7,24 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gfl_lab.cli.options import budget_option, experiment_argument, plan_options
+from gfl_lab.cli.options import budget_option, experiment_argument, plan_options, resolve_options
 from gfl_lab.cli.output import print_json, say
 
 if TYPE_CHECKING:
+    from gfl_lab.session.looks import Resolve
     from gfl_lab.session.planning import PlanOptions
 
 
 @click.command("plan")
 @experiment_argument
 @plan_options
+@resolve_options
 @budget_option
 @click.option("--measure", is_flag=True, help="Warm each distinct model up for some iterations, for a better estimate and for packing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(experiment: Path, profile: str | None, plan: PlanOptions, budget: str | None, measure: bool, as_json: bool) -> None:
+def command(
+    experiment: Path, profile: str | None, plan: PlanOptions, resolve: Resolve, budget: str | None, measure: bool, as_json: bool
+) -> None:
     """Show the trials of EXPERIMENT, what is done and what the rest will cost; nothing is trained.
 
     A trial's id depends on the data, so a generated data set is made when it is not there yet. Exit code 5 when --budget is
@@ -38,7 +42,7 @@ def command(experiment: Path, profile: str | None, plan: PlanOptions, budget: st
         else:
             say("\n".join(search.notes(plan)))
         return
-    overview = plan_overview(files, tree, plan, say, budget=budget, warm_up=measure)
+    overview = plan_overview(files, tree, plan, say, budget=budget, warm_up=measure, resolve=resolve)
     if as_json:
         print_json(overview.to_json())
     else:

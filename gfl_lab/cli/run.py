@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gfl_lab.cli.options import experiment_argument, plan_options, run_options
+from gfl_lab.cli.options import experiment_argument, plan_options, resolve_options, run_options
 from gfl_lab.cli.output import say
 
 if TYPE_CHECKING:
+    from gfl_lab.session.looks import Resolve
     from gfl_lab.session.planning import PlanOptions
     from gfl_lab.session.session import RunOptions
 
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
 @click.command("run")
 @experiment_argument
 @plan_options
+@resolve_options
 @run_options
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON on stdout.")
-def command(experiment: Path, profile: str | None, plan: PlanOptions, options: RunOptions, as_json: bool) -> None:
+def command(experiment: Path, profile: str | None, plan: PlanOptions, resolve: Resolve, options: RunOptions, as_json: bool) -> None:
     """Train what is missing of EXPERIMENT and print its table.
 
     The same command resumes after an interruption, retries failed trials, and adds seeds. Finished trials are never trained
@@ -30,13 +32,15 @@ def command(experiment: Path, profile: str | None, plan: PlanOptions, options: R
     be done, or when numbers differ from those that were locked.
 
     Example:  gfl-lab run experiments/table3_qfl_dfl.yaml --seeds 0,1,2
+
+    Example:  gfl-lab run experiments/table3_qfl_dfl.yaml --until-resolved 0.5 --max-seeds 8
     """
     from gfl_lab.cli.terminal import Terminal
     from gfl_lab.session.inputs import read_files
+    from gfl_lab.session.looks import run_experiment
     from gfl_lab.session.run_tree import default_tree
-    from gfl_lab.session.session import Session
 
-    outcome = Session(read_files(experiment, profile), default_tree(), Terminal(as_json=as_json), plan, options).run()
+    outcome = run_experiment(read_files(experiment, profile), default_tree(), Terminal(as_json=as_json), plan, options, resolve)
     if outcome.stopped:
         if outcome.stopped.spent:
             say(f"{outcome.stopped.spent} is spent; the same command spends it once more, a larger one more")

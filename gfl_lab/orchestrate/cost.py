@@ -318,6 +318,10 @@ class Cost:
     core_s: float
     gpu_s: float
 
+    def plus(self, other: Cost) -> Cost:
+        """Return both together."""
+        return Cost(self.wall_s + other.wall_s, self.core_s + other.core_s, self.gpu_s + other.gpu_s)
+
     def to_json(self) -> dict[str, float]:
         """Return the hours, as ``--json`` shows them."""
         return {

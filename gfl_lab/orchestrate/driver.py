@@ -17,12 +17,13 @@ from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.errors import InputError, Problem, StoreError
+from gfl_lab.orchestrate.extensions import extensions
 from gfl_lab.orchestrate.supervisor import Job
 from gfl_lab.plan.graph import with_seed
 from gfl_lab.plan.plan import Plan, Trial, Variant
 from gfl_lab.records.files import WAYS_OUT, damaged, write_bytes
 from gfl_lab.records.manifest import DataPaths, new_manifest, write_manifest
-from gfl_lab.records.plan import PlanFile, PlannedNeed, PlannedTrial, read_plan, write_plan
+from gfl_lab.records.plan import Design, PlanFile, PlannedNeed, PlannedTrial, read_plan, write_plan
 from gfl_lab.records.result import now
 from gfl_lab.rundir import RunTree, TrialState
 from gfl_lab.spec.code import CodeFile
@@ -163,13 +164,17 @@ def _of_other_seeds(plan: Plan, old: PlanFile) -> list[tuple[Variant, Trial]]:
     return found
 
 
-def save_plan(plan: Plan, folder: Path) -> list[str]:
+def save_plan(plan: Plan, folder: Path, tree: RunTree) -> list[str]:
     """Write plan.json, keeping every trial of another seed that the former plan had for the same variant.
 
-    A plan over other data is moved to ``previous/<digest>/`` with its tables first.
+    A plan over other data is moved to ``previous/<digest>/`` with its tables first. Looks that were fixed beforehand stay; what a plan
+    adds although verdicts could be read already is recorded.
 
     Returns:
         Notes for the user.
+
+    Raises:
+        InputError: the former plan had fixed other looks.
     """
     path, new = folder / naming.PLAN, plan.record(now())
     if not path.exists():
@@ -183,14 +188,35 @@ def save_plan(plan: Plan, folder: Path) -> list[str]:
             file.replace(archive / file.name)
         write_plan(path, new)
         return [f"the table so far was over other data ({old.data.name}, {old.data.digest}); it is kept in {archive}"]
+    new = replace(new, design=design_kept(plan.design, old.design))
     kept = _of_other_seeds(plan, old)
-    record = _with_trials(replace(new, created=old.created), plan, kept)
-    write_plan(path, _with_needs(record, old, kept))
+    record = _with_needs(_with_trials(replace(new, created=old.created), plan, kept), old, kept)
+    write_plan(path, replace(record, extensions=extensions(record, old, tree, now())))
     notes = [f"{len(kept)} trials of other seeds stay in the table"] if kept else []
     present = {naming.canonical_json(variant.settings) for variant in new.variants}
     if gone := sum(naming.canonical_json(variant.settings) not in present for variant in old.variants):
         notes.append(f"{gone} variants of the former plan are no longer in the file; their trials are kept on disk")
     return notes
+
+
+def design_kept(asked: Design | None, former: Design | None) -> Design | None:
+    """Return the looks of an experiment: those that it has, else those that are asked for.
+
+    Raises:
+        InputError: it has others.
+    """
+    if asked and former and asked != former:
+        message = f"this experiment is resolved to {asked.min_effect:g} AP at looks of {_listed(asked.looks)} seeds by what is asked for, and to {former.min_effect:g} AP at {_listed(former.looks)} by its first run"
+        hint = (
+            f"Looks must be fixed before the first one: go on with --until-resolved {former.min_effect:g} --max-seeds {former.looks[-1]}, or "
+            "ask a new question: copy the file and give it another name. Finished trials are reused."
+        )
+        raise InputError(Problem(message, hint=hint))
+    return former or asked
+
+
+def _listed(looks: Sequence[int]) -> str:
+    return ", ".join(map(str, looks))
 
 
 def _with_trials(record: PlanFile, plan: Plan, more: Sequence[tuple[Variant, Trial]]) -> PlanFile:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,7 +16,7 @@ from gfl_lab.plan.expand import Resolved, combinations, too_many
 from gfl_lab.plan.graph import Graph, NeededTrial, base_settings, needed_base, needed_first
 from gfl_lab.plan.graph import Trial as Trial
 from gfl_lab.plan.merge import merge, merge_notes, why_equal
-from gfl_lab.records.plan import PlanFile, PlannedNeed, PlannedTrial, PlannedVariant, Reference
+from gfl_lab.records.plan import Design, PlanFile, PlannedNeed, PlannedTrial, PlannedVariant, Reference
 from gfl_lab.spec.file_models import ExperimentFile, Profile, PublishedTable
 from gfl_lab.spec.files import resolve_settings
 from gfl_lab.spec.limits import MAX_TRIALS
@@ -50,6 +50,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     needed: tuple[NeededTrial, ...] = ()
     """Trials that are no rows of the table: others need their weights. Each stands behind those that it needs itself."""
+    design: Design | None = None
+    """Looks at the table that are fixed beforehand; None where its seeds are."""
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -80,6 +82,7 @@ class Plan:
             declared=tuple(sorted({*experiment.axes, *itertools.chain(*experiment.variants.values())})),
             metrics=tuple(experiment.table.metrics),
             min_effect=experiment.min_effect,
+            design=self.design,
             profile=self.profile.name,
             profile_title=self.profile.title,
             data=self.data,
@@ -113,6 +116,7 @@ class PlanInputs:
     Attributes:
         source: name of the experiment file, for messages.
         seeds: instead of the experiment's own.
+        counts: {variant: how many of the first seeds it has}, instead of ``seeds``. design: the looks that decide them.
         published: rows to show beside ours.
         weights_digest: content digest of the setting ``init_weights``.
         components: the user's code that a variant uses.
@@ -124,6 +128,8 @@ class PlanInputs:
 
     source: str = ""
     seeds: Sequence[int] | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    design: Design | None = None
     published: PublishedTable | None = None
     weights_digest: Callable[[str], str] = lambda weights: "" if weights == "random" else weights
     components: Callable[[Settings], tuple[ComponentFile, ...]] = lambda settings: ()
@@ -172,7 +178,7 @@ class Draft:
             raise SpecError(Problem(message, self.inputs.source, "Give distillation: ld."))
         graph = Graph(self._spec, data, others or {}, lambda: base_settings(self.profile, self.experiment))
         variants = tuple(self._variant(found, data, seeds, graph) for found in self.variants)
-        plan = Plan(self.experiment, self.profile, self.inputs.source, data, variants, self.notes)
+        plan = Plan(self.experiment, self.profile, self.inputs.source, data, variants, self.notes, design=self.inputs.design)
         plan = replace(plan, needed=graph.needed({trial.id for trial in plan.trials}))
         if plan.needed and (count := len(plan.all_trials)) > self.inputs.max_trials:
             raise too_many(f"{count:,} trials with those that others need", self.inputs.max_trials, self.inputs.source)
@@ -181,7 +187,8 @@ class Draft:
     def _variant(self, found: Resolved, data: DataSpec, seeds: Sequence[int], graph: Graph) -> Variant:
         settings, inputs = found.resolved, self.inputs
         reference = published_rows.reference(settings, self.profile, data, inputs.published) if inputs.published else None
-        trials = tuple(graph.trial(settings, data, seed) for seed in seeds)
+        own = range(inputs.counts[found.name]) if found.name in inputs.counts else seeds
+        trials = tuple(graph.trial(settings, data, seed) for seed in own)
         return Variant(found.name, found.axes, settings, found.baseline, reference, trials)
 
     def _spec(self, settings: Settings, data: DataSpec, seed: int, needs: dict[str, str]) -> TrialSpec:
@@ -246,7 +253,7 @@ def _resolver(experiment: ExperimentFile, profile: Profile, inputs: PlanInputs) 
 
 
 def _seeds(experiment: ExperimentFile, inputs: PlanInputs) -> Sequence[int]:
-    return experiment.seeds if inputs.seeds is None else inputs.seeds
+    return experiment.first_seeds if inputs.seeds is None else inputs.seeds
 
 
 def _resolve(experiment: ExperimentFile, profile: Profile, inputs: PlanInputs) -> tuple[list[Resolved], list[Problem]]:

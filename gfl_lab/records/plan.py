@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +58,65 @@ class Reference:
             comparable=bool(found.get("comparable")),
             why_not=text_of(found.get("why_not")),
         )
+
+
+@dataclass(frozen=True)
+class Design:
+    """Seeds only where they are needed: an experiment whose looks at the table are fixed before the first one (``report.looks``).
+
+    Attributes:
+        min_effect: AP points: rows are decided to be better, worse, or equivalent within this.
+        looks: numbers of seeds at which verdicts are taken, rising, the first one 2 or more. The seeds are 0, 1, 2, ...
+    """
+
+    min_effect: float
+    looks: tuple[int, ...]
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of the last look."""
+        return range(self.looks[-1])
+
+    @staticmethod
+    def first(seeds: Collection[int], most: int) -> range:
+        """Return the seeds 0, 1, 2, ... up to the first one that is not in ``seeds``, at most ``most`` of them."""
+        return range(next((seed for seed in range(most) if seed not in seeds), most))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the design as plan.json holds it."""
+        return {"until_resolved": self.min_effect, "looks": list(self.looks)}
+
+    @classmethod
+    def from_json(cls, found: Any) -> Design:
+        """Return the design in a JSON value. Raises LookupError, TypeError or ValueError if it is none."""
+        looks = tuple(map(int, found["looks"]))
+        if not looks or looks[0] < 2 or list(looks) != sorted(set(looks)):
+            raise ValueError(f"its looks are {list(looks)}")
+        return cls(float(found["until_resolved"]), looks)
+
+
+@dataclass(frozen=True)
+class Extension:
+    """Seeds or variants that were added to a table in which verdicts could be read already.
+
+    Attributes:
+        added: ISO time. read: the most seeds that a verdict rested on before. seeds: the most that a row has since.
+        variants: how many were added.
+    """
+
+    added: str
+    read: int
+    seeds: int
+    variants: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the extension as plan.json holds it."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_json(cls, found: Any) -> Extension:
+        """Return the extension in a JSON value. Raises LookupError, TypeError or ValueError if it is none."""
+        return cls(str(found["added"]), int(found["read"]), int(found["seeds"]), int(found.get("variants", 0)))
 
 
 @dataclass(frozen=True)
@@ -127,6 +186,7 @@ class PlanFile:
         experiment: its name. question, kind, source: as in its file; source is the file.
         axes: the values of each axis. declared: settings that axes or variants vary.
         metrics: that its table shows. min_effect: the smallest difference in AP that matters; None where its file has none.
+        design: looks that were fixed beforehand; None where its seeds were. extensions: what was added after verdicts could be read.
         profile, profile_title: the profile.
         notes: sentences that belong under its table, such as those on imported files.
     """
@@ -146,6 +206,8 @@ class PlanFile:
     needed: tuple[PlannedNeed, ...] = ()
     min_effect: float | None = None
     notes: tuple[str, ...] = ()
+    design: Design | None = None
+    extensions: tuple[Extension, ...] = ()
 
     @property
     def trials(self) -> tuple[PlannedTrial, ...]:
@@ -172,11 +234,14 @@ class PlanFile:
                 "table": {"metrics": list(self.metrics)},
                 **({} if self.min_effect is None else {"min_effect": self.min_effect}),
                 **({"notes": list(self.notes)} if self.notes else {}),
+                **({} if self.design is None else {"design": self.design.to_json()}),
             },
             "profile": {"name": self.profile, "title": self.profile_title},
             "data": self.data.model_dump(mode="json"),
             "variants": [variant.to_json() for variant in self.variants],
-        } | ({"needed": [each.to_json() for each in self.needed]} if self.needed else {})
+            **({"needed": [each.to_json() for each in self.needed]} if self.needed else {}),
+            **({"extensions": [each.to_json() for each in self.extensions]} if self.extensions else {}),
+        }
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> PlanFile:
@@ -201,6 +266,8 @@ class PlanFile:
             needed=tuple(map(PlannedNeed.from_json, found.get("needed") or ())),
             min_effect=None if experiment.get("min_effect") is None else float(experiment["min_effect"]),
             notes=tuple(map(str, experiment.get("notes") or ())),
+            design=None if experiment.get("design") is None else Design.from_json(experiment["design"]),
+            extensions=tuple(map(Extension.from_json, found.get("extensions") or ())),
         )
 
 

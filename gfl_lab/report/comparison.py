@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gfl_lab.metrics.coco_ap import RESAMPLED
-from gfl_lab.report import power
+from gfl_lab.records.plan import Design
+from gfl_lab.report import looks, power
+from gfl_lab.report.looks import LookedAt
 from gfl_lab.report.noise import LEVEL
-from gfl_lab.report.statistics import NO_RECORDS, Difference, Paired, Sampled, holm, image_variance, judge, p_equivalent, paired
+from gfl_lab.report.statistics import NO_RECORDS, Difference, Paired, Sampled, image_variance, judge, paired
 from gfl_lab.results.rows import ExperimentRow, Resampled, TrialRow, VariantRow
 
 MIN_EFFECT = 0.3
@@ -41,6 +43,7 @@ class Comparison:
             known.
         images_resolve: the smallest true difference that these images can show with any number of seeds; None as ``detectable``.
         images_needed: images that ``min_effect`` wants at least, where those there are do not suffice however many seeds there are; else None.
+        looked_at: the row at its last look, in an experiment with looks that were fixed beforehand (``report.looks``); else None.
     """
 
     variant: str
@@ -54,6 +57,7 @@ class Comparison:
     p_equivalent: float | None = None
     images_resolve: float | None = None
     images_needed: int | None = None
+    looked_at: LookedAt | None = None
 
     @property
     def verdict(self) -> str:
@@ -84,8 +88,8 @@ class Comparison:
 
 
 def min_effect_of(experiment: ExperimentRow, asked: float | None = None) -> float:
-    """Return the smallest difference that matters, AP points: ``asked``, or the experiment's, or ``MIN_EFFECT``."""
-    return asked or experiment.min_effect or MIN_EFFECT
+    """Return the smallest difference that matters, AP points: ``asked``, or the design's, or the experiment's, or ``MIN_EFFECT``."""
+    return asked or (experiment.design.min_effect if experiment.design else None) or experiment.min_effect or MIN_EFFECT
 
 
 def by_seed(variant: VariantRow, metric: str) -> dict[int, tuple[float, TrialRow]]:
@@ -105,6 +109,8 @@ def shared(
 def compare(experiment: ExperimentRow, resampled: Lookup | None = None, min_effect: float | None = None) -> tuple[Comparison, ...]:
     """Return the comparison of each variant that shares a finished seed with the baseline, in AP, AP50 and AP75.
 
+    With looks that were fixed beforehand a row rests on the seeds of its last look, and there is none before its first one.
+
     Args:
         resampled: without it intervals are over seeds alone. A row without the samples of all its trials has no interval.
         min_effect: AP points, the smallest difference that matters; None for the experiment's own.
@@ -113,10 +119,30 @@ def compare(experiment: ExperimentRow, resampled: Lookup | None = None, min_effe
         return ()
     least = min_effect_of(experiment, min_effect)
     comparisons: list[Comparison] = []
+    if experiment.design is not None:
+        looked_at = look_at(experiment, resampled)
+        for metric in RESAMPLED:
+            found = {name: row.found[metric] for name, row in looked_at.items() if metric in row.found}
+            each = _comparisons(metric, found, least, len(looked_at))
+            comparisons += [dataclasses.replace(one, looked_at=looked_at[one.variant]) for one in each]
+        return tuple(comparisons)
     for metric in RESAMPLED:
         rows = _rows(experiment, experiment.baseline, metric, resampled)
-        comparisons += _comparisons(metric, rows, judge([found for _, found in rows]), least)
+        comparisons += _comparisons(metric, _named(rows, judge([found for _, found in rows])), least)
     return tuple(comparisons)
+
+
+def look_at(experiment: ExperimentRow, resampled: Lookup | None = None) -> dict[str, LookedAt]:
+    """Return each row of an experiment with a baseline and a design at its last look."""
+    design, baseline = experiment.design, experiment.baseline
+    assert design is not None and baseline is not None  # the callers' promise
+    rows = {variant.name: variant for variant in experiment.variants if variant.name != baseline.name}
+    complete = {name: len(design.first(shared(variant, baseline), design.looks[-1])) for name, variant in rows.items()}
+
+    def paired_at(name: str, metric: str, seeds: int) -> Paired | None:
+        return _paired(rows[name], baseline, metric, resampled, seeds)
+
+    return looks.look(design.looks, complete, paired_at, design.min_effect)
 
 
 def compare_two(
@@ -134,12 +160,23 @@ def compare_two(
         reversed_ = [each for each in table if each.variant == reference.name]
         return tuple(dataclasses.replace(each, variant=variant.name, found=each.found.reversed()) for each in reversed_)
     comparisons: list[Comparison] = []
+    seeds, level = _last_look(experiment.design, variant, reference)
     for metric in RESAMPLED:
-        found = _paired(variant, reference, metric, resampled)
+        found = _paired(variant, reference, metric, resampled, seeds)
         if found is not None:
-            judged = judge([*others(experiment, variant, reference, metric, resampled), found])[-1:]
-            comparisons += _comparisons(metric, [(variant.name, found)], judged, min_effect_of(experiment, min_effect))
+            judged = judge([*others(experiment, variant, reference, metric, resampled), found], level)[-1]
+            comparisons += _comparisons(metric, {variant.name: judged}, min_effect_of(experiment, min_effect))
     return tuple(comparisons)
+
+
+def _last_look(design: Design | None, variant: VariantRow, reference: VariantRow) -> tuple[int | None, float]:
+    """Return the seeds of the last look that two variants have come to, and its level; without a design, or before it, (None, 5%)."""
+    if design is not None:
+        complete = len(design.first(shared(variant, reference), design.looks[-1]))
+        for seeds, level in reversed(list(zip(design.looks, looks.levels(design.looks), strict=True))):
+            if seeds <= complete:
+                return seeds, level
+    return None, 1 - LEVEL
 
 
 def others(
@@ -160,18 +197,21 @@ def _rows(experiment: ExperimentRow, reference: VariantRow, metric: str, resampl
     return [(variant.name, found) for variant in variants if (found := _paired(variant, reference, metric, resampled))]
 
 
-def _comparisons(metric: str, rows: Sequence[tuple[str, Paired]], judged: Sequence[Difference], min_effect: float) -> list[Comparison]:
-    """Return ``judged`` with both kinds of p corrected over them."""
-    tested = {name: found for (name, _), found in zip(rows, judged, strict=True) if found.p is not None}
-    corrected = holm({name: found.p for name, found in tested.items() if found.p is not None})
-    equivalent = holm({name: p_equivalent(found, min_effect) for name, found in tested.items()})
+def _named(rows: Sequence[tuple[str, Paired]], judged: Sequence[Difference]) -> dict[str, Difference]:
+    return {name: found for (name, _), found in zip(rows, judged, strict=True)}
+
+
+def _comparisons(metric: str, judged: Mapping[str, Difference], min_effect: float, rows: int | None = None) -> list[Comparison]:
+    """Return ``judged`` with both kinds of p corrected over them, or over so many ``rows`` if some have no difference yet."""
+    rows = sum(found.p is not None for found in judged.values()) if rows is None else rows
+    p, equivalent = looks.corrected(judged, rows, min_effect)
     return [
         Comparison(
             variant=name,
             metric=metric,
             found=found,
-            p=corrected.get(name),
-            rows=len(tested),
+            p=p.get(name),
+            rows=rows,
             detectable=power.detectable(found),
             needed=None if found.half is None else power.seeds_needed(found, min_effect),
             min_effect=min_effect,
@@ -179,13 +219,13 @@ def _comparisons(metric: str, rows: Sequence[tuple[str, Paired]], judged: Sequen
             images_resolve=power.images_resolve(found),
             images_needed=power.images_needed(found, min_effect),
         )
-        for (name, _), found in zip(rows, judged, strict=True)
+        for name, found in judged.items()
     ]
 
 
-def _paired(variant: VariantRow, reference: VariantRow, metric: str, resampled: Lookup | None) -> Paired | None:
-    """Return the difference over the seeds that both have finished; None where there are none."""
-    pairs = list(shared(variant, reference, metric).values())
+def _paired(variant: VariantRow, reference: VariantRow, metric: str, resampled: Lookup | None, seeds: int | None = None) -> Paired | None:
+    """Return the difference over the seeds that both have finished, or those below ``seeds`` alone; None where there are none."""
+    pairs = [pair for seed, pair in shared(variant, reference, metric).items() if seeds is None or seed < seeds]
     if not pairs:
         return None
     values = [(one[0], other[0]) for one, other in pairs]

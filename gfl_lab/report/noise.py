@@ -122,23 +122,28 @@ def squared_half_width(z: Array | float, t: Array, seeds: Array, image_variance:
     return z**2 * image_variance + np.maximum(0.0, t**2 * (noise.variance - early) - z**2 * (noise.residual - early)) / seeds
 
 
-def p_values(distance: Array, seeds: Array, image_variance: Array, noise: Noise) -> Array:
-    """Return the ``alpha`` at which ``half_width`` is ``distance``, by bisection of its logarithm: below 5% just if the 95% interval is less."""
+def p_values(distance: Array, seeds: Array, image_variance: Array, noise: Noise, level: float = 1 - LEVEL) -> Array:
+    """Return the ``alpha`` at which ``half_width`` is ``distance``, by bisection of its logarithm.
+
+    It is below ``level`` just if the interval with the error ``level`` is narrower, to the last bit.
+    """
     distance = np.abs(distance)
     low, high = np.full(distance.shape, math.log(_LEAST_P)), np.zeros(distance.shape)
     for _ in range(48):
         middle = (low + high) / 2
         wider = half_width(np.exp(middle), seeds, image_variance, noise) > distance
         low, high = np.where(wider, middle, low), np.where(wider, high, middle)
-    p, alpha = np.exp(high), 1 - LEVEL
-    inside = half_width(alpha, seeds, image_variance, noise) >= distance
-    return np.where(inside, np.maximum(p, alpha), np.minimum(p, np.nextafter(alpha, 0)))
+    p = np.exp(high)
+    inside = half_width(level, seeds, image_variance, noise) >= distance
+    return np.where(inside, np.maximum(p, level), np.minimum(p, np.nextafter(level, 0)))
 
 
-def p_within(mean: Array, bound: float, seeds: Array, image_variance: Array, noise: Noise) -> Array:
-    """Return the p of a true difference of ``bound`` or more, either way: below 5% just if the 95% interval lies inside of ±``bound``.
+def p_within(mean: Array, bound: float, seeds: Array, image_variance: Array, noise: Noise, level: float = 1 - LEVEL) -> Array:
+    """Return the p of a true difference of ``bound`` or more, either way.
+
+    It is below ``level`` just if the interval with the error ``level`` lies inside of ±``bound``.
 
     Two one-sided tests (Schuirmann 1987), each at half of the error, so that the interval that is shown decides.
     """
     room = bound - np.abs(mean)
-    return np.where(room > 0, p_values(room, seeds, image_variance, noise), 1.0)
+    return np.where(room > 0, p_values(room, seeds, image_variance, noise, level), 1.0)

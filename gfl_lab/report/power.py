@@ -7,13 +7,17 @@ import math
 import numpy as np
 from scipy import special
 
-from gfl_lab.report.noise import CORRELATION, LEVEL, Array, squared_half_width
+from gfl_lab.report.noise import CORRELATION, Array, squared_half_width
 from gfl_lab.report.statistics import Difference
 
 POWER = 0.80
 MAX_SEEDS = 1000
 """The largest number that is given."""
-_Z = float(special.ndtri(0.5 + LEVEL / 2) + special.ndtri(POWER))
+
+
+def _z(found: Difference) -> float:
+    """Return how many standard deviations of the normal distribution a detectable difference has."""
+    return float(special.ndtri(1 - found.level / 2) + special.ndtri(POWER))
 
 
 def detectable(found: Difference) -> float | None:
@@ -26,10 +30,10 @@ def _detectable(found: Difference, seeds: Array, freedom: Array) -> Array:
 
     The part of the images' variance that seeds average out falls with their number.
     """
-    t = special.stdtrit(freedom, 0.5 + LEVEL / 2) + special.stdtrit(freedom, POWER)
+    t = special.stdtrit(freedom, 1 - found.level / 2) + special.stdtrit(freedom, POWER)
     lasting = found.lasting or 0.0
     images = lasting + ((found.image_variance or 0.0) - lasting) * found.seeds / seeds
-    return np.sqrt(squared_half_width(_Z, t, seeds, images, found.noise._replace(freedom=freedom)))
+    return np.sqrt(squared_half_width(_z(found), t, seeds, images, found.noise._replace(freedom=freedom)))
 
 
 def seeds_needed(found: Difference, min_effect: float) -> int | None:
@@ -53,7 +57,7 @@ def seeds_needed(found: Difference, min_effect: float) -> int | None:
 
 def images_resolve(found: Difference) -> float | None:
     """Return the smallest true difference detectable on these images with any number of seeds; None where it is not known."""
-    return None if found.half is None or found.lasting is None else _Z * math.sqrt(found.lasting)
+    return None if found.half is None or found.lasting is None else _z(found) * math.sqrt(found.lasting)
 
 
 def images_needed(found: Difference, min_effect: float) -> int | None:

@@ -69,7 +69,7 @@ class Difference:
 
     Attributes:
         mean: over ``seeds`` pairs.
-        half: half width of the 95% interval; None where there is none to give.
+        half: half width of the interval, of 95% unless ``level`` says otherwise; None where there is none to give.
         p: two-sided, of no difference; below 0.05 where the interval leaves 0 out, and only there. None with ``half``.
         seed_variance: of one pair's difference, in this row alone; None with one pair.
         image_variance: of ``mean`` through the choice of images; None when it was not computed.
@@ -80,6 +80,8 @@ class Difference:
         rows: how many rows ``spread`` is pooled over; 1 where the row stands by itself.
         guarded: True where other rows were pooled and this one varies too much to be one of them.
         images: how many validation images there are, 0 where that is not known.
+        level: error that the interval may have by itself: 5%, or the part of it that belongs to one look (``report.looks``). ``p`` is
+            enlarged by as much.
         verdict, why: of ``Paired``: where there is no interval, the reason.
     """
 
@@ -95,6 +97,7 @@ class Difference:
     rows: int = 1
     guarded: bool = False
     images: int = 0
+    level: float = 1 - LEVEL
     verdict: str = ""
     why: str = ""
 
@@ -161,11 +164,14 @@ def paired(pairs: Sequence[tuple[float, float]], samples: Sampled | None = None,
     return dataclasses.replace(found, seed_variance=0.0 if variance <= _SAME**2 else variance)
 
 
-def judge(rows: Sequence[Paired]) -> list[Difference]:
-    """Return interval and p of rows that are compared with one baseline in one metric, before any correction of p.
+def judge(rows: Sequence[Paired], level: float = 1 - LEVEL) -> list[Difference]:
+    """Return interval and p of rows that are compared with one baseline in one metric, before any correction of p for their number.
 
     The spread over seeds is pooled over the rows that have two seeds or more. A row with one seed gets no interval: nothing could show
     that it varies more than the others do.
+
+    Args:
+        level: error of each interval. p is enlarged by 5% / ``level``, so that it is below 5% just if the interval leaves 0 out.
     """
     if not rows:
         return []
@@ -175,8 +181,8 @@ def judge(rows: Sequence[Paired]) -> list[Difference]:
     residual = np.array([nan if row.residual is None else row.residual for row in rows], float)
     images = np.array([row.image_variance or 0.0 for row in rows])
     noise = pool(seeds, variance, residual)
-    half = half_width(1 - LEVEL, seeds, images, noise)
-    p = p_values(np.array([row.mean for row in rows]), seeds, images, noise)
+    half = half_width(level, seeds, images, noise)
+    p = _enlarged(p_values(np.array([row.mean for row in rows]), seeds, images, noise, level), level)
     found = []
     for index, row in enumerate(rows):
         verdict, why = row.verdict, row.why
@@ -185,7 +191,7 @@ def judge(rows: Sequence[Paired]) -> list[Difference]:
         elif row.seed_variance is None and not verdict:
             verdict = ONE_SEED
         plain = Difference(
-            row.mean, None, None, row.seed_variance, row.image_variance, row.seeds, images=row.images, verdict=verdict, why=why
+            row.mean, None, None, row.seed_variance, row.image_variance, row.seeds, images=row.images, level=level, verdict=verdict, why=why
         )
         if not verdict:
             plain = dataclasses.replace(
@@ -213,9 +219,17 @@ def p_equivalent(found: Difference, min_effect: float) -> float:
     """
     if found.half is None:
         raise ValueError(f"the noise between seeds is not known: {found.why or found.verdict}")
-    return float(
-        p_within(np.array(found.mean), min_effect, np.array(float(found.seeds)), np.array(found.image_variance or 0.0), found.noise)
-    )
+    seeds, images = np.array(float(found.seeds)), np.array(found.image_variance or 0.0)
+    return float(_enlarged(p_within(np.array(found.mean), min_effect, seeds, images, found.noise, found.level), found.level))
+
+
+def _enlarged(p: np.ndarray, level: float) -> np.ndarray:
+    """Return p-values that are tested at ``level`` as ones that are tested at 5%: one is below just if the other is."""
+    error = 1 - LEVEL
+    if level == error:
+        return p
+    scaled = np.minimum(1.0, p * (error / level))
+    return np.where(p < level, np.minimum(scaled, np.nextafter(error, 0)), np.maximum(scaled, error))
 
 
 def difference(pairs: Sequence[tuple[float, float]], samples: Sampled | None = None, images: int = 0) -> Difference:
@@ -228,11 +242,15 @@ def image_variance(pairs: Sampled) -> float:
     return float(image_variances(np.stack([value - reference for value, reference in pairs]))[0])
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Return Holm's correction (1979) of the p-values of all rows that are compared with one baseline."""
+def holm(p_values: Mapping[str, float], rows: int | None = None) -> dict[str, float]:
+    """Return Holm's correction (1979) of the p-values of rows that are compared with one baseline.
+
+    Args:
+        rows: how many there are, if not all of them have a p-value yet.
+    """
     corrected: dict[str, float] = {}
-    highest = 0.0
+    highest, count = 0.0, len(p_values) if rows is None else rows
     for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        highest = max(highest, min(1.0, p * (len(p_values) - rank)))
+        highest = max(highest, min(1.0, p * (count - rank)))
         corrected[name] = highest
     return {name: corrected[name] for name in p_values}

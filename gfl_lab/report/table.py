@@ -15,8 +15,9 @@ from gfl_lab.report.comparison import Comparison, Lookup, by_seed, compare
 from gfl_lab.report.explanations import explain
 from gfl_lab.report.fairness import UNFAIR, unfair, unfair_rows
 from gfl_lab.report.footnotes import footnotes
+from gfl_lab.report.look_notes import look_notes
 from gfl_lab.report.table_rows import Stat, TableRow, paired_delta, stat
-from gfl_lab.results.rows import ExperimentRow, VariantRow
+from gfl_lab.results.rows import Design, ExperimentRow, Extension, VariantRow
 from gfl_lab.rundir import TrialState
 
 
@@ -29,6 +30,7 @@ class Table:
             metrics that ``naming.METRICS`` does not have, where some trial has them.
         all_metrics: every metric that some trial has; JSON and CSV hold them all.
         published: the columns that some published row has a value for.
+        design: looks that were fixed beforehand. extensions: what was added when verdicts could be read already.
     """
 
     experiment: str
@@ -42,6 +44,8 @@ class Table:
     rows: tuple[TableRow, ...]
     comparisons: tuple[Comparison, ...] = ()
     footnotes: tuple[str, ...] = ()
+    design: Design | None = None
+    extensions: tuple[Extension, ...] = ()
 
     @property
     def baseline(self) -> TableRow | None:
@@ -102,7 +106,10 @@ def build_table(experiment: ExperimentRow, resampled: Lookup | None = None, min_
             *footnotes(rows, columns, published, experiment.baseline),
             *explain(shown),
             *experiment.notes,
+            *look_notes(experiment, shown),
         ),
+        design=experiment.design,
+        extensions=experiment.extensions,
     )
 
 

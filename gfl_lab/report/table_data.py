@@ -32,6 +32,8 @@ def table_json(table: Table) -> dict[str, Any]:
         "columns": list(table.columns),
         "counts": table.counts,
         "rows": [_row_json(row, compared) for row in table.rows],
+        "looks": None if table.design is None else table.design.to_json(),
+        "extensions": [each.to_json() for each in table.extensions],
         "footnotes": list(table.footnotes),
     }
 
@@ -83,6 +85,9 @@ def _comparison_json(each: Comparison) -> dict[str, Any]:
         "p_equivalent": _p(each.p_equivalent),
         "within_min_effect": each.within,
         "min_effect": each.min_effect,
+        "look": None
+        if each.looked_at is None
+        else {"seeds": each.looked_at.seeds, "level": found.level, "stopped": each.looked_at.stopped or None},
         "images": found.images or None,
         "images_resolve": _number(each.images_resolve),
         "images_needed": each.images_needed,

@@ -111,6 +111,8 @@ class ExperimentReader(TreeReader):
             metrics=plan.metrics,
             min_effect=plan.min_effect,
             notes=plan.notes,
+            design=plan.design,
+            extensions=plan.extensions,
             data=DataRow(data.name, data.digest, data.classes, data.train_images, data.val_images, data.truth),
             variants=tuple(self._variant_row(variant, data.train_images) for variant in plan.variants),
             profile_title=plan.profile_title,

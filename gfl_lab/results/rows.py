@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from gfl_lab.records.plan import Design as Design
+from gfl_lab.records.plan import Extension as Extension
 from gfl_lab.records.plan import Reference as Reference
 from gfl_lab.records.result import Failure as Failure
 from gfl_lab.rundir import TrialState as TrialState
@@ -172,6 +174,10 @@ class ExperimentRow:
     """The smallest difference in AP that matters; None where the experiment says nothing of it."""
     notes: tuple[str, ...] = ()
     """Sentences that belong under its table."""
+    design: Design | None = None
+    """Looks at the table that were fixed beforehand; None where its seeds were."""
+    extensions: tuple[Extension, ...] = ()
+    """Seeds and variants that were added when there were verdicts already."""
 
     @property
     def is_imported(self) -> bool:

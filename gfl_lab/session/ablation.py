@@ -128,7 +128,7 @@ class AblationWork:
     def save(self) -> Plan:
         """Write the plan and the manifests; put what nodes read into the storage."""
         fetch_weights(trial.spec.settings for trial in self._pending)
-        for note in driver.save_plan(self.plan, self.folder):
+        for note in driver.save_plan(self.plan, self.folder, self.tree):
             self.reporter.say(f"note: {note}")
         damaged = self.standing.damaged
         rewritten = [trial for trial in self.standing.known if trial.id in damaged and damaged[trial.id].rewritten]

@@ -16,11 +16,12 @@ from gfl_lab.rundir import RunTree
 from gfl_lab.session.executor_names import ExecutorName
 from gfl_lab.session.inputs import Files, read_files
 from gfl_lab.session.lookup import by_name
+from gfl_lab.session.looks import Resolve, run_experiment
 from gfl_lab.session.outcome import Outcome
 from gfl_lab.session.planning import PlanOptions, prepare
 from gfl_lab.session.reporting import LineReporter
 from gfl_lab.session.run_tree import default_tree
-from gfl_lab.session.session import RunOptions, Session
+from gfl_lab.session.session import RunOptions
 from gfl_lab.session.weights import absolute_weights
 
 
@@ -80,6 +81,7 @@ class Lab:
         self, experiment: str | Path, *, profile: str | None = None, data: str | Path | None = None, seeds: Sequence[int] | None = None,
         init_weights: str | Mapping[str, str] | None = None, executor: ExecutorName = "ray", address: str | None = None,
         cpus: int | None = None, gpus: float | None = None, budget: str | None = None, progress: bool = True,
+        until_resolved: float | None = None, max_seeds: int | None = None,
     ) -> Outcome:  # fmt: skip
         """Train what is missing of an experiment, as `gfl-lab run` does.
 
@@ -98,6 +100,8 @@ class Lab:
             budget: such as ``12h``, ``8cpuh`` or ``40gpuh``; the run stops when it is spent.
             progress: print a line on stderr when a trial starts, finishes an epoch or ends, as `gfl-lab run` does. A `Lab` that is not
                 verbose prints none.
+            until_resolved: add seeds only to rows without a verdict: better, worse, or equivalent within so many AP.
+            max_seeds: of a variant, with ``until_resolved``; None for 8.
 
         Returns:
             The outcome, with the table of an ablation or the ranking of a search.
@@ -105,7 +109,7 @@ class Lab:
         options = RunOptions(executor=executor, address=address, cpus=cpus, gpus=gpus, budget=budget)
         files, plan = _files(experiment, profile), _plan_options(data, seeds, init_weights)
         reporter = LineReporter(verbose=self._verbose, progress=progress)
-        return Session(files, self._tree, reporter, plan, options).run()
+        return run_experiment(files, self._tree, reporter, plan, options, Resolve(until_resolved, max_seeds))
 
     def table(self, experiment: str | Path, *, profile: str | None = None) -> Table:
         """Return the table of an experiment that has been run or imported here.

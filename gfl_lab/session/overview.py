@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 from gfl_lab.errors import InputError, Problem, ResourceError
@@ -19,6 +20,7 @@ from gfl_lab.rundir import RunTree
 from gfl_lab.session import entries
 from gfl_lab.session.costs import check_budget, cost_text, parse_budget
 from gfl_lab.session.inputs import Files
+from gfl_lab.session.looks import Prospect, Resolve, prospect_of
 from gfl_lab.session.plan_text import needed_by, needed_names, way_out
 from gfl_lab.session.planning import PlanOptions, Prepared, prepare
 from gfl_lab.session.search import search_lines
@@ -87,6 +89,7 @@ class PlanOverview:
         trials: those that others need, and those of every variant. trainings: how many of them are trained.
         expected: estimates of the trials to run. cost: of all of them; None if one is not known.
         unassigned: boxes that no location learns, by groups of variants.
+        prospect: of an experiment that is run until each row has a verdict; then ``trials`` are those up to the next look.
     """
 
     files: Files
@@ -99,6 +102,7 @@ class PlanOverview:
     expected: Sequence[Estimate]
     cost: Cost | None
     unassigned: list[dict[str, Any]]
+    prospect: Prospect | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``gfl-lab plan --json`` prints."""
@@ -115,6 +119,7 @@ class PlanOverview:
             "expected": self.cost.to_json() if self.cost else None,
             "rests_on": rests_on(self.expected) if self.expected else None,
             "unassigned": self.unassigned,
+            "looks": self.prospect.to_json() if self.prospect else None,
             "at_once": taken.slots,
             "share": {"cpus": taken.cpus, "gpus": taken.gpus},
             "budget": {"given": self.budget.text, "enough": None if over is None else not over} if self.budget else None,
@@ -145,7 +150,9 @@ class PlanOverview:
         parts += [f"{again} to evaluate again"] if again else []
         taken = self.workers.resources
         at_once = min(taken.slots, max(1, len(self.expected)))
-        return [*lines, f"{', '.join(parts)}, {at_once} at once; {cost_text(self.cost, self.expected, taken)}"]
+        lines.append(f"{', '.join(parts)}, {at_once} at once; {cost_text(self.cost, self.expected, taken)}")
+        known = [estimate.seconds for estimate in self.expected if estimate.seconds is not None]
+        return [*lines, *(self.prospect.lines(fmean(known) if known else None, taken) if self.prospect else [])]
 
     def check_budget(self, say: Callable[[str], None]) -> None:
         """Raise BudgetError if the plan is expected to cost more than its budget."""
@@ -153,11 +160,13 @@ class PlanOverview:
 
 
 def plan_overview(
-    files: Files, tree: RunTree, options: PlanOptions, say: Callable[[str], None], *, budget: str | None = None, warm_up: bool = False
+    files: Files, tree: RunTree, options: PlanOptions, say: Callable[[str], None], *, budget: str | None = None, warm_up: bool = False,
+    resolve: Resolve | None = None,
 ) -> PlanOverview:  # fmt: skip
     """Make the plan of an ablation and look where its trials stand.
 
     Args:
+        resolve: the wish that seeds are trained until each row has a verdict; then the plan is that of the next look.
         budget: to compare the cost with, as ``--budget`` has it.
         warm_up: run some iterations of each distinct model first, for a better estimate.
 
@@ -170,6 +179,7 @@ def plan_overview(
         raise InputError(
             f"--measure warms trials up on one GPU, and these take {workers.resources.gpus:g} each; the first finished one gives an estimate"
         )
+    options, prospect = prospect_of(files, tree, options, resolve or Resolve())
     prepared = prepare(files, tree, options, say)
     plan = prepared.plan
     unassigned = unassigned_groups(plan, prepared.paths, tree)
@@ -186,7 +196,8 @@ def plan_overview(
     trials = _planned_trials(standing, dict(zip([trial.id for trial in pending], expected, strict=True)), weights_of)
     cost = cost_of([estimate.seconds for estimate in expected], workers.resources)
     trainings = len(unfinished) - len(weights_of)
-    return PlanOverview(files, plan, standing, workers, limit, trials, trainings, expected, cost, unassigned)
+    ahead = prospect(len(plan.variants)) if prospect else None
+    return PlanOverview(files, plan, standing, workers, limit, trials, trainings, expected, cost, unassigned, ahead)
 
 
 def _planned_trials(standing: Standing, estimate_of: Mapping[str, Estimate], weights_of: Mapping[str, str]) -> list[PlannedTrial]:

@@ -14,6 +14,7 @@ from gfl_lab.plan.expand import combinations
 from gfl_lab.plan.plan import Draft, Plan, PlanInputs, draft_plan
 from gfl_lab.plan.search import corners
 from gfl_lab.records.manifest import DataPaths
+from gfl_lab.records.plan import Design
 from gfl_lab.rundir import RunTree
 from gfl_lab.session.components import check_components, named_classes
 from gfl_lab.session.dataset import prepare_data
@@ -40,6 +41,7 @@ class PlanOptions:
     Attributes:
         data: folder of a data set in COCO format, instead of the profile's generated one.
         seeds: instead of the experiment's own.
+        design: looks at the table that are fixed beforehand. counts: {variant: its number of seeds} so far, with a design.
         init_weights: {backbone, or "" for all others: initial weights}.
         max_trials: an experiment with more trials is refused.
     """
@@ -48,6 +50,8 @@ class PlanOptions:
     seeds: Sequence[int] | None = None
     init_weights: Mapping[str, str] = field(default_factory=dict)
     max_trials: int = MAX_TRIALS
+    design: Design | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse seeds that no trial can have, and repeated ones.
@@ -93,7 +97,8 @@ def prepare(files: Files, tree: RunTree, options: PlanOptions, say: Callable[[st
         _check_search(files, options)
         _refuse_needs(files)
         experiment = experiment.model_copy(update={"variants": corners(experiment, files.profile, files.source)})
-    seeds = experiment.seeds if options.seeds is None else options.seeds
+    first = options.seeds if options.design is None else range(options.design.looks[0])
+    seeds = experiment.first_seeds if first is None else first
     registered: frozenset[str] = frozenset()
 
     def components(settings: Settings) -> tuple[ComponentFile, ...]:
@@ -105,7 +110,9 @@ def prepare(files: Files, tree: RunTree, options: PlanOptions, say: Callable[[st
 
     inputs = PlanInputs(
         source=files.source.path.name,
-        seeds=options.seeds,
+        seeds=first,
+        counts=options.counts,
+        design=options.design,
         published=files.published,
         weights_digest=digest_weights,
         components=components,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from gfl_lab import naming
 from gfl_lab.errors import InputError, Problem
 from gfl_lab.orchestrate import resources
 from gfl_lab.orchestrate.budget import Budget, Meter
-from gfl_lab.orchestrate.cost import Timings
+from gfl_lab.orchestrate.cost import Cost, Timings
 from gfl_lab.orchestrate.driver import StopSwitch, only_driver
 from gfl_lab.orchestrate.watcher import Progress
 from gfl_lab.plan.plan import Plan, Trial
@@ -118,6 +118,7 @@ class Session:
         files: of the experiment.
         tree: the run tree that holds its trials.
         reporter: receives lines, progress and the table.
+        spent: by this command so far, where it runs several sessions; each adds its own.
     """
 
     files: Files
@@ -125,6 +126,7 @@ class Session:
     reporter: Reporter
     plan: PlanOptions = field(default_factory=PlanOptions)
     options: RunOptions = field(default_factory=RunOptions)
+    spent: Cost = Cost(0.0, 0.0, 0.0)
 
     @property
     def folder(self) -> Path:
@@ -149,7 +151,7 @@ class Session:
             machine, self.files.profile.resources, stop, executor=options.executor, address=options.address, cpus=options.cpus,
             gpus=options.gpus,
         )  # fmt: skip
-        budget = parse_budget(options.budget, workers.resources.gpus)
+        budget = self._budget(workers)
         self._introduce(machine)
         if budget is None and self._certain():
             workers.start()  # Ray takes seconds to start; meanwhile the data set is generated
@@ -162,7 +164,7 @@ class Session:
                 self._fit(workers, work.trials)
                 if work.waiting and workers.on_cluster:
                     workers.connect(say)
-                    budget = parse_budget(options.budget, workers.resources.gpus)
+                    budget = self._budget(workers)
                 work.describe(workers, budget)
                 ending.mirror = start_mirror(self.tree, work.save())
                 if work.waiting:
@@ -191,6 +193,11 @@ class Session:
     def _measured(self) -> bool:
         """Whether trials of this tree were measured; then the resources of a trial follow from the plan."""
         return (self.tree.root / naming.MEASURED_DIR).exists()
+
+    def _budget(self, workers: Workers) -> Budget | None:
+        """Return what is left of the budget."""
+        budget = parse_budget(self.options.budget, workers.resources.gpus)
+        return budget and replace(budget, amount=max(0.0, budget.amount - budget.of(self.spent)))
 
     def _fit(self, workers: Workers, trials: Sequence[Trial]) -> None:
         """Adapt the workers to the measured memory of ``trials``."""
@@ -223,6 +230,7 @@ class Session:
                 return work.run(workers, stop, watch)
             finally:
                 meter.save()
+                self.spent = self.spent.plus(meter.spent)
 
     def _ended(self, ending: _Ending, number: int, work: Work) -> Outcome:
         over = ending.meter is not None and ending.meter.exhausted

@@ -44,6 +44,18 @@ def seed_problems(seeds: list[Any], source: Source) -> list[Problem]:
     ]
 
 
+def looks_problems(seeds: dict[str, Any], raw: dict[str, Any], source: Source) -> list[Problem]:
+    """Return the problems of seeds that are given as looks: they do not rise, or ``min_effect`` is given twice."""
+    looks, problems = seeds.get("looks"), []
+    if isinstance(looks, list) and all(type(each) is int for each in looks) and looks != sorted(set(looks)):
+        message = f"seeds.looks is {show(looks)}: each look must have more seeds than the one before"
+        problems.append(Problem(message, source.place("seeds", "looks"), f"Write {show(sorted(set(looks)))}."))
+    if "min_effect" in raw and raw["min_effect"] != seeds.get("until_resolved"):
+        message = f"min_effect is {show(raw['min_effect'])} and seeds.until_resolved {show(seeds.get('until_resolved'))}: both are the same number"
+        problems.append(Problem(message, source.place("min_effect"), "Give seeds.until_resolved alone."))
+    return problems
+
+
 def table_problems(table: dict[str, Any], axes: dict[str, Any], source: Source) -> list[Problem]:
     """Return the problems of ``table``: rows that are no axes, unknown metrics, and repetitions."""
     problems = []
@@ -69,7 +81,7 @@ def kind_problems(raw: dict[str, Any], source: Source, problems: list[Problem]) 
             for key in ("axes", "variants", "when", "baseline", "min_effect", "published_table")
             if key in raw
         ]
-        if isinstance(raw.get("seeds"), list) and len(raw["seeds"]) > 1:
+        if isinstance(raw.get("seeds"), dict) or (isinstance(raw.get("seeds"), list) and len(raw["seeds"]) > 1):
             hint = "`gfl-lab confirm` compares the best with the defaults over several seeds."
             found.append(Problem("a search has one seed: its suggestions differ in their settings alone", source.place("seeds"), hint))
         if "search" not in raw:

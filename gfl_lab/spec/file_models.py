@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from gfl_lab.spec.limits import LOOKS, MOST_SEEDS
 from gfl_lab.spec.search import SearchSpec
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -72,6 +73,17 @@ class TableSpec(BaseModel):
     metrics: list[str] = Field(default_factory=lambda: ["AP", "AP50", "AP75", "fps"], min_length=1)
 
 
+class UntilResolved(BaseModel):
+    """Seeds only where they are needed: the numbers of seeds at which the table is looked at, fixed beforehand."""
+
+    model_config = _STRICT
+
+    until_resolved: float = Field(gt=0, le=100, description="AP; a row stops when it is better, worse, or equivalent within this")
+    looks: list[Annotated[int, Field(ge=LOOKS[0], le=MOST_SEEDS)]] = Field(
+        default_factory=lambda: [*LOOKS], min_length=1, description="numbers of seeds, rising"
+    )
+
+
 class ExperimentFile(BaseModel):
     """An experiment file as written; see docs/experiment-files.md."""
 
@@ -87,13 +99,18 @@ class ExperimentFile(BaseModel):
     overrides: dict[str, Any] = Field(default_factory=dict)
     when: dict[str, dict[str, Any]] = Field(default_factory=dict)
     baseline: dict[str, Any] | str | None = None
-    seeds: list[Seed] = Field(default_factory=lambda: [0], min_length=1)
+    seeds: Annotated[list[Seed], Field(min_length=1)] | UntilResolved = Field(default_factory=lambda: [0])
     min_effect: float | None = Field(
         None, gt=0, le=100, description="the smallest difference in AP that matters; within it variants are equivalent (0.3 by default)"
     )
     published_table: str = ""
     table: TableSpec = TableSpec()
     search: SearchSpec | None = None
+
+    @property
+    def first_seeds(self) -> list[int]:
+        """The seeds that every variant has at the beginning: all of them, or those of the first look."""
+        return self.seeds if isinstance(self.seeds, list) else list(range(self.seeds.looks[0]))
 
 
 class PublishedRow(BaseModel):

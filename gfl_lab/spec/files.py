@@ -16,6 +16,7 @@ from gfl_lab.spec.experiment_rules import (
     axes_problems,
     baseline_problems,
     kind_problems,
+    looks_problems,
     seed_problems,
     table_problems,
     varied_problems,
@@ -161,6 +162,7 @@ def load_experiment(path: Path) -> tuple[ExperimentFile, Source]:
     problems += baseline_problems(raw.get("baseline"), axes, variants, source)
     problems += when_problems(part("when", dict), axes, source)
     problems += seed_problems(part("seeds", list), source)
+    problems += looks_problems(part("seeds", dict), raw, source)
     problems += table_problems(part("table", dict), axes, source)
     return _checked(experiment, problems, source), source
 
