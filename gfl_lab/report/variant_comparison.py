@@ -215,6 +215,10 @@ def notes(rows: Sequence[DifferenceRow]) -> list[str]:
     notes = []
     if several := next((row.comparison.rows for row in rows if row.comparison is not None and row.comparison.rows > 1), 0):
         notes.append(f"p and verdict of AP, AP50 and AP75 are those of the table: corrected by Holm's method for its {several} rows.")
+    if looked_at := next((row.comparison.looked_at for row in totals if row.comparison and row.comparison.looked_at), None):
+        notes.append(
+            f"Looks were fixed beforehand: AP, AP50 and AP75 are those of the table's look at {looked_at.seeds} seeds, corrected for all looks."
+        )
     if any(row.found.rows > 1 for row in rows):
         notes.append(
             "How much seeds differ is pooled over the table's rows for AP and its sizes; classes and errors rest on these two variants."
