@@ -15,8 +15,8 @@ from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree
 from gfl_lab.session.executor_names import ExecutorName
 from gfl_lab.session.inputs import Files, read_files
-from gfl_lab.session.lookup import by_name
 from gfl_lab.session.looks import Resolve, run_experiment
+from gfl_lab.session.lookup import by_name
 from gfl_lab.session.outcome import Outcome
 from gfl_lab.session.planning import PlanOptions, prepare
 from gfl_lab.session.reporting import LineReporter
