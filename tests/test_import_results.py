@@ -179,6 +179,7 @@ def test_the_same_files_again_change_nothing_and_more_files_are_added(
     table = json.loads(out)
     assert table["rows"][2]["delta"]["AP"]["verdict"] == "one seed"
     assert any(note.startswith("One file: rtdetr has one seed.") for note in table["footnotes"])
+    assert [each["variants"] for each in table["extensions"]] == [1], "an arm that is added when verdicts are there is told"
     assert cli("verify", NAME)[0] == 0
     code, _, err = cli(*arguments(files))
     assert code == 2 and "rtdetr, seed 0" in err and "give another name" in err

@@ -19,11 +19,11 @@ def extensions(new: PlanFile, old: PlanFile, tree: RunTree, time: str) -> tuple[
     read = _read(old, tree)
     if read < VERDICT:
         return old.extensions
-    former = {naming.canonical_json(variant.settings): variant for variant in old.variants}
+    former = {_key(variant): variant for variant in old.variants}
     planned = set(new.design.seeds) if new.design and old.design else set[int]()
     seeds, variants = 0, 0
     for variant in new.variants:
-        before = former.get(naming.canonical_json(variant.settings))
+        before = former.get(_key(variant))
         variants += before is None
         if before is not None and _seeds(variant) - _seeds(before) - planned:
             seeds = max(seeds, len(variant.trials))
@@ -37,6 +37,11 @@ def _read(plan: PlanFile, tree: RunTree) -> int:
     done = {each.name: {t.seed for t in each.trials if tree.trial(t.id).state() is TrialState.DONE} for each in plan.variants}
     baseline = next((done[each.name] for each in plan.variants if each.baseline), None)
     return 0 if baseline is None else max((len(baseline & done[each.name]) for each in plan.variants if not each.baseline), default=0)
+
+
+def _key(variant: PlannedVariant) -> str:
+    """Return what makes a variant the same one: its settings, or the name of imported detections, which have none."""
+    return naming.canonical_json(variant.settings) if variant.settings else variant.name
 
 
 def _seeds(variant: PlannedVariant) -> set[int]:

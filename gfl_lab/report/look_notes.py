@@ -13,7 +13,7 @@ from gfl_lab.wording import joined, plural
 def look_notes(experiment: ExperimentRow, comparisons: Sequence[Comparison]) -> list[str]:
     """Return the notes; ``comparisons`` are those in AP."""
     notes = [] if experiment.design is None else _about_looks(experiment, experiment.design, comparisons)
-    return [*notes, *(_extension(each, experiment.design) for each in experiment.extensions)]
+    return [*notes, *(_extension(each, planned=experiment.design is None and not experiment.is_imported) for each in experiment.extensions)]
 
 
 def _about_looks(experiment: ExperimentRow, design: Design, comparisons: Sequence[Comparison]) -> list[str]:
@@ -53,10 +53,11 @@ def _by_seeds(names: Mapping[int, Sequence[str]]) -> str:
     return "; ".join(f"{plural(seeds, 'seed')}: {joined(each)}" for seeds, each in sorted(names.items()))
 
 
-def _extension(each: Extension, design: Design | None) -> str:
+def _extension(each: Extension, *, planned: bool) -> str:
+    """Return the note; ``planned``: the looks at this table could have been fixed beforehand."""
     added = [f"seeds up to {each.seeds} of a variant"] if each.seeds > each.read else []
     added += [plural(each.variants, "variant")] if each.variants else []
-    out = "" if design is not None else " Fix the looks beforehand with --until-resolved."
+    out = " Fix the looks beforehand with --until-resolved." if planned else ""
     return (
         f"Extended after it was read: on {each.added[:10]} there were verdicts from {plural(each.read, 'seed')}, and {joined(added or ['seeds'])} were added. "
         f"p is not corrected for that first look: chance had one more occasion.{out}"

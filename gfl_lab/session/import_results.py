@@ -18,6 +18,7 @@ from gfl_lab.errors import DataError, InputError, Problem, StoreError
 from gfl_lab.integrity.damage import file_entries
 from gfl_lab.integrity.trial_check import damage
 from gfl_lab.metrics.coco_evaluation import evaluate
+from gfl_lab.orchestrate.extensions import extensions
 from gfl_lab.records.evaluation import write_evaluation
 from gfl_lab.records.manifest import imported_manifest, write_manifest
 from gfl_lab.records.plan import PlanFile, PlannedTrial, PlannedVariant, read_plan, write_plan
@@ -90,6 +91,7 @@ def import_results(tree: RunTree, name: str, options: ImportOptions, say: Say) -
     folder = tree.experiment(name, IMPORTED)
     if former is not None:
         _check_kept(former, plan, folder)
+        plan = replace(plan, extensions=extensions(plan, former, tree, now()))
     made = _write_trials(tree, arms, truth, annotations, say)
     changed = former is None or plan != former
     if changed:
