@@ -95,10 +95,18 @@ def test_what_comes_later_changes_no_row_that_has_stopped() -> None:
     assert seeds_wanted(LOOKS, early)["large"] == early["large"].seeds
 
 
+def test_a_look_waits_for_all_rows_but_those_that_failed() -> None:
+    row = paired(30.0, 0.05, 2)
+    assert look([2, 3], {"a": 2, "b": 1}, lambda *at: row, 0.5)["a"].seeds == 0
+    assert look([2, 3], {"a": 2, "b": 1}, lambda *at: row, 0.5, {"b"})["a"].stopped == DECIDED
+    done = look([2, 3], {"a": 2, "b": 2}, lambda name, *at: row if name == "a" else paired(0.1, 0.3, 2), 0.5)
+    assert (done["a"].stopped, done["b"].stopped) == (DECIDED, "")
+
+
 def test_a_row_that_is_not_there_yet_counts_among_those_that_p_is_corrected_for() -> None:
     rows = {"a": paired(3.0, 0.05, 2)}
     alone = look([2, 3], {"a": 2}, lambda *at: rows["a"], 0.5)
-    beside = look([2, 3], {"a": 2, "b": 0, "c": 1}, lambda name, metric, seeds: rows[name], 0.5)
+    beside = look([2, 3], {"a": 2, "b": 0, "c": 1}, lambda name, metric, seeds: rows[name], 0.5, {"b", "c"})
     assert alone["a"].found == beside["a"].found
     assert (alone["a"].stopped, beside["a"].stopped) != ("", DECIDED)
     assert [beside[name].seeds for name in "bc"] == [0, 0] and seeds_wanted([2, 3], beside)["b"] == 2

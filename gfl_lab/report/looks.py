@@ -11,7 +11,7 @@ the chance that it falls below c is c at most, since the parts of all looks sum 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -73,21 +73,29 @@ class LookedAt:
 
 
 def look(
-    looks: Sequence[int], complete: Mapping[str, int], paired_at: Callable[[str, str, int], Paired | None], min_effect: float
+    looks: Sequence[int],
+    complete: Mapping[str, int],
+    paired_at: Callable[[str, str, int], Paired | None],
+    min_effect: float,
+    lost: Collection[str] = (),
 ) -> dict[str, LookedAt]:
     """Take the looks in their order, as far as trials have finished, and return each row at its last one.
 
-    What a look decides rests on the seeds of that look alone, so the answer is the same whenever it is computed, and more seeds than
-    the looks ask for change nothing.
+    A look is taken when all rows that have not stopped have its seeds, since they share their spread. What it decides rests on the
+    seeds of that look alone. So the answer is the same whenever it is computed, and more seeds than the looks ask for change nothing.
 
     Args:
         complete: {row: how many of the first seeds it shares with the baseline, without a gap}.
         paired_at: returns a row's difference in a metric over its first seeds, given (row, metric, seeds).
         min_effect: AP points, the smallest difference that matters.
+        lost: rows with a failed trial; looks do not wait for them.
     """
     rows = {name: LookedAt() for name in complete}
     for seeds, level in zip(looks, levels(looks), strict=True):
-        ready = [name for name, row in rows.items() if not row.stopped and complete[name] >= seeds]
+        active = [name for name, row in rows.items() if not row.stopped]
+        ready = [name for name in active if complete[name] >= seeds]
+        if not ready or any(name not in ready and name not in lost for name in active):
+            break
         found = {metric: _judged(rows, ready, metric, seeds, level, paired_at) for metric in RESAMPLED}
         for name in ready:
             rows[name] = LookedAt(seeds, {metric: each[name] for metric, each in found.items() if name in each})

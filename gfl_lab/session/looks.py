@@ -54,24 +54,31 @@ def run_experiment(
         return Session(files, tree, reporter, plan, options).run()
     _check_recorded(design, files, tree)
     held = HeldTable(reporter)
+    try:
+        return _look_by_look(design, files, tree, held, plan, options)
+    finally:
+        held.release()
+
+
+def _look_by_look(design: Design, files: Files, tree: RunTree, reporter: Reporter, plan: PlanOptions, options: RunOptions) -> Outcome:
+    """Run a session for each look until every row has stopped, or no session brings a row further; return how the last one ended."""
     counts: dict[str, int] = {}
     spent = Cost(0.0, 0.0, 0.0)
     while True:
-        session = Session(files, tree, held, replace(plan, design=design, counts=counts), options, spent)
+        session = Session(files, tree, reporter, replace(plan, design=design, counts=counts), options, spent)
         outcome = session.run()
         spent = session.spent
         if outcome.stopped or outcome.code not in (ExitCode.DONE, ExitCode.UNFAIR, ExitCode.TRIALS_FAILED):
-            break
-        row = Store(tree).experiment(files.experiment.name, files.profile.name)
-        rows = look_at(row, Store(tree).resampled_or_none)
+            return outcome
+        store = Store(tree)
+        row = store.experiment(files.experiment.name, files.profile.name)
+        rows = look_at(row, store.resampled_or_none)
         for line in look_lines(design, rows, _failed(row)):
             reporter.say(line)
         wanted = counts_of(row, design, rows)
         if wanted == counts or all(count <= _trained(row, name) for name, count in wanted.items()):
-            break
+            return outcome
         counts = wanted
-    held.release()
-    return outcome
 
 
 def design_of(files: Files, plan: PlanOptions, resolve: Resolve) -> Design | None:
