@@ -402,6 +402,17 @@ def test_warnings_of_the_table_come_first(tree: RunTree) -> None:
     assert "Read the warnings in the notes first." in text and text.index(extended) < text.index(cut) < text.index("A note.")
 
 
+def test_a_table_with_looks_gives_its_own_command_and_notes(tree: RunTree) -> None:
+    file = tree.experiment("table3_qfl_dfl", "desk") / naming.PLAN
+    plan = read_json(file)
+    write_json(file, plan | {"experiment": plan["experiment"] | {"design": {"until_resolved": 0.5, "looks": [2, 4]}}})
+    known = fake_claim(tree)
+    assert known.commands[0] == "gfl-lab run table3_qfl_dfl.yaml --profile desk --until-resolved 0.5 --max-seeds 4"
+    assert known.notes[0].startswith("The looks at this table were fixed beforehand: 2 and 4 seeds")
+    assert known.main.min_effect == 0.5 and "Verdict and interval rest on 2 of these 3 seeds." in known.notes
+    assert "3 seeds, 5 validation images" not in to_claim_page(known) and "2 seeds, 5 validation images" in to_claim_page(known)
+
+
 @pytest.fixture
 def no_baseline(tree: RunTree) -> Iterator[RunTree]:
     """The tree's experiment without a baseline."""

@@ -16,6 +16,7 @@ from gfl_lab.report.differences import CODE, DATA, ENVIRONMENT, SETTINGS, Differ
 from gfl_lab.report.fairness import UNFAIR, unfair
 from gfl_lab.report.footnotes import footnotes
 from gfl_lab.report.formatting import format_number
+from gfl_lab.report.look_notes import look_notes
 from gfl_lab.report.table import Table, build_table
 from gfl_lab.report.table_rows import Delta, TableRow, paired_delta
 from gfl_lab.report.variant_comparison import DifferenceRow
@@ -131,6 +132,7 @@ def build_claim(
         ),
         notes=(
             *(each for each in experiment.notes if not each.startswith(_WARNINGS)),
+            *(each for each in look_notes(two, [comparisons["AP"]] if "AP" in comparisons else []) if not each.startswith(_WARNINGS)),
             *_published_values(first, second),
             *footnotes(plain, [key for key in SHOWN if key in table.columns], published, None),
             *_seeds(first, second, delta, comparisons.get("AP")),

@@ -161,7 +161,10 @@ def _commands(tree: RunTree, pair: VariantPair, against: str | None, min_effect:
         first, named = _import(tree, experiment), experiment.name
     else:
         named = f"{shlex.quote(experiment.source or experiment.name)} --profile {experiment.profile}"
-        first = f"gfl-lab run {named} --seeds {seeds_text(list(pair.trials))}"
+        design = experiment.design
+        seeds = seeds_text(list(pair.trials))
+        which = f"--seeds {seeds}" if design is None else f"--until-resolved {design.min_effect:g} --max-seeds {design.looks[-1]}"
+        first = f"gfl-lab run {named} {which}"
     claim = f"gfl-lab report {named} --claim {shlex.quote(pair.variant.name)}"
     claim += f" --against {shlex.quote(pair.reference.name)}" if against is not None else ""
     claim += f" --min-effect {min_effect:g}" if min_effect is not None else ""
