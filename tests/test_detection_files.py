@@ -289,3 +289,18 @@ def test_files_of_an_arm_come_in_natural_order_and_their_number_is_the_seed(tmp_
     assert [path.name for path in find_files([("x", f"{tmp_path}/a,b.json")], findings)["x"]] == ["a,b.json"]
     find_files([("x", f"{tmp_path}/none*.json"), ("x", "none.json"), (" ", "x"), ("y", "")], findings)
     assert len(findings.all()) == 4
+
+
+def test_gzipped_annotations_are_the_same_annotations(tmp_path):
+    findings = Findings()
+    plain = read_truth(write(tmp_path / "val.json", COCO_IDS), "val.json", findings)
+    packed = read_truth(write(tmp_path / "val.json.gz", COCO_IDS), "val.json.gz", findings)
+    assert plain is not None and packed is not None and plain.digest == packed.digest and not findings
+    (tmp_path / "cut.json.gz").write_bytes((tmp_path / "val.json.gz").read_bytes()[:-30])
+    assert read_truth(tmp_path / "cut.json.gz", "cut.json.gz", findings) is None
+    assert "is gzipped, and damaged" in str(findings.problems()[0])
+    no_boxes = {**COCO_IDS, "annotations": []}
+    assert read_truth(write(tmp_path / "none.json", no_boxes), "none.json", findings) is None
+    no_classes = {key: value for key, value in COCO_IDS.items() if key != "categories"}
+    assert read_truth(write(tmp_path / "classes.json", no_classes), "classes.json", findings) is None
+    assert "has no 'categories'" in "\n".join(map(str, findings.problems()))
