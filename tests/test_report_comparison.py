@@ -415,3 +415,14 @@ def test_a_torn_record_is_told_and_hides_no_table(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="evaluation of trial 000000000000 cannot be read"):
         store.resampled("0" * 12)
     assert store.resampled_or_none("0" * 12) is None
+
+
+def test_an_interval_that_leaves_0_out_beside_a_corrected_p_above_5_percent_is_explained() -> None:
+    # differences 0.26, 0.46, 0.66 of one row: p 0.03 by itself, 0.06 among two
+    given = rows(0.46, 0.0, spread=0.2)
+    table = build_table(given)
+    each = table.compared[0]
+    assert each.verdict == "inconclusive" and each.found.p < 0.05 < each.p and each.found.low > 0
+    assert any(note.startswith("v0: the interval leaves 0 out, but it is of one row by itself. Of 2 rows") for note in table.footnotes)
+    alone = build_table(rows(0.9, spread=0.2))
+    assert alone.compared[0].verdict == "better" and not any("by itself" in note for note in alone.footnotes)

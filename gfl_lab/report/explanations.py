@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from gfl_lab.report.comparison import EQUIVALENT, INCONCLUSIVE, Comparison
 from gfl_lab.report.formatting import about
+from gfl_lab.report.noise import LEVEL
 from gfl_lab.report.statistics import NO_RECORDS, NO_SIGNAL, NO_SPREAD, ONE_SEED
 
 
@@ -69,6 +70,11 @@ def _about_verdicts(tested: Sequence[Comparison]) -> list[str]:
         sentences.append(f"Within ±{least} AP for {_some(small)}: there is a difference, and it is shown to be smaller than that.")
     if INCONCLUSIVE in verdicts:
         sentences.append(f"Inconclusive: too little data to tell a difference, or to show that it lies within ±{least} AP.")
+    if alone := [each.variant for each in tested if each.verdict == INCONCLUSIVE and each.found.p is not None and each.found.p < 1 - LEVEL]:
+        sentences.append(
+            f"{_some(alone)}: the interval leaves 0 out, but it is of one row by itself. Of {tested[0].rows} rows one does so by chance "
+            "more often, and p is corrected for that."
+        )
     return sentences
 
 
