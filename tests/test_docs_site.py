@@ -31,8 +31,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_document_is_a_page_and_in_the_navigation(site: Path) -> None:
     documents = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
     assert all((site / name).with_suffix(".html").exists() for name in documents) and not list(site.rglob("*.py"))
-    listed = re.findall(r"[\w-]+\.md", str(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
-    assert {name for name in documents if "/" not in name} == set(listed) and len(listed) == len(set(listed))
+    listed = re.findall(r"[\w/-]+\.md", str(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
+    shown = {name for name in documents if "/" not in name} | {"decisions/index.md"}
+    assert shown == set(listed) and len(listed) == len(set(listed))
+
+
+def test_the_index_and_the_navigation_have_one_order() -> None:
+    nav = re.findall(r"[\w/-]+\.md", str(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
+    index = dict.fromkeys(re.findall(r"\]\(([\w/-]+\.md)", (ROOT / "docs" / "index.md").read_text()))
+    assert ["index.md", *index] == nav
 
 
 def test_pages_fetch_nothing_from_elsewhere(site: Path) -> None:

@@ -579,9 +579,12 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 def test_every_document_is_in_the_index() -> None:
-    index = (DOCS / "index.md").read_text()
-    for path in DOCS.rglob("*.md"):
-        assert path.name == "index.md" or f"({path.relative_to(DOCS)})" in index, path.name
+    index, decisions = (DOCS / "index.md").read_text(), (DOCS / "decisions" / "index.md").read_text()
+    for path in DOCS.glob("*.md"):
+        assert path.name == "index.md" or f"({path.name})" in index, path.name
+    assert "(decisions/index.md)" in index
+    for path in (DOCS / "decisions").glob("*.md"):
+        assert path.name == "index.md" or f"({path.name})" in decisions, path.name
 
 
 def examples() -> list[tuple[str, dict[str, Any], str]]:
