@@ -180,7 +180,11 @@ def _notes(arms: Sequence[_Arm], seeds: Seeds, truth: Truth) -> tuple[str, ...]:
         f"Imported: AP is computed from {plural(len(files), 'detection file')} of other projects. gfl-lab has trained none of the detectors."
     ]
     notes += [f"Warning: {each}" for each in cautions(files, truth)]
-    notes += [f"{each.file}: {note}" for each in files for note in each.notes]
+    by_note: dict[str, list[str]] = {}
+    for each in files:
+        for note in each.notes:
+            by_note.setdefault(note, []).append(each.file)
+    notes += [f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}: {note}" for note, names in by_note.items()]
     single = [arm.name for arm in arms if len(arm.files) == 1]
     if single:
         notes.append(

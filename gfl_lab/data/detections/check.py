@@ -115,6 +115,7 @@ class _Check:
 
     def run(self) -> Detections:
         raw, truth = self.raw, self.truth
+        self._told()
         self._scores()
         position = self._images()
         evidence = Evidence(truth, position, raw.boxes, raw.scores)
@@ -129,6 +130,13 @@ class _Check:
 
     def _add(self, kind: str, message: str, hint: str = "", item: str = "") -> None:
         self.findings.add(kind, message, self.file, item, hint)
+
+    def _told(self) -> None:
+        """Note the readings that were given and are not those of the format."""
+        if self.class_ids not in ("", FROM_ZERO if self.raw.text else AS_IS):
+            self.notes.append(f"class ids are read as {_reading_words(self.class_ids)}, as was told.")
+        if self.layout not in ("", self.raw.layout):
+            self.notes.append(f"boxes are read as {layout_words(self.layout)}, as was told.")
 
     # --- scores ---
 
