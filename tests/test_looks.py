@@ -202,7 +202,7 @@ def test_mistakes_in_looks(tmp_path: Path, seeds: str, more: str, message: str) 
 def test_looks_are_fixed_by_the_first_run() -> None:
     first = Design(0.5, (2, 3))
     assert design_kept(None, first) == first == design_kept(first, None) == design_kept(first, first)
-    with pytest.raises(InputError, match="must be fixed before the first one"):
+    with pytest.raises(InputError, match="Looks are fixed before the first one"):
         design_kept(Design(0.4, (2, 3)), first)
 
 
@@ -249,6 +249,8 @@ def test_seeds_are_added_where_they_are_needed_alone(cli: Cli, tmp_path: Path) -
     assert (code, json.loads(again)) == (0, table)
     assert all((trial.path / known_trial.STARTED).read_text() == "1\n" for trial in RunTree(tmp_path / "runs").trials())
     assert json.loads(cli("table", file, "--json")[1]) == table
+    code, out, err = cli("plan", file, "--until-resolved", "1")
+    assert code == 0 and "0 of " in err and "as seeds differ here" in err and out.count("seed ") == sum(found.values())
     assert f"{found['base']} seeds" in " ".join(cli("table", file)[1].split())
 
     # seeds that are added by hand are no reason for another verdict, and are named
@@ -262,7 +264,7 @@ def test_seeds_are_added_where_they_are_needed_alone(cli: Cli, tmp_path: Path) -
 
     # other looks than those of the first run are refused
     code, out, err = cli("run", file, "--until-resolved", "0.4", *RUN)
-    assert code == 2 and "must be fixed before the first one" in " ".join(err.split())
+    assert code == 2 and "Looks are fixed before the first one" in " ".join(err.split())
 
 
 def test_a_failed_row_does_not_stop_the_others(cli: Cli, tmp_path: Path) -> None:

@@ -199,6 +199,17 @@ def save_plan(plan: Plan, folder: Path, tree: RunTree) -> list[str]:
     return notes
 
 
+def check_design(plan: Plan, folder: Path) -> None:
+    """Refuse looks that are not those of the first run over the same data.
+
+    Raises:
+        InputError: they are others. StoreError: the former plan cannot be read.
+    """
+    path = folder / naming.PLAN
+    if path.exists() and (old := _former_plan(path)).data.digest == plan.data.digest:
+        design_kept(plan.design, old.design)
+
+
 def design_kept(asked: Design | None, former: Design | None) -> Design | None:
     """Return the looks of an experiment: those that it has, else those that are asked for.
 
@@ -206,10 +217,14 @@ def design_kept(asked: Design | None, former: Design | None) -> Design | None:
         InputError: it has others.
     """
     if asked and former and asked != former:
-        message = f"this experiment is resolved to {asked.min_effect:g} AP at looks of {_listed(asked.looks)} seeds by what is asked for, and to {former.min_effect:g} AP at {_listed(former.looks)} by its first run"
+        message = (
+            f"the first run of this experiment fixed looks at {_listed(former.looks)} seeds for {former.min_effect:g} AP, and this one asks "
+            f"for looks at {_listed(asked.looks)} seeds for {asked.min_effect:g} AP"
+        )
         hint = (
-            f"Looks must be fixed before the first one: go on with --until-resolved {former.min_effect:g} --max-seeds {former.looks[-1]}, or "
-            "ask a new question: copy the file and give it another name. Finished trials are reused."
+            f"Looks are fixed before the first one. Go on with the options of the first run, or with `seeds: {{until_resolved: "
+            f"{former.min_effect:g}, looks: [{_listed(former.looks)}]}}` in the file. Or ask a new question: copy the file and give it another "
+            "name. Finished trials are reused."
         )
         raise InputError(Problem(message, hint=hint))
     return former or asked

@@ -8,12 +8,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gfl_lab import naming
 from gfl_lab.errors import ExitCode, InputError, Problem
 from gfl_lab.orchestrate.cost import Cost, cost_of
-from gfl_lab.orchestrate.driver import design_kept
 from gfl_lab.orchestrate.resources import TrialResources
-from gfl_lab.records.plan import Design, read_plan
+from gfl_lab.records.plan import Design
 from gfl_lab.report.comparison import look_at
 from gfl_lab.report.looks import DECIDED, OUT_OF_REACH, LookedAt, looks_up_to, seeds_wanted
 from gfl_lab.report.looks_simulated import EFFECTS, expected_trials
@@ -24,7 +22,7 @@ from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree, TrialState
 from gfl_lab.session.inputs import Files
 from gfl_lab.session.outcome import Outcome
-from gfl_lab.session.planning import PlanOptions
+from gfl_lab.session.planning import PlanOptions, Prepared, prepare
 from gfl_lab.session.reporting import Listener, Reporter
 from gfl_lab.session.session import RunOptions, Session
 from gfl_lab.spec.file_models import UntilResolved
@@ -52,7 +50,6 @@ def run_experiment(
     design = design_of(files, plan, resolve or Resolve())
     if design is None:
         return Session(files, tree, reporter, plan, options).run()
-    _check_recorded(design, files, tree)
     held = HeldTable(reporter)
     try:
         return _look_by_look(design, files, tree, held, plan, options)
@@ -107,13 +104,6 @@ def design_of(files: Files, plan: PlanOptions, resolve: Resolve) -> Design | Non
     if resolve.max_seeds is not None:
         looks = looks_up_to(resolve.max_seeds)
     return Design(resolve.until or until, looks)
-
-
-def _check_recorded(design: Design, files: Files, tree: RunTree) -> None:
-    """Refuse other looks than those of the first run before anything is prepared; over other data the run itself finds out."""
-    path = tree.experiment(files.experiment.name, files.profile.name) / naming.PLAN
-    if path.exists():
-        design_kept(design, read_plan(path).design)
 
 
 def counts_of(row: ExperimentRow, design: Design, rows: Mapping[str, LookedAt]) -> dict[str, int]:
@@ -226,37 +216,40 @@ class Prospect:
         ]
 
 
-def prospect_of(files: Files, tree: RunTree, plan: PlanOptions, resolve: Resolve) -> tuple[PlanOptions, Callable[[int], Prospect] | None]:
-    """Return the options with which the next look is planned, and a function of the number of variants that says what comes.
+def plan_next_look(
+    files: Files, tree: RunTree, plan: PlanOptions, resolve: Resolve, say: Callable[[str], None]
+) -> tuple[Prepared, Prospect | None]:
+    """Make the plan of the next look, and the prospect of all looks; without looks, make the plan of the experiment.
 
-    Without looks these are ``plan`` and None. Raises InputError as ``design_of`` does.
+    Raises:
+        SpecError, DataError, InputError: as ``prepare`` and ``design_of``.
     """
     design = design_of(files, plan, resolve)
+    prepared = prepare(files, tree, replace(plan, design=design), say)
     if design is None:
-        return plan, None
-    _check_recorded(design, files, tree)
-    counts, spread = dict[str, int](), None
+        return prepared, None
+    spread = None
     store = Store(tree)
     if (files.experiment.name, files.profile.name) in tree.experiments():
         row = store.experiment(files.experiment.name, files.profile.name)
-        if row.design is not None:
+        if row.design is not None and row.data.digest == prepared.plan.data.digest:
             rows = look_at(row, store.resampled_or_none)
-            counts = counts_of(row, design, rows)
             known = [found.spread for each in rows.values() if (found := each.found.get("AP")) and found.spread]
             spread = math.sqrt(sum(known) / len(known)) if known else None
+            prepared = prepare(files, tree, replace(plan, design=design, counts=counts_of(row, design, rows)), lambda _: None)
+    return prepared, _prospect(design, len(prepared.plan.variants), spread)
 
-    def prospect(variants: int) -> Prospect:
-        least, most = design.looks[0] * variants, design.looks[-1] * variants
-        between = design.min_effect if spread is None else spread
-        expected = expected_trials(design.looks, variants - 1, design.min_effect, between)
-        noise = (
-            "if seeds differ by as much (standard deviation of a pair)"
-            if spread is None
-            else f"as seeds differ here ({spread:.2f} AP a pair)"
-        )
-        effects = joined([f"{each:g}" for each in EFFECTS])
-        return Prospect(
-            design, least, most, expected, f"{noise} and true differences of {effects} times {design.min_effect:g} AP are equally likely"
-        )
 
-    return replace(plan, design=design, counts=counts), prospect
+def _prospect(design: Design, variants: int, spread: float | None) -> Prospect:
+    """Return the prospect of an experiment.
+
+    Args:
+        spread: standard deviation of a pair's difference, AP, from its finished trials; None if there is none yet.
+    """
+    expected = expected_trials(design.looks, variants - 1, design.min_effect, design.min_effect if spread is None else spread)
+    noise = (
+        "if seeds differ by as much (standard deviation of a pair)" if spread is None else f"as seeds differ here ({spread:.2f} AP a pair)"
+    )
+    effects = joined([f"{each:g}" for each in EFFECTS])
+    basis = f"{noise} and true differences of {effects} times {design.min_effect:g} AP are equally likely"
+    return Prospect(design, design.looks[0] * variants, design.looks[-1] * variants, expected, basis)

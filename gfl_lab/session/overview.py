@@ -20,7 +20,7 @@ from gfl_lab.rundir import RunTree
 from gfl_lab.session import entries
 from gfl_lab.session.costs import check_budget, cost_text, parse_budget
 from gfl_lab.session.inputs import Files
-from gfl_lab.session.looks import Prospect, Resolve, prospect_of
+from gfl_lab.session.looks import Prospect, Resolve, plan_next_look
 from gfl_lab.session.plan_text import needed_by, needed_names, way_out
 from gfl_lab.session.planning import PlanOptions, Prepared, prepare
 from gfl_lab.session.search import search_lines
@@ -179,8 +179,7 @@ def plan_overview(
         raise InputError(
             f"--measure warms trials up on one GPU, and these take {workers.resources.gpus:g} each; the first finished one gives an estimate"
         )
-    options, prospect = prospect_of(files, tree, options, resolve or Resolve())
-    prepared = prepare(files, tree, options, say)
+    prepared, prospect = plan_next_look(files, tree, options, resolve or Resolve(), say)
     plan = prepared.plan
     unassigned = unassigned_groups(plan, prepared.paths, tree)
     standing = Standing(plan, tree, running_too=True)
@@ -196,8 +195,7 @@ def plan_overview(
     trials = _planned_trials(standing, dict(zip([trial.id for trial in pending], expected, strict=True)), weights_of)
     cost = cost_of([estimate.seconds for estimate in expected], workers.resources)
     trainings = len(unfinished) - len(weights_of)
-    ahead = prospect(len(plan.variants)) if prospect else None
-    return PlanOverview(files, plan, standing, workers, limit, trials, trainings, expected, cost, unassigned, ahead)
+    return PlanOverview(files, plan, standing, workers, limit, trials, trainings, expected, cost, unassigned, prospect)
 
 
 def _planned_trials(standing: Standing, estimate_of: Mapping[str, Estimate], weights_of: Mapping[str, str]) -> list[PlannedTrial]:

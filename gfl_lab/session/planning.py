@@ -10,6 +10,7 @@ from gfl_lab import naming
 from gfl_lab.addresses import absolute
 from gfl_lab.data import ambiguous_shapes
 from gfl_lab.errors import InputError, Problem, SpecError
+from gfl_lab.orchestrate.driver import check_design
 from gfl_lab.plan.expand import combinations
 from gfl_lab.plan.plan import Draft, Plan, PlanInputs, draft_plan
 from gfl_lab.plan.search import corners
@@ -90,7 +91,7 @@ def prepare(files: Files, tree: RunTree, options: PlanOptions, say: Callable[[st
         say: called with each line for the person who waits.
 
     Raises:
-        SpecError, DataError, InputError: every problem of the first step that has one.
+        SpecError, DataError, InputError: every problem of the first step that has one; last, looks other than those of the first run.
     """
     experiment = files.experiment
     if experiment.kind == "search":
@@ -139,6 +140,8 @@ def prepare(files: Files, tree: RunTree, options: PlanOptions, say: Callable[[st
     plan = drafted.over(content, contents)
     for note in plan.notes:
         say(f"note: {note}")
+    if plan.design is not None:
+        check_design(plan, tree.experiment(files.experiment.name, files.profile.name))
     other_paths = {found.digest: own for found, own in others.values() if found.digest != content.digest}
     return Prepared(plan, paths, other_paths, files.code, lambda other: draft(other).over(content, contents))
 
