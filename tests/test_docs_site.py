@@ -12,6 +12,7 @@ from mkdocs.commands.build import build
 from mkdocs.config import load_config
 
 from gfl_lab.metrics import box_modes
+from gfl_lab.report.modes import modes_frame
 from gfl_lab.report.power import seeds_needed
 from gfl_lab.report.sides import coincidence
 from gfl_lab.report.table import build_table
@@ -60,7 +61,7 @@ def test_links_out_of_the_documents_become_names(site: Path) -> None:
 def test_the_reference_is_made_from_the_code(site: Path) -> None:
     text = (site / "python-api.html").read_text(encoding="utf-8")
     assert ":::" not in text
-    for name in (open_store, seeds_needed, box_modes.modes, coincidence, build_table, Lab.run):
+    for name in (open_store, seeds_needed, box_modes.modes, modes_frame, coincidence, build_table, Lab.run):
         assert f'id="{name.__module__}.{name.__qualname__}"' in text
     assert 'id="gfl_lab.results.store.Store.logged"' in text  # inherited
     assert "Raises:" in text and html.escape(Store.question.__doc__.split(".")[0]) in text

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -21,7 +22,10 @@ import yaml
 from gfl_lab import naming
 from gfl_lab.cli.main import main
 from gfl_lab.metrics.bins import places
+from gfl_lab.metrics.boxdist import ideal_distribution
 from gfl_lab.plan.plan import build_plan
+from gfl_lab.report.modes import modes_frame
+from gfl_lab.report.sides import positions_of
 from gfl_lab.spec.choices import OWN
 from gfl_lab.spec.files import load_experiment, load_profile
 from gfl_lab.spec.trial import DataSpec
@@ -107,6 +111,21 @@ def test_trains_and_evaluates(path: Path, home: Path, monkeypatch: pytest.Monkey
     assert trained(path, home, monkeypatch, capsys)
 
 
+def places_are_pixels_of_the_decoded_box(frame: pd.DataFrame) -> None:
+    """With all mass at the decoded distances, the only mode of a side lies on the side of the box that the head decoded.
+
+    Decoded boxes are clipped to the image of 128 px.
+    """
+    frame = frame[[len(p) > 0 for p in frame["probs"]]]
+    at, bins = positions_of(frame), int(frame["bins"].iloc[0])
+    distances = np.stack(frame["expectation"].to_numpy()).astype(float)
+    certain = ideal_distribution(distances[..., None], [1.0], bins - 1, at).reshape(len(frame), -1)
+    found = modes_frame(frame.assign(probs=list(certain)))
+    assert (found["mode"] == 1).all() and found["side"].tolist() == list(naming.SIDES) * len(frame)
+    decoded = frame[["cell_x1", "cell_y1", "cell_x2", "cell_y2"]].to_numpy(float)
+    np.testing.assert_allclose(found["place_px"].clip(0, 128).to_numpy().reshape(-1, 4), decoded, atol=0.01)
+
+
 def trained(path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> set[str]:
     """Run the experiment of ``path``, look at the files of each trial, and return the names of the variants."""
     monkeypatch.setenv("GFL_LAB_HOME", str(home))
@@ -141,5 +160,6 @@ def trained(path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
         if settings["box"] == "general" and settings["decode"] == "expectation":
             means = [np.reshape(row["probs"], (4, -1)) @ places(row["bins"], row["bin_positions"] or None) for row in rows if row["probs"]]
             np.testing.assert_allclose(means, [row["expectation"] for row in rows if row["probs"]], atol=1e-3)
+            places_are_pixels_of_the_decoded_box(pd.read_parquet(folder / naming.DISTRIBUTIONS))
         assert all(bool(row["bin_positions"]) == (settings["bins"] == "weighted") for row in rows)
     return {variant["name"] for variant in plan["variants"]}

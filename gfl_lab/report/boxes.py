@@ -15,7 +15,8 @@ from gfl_lab.metrics import box_modes, boxdist
 from gfl_lab.metrics.bins import places, stored_positions
 
 Array = NDArray[np.float64]
-_SIGN = np.array([-1.0, -1.0, 1.0, 1.0])
+OUTWARD = np.array([-1.0, -1.0, 1.0, 1.0])
+"""Sign by which a distance from the location is added to its x or y: left and top lie at smaller coordinates."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def _side(row: Mapping[str, Any], index: int, location: tuple[float, float]) -> 
         bimodality=0.0 if probability is None or modes is None else float(box_modes.bimodality(probability)),
         mode_places=() if modes is None else tuple(float(x) for x in modes.place[: int(modes.count)]),
         origin=location[index % 2],
-        sign=float(_SIGN[index]),
+        sign=float(OUTWARD[index]),
         px_per_bin=float(row["stride"]) * float(row["bin_width"]) / scale,
     )
 
