@@ -11,13 +11,14 @@ import yaml
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
 
-from gfl_lab.metrics import box_modes
+from gfl_lab.metrics import box_modes, error_types
 from gfl_lab.report.modes import modes_frame
 from gfl_lab.report.power import seeds_needed
 from gfl_lab.report.sides import coincidence
 from gfl_lab.report.table import build_table
 from gfl_lab.results.store import Store, open_store
 from gfl_lab.session.lab import Lab
+from gfl_lab.session.variant_pair import find_pair
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,13 +56,16 @@ def test_pages_fetch_nothing_from_elsewhere(site: Path) -> None:
 def test_links_out_of_the_documents_become_names(site: Path) -> None:
     text = (site / "chaos.html").read_text(encoding="utf-8")
     assert "<code>benchmarks/results/chaos_" in text and 'href="../benchmarks' not in text
+    assert (site / "notebooks" / "first_answer.ipynb").exists() and 'href="notebooks/first_answer.ipynb"' in (
+        site / "index.html"
+    ).read_text()
     assert not [path for path in site.rglob("*.html") if 'href="../../' in path.read_text(encoding="utf-8")]
 
 
 def test_the_reference_is_made_from_the_code(site: Path) -> None:
     text = (site / "python-api.html").read_text(encoding="utf-8")
     assert ":::" not in text
-    for name in (open_store, seeds_needed, box_modes.modes, modes_frame, coincidence, build_table, Lab.run):
+    for name in (open_store, seeds_needed, box_modes.modes, modes_frame, coincidence, find_pair, build_table, Lab.run):
         assert f'id="{name.__module__}.{name.__qualname__}"' in text
     assert 'id="gfl_lab.results.store.Store.logged"' in text  # inherited
     assert "Raises:" in text and html.escape(Store.question.__doc__.split(".")[0]) in text
@@ -78,3 +82,9 @@ def test_the_examples_of_the_python_page_run(tmp_path: Path, monkeypatch: pytest
     assert found["outcome"].code == 0 and len(found["table"].rows) == 4
     assert "('qfl=on dfl=on', " in out and "| qfl=on dfl=on" in out
     assert list(found["boxes"].columns) == ["image_id", "category", "bins", "probs"]
+    modes = found["modes"]
+    assert set(modes["image_id"]) == {found["image_id"]} and modes.groupby(["box", "side"])["mass"].sum().to_numpy() == pytest.approx(1)
+    assert found["verdicts"].keys() == {"qfl=off dfl=on", "qfl=on dfl=off", "qfl=on dfl=on"}
+    assert found["row"].found.low is None and found["row"].verdict in ("one seed", "no signal")
+    names = [row.name for row in found["errors"]]  # a type without a number, as with no box found at all, has no row
+    assert names and set(names) <= set(error_types.TYPES) and all(row.counts for row in found["errors"])

@@ -35,24 +35,26 @@ def modes_frame(frame: pd.DataFrame | None) -> pd.DataFrame:
     ``stride * bin_width`` is the unit of ``place`` in pixels of the network's input. ``scale_x`` and ``scale_y`` are the network's
     pixels for one pixel of the original image.
 
+    Columns:
+
+    - ``image_id``, ``annotation_id`` (-1: false positive), ``category``: those of the box.
+    - ``box``: label of the box's row, for ``frame.loc[box]``.
+    - ``side``: name of ``naming.SIDES``.
+    - ``mode``: number of the mode, from 1.
+    - ``place``: distance from the location to the mode (``box_modes.modes``), from the first to the last bin's position. In bins;
+      with ``bins: weighted`` in strides, and below 0 where the mode lies on the other side of the location.
+    - ``place_px``: x (left, right) or y (top, bottom) of the mode in pixels of the original image. It can lie outside the image.
+    - ``mass``: probability of the mode, above 0 and at most 1. It sums to 1 over a side, but for rounding of float32.
+
+    There are no rows for a box without a location, for Dirac and direct boxes, which have no distribution, and for a side whose
+    probabilities are not finite.
+
     Args:
         frame: as ``Store.distributions`` returns it, with at least the columns ``INPUT``; also rows of several trials. None gives an
             empty table.
 
     Returns:
-        ``COLUMNS``, in the order of ``frame``, then left, top, right, bottom, then from the location outwards.
-
-        - ``image_id``, ``annotation_id`` (-1: false positive), ``category``: those of the box.
-        - ``box``: label of the box's row, for ``frame.loc[box]``.
-        - ``side``: name of ``naming.SIDES``.
-        - ``mode``: number of the mode, from 1.
-        - ``place``: distance from the location to the mode (``box_modes.modes``), from the first to the last bin's position. In bins;
-          with ``bins: weighted`` in strides, and below 0 where the mode lies on the other side of the location.
-        - ``place_px``: x (left, right) or y (top, bottom) of the mode in pixels of the original image. It can lie outside the image.
-        - ``mass``: probability of the mode, above 0 and at most 1. It sums to 1 over a side.
-
-        There are no rows for a box without a location, for Dirac and direct boxes, which have no distribution, and for a side whose
-        probabilities are not finite.
+        The modes with ``COLUMNS``, in the order of ``frame``, then left, top, right, bottom, then from the first bin to the last.
 
     Raises:
         InputError: a column is missing, or the number of probabilities or positions does not match ``bins``.
@@ -102,6 +104,6 @@ def _modes_of(frame: pd.DataFrame, rows: np.ndarray, positions: np.ndarray | Non
         columns
         | {
             "row": rows[at], "box": group.index.to_numpy()[at], "side": np.array(naming.SIDES)[side], "mode": mode + 1, "place": place,
-            "place_px": location + OUTWARD[side] * place * unit, "mass": found.mass[at, side, mode],
+            "place_px": location + OUTWARD[side] * place * unit, "mass": np.minimum(found.mass[at, side, mode], 1.0),  # float32 probabilities can sum to a little more
         }
     )  # fmt: skip
