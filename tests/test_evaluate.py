@@ -20,8 +20,8 @@ from gfl_lab.inference.trained_detector import COMPARED, SETTABLE
 from gfl_lab.records.files import write_json
 from gfl_lab.rundir import RunTree, TrialDir
 from gfl_lab.session.evaluation import evaluate_again
-from gfl_lab.session.lookup import find_trial
 from gfl_lab.session.trained import detector_to_evaluate
+from gfl_lab.session.trial_lookup import find_trial
 from gfl_lab.setup.components import load
 from gfl_lab.spec.code import CodeFile
 from tests.support.cli import Cli, runner

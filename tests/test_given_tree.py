@@ -10,7 +10,7 @@ from gfl_lab import naming
 from gfl_lab.errors import InputError
 from gfl_lab.maintenance import machine, run_files, tracking_database
 from gfl_lab.rundir import RunTree
-from gfl_lab.session import lookup
+from gfl_lab.session import lookup, trial_lookup
 from gfl_lab.session.verification import verify
 from tests.support.fake_runs import write_fake_tree
 from tests.test_compare import FILE
@@ -33,7 +33,7 @@ def test_an_experiment_and_a_trial_are_found_in_the_given_tree(tree: RunTree) ->
     _, row = lookup.stored_experiment(tree, FILE, "desk")
     assert row.name == "table3_qfl_dfl"
     first = row.trials[0].id
-    assert lookup.trial_or_file(tree, first) == tree.trial(first)
+    assert trial_lookup.trial_or_file(tree, first) == tree.trial(first)
     with pytest.raises(InputError, match="under"):
         lookup.require_run(RunTree(tree.root / "none"), FILE, "desk")
 
@@ -42,7 +42,7 @@ def test_an_unfinished_trial_is_told_with_the_command_of_the_given_trees_experim
     trial = tree.trials()[0]
     trial.file(naming.RESULT).unlink()
     with pytest.raises(InputError) as raised:
-        lookup.require_done(tree, trial)
+        trial_lookup.require_done(tree, trial)
     assert "table3_qfl_dfl.yaml --profile desk" in raised.value.problems[0].hint
 
 

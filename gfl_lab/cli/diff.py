@@ -15,16 +15,21 @@ from gfl_lab.errors import InputError, StoreError
 @click.argument("second")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(first: str, second: str, as_json: bool) -> None:
-    """Show in what trials FIRST and SECOND differ: settings, data, code, environment, numbers. The beginning of an id is enough."""
+    """Show in what trials FIRST and SECOND differ: settings, data, code, environment, numbers.
+
+    A trial is named EXPERIMENT:VARIANT:SEED, or by the beginning of its id.
+
+    Example:  gfl-lab diff "table3_qfl_dfl:qfl=on dfl=off:0" "table3_qfl_dfl:qfl=on dfl=on:0"
+    """
     from gfl_lab.report.differences import GROUPS, differences
     from gfl_lab.results.store import Store
-    from gfl_lab.session.lookup import find_trial
     from gfl_lab.session.run_tree import default_tree
+    from gfl_lab.session.trial_lookup import find_trial
 
     tree = default_tree()
     store = Store(tree)
     try:
-        trials = [store.recorded(find_trial(tree, prefix).id) for prefix in (first, second)]
+        trials = [store.recorded(find_trial(tree, named).id) for named in (first, second)]
     except StoreError as error:
         raise InputError(error.problems) from None
     found = differences(*trials)

@@ -29,11 +29,13 @@ def command(
 ) -> None:
     """Evaluate trained weights. Nothing is trained or changed.
 
-    TRIAL is a finished trial's id or how it begins; it is evaluated beside its recorded numbers. WEIGHTS is evaluated on the data
-    set --data: a file, of gfl-lab or of a project that import-checkpoint knows; or mmdet:NAME, the weights that mmdet publishes
-    for its config NAME. They are downloaded once.
+    TRIAL is a finished trial: EXPERIMENT:VARIANT:SEED, or the beginning of its id. It is evaluated beside its recorded numbers.
+    WEIGHTS is evaluated on the data set --data: a file, of gfl-lab or of a project that import-checkpoint knows; or mmdet:NAME, the
+    weights that mmdet publishes for its config NAME. They are downloaded once.
 
-    Examples:  gfl-lab evaluate 3fa9 --set decode=local_peak,  gfl-lab evaluate mmdet:gfl_r50_fpn_1x_coco --data ~/data/coco
+    Examples:  gfl-lab evaluate "table3_qfl_dfl:qfl=on dfl=on:0" --set decode=local_peak
+
+    gfl-lab evaluate mmdet:gfl_r50_fpn_1x_coco --data ~/data/coco
     """
     from gfl_lab.session.run_tree import default_tree
     from gfl_lab.session.trained import detector_to_evaluate

@@ -33,19 +33,23 @@ def command(
 ) -> None:  # fmt: skip
     """Detect objects on images and draw them.
 
-    The weights are those of TRIAL, a finished trial's id or how it begins; those in the file WEIGHTS, of gfl-lab or of a project
-    that import-checkpoint knows; or, as mmdet:NAME, those that mmdet publishes for its config NAME. They are downloaded once.
+    TRIAL is a finished trial: EXPERIMENT:VARIANT:SEED, or the beginning of its id. WEIGHTS is a file of gfl-lab or of a project that
+    import-checkpoint knows; or mmdet:NAME, the weights that mmdet publishes for its config NAME. They are downloaded once.
 
-    Examples:  gfl-lab predict 3fa9 photo.jpg,  gfl-lab predict mmdet:gfl_r50_fpn_1x_coco photo.jpg --distributions
+    Examples:  gfl-lab predict "table3_qfl_dfl:qfl=on dfl=on:0" photo.jpg --distributions
+
+    gfl-lab predict 3fa9 photo.jpg,  gfl-lab predict mmdet:gfl_r50_fpn_1x_coco photo.jpg
     """
     from gfl_lab.session.pictures import picture_paths, require_images, write_picture
     from gfl_lab.session.run_tree import default_tree
-    from gfl_lab.session.trained import detector_for_images
+    from gfl_lab.session.trained import detector_for_images, require_weights
 
-    targets = {} if as_json else picture_paths(images, pictures)
+    tree = default_tree()
+    require_weights(tree, weights, config=config)
     require_images(images)
+    targets = {} if as_json else picture_paths(images, pictures)
     with download(weights) as progress:
-        detector = detector_for_images(default_tree(), weights, profile, config=config, distributions=distributions, progress=progress)
+        detector = detector_for_images(tree, weights, profile, config=config, distributions=distributions, progress=progress)
     from gfl_lab.inference.detections import detection_json
     from gfl_lab.inference.reevaluate import predict_images
 

@@ -18,7 +18,10 @@ from gfl_lab.errors import ExitCode
 def command(trial: str, keep: Path | None, as_json: bool) -> None:
     """Train TRIAL once more from its manifest alone, beside the run tree, and compare its numbers with the recorded ones.
 
-    Exit code 4 when they differ. The recorded trial is left as it is.
+    TRIAL is a finished trial: EXPERIMENT:VARIANT:SEED, or the beginning of its id. Exit code 4 when the numbers differ. The recorded
+    trial is left as it is.
+
+    Example:  gfl-lab reproduce "table3_qfl_dfl:qfl=on dfl=on:0"
     """
     from gfl_lab.report.differences import ENVIRONMENT
     from gfl_lab.session.reproduction import reproduce

@@ -1,24 +1,19 @@
-"""Find what a person names in a run tree: an experiment that has been run, a trial by the beginning of its id."""
+"""Find the experiment that a person names in a run tree, by its file or by its name."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from gfl_lab import naming, shipped
 from gfl_lab.errors import InputError, Problem, StoreError
-from gfl_lab.integrity.trial_check import is_imported
 from gfl_lab.records.plan import read_plan
 from gfl_lab.results.rows import ExperimentRow
 from gfl_lab.results.store import Store
-from gfl_lab.rundir import RunTree, TrialDir, TrialState
+from gfl_lab.rundir import RunTree
 from gfl_lab.session.inputs import read_files
 from gfl_lab.spec.choices import IMPORTED
 from gfl_lab.spec.files import load_experiment
-from gfl_lab.wording import plural
-
-LIKE_A_TRIAL = re.compile(r"[0-9a-f]{1,12}")
 
 
 @dataclass(frozen=True)
@@ -125,60 +120,3 @@ def stored_experiment(tree: RunTree, given: Path, profile: str | None) -> tuple[
         return store, store.experiment(found.name, found.profile)
     except StoreError as error:
         raise InputError(error.problems) from None
-
-
-def find_trial(tree: RunTree, prefix: str) -> TrialDir:
-    """Return the one trial whose id begins with ``prefix``.
-
-    Raises:
-        InputError: there is none, or several.
-    """
-    found = [trial for trial in tree.trials() if trial.id.startswith(prefix)]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise InputError(
-            Problem(f"no trial's id begins with {prefix} under {tree.root}", hint="gfl-lab status lists trials and their ids.")
-        )
-    listed = ", ".join(trial.id for trial in found[:5]) + (", ..." if len(found) > 5 else "")
-    raise InputError(Problem(f"{plural(len(found), 'trial')} begin with {prefix}: {listed}", hint="Give more digits."))
-
-
-def trial_of_checkpoint(path: Path) -> TrialDir | None:
-    """Return the trial whose last checkpoint ``path`` is, if its manifest lies beside it; None for other weights.
-
-    Raises:
-        InputError: there is no such file.
-    """
-    if not path.is_file():
-        hint = "Give a trial's id (gfl-lab status lists them), or a file of gfl-lab import-checkpoint."
-        raise InputError(Problem(f"{path} is neither a trial's id nor a file", hint=hint))
-    folder = path.resolve().parent
-    return TrialDir(folder) if path.name == naming.LAST_CHECKPOINT and (folder / naming.MANIFEST).exists() else None
-
-
-def trial_or_file(tree: RunTree, what: str) -> TrialDir | None:
-    """Return the trial whose id begins with ``what``; None for a file, and for what no id begins with. Raises InputError."""
-    is_file = not LIKE_A_TRIAL.fullmatch(what) or Path(what).is_file()
-    return None if is_file else find_trial(tree, what)
-
-
-def require_done(tree: RunTree, trial: TrialDir) -> None:
-    """Refuse a trial that has no final weights.
-
-    Raises:
-        InputError: with the command that goes on with it, if an experiment of ``tree`` has the trial.
-    """
-    state = trial.state()
-    if is_imported(trial):
-        hint = "Use the project that the detections are from. `gfl-lab table` and `gfl-lab compare` show what is known."
-        message = f"trial {trial.id} is of imported detections: it has no weights, so it cannot be evaluated, reproduced or used on images"
-        raise InputError(Problem(message, hint=hint))
-    if state is TrialState.DONE:
-        return
-    if state is TrialState.RUNNING:
-        raise InputError(Problem(f"trial {trial.id} is still being trained", hint="Wait for its end; gfl-lab status shows where it is."))
-    rows = [row for row in Store(tree).experiments() if any(known.id == trial.id for known in row.trials)]
-    command = f"gfl-lab run {rows[0].source} --profile {rows[0].profile}" if rows else "gfl-lab run EXPERIMENT"
-    words = {TrialState.PLANNED: "has not been trained", TrialState.FAILED: "failed"}.get(state, "was interrupted")
-    raise InputError(Problem(f"trial {trial.id} {words}", hint=f"Finish it first, with the options that it was started with:  {command}"))

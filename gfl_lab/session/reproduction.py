@@ -24,8 +24,8 @@ from gfl_lab.results.rows import Recorded
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.session import entries
-from gfl_lab.session.lookup import find_trial, require_done
 from gfl_lab.session.refusals import require_output
+from gfl_lab.session.trial_lookup import find_trial, require_done
 from gfl_lab.wording import duration
 
 
@@ -49,11 +49,11 @@ class Reproduction:
         return self.detections_equal and not any(each.group == NUMBERS for each in self.differing)
 
 
-def reproduce(tree: RunTree, prefix: str, keep: Path | None, say: Callable[[str], None]) -> Reproduction | ExitCode:
+def reproduce(tree: RunTree, named: str, keep: Path | None, say: Callable[[str], None]) -> Reproduction | ExitCode:
     """Train a trial once more from its manifest alone, and compare; the recorded trial is left as it is.
 
     Args:
-        prefix: the beginning of the trial's id.
+        named: the trial, as ``find_trial`` takes it.
         keep: a new folder for the run tree of the second training; None for a temporary one.
         say: receives what happens.
 
@@ -63,7 +63,7 @@ def reproduce(tree: RunTree, prefix: str, keep: Path | None, say: Callable[[str]
     Raises:
         InputError: there is no such finished trial, ``keep`` exists, or an input of the trial is missing.
     """
-    first = find_trial(tree, prefix)
+    first = find_trial(tree, named)
     require_done(tree, first)
     store = Store(tree)
     try:

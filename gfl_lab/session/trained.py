@@ -1,4 +1,4 @@
-"""Trained detectors by what a person names: a trial by its id, a file with weights, or weights that mmdet publishes.
+"""Trained detectors by what a person names: a trial, a file with weights, or weights that mmdet publishes.
 
 Torch is imported only once the names have been checked.
 """
@@ -13,7 +13,7 @@ from gfl_lab.addresses import absolute
 from gfl_lab.errors import InputError, Problem
 from gfl_lab.rundir import RunTree, TrialDir
 from gfl_lab.session.inputs import named_profile
-from gfl_lab.session.lookup import require_done, trial_of_checkpoint, trial_or_file
+from gfl_lab.session.trial_lookup import require_done, trial_of_checkpoint, trial_or_file
 from gfl_lab.spec.choices import MMDET
 from gfl_lab.spec.plain_config import decode
 from gfl_lab.zoo import metafile
@@ -34,6 +34,23 @@ def _silent(done: int, of: int) -> None:
     pass
 
 
+def require_weights(tree: RunTree, name: str, *, config: str | None = None) -> None:
+    """Refuse weights that are not there, before anything is loaded, downloaded or written.
+
+    Args:
+        tree, name, config: as ``detector_to_evaluate`` takes them.
+
+    Raises:
+        InputError: there are no such weights, or a trial that is not finished.
+    """
+    if name.startswith(MMDET):
+        metafile.find(name.removeprefix(MMDET))
+        return
+    trial = trial_or_file(tree, name) or trial_of_checkpoint(Path(name))
+    if trial is not None and not config:
+        require_done(tree, trial)
+
+
 def detector_to_evaluate(
     tree: RunTree,
     name: str,
@@ -47,8 +64,8 @@ def detector_to_evaluate(
 
     Args:
         tree: the user's own: code that a trial brings along is run from there alone.
-        name: beginning of a trial's id, path of a file, or ``mmdet:NAME`` for the weights that mmdet publishes for a config. A
-            trial's own ``last.pth`` without ``data`` is the trial.
+        name: a trial as ``find_trial`` takes it, path of a file, or ``mmdet:NAME`` for the weights that mmdet publishes for a config.
+            A trial's own ``last.pth`` without ``data`` is the trial.
         data: folder in COCO format, for a file or published weights.
         profile: name or path, for weights whose image size and test settings are not known. None is ``DEFAULT_PROFILE``.
         config: ``mmdet:NAME`` or a config file, for a file of mmdet's that is no detector of the GFL family.
