@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,24 @@ def test_python_users_get_the_lines_of_a_run_without_a_terminal(capsys: pytest.C
                 listen(step)
     assert isinstance(plain.file, io.StringIO)
     assert capsys.readouterr().err.splitlines() == plain.file.getvalue().splitlines() == LINES
+
+
+def test_a_resumed_trial_has_a_line_for_where_it_resumes() -> None:
+    """It comes with the first step, whose number shows the checkpoint's. A trial that repeats nothing has no such line."""
+    plain = Console(file=io.StringIO(), width=100, markup=False)
+    old = trial(0, TrialState.RUNNING, 9, loss=1.25, ap=31.4)
+    first = replace(trial(0, TrialState.RUNNING, 6, loss=1.25, ap=31.4, eta_s=4.0), resumed_from=(1, 5))
+    with display(plain) as listen:
+        for step in (trial(0, TrialState.PLANNED, 9), replace(old, resuming=True), first, replace(first, step=7)):
+            listen([step])
+        listen([trial(0, TrialState.DONE, 10, loss=1.0, ap=33.0)])
+    assert isinstance(plain.file, io.StringIO)
+    lines = plain.file.getvalue().splitlines()
+    assert lines == ["[variant0[x] 0] resumes from epoch 1, step 5", "[variant0[x] 0] done  epoch 1/2  step 10/10  loss 1.000  AP 33.0"]
+    screen = console()
+    with display(screen) as listen:
+        listen([replace(old, resuming=True)])
+    assert "resumes" in last_frame(screen)[0]
 
 
 @pytest.mark.parametrize("options", [{"progress": False}, {"verbose": False}])

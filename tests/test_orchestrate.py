@@ -27,6 +27,7 @@ from gfl_lab.orchestrate.supervisor import MAX_LOST, Attempts, Job, TrialProcess
 from gfl_lab.orchestrate.watcher import Progress, Watcher
 from gfl_lab.plan.plan import PlanInputs, build_plan
 from gfl_lab.records.files import read_json, write_json
+from gfl_lab.records.lease import write_lease
 from gfl_lab.records.manifest import DataPaths
 from gfl_lab.records.metric_lines import MetricWriter
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
@@ -316,6 +317,49 @@ def test_the_watcher_sees_progress_eta_and_failures(tmp_path: Path) -> None:
     assert (first.step, first.steps, first.loss, first.state) == (10, 320, 1.5, TrialState.INTERRUPTED)
     assert first.eta_s == pytest.approx(2.0 * 310)
     assert seen[-1][1].state is TrialState.PLANNED
+
+
+def test_the_watcher_shows_where_a_killed_trial_resumes(tmp_path: Path) -> None:
+    """The lines go up to step 10, the checkpoint to step 6. Each line's time is that of its attempt."""
+    tree, made, seen = RunTree(tmp_path), plan(seeds=[0]), list[list[Progress]]()
+    driver.write_manifests(made.trials, tree, DataPaths("/x", "/x", "/x", "/x"))
+    folder = tree.trial(made.trials[0].id)
+
+    def lines(*times: float) -> None:
+        text = (
+            json.dumps({"kind": "train", "step": n, "epoch": 1 + (n > 5), "time": time, "metrics": {"loss": 1.5}}) + "\n"
+            for n, time in enumerate(times, 1)
+        )
+        folder.file(naming.METRICS_FILE).write_text("".join(text))
+
+    def taken(since: float, *, living: bool) -> None:
+        folder.drop_lease()
+        folder.take_lease()
+        lease = folder.lease()
+        assert lease is not None
+        write_lease(folder.file(naming.LEASE), replace(lease, since=since, start=lease.start if living else 0))
+
+    def shown() -> tuple[TrialState, bool, tuple[int, int] | None]:
+        watcher.look()
+        one = seen[-1][0]
+        return one.state, one.resuming, one.resumed_from
+
+    lines(*range(100, 110))
+    taken(99.0, living=False)
+    watcher = Watcher(tree, made, made.trials, {trial.id: trial.id for trial in made.trials}, seen.append)
+    assert shown() == (TrialState.PLANNED, False, None), "it waits: nothing of this run has ended"
+    taken(200.0, living=True)
+    assert shown() == (TrialState.RUNNING, True, None)
+    lines(*range(100, 106))  # cut back to the checkpoint
+    assert shown() == (TrialState.RUNNING, True, None)
+    lines(*range(100, 106), 201)
+    assert shown() == (TrialState.RUNNING, False, (2, 6))
+    taken(200.0, living=False)
+    assert shown() == (TrialState.INTERRUPTED, False, None), "killed in this run"
+    taken(300.0, living=True)
+    assert shown() == (TrialState.RUNNING, True, None)
+    lines(301)  # the checkpoint was damaged: from the start
+    assert shown() == (TrialState.RUNNING, False, None)
 
 
 def test_a_folder_that_cannot_be_read_and_a_listener_that_fails_end_no_watcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,8 +46,8 @@ def command(
 
     tree = default_tree()
     require_weights(tree, weights, config=config)
-    require_images(images)
     targets = {} if as_json else picture_paths(images, pictures)
+    require_images(images)
     with download(weights) as progress:
         detector = detector_for_images(tree, weights, profile, config=config, distributions=distributions, progress=progress)
     from gfl_lab.inference.detections import detection_json

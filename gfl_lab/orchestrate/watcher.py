@@ -22,7 +22,12 @@ KEPT_TIMES, FEWEST_TIMES = 200, 10
 
 @dataclass(frozen=True)
 class Progress:
-    """A trial as the display shows it. Epochs and steps count finished ones; ``eta_s`` is None until it can be estimated."""
+    """A trial as the display shows it. Epochs and steps count finished ones; ``eta_s`` is None until it can be estimated.
+
+    Attributes:
+        resuming: an earlier attempt has left steps, and the present one has not done a step yet.
+        resumed_from: epoch and step of the checkpoint that the present attempt has resumed from; None for one from the start.
+    """
 
     trial: str
     label: str
@@ -35,11 +40,19 @@ class Progress:
     ap: float | None = None
     eta_s: float | None = None
     reason: str = ""
+    resuming: bool = False
+    resumed_from: tuple[int, int] | None = None
 
 
 @dataclass
 class _Seen:
-    """The numbers of a trial's metric lines so far; ``times`` are (time, step) of the last training steps."""
+    """The numbers of a trial's metric lines so far.
+
+    Attributes:
+        times: (time, step) of the last training steps.
+        attempt: Unix time in s at which the attempt began that has done the last training step.
+        resumed_from: epoch and step that this attempt has resumed from; None for one from the start.
+    """
 
     offset: int = 0
     step: int = 0
@@ -47,10 +60,18 @@ class _Seen:
     loss: float | None = None
     ap: float | None = None
     times: list[tuple[float, int]] = field(default_factory=list)
+    attempt: float = 0.0
+    resumed_from: tuple[int, int] | None = None
 
-    def take(self, lines: Sequence[MetricLine]) -> None:
-        """Take in new lines."""
+    def take(self, lines: Sequence[MetricLine], attempt: float) -> None:
+        """Take in new lines.
+
+        Args:
+            attempt: Unix time in s at which the present attempt began; 0 for none. Lines may be of earlier ones.
+        """
         for line in lines:
+            if line.trains and attempt and attempt != self.attempt and line.time >= attempt:
+                self.attempt, self.resumed_from = attempt, (self.epoch, line.step - 1) if line.step > 1 else None
             self.step, self.epoch = line.step, line.epoch
             if line.trains:
                 self.loss = line.metrics.get("loss")
@@ -87,6 +108,8 @@ class Watcher(threading.Thread):
         self._latest: dict[str, Progress] = {}
         self._ended: dict[str, tuple[int, Progress]] = {}
         self._before = {t.id: _written(tree.trial(t.id)) for t in trials}
+        self._left = {t.id: _attempt(tree.trial(t.id)) for t in trials if _left_without_result(tree.trial(t.id))}
+        self._not_begun = set(self._left)
 
     def run(self) -> None:
         """Look until ``finish``. The listener counts the budget too, so an error of one look ends nothing."""
@@ -126,7 +149,11 @@ class Watcher(threading.Thread):
         if (ended := self._ended.get(trial_id)) and ended[0] == written:
             return ended[1]
         progress = self._read(folder, label, epochs, steps)
-        if written and written == self._before.get(trial_id) and progress.state is not TrialState.RUNNING:
+        if progress.state is TrialState.RUNNING:
+            self._not_begun.discard(trial_id)
+            return progress
+        untouched = written == self._before.get(trial_id) if written else trial_id in self._not_begun
+        if untouched:
             # The outcome of an earlier attempt: this run has not come to the trial yet.
             return replace(progress, state=TrialState.PLANNED, reason="")
         if written and progress.state in (TrialState.DONE, TrialState.FAILED):
@@ -138,8 +165,11 @@ class Watcher(threading.Thread):
         lines, offset = read_metric_lines(folder.file(naming.METRICS_FILE), seen.offset)
         if offset < seen.offset or (lines and lines[0].step <= seen.step and lines[0].trains):
             seen.times = []  # a resume cut the file back
+        attempt = _attempt(folder)
+        if attempt == self._left.get(folder.id):
+            attempt = 0.0  # the lease of a process that ended before this run
         seen.offset = offset
-        seen.take(lines)
+        seen.take(lines, attempt)
         reason = ""
         try:
             state = folder.state()
@@ -147,9 +177,25 @@ class Watcher(threading.Thread):
                 reason = result.failure.reason
         except StoreError as error:  # another gfl-lab has written there meanwhile
             state, reason = TrialState.FAILED, error.problems[0].message
+        running = state is TrialState.RUNNING and attempt > 0
         return Progress(
-            folder.id, label, state, seen.epoch, epochs, seen.step, steps, seen.loss, seen.ap, seen.eta_s(steps), reason
+            folder.id, label, state, seen.epoch, epochs, seen.step, steps, seen.loss, seen.ap, seen.eta_s(steps), reason,
+            resuming=running and 0 < seen.step < steps and seen.attempt != attempt,
+            resumed_from=seen.resumed_from if running and seen.attempt == attempt else None,
         )  # fmt: skip
+
+
+def _attempt(trial: TrialDir) -> float:
+    """Return the Unix time in s at which the process took a trial that has its lease; 0 if there is none."""
+    lease = trial.lease()
+    return lease.since if lease else 0.0
+
+
+def _left_without_result(trial: TrialDir) -> bool:
+    """Return True if a trial was being trained by a process that was killed."""
+    with contextlib.suppress(OSError):
+        return not _written(trial) and trial.state() is TrialState.INTERRUPTED
+    return False
 
 
 def _written(trial: TrialDir) -> int:

@@ -16,6 +16,8 @@ STATE_WORDS = {
 
 def remaining(trial: Progress) -> str:
     """Return the time that a running trial has left, as people read it."""
+    if trial.resuming:
+        return "resumes"
     return f"{duration(trial.eta_s)} left" if trial.eta_s is not None else "starts"
 
 
@@ -25,7 +27,7 @@ def number(value: float | None, digits: int) -> str:
 
 
 class ProgressLines:
-    """Writes a line when a trial starts, finishes an epoch's evaluation, or ends.
+    """Writes a line when a trial starts, resumes, finishes an epoch's evaluation, or ends.
 
     Args:
         write: takes each line.
@@ -34,12 +36,20 @@ class ProgressLines:
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
         self._printed: dict[str, tuple[TrialState, float | None, int]] = {}
+        self._resumed: dict[str, tuple[int, int]] = {}
 
     def __call__(self, trials: Sequence[Progress]) -> None:
         """Take the progress of all trials."""
         for trial in trials:
             key = (trial.state, trial.ap, trial.epoch if trial.ap is not None else 0)
             before = self._printed.get(trial.trial)
+            if trial.resuming:
+                continue  # its line comes with the first step, which shows where the checkpoint stands
+            if trial.resumed_from and trial.resumed_from != self._resumed.get(trial.trial):
+                self._resumed[trial.trial], self._printed[trial.trial] = trial.resumed_from, key
+                epoch, step = trial.resumed_from
+                self._write(f"[{trial.label}] resumes from epoch {epoch}, step {step}")
+                continue
             if trial.state is TrialState.PLANNED or key == before:
                 continue
             if before is not None and trial.state is TrialState.RUNNING and trial.ap == before[1]:
