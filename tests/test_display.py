@@ -115,7 +115,7 @@ def test_a_lab_shows_progress_unless_it_is_told_not_to(monkeypatch: pytest.Monke
         def run(self) -> None:
             """Do nothing."""
 
-    monkeypatch.setattr("gfl_lab.session.lab.Session", Recorded)
+    monkeypatch.setattr("gfl_lab.session.looks.Session", Recorded)
     for verbose in (True, False):
         for progress in (True, False):
             gfl_lab.open(tmp_path, verbose=verbose).run("table3_qfl_dfl", profile="smoke", progress=progress)
