@@ -25,6 +25,7 @@ from gfl_lab.session.planning import PlanOptions, Prepared, prepare
 from gfl_lab.setup import components
 from gfl_lab.spec.code import CodeFile, class_names
 from gfl_lab.spec.files import load_experiment
+from gfl_lab.spec.registered import mmdet_classes
 from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import TrialSpec
 from gfl_lab.train.trial import run_trial
@@ -493,3 +494,10 @@ def test_a_temperature_divides_the_logits_and_nothing_else() -> None:
         (scores, boxes), (plain_scores, plain_boxes) = hot(maps), plain(maps)
     for ours, theirs in zip([*scores, *boxes], [*(level / 4 for level in plain_scores), *plain_boxes], strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_the_classes_that_are_read_from_mmdets_files_are_those_that_it_registers() -> None:
+    for registry, key, ending in ((MODELS, "box_loss", "Loss"), (TASK_UTILS, "assigner", "Assigner")):
+        registry.import_from_location()
+        own = {name for name, value in registry.module_dict.items() if name.endswith(ending) and value.__module__.startswith("mmdet.")}
+        assert set(mmdet_classes(key)) <= own and len(mmdet_classes(key)) > 8

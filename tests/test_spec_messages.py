@@ -163,3 +163,29 @@ def test_what_is_near_nothing_is_not_guessed(word: str) -> None:
 def test_aliases_name_keys_that_exist() -> None:
     keys = {*Settings.model_fields, *ABLATION, *SEARCH["search"], *PROFILE["resources"], "variants", "low", "high", "search"}
     assert set(ALIASES.values()) <= keys and not ALIASES.keys() & Settings.model_fields.keys()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "near"),
+    [
+        ("box_loss", "eiouloss", "EIoULoss"),
+        ("box_loss", "guiou", "giou"),
+        ("cls_loss", "focalloss", "FocalLoss"),
+        ("assigner", "maxiouassigner", "MaxIoUAssigner"),
+        ("assigner", "max-iou", "max_iou"),
+        ("head", "gflfamilyhead", "GFLFamilyHead"),
+        ("box_loss", "myloss", ""),
+    ],
+)
+def test_a_class_name_in_lower_case_is_refused_with_the_rule_and_the_nearest(tmp_path: Path, key: str, value: str, near: str) -> None:
+    """Also of mmdet's classes, which are known without importing them."""
+    (tmp_path / "mine.py").write_text("from mmdet.registry import MODELS\n\n\n@MODELS.register_module()\nclass MyLoss:\n    pass\n")
+    file = tmp_path / "file.yaml"
+    for imports in ([], ["mine.py"]):
+        file.write_text(yaml.safe_dump({"name": "file", "profile": "desk", "custom_imports": imports, "axes": {key: [value]}}))
+        with pytest.raises(SpecError) as raised:
+            load_experiment(file)
+        (problem,) = [each for each in raised.value.problems if key in each.message]
+        assert f"{key} is {value!r}: it must be one of" in problem.message and "which begins with a capital letter" in problem.message
+        assert problem.message.endswith(f"; did you mean {near}?") if near else "did you mean" not in problem.message
+        assert problem.hint == ("The files under `custom_imports` define: MyLoss." if imports else "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +13,7 @@ from gfl_lab import naming
 from gfl_lab.errors import Problem, SpecError
 from gfl_lab.spec import cfg_options, renames
 from gfl_lab.spec.choices import ROLES
-from gfl_lab.spec.code import is_plain, not_plain, read_code
+from gfl_lab.spec.code import CodeFile, is_plain, not_plain, read_code
 from gfl_lab.spec.experiment_rules import (
     axes_problems,
     baseline_problems,
@@ -26,6 +28,7 @@ from gfl_lab.spec.file_models import MAX_NAME_CHARACTERS, ExperimentFile, Profil
 from gfl_lab.spec.hints import nearest
 from gfl_lab.spec.messages import check_keys, problems_of
 from gfl_lab.spec.needs import need_problems, needs_problems
+from gfl_lab.spec.registered import CLASS_RULE, classes_in
 from gfl_lab.spec.settings import Settings, rule_problems
 from gfl_lab.spec.shorthand import lay_over
 from gfl_lab.spec.source import Source, read_yaml
@@ -142,7 +145,8 @@ def load_experiment(path: Path) -> tuple[ExperimentFile, Source]:
                 source.place("name"),
             )
         )
-    problems += read_code(part("custom_imports", list), source)[1]
+    code, unread = read_code(part("custom_imports", list), source)
+    problems += unread
     problems += settings_problems(part("overrides", dict), source, ("overrides",))
     problems += axes_problems(axes, source)
     for role in ROLES:
@@ -164,7 +168,14 @@ def load_experiment(path: Path) -> tuple[ExperimentFile, Source]:
     problems += seed_problems(part("seeds", list), source)
     problems += looks_problems(part("seeds", dict), raw, source)
     problems += table_problems(part("table", dict), axes, source)
-    return _checked(experiment, problems, source), source
+    return _checked(experiment, _with_own_classes(problems, code), source), source
+
+
+def _with_own_classes(problems: list[Problem], code: Sequence[CodeFile]) -> list[Problem]:
+    """Add the classes in the files of the user's to each problem of a class name that is none."""
+    names = ", ".join(classes_in(file.content for file in code))
+    hint = f"The files under `custom_imports` define: {names}."
+    return [replace(each, hint=hint) if names and CLASS_RULE in each.message and not each.hint else each for each in problems]
 
 
 def _rename_old(source: Source) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from gfl_lab.spec import cfg_options, shorthand
 from gfl_lab.spec.backbones import BACKBONES, with_dcn
 from gfl_lab.spec.bins import has_weighted_bins
 from gfl_lab.spec.choices import BUILT_IN, MMDET, OWN
+from gfl_lab.spec.registered import CLASS_RULE, near_class
 
 if TYPE_CHECKING:
     from gfl_lab.spec.settings import Settings
@@ -114,6 +114,5 @@ def _registered(s: Settings) -> Iterator[Broken]:
     for key, built_in in BUILT_IN.items():
         value = getattr(s, key)
         if value not in built_in and not (value.isidentifier() and value[0].isupper()):
-            near = difflib.get_close_matches(value.lower(), built_in, n=1, cutoff=0.5)
-            hint = f"it must be one of {', '.join(built_in)}, or the name of a registered class (docs/extending.md)"
-            yield (key,), f"{key} is {value!r}: {hint}" + (f"; did you mean {near[0]}?" if near else "")
+            hint = f"it must be one of {', '.join(built_in)}, or {CLASS_RULE} (docs/extending.md)"
+            yield (key,), f"{key} is {value!r}: {hint}" + (f"; did you mean {near}?" if (near := near_class(key, value)) else "")
