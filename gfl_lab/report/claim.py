@@ -33,7 +33,7 @@ _VERSIONS = ("gfl-lab", "commit", "python", "torch", "mmdet")
 
 @dataclass(frozen=True)
 class Parts:
-    """Where the difference comes from: rows by size, class and type of error; ``missing`` is why there are none."""
+    """The sources of the difference: rows by size, class and type of error; ``missing`` is why there are none."""
 
     rows: tuple[DifferenceRow, ...] = ()
     missing: str = ""

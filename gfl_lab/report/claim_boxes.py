@@ -18,7 +18,7 @@ MAX_BOXES = 2
 _RANKED = 200
 """Sides that are looked at, the most bimodal first."""
 _ROOM = 0.35
-"""Of the longer side of the boxes: surroundings that a picture shows on each side."""
+"""Surroundings that a picture shows on each side, as a share of the longer side of the boxes."""
 _LEAST = 24.0
 """px: a picture shows at least so much of the image."""
 

@@ -188,7 +188,7 @@ def _notes(arms: Sequence[_Arm], seeds: Seeds, truth: Truth) -> tuple[str, ...]:
     single = [arm.name for arm in arms if len(arm.files) == 1]
     if single:
         notes.append(
-            f"One file: {joined(single)} {'has' if len(single) == 1 else 'have'} one seed. What is given beside such a difference is what the "
+            f"One file: {joined(single)} {'has' if len(single) == 1 else 'have'} one seed. The ± beside such a difference is what the "
             "choice of images makes uncertain; how much another training would differ is not known."
         )
     if len(single) < len(arms):

@@ -28,7 +28,7 @@ COVERED = 0.95
 
 @dataclass(frozen=True)
 class Facts:
-    """What a file looks like: images with detections, the lowest score, the most detections of an image, and whether a threshold cut it."""
+    """The shape of a file: images with detections, the lowest score, the most detections of an image, and whether a threshold cut it."""
 
     found: Detections
     images: np.ndarray

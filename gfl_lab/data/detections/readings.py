@@ -1,6 +1,6 @@
 """The meaning of ids and coordinates in a detection file, decided by evidence: where do its boxes lie on annotated objects.
 
-A file is read as its format documents. Where another reading puts clearly more detections on objects, it is not taken silently: the
+A file is read as its format documents. If another reading puts clearly more detections on objects, it is not taken silently: the
 file is refused with the option that says so. Images that are named by their files are the one thing that is mapped without being told.
 """
 

@@ -26,7 +26,7 @@ _CHOICES = ((2, MAX_SETTINGS), (1, MAX_SETTINGS), (1, 5), (1, 3), (0, 3))
 
 @dataclass(frozen=True)
 class Fit:
-    """What a sheet has room for: boxes with distributions, settings that differ, and notes."""
+    """The content that a sheet has room for: boxes with distributions, settings that differ, and notes."""
 
     boxes: int
     settings: int
