@@ -10,6 +10,7 @@ import pytest
 from gfl_lab import naming
 from gfl_lab.cli.main import main
 from gfl_lab.plan.plan import Plan, PlanInputs, build_plan
+from gfl_lab.spec.file_models import UntilResolved
 from gfl_lab.spec.files import load_experiment, load_profile, load_published, resolve_settings
 from gfl_lab.spec.settings import Settings
 from gfl_lab.spec.trial import DataSpec
@@ -45,7 +46,7 @@ def test_an_experiment_plans_under_every_profile(path: Path) -> None:
     for profile in PROFILES:
         plan = plan_of(path.stem, profile)
         assert [variant.baseline for variant in plan.variants].count(True) == 1
-        assert len(plan.trials) == len(plan.variants) * len(experiment.seeds)
+        assert len(plan.trials) == len(plan.variants) * len(experiment.first_seeds)
         shapes.add(tuple(variant.name for variant in plan.variants))
     assert len(shapes) == 1, "the same variants under every profile"
 
@@ -82,7 +83,7 @@ def test_desk_experiments_repeat_with_seeds() -> None:
     for path in FILES:
         experiment, _ = load_experiment(path)
         if experiment.profile == "desk" and path.stem != "table3_qfl_dfl":  # the first one that people run
-            assert experiment.seeds == [0, 1, 2], path.name
+            assert experiment.seeds == [0, 1, 2] or isinstance(experiment.seeds, UntilResolved), path.name
 
 
 def test_experiments_that_are_there_for_box_distributions_show_them() -> None:
