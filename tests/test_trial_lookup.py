@@ -156,6 +156,7 @@ def test_a_file_goes_before_a_name(tree: RunTree, tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     Path(f"{NAME}:weights.pth").write_bytes(b"")
     assert trial_or_file(tree, f"{NAME}:weights.pth") is None
+    Path(NAME).mkdir()
     shutil.copy(FILE, "my:table@home.yaml")
     found = find_trial(tree, "my:table@home.yaml@desk:qfl=on dfl=on:1")
     assert found == find_trial(tree, "my:table@home.yaml:qfl=on dfl=on:1") == find_trial(tree, f"{NAME}:qfl=on dfl=on:1")

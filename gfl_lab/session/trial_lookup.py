@@ -157,7 +157,8 @@ def _experiment(tree: RunTree, text: str, given: str) -> ExperimentRow:
     """
     path = _without_profile(text)
     try:
-        name = experiment_name(tree, Path(path))
+        in_tree = _is_experiment(tree, path) and not Path(path).is_file()  # also where a folder of this name stands in the current one
+        name = path if in_tree else experiment_name(tree, Path(path))
     except SpecError:
         raise
     except InputError as error:
