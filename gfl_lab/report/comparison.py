@@ -18,7 +18,6 @@ from gfl_lab.report.looks import LookedAt
 from gfl_lab.report.noise import LEVEL
 from gfl_lab.report.statistics import NO_RECORDS, Difference, Paired, Sampled, image_variance, judge, paired
 from gfl_lab.results.rows import ExperimentRow, Resampled, TrialRow, VariantRow
-from gfl_lab.rundir import TrialState
 
 MIN_EFFECT = 0.3
 """Default of the smallest difference, in AP points, that matters. Papers of this family claim about as much."""
@@ -138,7 +137,7 @@ def look_at(experiment: ExperimentRow, resampled: Lookup | None = None) -> dict[
     design, baseline = experiment.design, experiment.baseline
     assert design is not None and baseline is not None  # the callers' promise
     rows = {variant.name: variant for variant in experiment.variants if variant.name != baseline.name}
-    lost = {name for name, variant in rows.items() if any(trial.state is TrialState.FAILED for trial in variant.trials)}
+    lost = {name for name, variant in rows.items() if variant.failed}
     complete = {name: len(design.first(shared(variant, baseline), design.looks[-1])) for name, variant in rows.items()}
 
     def paired_at(name: str, metric: str, seeds: int) -> Paired | None:

@@ -18,7 +18,7 @@ import numpy as np
 from scipy import special
 
 from gfl_lab.metrics.coco_ap import RESAMPLED
-from gfl_lab.report.noise import LEVEL, Array, half_width
+from gfl_lab.report.noise import LEVEL, Array, Noise, half_width
 from gfl_lab.report.statistics import Difference, Paired, holm, judge, p_equivalent
 from gfl_lab.spec.limits import LOOKS, MOST_SEEDS
 
@@ -138,20 +138,23 @@ def hope(found: Difference, seeds: int, level: float, min_effect: float) -> floa
     """
     if found.half is None or found.spread is None or found.freedom is None:
         return 1.0
-    lasting = found.lasting or 0.0
-    images = lasting + ((found.image_variance or 0.0) - lasting) * found.seeds / seeds
-    noise = found.noise._replace(freedom=np.array(found.freedom * (seeds - 1) / (found.seeds - 1)))
-    half = float(half_width(level, np.array(float(seeds)), np.array(images), noise))
-    return float(chance_of_verdict(np.array(found.mean), np.array(half), np.array(found.spread), found.seeds, seeds, min_effect))
+    images = np.array(found.image_variance or 0.0)
+    return float(chance_of_verdict(np.array(found.mean), np.array(float(found.seeds)), images, found.noise, seeds, level, min_effect))
 
 
-def chance_of_verdict(mean: Array, half: Array, spread: Array, now: int | Array, seeds: int, min_effect: float) -> Array:
-    """Return the chance that a difference leaves its interval of half width ``half`` or that the interval lies inside ±``min_effect``.
+def chance_of_verdict(
+    mean: Array, now: Array, image_variance: Array, noise: Noise, seeds: int, level: float | Array, min_effect: float
+) -> Array:
+    """Return the chance that a difference leaves its interval at the last look, or that this interval lies inside ±``min_effect``.
 
     Args:
-        mean: of ``now`` seeds; spread: variance of one pair. seeds: of the last look, at which ``half`` is.
+        mean, image_variance, noise: of ``now`` seeds. seeds: at the last look. level: of its intervals.
     """
-    width = np.sqrt(np.maximum(1e-12, spread * (1 / np.asarray(now) - 1 / seeds)))
+    lasting = np.maximum(0.0, image_variance - noise.residual / now)
+    images = lasting + (image_variance - lasting) * now / seeds
+    later = noise._replace(freedom=noise.freedom * (seeds - 1) / (now - 1))
+    half = half_width(level, np.full(np.shape(now), float(seeds)), images, later)
+    width = np.sqrt(np.maximum(1e-12, noise.variance * (1 / now - 1 / seeds)))
     different = special.ndtr((-half - mean) / width) + special.ndtr((mean - half) / width)
     room = min_effect - half
     equivalent = np.where(room > 0, special.ndtr((room - mean) / width) - special.ndtr((-room - mean) / width), 0.0)

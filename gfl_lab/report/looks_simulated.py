@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gfl_lab.report.looks import HOPE, chance_of_verdict, levels
-from gfl_lab.report.noise import LEVEL, Array, half_width, p_values, p_within, pool
+from gfl_lab.report.noise import LEVEL, Array, p_values, p_within, pool
 
 NO_VERDICT, BETTER, WORSE, EQUIVALENT = 0, 1, 2, 3
 IMAGES = 200
@@ -122,13 +122,9 @@ def play(drawn: Drawn, looks: Sequence[int], effects: Array | float, min_effect:
         verdict[now] = np.where(differs, np.where(mean > 0, BETTER, WORSE), EQUIVALENT)[now]
         active = active & ~decided
         if min_effect and looks[0] < count < looks[-1]:
-            lasting = np.maximum(0.0, images - noise.residual / count_of)
-            later = noise._replace(freedom=noise.freedom * (looks[-1] - 1) / (count_of - 1))
             left = np.maximum(1, shape[1] - decided.sum(-1, keepdims=True))
-            half = half_width(
-                levels(looks)[-1] / left, np.full(shape, float(looks[-1])), lasting + (images - lasting) * count_of / looks[-1], later
-            )
-            active = active & ~(chance_of_verdict(mean, half, noise.variance, count_of, looks[-1], min_effect) < HOPE)
+            chance = chance_of_verdict(mean, count_of, images, noise, looks[-1], levels(looks)[-1] / left, min_effect)
+            active = active & ~(chance < HOPE)
     return Played(verdict, seeds)
 
 

@@ -125,6 +125,11 @@ class VariantRow:
         return tuple(trial for trial in self.trials if trial.state is TrialState.DONE)
 
     @property
+    def failed(self) -> bool:
+        """Whether one of its trials has failed."""
+        return any(trial.state is TrialState.FAILED for trial in self.trials)
+
+    @property
     def is_own_detector(self) -> bool:
         """Whether it is of the GFL family, whose heads give distances or distributions of box sides. Few of mmdet's detectors do."""
         return bool(self.settings.get("detector", OWN) == OWN)

@@ -19,7 +19,7 @@ from gfl_lab.report.ranking import Ranking
 from gfl_lab.report.table import Table
 from gfl_lab.results.rows import ExperimentRow
 from gfl_lab.results.store import Store
-from gfl_lab.rundir import RunTree, TrialState
+from gfl_lab.rundir import RunTree
 from gfl_lab.session.inputs import Files
 from gfl_lab.session.outcome import Outcome
 from gfl_lab.session.planning import PlanOptions, Prepared, prepare
@@ -119,7 +119,7 @@ def counts_of(row: ExperimentRow, design: Design, rows: Mapping[str, LookedAt]) 
 
 
 def _failed(row: ExperimentRow) -> set[str]:
-    return {variant.name for variant in row.variants if any(trial.state is TrialState.FAILED for trial in variant.trials)}
+    return {variant.name for variant in row.variants if variant.failed}
 
 
 def _trained(row: ExperimentRow, name: str) -> int:
