@@ -16,6 +16,7 @@ from gfl_lab.report.writers import svg
 from gfl_lab.report.writers.claim_fit import FACT, MAX_CLASSES, MAX_SEEDS, NAME, NOTE, QUESTION, ROW_NAME, SETTING, VALUE, Fit, fit, warning
 from gfl_lab.report.writers.claim_style import STYLE
 from gfl_lab.report.writers.escape import escaped
+from gfl_lab.report.writers.html_page import document
 
 _SIGNS = {
     "better": '<path d="M12 4 21 19H3z"/>',
@@ -33,23 +34,7 @@ def to_claim_page(claim: Claim) -> str:
     body = "\n".join(
         [_header(claim, heading), _verdict(claim), _numbers(claim), _parts(claim), _boxes(claim, fits.boxes), _below(claim, fits)]
     )
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escaped(f"{claim.variant.variant} · {claim.table.experiment} · {claim.table.profile}")}</title>
-<style>
-{STYLE}
-</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
+    return document(f"{claim.variant.variant} · {claim.table.experiment} · {claim.table.profile}", STYLE, body)
 
 
 def _name(row: TableRow, kind: str, most: int = NAME) -> str:

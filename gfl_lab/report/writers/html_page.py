@@ -53,11 +53,12 @@ def to_html(sheet: Sheet, after: str = "") -> str:
     blocks += [f'<ul class="notes">{notes}</ul>'] if notes else []
     blocks += [after] if after else []
     about = " · ".join(part for part in (sheet.subject, sheet.data) if part)
-    return _document(sheet.title, sheet.heading, about, "\n".join(blocks))
+    heading = [f"<h1>{escaped(sheet.heading)}</h1>", f'<p class="about">{escaped(about)}</p>']
+    return document(sheet.title, STYLE, "\n".join([*heading, *blocks]))
 
 
-def _document(title: str, heading: str, about: str, body: str) -> str:
-    """Return a page that stands alone. ``body`` is HTML, the others are plain text."""
+def document(title: str, style: str, body: str) -> str:
+    """Return a page that stands alone. ``title`` is plain text, ``style`` CSS, ``body`` HTML."""
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -65,13 +66,11 @@ def _document(title: str, heading: str, about: str, body: str) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escaped(title)}</title>
 <style>
-{STYLE}
+{style}
 </style>
 </head>
 <body>
 <main>
-<h1>{escaped(heading)}</h1>
-<p class="about">{escaped(about)}</p>
 {body}
 </main>
 </body>
