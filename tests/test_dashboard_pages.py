@@ -316,9 +316,9 @@ def test_the_table_shows_the_rows_that_have_the_words(trees, monkeypatch):
 
 
 def test_the_seeds_needed_are_told_for_the_difference_of_the_url(trees, monkeypatch):
-    assert "0.3 needs" in html_of(open_page("table", trees["full"], monkeypatch))
-    assert "2 needs" in html_of(open_page("table", trees["full"], monkeypatch, difference="2"))
-    assert "0.3 needs" in html_of(open_page("table", trees["full"], monkeypatch, difference="7"))
+    assert "needed for 0.3 AP" in html_of(open_page("table", trees["full"], monkeypatch))
+    assert "needed for 2 AP" in html_of(open_page("table", trees["full"], monkeypatch, difference="2"))
+    assert "needed for 0.3 AP" in html_of(open_page("table", trees["full"], monkeypatch, difference="7"))
 
 
 def test_colour_follows_the_verdict(trees, monkeypatch, tmp_path):

@@ -178,11 +178,11 @@ def test_the_seeds_needed_are_those_of_the_difference_that_is_asked_for() -> Non
     needed = [found[points].compared[1].needed for points in found]
     assert needed == sorted(needed, reverse=True) and needed[0] > needed[-1]
     table = found[0.5]
-    assert "0.5 needs" in comparison_titles(table) and any('"0.5 needs"' in note for note in table.footnotes)
+    assert "needed for 0.5 AP" in comparison_titles(table) and any('"needed for 0.5 AP"' in note for note in table.footnotes)
     assert table_json(table)["rows"][1]["delta"]["AP"]["seeds_needed_for"] == 0.5
     baseline, second, _ = csv.DictReader(io.StringIO(TABLE_FORMS["csv"](table)))
     assert (baseline["AP_delta_seeds_needed_for"], second["AP_delta_seeds_needed_for"]) == ("", "0.5")
-    assert all("0.5 needs" in form(table) for form in (TABLE_FORMS["md"], TABLE_FORMS["html"], TABLE_FORMS["tex"]))
+    assert all("needed for 0.5 AP" in form(table) for form in (TABLE_FORMS["md"], TABLE_FORMS["html"], TABLE_FORMS["tex"]))
 
 
 def test_every_form_shows_them() -> None:
@@ -302,7 +302,7 @@ def test_images_that_are_too_few_are_told_with_how_many_would_do() -> None:
     text = all_forms(table)
     assert "over 1000" not in text and f"≥ {rounded} images" in text
     assert "0.3 AP: not with 72 validation images, however many seeds." in text
-    assert f"They resolve {limit:.2g} AP at best; about {rounded:,} images would be needed at least." in text
+    assert f"The smallest difference that they can show is {limit:.2g} AP; it takes at least about {rounded:,} images." in text
     found = table_json(table)["rows"][1]["delta"]["AP"]
     assert (found["seeds_needed"], found["images"], found["images_needed"]) == (None, 72, first.images_needed)
     assert found["images_resolve"] == pytest.approx(limit, abs=1e-6)

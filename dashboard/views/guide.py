@@ -20,7 +20,7 @@ below is the **difference to the baseline**, paired over the seeds that both hav
 are others; the footnote says which. Then only the direction of a difference can be held against them, not its size.
 
 Below it stands what the differences are worth. The **95% interval** of a difference covers other seeds and other validation
-images; **p** says how often chance alone would give as much, corrected for the number of rows; **resolves** is the smallest
+images; **p** says how often chance alone would give as much, corrected for the number of rows; **detectable** is the smallest
 true difference that these seeds would show 8 times in 10. A variant is *equivalent* if the difference is shown to lie within the
 smallest effect that matters, 0.3 AP unless the experiment says otherwise; *inconclusive* is too little data for any of these.
 *Weak* is a verdict of two seeds. Only *better* and *worse* have a colour, whatever the sign of the difference.

@@ -55,8 +55,8 @@ def _about_intervals(tested: Sequence[Comparison]) -> str:
     over = "over other seeds and other validation images" if any(each.found.image_variance is not None for each in tested) else "over seeds"
     return (
         f"The 95% interval is of the mean difference, {over}; p is two-sided{several}. "
-        f'"resolves" is the smallest true difference that these seeds show 8 times in 10, and "{least} needs" how many '
-        f"seeds would do so for {least} AP."
+        f'"detectable" is the smallest true difference that these seeds show in 8 of 10 cases, and "needed for {least} AP" how many '
+        f"seeds would show {least} AP."
     )
 
 
@@ -100,8 +100,8 @@ def _about_images(tested: Sequence[Comparison]) -> list[str]:
     images = limited[0].found.images
     who = "" if len(limited) == len(tested) else f" for {_some([each.variant for each in limited])}"
     return [
-        f"{limited[0].min_effect:g} AP{who}: not with {images:,} validation images, however many seeds. They resolve {resolve} AP at best; "
-        f"about {needed} images would be needed at least."
+        f"{limited[0].min_effect:g} AP{who}: not with {images:,} validation images, however many seeds. The smallest difference that they can show is {resolve} AP; "
+        f"it takes at least about {needed} images."
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gfl_lab import naming
+from gfl_lab.report import columns
 from gfl_lab.report.formatting import MISSING, format_number
 from gfl_lab.report.grid import Cell, Column, Grid, Row, Sheet, Tone
 from gfl_lab.report.ranking import Importance, Ranking
@@ -32,7 +33,7 @@ def suggestion_grid(ranking: Ranking) -> Grid:
     settings = [Column(key, key) for key in ranking.keys]
     metric = naming.METRICS[search.metric]
     value = Column(metric.title, search.metric, help=metric.help, unit=metric.unit)
-    columns = (Column("rank"), Column("no."), *settings, value, Column("state", left=True), Column("trial", left=True))
+    shown = (columns.RANK, columns.NUMBER, *settings, value, columns.STATE, columns.TRIAL)
     rows = []
     for place, row in ranking.rows:
         cells = [Cell(str(place or MISSING), value=place), Cell(str(row.number), value=row.number)]
@@ -40,12 +41,12 @@ def suggestion_grid(ranking: Ranking) -> Grid:
         cells += [Cell(_value_text(search, row), value=row.value), Cell(state_text(row)), Cell(row.trial)]
         tone = Tone.PLAIN if row.state == DONE else Tone.FAINT
         rows.append(Row(row.trial, tuple(cells), tone, strong=place == 1 and row.state == DONE))
-    return Grid(columns, tuple(rows), named=False)
+    return Grid(shown, tuple(rows), named=False)
 
 
 def _importance(found: Importance) -> Grid:
     rows = tuple(Row(key, (Cell(key), Cell(f"{share:.2f}", value=share))) for key, share in found.shares.items())
-    return Grid((Column("setting", left=True), Column("importance")), rows, shares=True)
+    return Grid((columns.SETTING, columns.IMPORTANCE), rows, shares=True)
 
 
 def state_text(row: SuggestionRow) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from gfl_lab import naming
+from gfl_lab.report.columns import SEEDS, VARIANT, difference_columns
 from gfl_lab.report.comparison import EQUIVALENT, MIN_EFFECT, Comparison
 from gfl_lab.report.fairness import UNFAIR
 from gfl_lab.report.formatting import MISSING, format_number, format_spread, metric_title, needed_text, p_text, rounded, verdict_text
-from gfl_lab.report.grid import AXIS, LABEL, MEASURED, PUBLISHED, TRUE_EDGES, Cell, Column, Grid, Heading, Interval, Row, Sheet, Tone
+from gfl_lab.report.grid import AXIS, MEASURED, PUBLISHED, TRUE_EDGES, Cell, Column, Grid, Heading, Interval, Row, Sheet, Tone
 from gfl_lab.report.statistics import NO_SIGNAL
 from gfl_lab.report.table import Table
 from gfl_lab.report.table_rows import TableRow
@@ -35,7 +36,7 @@ def table_sheet(table: Table) -> Sheet:
 def values_grid(table: Table) -> Grid:
     """Return the grid of names, seeds, measured and published values."""
     metrics = metric_columns(table)
-    labels = [Column("variant", "variant", LABEL, left=True), Column("seeds", "seeds", LABEL)]
+    labels = [VARIANT, SEEDS]
     axes = [Column("variant" if axis == naming.NAMED_AXIS else axis, axis, AXIS) for axis in table.axes]
     best = {key: value for key in table.columns if (value := _best(table, key)) is not None}
     verdicts = {(each.variant, each.metric): each.better for each in table.comparisons}
@@ -116,10 +117,8 @@ def ranked(grid: Grid, position: int) -> list[int]:
 def comparison_grid(table: Table) -> Grid:
     """Return the grid of differences in AP to the baseline, one row a variant."""
     min_effect = table.compared[0].min_effect if table.compared else MIN_EFFECT
-    titles = ("variant", "Δ AP", "95% interval", "p", "resolves", f"{min_effect:g} needs", "verdict")
-    columns = [Column(title, left=i == 0, group=LABEL if i == 0 else "") for i, title in enumerate(titles)]
     rows = tuple(Row(each.variant, _comparison_cells(each)) for each in table.compared)
-    return Grid(tuple(columns), rows, comparison_title(table), intervals=_intervals(table.compared))
+    return Grid(difference_columns(min_effect), rows, comparison_title(table), intervals=_intervals(table.compared))
 
 
 def comparison_title(table: Table) -> str:

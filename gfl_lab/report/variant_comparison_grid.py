@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gfl_lab.metrics.error_types import ABOUT
+from gfl_lab.report import columns
 from gfl_lab.report.formatting import MISSING, format_number, p_text, verdict_text
-from gfl_lab.report.grid import Cell, Column, Grid, Row, Sheet, Tone
+from gfl_lab.report.grid import Cell, Grid, Row, Sheet, Tone
 from gfl_lab.report.variant_comparison import CLASS, ERROR, METRIC, SIZE, DifferenceRow, notes
 from gfl_lab.results.rows import ExperimentRow
 
 MAX_CLASSES = 12
 """Classes that are shown: those that differ most."""
 _TITLES = {METRIC: "AP", SIZE: "AP by size", CLASS: "AP by class", ERROR: "AP50 that errors cost (lower is better)"}
-_VALUES = tuple(Column(title) for title in ("ours", "theirs", "difference", "± 95%"))
-_MORE = {METRIC: (Column("p"), Column("verdict", left=True)), ERROR: (Column("number"), Column("", left=True))}
+_MORE = {METRIC: (columns.PAIR_P, columns.PAIR_VERDICT), ERROR: (columns.PAIR_COUNT, columns.PAIR_ABOUT)}
 
 
 def comparison_sheet(rows: Sequence[DifferenceRow], experiment: ExperimentRow, variant: str, reference: str) -> Sheet:
@@ -31,20 +31,20 @@ def comparison_sheet(rows: Sequence[DifferenceRow], experiment: ExperimentRow, v
         heading=f"{variant} against {reference}",
         subject=f"{experiment.name} on {experiment.profile}",
         data="",
-        grids=tuple(_grid(group, found) for group, found in grids if found),
-        notes=(f"ours: {variant}", f"theirs: {reference}", _interval_note(rows), *notes(rows)),
+        grids=tuple(_grid(group, found, variant, reference) for group, found in grids if found),
+        notes=(_interval_note(rows), *notes(rows)),
     )
 
 
-def _grid(group: str, rows: Sequence[DifferenceRow]) -> Grid:
+def _grid(group: str, rows: Sequence[DifferenceRow], variant: str, reference: str) -> Grid:
     """Return the grid of one group; of the classes those that differ most, and a note on the others."""
     shown, note = rows, ""
     if group == CLASS:
         shown = sorted(rows, key=lambda row: -abs(row.found.mean))[:MAX_CLASSES]
         if left := len(rows) - len(shown):
             note = f"and {left} {'class' if left == 1 else 'classes'} with smaller differences (--json has all)"
-    columns = (Column(_TITLES[group], left=True), *_VALUES, *_MORE.get(group, ()))
-    return Grid(columns, tuple(_row(row) for row in shown), note=note)
+    shown_columns = (*columns.pair_columns(_TITLES[group], variant, reference), *_MORE.get(group, ()))
+    return Grid(shown_columns, tuple(_row(row) for row in shown), note=note)
 
 
 def _row(row: DifferenceRow) -> Row:
