@@ -11,7 +11,7 @@ from PIL import Image
 
 from gfl_lab import naming
 from gfl_lab.report import drawing
-from gfl_lab.report.boxes import box_view
+from gfl_lab.report.boxes import TrueBox, box_view, with_truth
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree, TrialDir
 from tests.support.cli import Cli, runner
@@ -62,13 +62,47 @@ def test_pictures_are_written_once(cli: Cli, general: TrialDir, dirac: TrialDir,
     assert code == 0 and not stdout and "the best 2 drawn" in err, err
     with Image.open(out / "val_00000.png") as picture:
         before = np.asarray(picture)
-    assert before.shape == (128 * 6 + 2 * 56, 128 * 6 + 2 * 56, 3)
+    two_panels, legend = 380 + 54, 2 * 28
+    assert before.shape == (768 + two_panels + legend + 4 * 16, 2 * 380 + 16 + 2 * 16, 3)
     code, _, err = cli(general.id, image(shapes), "--out", out)
     assert code == 2 and "is there already" in err and "--force" in err
     code, _, err = cli(dirac.id, image(shapes), "--distributions", "--score-thr", "0", "--out", out, "--force")
     assert code == 0 and "no box distributions: a Dirac box gives one distance a side" in err
     with Image.open(out / "val_00000.png") as picture:
-        assert (np.asarray(picture) != before).any()
+        assert picture.size == (768, 768), "nothing but the image and its boxes"
+
+
+def test_chosen_boxes_and_their_truth(cli: Cli, general: TrialDir, imported: Path, shapes: Path, tmp_path: Path) -> None:
+    common = (image(shapes), "--score-thr", "0", "--json")
+    everything = json.loads(cli(general.id, *common)[1])["images"][0]
+    code, out, err = cli(general.id, *common, "--box", "3", "--box", "1", "--truth")
+    found = json.loads(out)["images"][0]
+    assert code == 0, err
+    ious = [each.pop("iou") for each in found["detections"]]
+    assert found["detections"] == [everything["detections"][0], everything["detections"][2]]
+    coco = json.loads((shapes / "annotations/instances_val.json").read_text())
+    number = next(entry["id"] for entry in coco["images"] if entry["file_name"] == image(shapes).name)
+    names = {entry["id"]: entry["name"] for entry in coco["categories"]}
+    annotated = [entry for entry in coco["annotations"] if entry["image_id"] == number]
+    assert [each["class"] for each in found["truth"]] == [names[entry["category_id"]] for entry in annotated]
+    for each, iou in zip(found["detections"], ious, strict=True):
+        own = [entry["bbox"] for entry in annotated if names[entry["category_id"]] == each["class"]]
+        assert iou == pytest.approx(max((overlap(each["box"], box) for box in own), default=0), abs=1e-4)
+    assert cli(imported, *common, "--profile", "smoke", "--annotations", shapes / "annotations/instances_val.json")[0] == 0
+
+    code, out, err = cli(general.id, image(shapes), "--score-thr", "0", "--box", "2", "--truth", "--distributions", "--out", tmp_path)
+    assert code == 0 and "box 2 drawn" in err, err
+    with Image.open(tmp_path / "val_00000.png") as picture:
+        assert picture.width == 768 + 2 * 16 and (np.asarray(picture) == (230, 159, 0)).all(-1).any(), "the annotated boxes are amber"
+
+
+def overlap(box: list[float], other: list[float]) -> float:
+    """Return the IoU of (x1, y1, x2, y2) and (x, y, width, height)."""
+    x, y, width, height = other
+    across = min(box[2], x + width) - max(box[0], x)
+    down = min(box[3], y + height) - max(box[1], y)
+    common = max(across, 0) * max(down, 0)
+    return common / ((box[2] - box[0]) * (box[3] - box[1]) + width * height - common)
 
 
 def test_weights_from_elsewhere_need_no_data(cli: Cli, general: TrialDir, imported: Path, shapes: Path) -> None:
@@ -97,6 +131,11 @@ def test_a_trial_whose_data_are_gone_still_predicts(
         (["TRIAL", "text.png"], ["text.png: it is no image"]),
         (["zz.pth", "IMAGE"], ["zz.pth is neither a trial's id nor a file"]),
         (["TRIAL", "IMAGE", "twin/val_00000.png"], ["would have the name of that of"]),
+        (["TRIAL", "IMAGE", "--box", "9999"], ["there is no box 9999", "--score-thr"]),
+        (["TRIAL", "photo.png", "--truth"], ["photo.png", "no image of the data set of trial", "--annotations"]),
+        (["mmdet:gfl_r50_fpn_1x_coco", "IMAGE", "--truth"], ["is no trial", "--annotations"]),
+        (["TRIAL", "photo.png", "--annotations", "coco.json"], ["photo.png: coco.json lists no image of this name"]),
+        (["TRIAL", "photo.png", "--annotations", "text.png"], ["text.png"]),
     ],
 )
 def test_mistakes(
@@ -104,6 +143,10 @@ def test_mistakes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.png").write_text("no image")
+    Image.new("RGB", (64, 64)).save(tmp_path / "photo.png")
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [2, 2, 9, 9], "area": 81, "iscrowd": 0}
+    content = {"images": [{"id": 1, "file_name": "other.png"}], "annotations": [box], "categories": [{"id": 1, "name": "box"}]}
+    (tmp_path / "coco.json").write_text(json.dumps(content))
     given = [general.id if each == "TRIAL" else str(image(shapes)) if each == "IMAGE" else each for each in arguments]
     code, out, err = cli(*given)
     assert code == 2 and not out and all(word in err for word in words), err
@@ -111,7 +154,10 @@ def test_mistakes(
 
 
 def test_a_distribution_stands_where_its_bins_lie() -> None:
-    """A left side with all its mass 2 bins of 8 px from a cell at x = 40: its bar is at x = 24, above the box's middle."""
+    """A left side with all its mass 2 bins of 8 px from a cell at x = 40: its bar is at x = 24, above the box's middle.
+
+    Its annotators draw the left side at x = 28 and x = 20: 1.5 and 2.5 bins from the cell.
+    """
     bins = 5
     sides = np.zeros((4, bins))
     sides[[0, 1, 2, 3], [2, 1, 3, 1]] = 1
@@ -122,6 +168,12 @@ def test_a_distribution_stands_where_its_bins_lie() -> None:
         "cell_iou": None, "score": 0.5, "det_x1": 24.0, "det_y1": 32.0, "det_x2": 64.0, "det_y2": 48.0,
     }  # fmt: skip
     black = np.zeros((80, 100, 3), np.uint8)
+    truth = [TrueBox("b", (24, 32, 64, 48)), TrueBox("a", (28, 32, 64, 48), 0, (28.0, 20.0), (0.6, 0.4)), TrueBox("a", (0, 0, 9, 9))]
+    seen = with_truth(box_view(row), truth)
+    assert seen.gt == (28, 32, 64, 48) and seen.detection_iou == pytest.approx(36 / 40)
+    assert seen.sides[0].edges == pytest.approx((1.5, 2.5)) and seen.sides[1].edges is None
+    assert with_truth(box_view(row), truth[:1]).gt is None
+
     plain, drawn = (np.asarray(drawing.draw(black, [box_view(row)], distributions=on)) for on in (False, True))
     factor, margin = 9, 56
     assert plain.shape == (720, 900, 3) and drawn.shape == (720 + 2 * margin, 900 + 2 * margin, 3)
@@ -132,3 +184,6 @@ def test_a_distribution_stands_where_its_bins_lie() -> None:
     assert at(24, 38) != (0, 0, 0) == at(30, 38) == at(10, 38)
     assert at(64, 38) != (0, 0, 0)  # the right side, 3 bins away
     assert at(47, 32 - 1) != (0, 0, 0) == at(41, 32 - 6)  # the top side's bar grows to the right
+
+    drawn = np.asarray(drawing.draw(black, [box_view(row | {"bin_positions": [0.0, 1.0, 1.5, 4.0, 5.0]})]))
+    assert at(28, 38) != (0, 0, 0) == at(24 - 3, 38), "weighted bins: the second bin is 1.5 strides away"

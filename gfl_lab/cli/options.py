@@ -165,10 +165,13 @@ def picture_options(command: Command) -> Command:
     """Add the options that decide how pictures are made: the command takes them as ``pictures``, a PictureOptions."""
 
     @functools.wraps(command)
-    def with_pictures(*args: Any, max_boxes: int, out: Path, force: bool, **others: Any) -> Any:
+    def with_pictures(
+        *args: Any, max_boxes: int, numbers: tuple[int, ...], truth: bool, annotations: Path | None, out: Path, force: bool, **others: Any
+    ) -> Any:
         from gfl_lab.session.pictures import PictureOptions
 
-        return command(*args, pictures=PictureOptions(out, force, max_boxes), **others)
+        pictures = PictureOptions(out, force, max_boxes, numbers, truth or annotations is not None, annotations)
+        return command(*args, pictures=pictures, **others)
 
     default = Path("predictions")
     return _add(
@@ -181,6 +184,21 @@ def picture_options(command: Command) -> Command:
             show_default=True,
             type=Whole(1),
             help="Draw at most this many boxes, the best.",
+        ),
+        click.option(
+            "--box",
+            "numbers",
+            metavar="N",
+            type=Whole(1),
+            multiple=True,
+            help="Draw and print only box N; 1 has the best score. May be repeated. --max-boxes then has no effect.",
+        ),
+        click.option("--truth", is_flag=True, help="Draw the annotated boxes too, for images of the trial's data set."),
+        click.option(
+            "--annotations",
+            metavar="FILE",
+            type=click.Path(path_type=Path),
+            help="Draw the annotated boxes of this COCO annotation file, which lists the images by name.",
         ),
         click.option("--out", default=default, show_default=True, type=click.Path(path_type=Path), help="Folder for the pictures."),
         click.option("--force", is_flag=True, help="Write over pictures that are there."),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from gfl_lab import naming
 from gfl_lab.metrics import box_modes, boxdist
 from gfl_lab.metrics.bins import places, stored_positions
+from gfl_lab.metrics.coco_matching import overlaps
 
 Array = NDArray[np.float64]
 OUTWARD = np.array([-1.0, -1.0, 1.0, 1.0])
@@ -68,6 +69,26 @@ class SideView:
         """Return the coordinate on the original image, px, of a distance in bins."""
         return self.origin + self.sign * self.px_per_bin * np.asarray(bins, np.float64)
 
+    def distance(self, pixel: float) -> float:
+        """Return the distance in bins of a coordinate on the original image, px: the inverse of ``pixel``."""
+        return self.sign * (pixel - self.origin) / self.px_per_bin
+
+
+@dataclass(frozen=True)
+class TrueBox:
+    """An annotated box, (x1, y1, x2, y2) in px of the image.
+
+    Attributes:
+        side: of an ambiguous box, index in ``naming.SIDES`` of the side that annotators draw at either of ``edges`` (px), with the
+            probabilities ``edge_probs``; -1 for other boxes.
+    """
+
+    category: str
+    box: tuple[float, float, float, float]
+    side: int = -1
+    edges: tuple[float, float] | None = None
+    edge_probs: tuple[float, float] | None = None
+
 
 @dataclass(frozen=True)
 class BoxView:
@@ -119,6 +140,29 @@ def box_view(row: Mapping[str, Any]) -> BoxView:
         ambiguous_side=int(row["ambiguous_side"]),
         sides=tuple(_side(row, index, location) for index in range(4)) if has_sides and location is not None else (),
     )
+
+
+def with_truth(view: BoxView, truth: Sequence[TrueBox]) -> BoxView:
+    """Return a detection with the annotated box of its class that it overlaps most, and the IoU of the two.
+
+    ``gt`` and ``detection_iou`` stay None if it overlaps no box of its class. Several detections can get the same box: this is a
+    drawing, not the matching of COCO's evaluation.
+    """
+    own = [box for box in truth if box.category == view.category]
+    if view.detection is None or not own:
+        return view
+    ious = overlaps(np.array([view.detection]), np.array([box.box for box in own]))[0]
+    best = own[int(ious.argmax())]
+    if ious.max() <= 0:
+        return view
+    sides = view.sides
+    if best.edges is not None and best.side >= 0:
+        near, far = best.edges
+        sides = tuple(
+            replace(side, edges=(side.distance(near), side.distance(far)), edge_probs=best.edge_probs) if index == best.side else side
+            for index, side in enumerate(sides)
+        )
+    return replace(view, gt=best.box, detection_iou=float(ious.max()), sides=sides)
 
 
 def _side(row: Mapping[str, Any], index: int, location: tuple[float, float]) -> SideView:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -17,12 +17,33 @@ SHORT_SIDE = 720
 """px: smaller images are enlarged to about this, so that bars of a few px are seen."""
 LONG_SIDE = 4096
 """px: no image is enlarged beyond this, so that a panorama needs no gigabytes."""
-_BAR = 64
+BAR = 64
 """px: length of the highest bar of a side."""
 _MARGIN = 56
 """px around the image, where bins beyond its border are seen."""
 _LEAST = 2
 """px: shorter bars are left out."""
+
+
+@dataclass(frozen=True)
+class Viewport:
+    """A part of an image on a canvas: ``factor`` canvas px for one of the image, whose (left, top) is at the canvas's corner."""
+
+    factor: float
+    left: float
+    top: float
+
+    def x(self, value: float) -> float:
+        """Return the canvas x of an image x, px."""
+        return (value - self.left) * self.factor
+
+    def y(self, value: float) -> float:
+        """Return the canvas y of an image y, px."""
+        return (value - self.top) * self.factor
+
+    def place(self, value: float, horizontal: bool) -> float:
+        """Return the canvas x (horizontal) or y of an image coordinate, px."""
+        return self.x(value) if horizontal else self.y(value)
 
 
 def draw(image: np.ndarray, boxes: Sequence[BoxView], *, distributions: bool = True) -> Image.Image:
@@ -36,15 +57,40 @@ def draw(image: np.ndarray, boxes: Sequence[BoxView], *, distributions: bool = T
         boxes: best first; drawn from the last to the first, so that the best lie on top.
     """
     height, width = image.shape[:2]
-    factor = _enlargement(height, width)
+    factor = enlargement(height, width)
     margin = _MARGIN if distributions else 0
     canvas = Image.new("RGBA", (width * factor + 2 * margin, height * factor + 2 * margin), "white")
     canvas.paste(Image.fromarray(image).resize((width * factor, height * factor), Image.Resampling.BICUBIC), (margin, margin))
+    view = Viewport(factor, -margin / factor, -margin / factor)
     for index in reversed(range(len(boxes))):
-        layer = Image.new("RGBA", canvas.size)
-        _draw_box(ImageDraw.Draw(layer), boxes[index], COLOURS[index % len(COLOURS)], factor, margin, distributions)
-        canvas = Image.alpha_composite(canvas, layer)
+        canvas = draw_box(canvas, boxes[index], COLOURS[index % len(COLOURS)], view, distributions=distributions)
     return canvas.convert("RGB")
+
+
+def draw_box(
+    canvas: Image.Image, box: BoxView, colour: str, view: Viewport, *, distributions: bool, label: str | None = None
+) -> Image.Image:
+    """Return an RGBA canvas with one box on top.
+
+    Args:
+        label: text at the box's corner; None is class and score.
+    """
+    layer = Image.new("RGBA", canvas.size)
+    pen = ImageDraw.Draw(layer)
+    if box.prediction is not None:
+        x1, y1, x2, y2 = box.prediction
+        if distributions:
+            for side in box.sides:
+                _draw_side(pen, side, ((x1 + x2) / 2, (y1 + y2) / 2), colour, view)
+        pen.rectangle((view.x(x1), view.y(y1), view.x(x2), view.y(y2)), outline=colour, width=3)
+        _draw_label(pen, title(box) if label is None else label, view.x(x1), view.y(y1), colour)
+    return Image.alpha_composite(canvas, layer)
+
+
+def title(box: BoxView) -> str:
+    """Return class and score of a box; nothing for a box without a class."""
+    score = "" if box.detection_score is None else f" {box.detection_score:.2f}"
+    return " ".join(f"{box.category}{score}".split()) if box.category else ""
 
 
 def close_up(image: np.ndarray, box: BoxView, side: str, size: int = 300) -> Image.Image:
@@ -55,60 +101,52 @@ def close_up(image: np.ndarray, box: BoxView, side: str, size: int = 300) -> Ima
     """
     view = replace(box, sides=tuple(each for each in box.sides if each.side == side), detection=box.gt or box.detection, category="")
     height, width = image.shape[:2]
-    factor = _enlargement(height, width)
+    factor = enlargement(height, width)
     picture = draw(image, [view])
     x1, y1, x2, y2 = view.prediction or (0, 0, width, height)
     for each in view.sides:
         for place in each.pixel(each.mode_places).tolist():
             x1, x2 = (min(x1, place), max(x2, place)) if each.horizontal else (x1, x2)
             y1, y2 = (y1, y2) if each.horizontal else (min(y1, place), max(y2, place))
-    half = 0.5 * max(x2 - x1, y2 - y1) * factor + 1.3 * _BAR
+    half = 0.5 * max(x2 - x1, y2 - y1) * factor + 1.3 * BAR
     x, y = (0.5 * (low + high) * factor + _MARGIN for low, high in ((x1, x2), (y1, y2)))
     cut = Image.new("RGB", (round(2 * half), round(2 * half)), "white")
     cut.paste(picture, (round(half - x), round(half - y)))
     return cut.resize((size, size), Image.Resampling.LANCZOS)
 
 
-def _enlargement(height: int, width: int) -> int:
+def enlargement(height: int, width: int) -> int:
     """Return the factor by which an image is enlarged."""
     return max(1, min(round(SHORT_SIDE / min(height, width)), LONG_SIDE // max(height, width)))
 
 
-def _draw_box(pen: ImageDraw.ImageDraw, box: BoxView, colour: str, factor: int, margin: int, distributions: bool) -> None:
-    place = box.prediction
-    if place is None:
+def _draw_label(pen: ImageDraw.ImageDraw, text: str, x: float, y: float, colour: str) -> None:
+    """Write white text on colour above (x, y); below it where the canvas ends."""
+    if not text:
         return
-    x1, y1, x2, y2 = (value * factor + margin for value in place)
-    if distributions:
-        for side in box.sides:
-            _draw_side(pen, side, ((x1 + x2) / 2, (y1 + y2) / 2), colour, factor, margin)
-    pen.rectangle((x1, y1, x2, y2), outline=colour, width=3)
-    if not box.category:
-        return
-    score = "" if box.detection_score is None else f" {box.detection_score:.2f}"
     font = ImageFont.load_default(size=18)
-    text = " ".join(f"{box.category}{score}".split())
-    left, top, right, bottom = pen.textbbox((x1, y1), text, font=font)
-    up = min(bottom - top + 8, y1)
-    pen.rectangle((x1, y1 - up, x1 + right - left + 10, y1 - up + bottom - top + 8), fill=colour)
-    pen.text((x1 + 5, y1 - up + 1), text, fill="white", font=font)
+    left, top, right, bottom = pen.textbbox((x, y), text, font=font)
+    up = min(bottom - top + 8, y)
+    pen.rectangle((x, y - up, x + right - left + 10, y - up + bottom - top + 8), fill=colour)
+    pen.text((x + 5, y - up + 1), text, fill="white", font=font)
 
 
-def _draw_side(pen: ImageDraw.ImageDraw, side: SideView, middle: tuple[float, float], colour: str, factor: int, margin: int) -> None:
+def _draw_side(pen: ImageDraw.ImageDraw, side: SideView, middle: tuple[float, float], colour: str, view: Viewport) -> None:
+    """Draw the bars of a side from ``middle`` (image px), and the true edges where they are known."""
     if side.probability is None or not np.isfinite(side.probability).all():
         return
-    lengths = _BAR * side.probability / side.probability.max()
+    lengths = BAR * side.probability / side.probability.max()
     shown = np.flatnonzero(lengths >= _LEAST)
-    places = side.pixel(shown) * factor + margin
-    half = max(1.0, 0.4 * side.px_per_bin * factor)
-    x, y = middle
-    low, high = float(places.min() - half), float(places.max() + half)
+    places = np.array([view.place(place, side.horizontal) for place in side.pixel(side.positions[shown]).tolist()])
+    widths = np.maximum(1.0, 0.4 * side.widths[shown] * side.px_per_bin * view.factor)
+    x, y = view.x(middle[0]), view.y(middle[1])
+    low, high = float((places - widths).min()), float((places + widths).max())
     pen.line((low, y, high, y) if side.horizontal else (x, low, x, high), fill="white", width=2)
-    for at, length in zip(places.tolist(), lengths[shown].tolist(), strict=True):
+    for at, half, length in zip(places.tolist(), widths.tolist(), lengths[shown].tolist(), strict=True):
         corners = (at - half, y - length, at + half, y) if side.horizontal else (x, at - half, x + length, at + half)
         pen.rectangle(corners, fill=_faded(colour), outline="white")
-    for edge, p in zip(side.edges or (), side.edge_probs or (), strict=True):
-        at, length = float(side.pixel(edge)) * factor + margin, 1.25 * _BAR * p
+    for edge, p in side.true_edges:
+        at, length = view.place(float(side.pixel(edge)), side.horizontal), 1.25 * BAR * p
         pen.line((at, y, at, y - length) if side.horizontal else (x, at, x + length, at), fill=TRUTH, width=5)
 
 
