@@ -12,10 +12,11 @@ if (
 
 import streamlit as st
 
-from dashboard import experiments, live, pages, state, theme
+from dashboard import clicks, experiments, live, pages, state, theme
 
 st.set_page_config(page_title="gfl-lab", page_icon=theme.icon(), layout="wide", menu_items={"Get help": None, "Report a bug": None})
 theme.style()
+clicks.listen()
 
 entries = {entry.name: entry for entry in pages.PAGES}
 page = st.navigation(

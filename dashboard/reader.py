@@ -16,7 +16,8 @@ from PIL.Image import Image
 
 from gfl_lab import naming
 from gfl_lab.errors import StoreError
-from gfl_lab.report import bimodal, calibration, variant_comparison
+from gfl_lab.metrics.coco_records import Records
+from gfl_lab.report import bimodal, calibration, difference_images, variant_comparison
 from gfl_lab.report import sides as side_rows
 from gfl_lab.report.boxes import box_view
 from gfl_lab.report.drawing import close_up
@@ -36,7 +37,7 @@ GALLERY_SIDES = 12
 
 _LIMITS = {
     "ranking": 16, "boxes": 16, "bimodal": 16, "box rows": 64, "gallery": 8, "reliability": 64, "sides": 32, "coincidence": 64,
-    "comparison": 16, "has sides": 64,
+    "comparison": 16, "difference images": 32, "has sides": 64,
 }  # fmt: skip
 """Kinds of values, and how many of each are kept."""
 
@@ -178,25 +179,44 @@ class Reader:
     # --- two variants ---
 
     def comparison(
-        self, pairs: tuple[tuple[str, str], ...], experiment: ExperimentRow, variant: VariantRow, reference: VariantRow
+        self, pairs: tuple[tuple[str, str], ...], experiment: ExperimentRow, variant: VariantRow, reference: VariantRow, error_iou: float
     ) -> list[variant_comparison.DifferenceRow]:
         """Return ``report.variant_comparison.compare_variants`` of pairs of trial ids, with the table's numbers on the two variants."""
         context = variant_comparison.context(experiment, variant, reference, self.store.resampled_or_none)
         stamps = tuple(self.store.records_stamp(trial) for pair in pairs for trial in pair)
-        return self._kept("comparison", pairs, (stamps, repr(context)), lambda: self._compare(pairs, context))
+        return self._kept("comparison", (pairs, error_iou), (stamps, repr(context)), lambda: self._compare(pairs, context, error_iou))
 
-    def _compare(self, pairs: tuple[tuple[str, str], ...], context: variant_comparison.Context) -> list[variant_comparison.DifferenceRow]:
+    def _compare(
+        self, pairs: tuple[tuple[str, str], ...], context: variant_comparison.Context, error_iou: float
+    ) -> list[variant_comparison.DifferenceRow]:
         with st.spinner("Comparing image by image …"):
-            records = []
-            for pair in pairs:
-                first, second = (self.store.records(trial) for trial in pair)
-                if first is None or second is None:
-                    raise StoreError("a trial has no evaluation records")
-                records.append((first, second))
             try:
-                return variant_comparison.compare_variants(records, known=context)
+                return variant_comparison.compare_variants(self._records(pairs), known=context, error_iou=error_iou)
             except ValueError as error:
                 raise StoreError(str(error)) from None
+
+    def _records(self, pairs: tuple[tuple[str, str], ...]) -> list[tuple[Records, Records]]:
+        found = []
+        for pair in pairs:
+            first, second = (self.store.records(trial) for trial in pair)
+            if first is None or second is None:
+                raise StoreError("a trial has no evaluation records")
+            found.append((first, second))
+        return found
+
+    def difference_images(
+        self, pairs: tuple[tuple[str, str], ...], group: str, name: str, iou: float, score: float
+    ) -> list[difference_images.ImageDifference]:
+        """Return the images of ``report.difference_images`` for a class or a type of error of pairs of trial ids."""
+
+        def make() -> list[difference_images.ImageDifference]:
+            records = self._records(pairs)
+            if group == variant_comparison.CLASS:
+                return difference_images.class_images(records, name, iou, score)
+            return difference_images.error_images(records, name, iou)
+
+        stamps = tuple(self.store.records_stamp(trial) for pair in pairs for trial in pair)
+        return self._kept("difference images", (pairs, group, name, iou, score), stamps, make)
 
     # --- shared ---
 

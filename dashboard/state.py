@@ -10,7 +10,7 @@ import streamlit as st
 from gfl_lab.results.rows import ExperimentRow
 
 
-def _chosen(key: str) -> str | None:
+def chosen(key: str) -> str | None:
     """Return the value in the URL, else what this session chose last (moving to another page clears the URL)."""
     return st.query_params.get(key, st.session_state.get(f"last:{key}"))
 
@@ -24,7 +24,7 @@ def _is_asked(key: str) -> bool:
 def _prepare(key: str, options: Sequence[str], default: str) -> str:
     """Set the widget's state before it is drawn, when the URL was changed from outside or the choice is no option."""
     widget = f"w:{key}"
-    wanted = _chosen(key) if _is_asked(key) else st.session_state[widget]
+    wanted = chosen(key) if _is_asked(key) else st.session_state[widget]
     st.session_state[widget] = wanted if wanted in options else default
     return widget
 
@@ -57,7 +57,7 @@ def switch(label: str, key: str, default: bool = False) -> bool:
     """Draw an on/off choice."""
     state = f"w:{key}"
     if _is_asked(key):
-        st.session_state[state] = (_chosen(key) or ("1" if default else "0")) == "1"
+        st.session_state[state] = (chosen(key) or ("1" if default else "0")) == "1"
     value = st.toggle(label, key=state)
     _remember(key, "1" if value else "0")
     return value
@@ -67,7 +67,7 @@ def typed(label: str, key: str, **options_of_widget: Any) -> str:
     """Draw a line of text, empty at first."""
     state = f"w:{key}"
     if _is_asked(key):
-        st.session_state[state] = _chosen(key) or ""
+        st.session_state[state] = chosen(key) or ""
     value = st.text_input(label, key=state, **options_of_widget)
     _remember(key, value)
     return value

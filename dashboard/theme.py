@@ -10,6 +10,8 @@ from pathlib import Path
 import streamlit as st
 from PIL import Image, ImageDraw
 
+from gfl_lab.report.comparison import BETTER, EQUIVALENT, WORSE
+from gfl_lab.report.formatting import MISSING, VERDICT_SIGNS
 from gfl_lab.results.rows import ExperimentRow, TrialRow, TrialState
 from gfl_lab.results.search import DONE, STOPPED
 
@@ -22,6 +24,11 @@ _VARIANTS = {
 _BASELINE = {"light": "#767676", "dark": "#A0A4AA"}
 _TRUTH = {"light": "#D08A00", "dark": "#F2B134"}
 _INK = {"light": "#1F2328", "dark": "#E7E9EC"}
+_VERDICTS = {
+    "light": {BETTER: "#00855F", WORSE: "#C2470A", EQUIVALENT: "#1F2328"},
+    "dark": {BETTER: "#2FBF95", WORSE: "#F0803C", EQUIVALENT: "#E7E9EC"},
+}
+_OPEN = {"light": "#8A8F96", "dark": "#8A8F96"}
 DASHES = ("solid", "solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "x")
 
@@ -75,6 +82,11 @@ def search_marks() -> dict[str, tuple[str, str, str]]:
     return {DONE: (blue, "circle", "●"), STOPPED: (orange, "diamond-open", "◇")}
 
 
+def verdict_colour(verdict: str) -> str:
+    """Return the colour of a verdict: one each for better, worse and equivalent, and grey for everything that is open."""
+    return _VERDICTS[scheme()].get(verdict, _OPEN[scheme()])
+
+
 def icon() -> Image.Image:
     """Return the page's icon, a distribution with two modes; drawn here, because Streamlit fetches named icons from the web."""
     picture = Image.new("RGBA", (64, 64))
@@ -104,6 +116,11 @@ _ABSOLUTE = re.compile(r"(?<![\w:/.<])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\:'\"<>|]+[/
 def redact(value: str) -> str:
     """Return text of a log or an error without the folders of this machine: only the last part of a path stays."""
     return _ABSOLUTE.sub(lambda match: "…/" + match.group(1), value)
+
+
+def plural(count: int, noun: str) -> str:
+    """Return ``1 seed`` or ``3 seeds``."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def duration(seconds: float) -> str:
@@ -159,6 +176,13 @@ def alert(message: str) -> None:
 def swatch(colour: str) -> str:
     """Return a small square of colour, as HTML."""
     return f'<span class="swatch" style="background:{colour}"></span>'
+
+
+def verdict_html(verdict: str, words: str = "") -> str:
+    """Return a verdict by sign, colour and word, as HTML; the word is ``words``, or the verdict itself."""
+    css = {BETTER: "better", WORSE: "worse", EQUIVALENT: "equal"}.get(verdict, "open")
+    sign = VERDICT_SIGNS.get(verdict, MISSING)
+    return f'<span class="verdict {css}" data-sign="{sign}">{text(words or verdict)}</span>'
 
 
 def state_title(state: str) -> str:

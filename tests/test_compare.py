@@ -58,17 +58,24 @@ def written(tmp_path: Path, seeds: tuple[int, ...] = (0, 1)) -> RunTree:
 
 
 def test_numbers_are_those_of_the_parts() -> None:
-    ours, theirs = better(scene(0), 0.5), scene(0)
-    rows = {(row.group, row.name): row for row in compare_variants([(ours, theirs)], 20)}
-    assert rows["metric", "AP"].found.mean == pytest.approx(match(ours).ap() - match(theirs).ap()) and rows["metric", "AP"].found.mean > 0
-    assert rows["size", "AP_L"].value == pytest.approx(match(ours, "large").ap())
+    variant, reference = better(scene(0), 0.5), scene(0)
+    rows = {(row.group, row.name): row for row in compare_variants([(variant, reference)], 20)}
+    assert (
+        rows["metric", "AP"].found.mean == pytest.approx(match(variant).ap() - match(reference).ap())
+        and rows["metric", "AP"].found.mean > 0
+    )
+    assert rows["size", "AP_L"].value == pytest.approx(match(variant, "large").ap())
     classes = [row for (group, _), row in rows.items() if group == "class"]
     assert np.mean([row.value for row in classes]) == pytest.approx(rows["metric", "AP"].value), "AP is the mean over classes"
-    errors = errors_of(theirs)
+    errors = errors_of(reference)
     for name in TYPES:
         row = rows["error", name]
         assert row.reference == pytest.approx(costs(errors)[name]) and row.counts[1] == errors.counts[name]
     assert rows["error", "localisation"].found.mean < 0, "better boxes cost less"
+    high = {row.name: row for row in compare_variants([(variant, reference)], 2, error_iou=0.75) if row.group == "error"}
+    strict = errors_of(reference, 0.75)
+    assert {name: high[name].reference for name in TYPES} == pytest.approx(costs(strict))
+    assert high["localisation"].counts[1] == strict.counts["localisation"] > errors.counts["localisation"] and high["missed"].iou == 0.75
     assert all(row.found.half is None and row.half > 0 for row in rows.values() if row.value != row.reference), "one seed: images alone"
 
 
@@ -91,10 +98,22 @@ def test_compare_prints_and_gives_json(cli: Cli, tmp_path: Path) -> None:
     written(tmp_path)
     code, out, err = cli("compare", FILE, "qfl=on dfl=on")
     assert code == 0, err
-    assert all(word in out for word in ("AP by size", "AP by class", "localisation", "qfl=off dfl=off", "over seeds and images"))
-    code, out, _ = cli("compare", FILE, "qfl=on dfl=on", "qfl=on dfl=off", "--json")
+    assert all(
+        word in out
+        for word in (
+            "AP by size",
+            "AP by class",
+            "localisation",
+            "difference: qfl=on dfl=on minus qfl=off dfl=off",
+            "over seeds and images",
+        )
+    )
+    code, out, err = cli("compare", FILE, "qfl=on dfl=on", "--error-iou", "0.72")
+    assert code == 2 and not out and "0.72 is no IoU threshold of COCO; it must be one of 0.5, 0.55, 0.6" in err
+    code, out, _ = cli("compare", FILE, "qfl=on dfl=on", "qfl=on dfl=off", "--json", "--error-iou", "0.75")
     found = json.loads(out)
-    assert code == 0 and found["seeds"] == [0, 1] and found["theirs"] == "qfl=on dfl=off"
+    assert {row["iou"] for row in found["rows"] if row["group"] == "error"} == {0.75}
+    assert code == 0 and found["seeds"] == [0, 1] and found["reference"] == "qfl=on dfl=off"
     assert all(row["interval"] or row["verdict"].startswith("no ") for row in found["rows"])
     assert all(row["weak"] for row in found["rows"] if row["interval"]), "two seeds"
 
@@ -151,7 +170,10 @@ def test_python_compares_the_seeds_that_both_have_finished(tmp_path: Path) -> No
     assert pair.reference == row.baseline and list(pair.trials) == [0, 1]
     assert pair.trials[1] == (last.trials[1].id, row.baseline.trials[1].id)
     sheet = comparison_sheet(pair.compare(store), row, "first", "second")
-    assert [grid.columns[0].title for grid in sheet.grids][:2] == ["AP", "AP by size"] and sheet.notes[1] == "theirs: second"
+    assert [grid.columns[0].title for grid in sheet.grids][:2] == ["AP", "AP by size"] and sheet.notes[
+        0
+    ] == "difference: first minus second"
+    assert [column.title for column in sheet.grids[0].columns][1:3] == ["first", "second"]
 
 
 def test_the_classes_that_differ_most_are_shown_and_the_others_counted() -> None:
@@ -159,6 +181,10 @@ def test_the_classes_that_differ_most_are_shown_and_the_others_counted() -> None
     rows = [DifferenceRow("class", f"c{i}", 0.0, 0.0, replace(found, mean=float(i))) for i in range(14)]
     grid = comparison_sheet(rows, experiment(), "one", "two").grids[0]
     assert [row.name for row in grid.rows] == [f"c{i}" for i in range(13, 1, -1)] and grid.note.startswith("and 2 classes with")
+    error = DifferenceRow("error", "localisation", 2.0, 1.0, found, (4.0, 3.0), 0.75)
+    grid = comparison_sheet([error], experiment(), "one", "two").grids[0]
+    assert grid.columns[0].title == "AP75 that errors cost (lower is better)"
+    assert [cell.text for cell in grid.rows[0].cells][-1] == "right class, IoU 0.1 to 0.75"
 
 
 @pytest.mark.parametrize(

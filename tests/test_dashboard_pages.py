@@ -398,12 +398,35 @@ def test_localisation_page_shows_reliability_and_the_distributions_of_each_varia
 
 
 def test_compare_page_compares_the_two_of_its_url(trees, monkeypatch):
-    text = html_of(open_page("compare", trees["full"], monkeypatch, ours="qfl=on dfl=on", theirs="qfl=on dfl=off"))
+    app = open_page("compare", trees["full"], monkeypatch, variant="qfl=on dfl=on", reference="qfl=on dfl=off")
+    text = html_of(app)
+    assert "It is open whether qfl=on dfl=on is better than qfl=on dfl=off" in text and "What would resolve this?" in text
+    assert ">ours<" not in text and ">theirs<" not in text and "AP50 that errors cost" in text
+    spans = {tuple(json.loads(chart.proto.spec)["layout"]["xaxis"]["range"]) for chart in app.get("plotly_chart")}
+    assert len(app.get("plotly_chart")) == 4 and len(spans) == 1, "all differences have one scale"
     assert all(
         word in text for word in ("AP by class", "AP50 that errors cost", "localisation", "2 seeds", "over other seeds and other images")
     )
     assert "Nothing to compare yet" in html_of(open_page("compare", trees["planned"], monkeypatch))
     assert "A search is not compared" in html_of(open_page("compare", trees["search"], monkeypatch))
+
+
+def test_compare_shows_the_images_of_a_class_and_of_an_error(trees, monkeypatch):
+    old_link = {"ours": "qfl=on dfl=on", "theirs": "qfl=on dfl=off"}
+    app = open_page("compare", trees["full"], monkeypatch, **old_link, error_iou="0.75", images_of="class:block")
+    text = html_of(app)
+    assert (
+        app.query_params["variant"] == "qfl=on dfl=on"
+        and app.query_params["reference"] == "qfl=on dfl=off"
+        and "ours" not in app.query_params
+    )
+    assert "AP75 that errors cost" in text and "right class, IoU 0.1 to 0.75" in text
+    assert 'data-put="images_of=error%3Alocalisation"' in text and "finds boxes that qfl=on dfl=off misses" in text
+    app.selectbox(key="w:images_by").select("reference").run()
+    assert "qfl=on dfl=off finds boxes that qfl=on dfl=on misses" in words_of(app) and app.query_params["images_by"] == "reference"
+    app = open_page("compare", trees["full"], monkeypatch, images_of="error:missed")
+    assert "misses boxes that" in html_of(app) and "Score at least" not in [each.label for each in app.selectbox]
+    assert "finds boxes" not in html_of(open_page("compare", trees["full"], monkeypatch, images_of="class:<b>"))
 
 
 def test_pages_without_records_say_so(tmp_path, monkeypatch):

@@ -86,6 +86,18 @@ def test_of_several_errors_at_a_box_the_best_is_mended_and_the_others_go() -> No
     assert costs(found)["classification"] == pytest.approx(100) and costs(found)["localisation"] == 0
 
 
+def test_the_threshold_decides_what_is_right_and_what_is_badly_placed() -> None:
+    one = records([(0, 0, 0.9, (0, 0, 100, 60)), (0, 1, 0.8, (0, 0, 100, 60))], [(0, 0, BOX)])  # IoU 0.6 with its box
+    for iou, expected in ((0.5, {"classification": 1}), (0.6, {"classification": 1}), (0.65, {"localisation": 1, "both": 1})):
+        assert counted(errors_of(one, iou)) == expected, iou
+    assert errors_of(one, 0.5).found.ap() == 100 and costs(errors_of(one, 0.75)) == pytest.approx(
+        {name: 0.0 for name in TYPES} | {"localisation": 100.0}
+    )
+    for iou in (0.45, 0.52, 1.0, float("nan")):
+        with pytest.raises(ValueError, match="no IoU threshold of COCO"):
+            errors_of(one, iou)
+
+
 def test_crowds_and_empty_images_make_no_errors_of_their_own() -> None:
     one = records([(0, 0, 0.9, BOX), (1, 0, 0.8, BOX)], [(0, 0, BOX)], images=3)
     assert counted(errors_of(one)) == {"background": 1}
@@ -145,8 +157,8 @@ def test_resampled_costs_are_of_the_samples_that_ap_has() -> None:
     assert resample(match(scene(0)), 5)[0, 1] == pytest.approx(found.found.ap(weights)), "AP50 of the same sample"
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_costs_are_those_of_tide(seed: int) -> None:
+@pytest.mark.parametrize(("seed", "iou"), [(0, 0.5), (1, 0.5), (2, 0.5), (3, 0.75), (4, 0.75)])
+def test_costs_are_those_of_tide(seed: int, iou: float) -> None:
     pytest.importorskip("tidecv", reason="the authors' tool is not installed: pip install tidecv")
     from tidecv import TIDE, Data
 
@@ -161,9 +173,9 @@ def test_costs_are_those_of_tide(seed: int) -> None:
         truth.add_ground_truth(int(image), int(label), wide(box))
     for image, label, score, box in zip(one.det_image, one.det_label, one.det_score, one.det_box, strict=True):
         found.add_detection(int(image), int(label), float(score), wide(box))
-    run = TIDE().evaluate(truth, found, pos_threshold=0.5, background_threshold=0.1, mode=TIDE.BOX)
-    theirs = {error.short_name: value for error, value in run.fix_main_errors().items()}
-    ours = costs(errors_of(one))
-    assert errors_of(one).found.ap() == pytest.approx(run.ap, abs=1e-6)
+    run = TIDE().evaluate(truth, found, pos_threshold=iou, background_threshold=0.1, mode=TIDE.BOX)
+    by_tide = {error.short_name: value for error, value in run.fix_main_errors().items()}
+    costs_here = costs(errors_of(one, iou))
+    assert errors_of(one, iou).found.ap() == pytest.approx(run.ap, abs=1e-6)
     names = {"Cls": "classification", "Loc": "localisation", "Both": "both", "Dupe": "duplicate", "Bkg": "background", "Miss": "missed"}
-    assert {name: max(0.0, ours[names[name]]) for name in theirs} == pytest.approx(theirs, abs=1e-6)
+    assert {name: max(0.0, costs_here[names[name]]) for name in by_tide} == pytest.approx(by_tide, abs=1e-6)

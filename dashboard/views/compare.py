@@ -1,69 +1,92 @@
-"""Two variants side by side: where their difference lies, by size, class and type of error."""
+"""Two variants side by side: the verdict, and where the difference lies, by size, class and type of error, down to the images."""
 
 from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import experiments, live, state, theme
+from dashboard import clicks, experiments, live, state, theme
 from dashboard.figures import CONFIG
 from dashboard.reader import reader
-from dashboard.views import compare_figures
+from dashboard.views import compare_figures, compare_images
 from gfl_lab.errors import StoreError
-from gfl_lab.metrics.error_types import ABOUT
+from gfl_lab.metrics.error_types import about
+from gfl_lab.report import claim_sentences as sentences
 from gfl_lab.report import variant_comparison as report
 from gfl_lab.report.comparison import by_seed, shared
-from gfl_lab.report.formatting import MISSING, format_number, p_text, verdict_text
+from gfl_lab.report.formatting import MISSING, format_number, p_text
+from gfl_lab.report.variant_comparison_grid import group_titles, row_verdict
 from gfl_lab.results.rows import ExperimentRow, VariantRow
 
 MANY_IMAGES = 1000  # from here on comparing takes a minute or more, and starts on a click
 MOST_CLASSES = 20
-_TITLES = {
-    report.METRIC: ("AP", ""),
-    report.SIZE: ("AP by size", ""),
-    report.CLASS: ("AP by class", ""),
-    report.ERROR: ("AP50 that errors cost", "By TIDE's six types, each corrected alone; lower is better, and the parts do not add up."),
-}
+ERROR_IOUS = ("0.5", "0.6", "0.75", "0.9")
+_ABOUT_ERRORS = "Six types, as TIDE has them, each corrected alone; lower is better. The parts do not add up."
+_OLD = {"ours": "variant", "theirs": "reference"}
+"""Names that links of earlier versions have for a choice."""
 
 
-def _table(rows: list[report.DifferenceRow], group: str) -> str:
-    head = [("", "name"), ("ours", "num"), ("theirs", "num"), ("difference", "num"), ("± 95%", "num")]
-    if group == report.METRIC:
-        head += [("p", "num"), ("verdict", "num")]
-    if group == report.ERROR:
-        head += [("number", "num"), ("", "name")]
-    lines = []
+def _table(rows: list[report.DifferenceRow], pair: compare_images.Pair) -> str:
+    group, names = rows[0].group, (pair.variant.name, pair.reference.name)
+    head = [("", "name"), (names[0], "num wide"), (names[1], "num wide"), ("difference", "num"), ("± 95%", "num")]
+    head += [("p", "num")] if group == report.METRIC else []
+    head += [("number", "num")] if group == report.ERROR else []
+    head += [("verdict", "name")]
+    head += [("", "")] if group == report.ERROR else []
+    lines, chosen = [], state.chosen(compare_images.OF)
     for row in rows:
         half = MISSING if row.half is None else format_number("AP", row.half)
-        css = {True: "better", False: "worse", None: "dim"}[row.better]
-        line = [theme.text(row.name), format_number("AP", row.value), format_number("AP", row.reference)]
-        line += [f'<span class="{css}">{format_number("AP", row.found.mean, True)}</span>', half]
-        if group == report.METRIC:
-            verdict = verdict_text(row.comparison) if row.comparison else row.verdict
-            p = row.found.p if row.comparison is None else row.comparison.p
-            line += [p_text(p), f'<span class="{css}">{theme.text(verdict)}</span>']
-        if row.counts:
-            line += [f"{row.counts[0]:.0f} / {row.counts[1]:.0f}", f'<span class="dim small">{theme.text(ABOUT[row.name])}</span>']
+        line = [_name(row, chosen), format_number("AP", row.value), format_number("AP", row.reference)]
+        line += [format_number("AP", row.found.mean, True), half]
+        line += [p_text(row.found.p if row.comparison is None else row.comparison.p)] if group == report.METRIC else []
+        line += [f"{row.counts[0]:.0f} / {row.counts[1]:.0f}"] if row.counts else []
+        line += [theme.verdict_html(row.verdict, row_verdict(row))]
+        line += [f'<span class="dim small">{theme.text(about(row.name, row.iou))}</span>'] if row.counts else []
         lines.append(line)
     return theme.table_html(head, lines)
 
 
-def _show(rows: list[report.DifferenceRow], colours: tuple[str, str]) -> None:
-    for group, (title, about) in _TITLES.items():
+def _name(row: report.DifferenceRow, chosen: str | None) -> str:
+    """Return a row's name; of a class or a type of error as a button that shows its images."""
+    if row.group not in (report.CLASS, report.ERROR):
+        return theme.text(row.name)
+    of = compare_images.key(row.group, row.name)
+    put = clicks.put_attribute(**{compare_images.OF: "" if of == chosen else of})
+    return f'<span class="opens{" best" if of == chosen else ""}" title="show its images" {put}>{theme.text(row.name)}</span>'
+
+
+def _show(rows: list[report.DifferenceRow], pair: compare_images.Pair) -> None:
+    span = compare_figures.scale(rows)
+    for group, title in group_titles(rows).items():
         shown = [row for row in rows if row.group == group]
         if group == report.CLASS:
             shown = sorted(shown, key=lambda row: -abs(row.found.mean))
         left, shown = len(shown[MOST_CLASSES:]), shown[:MOST_CLASSES]
         if not shown:
             continue
-        theme.heading(title, about)
+        how = {report.ERROR: _ABOUT_ERRORS, report.CLASS: "A click on a class shows its images."}.get(group, "")
+        theme.heading(title, how + (" A click on a type shows its images." if group == report.ERROR else ""))
         plot, table = (st.container(), st.container()) if group == report.ERROR else st.columns(2, gap="medium")
         with plot:
-            figure = compare_figures.differences(shown, colours, group == report.ERROR, theme.ink())
+            unit = f"{pair.variant.name} minus {pair.reference.name} [AP points]"
+            figure = compare_figures.differences(shown, span, theme.ink(), unit)
             st.plotly_chart(figure, key=f"pair-{group}", config=CONFIG, alt=f"{title}: difference and interval of each row")
         with table:
-            theme.show(_table(shown, group))
+            theme.show(_table(shown, pair))
             if left:
                 theme.show(f'<div class="dim small">and {left} with smaller differences: gfl-lab compare --json has all</div>')
+        if group in (report.CLASS, report.ERROR):
+            compare_images.show(group, [row.name for row in shown], pair)
+
+
+def _answer(rows: list[report.DifferenceRow], pair: compare_images.Pair) -> None:
+    """Draw the verdict on AP in a sentence, and what would settle an open one."""
+    found = next((row.comparison for row in rows if row.group == report.METRIC and row.name == "AP" and row.comparison), None)
+    if found is None:
+        return
+    words = theme.verdict_html(found.verdict, sentences.title(found))
+    theme.show(f'<div class="answer">{words} · {theme.text(sentences.verdict(found, pair.variant.name, pair.reference.name))}</div>')
+    if caveats := sentences.caveats(found):
+        theme.show(f'<div class="dim small"><b>What would resolve this?</b> {theme.text(" ".join(caveats))}</div>')
 
 
 def _variants(experiment: ExperimentRow, *names: str) -> tuple[VariantRow, VariantRow]:
@@ -71,10 +94,20 @@ def _variants(experiment: ExperimentRow, *names: str) -> tuple[VariantRow, Varia
     return first, second
 
 
-def _pairs(experiment: ExperimentRow, variant: str, reference: str) -> list[tuple[str, str]]:
-    """Return the trials of both with the same seed."""
-    found = shared(*_variants(experiment, variant, reference))
-    return [(first.id, second.id) for (_, first), (_, second) in found.values()]
+def _choice(experiment: ExperimentRow, ready: list[str]) -> tuple[compare_images.Pair, str]:
+    """Draw the choices: two variants, and the threshold of the errors."""
+    for old, new in _OLD.items():
+        if old in st.query_params:
+            st.query_params[new] = st.query_params.pop(old)
+    baseline = experiment.baseline.name if experiment.baseline and experiment.baseline.name in ready else ready[0]
+    with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
+        variant = state.choose("Variant", "variant", ready, default=next(name for name in reversed(ready) if name != baseline), width=330)
+        others = [name for name in ready if name != variant]
+        reference = state.choose("Compared with", "reference", others, default=baseline, width=330)
+        error_iou = state.choose("A detection is right from IoU", "error_iou", ERROR_IOUS, widget=st.segmented_control, required=True)
+    first, second = _variants(experiment, variant, reference)
+    trials = {seed: (one.id, other.id) for seed, ((_, one), (_, other)) in shared(first, second).items()}
+    return compare_images.Pair(experiment, first, second, trials, float(error_iou)), error_iou
 
 
 def _body() -> None:
@@ -92,29 +125,28 @@ def _body() -> None:
         theme.empty("Nothing to compare yet", "Two variants are compared as soon as each has a finished trial.")
         live.watch(experiment)
         return
-    baseline = experiment.baseline.name if experiment.baseline and experiment.baseline.name in ready else ready[0]
-    left, right = st.columns(2)
-    with left:
-        variant = state.choose("Ours", "ours", ready, default=next(name for name in reversed(ready) if name != baseline))
-    with right:
-        others = [name for name in ready if name != variant]
-        reference = state.choose("Theirs", "theirs", others, default=baseline)
-    pairs = _pairs(experiment, variant, reference)
-    palette = theme.colours(experiment)
-    if not pairs:
+    pair, _ = _choice(experiment, ready)
+    if not pair.trials:
         theme.empty("They share no finished seed", "A difference is paired: both must have finished the same seed.")
     elif experiment.data.val_images < MANY_IMAGES or st.button(f"Compare on {experiment.data.val_images} images: a minute or more"):
-        seeds = "1 seed" if len(pairs) == 1 else f"{len(pairs)} seeds"
-        about = "over other seeds and other images" if len(pairs) > 1 else "over other images alone: one seed is no evidence on others"
-        theme.show(f'<div class="dim">{seeds}. Intervals are {about}; they are not corrected for the number of rows.</div>')
-        try:
-            rows = reader().comparison(tuple(pairs), experiment, *_variants(experiment, variant, reference))
-        except StoreError as error:
-            theme.alert(str(error))
-        else:
-            _show(rows, (palette[variant], palette[reference]))
-            theme.show("".join(f'<div class="dim small">{theme.text(note)}</div>' for note in report.notes(rows)))
+        _compare(pair)
     live.watch(experiment)
+
+
+def _compare(pair: compare_images.Pair) -> None:
+    try:
+        rows = reader().comparison(tuple(pair.trials.values()), pair.experiment, pair.variant, pair.reference, pair.error_iou)
+    except StoreError as error:
+        theme.alert(str(error))
+        return
+    _answer(rows, pair)
+    seeds = "1 seed" if len(pair.trials) == 1 else f"{len(pair.trials)} seeds"
+    about_seeds = (
+        "over other seeds and other images" if len(pair.trials) > 1 else "over other images alone: one seed is no evidence on others"
+    )
+    theme.show(f'<div class="dim small">{seeds}. Intervals are {about_seeds}; they are not corrected for the number of rows.</div>')
+    _show(rows, pair)
+    theme.show("".join(f'<div class="dim small">{theme.text(note)}</div>' for note in report.notes(rows)))
 
 
 _body()

@@ -7,29 +7,49 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from dashboard import theme
-from dashboard.figures import AXIS, frame, short
+from dashboard.figures import frame, short
+from gfl_lab.report.formatting import VERDICT_SIGNS
 from gfl_lab.report.variant_comparison import DifferenceRow
 
 
-def differences(rows: Sequence[DifferenceRow], colours: tuple[str, str], low_is_good: bool, ink: str) -> go.Figure:
-    """Return the differences, row by row, with the interval as a bar; right of the line the first variant is higher. Grey: inconclusive."""
+def scale(rows: Sequence[DifferenceRow]) -> tuple[float, float]:
+    """Return the range of the horizontal axis that all differences and intervals of ``rows`` fit in."""
+    low = min([0.0, *(row.found.mean - (row.half or 0.0) for row in rows)])
+    high = max([0.0, *(row.found.mean + (row.half or 0.0) for row in rows)])
+    room = 0.06 * max(high - low, 1.0)
+    return low - room, high + room
+
+
+def differences(rows: Sequence[DifferenceRow], span: tuple[float, float], ink: str, unit: str) -> go.Figure:
+    """Return the differences, row by row, with the interval as a bar, in the colour of the verdict.
+
+    Args:
+        span: ends of the horizontal axis; unit: its title.
+    """
     figure = go.Figure()
-    names = [theme.plot_text(short(row.name)) for row in reversed(rows)]
-    values = [row.found.mean for row in reversed(rows)]
-    halves = [row.half or 0.0 for row in reversed(rows)]
+    shown = list(reversed(rows))
+    names = [theme.plot_text(short(row.name)) for row in shown]
     figure.add_vline(x=0, line={"width": 1, "color": ink})
-    figure.add_scatter(
-        x=values,
-        y=list(range(len(names))),
-        mode="markers",
-        marker={"size": 9, "color": [{True: colours[0], False: colours[1], None: AXIS}[row.better] for row in reversed(rows)]},
-        error_x={"type": "data", "array": halves, "thickness": 1.6, "width": 5, "color": AXIS},
-        customdata=halves,
-        text=names,
-        hovertemplate="%{text}: %{x:+.1f} ± %{customdata:.1f}<extra></extra>",
-    )
-    frame(figure, 84 + 30 * len(names), r=16)
-    unit = "AP50 points that ours costs more" if low_is_good else "AP points that ours is higher"
-    figure.update_xaxes(title=unit, showline=True, nticks=7)
+    for at, row in enumerate(shown):
+        colour, half = theme.verdict_colour(row.verdict), row.half or 0.0
+        figure.add_scatter(
+            x=[row.found.mean],
+            y=[at],
+            mode="markers",
+            marker={
+                "size": 10,
+                "color": colour,
+                "symbol": {True: "triangle-right", False: "triangle-left", None: "circle"}[_is_higher(row)],
+            },
+            error_x={"type": "data", "array": [half], "thickness": 1.8, "width": 5, "color": colour},
+            hovertemplate=f"{names[at]}: %{{x:+.1f}} ± {half:.1f}<br>{VERDICT_SIGNS.get(row.verdict, '')} {row.verdict}<extra></extra>",
+        )
+    frame(figure, 74 + 34 * len(names), r=16)
+    figure.update_xaxes(title=theme.plot_text(unit), showline=True, nticks=9, range=list(span))
     figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, showgrid=False, range=[-0.6, len(names) - 0.4])
     return figure
+
+
+def _is_higher(row: DifferenceRow) -> bool | None:
+    """Return True if the difference is shown to be above 0, False if below, None where that is open."""
+    return None if row.better is None else row.found.mean > 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gfl_lab.cli.options import min_effect_option, profile_option, stored_argument
+from gfl_lab.cli.options import error_iou_option, min_effect_option, profile_option, stored_argument
 from gfl_lab.cli.output import consoles, print_json, say
 from gfl_lab.wording import plural
 
@@ -17,8 +17,11 @@ from gfl_lab.wording import plural
 @click.argument("other", required=False)
 @profile_option
 @min_effect_option
+@error_iou_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(experiment: Path, variant: str, other: str | None, profile: str | None, min_effect: float | None, as_json: bool) -> None:
+def command(
+    experiment: Path, variant: str, other: str | None, profile: str | None, min_effect: float | None, error_iou: float, as_json: bool
+) -> None:
     """Compare VARIANT of EXPERIMENT with OTHER (by default the baseline): by size, class and type of error.
 
     A variant is named as the table names it; a part of the name that no other has is enough.
@@ -34,7 +37,7 @@ def command(experiment: Path, variant: str, other: str | None, profile: str | No
     store, row = stored_experiment(default_tree(), experiment, profile)
     pair = find_pair(row, variant, other)
     say(f"{pair.variant.name} against {pair.reference.name}, {plural(len(pair.trials), 'seed')}")
-    rows = pair.compare(store, min_effect)
+    rows = pair.compare(store, min_effect, error_iou)
     if as_json:
         print_json(pair.to_json(rows))
     else:

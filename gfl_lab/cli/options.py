@@ -253,6 +253,28 @@ min_effect_option = renamed_option(
 """``--min-effect``, for commands that give verdicts."""
 
 
+def _parse_error_iou(ctx: click.Context, param: click.Parameter, given: float) -> float:
+    from gfl_lab.metrics.error_types import threshold_level
+
+    try:
+        threshold_level(given)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.", ctx, param) from None
+    return given
+
+
+error_iou_option = click.option(
+    "--error-iou",
+    metavar="IOU",
+    type=Number(0, 1),
+    default=0.5,
+    show_default=True,
+    callback=_parse_error_iou,
+    help="IoU from which a detection is right in the types of error: 0.5, 0.55, ..., 0.95. At 0.75 badly placed boxes show.",
+)
+"""``--error-iou``, TIDE's foreground threshold."""
+
+
 def parse_weights(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
     """Return {backbone, or "" for all: weights}, paths absolute; ``r50=FILE`` is for one backbone."""
     from gfl_lab.session.weights import absolute_weights

@@ -1,33 +1,50 @@
-"""Six types of error of a detector, and the AP50 that each costs.
+"""Six types of error of a detector, and the AP that each costs at one IoU threshold.
 
-The types and the oracle that corrects each are those of TIDE (Bolya et al., ECCV 2020, arXiv 2008.08115, sections 2.2 and 2.3), at an
-IoU of 0.5: a detection is right where it takes a box of its class; what overlaps a box by 0.1 to 0.5 is badly localised. Tests hold
-the costs against the authors' tool. Unlike it, a cost below zero is shown as it is, since costs are subtracted from each other here,
+The types and the oracle that corrects each are those of TIDE (Bolya et al., ECCV 2020, arXiv 2008.08115, sections 2.2 and 2.3). From
+TIDE's foreground threshold on, an IoU of 0.5 by default, a detection is right where it takes a box of its class. A detection that overlaps a
+box by 0.1 up to the threshold is badly localised. Tests hold the costs against the authors' tool. Unlike it, a cost below zero is shown as it is, since costs are subtracted from each other here,
 and a detection in a crowd is no error.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from gfl_lab.metrics.coco_ap import REPLICATES, Matches
+from gfl_lab.metrics.coco_ap import IOUS, REPLICATES, Matches
 from gfl_lab.metrics.coco_matching import match, overlaps
 from gfl_lab.metrics.coco_records import Records
 
 RIGHT_IOU, BACKGROUND_IOU = 0.5, 0.1
 TYPES = ("classification", "localisation", "both", "duplicate", "background", "missed")
-ABOUT = {
-    "classification": "on a box of another class",
-    "localisation": "right class, IoU 0.1 to 0.5",
-    "both": "another class and IoU 0.1 to 0.5",
-    "duplicate": "its box was taken by a detection with a higher score",
-    "background": "on no box (IoU below 0.1)",
-    "missed": "a box that no detection of the kinds above could have found",
-}
 _CLS, _LOC, _BOTH, _DUPE, _BKG = range(5)
+
+
+def about(name: str, right_iou: float = RIGHT_IOU) -> str:
+    """Return what an error of the type ``name`` is, for a threshold."""
+    return {
+        "classification": "on a box of another class",
+        "localisation": f"right class, IoU {BACKGROUND_IOU:g} to {right_iou:g}",
+        "both": f"another class and IoU {BACKGROUND_IOU:g} to {right_iou:g}",
+        "duplicate": "its box was taken by a detection with a higher score",
+        "background": f"on no box (IoU below {BACKGROUND_IOU:g})",
+        "missed": "a box that no detection of the kinds above could have found",
+    }[name]
+
+
+def threshold_level(right_iou: float) -> int:
+    """Return the position of a threshold in ``coco_ap.IOUS``.
+
+    Raises:
+        ValueError: it is none of these, 0.5, 0.55, ..., 0.95. Detections are matched at these alone.
+    """
+    level = round((right_iou - IOUS[0]) / 0.05) if math.isfinite(right_iou) else -1
+    if not 0 <= level < len(IOUS) or abs(IOUS[level] - right_iou) > 1e-6:
+        raise ValueError(f"{right_iou:g} is no IoU threshold of COCO; it must be one of {', '.join(f'{iou:g}' for iou in IOUS)}")
+    return level
 
 
 @dataclass(frozen=True)
@@ -35,7 +52,7 @@ class Errors:
     """Every error of a trial.
 
     Attributes:
-        found: the matches at IoU 0.5 alone; D detections.
+        found: the matches at the threshold alone; D detections.
         kind: (D,) index into ``TYPES``, -1 for a right detection and one that does not count.
         target: (D,) position in the records of the box that the error is about, -1 where there is none.
         mends: (D,) whether correcting it makes it the detection of its box; else it is taken away.
@@ -73,10 +90,18 @@ class Errors:
         )  # fmt: skip
 
 
-def errors_of(records: Records) -> Errors:
-    """Find and sort the errors of a trial."""
+def errors_of(records: Records, right_iou: float = RIGHT_IOU) -> Errors:
+    """Find and sort the errors of a trial.
+
+    Args:
+        right_iou: IoU from which a detection of the right class is right, one of ``coco_ap.IOUS``.
+
+    Raises:
+        ValueError: ``right_iou`` is none of these.
+    """
+    level = threshold_level(right_iou)
     every = match(records)
-    taken, ignored = every.box[0], every.ignored[0]
+    taken, ignored = every.box[level], every.ignored[level]
     count = len(taken)
     kind, target = np.full(count, -1), np.full(count, -1)
     counting = np.flatnonzero(np.isin(records.gt_image, every.image_ids) & ~records.gt_crowd)
@@ -99,7 +124,7 @@ def errors_of(records: Records) -> Errors:
             continue
         iou = overlaps(records.det_box[every.index[detections]], records.gt_box[counting[boxes]])
         same = every.label[detections][:, None] == records.gt_label[counting[boxes]][None]
-        kind[detections], chosen = _sort(iou, same, used[boxes])
+        kind[detections], chosen = _sort(iou, same, used[boxes], right_iou)
         target[detections] = np.where(chosen >= 0, counting[boxes][chosen], -1)
 
     free = np.ones(len(records.gt_image), bool)
@@ -108,7 +133,11 @@ def errors_of(records: Records) -> Errors:
     could = np.isin(counting, target[np.isin(kind, (_CLS, _LOC))])
     return Errors(
         found=dataclasses.replace(
-            every, box=every.box[:1], ignored=every.ignored[:1], gt_image=gt_image, gt_label=records.gt_label[counting]
+            every,
+            box=every.box[level : level + 1],
+            ignored=every.ignored[level : level + 1],
+            gt_image=gt_image,
+            gt_label=records.gt_label[counting],
         ),
         kind=kind,
         target=target,
@@ -118,7 +147,7 @@ def errors_of(records: Records) -> Errors:
     )  # fmt: skip
 
 
-def _sort(iou: np.ndarray, same: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _sort(iou: np.ndarray, same: np.ndarray, used: np.ndarray, right_iou: float) -> tuple[np.ndarray, np.ndarray]:
     """Return type and box of each wrong detection of one image; the first type in TIDE's order that fits.
 
     Args:
@@ -128,9 +157,9 @@ def _sort(iou: np.ndarray, same: np.ndarray, used: np.ndarray) -> tuple[np.ndarr
     rows = np.arange(len(iou))
     own_at, other_at = own.argmax(1), other.argmax(1)
     tests = (
-        (_LOC, (own[rows, own_at] >= BACKGROUND_IOU) & (own[rows, own_at] <= RIGHT_IOU), own_at),
-        (_CLS, other[rows, other_at] >= RIGHT_IOU, other_at),
-        (_DUPE, taken.max(1) >= RIGHT_IOU, taken.argmax(1)),
+        (_LOC, (own[rows, own_at] >= BACKGROUND_IOU) & (own[rows, own_at] <= right_iou), own_at),
+        (_CLS, other[rows, other_at] >= right_iou, other_at),
+        (_DUPE, taken.max(1) >= right_iou, taken.argmax(1)),
         (_BKG, iou.max(1) <= BACKGROUND_IOU, np.full(len(iou), -1)),
     )
     kind = np.select([found for _, found, _ in tests], [number for number, _, _ in tests], _BOTH)
@@ -147,7 +176,7 @@ def _best_of_each(score: np.ndarray, target: np.ndarray, candidates: np.ndarray)
 
 
 def costs(errors: Errors, weights: np.ndarray | None = None) -> dict[str, float]:
-    """Return AP50 points that each type of error costs: AP50 with all of that type corrected, minus AP50.
+    """Return AP points at the threshold that each type of error costs: AP with all of that type corrected, minus AP.
 
     The parts do not add up to what is missing to 100, since correcting one error changes what another one costs.
 

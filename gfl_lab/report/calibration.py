@@ -62,9 +62,9 @@ def best_ious(records: Records) -> np.ndarray:
     det_order, gt_order = np.argsort(det, kind="stable"), np.argsort(gt, kind="stable")
     gt_box = records.gt_box[boxes]
     for key in np.intersect1d(det, gt):
-        ours = det_order[np.searchsorted(det[det_order], key) : np.searchsorted(det[det_order], key, side="right")]
-        theirs = gt_order[np.searchsorted(gt[gt_order], key) : np.searchsorted(gt[gt_order], key, side="right")]
-        found[ours] = overlaps(records.det_box[ours], gt_box[theirs]).max(1)
+        detections = det_order[np.searchsorted(det[det_order], key) : np.searchsorted(det[det_order], key, side="right")]
+        truths = gt_order[np.searchsorted(gt[gt_order], key) : np.searchsorted(gt[gt_order], key, side="right")]
+        found[detections] = overlaps(records.det_box[detections], gt_box[truths]).max(1)
     return found
 
 

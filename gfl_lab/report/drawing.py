@@ -153,3 +153,24 @@ def _draw_side(pen: ImageDraw.ImageDraw, side: SideView, middle: tuple[float, fl
 def _faded(colour: str) -> tuple[int, int, int, int]:
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return red, green, blue, 165
+
+
+def draw_marks(
+    image: np.ndarray, marks: Sequence[tuple[Sequence[float], str]], truths: Sequence[Sequence[float]] = (), size: int = 420
+) -> Image.Image:
+    """Return an image with plain boxes.
+
+    Args:
+        image: (height, width, 3) RGB uint8.
+        marks: box (x1, y1, x2, y2) in px of the image, and its colour. truths: boxes in white, below them.
+        size: px, longer side of the picture.
+    """
+    height, width = image.shape[:2]
+    factor = size / max(height, width)
+    picture = Image.fromarray(image).resize((max(1, round(width * factor)), max(1, round(height * factor))), Image.Resampling.BICUBIC)
+    pen = ImageDraw.Draw(picture)
+    for box, colour in (*((box, "white") for box in truths), *marks):
+        corners = tuple(value * factor for value in box)
+        pen.rectangle([corner + shift for corner, shift in zip(corners, (-1, -1, 1, 1), strict=True)], outline="black")
+        pen.rectangle(corners, outline=colour, width=3)
+    return picture

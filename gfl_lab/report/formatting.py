@@ -8,10 +8,12 @@ from __future__ import annotations
 import unicodedata
 
 from gfl_lab import naming
-from gfl_lab.report.comparison import Comparison
+from gfl_lab.report.comparison import BETTER, EQUIVALENT, INCONCLUSIVE, WORSE, Comparison
 from gfl_lab.report.power import MAX_SEEDS
 
 MISSING = "–"
+VERDICT_SIGNS = {BETTER: "▲", WORSE: "▼", EQUIVALENT: "=", INCONCLUSIVE: "?"}
+"""A sign for each verdict, so that colour is not the only difference. All others have ``MISSING``."""
 
 
 def digits_of(key: str) -> int:

@@ -191,6 +191,6 @@ def coincidence(found: pd.DataFrame, seed: int = 0) -> Coincidence:
 def _auc(rank: np.ndarray, positive: np.ndarray, weight: np.ndarray) -> float | None:
     """Return the weighted share of (positive, other) pairs in which the positive one ranks higher, equal ranks counting half."""
     size = int(rank.max()) + 1
-    ours, theirs = (np.bincount(rank[part], weight[part], size) for part in (positive, ~positive))
-    pairs = ours.sum() * theirs.sum()
-    return float(ours @ (np.cumsum(theirs) - theirs / 2) / pairs) if pairs else None
+    of_positive, of_other = (np.bincount(rank[part], weight[part], size) for part in (positive, ~positive))
+    pairs = of_positive.sum() * of_other.sum()
+    return float(of_positive @ (np.cumsum(of_other) - of_other / 2) / pairs) if pairs else None

@@ -47,9 +47,9 @@ class DifferenceRow:
     """One number of both variants.
 
     Attributes:
-        group: METRIC, SIZE, CLASS (AP of one class), or ERROR (AP50 points that a type of error costs: lower is better).
+        group: METRIC, SIZE, CLASS (AP of one class), or ERROR (AP points at one threshold that a type of error costs: lower is better).
         value, reference: means over seeds of the variant and of the one it is compared with. found: their difference.
-        counts: for errors, how many both have, means over seeds.
+        counts: for errors, how many both have, means over seeds. iou: for errors, the threshold from which a detection is right.
         comparison: for METRIC, the table's comparison of the two variants.
         min_effect: the smallest difference that matters, in points.
     """
@@ -60,6 +60,7 @@ class DifferenceRow:
     reference: float
     found: Difference
     counts: tuple[float, float] | None = None
+    iou: float = error_types.RIGHT_IOU
     comparison: Comparison | None = None
     min_effect: float = MIN_EFFECT
 
@@ -126,7 +127,10 @@ def context(
 
 
 def compare_variants(
-    pairs: Sequence[tuple[Records, Records]], replicates: int = REPLICATES, known: Context | None = None
+    pairs: Sequence[tuple[Records, Records]],
+    replicates: int = REPLICATES,
+    known: Context | None = None,
+    error_iou: float = error_types.RIGHT_IOU,
 ) -> list[DifferenceRow]:
     """Compare (variant, reference) of each seed.
 
@@ -134,9 +138,10 @@ def compare_variants(
         pairs: the records of both, seed by seed.
         replicates: bootstrap samples of the images for numbers that the table does not have.
         known: the table's numbers on the two; without it all numbers rest on the records alone.
+        error_iou: IoU from which a detection is right in the analysis of errors, one of ``coco_ap.IOUS``.
 
     Raises:
-        ValueError: they were not evaluated on the same images and classes.
+        ValueError: they were not evaluated on the same images and classes, or ``error_iou`` is no such threshold.
     """
     known = known or Context()
     first = pairs[0][0]
@@ -147,7 +152,7 @@ def compare_variants(
     images = len(np.unique(first.image_ids))
     rng = np.random.default_rng(0)
     weights = [None, *(np.bincount(rng.integers(0, images, images), minlength=images) for _ in range(replicates))]
-    found = [tuple(_numbers(records, weights) for records in pair) for pair in pairs]
+    found = [tuple(_numbers(records, weights, error_iou) for records in pair) for pair in pairs]
     rows = []
     for group, name in found[0][0][0]:
         each = [(first[0][group, name], second[0][group, name]) for first, second in found]
@@ -165,11 +170,13 @@ def compare_variants(
             difference = judge([*(known.others.get(name, ()) if group == SIZE else ()), own])[-1]
         else:
             difference = total.found
-        rows.append(DifferenceRow(group, name, float(means[0]), float(means[1]), difference, counts, total, known.min_effect))
+        rows.append(DifferenceRow(group, name, float(means[0]), float(means[1]), difference, counts, error_iou, total, known.min_effect))
     return rows
 
 
-def _numbers(records: Records, weights: Sequence[np.ndarray | None]) -> tuple[dict[tuple[str, str], np.ndarray], dict[str, int]]:
+def _numbers(
+    records: Records, weights: Sequence[np.ndarray | None], error_iou: float
+) -> tuple[dict[tuple[str, str], np.ndarray], dict[str, int]]:
     """Return every number on every sample of the images, (samples,) by (group, name); and the number of errors of each type."""
     whole = match(records)
     precision = np.stack([whole.precision(w) for w in weights])  # (samples, T, K)
@@ -178,7 +185,7 @@ def _numbers(records: Records, weights: Sequence[np.ndarray | None]) -> tuple[di
         part = match(records, area)
         found[SIZE, _SIZES[area]] = np.array([part.ap(w) for w in weights])
     found |= {(CLASS, name): 100 * precision[:, :, label].mean(1) for label, name in enumerate(records.classes)}
-    errors = error_types.errors_of(records)
+    errors = error_types.errors_of(records, error_iou)
     base = np.array([errors.found.ap(w) for w in weights])
     for name in error_types.TYPES:
         corrected = errors.corrected(name)
@@ -197,13 +204,13 @@ def comparison_json(rows: Sequence[DifferenceRow]) -> list[dict[str, Any]]:
 
     return [
         {
-            "group": row.group, "name": row.name, "ours": number(row.value), "theirs": number(row.reference), "difference": number(row.found.mean),
+            "group": row.group, "name": row.name, "variant": number(row.value), "reference": number(row.reference), "difference": number(row.found.mean),
             "interval": None if row.found.half is None else [number(row.found.low), number(row.found.high)],
             "half_width_images": number(row.found.image_half), "seeds": row.found.seeds,
             "p": p_number(row.found.p), "p_holm": None if row.comparison is None else p_number(row.comparison.p),
             "rows_pooled": None if row.found.half is None else row.found.rows,
             "verdict": row.verdict, "min_effect": row.min_effect, "weak": row.weak, "why": row.found.why,
-            **({} if row.counts is None else {"count_ours": number(row.counts[0]), "count_theirs": number(row.counts[1])}),
+            **({} if row.counts is None else {"count_variant": number(row.counts[0]), "count_reference": number(row.counts[1]), "iou": row.iou}),
         }
         for row in rows
     ]  # fmt: skip

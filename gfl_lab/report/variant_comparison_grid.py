@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gfl_lab.metrics.error_types import ABOUT
+from gfl_lab.metrics.error_types import RIGHT_IOU, about
 from gfl_lab.report import columns
 from gfl_lab.report.formatting import MISSING, format_number, p_text, verdict_text
 from gfl_lab.report.grid import Cell, Grid, Row, Sheet, Tone
@@ -13,7 +13,6 @@ from gfl_lab.results.rows import ExperimentRow
 
 MAX_CLASSES = 12
 """Classes that are shown: those that differ most."""
-_TITLES = {METRIC: "AP", SIZE: "AP by size", CLASS: "AP by class", ERROR: "AP50 that errors cost (lower is better)"}
 _MORE = {METRIC: (columns.PAIR_P, columns.PAIR_VERDICT), ERROR: (columns.PAIR_COUNT, columns.PAIR_ABOUT)}
 
 
@@ -24,26 +23,40 @@ def comparison_sheet(rows: Sequence[DifferenceRow], experiment: ExperimentRow, v
         rows: of ``compare_variants``.
         variant, reference: names of the two.
     """
-    grids = [(group, [row for row in rows if row.group == group]) for group in _TITLES]
+    names = (variant, reference)
+    titles = group_titles(rows)
+    grids = [(title, [row for row in rows if row.group == group]) for group, title in titles.items()]
     return Sheet(
         name=experiment.name,
         title=f"{experiment.name} · {experiment.profile}",
         heading=f"{variant} against {reference}",
         subject=f"{experiment.name} on {experiment.profile}",
         data="",
-        grids=tuple(_grid(group, found, variant, reference) for group, found in grids if found),
-        notes=(_interval_note(rows), *notes(rows)),
+        grids=tuple(_grid(title, found, names) for title, found in grids if found),
+        notes=(f"difference: {variant} minus {reference}", _interval_note(rows), *notes(rows)),
     )
 
 
-def _grid(group: str, rows: Sequence[DifferenceRow], variant: str, reference: str) -> Grid:
+def group_titles(rows: Sequence[DifferenceRow]) -> dict[str, str]:
+    """Return the titles of the groups of ``rows``, in the order in which they are shown."""
+    iou = next((row.iou for row in rows if row.group == ERROR), RIGHT_IOU)
+    errors = f"AP{round(100 * iou)} that errors cost (lower is better)"
+    return {METRIC: "AP", SIZE: "AP by size", CLASS: "AP by class", ERROR: errors}
+
+
+def row_verdict(row: DifferenceRow) -> str:
+    """Return a row's verdict as people read it; marked ``(weak)`` on two seeds."""
+    return verdict_text(row.comparison) if row.comparison else row.verdict + (" (weak)" if row.weak else "")
+
+
+def _grid(title: str, rows: Sequence[DifferenceRow], names: tuple[str, str]) -> Grid:
     """Return the grid of one group; of the classes those that differ most, and a note on the others."""
-    shown, note = rows, ""
+    group, shown, note = rows[0].group, rows, ""
     if group == CLASS:
         shown = sorted(rows, key=lambda row: -abs(row.found.mean))[:MAX_CLASSES]
         if left := len(rows) - len(shown):
             note = f"and {left} {'class' if left == 1 else 'classes'} with smaller differences (--json has all)"
-    shown_columns = (*columns.pair_columns(_TITLES[group], variant, reference), *_MORE.get(group, ()))
+    shown_columns = (*columns.pair_columns(title, *names), *_MORE.get(group, ()))
     return Grid(shown_columns, tuple(_row(row) for row in shown), note=note)
 
 
@@ -60,7 +73,7 @@ def _row(row: DifferenceRow) -> Row:
         p, verdict = (row.comparison.p, verdict_text(row.comparison)) if row.comparison else (row.found.p, row.verdict)
         cells += [Cell(p_text(p), value=p), Cell(verdict, tone=tone)]
     if row.counts:
-        cells += [Cell(f"{row.counts[0]:.0f} / {row.counts[1]:.0f}"), Cell(ABOUT[row.name], tone=Tone.FAINT)]
+        cells += [Cell(f"{row.counts[0]:.0f} / {row.counts[1]:.0f}"), Cell(about(row.name, row.iou), tone=Tone.FAINT)]
     return Row(row.name, tuple(cells))
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from gfl_lab.errors import InputError, Problem
 from gfl_lab.metrics.coco_records import Records
+from gfl_lab.metrics.error_types import RIGHT_IOU
 from gfl_lab.report.comparison import shared
 from gfl_lab.report.variant_comparison import DifferenceRow, compare_variants, comparison_json, context
 from gfl_lab.results.rows import ExperimentRow, VariantRow
@@ -26,19 +27,20 @@ class VariantPair:
     reference: VariantRow
     trials: dict[int, tuple[str, str]]
 
-    def compare(self, store: Store, min_effect: float | None = None) -> list[DifferenceRow]:
+    def compare(self, store: Store, min_effect: float | None = None, error_iou: float = RIGHT_IOU) -> list[DifferenceRow]:
         """Return the differences by metric, size, class and type of error.
 
         Args:
             min_effect: AP points, the smallest difference that matters; None for the experiment's own.
+            error_iou: IoU from which a detection is right in the analysis of errors: 0.5, 0.55, ..., 0.95.
 
         Raises:
-            InputError: a trial has no evaluation records, or they are of other images. StoreError: they cannot be read.
+            InputError: a trial has no evaluation records, they are of other images, or ``error_iou`` is no such threshold. StoreError: they cannot be read.
         """
         pairs = [(_records(store, first), _records(store, second)) for first, second in self.trials.values()]
         try:
             known = context(self.experiment, self.variant, self.reference, store.resampled_or_none, min_effect)
-            return compare_variants(pairs, known=known)
+            return compare_variants(pairs, known=known, error_iou=error_iou)
         except ValueError as error:
             raise InputError(str(error)) from None
 
@@ -47,8 +49,8 @@ class VariantPair:
         return {
             "experiment": self.experiment.name,
             "profile": self.experiment.profile,
-            "ours": self.variant.name,
-            "theirs": self.reference.name,
+            "variant": self.variant.name,
+            "reference": self.reference.name,
             "seeds": list(self.trials),
             "rows": comparison_json(rows),
         }
