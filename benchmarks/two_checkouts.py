@@ -214,7 +214,7 @@ def desk_step(pair: Pair, folder: Path, rounds: int) -> Case:
 
 
 def overrides_key(checkout: Checkout) -> str:
-    """Return the name of the YAML key for settings of all variants, which was renamed (decision 0025)."""
+    """Return the name of the YAML key for settings of all variants, which was renamed (docs/decisions/0025-names-of-settings.md)."""
     return "overrides" if (checkout.folder / "docs/decisions/0025-names-of-settings.md").exists() else "set"
 
 

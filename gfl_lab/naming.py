@@ -118,7 +118,7 @@ def setting_text(value: Any) -> str:
 
 
 def variant_name(settings: dict[str, Any]) -> str:
-    """Name of a variant: its axes and their values, ``qfl=on dfl=off``. An empty one is ``all defaults``."""
+    """Return the name of a variant: its axes and their values, ``qfl=on dfl=off``. An empty one is ``all defaults``."""
     return " ".join(f"{key}={setting_text(value)}" for key, value in settings.items()) or "all defaults"
 
 

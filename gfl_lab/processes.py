@@ -49,7 +49,7 @@ def one_at_a_time(lock: Path) -> Iterator[None]:
 
 
 def keep_freed_memory() -> None:
-    """Have the allocator keep what is freed for the next of that size: a training step allocates the same blocks again and again.
+    """Make the allocator keep freed blocks for reuse: a training step allocates the same blocks again and again.
 
     By default glibc hands large blocks back to the system, and each page comes back by a fault. Blocks above 32 MiB still go
     back. Another C library is left as it is.

@@ -129,7 +129,7 @@ def test_nothing_is_asked_of_the_device(
 ) -> None:
     """Losses and gradients are computed of tensors without values: whatever had to know one, and so to wait for it, would raise."""
     if variant.get("assigner") in HOST_COUNTS:
-        pytest.skip("it asks for the number of positives (decision 0042); test_cuda_path has the one wait")
+        pytest.skip("it asks for the number of positives (docs/decisions/0042-assigners.md); test_cuda_path has the one wait")
     head = make_head(**variant)
     generator = torch.Generator().manual_seed(3)
     maps, boxes = feats(THREE, SIZE, generator), batch("crowded", SIZE, generator)

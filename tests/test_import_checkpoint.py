@@ -280,7 +280,7 @@ def _weight_and_bias(**shapes: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
 
 
 def _vit_shapes() -> dict[str, tuple[int, ...]]:
-    """The ViT part of DeiT-S: names and shapes of facts 3.4."""
+    """The ViT part of DeiT-S: names and shapes as published."""
     shapes: dict[str, tuple[int, ...]] = {"pos_embed": (1, 197, 384), **_weight_and_bias(**{"patch_embed.proj": (384, 3, 16, 16)})}
     for i in range(12):
         block = {
@@ -291,7 +291,7 @@ def _vit_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def _vit_adapter_shapes() -> dict[str, tuple[int, ...]]:
-    """The backbone of ViT-Adapter-S: names and shapes of facts 3.4."""
+    """The backbone of ViT-Adapter-S: names and shapes as published."""
 
     def attention(levels: int) -> dict[str, tuple[int, ...]]:
         return {"sampling_offsets": (6 * levels * 4 * 2, 384), "attention_weights": (6 * levels * 4, 384), "value_proj": (384, 384),

@@ -47,7 +47,7 @@ def side_distances(
 ) -> SideDistances:
     """Assign every training box to cells and measure the distances to its sides.
 
-    Images are scaled into ``image_size``, as in training without flips, multi-scale and crops; no image is decoded. Of a
+    Images are scaled into ``image_size``, as in training without flips, multi-scale and crops; no image is decoded. In a
     generated data set the annotated boxes count, not the annotators' that training draws anew each epoch.
 
     Args:

@@ -128,7 +128,7 @@ class _Work:
 
 
 def recognise(state: Mapping[str, Tensor]) -> Recognised:
-    """Say what a state dict is and which settings build it. Arguments and errors as ``convert``."""
+    """Return what a state dict is and which settings build it. Arguments and errors as ``convert``."""
     return convert(state).recognised
 
 
@@ -194,7 +194,7 @@ def _rename_detector(state: Mapping[str, Tensor], work: _Work) -> str:
     if "distribution_project.project" in head:
         work.warnings.append(
             "weights of mmdet 1.x: they were trained with centres at (stride - 1) / 2 and boxes one pixel wider, so AP here is "
-            "lower than published (facts 2.6; mmdet issue 4353 reports 36.3); for GFL v1 use mmdet's own weights"
+            "lower than published (mmdet issue 4353 reports 36.3); for GFL v1 use mmdet's own weights"
         )
         return "gfocal-v1"
     if "gfl_quality.weight" in head or "integral.project" not in head:

@@ -137,10 +137,10 @@ def main() -> None:
             where = f"{error.filename}: " if error.filename else ""
             click.echo(f"error: {where}{error.strerror}", err=True)
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                click.echo("    What is done is kept; make room and give the same command again.", err=True)
+                click.echo("    Finished work is kept. Free some space, and repeat the command.", err=True)
             sys.exit(int(ExitCode.UNFIT))
         if isinstance(error, ImportError) and not (error.name or "").startswith("gfl_lab"):
-            click.echo(f"error: a library cannot be imported: {error}\n    `gfl-lab doctor` shows how to mend it.", err=True)
+            click.echo(f"error: a library cannot be imported: {error}\n    `gfl-lab doctor` shows how to repair it.", err=True)
             sys.exit(int(ExitCode.UNFIT))
         click.echo(f"internal error: {type(error).__name__}: {error}\nThis is a bug in gfl-lab. GFL_LAB_DEBUG=1 shows where.", err=True)
         sys.exit(int(ExitCode.INTERNAL))

@@ -10,7 +10,7 @@ import warnings
 
 from gfl_lab.detector import mmcv_ops
 
-# What mmdet and torch say of mmdet's own code is of no use to who trains or tests a detector.
+# Warnings of mmdet and torch about mmdet's own code do not help a person who trains or tests a detector.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"mmdet\.|mmcv\.|torch\.functional")
 
 mmcv_ops.install()

@@ -31,8 +31,8 @@ def assign(
         gt_boxes: (N, G, 4) xyxy pixels, padded to the largest number of boxes of an image.
         gt_valid: (N, G) bool, False where padding.
         topk: candidates per box and level, fewer where a level has fewer priors.
-        usable: (N, A) bool, the priors that each image has; None where each has all. Of priors equally far from a box others
-            may be candidates than for an image that has only its own.
+        usable: (N, A) bool, the priors that each image has; None if each has all. Among priors equally far from a box
+            the candidates may differ from those of an image that has only its own priors.
 
     Returns:
         (N, A) int64 index into G, ``UNASSIGNED`` (-1) for background.

@@ -102,7 +102,7 @@ class ClassTargets(NamedTuple):
 def sum_class_loss(
     loss: ElementLoss, logits: Sequence[Tensor], factors: Sequence[Tensor] | None, at: Positives, targets: ClassTargets, *, apart: bool
 ) -> ClassLossSum:
-    """Sum the loss over all locations and classes; large batches without a tensor of targets (decision 0013).
+    """Sum the loss over all locations and classes; large batches without a tensor of targets (docs/decisions/0013-dense-class-loss.md).
 
     Args:
         logits: (N, C, H, W) of each level.

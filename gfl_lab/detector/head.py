@@ -291,7 +291,9 @@ class GFLFamilyHead(AnchorHead):
         """Return the positives of a (N, A) mask in the form that suits device and size of the batch."""
         if self._never_waits(is_positive.device):
             most = self._most_positives(geometry, truth)
-            if most is None:  # arrays as long as all locations of the batch would cost more than one wait (decision 0042)
+            if (
+                most is None
+            ):  # arrays as long as all locations of the batch would cost more than one wait (docs/decisions/0042-assigners.md)
                 most = int(is_positive.sum())
             return PaddedPositives.find(is_positive, most, geometry.sizes)
         image, location = is_positive.nonzero(as_tuple=True)

@@ -45,7 +45,7 @@ def with_positive_eps(node: Any) -> Any:
 
 
 def mend_detector(detector: nn.Module) -> None:
-    """Mend every part of a detector for which there is a fix here, in place. Does nothing the second time."""
+    """Fix every part of a detector for which there is a fix here, in place. Does nothing the second time."""
     for part in detector.modules():
         for base, fix in _fixes():
             if isinstance(part, base) and not isinstance(part, fix):

@@ -1,7 +1,7 @@
 """The places of a batch's positives in its pyramid, in three forms with the same results.
 
 ``JoinedPositives`` serve small batches: their maps are joined. ``LevelPositives`` read large maps level by level.
-``PaddedPositives`` have a fixed length, so that the host never waits for a GPU to count them (decision 0014).
+``PaddedPositives`` have a fixed length, so that the host never waits for a GPU to count them (docs/decisions/0014-positives-in-padded-arrays.md).
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ class PaddedPositives:
     Attributes:
         image, location: (P,) int64 into N and A; place 0 where there is no positive.
         real: (P,) bool, which are positives; the others must count nowhere.
-        levels: (image, y, x) on each level and whether the positive is on it at all, (P,) each. Where it is not, the place is
-            any: these are spread over the level, since CUDA adds values of one place one after another.
+        levels: (image, y, x) on each level and whether the positive is on it at all, (P,) each. A positive that is not
+            on a level has an arbitrary place there. These places are spread over the level: CUDA adds values of one place in turn.
     """
 
     image: Tensor

@@ -91,7 +91,7 @@ def keys_of(config: TrainedConfig) -> set[str]:
 def _without_left_over(state: Mapping[str, Tensor], own: set[str]) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
     """Return published weights without entries that the detector of their config does not have, and a sentence on these.
 
-    Older versions of mmdet saved some. Where an entry is missing too, all stay: the weights do not fit, and loading them says so.
+    Older versions of mmdet saved some. If an entry is missing too, all stay: the weights do not fit, and loading them reports it.
     """
     left_over = [key for key in state if key not in own]
     if not left_over or own - state.keys():

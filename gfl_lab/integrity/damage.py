@@ -75,7 +75,7 @@ def file_entries(trial: TrialDir) -> dict[str, FileEntry]:
 
 
 def reason_of(error: Exception) -> str:
-    """Say what went wrong, without the place of the tree on this machine."""
+    """Return the cause, without the place of the tree on this machine."""
     if isinstance(error, FileNotFoundError) or (isinstance(error, StoreError) and "does not exist" in str(error)):
         return "is missing"
     if isinstance(error, PermissionError) or "Permission denied" in str(error):

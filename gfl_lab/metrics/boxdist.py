@@ -4,7 +4,7 @@ A box side is a distribution p over the bins 0..n of the distance from a locatio
 stride * bin_width (Li et al., arXiv 2006.04388, section 3.2). Arrays have shape (..., n+1), sum to 1 along the last
 axis and are of any float type; results are float64. docs/box-distributions.md gives the definitions with their reasons.
 
-Where a function takes ``positions``, they are the distances (n+1,) that the bins stand for, ascending; None stands for 0, 1, ..., n.
+``positions`` are the distances (n+1,) that the bins stand for, ascending; None stands for 0, 1, ..., n.
 "In bins" then means: in the unit of the positions.
 """
 

@@ -111,7 +111,7 @@ def _match_groups(
             counting = can & ~shut[:active, None]
             use = np.where(counting.any(-1, keepdims=True), counting, can)
             found = use.any(-1)
-            # Of equal overlaps the last one, as COCOeval's loop has it.
+            # The last one of equal overlaps, as in COCOeval's loop.
             best = padded - 1 - np.where(use, iou, -1.0)[..., ::-1].argmax(-1)
             row, level = np.nonzero(found)
             chosen = best[row, level]

@@ -99,7 +99,7 @@ class Executor(Protocol):
         ...
 
     def close(self, *, wait: bool = True) -> None:
-        """Leave nothing behind: trials that still run are killed. With ``wait`` False this goes on while the caller does other things."""
+        """Stop everything: running trials are killed. With ``wait`` False this continues in the background."""
         ...
 
 

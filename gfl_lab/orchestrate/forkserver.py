@@ -31,7 +31,7 @@ from gfl_lab.processes import GUARD, call_and_exit, die_with_parent, fresh_comma
 
 
 def _child(request: dict[str, Any], server: int, fresh: bool) -> NoReturn:
-    """Be the child: in the log, in a session of its own, with a guard. ``fresh``: go on as a new interpreter, with all of that."""
+    """Run as the child: output to the log, a session of its own, a guard. ``fresh``: continue as a new interpreter with these."""
     try:
         die_with_parent(server)
         os.setsid()

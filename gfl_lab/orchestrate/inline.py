@@ -83,7 +83,7 @@ class InlineExecutor:
 
 @contextmanager
 def _imports_left_alone() -> Iterator[None]:
-    """Leave all that is there now out of garbage collections: mmengine collects at each data set, 0.5 s over the imports alone."""
+    """Exclude all present objects from garbage collection: mmengine collects at each data set, 0.5 s for the imports alone."""
     if gc.get_freeze_count():
         yield
         return

@@ -44,7 +44,7 @@ class JobQueue:
         self._waiting.put(job)
 
     def close(self) -> None:
-        """Hand nothing more out."""
+        """Stop handing out jobs."""
         self._closed = True
 
     @property

@@ -196,7 +196,7 @@ class RayConnection:
         return False
 
     def check(self) -> None:
-        """See, every LOOK_S, whether the head of the cluster answers. Ray itself would abort this process after a minute's silence.
+        """Check, every LOOK_S, that the head of the cluster answers. Ray itself would abort this process after a minute's silence.
 
         Raises:
             RayGone: it has been silent for GONE_S.

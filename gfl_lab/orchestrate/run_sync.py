@@ -61,12 +61,12 @@ class Link:
 
 
 def trial_folder(trial_id: str) -> str:
-    """Name of a trial's folder in the storage."""
+    """Return the name of a trial's folder in the storage."""
     return f"trials/{trial_id}"
 
 
 def lease_name(trial_id: str) -> str:
-    """Name of a trial's lease in the storage."""
+    """Return the name of a trial's lease in the storage."""
     return f"leases/{trial_id}.json"
 
 

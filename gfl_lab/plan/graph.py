@@ -120,7 +120,7 @@ def required_by(trials: Iterable[Trial], graph: Sequence[Trial]) -> set[str]:
 
 
 def with_seed(trial: Trial, seed: int, graph: Mapping[str, Trial]) -> Trial:
-    """Return the trial of another seed. What it needs has that seed too, unless the settings give one.
+    """Return the trial of another seed. The trials that it needs have that seed too, unless the settings give one.
 
     Args:
         graph: the trials that it needs, and those that they need, by id.

@@ -122,7 +122,7 @@ class MetricWriter:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
     def sync(self) -> None:
-        """Have the lines on the disk, so that no checkpoint is ahead of them after a power cut."""
+        """Flush the lines to disk, so that no checkpoint is ahead of them after a power cut."""
         if self._file is not None:
             os.fsync(self._file.fileno())
 

@@ -40,11 +40,7 @@ def explain(comparisons: tuple[Comparison, ...]) -> list[str]:
         images = any(each.found.image_half is not None for each in single)
         sentences.append(
             "With one seed there is no interval"
-            + (
-                ": ± is what the choice of validation images alone makes uncertain; other seeds add what cannot be known."
-                if images
-                else "."
-            )
+            + (": ± covers the choice of validation images alone. The spread over seeds is unknown." if images else ".")
         )
     return sentences
 
@@ -61,7 +57,7 @@ def _about_intervals(tested: Sequence[Comparison]) -> str:
 
 
 def _about_verdicts(tested: Sequence[Comparison]) -> list[str]:
-    """Say what the verdicts mean that are no difference, or a small one."""
+    """Return the meaning of verdicts without a difference, or with a small one."""
     least, verdicts = f"{tested[0].min_effect:g}", {each.verdict for each in tested}
     sentences = []
     if EQUIVALENT in verdicts:
@@ -90,7 +86,7 @@ def _about_spread(tested: Sequence[Comparison]) -> list[str]:
 
 
 def _about_images(tested: Sequence[Comparison]) -> list[str]:
-    """Say what the images can resolve, and how many would be needed, for rows that no number of seeds helps."""
+    """Return the smallest difference that the images show, and how many images more are needed, for rows that no number of seeds helps."""
     limited = [each for each in tested if each.images_needed is not None]
     if not limited:
         return []

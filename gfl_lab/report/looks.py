@@ -4,7 +4,7 @@ A table that is extended until something in it is significant is wrong more ofte
 which verdicts are taken, the looks, are fixed before the first one, and each may spend a part of the whole error of 5% (Lan and DeMets,
 1983). A row stops with its first verdict. It also stops where the last look would hardly give it one.
 
-A row that is tested at look j counts its p-value ``0.05 / levels(looks)[j]`` times. Whatever look a row stops at, such a p-value is valid:
+A row that is tested at look j counts its p-value ``0.05 / levels(looks)[j]`` times. Such a p-value is valid at whichever look a row stops:
 the chance that it falls below c is c at most, since the parts of all looks sum to 5%. So Holm's method and the intervals of
 ``report.statistics`` hold for them as they are.
 """
@@ -81,7 +81,7 @@ def look(
 ) -> dict[str, LookedAt]:
     """Take the looks in their order, as far as trials have finished, and return each row at its last one.
 
-    A look is taken when all rows that have not stopped have its seeds, since they share their spread. What it decides rests on the
+    A look is taken when all rows that have not stopped have its seeds, since they share their spread. Its decisions rest on the
     seeds of that look alone. So the answer is the same whenever it is computed, and more seeds than the looks ask for change nothing.
 
     Args:

@@ -9,7 +9,7 @@ from gfl_lab.results.rows import ExperimentRow, TrialRow, VariantRow
 from gfl_lab.spec.choices import INIT_FROM, TEACHER
 
 WORDS = {INIT_FROM: "starts from", TEACHER: "learns from"}
-"""What a trial does with the weights of another one, by the setting that describes that one."""
+"""Use that a trial makes of the weights of another one, by the setting that describes that one."""
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ class AblationWork:
         self._trainings = None if storage else Trainings(self._standing.unfinished, self.tree)
 
     def describe(self, workers: Workers, budget: Budget | None) -> None:
-        """Say what is done, what will run, and its cost."""
+        """Print what is done, what will run, and its cost."""
         say, standing = self.reporter.say, self.standing
         weights_of = self._trainings.evaluated() if self._trainings else {}
         expected = self._estimates(workers, {*standing.to_repair, *weights_of})

@@ -84,7 +84,7 @@ class AblationEnd:
         return table
 
     def _failures(self, row: ExperimentRow) -> bool:
-        """Say which trials failed; return whether any did."""
+        """Print which trials failed; return whether any did."""
         rows = [*row.needed, *row.variants]
         failed = [(variant, trial) for variant in rows for trial in variant.trials if trial.state is TrialState.FAILED]
         for variant, trial in failed:

@@ -108,7 +108,7 @@ class SearchWork:
             driver.wait_for_orphans([trial for variant in self.state.all_variants for trial in variant.trials], self.tree)
 
     def describe(self, workers: Workers, budget: Budget | None) -> None:
-        """Say what is searched, and what it will cost at most."""
+        """Print the search space, and the cost at most."""
         say, ledger = self.reporter.say, self.state.ledger
         for line in search_lines(self.plan, self.search, ledger, self.tree, workers):
             say(line)

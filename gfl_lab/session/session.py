@@ -89,7 +89,7 @@ class Work(Protocol):
         ...
 
     def describe(self, workers: Workers, budget: Budget | None) -> None:
-        """Say what will run and what it will cost. Raises BudgetError."""
+        """Print what will run, and its cost. Raises BudgetError."""
         ...
 
     def save(self) -> Plan:

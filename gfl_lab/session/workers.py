@@ -110,7 +110,7 @@ class Workers:
         return process_settings(self.resources, self.preferred, self.executor.gpus)
 
     def close(self, *, wait: bool = True) -> None:
-        """Leave nothing behind. With ``wait`` False this goes on while the caller does other things."""
+        """Stop the executor and all its processes. With ``wait`` False this continues in the background."""
         if self._executor is not None:
             self._executor.close(wait=wait)
 

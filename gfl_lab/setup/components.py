@@ -54,7 +54,7 @@ _active: dict[str, CodeFile] = {}
 
 
 def load(files: Sequence[CodeFile]) -> frozenset[str]:
-    """Have the classes of ``files``, and of no other file of the user's, in the registries.
+    """Register the classes of ``files``, and of no other file of the user's.
 
     Returns:
         Their names.

@@ -31,7 +31,7 @@ VIT_ADAPTER_LAST_CROP = 1.28
 
 
 def trial_config(spec: TrialSpec, paths: dict[str, str], work_dir: str, loader_workers: int = 0) -> Config:
-    """Complete configuration of a trial.
+    """Return the complete configuration of a trial.
 
     Args:
         spec: what to train.

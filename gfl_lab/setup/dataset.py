@@ -95,7 +95,7 @@ class TrialDataset(BaseDetDataset):
         return int(np.random.randint(0, self._images()))
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch (from 0) the next samples belong to."""
+        """Set the epoch (from 0) of the next samples."""
         self._shared_epoch[0] = epoch
 
     def load_data_list(self) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Where the bins of a variant's box distributions lie, and the unit of its distances."""
+"""Positions of the bins of a variant's box distributions, and the unit of its distances."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def completed(
     """Return ``settings`` with complete descriptions of what they need.
 
     Args:
-        resolve: returns all settings of a description. Where it gives none, those of profile and experiment hold, ``without_needs``.
+        resolve: returns all settings of a description. Those of profile and experiment, ``without_needs``, fill the gaps.
         finish: called with the settings of each needed trial; returns those that it is trained with.
 
     Raises:

@@ -13,14 +13,14 @@ from pathlib import Path
 from gfl_lab.spec.choices import BUILT_IN
 
 CLASS_RULE = "the name of a registered class, which begins with a capital letter"
-"""What such a setting may be beside the words of gfl-lab, in messages."""
+"""The second kind of value of such a setting, beside the words of gfl-lab; for messages."""
 
 _FOLDERS = {
     "box_loss": ("models", "losses"),
     "cls_loss": ("models", "losses"),
     "assigner": ("models", "task_modules", "assigners"),
 }
-"""Where in mmdet the classes are that a setting may name without code of the user's."""
+"""Modules of mmdet with the classes that a setting may name without code of the user's."""
 
 _REGISTERED = re.compile(r"^@(?:MODELS|TASK_UTILS)\.register_module\(\)\nclass (\w+(?:Loss|Assigner))\b", re.MULTILINE)
 

@@ -108,7 +108,7 @@ class ExperimentMirror:
     # --- what is there ---
 
     def _list(self, server: Server) -> None:
-        """Learn which runs of ours the server has, and delete doubles."""
+        """Read which runs of this experiment the server has, and delete duplicates."""
         self._id = server.experiment(self.experiment)
         for run in server.runs(self._id, {naming.TAG_EXPERIMENT: self.experiment, naming.TAG_PROFILE: self.profile}):
             kind, trial_id = run.tags.get(naming.TAG_KIND), run.tags.get(naming.TAG_TRIAL, "")

@@ -197,7 +197,7 @@ class Server:
     # --- one run ---
 
     def read_steps(self, run: Run) -> None:
-        """Learn which steps of each metric it has."""
+        """Read which steps of each metric the run has."""
         with self._asking():
             run.steps = {key: {point.step for point in self._client.get_metric_history(run.id, key)} for key in run.metric_keys}
 

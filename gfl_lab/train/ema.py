@@ -65,7 +65,7 @@ class MovingAverage:
                     value.copy_(own[name])
 
     def load(self, weights: Mapping[str, Any], updates: int) -> None:
-        """Go on from a saved average."""
+        """Continue from a saved average."""
         for name, value in self.weights.items():
             value.copy_(weights[name])
         self.updates = updates

@@ -61,7 +61,7 @@ def _full_disk(trial: TrialDir, error: OSError) -> str:
     free = shutil.disk_usage(place).free
     return (
         f"no space left on the disk to write {error.filename or trial.path}; {free} bytes are free there. "
-        "What is done is kept: make room and give the same command again."
+        "Finished work is kept. Free some space, and repeat the command."
     )
 
 

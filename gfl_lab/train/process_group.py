@@ -56,7 +56,7 @@ class ProcessGroup:
         """Wait until all processes are here. Collective."""
 
     def close(self) -> None:
-        """Leave the group; after a barrier, when all work is done."""
+        """Leave the group after a barrier, when all work is done."""
 
 
 class DistributedGroup(ProcessGroup):

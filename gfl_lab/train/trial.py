@@ -200,7 +200,7 @@ def _train(
     history = History(trial.file(naming.HISTORY), evaluator.truth.imgs)
 
     def evaluate(epoch: int) -> dict[str, float]:
-        # Where the true edges are known, the scores against them are followed from epoch to epoch, as AP is: on all images.
+        # With known true edges, the scores against them are recorded after each epoch, like AP: on all images.
         truth, some = spec.data.truth, None if spec.data.truth else history.images
         seen = DistributionCollector(evaluator.truth, evaluator.category_ids, settings, ambiguous=truth, images=some)
         metrics = evaluator(collect(predict_and_collect(runner.model, val_loader, seen)))[0]

@@ -23,7 +23,7 @@ _MASK_KEYS = ("with_mask", "with_seg", "poly2mask")
 
 
 class Recipe(NamedTuple):
-    """What a config says of training and test, as plain Python data.
+    """Training and test settings of a config, as plain Python data.
 
     Attributes:
         optim_wrapper: optimizer, clipping, parameter groups. param_scheduler: schedules of the learning rate.

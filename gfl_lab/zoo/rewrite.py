@@ -194,7 +194,7 @@ def with_preprocessor(model: Model, settings: Settings) -> Model:
 
 
 FIXED_SIZE = "BatchFixedSizePad"
-"""Of mmdet's changes of a whole batch the one that draws no random number: padding to a given size, in training."""
+"""The only one of mmdet's batch augmentations that draws no random number: padding to a given size, in training."""
 
 
 def with_own_preprocessor(model: Model, padding: bool = False) -> Model:

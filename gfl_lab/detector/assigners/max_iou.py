@@ -22,8 +22,8 @@ class MaxIou(Assigner):
 
     Attributes:
         positive, negative: IoU, ``negative`` at most ``positive``.
-        low_quality: a box also gets all locations whose anchors overlap it most, from ``least`` on. Where several boxes do so, the
-            last one of the image wins.
+        low_quality: a box also gets all locations whose anchors overlap it most, from ``least`` on. If several boxes claim a
+            location, the last one of the image wins.
         least: IoU.
     """
 

@@ -16,7 +16,7 @@ from gfl_lab.detector.targets import GroundTruth, Targets
 
 @dataclass(frozen=True)
 class Tal(Assigner):
-    """Of the ``topk`` locations with the highest ``score^alpha * IoU^beta`` those inside the box learn it. The highest IoU wins.
+    """The ``topk`` locations with the highest ``score^alpha * IoU^beta`` learn a box if they lie inside it. The highest IoU wins.
 
     The score is that of the box's class, the IoU that of the predicted box (equation 1). mmdet's ``TaskAlignedAssigner``. TOOD's
     first epochs by ATSS and its normalised alignment as target are not part of it: the target stays that of ``quality``.
