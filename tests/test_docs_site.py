@@ -11,6 +11,7 @@ import yaml
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
 
+from docs import reference
 from gfl_lab.metrics import box_modes, error_types
 from gfl_lab.report.modes import modes_frame
 from gfl_lab.report.power import seeds_needed
@@ -69,6 +70,17 @@ def test_the_reference_is_made_from_the_code(site: Path) -> None:
         assert f'id="{name.__module__}.{name.__qualname__}"' in text
     assert 'id="gfl_lab.results.store.Store.logged"' in text  # inherited
     assert "Raises:" in text and html.escape(Store.question.__doc__.split(".")[0]) in text
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
+def test_generated_parts_are_those_of_the_code(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert reference.renewed(text) == text, "renew it with: uv run python docs/reference.py"
+
+
+def test_every_generated_part_stands_in_one_page() -> None:
+    pages = [path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")]
+    assert sorted(part[2] for page in pages for part in reference.PART.finditer(page)) == sorted(reference.PARTS)
 
 
 @pytest.mark.slow

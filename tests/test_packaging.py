@@ -34,7 +34,6 @@ from gfl_lab.records.search import SearchFile, Suggestion
 from gfl_lab.records.table_lock import LockedRow, LockedTrial, TableLock
 from gfl_lab.spec.file_models import ExperimentFile, Profile
 from gfl_lab.spec.files import find_profile, load_experiment, load_profile
-from gfl_lab.spec.settings import CONDITIONS, Settings, group_of, help_of
 from gfl_lab.spec.trial import DataSpec, TrialSpec
 from tests.support.nodes import why_not
 
@@ -619,52 +618,3 @@ def test_the_examples_are_there_and_every_key_is_told() -> None:
     for model in (ExperimentFile, Profile):
         for key in model.model_fields:
             assert f"| `{key}` |" in text, f"{model.__name__}.{key}"
-
-
-def settings_table() -> str:
-    """The table of all settings, as docs/experiment-files.md holds it."""
-    schema = Settings.model_json_schema()["properties"]
-    lines = ["| setting | group | default | rule | acts only with | meaning |", "| --- | --- | --- | --- | --- | --- |"]
-    for key in Settings.model_fields:
-        default = json.dumps(schema[key].get("default"))
-        condition = CONDITIONS.get(key, "")
-        lines.append(f"| `{key}` | {group_of(key)} | `{default}` | {_rule(schema[key])} | {condition} | {help_of(key)} |")
-    return "\n".join(line.replace("|y - p|", "abs(y - p)") for line in lines)
-
-
-def _rule(schema: dict[str, Any]) -> str:
-    if "enum" in schema:
-        return ", ".join(f"`{value}`" for value in schema["enum"])
-    if schema["type"] == "array":
-        if "prefixItems" in schema:
-            return f"{len(schema['prefixItems'])} values, each {_rule(schema['prefixItems'][0])}"
-        if "minItems" not in schema:
-            return f"list; each {_rule(schema['items'])}"
-        return f"{schema['minItems']} to {schema['maxItems']} of {_rule(schema['items'])}"
-    if schema["type"] == "object" and "propertyNames" not in schema:
-        return "values by dotted path"
-    if schema["type"] == "object":
-        if "propertyNames" not in schema:
-            return "settings of a trial"
-        return "arguments by kind: " + ", ".join(f"`{kind}`" for kind in schema["propertyNames"]["enum"])
-    if schema["type"] in ("boolean", "string"):
-        return {"boolean": "`true`, `false`", "string": "text"}[schema["type"]]
-    low = f"> {schema['exclusiveMinimum']:g}" if "exclusiveMinimum" in schema else f"≥ {schema['minimum']:g}" if "minimum" in schema else ""
-    high = (
-        f"< {schema['exclusiveMaximum']:g}" if "exclusiveMaximum" in schema else f"≤ {schema['maximum']:g}" if "maximum" in schema else ""
-    )
-    multiple = f"multiple of {schema['multipleOf']:g}" if "multipleOf" in schema else ""
-    return ", ".join(part for part in ("whole number" if schema["type"] == "integer" else "number", low, high, multiple) if part)
-
-
-SETTINGS_BLOCK = re.compile(r"(<!-- settings: [^\n]*-->\n)(.*?)(\n<!-- /settings -->)", re.DOTALL)
-
-
-def test_the_table_of_settings_is_up_to_date() -> None:
-    block = SETTINGS_BLOCK.search((DOCS / "experiment-files.md").read_text())
-    assert block and block[2] == settings_table(), "renew it with: uv run python -m tests.test_packaging"
-
-
-if __name__ == "__main__":
-    document = DOCS / "experiment-files.md"
-    document.write_text(SETTINGS_BLOCK.sub(lambda block: block[1] + settings_table() + block[3], document.read_text()))

@@ -16,8 +16,8 @@ from gfl_lab.wording import plural
 @click.command("confirm", context_settings={"ignore_unknown_options": True})
 @experiment_argument
 @profile_option
-@click.option("--top", type=Whole(1, 20), default=1, show_default=True, help="How many of the best finished suggestions.")
-@click.option("--seeds", metavar="LIST", callback=parse_seeds, help="Seeds to compare on; default three that the search has not seen.")
+@click.option("--top", type=Whole(1, 20), default=1, show_default=True, help="Number of best finished suggestions to compare.")
+@click.option("--seeds", metavar="LIST", callback=parse_seeds, help="Seeds to compare on.  [default: three that the search has not seen]")
 @click.argument("run_options", nargs=-1, type=click.UNPROCESSED)
 def command(experiment: Path, profile: str | None, top: int, seeds: list[int] | None, run_options: tuple[str, ...]) -> None:
     """Compare the best of a search, EXPERIMENT, with the profile's defaults over several seeds, and print the table.

@@ -28,9 +28,9 @@ def command() -> None:
 @click.option(
     "--profile",
     metavar="NAME",
-    help="Show which boxes no location learns, and how far box sides are from their cells, with a profile's settings.",
+    help="Profile, by name or file: also show boxes that no location learns, and distances from locations to box sides, in bins.",
 )
-@click.option("--reg-max", type=Whole(1, 128), help="n, instead of the profile's.")
+@click.option("--reg-max", type=Whole(1, 128), help="Index of the last bin, instead of the profile's.")
 @click.option("--bin-width", type=Number(0, 64, min_open=True), help="Distance between bins in strides, instead of the profile's.")
 @click.option("--verbose", is_flag=True, help="Print every error and warning, not one line for each kind.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every error and warning.")
@@ -96,10 +96,10 @@ def areas(path: Path, out: Path) -> None:
 
 @command.command("generate")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--train-images", type=Whole(8, 100_000), default=800, show_default=True)
-@click.option("--val-images", type=Whole(8, 100_000), default=200, show_default=True)
+@click.option("--train-images", type=Whole(8, 100_000), default=800, show_default=True, help="Training images.")
+@click.option("--val-images", type=Whole(8, 100_000), default=200, show_default=True, help="Validation images.")
 @click.option("--size", type=Whole(96, 1024), default=128, show_default=True, help="Side of the square images, px.")
-@click.option("--seed", type=Whole(0, 2**31 - 1), default=0, show_default=True)
+@click.option("--seed", type=Whole(0, 2**31 - 1), default=0, show_default=True, help="Seed of the generator.")
 def generate(path: Path, train_images: int, val_images: int, size: int, seed: int) -> None:
     """Make the data set ambiguous_shapes in a folder under PATH; prints the folder."""
     require_output(path, folder=True)

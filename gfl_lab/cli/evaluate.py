@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 
 @click.command("evaluate")
 @click.argument("weights", metavar="TRIAL|WEIGHTS")
-@click.option("--set", "changes", metavar="KEY=VALUE", multiple=True, callback=parse_settings, help="Another test setting; repeatable.")
+@click.option(
+    "--set",
+    "changes",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=parse_settings,
+    help="Another value for a test setting, such as decode=local_peak. Repeatable.",
+)
 @click.option("--data", metavar="PATH", type=click.Path(path_type=Path), help="Folder with a data set in COCO format, for WEIGHTS.")
 @weights_options
 @click.option("--limit", metavar="N", type=Whole(1), help="Only the first N validation images, for a quick look.")

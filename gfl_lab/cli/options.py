@@ -26,7 +26,7 @@ Callback = Callable[[click.Context, click.Parameter, Any], Any]
 
 def weights_options(command: Command) -> Command:
     """Add ``--detector`` (as ``config``) and ``--profile`` to a command that takes trained weights."""
-    known = "Config of a WEIGHTS file that is of another detector of mmdet's: mmdet:NAME, or a config file (.py)."
+    known = "Config of a WEIGHTS file of mmdet that is not of the GFL family: mmdet:NAME, or a config file (.py)."
     chosen = "Profile that gives WEIGHTS of the GFL family their image size and test settings.  [default: coco_1x]"
     command = click.option("--profile", metavar="NAME", help=chosen)(command)
     return click.option("--detector", "config", metavar="CONFIG", help=known)(command)
@@ -54,13 +54,15 @@ def stored_argument(command: Command) -> Command:
 
 def profile_option(command: Command) -> Command:
     """Add ``--profile``."""
-    return click.option("--profile", metavar="NAME", help="Profile instead of the experiment's own, from experiments/profiles.")(command)
+    return click.option("--profile", metavar="NAME", help="Profile instead of the experiment's: a name, or a profile file.")(command)
 
 
 def budget_option(command: Command) -> Command:
     """Add ``--budget``."""
     return click.option(
-        "--budget", metavar="AMOUNT", help="Spend no more: 90min, 12h (wall time), 8cpuh (core-hours) or 40gpuh (GPU-hours)."
+        "--budget",
+        metavar="AMOUNT",
+        help="Spend at most 90min or 12h (wall time), 8cpuh (core-hours) or 40gpuh (GPU-hours). A larger estimate gives exit code 5.",
     )(command)
 
 
@@ -76,8 +78,15 @@ def plan_options(command: Command) -> Command:
     return profile_option(
         _add(
             with_plan,
-            click.option("--data", metavar="PATH", type=click.Path(path_type=Path), help="Folder with a data set in COCO format."),
-            click.option("--seeds", metavar="LIST", callback=parse_seeds, help="Seeds instead of the experiment's own: 0,1,2 or 0..4."),
+            click.option(
+                "--data", metavar="PATH", type=click.Path(path_type=Path), help="Folder with a data set in COCO format (docs/data.md)."
+            ),
+            click.option(
+                "--seeds",
+                metavar="LIST",
+                callback=parse_seeds,
+                help="Seeds instead of the experiment's: 0,1,2 or 0..4 (both ends included).",
+            ),
             renamed_option(
                 "--weights",
                 "--init-weights",
@@ -85,7 +94,7 @@ def plan_options(command: Command) -> Command:
                 metavar="[BACKBONE=]FILE",
                 multiple=True,
                 callback=parse_weights,
-                help="Backbone weights to start from: a torch file, `pretrained`, or `random`; r101vd=FILE is for that backbone alone.",
+                help="Initial backbone weights: a torch file, `pretrained` (ImageNet, downloaded), or `random`; r101vd=FILE is for one backbone. Repeatable.",
             ),
             click.option(
                 "--max-trials",
@@ -119,19 +128,21 @@ def run_options(command: Command) -> Command:
             type=click.Choice(EXECUTORS),
             default="ray",
             show_default=True,
-            help="Ray Tune, or one after the other in this process.",
+            help="Ray Tune, or one trial after the other in this process, for a debugger.",
         ),
-        click.option("--address", metavar="ADDRESS", help="Ray cluster to use instead of this machine."),
+        click.option(
+            "--address", metavar="ADDRESS", help="Ray cluster, HOST:PORT or auto, instead of this machine. Its token: RAY_AUTH_TOKEN."
+        ),
         click.option(
             "--storage",
             metavar="URI",
             envvar="GFL_LAB_STORAGE",
-            help="S3-compatible storage (s3://BUCKET/PREFIX) for a cluster whose nodes share no file system.",
+            help="With --address: S3-compatible storage, s3://BUCKET/PREFIX, for nodes that share no file system.",
         ),
         click.option("--cpus", type=Whole(1, 1024), help="CPU cores for each trial, instead of the profile's."),
-        click.option("--gpus", type=Number(0, 64), help="GPUs, or part of one, for each trial, instead of the profile's."),
+        click.option("--gpus", type=Number(0, 64), help="GPUs, or part of one, for each trial, instead of the profile's; 0 for none."),
         budget_option,
-        click.option("--relock", is_flag=True, help="Replace the table's lock file, also where locked numbers differ from those of now."),
+        click.option("--relock", is_flag=True, help="Replace the table's lock file, even if locked numbers differ from the present ones."),
     )
 
 
@@ -150,7 +161,7 @@ def resolve_options(command: Command) -> Command:
             "--until-resolved",
             metavar="AP",
             type=Number(0, 100, min_open=True),
-            help="Add seeds only to rows without a verdict: better, worse, or equivalent within this. docs/statistics.md.",
+            help="Add seeds only to rows that are not yet better, worse, or equivalent within AP (docs/statistics.md).",
         ),
         click.option(
             "--max-seeds",
@@ -183,7 +194,7 @@ def picture_options(command: Command) -> Command:
             default=10,
             show_default=True,
             type=Whole(1),
-            help="Draw at most this many boxes, the best.",
+            help="Draw at most this many boxes of an image, the best.",
         ),
         click.option(
             "--box",
@@ -201,7 +212,7 @@ def picture_options(command: Command) -> Command:
             help="Draw the annotated boxes of this COCO annotation file, which lists the images by name.",
         ),
         click.option("--out", default=default, show_default=True, type=click.Path(path_type=Path), help="Folder for the pictures."),
-        click.option("--force", is_flag=True, help="Write over pictures that are there."),
+        click.option("--force", is_flag=True, help="Overwrite existing pictures."),
     )
 
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 @plan_options
 @resolve_options
 @budget_option
-@click.option("--measure", is_flag=True, help="Warm each distinct model up for some iterations, for a better estimate and for packing.")
+@click.option(
+    "--measure", is_flag=True, help="First run some iterations of each distinct model, for better estimates now and later, and for packing."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     experiment: Path, profile: str | None, plan: PlanOptions, resolve: Resolve, budget: str | None, measure: bool, as_json: bool

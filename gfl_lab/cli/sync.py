@@ -14,7 +14,7 @@ from gfl_lab.cli.output import print_json, say
     "--tracking-uri",
     "uri",
     metavar="URI",
-    help="Tracking server; default: MLFLOW_TRACKING_URI, or the database beside the runs.",
+    help="Tracking server.  [default: MLFLOW_TRACKING_URI, or the database beside the runs]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what was sent as JSON.")
 def command(uri: str | None, as_json: bool) -> None:

@@ -23,10 +23,10 @@ class DeskData(BaseModel):
 
     model_config = _STRICT
 
-    train_images: int = Field(800, ge=8, le=100_000)
-    val_images: int = Field(200, ge=8, le=100_000)
+    train_images: int = Field(800, ge=8, le=100_000, description="training images")
+    val_images: int = Field(200, ge=8, le=100_000, description="validation images")
     size: int = Field(128, ge=128, le=1024, description="side of the square images, px")
-    seed: Seed = 0
+    seed: Seed = Field(0, description="seed of the generator; trials have seeds of their own")
 
 
 class Resources(BaseModel):
@@ -34,17 +34,20 @@ class Resources(BaseModel):
 
     model_config = _STRICT
 
-    cpus: int = Field(1, ge=1, le=1024, description="CPU cores (and threads)")
-    gpus: float = Field(0, ge=0, le=64, description="GPUs, or part of one; taken only where there is a GPU unless gpu_required")
-    gpu_packing: bool = Field(
-        False, description="as many trials on a GPU as fit by the peak memory that `plan --measure` has measured; `gpus` each until then"
+    cpus: int = Field(
+        1, ge=1, le=1024, description="CPU cores and threads of a trial; fewer if the machine has fewer, or fewer for each GPU"
     )
-    gpu_required: bool = Field(False, description="refuse to run on a CPU")
+    gpus: float = Field(0, ge=0, le=64, description="GPUs, or part of one, if the machine has any; with 2 or more, one process on each")
+    gpu_packing: bool = Field(
+        False, description="as many trials on a GPU as fit by the peak memory that `plan --measure` has measured; until then `gpus` each"
+    )
+    gpu_required: bool = Field(False, description="refuse to run on a CPU (exit code 6)")
     loader_workers: int | None = Field(
         None,
         ge=0,
         le=64,
-        description="processes that load images, 0: the trial's own; not given: on a GPU one for each of its cores but one",
+        description="processes that load images; 0: the trial's own process. Default: cpus - 1 on a GPU, 0 on a CPU and inline. At most as many "
+        "as half of the free /dev/shm holds at two batches each. Samples do not depend on it",
     )
 
 
@@ -53,13 +56,19 @@ class Profile(BaseModel):
 
     model_config = _STRICT
 
-    name: str
-    title: str
-    data: DeskData | Literal["required"] = Field(description="a generated data set, or `required`: give --data PATH")
-    settings: dict[str, Any] = Field(default_factory=dict)
-    resources: Resources = Field(default_factory=lambda: Resources.model_validate({}))
+    name: str = Field(description="name of the file without `.yaml`")
+    title: str = Field(description="one line for people")
+    data: DeskData | Literal["required"] = Field(
+        description="a generated data set, or `required`: `--data PATH` must name a folder in COCO format. `--data` also replaces a generated one"
+    )
+    settings: dict[str, Any] = Field(default_factory=dict, description="any of the settings, with their values")
+    resources: Resources = Field(
+        default_factory=lambda: Resources.model_validate({}), description="what one trial takes; not part of its id"
+    )
     cpu_seconds_per_image: float = Field(
-        0, ge=0, description="training and evaluation of one image on one core, for a first estimate of time; 0 unknown"
+        0,
+        ge=0,
+        description="seconds to train and evaluate one image on one core, for a first estimate; 0: unknown. Finished trials and warm-ups override it",
     )
     reproduces: str = Field("", description="id of the published training settings that this profile repeats, when the data are the same")
 
@@ -70,7 +79,11 @@ class TableSpec(BaseModel):
     model_config = _STRICT
 
     rows: list[str] = Field(default_factory=list, description="axes in the order of the variant's name; default: all, as declared")
-    metrics: list[str] = Field(default_factory=lambda: ["AP", "AP50", "AP75", "fps"], min_length=1)
+    metrics: list[str] = Field(
+        default_factory=lambda: ["AP", "AP50", "AP75", "fps"],
+        min_length=1,
+        description="columns; default: AP, AP50, AP75, fps. Metrics that are not listed are still recorded",
+    )
 
 
 class UntilResolved(BaseModel):
@@ -89,23 +102,42 @@ class ExperimentFile(BaseModel):
 
     model_config = _STRICT
 
-    name: str
-    question: str = ""
-    kind: Literal["ablation", "search"] = "ablation"
-    profile: str
-    custom_imports: list[str] = Field(default_factory=list, description="Python files that register components, relative to this file")
-    axes: dict[str, list[Any]] = Field(default_factory=dict)
-    variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    overrides: dict[str, Any] = Field(default_factory=dict)
-    when: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    baseline: dict[str, Any] | str | None = None
-    seeds: Annotated[list[Seed], Field(min_length=1)] | UntilResolved = Field(default_factory=lambda: [0])
-    min_effect: float | None = Field(
-        None, gt=0, le=100, description="the smallest difference in AP that matters; within it variants are equivalent (0.3 by default)"
+    name: str = Field(
+        description="names the folder `experiments/<name>` of the run tree: letters, digits, `_`, `.` and `-`, no `..`, first a letter or digit, "
+        "at most 100 characters"
     )
-    published_table: str = ""
-    table: TableSpec = TableSpec()
-    search: SearchSpec | None = None
+    question: str = Field("", description="one line for people, shown in tables and in MLflow")
+    kind: Literal["ablation", "search"] = Field(
+        "ablation",
+        description="`ablation`: the same budget for every variant; `search`: settings are suggested, and poor trials stop early",
+    )
+    profile: str = Field(description="name of a profile; `--profile NAME` overrides it")
+    custom_imports: list[str] = Field(default_factory=list, description="Python files that register components, relative to this file")
+    axes: dict[str, list[Any]] = Field(
+        default_factory=dict, description="settings to vary, each with its values; every combination is a variant"
+    )
+    variants: dict[str, dict[str, Any]] = Field(default_factory=dict, description="named combinations of settings, instead of `axes`")
+    overrides: dict[str, Any] = Field(default_factory=dict, description="settings of all variants; they override the profile's")
+    when: dict[str, dict[str, Any]] = Field(default_factory=dict, description="conditions under which an axis applies")
+    baseline: dict[str, Any] | str | None = Field(
+        None, description="variant that the others are compared with: a value for each axis, or the name of a variant"
+    )
+    seeds: Annotated[list[Seed], Field(min_length=1)] | UntilResolved = Field(
+        default_factory=lambda: [0],
+        description="one trial for each variant and seed; default `[0]`, `--seeds 0..4` overrides it. Or `{until_resolved: AP, looks: [2, 3, 4, 6, 8]}`: "
+        "seeds are added until each row has a verdict",
+    )
+    min_effect: float | None = Field(
+        None,
+        gt=0,
+        le=100,
+        description="smallest difference in AP that matters, 0.3 by default; within it variants are `equivalent`. State it before you look",
+    )
+    published_table: str = Field(
+        "", description="published table to show beside yours: a file in `published`, its rows matched by settings"
+    )
+    table: TableSpec = Field(TableSpec(), description="contents of the table")
+    search: SearchSpec | None = Field(None, description="search space and its limits, for `kind: search`, instead of `axes` or `variants`")
 
     @property
     def first_seeds(self) -> list[int]:
@@ -118,11 +150,11 @@ class PublishedRow(BaseModel):
 
     model_config = _STRICT
 
-    name: str
+    name: str = Field(description="name of the row in its source")
     settings: dict[str, Any] = Field(
         description="what a variant must have to stand beside the row; with `why_not` the source's own words, which nothing reads"
     )
-    metrics: dict[str, float | None]
+    metrics: dict[str, float | None] = Field(description="metric keys and values; null if the source leaves one out")
     evidence: str = Field("", description="where the numbers were read, if not as the table's")
     differs: str = Field("", description="what the source did otherwise in this row that no setting says; then it is not called comparable")
     why_not: str = Field("", description="why no variant can produce the row; empty where one can")
@@ -133,12 +165,14 @@ class PublishedTable(BaseModel):
 
     model_config = _STRICT
 
-    id: str
-    title: str
-    source: str
+    id: str = Field(description="name of the file without `.yaml`")
+    title: str = Field(description="the table in a few words")
+    source: str = Field(description="paper and table, or repository")
     split: str = Field(description="images that were evaluated: coco_minival, or another one that we cannot compare with")
     evidence: str = Field("", description="where the numbers were read: paper_text, official_repo, reading_note, ...")
     training: str = Field("", description="id of the published training settings; empty: the source states none")
     settings: dict[str, Any] = Field(default_factory=dict, description="settings that every row was made with, beyond the defaults")
     differs: str = Field("", description="what the source did otherwise that no setting says; then no row is called comparable")
-    rows: list[PublishedRow]
+    rows: list[PublishedRow] = Field(
+        description="the rows; of those whose settings a variant has, the one with the most is shown beside it"
+    )

@@ -55,11 +55,11 @@ class SearchSpec(BaseModel):
 
     space: dict[str, Any] = Field(min_length=1, description="for each setting a list of values, or {low, high, log}")
     trials: int = Field(20, ge=1, le=10_000, description="suggestions that must have ended")
-    metric: str = "AP"
-    scheduler: Literal["asha", "none"] = "asha"
+    metric: str = Field("AP", description="metric that the search improves; measured after each epoch")
+    scheduler: Literal["asha", "none"] = Field("asha", description="`asha` stops poor trials early; `none` stops no trial")
     grace_epochs: int = Field(1, ge=1, le=1000, description="ASHA: epochs that every trial gets")
-    reduction: int = Field(3, ge=2, le=16, description="ASHA: one in this many goes on at each rung")
-    sampler_seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    reduction: int = Field(3, ge=2, le=16, description="ASHA: one in this many continues at each rung")
+    sampler_seed: Annotated[int, Field(ge=0, le=2**31 - 1, description="seed of Optuna's sampler")] = 0
 
     @property
     def dimensions(self) -> tuple[Dimension, ...]:

@@ -68,8 +68,8 @@ class Settings(BaseModel):
     quality: Literal["none", "centerness", "iou", "centerness_guided", "iou_guided", "joint", "dgqp"] = _field(
         DETECTOR,
         "joint",
-        "what scores localisation: nothing, a centerness or IoU branch, focal loss weighted by centerness or IoU (the "
-        "paper's implicit forms), the joint score of QFL, or GFLv2's distribution-guided predictor",
+        "quality of localisation in the score: none, a centerness or IoU branch, focal loss weighted by centerness or IoU (the "
+        "paper's implicit forms), the joint score of QFL (joint), or GFLv2's distribution-guided predictor (dgqp)",
     )
     dfl: bool = _field(DETECTOR, True, "distribution focal loss on a general box (`box: general`); off: no DFL")
     box: Literal["dirac", "gaussian", "general", "direct"] = _field(
@@ -125,7 +125,7 @@ class Settings(BaseModel):
     box_weighting: Literal["auto", "score", "centerness", "iou", "uniform"] = _field(
         DETECTOR,
         "auto",
-        "what weighs the box losses of a positive; auto: score for joint and dgqp, centerness for centerness, else uniform",
+        "weight of a positive in the box losses; auto: score for joint and dgqp, centerness for centerness, else uniform",
     )
     bbox_coder: Literal["delta", "distance"] = _field(
         DETECTOR,
@@ -201,12 +201,12 @@ class Settings(BaseModel):
     assigner: str = _field(
         DETECTOR,
         "ATSSAssigner",
-        "which cells learn which box: atss (ATSSAssigner), fcos, max_iou, tal, simota, or a registered assigner of yours",
+        "assignment of boxes to locations in training: atss (ATSSAssigner), fcos, max_iou, tal, simota, or a registered assigner of yours",
     )
     atss_topk: int = _field(
         DETECTOR,
         9,
-        "k of ATSS: cells nearest to a box's centre that are candidates, on each level",
+        "k of ATSS: on each level, the k locations nearest to a box's centre are candidates",
         ge=1,
         le=100,
         acts_only_with=conditions.WITH_ATSS,
@@ -215,7 +215,7 @@ class Settings(BaseModel):
     fcos_radius: float = _field(
         DETECTOR,
         1.5,
-        "FCOS: cells at most this many strides from a box's middle along x and y; 0: all inside the box",
+        "FCOS: locations within this many strides of a box's centre along x and y; 0: all inside the box",
         ge=0,
         le=64,
         acts_only_with=conditions.WITH_FCOS,
@@ -229,21 +229,26 @@ class Settings(BaseModel):
         acts_only_with=conditions.WITH_FCOS,
     )
     max_iou_positive: float = _field(
-        DETECTOR, 0.5, "max_iou: IoU of an anchor from which on its cell learns the box", gt=0, le=1, acts_only_with=conditions.WITH_MAX_IOU
+        DETECTOR,
+        0.5,
+        "max_iou: smallest IoU of an anchor with the box that its location learns",
+        gt=0,
+        le=1,
+        acts_only_with=conditions.WITH_MAX_IOU,
     )
     max_iou_negative: float = _field(
         DETECTOR,
         0.4,
-        "max_iou: IoU below which a cell is background; up to max_iou_positive it does not count",
+        "max_iou: IoU below which a location is background; from there to max_iou_positive it is ignored",
         ge=0,
         le=1,
         acts_only_with=conditions.WITH_MAX_IOU,
     )
     max_iou_low_quality: bool = _field(
-        DETECTOR, True, "max_iou: a box also gets the cells whose anchors overlap it most", acts_only_with=conditions.WITH_MAX_IOU
+        DETECTOR, True, "max_iou: a box also gets the locations whose anchors overlap it most", acts_only_with=conditions.WITH_MAX_IOU
     )
     max_iou_least: float = _field(
-        DETECTOR, 0.0, "max_iou: IoU that those cells need", ge=0, le=1, acts_only_with=conditions.WITH_LOW_QUALITY
+        DETECTOR, 0.0, "max_iou: smallest IoU of those anchors", ge=0, le=1, acts_only_with=conditions.WITH_LOW_QUALITY
     )
     tal_alpha: float = _field(DETECTOR, 1.0, "TAL: exponent of the class score", ge=0, le=16, acts_only_with=conditions.WITH_TAL)
     tal_beta: float = _field(DETECTOR, 6.0, "TAL: exponent of the predicted box's IoU", ge=0, le=16, acts_only_with=conditions.WITH_TAL)
@@ -251,7 +256,7 @@ class Settings(BaseModel):
     simota_topk: int = _field(
         DETECTOR,
         10,
-        "SimOTA: predictions of a box whose IoU sums to the number of its cells",
+        "SimOTA: predictions of a box whose IoUs sum to its number of locations",
         ge=1,
         le=1000,
         acts_only_with=conditions.WITH_SIMOTA,
@@ -259,7 +264,7 @@ class Settings(BaseModel):
     simota_radius: float = _field(
         DETECTOR,
         2.5,
-        "SimOTA: cells at most this many strides from a box's middle cost least",
+        "SimOTA: locations within this many strides of a box's centre cost least",
         ge=0,
         le=64,
         acts_only_with=conditions.WITH_SIMOTA,
@@ -268,7 +273,7 @@ class Settings(BaseModel):
     distillation: Literal["none", "ld", "kd"] = _field(
         DETECTOR,
         "none",
-        "what is learned from `teacher` at the positives: nothing, its edge distributions (localisation distillation), or its class scores",
+        "what the positives learn from `teacher`: nothing (none), its edge distributions (ld), or its class scores (kd)",
     )
     ld_temperature: float = _field(
         DETECTOR, 10.0, "LD: temperature that softens both distributions", ge=1, le=1000, acts_only_with=conditions.WITH_LD
@@ -277,7 +282,7 @@ class Settings(BaseModel):
     ld_region: Literal["main", "main_and_vlr"] = _field(
         DETECTOR,
         "main",
-        "where LD teaches: at the positives, or in the valuable region around them, too",
+        "locations that LD trains: the positives, or also the valuable region around them",
         acts_only_with=conditions.WITH_LD,
     )
     kd_temperature: float = _field(
@@ -304,7 +309,7 @@ class Settings(BaseModel):
         acts_only_with=conditions.WITH_BUILT_IN_BACKBONE,
     )
     init_weights: str = _field(
-        MODEL, "random", "backbone start: random, pretrained (downloads what is published), or the path of a weights file"
+        MODEL, "random", "backbone start: random, pretrained (ImageNet weights, downloaded), or the path of a weights file"
     )
     init_from: dict[str, Any] = _field(
         MODEL,
@@ -372,12 +377,12 @@ class Settings(BaseModel):
     lr_steps: tuple[Annotated[float, Field(gt=0, le=1)], ...] = _field(
         SCHEDULE,
         (0.6667, 0.9167),
-        "where the step schedule drops, in parts of all epochs: 8 and 11 of 12",
+        "drops of the step schedule, as parts of all epochs: 8 and 11 of 12",
         acts_only_with=conditions.WITH_STEPS,
     )
     warmup_iters: int = _field(SCHEDULE, 500, "iterations of linear warm-up", ge=0, le=MAX_ITERATIONS)
     warmup_start_factor: float = _field(
-        SCHEDULE, 0.001, "where the warm-up starts, as a part of lr", gt=0, le=1, acts_only_with=conditions.WITH_WARMUP
+        SCHEDULE, 0.001, "start of the warm-up, as a part of lr", gt=0, le=1, acts_only_with=conditions.WITH_WARMUP
     )
     clip_grad_norm: float = _field(SCHEDULE, 0.0, "clip gradients to this norm; 0 does not", ge=0, le=MAX_WEIGHT)
     ema_decay: float = _field(
@@ -414,10 +419,10 @@ class Settings(BaseModel):
         "side of a general box: mean of its distribution, or mean over the bins of its highest peak alone",
         acts_only_with=conditions.WITH_GENERAL_BOX,
     )
-    score_thr: float = _field(EVALUATION, 0.05, "class scores below this are no detections", ge=0, lt=1)
+    score_thr: float = _field(EVALUATION, 0.05, "score threshold before NMS", ge=0, lt=1)
     nms_iou: float = _field(EVALUATION, 0.6, "IoU of non-maximum suppression, class by class", gt=0, le=1)
-    nms_pre: int = _field(EVALUATION, 1000, "(location, class) pairs kept per level before NMS", ge=1, le=MAX_ITERATIONS)
-    max_dets: int = _field(EVALUATION, 100, "detections kept per image", ge=1, le=1000)
+    nms_pre: int = _field(EVALUATION, 1000, "most (location, class) pairs of a level before NMS", ge=1, le=MAX_ITERATIONS)
+    max_dets: int = _field(EVALUATION, 100, "most detections of an image", ge=1, le=1000)
 
     @property
     def trains_dfl(self) -> bool:
