@@ -110,13 +110,18 @@ def commands() -> dict[str, click.Command]:
     return found
 
 
+def has_options(command: click.Command) -> bool:
+    """Return True if a command has options beside ``--help``."""
+    return any(isinstance(each, click.Option) and not each.hidden for each in command.params)
+
+
 def options_of(command: click.Command) -> str:
     """Return the table of a command's options, without the former names and ``--help``."""
     rows = []
     for option in command.params:
         if isinstance(option, click.Option) and not option.hidden:
             rows.append([f"`{_spelling(option)}`", _meaning(option)])
-    return table(("option", "meaning"), rows) if rows else "It has no options.\n"
+    return table(("option", "meaning"), rows)
 
 
 def _spelling(option: click.Option) -> str:
@@ -163,7 +168,7 @@ PARTS: dict[str, Callable[[], str]] = {
             "published table": PublishedTable, "published row": PublishedRow,
         }.items()
     },
-    **{f"options {name}": lambda command=command: options_of(command) for name, command in commands().items()},
+    **{f"options {name}": lambda command=command: options_of(command) for name, command in commands().items() if has_options(command)},
     "metrics": metrics,
     "differences": differences,
     "verdicts": verdicts,
