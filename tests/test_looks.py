@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gfl_lab.errors import InputError, SpecError
-from gfl_lab.orchestrate import resources
+from gfl_lab.orchestrate import budget, resources
 from gfl_lab.orchestrate.driver import design_kept
 from gfl_lab.report import looks_simulated as simulated
 from gfl_lab.report.comparison import compare, compare_two
@@ -276,6 +277,20 @@ def test_a_failed_row_does_not_stop_the_others(cli: Cli, tmp_path: Path) -> None
     assert rows["large"]["delta"]["AP"]["verdict"] == "better" and rows["alike"]["delta"]["AP"]["verdict"] == "equivalent"
     assert "failing seed 2" in err and "failing waits for a trial that failed" in err
     assert rows["failing"]["counts"]["done"] == 2
+
+
+def test_a_budget_counts_over_all_looks(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each trial takes a minute of a clock that only they move. Every look by itself is within the budget of 9 minutes: 6, 4, 8 trials."""
+
+    def minutes() -> float:
+        return 60.0 * len(list((tmp_path / "runs").glob(f"trials/*/{known_trial.STARTED}")))
+
+    monkeypatch.setattr(budget, "time", SimpleNamespace(monotonic=minutes))
+    file = experiment_file(tmp_path, "{until_resolved: 1, looks: [2, 4, 8]}")
+    code, _, err = cli("run", file, *RUN, "--budget", "9min")
+    assert code == 5 and "look at 2 seeds" in err and "--budget 9min is spent" in err, err
+    assert 9 <= sum(seeds_of(tmp_path).values()) <= 10, "the trial that spends the last minute may not be the last of its look"
+    assert cli("run", file, *RUN)[0] == 0
 
 
 def test_seeds_that_are_added_after_a_verdict_are_told(cli: Cli, tmp_path: Path) -> None:

@@ -220,6 +220,7 @@ class Session:
 
     def _train(self, work: Work, workers: Workers, stop: StopSwitch, meter: Meter) -> list[str]:
         stop.install()
+        meter.look(0)  # sessions before this one of the same command may have spent the budget
         with self.reporter.progress() as listener:
 
             def watch(progress: Sequence[Progress]) -> None:
