@@ -36,7 +36,7 @@ from gfl_lab import naming
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = 25
 COMPLETE = "complete"
-PAGES = ("", "table", "curves", "boxes", "localisation", "trials")
+PAGES = ("", "table", "curves", "boxes", "calibration", "trials")
 ROUNDS = 5
 DASHBOARD = [str(Path(sys.executable).with_name("gfl-lab")), "dashboard", "--port", "PORT"]
 
@@ -160,7 +160,7 @@ def changes(root: Path) -> list[float]:
         for title, page in [
             ("Curves", "curves"),
             ("Boxes", "boxes"),
-            ("Scores", "localisation"),
+            ("Calibration", "calibration"),
             ("Trials", "trials"),
             ("Table", "table"),
         ] * 2:
@@ -233,7 +233,7 @@ def main() -> None:
         clicks = changes(root)
         print(clicks, file=sys.stderr, flush=True)
         filled, theirs = mlflow_ui(root, experiments) if asked.mlflow else (0.0, [])
-    names = {"": "overview", "localisation": "scores", "table": "table, with its plots"}
+    names = {"": "overview", "calibration": "calibration", "table": "table, with its plots"}
     lines = [
         *header(
             "The dashboard over many trials", f"uv run python benchmarks/dashboard_scale.py --experiments {experiments}", ("streamlit", "mlflow")

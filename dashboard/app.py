@@ -20,10 +20,8 @@ clicks.listen()
 
 entries = {entry.name: entry for entry in pages.PAGES}
 page = st.navigation(
-    [
-        st.Page(entry.file, title=entry.title, icon=entry.icon, url_path=entry.name, default=entry is pages.OVERVIEW)
-        for entry in pages.PAGES
-    ],
+    [st.Page(entry.file, title=entry.title, icon=entry.icon, url_path=entry.name, default=entry is pages.OVERVIEW) for entry in pages.PAGES]
+    + [st.Page(pages.VIEWS / f"{name}.py", title=name, url_path=name, visibility="hidden") for name in pages.MOVED],
     position="top",
 )
 entry = entries.get(page.url_path, pages.OVERVIEW)

@@ -31,12 +31,14 @@ class PageEntry:
 
 
 OVERVIEW = PageEntry("overview", "Overview", ":material/grid_view:", "Experiments", of_experiment=False)
+MOVED = ("localisation",)
+"""Addresses of earlier versions. Each has a file in ``views`` that leads to the page of today."""
 PAGES: tuple[PageEntry, ...] = (
     OVERVIEW,
     PageEntry("table", "Table", ":material/table_rows:", ""),
     PageEntry("curves", "Curves", ":material/show_chart:", "Training curves"),
     PageEntry("boxes", "Boxes", ":material/stacked_bar_chart:", "Learned box distributions"),
-    PageEntry("localisation", "Scores", ":material/my_location:", "Scores and distributions in numbers"),
+    PageEntry("calibration", "Calibration", ":material/my_location:", "Calibration and distributions in numbers"),
     PageEntry("compare", "Compare", ":material/compare_arrows:", "Two variants side by side"),
     PageEntry("trials", "Trials", ":material/list_alt:", "Trials and failures"),
     PageEntry("guide", "Guide", ":material/menu_book:", "How to read this", of_experiment=False),

@@ -20,6 +20,7 @@ from gfl_lab.metrics.coco_records import Records
 from gfl_lab.report import bimodal, calibration, difference_images, variant_comparison
 from gfl_lab.report import sides as side_rows
 from gfl_lab.report.boxes import box_view
+from gfl_lab.report.comparison import Comparison, compare
 from gfl_lab.report.drawing import close_up
 from gfl_lab.report.epoch_trend import EpochTrend, epoch_trends
 from gfl_lab.report.ranking import Ranking, rank
@@ -37,7 +38,7 @@ GALLERY_SIDES = 12
 
 _LIMITS = {
     "ranking": 16, "boxes": 16, "bimodal": 16, "box rows": 64, "gallery": 8, "reliability": 64, "sides": 32, "coincidence": 64,
-    "comparison": 16, "difference images": 32, "has sides": 64,
+    "comparison": 16, "comparisons": 64, "difference images": 32, "has sides": 64,
 }  # fmt: skip
 """Kinds of values, and how many of each are kept."""
 
@@ -94,6 +95,19 @@ class Reader:
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, IndexError) as error:
             raise StoreError(f"{naming.SEARCH} of {name} ({profile}) is damaged: {type(error).__name__} {error}") from None
         return ranking
+
+    # --- ablations ---
+
+    def comparisons(self, experiment: ExperimentRow) -> dict[str, Comparison]:
+        """Return each variant's comparison with the baseline in AP, as the table has it, by the variant's name."""
+        trials = [trial for variant in experiment.variants for trial in variant.done]
+        stamp = tuple((trial.id, trial.seed, tuple(sorted(trial.metrics.items())), self.store.records_stamp(trial.id)) for trial in trials)
+        failed = tuple(variant.name for variant in experiment.variants if variant.failed)
+
+        def make() -> dict[str, Comparison]:
+            return {each.variant: each for each in compare(experiment, self.store.resampled_or_none) if each.metric == "AP"}
+
+        return self._kept("comparisons", (experiment.name, experiment.profile), (stamp, failed, repr(experiment.design)), make)
 
     # --- boxes ---
 

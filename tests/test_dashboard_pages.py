@@ -20,6 +20,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import experiments, pages, reader, theme
 from gfl_lab import naming
+from gfl_lab.report.formatting import format_number, verdict_text
 from gfl_lab.report.grid import Tone
 from gfl_lab.report.table import build_table
 from gfl_lab.results.store import open_store
@@ -119,14 +120,14 @@ def test_pages_of_imported_detections_show_their_numbers_and_say_what_there_is_n
     root = tmp_path / "runs"
     import_results(RunTree(root), "anyone", ImportOptions(arms, val, question="Which one?"), lambda _: None)
     shown = {page: words_of(open_page(page, root, monkeypatch)) for page in PAGES}
-    for page in ("curves", "boxes", "localisation"):
+    for page in ("curves", "boxes", "calibration"):
         assert "This experiment is made of imported detections." in shown[page], page
     assert (
         "No training curves" in shown["curves"]
         and "No box distributions" in shown["boxes"]
-        and "No box distributions" in shown["localisation"]
+        and "No box distributions" in shown["calibration"]
     )
-    assert "calibration error" in shown["localisation"] and shown["localisation"].count("dfine") >= 2, "scores are there"
+    assert "calibration error" in shown["calibration"] and shown["calibration"].count("dfine") >= 2, "scores are there"
     assert "val: 10 images, 3 classes" in shown["table"] and "none of the detectors" in shown["table"] and "AP75" in shown["table"]
     assert "2 seeds" in shown["compare"] and "class 7" in shown["compare"]
     assert "Which one?" in shown["overview"] and shown["trials"].count("done") >= 4
@@ -271,8 +272,13 @@ def test_a_search_between_two_trials_stays_on_the_first_page(many, tmp_path, mon
 def test_many_seeds_have_one_bar(tmp_path, monkeypatch):
     write_fake_tree(tmp_path, **SMALL, seeds=range(12), states={(1, 3): "failed"})
     page = html_of(open_page("overview", tmp_path, monkeypatch))
-    assert page.count('class="bar ') == 4 and page.count('b-failed"') == 1 and "of the steps of 12 trials" in page
-    assert "100% of the steps of 12 trials" in page and "one bar a seed" not in page
+    assert page.count('class="bar ') == 1 == page.count('b-failed"') and "of the steps of 12 trials" in page, "finished ones have none"
+    (experiment,) = open_store(tmp_path).experiments()
+    for each in build_table(experiment, open_store(tmp_path).resampled_or_none).compared:
+        assert f">{theme.text(verdict_text(each))}</span>" in page and f">{format_number('AP', each.found.mean, True)}" in page.replace(
+            '<td class="c-minus">', ">"
+        )
+    assert 'data-sign="?"' in page or 'data-sign="▲"' in page or 'data-sign="▼"' in page
 
 
 def test_table_shows_the_numbers_on_disk(trees, monkeypatch):
@@ -333,6 +339,49 @@ def test_colour_follows_the_verdict(trees, monkeypatch, tmp_path):
     assert 'class="delta better"' not in page and 'class="delta worse"' not in page
 
 
+def test_the_forest_plot_has_every_metric_and_the_colours_of_the_verdicts(trees, monkeypatch):
+    store = open_store(trees["full"])
+    (experiment,) = store.experiments()
+    compared = build_table(experiment, store.resampled_or_none, 2.0).comparisons
+    app = open_page("table", trees["full"], monkeypatch, difference="2", verdicts="AP75")
+    forest = json.loads(app.get("plotly_chart")[0].proto.spec)
+    marks = [(each["x"], each["error_x"]["array"], each["marker"]["color"]) for each in forest["data"]]
+    assert len(marks) == 9 and {axis["title"]["text"] for key, axis in forest["layout"].items() if key.startswith("xaxis")} == {
+        "Δ AP",
+        "Δ AP50",
+        "Δ AP75",
+    }
+    for each in compared:
+        assert ([each.found.mean], [each.found.half or each.found.image_half or 0.0], theme.verdict_colour(each.verdict)) in marks
+    assert [(shape["x0"], shape["x1"]) for shape in forest["layout"]["shapes"] if shape["type"] == "rect"] == [(-2.0, 2.0)] * 3
+    text = html_of(app)
+    assert (
+        "Differences in AP75 to the baseline" in text
+        and "Δ AP75" in text
+        and any("What would resolve this?" in e.label for e in app.expander)
+    )
+    assert (
+        theme.verdict_colour("inconclusive")
+        == theme.verdict_colour("one seed")
+        not in (theme.verdict_colour("better"), theme.verdict_colour("worse"))
+    )
+
+
+def test_columns_sort_by_a_click_explain_themselves_and_rows_open_their_seeds(trees, monkeypatch):
+    app = open_page("table", trees["full"], monkeypatch, sort="AP75", open="qfl=on dfl=on")
+    text = html_of(app)
+    assert 'data-put="sort=AP"' in text and 'data-put="sort=the+plan%27s+order"' in text, "a second click on AP75 undoes it"
+    (experiment,) = open_store(trees["full"]).experiments()
+    trials = experiment.variants[3].trials
+    for trial in trials:
+        assert f"seed {trial.seed} · done · {trial.id}" in text and f">{trial.metrics['AP']:.1f}</td>" in text
+    assert sum(trial.id in text for trial in experiment.trials) == len(trials), "the others are closed"
+    guide = html_of(open_page("guide", trees["full"], monkeypatch))
+    links = set(re.findall(r'href="guide#(about-[^"]+)"', text))
+    assert {"about-AP", "about-p", "about-detectable", "about-needed", "about-verdict"} <= links
+    assert links <= set(re.findall(r'id="(about-[^"]+)"', guide))
+
+
 def test_rows_without_a_value_come_last(trees, monkeypatch):
     (experiment,) = open_store(trees["partial"]).experiments()
     rows = rows_on(open_page("table", trees["partial"], monkeypatch, sort="AP"))
@@ -351,8 +400,14 @@ def test_table_without_results(trees, monkeypatch):
 
 def test_curves_page_draws_all_terms(trees, monkeypatch):
     app = open_page("curves", trees["full"], monkeypatch)
-    assert len(app.get("plotly_chart")) == 1 + 6  # AP, then loss, cls, bbox, dfl, centerness, lr
+    drawn = [json.loads(chart.proto.spec) for chart in app.get("plotly_chart")]
+    titles = [chart["layout"]["yaxis"]["title"]["text"] for chart in drawn]
+    assert titles[0].startswith("AP") and {"loss_cls", "loss_bbox", "loss_dfl", "lr"} <= set(titles) and "loss" not in titles
+    assert "loss_dfl: qfl=off dfl=on, qfl=on dfl=on" in html_of(app), "their sums are not comparable"
     assert app.query_params["metric"] == "AP"
+    app = open_page("curves", trees["full"], monkeypatch, last="3", log="1")
+    assert all(json.loads(chart.proto.spec)["layout"]["yaxis"].get("type") == "log" for chart in app.get("plotly_chart")[1:])
+    assert app.query_params["last"] == "3"
 
 
 def test_boxes_page_follows_its_url(trees, monkeypatch):
@@ -387,14 +442,22 @@ def test_boxes_page_while_nothing_is_finished(trees, monkeypatch):
     assert "The furthest trial is at epoch 2 of 3" in html_of(open_page("boxes", trees["running"], monkeypatch))
 
 
-def test_localisation_page_shows_reliability_and_the_distributions_of_each_variant(trees, monkeypatch):
-    app = open_page("localisation", trees["full"], monkeypatch, seed="1", group="side")
+def test_the_old_address_of_the_calibration_leads_there_with_its_choices(trees, monkeypatch):
+    app = open_page("localisation", trees["full"], monkeypatch, seed="1")
+    assert "Calibration and distributions in numbers" in html_of(app) and app.query_params["seed"] == "1"
+    assert not any(entry.name in pages.MOVED for entry in pages.PAGES), "no link leads to it"
+
+
+def test_calibration_page_shows_reliability_and_the_distributions_of_each_variant(trees, monkeypatch):
+    app = open_page("calibration", trees["full"], monkeypatch, seed="1", group="side")
     text = html_of(app)
-    assert "calibration error" in text and "Spearman" in text and len(app.get("plotly_chart")) == 1
+    assert "calibration error" in text and "Spearman" in text
+    scores, counts = (json.loads(chart.proto.spec) for chart in app.get("plotly_chart"))
+    assert len(counts["data"]) == len(scores["data"]) - 1 and counts["layout"]["yaxis"]["type"] == "log", "a bar and a line a variant"
     assert all(f">{side}<" in text for side in ("left", "top", "right", "bottom")) and "entropy [nats]" in text
-    assert "two known edges" in html_of(open_page("localisation", trees["full"], monkeypatch))
-    assert "two known edges" not in html_of(open_page("localisation", trees["no_truth"], monkeypatch, group="ambiguous"))
-    assert "No trial has finished" in html_of(open_page("localisation", trees["planned"], monkeypatch))
+    assert "two ground-truth edges" in html_of(open_page("calibration", trees["full"], monkeypatch))
+    assert "two ground-truth edges" not in html_of(open_page("calibration", trees["no_truth"], monkeypatch, group="ambiguous"))
+    assert "No trial has finished" in html_of(open_page("calibration", trees["planned"], monkeypatch))
 
 
 def test_compare_page_compares_the_two_of_its_url(trees, monkeypatch):
@@ -434,7 +497,7 @@ def test_pages_without_records_say_so(tmp_path, monkeypatch):
     for trial in tree.trials():
         trial.file(naming.EVAL_RECORDS).unlink()
     assert "has no evaluation records" in html_of(open_page("compare", tmp_path, monkeypatch))
-    assert "No trial of this seed has records" in html_of(open_page("localisation", tmp_path, monkeypatch))
+    assert "No trial of this seed has records" in html_of(open_page("calibration", tmp_path, monkeypatch))
 
 
 def test_gallery_and_growth_are_drawn(tmp_path, monkeypatch):

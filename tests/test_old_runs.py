@@ -113,7 +113,7 @@ def test_rows_curves_and_distributions_are_read(old: OldTree) -> None:
 
 
 @pytest.mark.usefixtures("no_packages")
-@pytest.mark.parametrize("page", ["table", "curves", "localisation", "compare", "trials"])
+@pytest.mark.parametrize("page", ["table", "curves", "calibration", "compare", "trials"])
 def test_the_dashboard_shows_the_old_tree(old: OldTree, page: str) -> None:
     app = AppTest.from_file(str(APP), default_timeout=60)
     app.run()
@@ -123,7 +123,7 @@ def test_the_dashboard_shows_the_old_tree(old: OldTree, page: str) -> None:
     assert not app.exception, app.exception
     shown = "\n".join(element.proto.body for element in app.get("html"))
     assert 'class="alert"' not in shown, shown
-    assert page == "localisation" or "qfl=on" in shown + str([box.options for box in app.selectbox]), shown
+    assert page == "calibration" or "qfl=on" in shown + str([box.options for box in app.selectbox]), shown
 
 
 def test_nothing_of_the_old_tree_is_litter(old: OldTree, cli: Cli) -> None:

@@ -37,6 +37,23 @@ def test_the_mean_is_where_every_seed_has_a_value():
     assert [line.seed for line in a.lines] == [0, 1] and a.x.tolist() == [2, 3] and a.mean.tolist() == [3.5, 5.0]
 
 
+def test_the_last_epochs_alone():
+    lines = logged({("a", 0): [4.0, 2.0, 1.0, 3.0], ("b", 0): [1.0, 2.0]})
+    a, b = curves.curves(lines, "val", last_epochs=3)
+    assert a.x.tolist() == [2, 3, 4] and a.mean.tolist() == [2.0, 1.0, 3.0] and b.x.tolist() == [2]
+    assert [curve.variant for curve in curves.curves(lines, "train", last_epochs=2)] == ["a"], "b ended before"
+    assert curves.curves(lines, "val", window=3, last_epochs=1)[0].mean.tolist() == [2.0], "smoothed over the values before, too"
+
+
+def test_terms_that_differ_by_variant():
+    logged_by = {"loss": ["a", "b"], "loss_cls": ["a", "b"], "loss_dfl": ["b", "b"], "lr": ["a", "b"]}
+    assert curves.differing_terms(logged_by) == {"loss_dfl": ("b",)}
+    assert curves.differing_terms({key: ["a", "b"] for key in logged_by}) == {}
+    variants = [("a", {"quality": "none"}), ("b", {"quality": "joint"}), ("c", {"quality": "none", "dfl_weight": 1})]
+    assert curves.term_groups("loss_cls", variants) == [("a", "c"), ("b",)]
+    assert curves.term_groups("lr", variants) == [("a", "b", "c")] and curves.term_groups("loss_cls", []) == []
+
+
 def test_curve_order_is_the_order_given():
     assert [c.variant for c in curves.curves(logged({("b", 0): [2.0], ("a", 0): [1.0], ("b", 1): [2.0]}), "train")] == ["b", "a"]
     assert curves.curves([], "val") == ()

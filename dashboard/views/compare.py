@@ -21,8 +21,7 @@ MANY_IMAGES = 1000  # from here on comparing takes a minute or more, and starts 
 MOST_CLASSES = 20
 ERROR_IOUS = ("0.5", "0.6", "0.75", "0.9")
 _ABOUT_ERRORS = "Six types, as TIDE has them, each corrected alone; lower is better. The parts do not add up."
-_OLD = {"ours": "variant", "theirs": "reference"}
-"""Names that links of earlier versions have for a choice."""
+_OLD = {"ours": "variant", "theirs": "reference"}  # links of earlier versions
 
 
 def _table(rows: list[report.DifferenceRow], pair: compare_images.Pair) -> str:

@@ -22,7 +22,9 @@ TERMS = {
 }
 
 
-def curves(found: Sequence[Curve], key: str, palette: dict[str, str], order: Sequence[str], epochs: bool, height: int = 260) -> go.Figure:
+def curves(
+    found: Sequence[Curve], key: str, palette: dict[str, str], order: Sequence[str], epochs: bool, height: int = 260, log: bool = False
+) -> go.Figure:
     """Return the mean of the seeds as a line, their range as a band, single seeds as hairlines.
 
     Beyond the last step of the shortest seed, only the hairlines go on.
@@ -67,9 +69,11 @@ def curves(found: Sequence[Curve], key: str, palette: dict[str, str], order: Seq
         )
     title = metric_title(key) if metric else theme.plot_text(key)
     frame(figure, height)
-    figure.update_xaxes(title=unit, showgrid=False, tickformat="d", showline=True, rangemode="normal" if epochs else "tozero")
+    figure.update_xaxes(title=unit, showgrid=False, tickformat="d", showline=True, rangemode="normal")
     figure.update_yaxes(title=title, exponentformat="power", nticks=6)
     if epochs and found and max(len(c.x) for c in found) <= 24:
         figure.update_xaxes(dtick=1 if max(len(c.x) for c in found) <= 12 else 2)
+    if log:
+        figure.update_yaxes(type="log")
     figure.update_layout(hovermode="closest", uirevision=key)
     return figure

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import theme
+from dashboard import grid_html, theme
 from gfl_lab import naming
+from gfl_lab.report import columns
+
+
+def _anchored(key: str, title: str) -> str:
+    """Return a title that the head of a column links to."""
+    return f'<span id="{theme.text(grid_html.anchor(key))}">{theme.text(title)}</span>'
+
 
 theme.header("How to read this")
 
@@ -25,7 +32,7 @@ true difference that these seeds would show 8 times in 10. A variant is *equival
 smallest effect that matters, 0.3 AP unless the experiment says otherwise; *inconclusive* is too little data for any of these.
 *Weak* is a verdict of two seeds. Only *better* and *worse* have a colour, whatever the sign of the difference.
 
-#### Scores and errors
+#### Calibration and errors
 A **reliability** line says how much detections of a score overlap the nearest box of their class; QFL trains the score to be
 that IoU, the diagonal. **Types of error** are TIDE's six: what each costs is the AP50 that correcting it alone would give.
 
@@ -56,9 +63,22 @@ another cell in the other variant, so distances are compared on the image, not b
 """
 )
 
+theme.heading("Columns of the differences", "The same words explain the head of each column.")
+_COLUMNS = [[_anchored(column.key, column.title), theme.text(column.help)] for column in (columns.SEEDS, *columns.difference_columns())]
+theme.show(theme.table_html([("column", "name"), ("meaning", "")], _COLUMNS))
+
+theme.heading("Verdicts", "Colour, sign and word are always those of the table.")
+_VERDICTS = [[theme.verdict_html(verdict), theme.text(meaning)] for verdict, meaning in columns.VERDICTS.items()]
+theme.show(theme.table_html([("verdict", "name"), ("meaning", "")], _VERDICTS))
+
 theme.heading("Numbers")
 _ROWS = [
-    [theme.text(metric.title), theme.text(metric.unit or "–"), "higher" if metric.higher_is_better else "lower", theme.text(metric.help)]
+    [
+        _anchored(metric.key, metric.title),
+        theme.text(metric.unit or "–"),
+        "higher" if metric.higher_is_better else "lower",
+        theme.text(metric.help),
+    ]
     for metric in naming.METRICS.values()
 ]
 _ROWS.append(

@@ -1,4 +1,4 @@
-"""Overview: every experiment with its question and where it stands; of a search the best."""
+"""Overview: every experiment with its question, the verdict on each variant, and where its trials stand; of a search the best."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from dashboard import experiments, live, state, theme
+from dashboard import experiments, live, pages, state, theme
 from dashboard.figures import metric_title
 from dashboard.reader import reader
 from gfl_lab import naming
 from gfl_lab.errors import StoreError
+from gfl_lab.report import claim_sentences as sentences
 from gfl_lab.report import needs
-from gfl_lab.report.formatting import MISSING, format_number
+from gfl_lab.report.comparison import Comparison
+from gfl_lab.report.formatting import MISSING, format_number, verdict_text
 from gfl_lab.report.ranking import Ranking
 from gfl_lab.results.rows import ExperimentRow, TrialRow, TrialState, VariantRow
 from gfl_lab.results.search import DONE, FAILED, STOPPED, SuggestionRow
@@ -59,23 +61,50 @@ def _needs(experiment: ExperimentRow, variant: VariantRow) -> str:
     )
 
 
-def _row(experiment: ExperimentRow, variant: VariantRow, colour: str = "") -> list[str]:
+def _name(experiment: ExperimentRow, variant: VariantRow, colour: str = "") -> str:
     name = (theme.swatch(colour) if colour else "") + theme.text(variant.name)
-    name += (' <span class="dim small">baseline</span>' if variant.baseline else "") + _needs(experiment, variant)
-    return [name, f'<div class="bars">{theme.bars_html(variant.trials)}</div>', _states(variant), _ap(variant)]
+    return name + (' <span class="dim small">baseline</span>' if variant.baseline else "") + _needs(experiment, variant)
+
+
+def _progress(variant: VariantRow) -> str:
+    """Return where the trials of a variant stand, as HTML: with bars until all have finished."""
+    bars = "" if len(variant.done) == len(variant.trials) else f'<div class="bars">{theme.bars_html(variant.trials)}</div>'
+    return _states(variant) + bars
+
+
+def _row(experiment: ExperimentRow, variant: VariantRow, found: Comparison | None, colour: str) -> list[str]:
+    cells = [_name(experiment, variant, colour), _ap(variant)]
+    if found is None:
+        cells += ["", ""] if variant.baseline else [f'<span class="dim">{MISSING}</span>', ""]
+    else:
+        interval = theme.text(sentences.interval_text(found).removeprefix("95% interval "))
+        cells += [
+            f'{sentences.difference(found)} <span class="pm">{interval}</span>',
+            theme.verdict_html(found.verdict, verdict_text(found)),
+        ]
+    return [*cells, _progress(variant)]
 
 
 def _variants(experiment: ExperimentRow) -> None:
     palette = theme.colours(experiment)
     shown = experiment.variants[:MOST_VARIANTS]
-    progress = "progress, one bar a seed" if any(1 < len(variant.trials) <= theme.MOST_BARS for variant in shown) else "progress"
-    head = [("variant", "name"), (progress, "half"), ("trials", ""), ("AP", "num")]
-    theme.show(theme.table_html(head, [_row(experiment, variant, palette[variant.name]) for variant in shown]))
+    found = reader().comparisons(experiment)
+    baseline = experiment.baseline.name if experiment.baseline else ""
+    minus = f"difference to {baseline}, 95% interval" if baseline else ""
+    head = [
+        ("variant", "name c-name"),
+        ("AP", "num c-ap"),
+        (minus, "c-minus"),
+        ("verdict" if baseline else "", "c-verdict"),
+        ("trials", "c-trials"),
+    ]
+    theme.show(theme.table_html(head, [_row(experiment, each, found.get(each.name), palette[each.name]) for each in shown]))
     if len(shown) < len(experiment.variants):
         theme.show(f'<div class="dim small">and {len(experiment.variants) - len(shown)} more variants in the table</div>')
     if needed := needs.grouped(experiment):
-        head[0] = ("trials that others need", "name")
-        theme.show(theme.table_html(head, [_row(experiment, row) for row in needed[:MOST_VARIANTS]]))
+        head = [("trials that others need", "name c-name"), ("AP", "num c-ap"), ("trials", "")]
+        lines = [[_name(experiment, row), _ap(row), _progress(row)] for row in needed[:MOST_VARIANTS]]
+        theme.show(theme.table_html(head, lines))
         if len(needed) > MOST_VARIANTS:
             theme.show(f'<div class="dim small">and {len(needed) - MOST_VARIANTS} more on the page Trials</div>')
 
@@ -124,7 +153,7 @@ def _experiment(experiment: ExperimentRow) -> None:
                 experiment.name,
                 f"profile {experiment.profile}" + (f" ({experiment.profile_title})" if experiment.profile_title else ""),
                 live.data_line(experiment),
-                f"last sign of life {experiments.age(newest)}" if newest else "",
+                f"last update {experiments.age(newest)}" if newest else "",
             )
             if part
         )
@@ -140,9 +169,10 @@ def _experiment(experiment: ExperimentRow) -> None:
             _variants(experiment)
         links = st.container(horizontal=True, gap="medium")
         query = {state.EXPERIMENT: state.of(experiment)}
-        table = "Ranked table" if experiment.kind == experiments.SEARCH else "AP table"
-        for page, label in (("table", table), ("curves", "Curves"), ("boxes", "Box distributions"), ("trials", "Trials and failures")):
-            links.page_link(f"views/{page}.py", label=label, query_params=query)
+        for entry in pages.PAGES:
+            if entry.of_experiment:
+                label = "Ranked table" if entry.name == "table" and experiment.kind == experiments.SEARCH else entry.title
+                links.page_link(str(entry.file), label=label, query_params=query)
 
 
 def _from_the_first() -> None:

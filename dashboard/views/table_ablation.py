@@ -6,16 +6,19 @@ from functools import partial
 
 import streamlit as st
 
-from dashboard import downloads, grid_html, state, theme
+from dashboard import clicks, downloads, grid_html, state, theme
 from dashboard.figures import CONFIG
 from dashboard.reader import reader
 from dashboard.views import table_figures
 from gfl_lab import naming
-from gfl_lab.report import speed
-from gfl_lab.report.comparison import min_effect_of
+from gfl_lab.metrics.coco_ap import RESAMPLED
+from gfl_lab.report import claim_sentences as sentences
+from gfl_lab.report import columns, speed
+from gfl_lab.report.comparison import INCONCLUSIVE, Comparison, min_effect_of
 from gfl_lab.report.exports import TABLE_FORMS
-from gfl_lab.report.formatting import metric_title
+from gfl_lab.report.formatting import format_number, metric_title
 from gfl_lab.report.grid import LABEL, PUBLISHED, Column, Grid
+from gfl_lab.report.statistics import ONE_SEED
 from gfl_lab.report.table import Table, build_table
 from gfl_lab.report.table_grid import comparison_grid, comparison_title, metric_columns, ranked, values_grid
 from gfl_lab.results.rows import ExperimentRow
@@ -27,7 +30,7 @@ DIFFERENCES = ("0.1", "0.2", "0.3", "0.5", "1", "2", "5")
 
 
 def choices(experiment: ExperimentRow) -> None:
-    """Draw the choices above the table: the column that rows are sorted by, a filter, the difference to detect."""
+    """Draw the choices above the table: the column that rows are sorted by, a filter, the smallest effect, the metric of the verdicts."""
     if len(experiment.variants) < FEW:
         return
     columns = [_choice(column) for column in metric_columns(build_table(experiment))]
@@ -35,10 +38,11 @@ def choices(experiment: ExperimentRow) -> None:
         columns += [title for key in naming.TRUTH_METRICS if (title := metric_title(key)) not in columns]
     with st.container(horizontal=True, gap="medium"):
         state.choose("Sorted by", "sort", [PLAN, *columns], PLAN, width=240)
-        state.typed("Only variants with", "rows", placeholder="words of their names", width=240)
+        state.typed("Filter variants by name", "rows", placeholder="words of a name", width=240)
         own = f"{min_effect_of(experiment):g}"
         sizes = sorted({*DIFFERENCES, own}, key=float)
         state.choose("Smallest effect that matters", "difference", sizes, own, names=lambda points: f"{points} AP", width=200)
+        state.choose("Verdicts on", "verdicts", tuple(RESAMPLED), widget=st.segmented_control, required=True)
 
 
 def _choice(column: Column) -> str:
@@ -54,15 +58,18 @@ def show(experiment: ExperimentRow) -> None:
     counts = experiment.counts
     if any(n for each, n in counts.items() if each.value != "done"):
         theme.show(theme.counts_html(counts))
+    names = [grid.rows[i].name for i in order]
+    _forest(table, names)
     if order:
-        theme.show(grid_html.values_html(grid, order, palette))
+        opened = str(state.chosen("open") or "")
+        theme.show(grid_html.values_html(grid, order, palette, _heads(grid), grid_html.Opened(opened, _seeds(experiment, grid, opened))))
     else:
         theme.empty("No row has these words", "They are looked for in the names of the variants.")
     if not any(row.metrics for row in table.rows):
         theme.empty(
             "No trial has finished", "The numbers appear here one by one as trials end. Until then, the curves show how far they are."
         )
-    _comparisons(table, [grid.rows[i].name for i in order])
+    _comparisons(table, names)
     notes = [theme.redact(note) for note in table.footnotes]
     if notes:
         theme.show('<ol class="notes small dim">' + "".join(f"<li>{theme.text(note)}</li>" for note in notes) + "</ol>")
@@ -81,25 +88,80 @@ def _order(grid: Grid) -> list[int]:
     return [i for i in rows if all(word in grid.rows[i].name.casefold() for word in words)]
 
 
+def _heads(grid: Grid) -> dict[int, str]:
+    """Return the attributes of each column's head that make a click sort by it, by the column's position; a second click undoes it."""
+    if len(grid.rows) < FEW:
+        return {}
+    asked = st.session_state.get("w:sort", PLAN)
+    shown = [i for i in grid.shown if grid.columns[i].group != LABEL]
+    by = {i: _choice(grid.columns[i]) for i in shown}
+    sorted_ = {i: ' class="sorted"' if choice == asked else "" for i, choice in by.items()}
+    return {i: clicks.put_attribute(sort=PLAN if sorted_[i] else choice) + sorted_[i] for i, choice in by.items()}
+
+
+def _seeds(experiment: ExperimentRow, grid: Grid, variant: str) -> list[tuple[str, list[str]]]:
+    """Return the trials of a variant as (title, values in the order of the shown columns)."""
+    found = next((each for each in experiment.variants if each.name == variant), None)
+    lines = []
+    for trial in found.trials if found else ():
+        shown = [grid.columns[i] for i in grid.shown if grid.columns[i].group != LABEL]
+        values = [
+            format_number(column.key, trial.metrics[column.key]) if column.group != PUBLISHED and column.key in trial.metrics else ""
+            for column in shown
+        ]
+        lines.append((f"seed {trial.seed} · {theme.state_title(trial.state)} · {trial.id}", values))
+    return lines
+
+
+def _forest(table: Table, variants: list[str]) -> None:
+    """Draw the differences with their intervals, the band of the smallest effect, and the verdicts as colours."""
+    shown = [each for each in table.comparisons if each.variant in variants]
+    if not shown:
+        return
+    figure = table_figures.forest(shown, variants, theme.ink())
+    baseline = table.baseline.variant if table.baseline else ""
+    least = f"{shown[0].min_effect:g}"
+    legend = "".join(theme.verdict_html(verdict) for verdict in columns.VERDICTS if any(each.verdict == verdict for each in shown))
+    theme.show(
+        f'<div class="legend"><b>Difference to {theme.text(baseline)} with its 95% interval</b>{legend}'
+        f'<span class="dim">grey band: ±{least} AP, the smallest effect that matters</span></div>'
+    )
+    st.plotly_chart(figure, key="forest", config=CONFIG, alt="difference to the baseline with its 95% interval, one row a variant")
+
+
 def _comparisons(table: Table, variants: list[str]) -> None:
-    """Draw every variant that is shown against the baseline, the verdict by colour and in words."""
-    grid = comparison_grid(table)
+    """Draw every variant that is shown against the baseline, with the verdict, and what would resolve open ones."""
+    metric = str(st.session_state.get("w:verdicts", "AP"))
+    metric = metric if metric in RESAMPLED else "AP"
+    grid = comparison_grid(table, metric)
     by_name = {row.name: row for row in grid.rows}
     rows = [by_name[name] for name in variants if name in by_name]
     if rows:
-        theme.heading(comparison_title(table), "Is a difference more than other seeds and other images would make?")
-        theme.show(grid_html.rows_html(grid, rows))
+        theme.heading(comparison_title(table, metric), "Is a difference more than other seeds and other images would make?")
+        compared = {each.variant: each for each in table.comparisons if each.metric == metric}
+        verdicts = {name: each.verdict for name, each in compared.items()}
+        theme.show(grid_html.rows_html(grid, rows, verdicts))
+        _resolve([compared[row.name] for row in rows])
+
+
+def _resolve(compared: list[Comparison]) -> None:
+    """Say what each open verdict needs, seeds or images."""
+    open_ = [each for each in compared if each.verdict in (INCONCLUSIVE, ONE_SEED)]
+    if open_:
+        with st.expander("What would resolve this?", icon=":material/help:"):
+            lines = [[theme.text(each.variant), theme.text(" ".join(sentences.caveats(each)))] for each in open_]
+            theme.show(theme.table_html([("variant", "name"), ("seeds or images", "")], lines))
 
 
 def _speed(experiment: ExperimentRow, palette: dict[str, str]) -> None:
     """Draw speed against AP, measured and published in plots of their own: their machines differ."""
     order = [variant.name for variant in experiment.variants]
-    found = {"ours": speed.speed_accuracy(experiment), "published": speed.published_speed(experiment)}
+    found = {"measured": speed.speed_accuracy(experiment), "published": speed.published_speed(experiment)}
     shown = {name: points for name, points in found.items() if len(points) > 1}
     if not shown:
         return
     theme.heading("Speed against AP", "Upper right is better; the dotted line joins what no other variant beats in both.")
-    where = {"ours": "on this machine", "published": "as published, on the authors' machine"}
+    where = {"measured": "on this machine", "published": "as published, on the authors' machine"}
     for column, (name, points) in zip(st.columns(len(shown), gap="medium"), shown.items(), strict=True):
         figure = table_figures.speed_accuracy(points, speed.pareto(points), palette, order, where[name])
         with column:

@@ -1,14 +1,61 @@
-"""Speed against AP."""
+"""Differences to the baseline with their intervals, and speed against AP."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from dashboard import theme
-from dashboard.figures import AXIS, NO_HOVER, frame, rgba
+from dashboard.figures import AXIS, NO_HOVER, frame, rgba, short
+from gfl_lab.metrics.coco_ap import RESAMPLED
+from gfl_lab.report.claim_sentences import difference, interval_text
+from gfl_lab.report.comparison import Comparison
+from gfl_lab.report.formatting import VERDICT_SIGNS, verdict_text
 from gfl_lab.report.speed import Point
+
+
+def forest(compared: Sequence[Comparison], variants: Sequence[str], ink: str) -> go.Figure:
+    """Return a panel for AP, AP50 and AP75 with a row for each variant: the difference to the baseline, its interval and its verdict.
+
+    Args:
+        compared: the comparisons of ``variants`` in all three metrics.
+        variants: in the order of the rows, from the top.
+    """
+    shown = [name for name in reversed(variants) if any(each.variant == name for each in compared)]
+    metrics = [metric for metric in RESAMPLED if any(each.metric == metric for each in compared)]
+    figure = make_subplots(rows=1, cols=len(metrics), shared_yaxes=True, horizontal_spacing=0.025)
+    for column, metric in enumerate(metrics, 1):
+        for each in (each for each in compared if each.metric == metric):
+            colour, sign = theme.verdict_colour(each.verdict), VERDICT_SIGNS.get(each.verdict, "")
+            low, high = each.found.low, each.found.high
+            half = each.found.half if low is not None and high is not None else each.found.image_half
+            about = f"{theme.plot_text(each.variant)}: {difference(each)} {metric}, {interval_text(each)}<br>{sign} {verdict_text(each)}"
+            figure.add_scatter(
+                x=[each.found.mean],
+                y=[shown.index(each.variant)],
+                mode="markers",
+                marker={
+                    "size": 10,
+                    "color": colour,
+                    "symbol": {True: "triangle-right", False: "triangle-left", None: "circle"}[each.better],
+                },
+                error_x={"type": "data", "array": [half or 0.0], "thickness": 1.8 if low is not None else 0.9, "width": 5, "color": colour},
+                hovertemplate=about + "<extra></extra>",
+                row=1,
+                col=column,
+            )
+        figure.update_xaxes(title=f"Δ {metric}", row=1, col=column)
+        band = compared[0].min_effect
+        # after the marks: Plotly adds no shape to an empty panel
+        figure.add_vrect(x0=-band, x1=band, fillcolor="rgba(128,128,128,.22)", line_width=0, layer="below", row=1, col=column)
+        figure.add_vline(x=0, line={"width": 1, "color": ink}, row=1, col=column)
+    frame(figure, 64 + 26 * len(shown), r=16)
+    figure.update_xaxes(showline=True, nticks=8)
+    figure.update_yaxes(range=[-0.6, len(shown) - 0.4], showgrid=False)
+    figure.update_yaxes(tickvals=list(range(len(shown))), ticktext=[theme.plot_text(short(name)) for name in shown], col=1)
+    return figure
 
 
 def speed_accuracy(points: Sequence[Point], front: Sequence[Point], palette: dict[str, str], order: Sequence[str], where: str) -> go.Figure:

@@ -14,12 +14,12 @@ VARIANT = Column("variant", "variant", LABEL, "one combination of settings, trai
 SEEDS = Column("seeds", "seeds", LABEL, "finished seeds; 2/3 if one of three is missing")
 
 
-def difference_columns(min_effect: float = MIN_EFFECT) -> tuple[Column, ...]:
-    """Return the columns of the table of differences. ``min_effect``, in AP, is the smallest difference that matters."""
+def difference_columns(min_effect: float = MIN_EFFECT, metric: str = "AP") -> tuple[Column, ...]:
+    """Return the columns of the table of differences in ``metric``. ``min_effect``, in AP, is the smallest difference that matters."""
     least = f"{min_effect:g}"
     return (
         VARIANT,
-        Column("Δ AP", "difference", help="mean difference to the baseline, paired by seed"),
+        Column(f"Δ {metric}", "difference", help="mean difference to the baseline, paired by seed"),
         Column(
             "95% interval",
             "interval",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +51,35 @@ def curve_keys(found: Iterable[str]) -> tuple[str, ...]:
     return (*known, *sorted(found - set(known)))
 
 
-def curves(logged: Iterable[Logged], kind: str, window: int = 1, max_points: int = MAX_POINTS) -> tuple[Curve, ...]:
+def differing_terms(variants: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
+    """Return the loss terms that some variants have and others do not, with the variants that have them.
+
+    Args:
+        variants: the variants that have logged each metric of training; those that are no terms of the loss are left out.
+    """
+    terms = {key: tuple(dict.fromkeys(names)) for key, names in variants.items() if key.startswith("loss_")}
+    every = {name for names in terms.values() for name in names}
+    return {key: names for key, names in terms.items() if set(names) != every}
+
+
+_TERM_SETTINGS = {
+    "loss_cls": ("detector", "head", "quality", "cls_loss", "qfl_beta", "varifocal_alpha", "varifocal_gamma"),
+    "loss_bbox": ("detector", "head", "box", "box_loss", "box_loss_weight"),
+    "loss_dfl": ("detector", "head", "dfl_weight", "bins", "reg_max"),
+    "loss": ("detector",),
+}
+"""Settings that decide what a term of the loss is. Values of a term are comparable between variants that agree in them."""
+
+
+def term_groups(key: str, variants: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, ...]]:
+    """Return the variants (name, settings) in groups for which a term of the loss means the same."""
+    groups: dict[str, list[str]] = {}
+    for name, settings in variants:
+        groups.setdefault(repr([settings.get(each) for each in _TERM_SETTINGS.get(key, ())]), []).append(name)
+    return [tuple(names) for names in groups.values()]
+
+
+def curves(logged: Iterable[Logged], kind: str, window: int = 1, max_points: int = MAX_POINTS, last_epochs: int = 0) -> tuple[Curve, ...]:
     """Return the curves of one metric, in the order in which their variants come.
 
     Args:
@@ -58,11 +87,16 @@ def curves(logged: Iterable[Logged], kind: str, window: int = 1, max_points: int
         kind: ``train`` (x is the step) or ``val`` (x is the epoch).
         window: mean over this many consecutive values (odd), centred, fewer at the ends; 1 changes nothing.
         max_points: longer lines are thinned to every k-th value, first and last kept.
+        last_epochs: only so many epochs at the end of the longest line; 0 is all.
     """
+    logged = list(logged)
+    first = max((int(one.epoch.max()) for one in logged if len(one.epoch)), default=0) - last_epochs + 1 if last_epochs else 0
     variants: dict[str, list[tuple[Logged, Array, Array]]] = {}
     for one in logged:
         x, last = np.unique((one.step if kind == "train" else one.epoch)[::-1], return_index=True)  # of a repeated one the last
-        variants.setdefault(one.variant, []).append((one, x.astype(float), smoothed(one.value[::-1][last], window)))
+        y, is_shown = smoothed(one.value[::-1][last], window), one.epoch[::-1][last] >= first
+        if is_shown.any():
+            variants.setdefault(one.variant, []).append((one, x[is_shown].astype(float), y[is_shown]))
     result = []
     for variant, found in variants.items():
         found.sort(key=lambda each: (each[0].seed, each[0].trial))

@@ -114,16 +114,17 @@ def ranked(grid: Grid, position: int) -> list[int]:
 # --- comparisons ----------------------------------------------------------------------------------
 
 
-def comparison_grid(table: Table) -> Grid:
-    """Return the grid of differences in AP to the baseline, one row a variant."""
-    min_effect = table.compared[0].min_effect if table.compared else MIN_EFFECT
-    rows = tuple(Row(each.variant, _comparison_cells(each)) for each in table.compared)
-    return Grid(difference_columns(min_effect), rows, comparison_title(table), intervals=_intervals(table.compared))
+def comparison_grid(table: Table, metric: str = "AP") -> Grid:
+    """Return the grid of differences to the baseline, one row a variant. ``metric``: of ``coco_ap.RESAMPLED``."""
+    compared = tuple(each for each in table.comparisons if each.metric == metric)
+    min_effect = compared[0].min_effect if compared else MIN_EFFECT
+    rows = tuple(Row(each.variant, _comparison_cells(each)) for each in compared)
+    return Grid(difference_columns(min_effect, metric), rows, comparison_title(table, metric), intervals=_intervals(compared))
 
 
-def comparison_title(table: Table) -> str:
+def comparison_title(table: Table, metric: str = "AP") -> str:
     """Return the heading of the comparisons."""
-    return f"Differences in AP to the baseline ({table.baseline.variant if table.baseline else ''})"
+    return f"Differences in {metric} to the baseline ({table.baseline.variant if table.baseline else ''})"
 
 
 def _comparison_cells(each: Comparison) -> tuple[Cell, ...]:
