@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -26,6 +27,7 @@ from gfl_lab.orchestrate.resources import TrialResources, loaders
 from gfl_lab.orchestrate.supervisor import MAX_LOST, Attempts, Job, TrialProcess
 from gfl_lab.orchestrate.watcher import Progress, Watcher
 from gfl_lab.plan.plan import PlanInputs, build_plan
+from gfl_lab.processes import no_collections
 from gfl_lab.records.files import read_json, write_json
 from gfl_lab.records.lease import write_lease
 from gfl_lab.records.manifest import DataPaths
@@ -230,6 +232,16 @@ def test_a_killed_server_is_an_error_with_its_last_words(tmp_path: Path) -> None
     with pytest.raises(RuntimeError, match="the process that starts trials ended"):
         process.run(job(tmp_path, "succeed", 2))
     process.close()
+
+
+def test_imports_collect_nothing_and_the_collector_is_afterwards_as_before() -> None:
+    assert gc.isenabled()
+    with contextlib.suppress(ImportError), no_collections():
+        with no_collections():
+            assert not gc.isenabled()
+        assert not gc.isenabled(), "the outer one goes on"
+        raise ImportError
+    assert gc.isenabled()
 
 
 def test_inline_runs_in_this_process_and_stops(tmp_path: Path) -> None:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import warnings
 
-from gfl_lab.detector import mmcv_ops
+from gfl_lab.processes import no_collections
 
 # Warnings of mmdet and torch about mmdet's own code do not help a person who trains or tests a detector.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"mmdet\.|mmcv\.|torch\.functional")
 
-mmcv_ops.install()
+with no_collections():  # torch, mmcv and mmdet
+    from gfl_lab.detector import mmcv_ops
 
-from gfl_lab.detector import backbones as _backbones  # noqa: E402, F401  (after install(); these register their classes)
-from gfl_lab.detector import head as _head  # noqa: E402, F401
-from gfl_lab.detector import mmdet_detector as _mmdet_detector  # noqa: E402, F401
-from gfl_lab.detector import mmdet_heads as _mmdet_heads  # noqa: E402, F401
-from gfl_lab.detector import preprocess as _preprocess  # noqa: E402, F401
-from gfl_lab.detector import trial_detector as _trial_detector  # noqa: E402, F401
-from gfl_lab.detector import vit_adapter as _vit_adapter  # noqa: E402, F401
+    mmcv_ops.install()
+
+    from gfl_lab.detector import backbones as _backbones  # noqa: F401  (after install(); these register their classes)
+    from gfl_lab.detector import head as _head  # noqa: F401
+    from gfl_lab.detector import mmdet_detector as _mmdet_detector  # noqa: F401
+    from gfl_lab.detector import mmdet_heads as _mmdet_heads  # noqa: F401
+    from gfl_lab.detector import preprocess as _preprocess  # noqa: F401
+    from gfl_lab.detector import trial_detector as _trial_detector  # noqa: F401
+    from gfl_lab.detector import vit_adapter as _vit_adapter  # noqa: F401

@@ -27,7 +27,7 @@ import sys
 import traceback
 from typing import Any, NoReturn
 
-from gfl_lab.processes import GUARD, call_and_exit, die_with_parent, fresh_command, hide_gpus, rename
+from gfl_lab.processes import GUARD, call_and_exit, die_with_parent, fresh_command, hide_gpus, no_collections, rename
 
 
 def _child(request: dict[str, Any], server: int, fresh: bool) -> NoReturn:
@@ -97,9 +97,9 @@ def main(preload: str) -> None:
         signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal group; the driver decides what it means
     if preload:
         hide_gpus()
-        importlib.import_module(preload)
-        gc.collect()
-        gc.freeze()  # a child neither looks through what was imported at each collection, nor copies its pages for that
+        with no_collections():
+            importlib.import_module(preload)
+            gc.freeze()  # a child neither looks through what was imported at each collection, nor copies its pages for that
     _serve(fresh=not preload)
 
 
