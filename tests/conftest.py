@@ -29,6 +29,10 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 
+# Until the tests are collected: what they import stays, and each collection would look through it.
+gc.disable()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--exhaustive", action="store_true", help="also run the tests marked exhaustive")
 
@@ -50,9 +54,19 @@ def _is_slow(item: pytest.Item) -> bool:
 
 
 def pytest_collection_finish() -> None:
-    """One thread for each process of the tests, of which there are as many as cores, or one more."""
+    """Settle what the imported modules do in this process.
+
+    - One thread for each process of the tests, of which there are as many as cores, or one more.
+    - A trial's latency is measured over two images: over all of them it takes as long as the training. `test_evaluate.py` has the
+      numbers that users get.
+    - Garbage is collected again, and less often than by default.
+    """
+    gc.enable()
+    gc.set_threshold(20_000, 50, 50)
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
+    if latency := sys.modules.get("gfl_lab.inference.latency"):
+        latency.WARMUP_IMAGES, latency.MEASURED_IMAGES = 0, 2
 
 
 @pytest.fixture(scope="module", autouse=True)

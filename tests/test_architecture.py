@@ -144,15 +144,6 @@ def test_the_dashboard_loads_no_torch_ray_or_mlflow() -> None:
     assert not names & (DETECTION | {"ray", "mlflow"})
 
 
-@pytest.mark.slow
-def test_the_detector_and_training_load_no_service() -> None:
-    names = loaded(
-        *below("gfl_lab.detector", "gfl_lab.setup", "gfl_lab.checkpoints", "gfl_lab.analysis", "gfl_lab.inference", "gfl_lab.train")
-    )
-    assert {"torch", "mmdet"} <= names
-    assert not names & SERVICES
-
-
 def test_only_records_know_the_keys_of_run_files() -> None:
     """Files of the run tree are parsed in ``gfl_lab/records`` alone: no other module takes them apart by key."""
     keys = r"""(?<![\w.])(?:result|manifest|plan|lease|spec|lock|locked|ledger)\[["']|\.get\(["'](?:spec|paths)["']|\[["'](?:spec|variants|trials|paths)["']\]|\bline\[["'](?:kind|step|epoch|time|metrics)["']"""

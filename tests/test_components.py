@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -393,7 +394,9 @@ def test_a_changed_copy_is_refused_and_the_next_run_heals_it(tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["own_components", "own_head"])
-def test_an_example_runs_on_smoke_and_again_trains_nothing(cli: Cli, tmp_path: Path, name: str) -> None:
+def test_an_example_runs_on_smoke_and_again_trains_nothing(cli: Cli, tmp_path: Path, mlflow_db: Path, name: str) -> None:
+    (tmp_path / "runs").mkdir()
+    shutil.copy(mlflow_db, tmp_path / "runs" / naming.MLFLOW_DB)
     arguments = ("run", EXAMPLES / f"{name}.yaml", "--profile", "smoke", "--seeds", "0", "--executor", "inline")
     code, out, err = cli(*arguments)
     assert code == 0 and "baseline" in out, err

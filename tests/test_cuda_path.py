@@ -175,6 +175,7 @@ def test_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = {"image_size": (64, 64), "strides": (8, 16), "batch_size": 4, "epochs": 1, "ema_decay": 0.9, "clip_grad_norm": 1.0}
     trial = make_trial(tmp_path / "runs", data, precision="float16", **own)
     monkeypatch.setattr(latency, "WARMUP_IMAGES", 1)
+    monkeypatch.setattr(latency, "MEASURED_IMAGES", 3)
     with trial_on_fake_cuda() as (seen, saved):
         run_trial(trial.path)
     assert trial.state() is TrialState.DONE, trial.file(naming.LOG).read_text()

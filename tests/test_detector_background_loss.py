@@ -49,9 +49,16 @@ def _terms_and_gradients(
     return terms, [torch.zeros_like(level) if level.grad is None else level.grad for levels in outs for level in levels]
 
 
-@pytest.mark.parametrize("padded", [None, PADDED], ids=["one shape", "padded"])
 @pytest.mark.parametrize("variant", VARIANTS, ids=IDS)
-@pytest.mark.parametrize("as_on_a_gpu", [False, True], ids=["by blocks", "as on a GPU"])
+@pytest.mark.parametrize(
+    ("as_on_a_gpu", "padded"),
+    [
+        pytest.param(False, None, id="by blocks-one shape"),
+        pytest.param(True, PADDED, id="as on a GPU-padded"),
+        pytest.param(False, PADDED, id="by blocks-padded", marks=pytest.mark.exhaustive),
+        pytest.param(True, None, id="as on a GPU-one shape", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_equals_the_loss_with_targets(
     variant: dict[str, Any], padded: list[tuple[int, int]] | None, as_on_a_gpu: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,7 +129,7 @@ def test_positives_come_back_in_their_order() -> None:
     assert at.gather(zeros).flatten().tolist() == [1, 2, 3, 4, 5] and sum(level.sum() for level in zeros) == 15
 
 
-@pytest.mark.parametrize("padded", [None, PADDED], ids=["one shape", "padded"])
+@pytest.mark.parametrize("padded", [pytest.param(None, id="one shape", marks=pytest.mark.exhaustive), pytest.param(PADDED, id="padded")])
 @pytest.mark.parametrize("variant", VARIANTS, ids=IDS)
 def test_nothing_is_asked_of_the_device(
     variant: dict[str, Any], padded: list[tuple[int, int]] | None, monkeypatch: pytest.MonkeyPatch

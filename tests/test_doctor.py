@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -191,9 +192,10 @@ def test_sessions_of_dead_drivers_are_told_from_living_ones(cli: Cli, tmp_path: 
 
 
 @pytest.mark.slow
-def test_mlflow_of_an_older_schema_and_runs_left_running(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_of_an_older_schema_and_runs_left_running(cli: Cli, tmp_path: Path, mlflow_db: Path) -> None:
     """A driver dies: its runs say RUNNING. Then an older MLflow's database: it is raised, and a copy kept."""
     tree = write_fake_tree(tmp_path / "runs", states={0: "running"}, whole=True)
+    shutil.copy(mlflow_db, tree.root / naming.MLFLOW_DB)
     mirror = Mirror(tree)
     mirror.prepare()
     mirror.sync("table3_qfl_dfl", "desk")

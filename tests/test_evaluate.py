@@ -16,6 +16,7 @@ from gfl_lab import naming
 from gfl_lab.checkpoints.files import load_safely
 from gfl_lab.data import coco
 from gfl_lab.errors import InputError
+from gfl_lab.inference import latency
 from gfl_lab.inference.trained_detector import COMPARED, SETTABLE
 from gfl_lab.records.files import write_json
 from gfl_lab.rundir import RunTree, TrialDir
@@ -24,6 +25,7 @@ from gfl_lab.session.trained import detector_to_evaluate
 from gfl_lab.session.trial_lookup import find_trial
 from gfl_lab.setup.components import load
 from gfl_lab.spec.code import CodeFile
+from gfl_lab.train import warmup
 from tests.support.cli import Cli, runner
 from tests.support.raw import raw_manifest, raw_result
 from tests.support.trials import train
@@ -360,3 +362,29 @@ def test_a_trials_file_on_data_with_other_classes(cli: Cli, general: TrialDir, s
         path.write_text(json.dumps(content))
     code, _, err = cli(general.file(naming.LAST_CHECKPOINT), "--data", folder)
     assert code == 2 and "in the weights and another in the data set" in err
+
+
+# --- latency --------------------------------------------------------------------------------------
+
+
+def test_a_latency_is_the_median_over_fifty_images_after_five(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers of ``latency.py`` as the warm-up knows them: tests of whole trials measure fewer images."""
+    monkeypatch.setattr(latency, "WARMUP_IMAGES", warmup.WARMUP_IMAGES)
+    monkeypatch.setattr(latency, "MEASURED_IMAGES", warmup.MEASURED_IMAGES)
+    monkeypatch.setattr(latency.torch, "get_num_threads", lambda: 1)
+    clock = {"now": 0.0}
+    monkeypatch.setattr(latency.time, "thread_time", lambda: clock["now"])
+    seen: list[int] = []
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def test_step(self, batch: dict[str, list[int]]) -> None:
+            seen.extend(batch["inputs"])
+            clock["now"] += 0.02 if len(seen) % 2 else 0.06  # as often the one as the other
+
+    found = latency.measure_latency(Model(), [{"inputs": number, "data_samples": None} for number in range(60)], tmp_path / "lock")
+    assert seen == [*range(5), *range(50)]
+    assert found["latency_ms"] == pytest.approx(40.0) and found["fps"] == pytest.approx(25.0)

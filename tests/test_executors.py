@@ -84,6 +84,7 @@ def cluster() -> Iterator[str]:
         f"--port={port}",
         "--num-cpus=2",
         "--include-dashboard=false",
+        "--include-log-monitor=false",
     ]
     command += ["--node-ip-address=127.0.0.1", "--object-store-memory=100000000", f"--temp-dir={scratch_dir() / 'c'}", "--block"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -182,8 +183,16 @@ class TestOneExecutor:
         assert run_jobs(executor, [lost]) == [] and state(lost) is TrialState.DONE
 
 
+@pytest.mark.parametrize(
+    "make",
+    ["inline", pytest.param("Ray here", marks=RAY), pytest.param("Ray at an address", marks=[*RAY, pytest.mark.exhaustive])],
+    indirect=True,
+)
 class TestAnExecutorEach:
-    """Tests that stop or close one: a process has one connection to Ray at a time."""
+    """Tests that stop or close one: a process has one connection to Ray at a time.
+
+    At an address they run with ``--exhaustive``; test_cluster.py stops a run on a cluster, and has one whose cluster goes away.
+    """
 
     def test_after_a_stop_no_trial_begins_and_every_job_ends_although_those_that_run_hang(self, make: Make, tmp_path: Path) -> None:
         stop = Switch()

@@ -313,7 +313,7 @@ def test_a_torn_plan_is_told_with_the_way_out(cli: Cli, tmp_path: Path, content:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["garbage", "truncated"])
+@pytest.mark.parametrize("kind", ["garbage", pytest.param("truncated", marks=pytest.mark.exhaustive)])
 def test_doctor_replaces_a_damaged_database(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     from gfl_lab.maintenance.doctor import CHECKS
 
@@ -354,13 +354,15 @@ def test_files_of_a_database_that_was_moved_away_do_not_get_into_the_new_one(tmp
 
 
 @pytest.mark.slow
-def test_a_run_under_a_path_of_every_kind_of_character(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_under_a_path_of_every_kind_of_character(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_db: Path) -> None:
     """Trains in this process, mirrors, syncs in another; the artifacts are read back, and nothing lies beside the tree."""
     folder = tmp_path / NASTY / "-dash%00"
     (folder / "profiles").mkdir(parents=True)
     (folder / "profiles" / "tiny.yaml").write_text(PROFILE.replace("EPOCHS", "1"))
     file = folder / f"-{NASTY}.yaml"
     file.write_text("name: smoke\nprofile: tiny\naxes: {dfl: [true]}\ntable: {metrics: [AP]}\n")
+    (folder / "runs").mkdir()
+    shutil.copy(mlflow_db, folder / "runs" / naming.MLFLOW_DB)
     monkeypatch.setenv("GFL_LAB_HOME", str(folder / "runs"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -185,9 +186,13 @@ def killed(tmp_path_factory: pytest.TempPathFactory, killed_family: list[psutil.
 
 @pytest.fixture(scope="module")
 def resumed(killed: Killed) -> Lab:
-    """The same command again, which trains four trials to their end, two at a time."""
+    """The same command again, which trains four trials to their end: on a Ray of this process, one at a time.
+
+    `test_executors.py` and `test_cuda_start.py` have two at a time.
+    """
     assert not killed.lab.tree.experiment("smoke", "tiny").joinpath("table.md").exists()
-    out, err = killed.lab.run("run", str(killed.lab.file))
+    with one_core():
+        out, err = killed.lab.here("run", str(killed.lab.file))
     assert "published (not comparable)" in out and "trials to train" in err
     return killed.lab
 
@@ -251,7 +256,7 @@ def test_the_same_command_again_trains_nothing_and_says_why(resumed: Lab) -> Non
 
 
 def stop_with_a_checkpoint(lab: Lab, process: subprocess.Popen[str], number: int, code: int, after: int) -> None:
-    """Send the driver a signal once a trial has done so many steps: it stops with a checkpoint, and with this exit code."""
+    """Send the driver, a process of its own, a signal once a trial has done so many steps; see ``stopped_with_a_checkpoint``."""
     lab.wait_for(lambda: any(step >= after for step in lab.steps()))
     # A trial in a process of its own is held until the request has reached its folder: it would come to its end meanwhile.
     leases = [trial.lease() for trial in lab.tree.trials()]
@@ -264,16 +269,31 @@ def stop_with_a_checkpoint(lab: Lab, process: subprocess.Popen[str], number: int
     for pid in held:
         os.kill(pid, signal.SIGCONT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == code and "go on with:  gfl-lab run" in err and "Traceback" not in err
+    assert process.returncode == code, err
+    stopped_with_a_checkpoint(lab, err)
+
+
+def stopped_with_a_checkpoint(lab: Lab, err: str) -> None:
+    """Check that the run says how to go on, that a trial has a checkpoint, and that MLflow has no run as running."""
+    assert "go on with:  gfl-lab run" in err and "Traceback" not in err
     interrupted = [trial for trial in lab.tree.trials() if trial.state() is TrialState.INTERRUPTED]
     assert interrupted and all(trial.file("last.pth").exists() for trial in interrupted)
     assert not [run for run in lab.mlflow_runs() if run.info.status == "RUNNING"]
 
 
 def test_a_signal_stops_with_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, mlflow_db: Path) -> None:
-    """`test_search.py` has both signals on Ray."""
+    """Of this process; `test_search.py` has both signals for drivers of their own, on Ray and without it."""
     lab = Lab(tmp_path / "lab", epochs=200, database=mlflow_db)
-    stop_with_a_checkpoint(lab, lab.start("run", str(lab.file), "--executor", "inline"), signal.SIGINT, 130, after=3)
+
+    def interrupt() -> None:
+        lab.wait_for(lambda: any(step >= 3 for step in lab.steps()))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    other = threading.Thread(target=interrupt)
+    other.start()
+    _, err = lab.here("run", str(lab.file), "--executor", "inline", code=130)
+    other.join()
+    stopped_with_a_checkpoint(lab, err)
 
 
 def test_a_trial_that_diverges_fails_with_its_step_and_the_others_go_on(tmp_path: Path, mlflow_db: Path) -> None:

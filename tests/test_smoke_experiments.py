@@ -9,6 +9,7 @@ and precisions as the experiment says.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -58,9 +59,11 @@ STEPS = {"1x": 2, "2x": 4, "3x": 6}  # 8 images in batches of 4; a batch of 6 al
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, mlflow_db: Path) -> Path:
     """One home for all, so that trials which two tables share are trained once."""
-    return tmp_path_factory.mktemp("smoke")
+    made = tmp_path_factory.mktemp("smoke")
+    shutil.copy(mlflow_db, made / naming.MLFLOW_DB)
+    return made
 
 
 def test_the_distinct_ones_reach_every_choice() -> None:

@@ -134,8 +134,12 @@ def run(server: TrialProcess, trial: TrialDir, processes: int) -> TrialState:
 
 ATSS = {
     "detector": "mmdet:atss_r50_fpn_1x_coco",
-    "cfg_options": {"model.backbone.depth": 18, "model.backbone.norm_eval": True, "model.backbone.frozen_stages": 4},
-}
+    "cfg_options": {
+        "model.backbone.depth": 18, "model.backbone.base_channels": 16, "model.backbone.norm_eval": True, "model.backbone.frozen_stages": 4,
+        "model.neck.in_channels": [16, 32, 64, 128], "model.neck.out_channels": 64, "model.bbox_head.in_channels": 64,
+        "model.bbox_head.feat_channels": 64,
+    },
+}  # fmt: skip
 OWN_RECIPE = {
     "detector": "mmdet:atss_r50_fpn_1x_coco",
     "recipe": "config",

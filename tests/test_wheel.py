@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -53,17 +54,19 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory, mlflow_db: Path) -> Installed:
     place = tmp_path_factory.mktemp("env")
-    subprocess.run([sys.executable, "-m", "venv", str(place)], check=True, capture_output=True)
+    uv = os.environ.get("UV") or shutil.which("uv")  # `uv run` sets the one; pip itself takes some seconds to install
+    subprocess.run([sys.executable, "-m", "venv", *["--without-pip"] * bool(uv), str(place)], check=True, capture_output=True)
     python = place / "bin" / "python"
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "GFL_LAB", "MLFLOW", "COV_", "PYTEST"))}
-    install = [str(python), "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", str(wheel)]
-    subprocess.run(install, env=environment, check=True, capture_output=True)
+    install = [uv, "pip", "install", "--python", str(python)] if uv else [str(python), "-m", "pip", "install"]
+    subprocess.run([*install, "--quiet", "--no-index", "--no-deps", str(wheel)], env=environment, check=True, capture_output=True)
     libraries = sysconfig.get_path("purelib")
     site = place / Path(libraries).relative_to(sys.prefix)
     (site / "libraries_of_the_tests.pth").write_text(f"{libraries}\n")
     folder, home = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("home")
+    shutil.copy(mlflow_db, home)
     return Installed(python, folder, environment | {"GFL_LAB_HOME": str(home)})
 
 

@@ -17,6 +17,7 @@ import torch
 
 from gfl_lab import naming
 from gfl_lab.detector.trial_detector import TrialDetector
+from gfl_lab.inference import latency
 from gfl_lab.records.metric_lines import MetricWriter
 from gfl_lab.rundir import TrialDir
 from gfl_lab.train import final, loop, trial
@@ -25,6 +26,8 @@ from tests.support.raw import raw_manifest
 
 # isort: split
 from mmdet.models.detectors import TwoStageDetector  # after ours, which has mmcv's operators
+
+latency.WARMUP_IMAGES, latency.MEASURED_IMAGES = 0, 2  # as tests/conftest.py, for the processes that begin with this module
 
 POINTS = (
     "step 1", "step 4", "half a checkpoint", "before the renames", "between the renames", "validation", "last evaluation",

@@ -68,7 +68,7 @@ class Node:
         self.name, self.address = f"node-{number}", f"{NETWORK}.{number + 1}"
         self.log = cluster.folder / f"{self.name}.log"
         self._environment = cluster.environment
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", f"--node-ip-address={self.address}", "--object-store-memory=80000000", *ray]  # fmt: skip
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", "--include-log-monitor=false", f"--node-ip-address={self.address}", "--object-store-memory=80000000", *ray]  # fmt: skip
         with self.log.open("w") as log:
             self._process = subprocess.Popen(
                 ["unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc", "bash", "-c", _FIRST_PROCESS, "first", self.name, *command],

@@ -111,7 +111,7 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             for i in range(0, len(content), 1 if fault == "drip" else max(1, len(content))):
                 if fault == "drip":
-                    time.sleep(0.005)
+                    time.sleep(0.001)
                     self.wfile.write(content[i : i + 1])
                 else:
                     self.wfile.write(content)
