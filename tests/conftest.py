@@ -19,7 +19,7 @@ import pytest
 
 from gfl_lab.naming import LAST_CHECKPOINT, MLFLOW_DB
 from gfl_lab.rundir import RunTree, TrialDir
-from tests.support.sharing import shared_folder
+from tests.support.sharing import filled_folder, shared_folder
 
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
 """Processes of trials import nothing from the current folder; fake trials are modules of the tests."""
@@ -84,6 +84,27 @@ def _log_to_an_open_file() -> Iterator[None]:
         for handler in logging.MMLogger.get_current_instance().handlers:
             if type(handler) is StreamHandler:
                 handler.stream = sys.stdout  # setStream would flush the closed file
+
+
+@pytest.fixture(autouse=True)
+def _ready_database(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin a new database of MLflow's in this process as a copy of ``mlflow_db``, once there is one: MLflow takes 3 s of CPU to make it.
+
+    Files whose tests are about making one have a fixture of this name that does nothing.
+    """
+    database = sys.modules.get("gfl_lab.tracking.database")
+    if database is None:
+        return
+    make_usable = database.make_usable
+
+    def from_copy(path: Path, uri: str, artifacts: Path) -> None:
+        made = filled_folder(tmp_path_factory, "mlflow")
+        if made and not list(path.parent.glob(f"{path.name}*")):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(made / MLFLOW_DB, path)
+        make_usable(path, uri, artifacts)
+
+    monkeypatch.setattr(database, "make_usable", from_copy)
 
 
 @pytest.fixture

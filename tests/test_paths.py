@@ -72,6 +72,11 @@ def test_a_database_is_read_and_never_made_by_reading(tmp_path: Path) -> None:
 # --- what people give -----------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def _ready_database() -> None:
+    """MLflow makes each database itself."""
+
+
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     monkeypatch.setenv("GFL_LAB_HOME", str(tmp_path / "runs"))

@@ -40,6 +40,11 @@ def _no_server_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def _ready_database() -> None:
+    """MLflow makes each database itself."""
+
+
 @pytest.fixture
 def tree(tmp_path: Path, mlflow_db: Path) -> RunTree:
     shutil.copy(mlflow_db, tmp_path / naming.MLFLOW_DB)

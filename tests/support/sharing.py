@@ -11,14 +11,25 @@ import pytest
 from filelock import FileLock
 
 
+def _places(factory: pytest.TempPathFactory, name: str) -> tuple[Path, Path]:
+    """Return the folder ``name``, and the file that says that it is filled."""
+    base = factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    return base / "shared" / name, base / "shared" / f"{name}.complete"
+
+
+def filled_folder(factory: pytest.TempPathFactory, name: str) -> Path | None:
+    """Return the folder ``name`` of this test run if it has been filled already."""
+    folder, complete = _places(factory, name)
+    return folder if complete.exists() else None
+
+
 def shared_folder(factory: pytest.TempPathFactory, name: str, fill: Callable[[Path], None]) -> Path:
     """Return the folder ``name`` of this test run; whoever asks first has it filled by ``fill``, the others wait.
 
     Nobody may write to it afterwards: tests that change something copy it.
     """
-    base = factory.getbasetemp()
-    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    folder, complete = base / "shared" / name, base / "shared" / f"{name}.complete"
+    folder, complete = _places(factory, name)
     folder.parent.mkdir(exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not complete.exists():
