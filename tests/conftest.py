@@ -63,8 +63,7 @@ def pytest_collection_finish() -> None:
     """
     gc.enable()
     gc.set_threshold(20_000, 50, 50)
-    if torch := sys.modules.get("torch"):
-        torch.set_num_threads(1)
+    _take_threads_back()
     if latency := sys.modules.get("gfl_lab.inference.latency"):
         latency.WARMUP_IMAGES, latency.MEASURED_IMAGES = 0, 2
 
@@ -74,6 +73,23 @@ def _small_heap() -> None:
     """Leave what is there before a module out of garbage collections: mmengine collects at each data set, 0.7 s over all imports."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Take back the threads that a trial in this process leaves torch with.
+
+    With two of them beside other busy processes, each waits for the other at every layer: the same small training of
+    ``test_detector_build.py`` took 151 s of processor time after such a trial, and 5 s without.
+    """
+    _take_threads_back()
+    yield
+    _take_threads_back()
+
+
+def _take_threads_back() -> None:
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
