@@ -24,6 +24,10 @@ from tests.support.sharing import filled_folder, shared_folder
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
 """Processes of trials import nothing from the current folder; fake trials are modules of the tests."""
 
+# Of torch and of OpenBLAS, in all processes that tests start and that choose no number themselves, as a trial does. Several processes
+# with two threads on two cores wait for each other: twelve layers of 32 channels took 12 s of processor time instead of 0.4.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Tests start hundreds of processes that import torch, Ray or MLflow: without its byte code each compiles them again, some seconds.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False

@@ -345,7 +345,7 @@ def test_the_papers_setting_on_a_few_coco_images(tmp_path: Path, mlflow_db: Path
         "name: smoke\nprofile: coco_1x\naxes: {qfl: [true]}\noverrides: {epochs: 1, batch_size: 1}\npublished_table: gfl_t3_qfl_dfl\n"
     )
     lab = Lab(tmp_path / "lab", experiment=experiment, database=mlflow_db)
-    lab.here("run", str(lab.file), "--data", str(data), "--init-weights", str(weights), "--executor", "inline")
+    lab.here("run", str(lab.file), "--data", str(data), "--init-weights", str(weights), "--executor", "inline", "--cpus", "1")
     trial = lab.tree.trials()[0]
     spec = raw_manifest(trial)["spec"]
     settings = spec["settings"]
