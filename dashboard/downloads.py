@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import streamlit as st
 
+from dashboard import clicks, live, theme
 from gfl_lab.results.rows import ExperimentRow
 
 _FORMS = {
@@ -15,6 +16,14 @@ _FORMS = {
     "tex": ("LaTeX", "application/x-tex"),
     "html": ("HTML", "text/html"),
 }
+
+
+def figure(key: str, experiment: ExperimentRow, what: str) -> None:
+    """Draw the choice to save a figure, by the key of its chart, with a caption: ``what`` it shows, experiment and data."""
+    caption = (
+        f"{experiment.question or experiment.name} {what} {experiment.name}, profile {experiment.profile}; {live.data_line(experiment)}."
+    )
+    theme.show(clicks.save_html(key, f"{experiment.name}-{experiment.profile}-{key}", caption))
 
 
 def buttons(experiment: ExperimentRow, forms: Mapping[str, Callable[[], str]]) -> None:

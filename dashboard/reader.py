@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import threading
 from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 from cachetools import LRUCache, TTLCache
 from numpy.typing import NDArray
-from PIL.Image import Image
 
 from gfl_lab import naming
 from gfl_lab.errors import StoreError
@@ -24,6 +25,7 @@ from gfl_lab.report.comparison import Comparison, compare
 from gfl_lab.report.drawing import close_up
 from gfl_lab.report.epoch_trend import EpochTrend, epoch_trends
 from gfl_lab.report.ranking import Ranking, rank
+from gfl_lab.report.side_list import SideFilter, side_list
 from gfl_lab.results.rows import ExperimentRow, VariantRow
 from gfl_lab.results.search import read_search_of, search_stamp
 from gfl_lab.results.store import Store, open_store, store_root
@@ -34,23 +36,14 @@ INDEX_COLUMNS = ("image_id", "annotation_id", "category", "det_score")
 IMAGE_SECONDS = 300.0
 """Images have no stamp: they are read again after so long."""
 BIMODAL_SIDES = 40
-GALLERY_SIDES = 12
+THUMBNAIL = 168
+"""px: width and height."""
 
 _LIMITS = {
-    "ranking": 16, "boxes": 16, "bimodal": 16, "box rows": 64, "gallery": 8, "reliability": 64, "sides": 32, "coincidence": 64,
+    "ranking": 16, "boxes": 16, "bimodal": 16, "box rows": 64, "side list": 32, "thumbnail": 256, "reliability": 64, "sides": 32, "coincidence": 64,
     "comparison": 16, "comparisons": 64, "difference images": 32, "has sides": 64,
 }  # fmt: skip
 """Kinds of values, and how many of each are kept."""
-
-
-class GalleryEntry(NamedTuple):
-    """One of the most bimodal sides, drawn."""
-
-    image_id: int
-    annotation_id: int
-    side: str
-    bimodality: float
-    picture: Image
 
 
 class Reader:
@@ -155,27 +148,30 @@ class Reader:
                 self._images[trial_id, image_id] = held
         return held
 
-    def gallery(self, trial_id: str) -> list[GalleryEntry]:
-        """Return the most bimodal sides, drawn."""
-
-        def make() -> list[GalleryEntry]:
-            with st.spinner("Drawing …"):
-                ranking = self.most_bimodal(trial_id).head(GALLERY_SIDES)
-                return [self._gallery_entry(trial_id, row) for row in ranking.to_dict("records")]
-
-        return self._of_distributions("gallery", trial_id, make)
-
-    def _gallery_entry(self, trial_id: str, side: dict[Any, Any]) -> GalleryEntry:
-        image_id, annotation_id, name = int(side["image_id"]), int(side["annotation_id"]), str(side["side"])
-        row = next(row for row in self.box_rows(trial_id, image_id) if row["annotation_id"] == annotation_id)
-        picture = close_up(self.image(trial_id, image_id), box_view(row), name)
-        return GalleryEntry(image_id, annotation_id, name, float(side["bimodality"]), picture)
-
     # --- distributions in numbers, calibration ---
 
     def sides(self, trial_id: str) -> pd.DataFrame:
         """Return ``report.sides.sides`` of a trial."""
         return self._of_distributions("sides", trial_id, lambda: side_rows.sides(self.store.distributions(trial_id, side_rows.INPUT)))
+
+    def side_list(self, trial_id: str, order: str, only: SideFilter, other: str | None) -> pd.DataFrame:
+        """Return ``report.side_list.side_list`` of a trial; ``other``: the trial that it may disagree with."""
+        beside = None if other is None else self.sides(other)
+        stamp = None if other is None else self.store.distributions_stamp(other)
+        return self._of_distributions(
+            "side list", trial_id, lambda: side_list(self.sides(trial_id), order, only, beside), (order, only, other, stamp)
+        )
+
+    def thumbnail(self, trial_id: str, image_id: int, annotation_id: int, side: str) -> str:
+        """Return one side of a box with its distribution, drawn, as the address of a PNG that holds it. Raises ValueError, StopIteration."""
+
+        def make() -> str:
+            row = next(row for row in self.box_rows(trial_id, image_id) if row["annotation_id"] == annotation_id)
+            picture, file = close_up(self.image(trial_id, image_id), box_view(row), side, THUMBNAIL), io.BytesIO()
+            picture.save(file, "PNG")
+            return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+        return self._of_distributions("thumbnail", trial_id, make, (image_id, annotation_id, side))
 
     def coincidence(self, trial_id: str) -> side_rows.Coincidence:
         """Return ``report.sides.coincidence`` of a trial."""

@@ -389,6 +389,18 @@ def test_rows_without_a_value_come_last(trees, monkeypatch):
     assert set(rows[: len(finished)]) == set(finished) and len(rows) == 4
 
 
+def test_figures_are_saved_with_a_caption(trees, monkeypatch):
+    text = html_of(open_page("table", trees["full"], monkeypatch))
+    for form in ("png", "svg"):
+        (found,) = re.findall(
+            rf'data-save="{form}" data-figure="forest" data-name="table3_qfl_dfl-desk-forest" data-caption="([^"]+)"', text
+        )
+        assert (
+            "What do QFL and DFL each add to ATSS? Difference to qfl=off dfl=off with its 95% interval" in found
+            and "Verdicts on AP: " in found
+        )
+
+
 def test_table_exports(trees, monkeypatch):
     app = open_page("table", trees["full"], monkeypatch)
     assert [button.proto.label for button in app.get("download_button")] == ["JSON", "Markdown", "CSV", "LaTeX", "HTML"]
@@ -500,7 +512,7 @@ def test_pages_without_records_say_so(tmp_path, monkeypatch):
     assert "No trial of this seed has records" in html_of(open_page("calibration", tmp_path, monkeypatch))
 
 
-def test_gallery_and_growth_are_drawn(tmp_path, monkeypatch):
+def test_growth_is_drawn(tmp_path, monkeypatch):
     import pyarrow.parquet as pq
 
     from gfl_lab.analysis.history import HISTORY_SCHEMA
@@ -513,17 +525,46 @@ def test_gallery_and_growth_are_drawn(tmp_path, monkeypatch):
 
             kept = [{"epoch": epoch} | row for epoch in (1, 2, 3) for row in rows]
             pq.write_table(pa.Table.from_pylist(kept, schema=HISTORY_SCHEMA), trial.file(naming.HISTORY))
-    app = open_page("boxes", tmp_path, monkeypatch, gallery="1")
+    app = open_page("boxes", tmp_path, monkeypatch)
     assert len(app.get("plotly_chart")) == 6 and "after every epoch" in html_of(app)
-    captions = re.findall(r"image \d+, box \d+, (?:left|top|right|bottom): 0\.\d\d", html_of(app))
-    assert 1 <= len(captions) <= 12
-    assert "image 1, box" not in html_of(open_page("boxes", tmp_path, monkeypatch, gallery="0"))
+
+
+def test_boxes_begins_with_pictures_of_the_listed_sides(trees, monkeypatch):
+    app = open_page("boxes", trees["full"], monkeypatch, sides="width")
+    text = html_of(app)
+    figures = re.findall(r'<figure( class="chosen")? title="image (\d+), box (\d+), \w+" data-put="image=(\d+)&amp;box=(\d+)".*?<img', text)
+    assert 2 <= len(figures) <= 7 and figures[0][0] and all((i, b) == (x, y) for _, i, b, x, y in figures)
+    assert len(re.findall(r"(?:left|top|right|bottom): \d+\.\d bins wide", text)) == 2 * len(figures), "alternative text and caption"
+    before, after = (next(button for button in app.button if button.label == label) for label in ("Previous", "Next"))
+    assert before.disabled and not after.disabled
+    after.click().run()
+    assert app.query_params["box"] == figures[1][2] and "2 of " in words_of(app)
+    for order, words in (("error", "px off"), ("disagreement", "px apart"), ("bimodality", ": bimodality 0.")):
+        app.selectbox(key="w:sides").select(order).run()
+        assert words in html_of(app) and app.query_params["sides"] == order
+    app.selectbox(key="w:score").select("0.9").run()
+    assert not app.exception and ("No side is listed" in html_of(app) or "listed sides" in html_of(app))
 
 
 def test_trials_page_puts_a_failure_first(trees, monkeypatch):
     app = open_page("trials", trees["partial"], monkeypatch)
     assert "failed" in app.selectbox(key="w:trial").format_func(app.selectbox(key="w:trial").value)
-    assert "the loss became NaN or infinite at step" in html_of(app) and "step " in app.code[0].value
+    assert "the loss became NaN or infinite at step" in html_of(app) and "step " in app.code[1].value
+    assert app.code[0].value == "gfl-lab run table3_qfl_dfl --profile desk"
+
+
+def test_an_opened_trial_has_its_settings_its_difference_and_its_commands(trees, monkeypatch):
+    (experiment,) = open_store(trees["full"]).experiments()
+    baseline, trial = experiment.variants[0].trials[1], experiment.variants[3].trials[1]
+    app = open_page("trials", trees["full"], monkeypatch, trial=trial.id)
+    text = html_of(app)
+    assert f'data-put="trial={baseline.id}"' in text, "every row opens"
+    assert (
+        "Settings that differ from the baseline" in text and format_number("AP", trial.metrics["AP"] - baseline.metrics["AP"], True) in text
+    )
+    commands = app.code[0].value.splitlines()
+    assert commands == [f"gfl-lab predict {trial.id} IMAGE.jpg", f"gfl-lab diff {baseline.id} {trial.id}"]
+    assert "Settings that differ" not in html_of(open_page("trials", trees["full"], monkeypatch, trial=baseline.id))
 
 
 def test_trials_page_says_what_is_unreadable(trees, monkeypatch):

@@ -1,4 +1,4 @@
-"""Box distributions: one box of one image, in one variant or two side by side; and the most bimodal sides to pick from."""
+"""Box distributions: one box of one image, in one variant or two side by side; above it a list of sides to pick from."""
 
 from __future__ import annotations
 
@@ -9,16 +9,26 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import experiments, live, state, theme
+from dashboard import clicks, experiments, live, state, theme
 from dashboard.figures import CONFIG, BoxColours
 from dashboard.reader import reader
 from dashboard.views.boxes_image_figure import box_on_image
 from dashboard.views.boxes_side_figures import epoch_trend, sides
 from gfl_lab.errors import StoreError
+from gfl_lab.report import side_list
 from gfl_lab.report.boxes import BoxView, box_view
+from gfl_lab.report.side_list import SideFilter
 from gfl_lab.results.rows import ExperimentRow, TrialRow, VariantRow
 
-NONE = "none"
+NONE, ALL = "none", "all"
+LEAST = ("0", "0.3", "0.5", "0.7", "0.9")
+THUMBNAILS = 7
+_VALUES = {
+    side_list.BIMODALITY: "bimodality {:.2f}",
+    side_list.WIDTH: "{:.1f} bins wide",
+    side_list.ERROR: "{:.1f} px off",
+    side_list.DISAGREEMENT: "{:.1f} px apart",
+}
 
 
 def _legend(colour: str, truth: str, ink: str, knows: bool) -> None:
@@ -225,54 +235,108 @@ def _ranking(trial: TrialRow, image_id: int, box: str, variant: VariantRow) -> N
     )
 
 
-def _gallery(trial: TrialRow, variant: str) -> None:
-    theme.heading(
-        "Gallery",
-        f"The most bimodal sides of {variant}, seed {trial.seed}: the annotated box, and where the model believes that side to be.",
-    )
-    if not state.switch("Show the gallery", "gallery"):
+def _trials(ready: list[VariantRow]) -> tuple[tuple[str, ...], dict[str, TrialRow], str]:
+    """Draw the choice of one or two variants and a seed; return them with the first variant's trials by seed."""
+    first_default, second_default = _default_variants(ready)
+    names = [variant.name for variant in ready]
+    first = state.choose("Variant", "variant", names, first_default, width=172)
+    second = state.choose("Beside it", "beside", [NONE, *(n for n in names if n != first)], second_default, width=172)
+    trials = {str(trial.seed): trial for variant in ready if variant.name == first for trial in experiments.with_distributions(variant)}
+    seed = state.choose("Seed", "seed", list(trials), width=76)
+    return ((first,) if second == NONE else (first, second)), trials, seed
+
+
+def _listed(trial: TrialRow, categories: Sequence[str], other: TrialRow | None) -> tuple[pd.DataFrame, str]:
+    """Draw the choice of the sides that are listed; return them, and what they are ordered by."""
+    orders = {
+        side_list.BIMODALITY: "most bimodal",
+        side_list.WIDTH: "widest",
+        side_list.ERROR: "furthest from the target",
+        side_list.DISAGREEMENT: "the two variants disagree",
+    }
+    if other is None:
+        del orders[side_list.DISAGREEMENT]
+    everything = reader().side_list(trial.id, side_list.BIMODALITY, SideFilter(), None)
+    default = side_list.BIMODALITY if len(everything) else side_list.WIDTH
+    order = state.choose("Sides", "sides", list(orders), default, names=orders.__getitem__, width=190)
+    category = state.choose("Class", "class", [ALL, *categories], width=120)
+    iou = state.choose("IoU from", "iou", LEAST, names=_or_any, width=90)
+    score = state.choose("Score from", "score", LEAST, names=_or_any, width=90)
+    only = SideFilter("" if category == ALL else category, float(iou), float(score))
+    return reader().side_list(trial.id, order, only, other.id if other else None), order
+
+
+def _or_any(least: str) -> str:
+    return "any" if least == "0" else least
+
+
+def _strip(trial: TrialRow, listed: pd.DataFrame, order: str, chosen: str) -> None:
+    """Draw the listed sides as pictures, a page of them with the chosen one."""
+    if not len(listed):
+        theme.show('<div class="dim small">No side is listed. Take another order, or lower the filters.</div>')
         return
-    try:
-        shown = reader().gallery(trial.id)
-    except (StoreError, ValueError, KeyError, StopIteration) as error:
-        theme.alert(f"the gallery cannot be drawn: {error}")
-        return
-    if not shown:
-        theme.empty("No side has two modes", "There is nothing to draw.")
-    columns = st.columns(4, gap="small")
-    for index, (image_id, annotation, side, bimodality, picture) in enumerate(shown):
-        with columns[index % 4]:
-            st.image(picture)
-            theme.show(f'<div class="dim small">image {image_id}, box {annotation}, {theme.text(side)}: {bimodality:.2f}</div>')
+    keys = [(str(int(row.image_id)), str(int(row.annotation_id))) for row in listed.itertuples()]
+    at = next((i for i, (_, box) in enumerate(keys) if box == chosen), -1)
+    start = max(at, 0) // THUMBNAILS * THUMBNAILS
+    figures = []
+    for i in range(start, min(start + THUMBNAILS, len(keys))):
+        row, (image, box) = listed.iloc[i], keys[i]
+        words = f"{row['side']}: {_VALUES[order].format(row['value'])}"
+        try:
+            picture = f'<img alt="{theme.text(words)}" src="{reader().thumbnail(trial.id, int(image), int(box), str(row["side"]))}">'
+        except (StoreError, ValueError, KeyError, StopIteration) as error:
+            picture = f'<span class="small">{theme.text(theme.redact(str(error)))}</span>'
+        css = ' class="chosen"' if i == at else ""
+        title = f"image {image}, box {box}, {row['category']}"
+        figures.append(
+            f'<figure{css} title="{theme.text(title)}" {clicks.put_attribute(image=image, box=box)}>{picture}'
+            f"<figcaption>{theme.text(words)}</figcaption></figure>"
+        )
+    theme.show(f'<div class="strip">{"".join(figures)}</div>')
+
+
+def _steps(listed: pd.DataFrame, chosen: str) -> None:
+    """Draw the buttons to the listed side before the chosen one and to that after it."""
+    keys = [(str(int(row.image_id)), str(int(row.annotation_id))) for row in listed.itertuples()]
+    at = next((i for i, (_, box) in enumerate(keys) if box == chosen), -1)
+    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+        for label, to in (("Previous", at - 1), ("Next", at + 1)):
+            is_there = 0 <= to < len(keys)
+            image, box = keys[to] if is_there else ("", "")
+            st.button(label, key=f"side-{label}", disabled=not is_there, on_click=state.put, kwargs={"image": image, "box": box})
+        theme.show(f'<div class="dim small">{"none" if at < 0 else at + 1} of {len(keys)} listed sides, one a box</div>')
 
 
 def _choice(ready: list[VariantRow]) -> _Choice | None:
-    """Draw the choices; None, with a message, if there is nothing to choose from."""
-    first_default, second_default = _default_variants(ready)
-    names = [variant.name for variant in ready]
+    """Draw the choices and the listed sides; None, with a message, if there is nothing to choose from."""
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
-        first = state.choose("Variant", "variant", names, first_default, width=172)
-        second = state.choose("Beside it", "beside", [NONE, *(n for n in names if n != first)], second_default, width=172)
-        trials = {str(trial.seed): trial for variant in ready if variant.name == first for trial in experiments.with_distributions(variant)}
-        seed = state.choose("Seed", "seed", list(trials), width=76)
+        variants, trials, seed = _trials(ready)
         trial = trials[seed]
+        others = [each for variant in ready if variant.name in variants[1:] and (each := _trial(variant, seed))]
         try:
-            index, ranking = reader().boxes(trial.id), reader().most_bimodal(trial.id)
+            index = reader().boxes(trial.id)
+            if not len(index):
+                theme.empty("No boxes", "The validation images of this data set hold no boxes.")
+                return None
+            listed, order = _listed(trial, sorted(pd.unique(index["category"])), others[0] if others else None)
         except StoreError as error:
             theme.alert(str(error))
             return None
-        if not len(index):
-            theme.empty("No boxes", "The validation images of this data set hold no boxes.")
-            return None
+    strip = st.container()
+    with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
         images = [str(i) for i in pd.unique(index["image_id"])]
-        image = state.choose("Image", "image", images, str(int(ranking["image_id"].iloc[0])) if len(ranking) else None, width=100)
+        image = state.choose("Image", "image", images, str(int(listed["image_id"].iloc[0])) if len(listed) else None, width=100)
         rows: list[dict[str, Any]] = index[index["image_id"] == int(image)].to_dict("records")
         titles = dict(zip(_keys(rows), map(_title, rows), strict=True))
-        ranked = ranking[ranking["image_id"] == int(image)] if len(ranking) else ranking
+        ranked = listed[listed["image_id"] == int(image)]
         default = str(int(ranked["annotation_id"].iloc[0])) if len(ranked) else None
         box = state.choose("Box", "box", list(titles), default, names=titles.__getitem__, width=200)
         near = state.switch("Zoom to the box", "zoom", True)
-    return _Choice((first,) if second == NONE else (first, second), seed, trial, int(image), box, near)
+        if len(listed):
+            _steps(listed, box)
+    with strip:
+        _strip(trial, listed, order, box)
+    return _Choice(variants, seed, trial, int(image), box, near)
 
 
 def _page(experiment: ExperimentRow) -> None:
@@ -301,7 +365,6 @@ def _page(experiment: ExperimentRow) -> None:
             _draw(experiments.variant_of(experiment, name), choice, colours, str(slot))
     with columns[1] if len(choice.variants) == 1 else st.container():
         _ranking(choice.trial, choice.image_id, choice.box, experiments.variant_of(experiment, first))
-    _gallery(choice.trial, first)
 
 
 experiment = live.current()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from dashboard import live, state, theme
+from dashboard import downloads, live, state, theme
 from dashboard.figures import CONFIG
 from dashboard.reader import reader
 from dashboard.views import calibration_figures
@@ -29,7 +29,7 @@ def _number(value: float | None, digits: int = 2) -> str:
     return MISSING if value is None or pd.isna(value) else f"{value:.{digits}f}".replace("-", "−")
 
 
-def _scores(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str, str], order: list[str]) -> None:
+def _scores(experiment: ExperimentRow, trials: list[tuple[VariantRow, TrialRow]], palette: dict[str, str], order: list[str]) -> None:
     theme.heading(
         "Score against IoU",
         "Detections in ten bins of their score: how much they overlap the nearest box of their class. On the diagonal the score is the IoU.",
@@ -55,6 +55,7 @@ def _scores(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str, str], 
     with plot:
         figure = calibration_figures.reliability(found, palette, order, theme.ink())
         st.plotly_chart(figure, key="reliability", config=CONFIG, alt="mean IoU over mean score, one line a variant")
+        downloads.figure("reliability", experiment, "Mean IoU over mean score of detections, in ten bins of the score.")
         figure = calibration_figures.counts(found, palette)
         st.plotly_chart(figure, key="counts", config=CONFIG, alt="number of detections in each bin of the score, one bar a variant")
     with notes:
@@ -153,7 +154,7 @@ def _body() -> None:
             seed = state.choose("Seed", "seed", [str(each) for each in seeds], width=120)
         trials = _trials(experiment, seed)
         palette, order = theme.colours(experiment), [variant.name for variant in experiment.variants]
-        _scores(trials, palette, order)
+        _scores(experiment, trials, palette, order)
         if experiment.is_imported:
             theme.empty(
                 "No box distributions", "This experiment is made of imported detections. They hold boxes and scores, no distributions."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import clicks, experiments, live, state, theme
+from dashboard import clicks, downloads, experiments, live, state, theme
 from dashboard.figures import CONFIG
 from dashboard.reader import reader
 from dashboard.views import compare_figures, compare_images
@@ -69,6 +69,8 @@ def _show(rows: list[report.DifferenceRow], pair: compare_images.Pair) -> None:
             unit = f"{pair.variant.name} minus {pair.reference.name} [AP points]"
             figure = compare_figures.differences(shown, span, theme.ink(), unit)
             st.plotly_chart(figure, key=f"pair-{group}", config=CONFIG, alt=f"{title}: difference and interval of each row")
+            words = f"{title}: {unit}, with 95% intervals over {theme.plural(len(pair.trials), 'seed')}."
+            downloads.figure(f"pair-{group}", pair.experiment, words)
         with table:
             theme.show(_table(shown, pair))
             if left:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard import live, state, theme
+from dashboard import downloads, live, state, theme
 from dashboard.experiments import SEARCH
 from dashboard.figures import CONFIG
 from dashboard.reader import reader
@@ -66,6 +66,7 @@ def _body(experiment: ExperimentRow) -> None:
             f"val-{shown}",
             f"{shown} after each epoch, one line a variant",
         )
+        downloads.figure(f"val-{shown}", experiment, f"{shown} on the validation images after each epoch. {how}")
     else:
         theme.empty("No epoch has been evaluated yet", "The first evaluation comes at the end of the first epoch.")
 

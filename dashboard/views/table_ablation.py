@@ -16,7 +16,7 @@ from gfl_lab.report import claim_sentences as sentences
 from gfl_lab.report import columns, speed
 from gfl_lab.report.comparison import INCONCLUSIVE, Comparison, min_effect_of
 from gfl_lab.report.exports import TABLE_FORMS
-from gfl_lab.report.formatting import format_number, metric_title
+from gfl_lab.report.formatting import format_number, metric_title, verdict_text
 from gfl_lab.report.grid import LABEL, PUBLISHED, Column, Grid
 from gfl_lab.report.statistics import ONE_SEED
 from gfl_lab.report.table import Table, build_table
@@ -59,7 +59,7 @@ def show(experiment: ExperimentRow) -> None:
     if any(n for each, n in counts.items() if each.value != "done"):
         theme.show(theme.counts_html(counts))
     names = [grid.rows[i].name for i in order]
-    _forest(table, names)
+    _forest(experiment, table, names)
     if order:
         opened = str(state.chosen("open") or "")
         theme.show(grid_html.values_html(grid, order, palette, _heads(grid), grid_html.Opened(opened, _seeds(experiment, grid, opened))))
@@ -113,7 +113,7 @@ def _seeds(experiment: ExperimentRow, grid: Grid, variant: str) -> list[tuple[st
     return lines
 
 
-def _forest(table: Table, variants: list[str]) -> None:
+def _forest(experiment: ExperimentRow, table: Table, variants: list[str]) -> None:
     """Draw the differences with their intervals, the band of the smallest effect, and the verdicts as colours."""
     shown = [each for each in table.comparisons if each.variant in variants]
     if not shown:
@@ -127,6 +127,9 @@ def _forest(table: Table, variants: list[str]) -> None:
         f'<span class="dim">grey band: ±{least} AP, the smallest effect that matters</span></div>'
     )
     st.plotly_chart(figure, key="forest", config=CONFIG, alt="difference to the baseline with its 95% interval, one row a variant")
+    verdicts = "; ".join(f"{each.variant}: {verdict_text(each)}" for each in shown if each.metric == "AP")
+    words = f"Difference to {baseline} with its 95% interval; grey band ±{least} AP. Verdicts on AP: {verdicts}."
+    downloads.figure("forest", experiment, words)
 
 
 def _comparisons(table: Table, variants: list[str]) -> None:

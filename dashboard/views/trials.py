@@ -1,4 +1,4 @@
-"""Trials: state, time and place of each; failures with their reason and the end of their log."""
+"""Trials: state, time and place of each; opened, its settings, its difference to the baseline, why it failed, and the end of its log."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections import Counter
 
 import streamlit as st
 
-from dashboard import experiments, live, state, theme
+from dashboard import clicks, experiments, live, state, theme
 from dashboard.reader import reader
+from gfl_lab import naming
 from gfl_lab.errors import StoreError
 from gfl_lab.report import needs
+from gfl_lab.report.formatting import format_number, metric_title
+from gfl_lab.report.trial_differences import number_differences, same_seed, setting_differences
 from gfl_lab.results.rows import ExperimentRow, TrialRow, TrialState, VariantRow
 from gfl_lab.results.search import STOPPED
 
@@ -55,6 +58,13 @@ def _link(link: needs.Link) -> str:
     return f"{theme.text(link.variant)}, seed {link.trial.seed} {theme.state_html(link.trial.state)}"
 
 
+def _name(variant: VariantRow, trial: TrialRow, colour: str = "") -> str:
+    """Return the name of a trial's variant as a button that opens the trial."""
+    put = clicks.put_attribute(trial=trial.id)
+    swatch = theme.swatch(colour) if colour else ""
+    return f'<span class="opens" title="open this trial" data-scroll="one-trial" {put}>{swatch}{theme.text(variant.name)}</span>'
+
+
 def _row(experiment: ExperimentRow, name: str, trial: TrialRow, state: str) -> list[str]:
     found = [f'<span class="dim">{link.words}</span> {_link(link)}' for link in needs.links(experiment, trial)]
     return [
@@ -86,7 +96,7 @@ def _list(experiment: ExperimentRow) -> None:
         ("remark", "remark"),
     ]
     rows = [
-        _row(experiment, f"{theme.swatch(palette[variant.name])}{theme.text(variant.name)}", trial, states[trial.id])
+        _row(experiment, _name(variant, trial, palette[variant.name]), trial, states[trial.id])
         for variant in experiment.variants
         for trial in variant.trials
     ]
@@ -94,7 +104,7 @@ def _list(experiment: ExperimentRow) -> None:
     if experiment.needed:
         theme.heading("Trials that others need", "They are trained for their weights, and are no rows of the table.")
         rows = [
-            _row(experiment, theme.text(variant.name), trial, states[trial.id]) for variant in experiment.needed for trial in variant.trials
+            _row(experiment, _name(variant, trial), trial, states[trial.id]) for variant in experiment.needed for trial in variant.trials
         ]
         theme.show(theme.table_html([("trial", "name"), *head[1:]], rows))
 
@@ -129,8 +139,11 @@ def _detail(experiment: ExperimentRow, trial_id: str) -> None:
         parts = ", ".join(f"{theme.text(phase)} {theme.duration(trial.timings[phase])}" for phase in known if trial.timings[phase] >= 0.5)
         facts.append(("time", theme.duration(trial.seconds) + (f' <span class="dim">({parts})</span>' if parts else "")))
     if trial.updated and trial.state is not TrialState.DONE:
-        facts.append(("last sign of life", experiments.age(trial.updated)))
+        facts.append(("last update", experiments.age(trial.updated)))
     theme.show("<dl>" + "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts) + "</dl>")
+    _against_baseline(experiment, variant, trial)
+    _settings(variant)
+    _commands(experiment, trial)
     try:
         log = reader().store.log_tail(trial_id, 40)
     except StoreError as error:
@@ -145,12 +158,50 @@ def _detail(experiment: ExperimentRow, trial_id: str) -> None:
         theme.empty("No log", "The trial has written no log.")
 
 
+def _against_baseline(experiment: ExperimentRow, variant: VariantRow, trial: TrialRow) -> None:
+    """Draw in what the trial differs from the baseline: settings, and numbers of the same seed."""
+    baseline = experiment.baseline
+    if baseline is None or variant.name == baseline.name:
+        return
+    lines = [[theme.text(key), theme.text(own), theme.text(other)] for key, (own, other) in setting_differences(variant, baseline).items()]
+    if lines:
+        theme.show("<b>Settings that differ from the baseline</b>")
+        theme.show(theme.table_html([("setting", "name"), ("this trial", "setting"), (baseline.name, "setting")], lines))
+    other = same_seed(baseline, trial)
+    if other is not None and (found := number_differences(trial, other)):
+        head = [("", "name"), *((metric_title(key), "num") for key in found)]
+        rows = [["this trial", *(format_number(key, trial.metrics[key]) for key in found)]]
+        rows.append([f"{theme.text(baseline.name)}, seed {other.seed}", *(format_number(key, other.metrics[key]) for key in found)])
+        rows.append(["difference", *(format_number(key, value, signed=True) for key, value in found.items())])
+        theme.show("<b>Numbers beside the baseline's trial of the same seed</b> <span class='dim'>one seed is no verdict</span>")
+        theme.show(theme.table_html(head, rows))
+
+
+def _settings(variant: VariantRow) -> None:
+    with st.expander("All settings"):
+        lines = [[theme.text(key), theme.text(naming.setting_text(value))] for key, value in sorted(variant.settings.items())]
+        theme.show(theme.table_html([("setting", "name"), ("value", "setting")], lines))
+
+
+def _commands(experiment: ExperimentRow, trial: TrialRow) -> None:
+    """Draw the commands for this trial, to copy."""
+    if trial.state is TrialState.DONE:
+        commands = [] if experiment.is_imported else [f"gfl-lab predict {trial.id} IMAGE.jpg"]
+        if other := same_seed(experiment.baseline, trial):
+            commands.append(f"gfl-lab diff {other.id} {trial.id}")
+    else:
+        commands = [f"gfl-lab run {experiment.name} --profile {experiment.profile}"]
+    if commands:
+        st.code("\n".join(commands), language=None)
+
+
 experiment = live.current()
 theme.header("Trials and failures", under=live.data_line(experiment))
 live.follow(_list)
 states, _ = _states(experiment)
 ordered = sorted(((v, t) for v in _all_variants(experiment) for t in v.trials), key=lambda pair: _ORDER.index(states[pair[1].id]))
 if ordered:
+    theme.show('<span id="one-trial"></span>')
     theme.heading("One trial")
     titles = {t.id: f"{v.name}, seed {t.seed}, {theme.state_title(states[t.id])}" for v, t in ordered}
     chosen = state.choose(
