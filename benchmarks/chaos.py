@@ -252,7 +252,7 @@ class Lab:
             exits.append(code)
             if code not in EXITS or "Traceback" in said or "internal error" in said:
                 scene.problems.append(f"the command ended with {code}: {said[-400:]}")
-            if code in (130, 143) and "go on with:  gfl-lab run" not in said:
+            if code in (130, 143) and "continue with:  gfl-lab run" not in said:
                 scene.problems.append(f"exit {code} without the next command: {said[-200:]}")
             if code and not hit:
                 scene.problems.append(f"nothing was broken, but the command ended with {code}: {said[-400:]}")

@@ -64,7 +64,7 @@ def finished(tree: RunTree, profile: str) -> tuple[list[Case], int]:
                 folder = tree.trial(entry["id"])
                 if folder.state() != "done" or entry["id"] in cases:
                     continue
-                if "goes on after step" in folder.file(naming.LOG).read_text(errors="replace"):
+                if "continues after step" in folder.file(naming.LOG).read_text(errors="replace"):
                     resumed += 1
                     continue
                 manifest, result = raw_manifest(folder), raw_result(folder)

@@ -124,7 +124,7 @@ def test_class_ids_from_0_and_from_1_are_read_as_told(tmp_path):
         counted = changed(FOUND, category_id=lambda each, first=first: PLACES[each["category_id"]] + first)
         _, told, problems = read(tmp_path, COCO_IDS, counted, class_ids={"yolo": reading})
         assert same(plain, told), problems
-        assert told is not None and f"from {first}, as was told" in told.notes[0]
+        assert told is not None and f"from {first}, as requested" in told.notes[0]
 
 
 def test_text_files_of_yolo_are_read_with_the_sizes_of_the_annotations(tmp_path):

@@ -45,6 +45,15 @@ def test_the_index_and_the_navigation_have_one_order() -> None:
     assert ["index.md", *index] == nav
 
 
+SENTENCE = re.compile(r"(?:(?<=[.:!?] )|(?<=\*\* )|^(?:- |> )?|(?<=\| ))(?:What|Whoever|Of|Where)\b[^.?|\n]*[.?|\n]?", re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.md")), ids=lambda path: path.name)
+def test_sentences_begin_with_a_noun(path: Path) -> None:
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert [found[0] for found in SENTENCE.finditer(text) if not found[0].endswith("?")] == []
+
+
 def test_pages_fetch_nothing_from_elsewhere(site: Path) -> None:
     for path in [*site.rglob("*.html"), *site.rglob("*.css")]:
         text = path.read_text(encoding="utf-8")

@@ -122,7 +122,7 @@ def test_the_second_ctrl_c_stops_trials_that_hear_nothing(lab: Lab) -> None:
     assert process.poll() is None and lab.running() == 2, "the first one asks and waits"
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130, lab.said.read_text()
-    assert "go on with:  gfl-lab run '" in lab.said.read_text() and "Traceback" not in lab.said.read_text()
+    assert "continue with:  gfl-lab run '" in lab.said.read_text() and "Traceback" not in lab.said.read_text()
     assert lab.running() == 0
     lab.wait_for(lambda: not of_home(lab.tree.root))
 
@@ -136,7 +136,7 @@ def test_the_first_of_two_signals_decides_the_exit_code(lab: Lab) -> None:
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 143
-    assert "go on with:  gfl-lab run '" in lab.said.read_text() and "Traceback" not in lab.said.read_text()
+    assert "continue with:  gfl-lab run '" in lab.said.read_text() and "Traceback" not in lab.said.read_text()
 
 
 @pytest.mark.slow
@@ -153,7 +153,7 @@ def test_a_signal_before_any_trial_runs_stops_at_once(lab: Lab, number: int, cod
         assert process.poll() is None
         process.send_signal(number)
         assert process.wait(60) == code
-    assert "go on with:  gfl-lab run '" in lab.said.read_text() and "Traceback" not in lab.said.read_text()
+    assert "continue with:  gfl-lab run '" in lab.said.read_text() and "Traceback" not in lab.said.read_text()
 
 
 def test_a_driver_that_was_killed_is_told_from_one_that_ended(tmp_path: Path) -> None:

@@ -431,7 +431,7 @@ def test_a_job_that_takes_its_worker_with_it_each_time_comes_to_an_end(tmp_path:
     assert ended == Ended(only, "lost, 3 times without getting further") and queue.hand_out("none", 0) is None
     log = Path(only.path) / naming.LOG
     assert "lost, 3 times" in log.read_text()
-    told = "trial 000000000000: lost, 3 times without getting further. The same command goes on with it; log: "
+    told = "trial 000000000000: lost, 3 times without getting further. The same command continues it; log: "
     assert problems_of([ended]) == [told + str(log)]
 
 
@@ -439,7 +439,7 @@ def test_one_problem_of_many_trials_is_one_sentence(tmp_path: Path) -> None:
     ended = [Ended(job(tmp_path, "succeed", number), "lost") for number in range(5)] + [Ended(job(tmp_path, "succeed", 9))]
     (told,) = problems_of(ended)
     assert told.startswith(
-        "5 trials (000000000000, 000000000001, 000000000002 and 2 more): lost. The same command goes on with them; log of"
+        "5 trials (000000000000, 000000000001, 000000000002 and 2 more): lost. The same command continues them; log of"
     )
 
 

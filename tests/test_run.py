@@ -275,7 +275,7 @@ def stop_with_a_checkpoint(lab: Lab, process: subprocess.Popen[str], number: int
 
 def stopped_with_a_checkpoint(lab: Lab, err: str) -> None:
     """Check that the run says how to go on, that a trial has a checkpoint, and that MLflow has no run as running."""
-    assert "go on with:  gfl-lab run" in err and "Traceback" not in err
+    assert "continue with:  gfl-lab run" in err and "Traceback" not in err
     interrupted = [trial for trial in lab.tree.trials() if trial.state() is TrialState.INTERRUPTED]
     assert interrupted and all(trial.file("last.pth").exists() for trial in interrupted)
     assert not [run for run in lab.mlflow_runs() if run.info.status == "RUNNING"]

@@ -345,7 +345,7 @@ def test_a_search_that_is_killed_again_and_again_ends_as_an_undisturbed_one(cli:
         process.send_signal(number)
         _, err = process.communicate(timeout=300)
         assert process.returncode == (-9 if number == signal.SIGKILL else 130), err
-        assert number == signal.SIGKILL or "go on with:  gfl-lab run" in err
+        assert number == signal.SIGKILL or "continue with:  gfl-lab run" in err
         assert 0 < len(outcomes(tree)) < 12
     process = start(folder, "run", str(file), "--executor", "inline", pause=0, driver=DRIVER + UNMIRRORED)
     _, err = process.communicate(timeout=300)
@@ -449,7 +449,7 @@ atexit.register = interrupted
 def test_ctrl_c_while_ray_is_imported_stops_without_a_traceback(tmp_path: Path) -> None:
     process = start(tmp_path, "run", str(write(tmp_path)), pause=0, driver=DRIVER + UNMIRRORED + INTERRUPT_IMPORT)
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 130 and "stopped; go on with:  gfl-lab" in err and "Traceback" not in err, err
+    assert process.returncode == 130 and "stopped; continue with:  gfl-lab" in err and "Traceback" not in err, err
 
 
 @pytest.mark.slow

@@ -366,7 +366,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(
         last.write_bytes(data[: len(data) // 2] if damage == "cut" else b"")
     run_trial(trial.path)
     log = trial.file(naming.LOG).read_text()
-    assert trial.file("last.damaged").exists() and "set aside as last.damaged" in log and "goes on after step 3" in log
+    assert trial.file("last.damaged").exists() and "set aside as last.damaged" in log and "continues after step 3" in log
     assert not trial.file(naming.PREVIOUS_CHECKPOINT).exists(), "a finished trial needs one"
     assert_same(trial, done)
 

@@ -359,7 +359,7 @@ def test_a_run_directory_from_another_machine_goes_on_here(server: TrialProcess,
     assert raw_result(here)["failure"]["kind"] == "bad_data" and "instances_val.json" in raw_result(here)["failure"]["reason"]
     write_json(here.file(naming.MANIFEST), manifest)  # as `gfl-lab run` does for each trial that it starts
     assert server.run(job(here, "killed", at=[])) is TrialState.DONE
-    assert "goes on after step 2" in log(here)
+    assert "continues after step 2" in log(here)
     assert_same(here, calm)
 
 

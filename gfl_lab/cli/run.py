@@ -43,6 +43,6 @@ def command(experiment: Path, profile: str | None, plan: PlanOptions, resolve: R
     outcome = run_experiment(read_files(experiment, profile), default_tree(), Terminal(as_json=as_json), plan, options, resolve)
     if outcome.stopped:
         if outcome.stopped.spent:
-            say(f"{outcome.stopped.spent} is spent; the same command spends it once more, a larger one more")
-        say(f"stopped; go on with:  gfl-lab {shlex.join(sys.argv[1:])}")
+            say(f"{outcome.stopped.spent} is spent; the same command may spend as much again")
+        say(f"stopped; continue with:  gfl-lab {shlex.join(sys.argv[1:])}")
     sys.exit(int(outcome.code))

@@ -92,7 +92,8 @@ class MultiScaleDeformableAttention(nn.Module):
             nn.init.zeros_(projection.bias)
 
     def forward(self, query: Tensor, references: Tensor, features: Tensor, shapes: Shapes) -> Tensor:
-        """
+        """Attend from queries to points of all levels.
+
         Args:
             query: (N, Q, D).
             references: (1 or N, Q, 2) x and y, 0..1, the point that a query's offsets start from, on every level.

@@ -52,7 +52,7 @@ def _sentence(problem: str, jobs: Sequence[Job]) -> str:
         f"trial {first}" if len(folders) == 1 else f"{plural(len(folders), 'trial')} ({first}{f' and {more} more' if more > 0 else ''})"
     )
     log = f"{'log' if len(folders) == 1 else 'log of the first'}: {folders[0] / naming.LOG}"
-    return f"{trials}: {problem}. The same command goes on with {'it' if len(folders) == 1 else 'them'}; {log}"
+    return f"{trials}: {problem}. The same command continues {'it' if len(folders) == 1 else 'them'}; {log}"
 
 
 def nothing() -> None:

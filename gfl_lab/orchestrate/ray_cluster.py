@@ -240,7 +240,7 @@ def silent(address: str | None, head: str) -> Problem:
             "The kernel may have ended its processes for want of memory (`dmesg`). Give the same command again: finished trials are kept."
         )
         return Problem(f"Ray on this machine has not answered for {GONE_S:.0f} s", hint=hint)
-    hint = "Its nodes end their trials within a minute. Start it again and give the same command: they go on from their checkpoints."
+    hint = "Its nodes end their trials within a minute. Start it again and repeat the command: they continue from their checkpoints."
     return Problem(f"the Ray cluster at {head} has not answered for {GONE_S:.0f} s", hint=hint)
 
 

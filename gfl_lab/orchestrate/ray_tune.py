@@ -206,7 +206,7 @@ def tune_ended(error: BaseException | None, left: int) -> Problem:
     lines = str(error or "").strip().splitlines()
     reason = f": {type(error).__name__}: {lines[-1] if lines else 'no message'}" if error is not None else " without a reason"
     hint = (
-        f"Give the same command again: finished trials are kept, the others go on from their checkpoints. Ray's logs are in "
+        f"Repeat the command: finished trials are reused, the others continue from their checkpoints. Ray's logs are in "
         f"{scratch_dir() / 'r'}; --executor inline trains without Ray."
     )
     return Problem(f"Ray Tune has ended with {plural(left, 'trial')} left{reason}", hint=hint)

@@ -43,7 +43,7 @@ class StopLimit:
     @property
     def reason(self) -> str:
         """Return why a trial was ended, one sentence."""
-        return f"it was asked to stop, still ran {self._wait_s:g} s later, and was ended; it goes on from its last checkpoint"
+        return f"it was asked to stop, still ran {self._wait_s:g} s later, and was ended; it continues from its last checkpoint"
 
 
 @contextlib.contextmanager

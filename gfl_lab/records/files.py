@@ -22,7 +22,7 @@ WAYS_OUT = {
     naming.PLAN: "Move it away (`gfl-lab doctor --repair` does so) and run the experiment again: finished trials are found by their ids.",
     naming.SEARCH: "Move it away and run the search again: the trials are kept, but the search starts anew.",
     naming.MANIFEST: "Run the experiment again: the manifest is written anew.",
-    naming.RESULT: "Run the experiment again: the trial goes on from its last checkpoint.",
+    naming.RESULT: "Run the experiment again: the trial continues from its last checkpoint.",
     naming.ACCUMULATION: "Move the trial's folder away and run the experiment again: it trains the trial anew.",
 }
 """The way out for a damaged file, by its name."""

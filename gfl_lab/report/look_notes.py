@@ -39,7 +39,7 @@ def _about_looks(experiment: ExperimentRow, design: Design, comparisons: Sequenc
     if last := still.get(most):
         notes.append(f"Undecided at the last look, {most} seeds: {joined(last)}.")
     if going := {seeds: names for seeds, names in still.items() if seeds != most}:
-        notes.append(f"Open: {_by_seeds(going)} so far. `gfl-lab run` goes on with --until-resolved {design.min_effect:g}.")
+        notes.append(f"Open: {_by_seeds(going)} so far. `gfl-lab run` continues with --until-resolved {design.min_effect:g}.")
     shown = {each.variant for each in comparisons}
     if waiting := [each.name for each in experiment.variants if not each.baseline and each.name not in shown]:
         notes.append(f"No look yet at {joined(waiting)}: the first one needs {plural(design.looks[0], 'seed')} of each variant.")

@@ -128,6 +128,6 @@ def _notes(search: SearchRow, valued: list[SuggestionRow], found: Importance | s
     name, seed = search.sampler.get("name"), search.sampler.get("seed")
     scheduler = "no trial is stopped early"
     if search.scheduler.get("name") == "asha":
-        scheduler = f"ASHA from epoch {search.scheduler['grace_epochs']} on, 1 in {search.scheduler['reduction']} goes on"
+        scheduler = f"ASHA from epoch {search.scheduler['grace_epochs']} on, 1 in {search.scheduler['reduction']} continues"
     notes.append(f"{name}, seed {seed} (optuna {search.sampler.get('optuna')}); {scheduler}; trials have seed {search.seed}.")
     return notes

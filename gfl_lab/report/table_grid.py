@@ -46,7 +46,7 @@ def values_grid(table: Table) -> Grid:
         cells += [Cell(naming.setting_text(row.axes[axis]), value=row.axes[axis]) for axis in table.axes]
         cells += [_cell(table, row, column, best, verdicts) for column in metrics]
         rows.append(Row(row.variant, tuple(cells)))
-    titles = {MEASURED: table.profile, PUBLISHED: published_title(table), TRUE_EDGES: "against the known edges"}
+    titles = {MEASURED: table.profile, PUBLISHED: published_title(table), TRUE_EDGES: "against the ground-truth edges"}
     spans = {group: sum(column.group == group for column in metrics) for group in _GROUPS}
     headings = tuple(Heading(titles[group], span, group) for group, span in spans.items() if span)
     return Grid((*labels, *axes, *metrics), tuple(rows), headings=headings)

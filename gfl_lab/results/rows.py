@@ -126,12 +126,12 @@ class VariantRow:
 
     @property
     def failed(self) -> bool:
-        """Whether one of its trials has failed."""
+        """True if one of its trials has failed."""
         return any(trial.state is TrialState.FAILED for trial in self.trials)
 
     @property
     def is_own_detector(self) -> bool:
-        """Whether it is of the GFL family, whose heads give distances or distributions of box sides. Few of mmdet's detectors do."""
+        """True if it is of the GFL family, whose heads give distances or distributions of box sides. Few of mmdet's detectors do."""
         return bool(self.settings.get("detector", OWN) == OWN)
 
 

@@ -163,7 +163,7 @@ class SearchWork:
         if ranking.best and ledger.complete:
             say(f"confirm the best with:  gfl-lab confirm {self.files.quoted}")
         if not ledger.complete and (left := sum(entry.state is SuggestionState.OPEN for entry in ledger.suggestions)):
-            say(f"note: {plural(left, 'trial')} begun and not ended; the same command goes on with them")
+            say(f"note: {plural(left, 'trial')} begun and not ended; the same command continues them")
         return Outcome(ExitCode.DONE if ledger.complete else ExitCode.TRIALS_FAILED, ranking=ranking)
 
     def _clear_stop_requests(self) -> None:
@@ -191,7 +191,7 @@ def search_lines(plan: Plan, search: SearchSpec, ledger: SearchFile, tree: RunTr
     lines += [f"  {dimension.key}: {dimension}" for dimension in search.dimensions]
     how = "no trial is stopped early"
     if search.scheduler == "asha":
-        how = f"ASHA stops early: each gets {plural(search.grace_epochs, 'epoch')}, then 1 in {search.reduction} goes on"
+        how = f"ASHA stops early: each gets {plural(search.grace_epochs, 'epoch')}, then 1 in {search.reduction} continues"
     lines.append(f"{plural(search.trials, 'trial')}; {how}")
     if ledger.complete:
         return [*lines, f"{plural(ledger.ended, 'trial')} have ended already: nothing to train"]

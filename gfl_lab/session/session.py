@@ -191,7 +191,7 @@ class Session:
 
     @property
     def _measured(self) -> bool:
-        """Whether trials of this tree were measured; then the resources of a trial follow from the plan."""
+        """True if trials of this tree were measured; then the resources of a trial follow from the plan."""
         return (self.tree.root / naming.MEASURED_DIR).exists()
 
     def _budget(self, workers: Workers) -> Budget | None:

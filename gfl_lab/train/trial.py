@@ -214,7 +214,7 @@ def _train(
     clock.lap("setup")
     step = resumed["meta"]["iter"] if resumed else 0
     runner.accumulation_steps = _accumulation_steps(trial, step, group)
-    start = f"goes on after step {step}" if resumed else "starts"
+    start = f"continues after step {step}" if resumed else "starts"
     in_steps = f", each batch of {settings.batch_size} in {runner.accumulation_steps} parts" if runner.accumulation_steps > 1 else ""
     processes = f" in each of {group.size} processes" if group.size > 1 else ""
     if group.is_main:

@@ -73,12 +73,12 @@ class Published:
 
     @property
     def is_own_detector(self) -> bool:
-        """Whether the weights can be converted to a detector of gfl-lab."""
+        """True if the weights can be converted to a detector of gfl-lab."""
         return self.has_distributions or PurePosixPath(self.config).parent.name in _ATSS
 
     @property
     def has_distributions(self) -> bool:
-        """Whether the detector predicts a distribution of each edge that gfl-lab can show."""
+        """True if the detector predicts a distribution of each edge that gfl-lab can show."""
         return PurePosixPath(self.config).parent.name in _GFL
 
 

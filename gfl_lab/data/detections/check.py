@@ -134,9 +134,9 @@ class _Check:
     def _told(self) -> None:
         """Note the readings that were given and are not those of the format."""
         if self.class_ids not in ("", FROM_ZERO if self.raw.text else AS_IS):
-            self.notes.append(f"class ids are read as {_reading_words(self.class_ids)}, as was told.")
+            self.notes.append(f"class ids are read as {_reading_words(self.class_ids)}, as requested.")
         if self.layout not in ("", self.raw.layout):
-            self.notes.append(f"boxes are read as {layout_words(self.layout)}, as was told.")
+            self.notes.append(f"boxes are read as {layout_words(self.layout)}, as requested.")
 
     # --- scores ---
 

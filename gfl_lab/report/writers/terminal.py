@@ -45,7 +45,7 @@ class TableReport:
         together = has_published and fits(self._values(True, wrap=False))
         parts.append(_below(self._values(together, wrap=not (together or fits(self._values(False, wrap=False))))))
         if any(row.cells[i].text != MISSING for row in self._grid.rows for i in self._edges):
-            parts += [_below(Text("Learned distributions against the known edges", style="dim")), self._edge_scores()]
+            parts += [_below(Text("Box distributions against the ground-truth edges", style="dim")), self._edge_scores()]
         for grid in self._others:
             parts += [_below(Text(one_line(grid.title), style="dim")), _comparisons(grid)]
         if has_published and not together:
