@@ -341,7 +341,7 @@ def test_a_tune_that_has_ended_by_itself_is_told_with_what_is_left(
     with pytest.raises(ResourceError, match="Tune has ended with 2 trials left") as raised:
         run_jobs(made, jobs)
     (problem,) = raised.value.problems
-    assert "same command again" in problem.hint and "first line" not in problem.message
+    assert "Repeat the command" in problem.hint and "first line" not in problem.message
     assert error is None or str(error).splitlines()[-1] in problem.message
     made.close()
 
