@@ -132,7 +132,7 @@ def test_the_profiles_hint_is_the_last_resort_and_for_cpus_alone(tmp_path: Path)
     found = estimates(plan.trials, plan, tree, TrialResources(1, 0, 2), "cpu")
     assert {each.rests_on for each in found} == {HINT} and found[0].seconds == pytest.approx(0.012 * 160 * 16)
     assert cost_of([each.seconds for each in found], TrialResources(1, 0, 2)).wall_s == pytest.approx(2 * found[0].seconds)
-    assert rests_on(found) == "the profile's hint"
+    assert rests_on(found) == "the profile's default"
     on_gpu = estimates(plan.trials, plan, tree, TrialResources(1, 0.25, 4), "cuda H200")
     assert {each.rests_on for each in on_gpu} == {NOTHING} and cost_of(
         [each.seconds for each in on_gpu], TrialResources(1, 0.25, 4)
@@ -343,7 +343,7 @@ def test_plan_and_run_refuse_what_is_over_budget(cli: Cli, small: Path, tmp_path
     each = 0.5 * 16 * 300
     code, out, err = cli("plan", small, "--budget", "1min", "--json")
     plan = json.loads(out)
-    assert code == 5 and "--budget is 1min" in err and "the profile's hint" in err and "--measure" in err
+    assert code == 5 and "--budget is 1min" in err and "the profile's default" in err and "--measure" in err
     assert plan["budget"] == {"given": "1min", "enough": False} and plan["rows"][0]["rests_on"] == "profile"
     assert [row["expected_seconds"] for row in plan["rows"]] == [each, each]
     assert plan["expected"]["core_hours"] == pytest.approx(2 * each / 3600, abs=1e-3)
@@ -368,7 +368,7 @@ def test_status_tells_what_is_spent_and_left(cli: Cli, tmp_path: Path) -> None:
     tree = write_fake_tree(tmp_path / "runs", states={1: "planned", 2: "interrupted"})
     folder = tree.experiment("table3_qfl_dfl", "desk")
     code, out, _ = cli("status")
-    assert code == 0 and "spent: not recorded; left about" in out and "rests on" in out
+    assert code == 0 and "spent: not recorded; left about" in out and "(from " in out
     write_json(
         folder / naming.COST,
         {"format": 1, "cpus": 2, "gpus": 0, "at_once": 2, "wall_seconds": 3600, "core_seconds": 7200, "gpu_seconds": 0},
@@ -423,7 +423,7 @@ def test_a_warm_up_measures_and_a_spent_budget_stops(
     assert found["device"] == "cpu" and found["cpus"] == 1
 
     code, _, err = lab("run", small, "--executor", "inline", "--budget", "0.02min")
-    assert code == 5 and "--budget is 0.02min" in err and "rests on warm-ups" in err
+    assert code == 5 and "--budget is 0.02min" in err and "from warm-ups" in err
     for file in files:
         file.unlink()
     code, _, err = lab("run", small, "--executor", "inline", "--budget", "0.05min")

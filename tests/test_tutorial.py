@@ -1,6 +1,6 @@
 """docs/tutorial.md: its commands run in their order, and the page shows what they print.
 
-Three replacements keep it cheap: the profile is ``smoke``, one epoch instead of six, and trials run inline instead of on Ray. Numbers, times,
+Replacements keep it cheap: the profile is ``smoke``, one epoch instead of six, trials run inline instead of on Ray, and without MLflow. Numbers, times,
 ids, paths and verdicts are masked; a line ``…`` stands for any number of lines.
 """
 
@@ -18,13 +18,14 @@ import pytest
 
 from gfl_lab.cli import main as command_line
 from gfl_lab.session.session import RunOptions
+from tests.support.no_mirror import NoMirror
 
 PAGE = (Path(__file__).parents[1] / "docs" / "tutorial.md").read_text(encoding="utf-8")
 PREFIX = "uv run gfl-lab "
 VERDICT = r"(?:better|worse|inconclusive|equivalent|no signal|no spread)(?:,? within ±\S+)?(?: \(weak\))?"
 MASKS = (
     (r"\b[0-9a-f]{12}\b", "ID"),
-    (r"expected time .*", "TIME"),
+    (r"estimated time .*", "TIME"),
     (r"(?<=planned)  +(?:unknown|[\d msh]+)", "  "),
     (r"(?<=:)\d{4}\b|/\S+(?=/experiments/|  +\(Ctrl-C)|/\S+/runs", ""),
     (r"\b(?:desk|smoke)\b", "PROFILE"),
@@ -61,11 +62,13 @@ def missing(shown: list[str], printed: list[str]) -> str | None:
     return None if elided or place == len(printed) else f"(left out) {printed[place]}"
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_tutorial_print_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GFL_LAB_HOME", raising=False)
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setattr("gfl_lab.cli.dashboard.warn_of_container", lambda: None)
+    monkeypatch.setattr("gfl_lab.session.session.start_mirror", NoMirror)
     monkeypatch.setattr(os, "execvpe", lambda *_: sys.exit(0))  # the dashboard serves until Ctrl-C
     made = RunOptions.__init__
     monkeypatch.setattr(RunOptions, "__init__", lambda self, executor="ray", *others, **named: made(self, "inline", *others, **named))

@@ -341,10 +341,10 @@ def cost_of(each: Sequence[float | None], resources: TrialResources) -> Cost | N
 
 
 def rests_on(found: Sequence[Estimate]) -> str:
-    """Return one phrase on the source of estimates: ``3 finished trials``, ``a warm-up``, ``the profile's hint``."""
+    """Return one phrase on the source of estimates: ``3 finished trials``, ``a warm-up``, ``the profile's default``."""
     words = []
     for source, one, many in (
-        (HISTORY, "a finished trial", "{} finished trials"), (WARM_UP, "a warm-up", "warm-ups"), (HINT, "the profile's hint", "the profile's hint"),
+        (HISTORY, "a finished trial", "{} finished trials"), (WARM_UP, "a warm-up", "warm-ups"), (HINT, "the profile's default", "the profile's default"),
         (NOTHING, "nothing", "nothing"),
     ):  # fmt: skip
         own = [estimate for estimate in found if estimate.rests_on == source]

@@ -44,7 +44,7 @@ class Account:
             return f"{text}; time left unknown"
         if not self.rests_on:
             return f"{text}; nothing left to train"
-        return f"{text}; left about {duration(self.left.wall_s)}, {self._machine(self.left)} (rests on {self.rests_on})"
+        return f"{text}; left about {duration(self.left.wall_s)}, {self._machine(self.left)} (from {self.rests_on})"
 
     def _machine(self, cost: Cost) -> str:
         return f"{cost.core_s / 3600:.2f} core-hours" + (f", {cost.gpu_s / 3600:.2f} GPU-hours" if self.gpus else "")

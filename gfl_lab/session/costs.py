@@ -30,13 +30,13 @@ def parse_budget(text: str | None, gpus: float) -> Budget | None:
 
 
 def cost_text(cost: Cost | None, expected: Sequence[Estimate], resources: TrialResources) -> str:
-    """Return the expected time and machine time, and the source of the estimate."""
+    """Return the estimated time and machine time, and the source of the estimate."""
     if not expected:
-        return "expected time 0 s"
+        return "estimated time 0 s"
     if cost is None:
-        return "expected time unknown: no finished trial is like these; `gfl-lab plan --measure` warms them up"
+        return "estimated time unknown: no finished trial is like these; `gfl-lab plan --measure` measures them"
     parts = [f"{cost.core_s / 3600:.2f} core-hours"] + ([f"{cost.gpu_s / 3600:.2f} GPU-hours"] if resources.gpus else [])
-    return f"expected time about {duration(cost.wall_s)}, {' and '.join(parts)}; rests on {rests_on(expected)}"
+    return f"estimated time {duration(cost.wall_s)}, {' and '.join(parts)} (from {rests_on(expected)})"
 
 
 def check_budget(budget: Budget | None, expected: Sequence[Estimate], resources: TrialResources, say: Callable[[str], None]) -> None:
@@ -61,7 +61,7 @@ def check_budget(budget: Budget | None, expected: Sequence[Estimate], resources:
     raise BudgetError(
         Problem(
             f"the trials are expected to take {least} {duration(budget.of(known))}{unit}, and --budget is {budget.text}; the "
-            f"estimate rests on {rests_on(expected)}",
+            f"estimate is from {rests_on(expected)}",
             hint="Give a larger --budget, fewer --seeds or another --profile; `gfl-lab plan --measure` makes a better estimate.",
         )
     )
