@@ -428,7 +428,9 @@ def test_a_warm_up_measures_and_a_spent_budget_stops(
         file.unlink()
     code, _, err = lab("run", small, "--executor", "inline", "--budget", "0.05min")
     torch.set_num_threads(threads)
-    assert code == 5 and "no estimate is possible" in err and "--budget 0.05min is spent" in err and "continue with:  gfl-lab run" in err, err
+    assert code == 5 and "no estimate is possible" in err and "--budget 0.05min is spent" in err and "continue with:  gfl-lab run" in err, (
+        err
+    )
     tree = RunTree(home)
     assert [trial.state() for trial in tree.trials() if raw_result(trial)] == ["interrupted"]
     assert next(trial for trial in tree.trials() if raw_result(trial)).file(naming.LAST_CHECKPOINT).exists()

@@ -205,7 +205,7 @@ def test_data_without_truth_have_no_truth_scores(cli: Cli, imported: Path, shape
     ("arguments", "words"),
     [
         (["--set", "decod=local_peak"], ["there is no setting 'decod'", "Did you mean 'decode'"]),
-        (["--set", "lr=0.1"], ["lr belongs to the schedule", "What may be set: image_size, pad_to, decode, score_thr"]),
+        (["--set", "lr=0.1"], ["lr belongs to the schedule", "may be set: image_size, pad_to, decode, score_thr"]),
         (
             ["--set", "reg_max=8", "--set", "backbone=r50"],
             ["2 problems", "reg_max belongs to the detector", "backbone belongs to the model"],

@@ -438,9 +438,7 @@ def test_a_job_that_takes_its_worker_with_it_each_time_comes_to_an_end(tmp_path:
 def test_one_problem_of_many_trials_is_one_sentence(tmp_path: Path) -> None:
     ended = [Ended(job(tmp_path, "succeed", number), "lost") for number in range(5)] + [Ended(job(tmp_path, "succeed", 9))]
     (told,) = problems_of(ended)
-    assert told.startswith(
-        "5 trials (000000000000, 000000000001, 000000000002 and 2 more): lost. The same command continues them; log of"
-    )
+    assert told.startswith("5 trials (000000000000, 000000000001, 000000000002 and 2 more): lost. The same command continues them; log of")
 
 
 def test_a_run_directory_that_cannot_be_read_ends_its_job_alone(tmp_path: Path) -> None:

@@ -423,6 +423,6 @@ def test_an_interval_that_leaves_0_out_beside_a_corrected_p_above_5_percent_is_e
     table = build_table(given)
     each = table.compared[0]
     assert each.verdict == "inconclusive" and each.found.p < 0.05 < each.p and each.found.low > 0
-    assert any(note.startswith("v0: the interval leaves 0 out, but it is of one row by itself. Of 2 rows") for note in table.footnotes)
+    assert any(note.startswith("v0: the interval leaves 0 out, but it is of one row alone. With 2 rows") for note in table.footnotes)
     alone = build_table(rows(0.9, spread=0.2))
-    assert alone.compared[0].verdict == "better" and not any("by itself" in note for note in alone.footnotes)
+    assert alone.compared[0].verdict == "better" and not any("of one row alone" in note for note in alone.footnotes)

@@ -47,7 +47,7 @@ def cache_folder() -> Path:
 def fetch(address: str, digest: str, progress: Progress = lambda done, of: None) -> Path:
     """Return the file at ``address``, from ``cache_folder()``, else downloaded into it.
 
-    What has arrived is kept in ``NAME.part``. A later call continues there if the server can send parts of a file. Processes that
+    The received part is kept in ``NAME.part``. A later call continues there if the server can send parts of a file. Processes that
     ask for the same file at once download it once.
 
     Args:

@@ -133,7 +133,7 @@ def _read_torch(path: Path) -> dict[str, Any]:
                 raise InputError(
                     Problem(
                         f"{path} asks for {', '.join(strangers)}, and a weights file is never allowed to run or build such a thing",
-                        hint="Where you trust the file, load it with its own project and save torch.save({'state_dict': ...}, FILE) again.",
+                        hint="If you trust the file, load it with its own project and save torch.save({'state_dict': ...}, FILE) again.",
                     )
                 ) from None
             raise error from None
@@ -210,7 +210,7 @@ def _read_paddle(path: Path) -> dict[str, Any]:
         raise InputError(
             Problem(
                 f"{path} asks for {error}, and a weights file is never allowed to run or build anything but arrays",
-                hint="Where you trust the file, load it with its own project and save its arrays with numpy.savez(FILE.npz, **arrays).",
+                hint="If you trust the file, load it with its own project and save its arrays with numpy.savez(FILE.npz, **arrays).",
             )
         ) from None
     except (pickle.UnpicklingError, *DAMAGE) as error:

@@ -34,7 +34,7 @@ def on_host(samples: list[Any]) -> list[Any]:
 def predict_and_collect(model: BaseDetector, loader: Any, collector: DistributionCollector) -> Iterator[Any]:
     """Predict as `predict` does, one forward pass, while the collector gets the head's outputs at every location.
 
-    Of a head without box distributions it gets the detections alone.
+    For a head without box distributions it gets only the detections.
     """
     model.eval()
     if not has_distributions(model):

@@ -76,7 +76,7 @@ class TrainedDetector:
                 problems.append(Problem(f"there is no setting {key!r}", "--set", nearest(key, SETTABLE)))
             elif key not in SETTABLE:
                 why = f"{key} belongs to the {group_of(key)}, which trained weights are tied to"
-                problems.append(Problem(why, "--set", f"What may be set: {', '.join(SETTABLE)}."))
+                problems.append(Problem(why, "--set", f"Settings that may be set: {', '.join(SETTABLE)}."))
         if problems:
             raise InputError(problems)
         try:
@@ -87,7 +87,7 @@ class TrainedDetector:
         if config:
             model, allowed = decode(config["model"]), _settable(config)
             config = config | {"model": encode(with_test_settings(model, changes))}
-            idle, hint = changes.keys() - allowed, f"What may be set with {settings.detector}: {', '.join(sorted(allowed))}."
+            idle, hint = changes.keys() - allowed, f"Settings that may be set with {settings.detector}: {', '.join(sorted(allowed))}."
         else:
             idle = inactive(settings).keys() & changes.keys()
             hint = f"The trial has box: {settings.box}, and only a general box can be decoded in two ways." if "decode" in idle else ""

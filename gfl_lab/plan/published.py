@@ -28,7 +28,7 @@ def matching_row(settings: Settings, table: PublishedTable) -> PublishedRow | No
 def _is_row(settings: Settings, row: PublishedRow) -> bool:
     """Return True if a variant has the detector of a row and all settings that the row states.
 
-    Of an mmdet detector, the changes of its model must be the row's and no others: each makes another detector of it.
+    For an mmdet detector, the changes of its model must be exactly the row's: each change makes another detector.
     """
     stated = cfg_options.spread(row.settings)
     if stated.get("detector", OWN) != settings.detector:

@@ -68,7 +68,7 @@ def _about_verdicts(tested: Sequence[Comparison]) -> list[str]:
         sentences.append(f"Inconclusive: too little data to tell a difference, or to show that it lies within ±{least} AP.")
     if alone := [each.variant for each in tested if each.verdict == INCONCLUSIVE and each.found.p is not None and each.found.p < 1 - LEVEL]:
         sentences.append(
-            f"{_some(alone)}: the interval leaves 0 out, but it is of one row by itself. Of {tested[0].rows} rows one does so by chance "
+            f"{_some(alone)}: the interval leaves 0 out, but it is of one row alone. With {tested[0].rows} rows, one does so by chance "
             "more often, and p is corrected for that."
         )
     return sentences

@@ -149,7 +149,7 @@ class TrialDataset(BaseDetDataset):
     def prepare_data(self, idx: int) -> Any:
         """Return the sample ``idx`` through the pipeline, under its own seed.
 
-        Where a crop leaves no box, mmdet takes another image. Here it is drawn under the seed of the first one.
+        If a crop leaves no box, mmdet takes another image. Here it is drawn under the seed of the first one.
 
         Raises:
             DataError: no image has a box left.
