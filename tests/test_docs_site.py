@@ -45,7 +45,7 @@ def test_the_index_and_the_navigation_have_one_order() -> None:
     assert ["index.md", *index] == nav
 
 
-SENTENCE = re.compile(r"(?:(?<=[.:!?] )|(?<=\*\* )|^(?:- |> )?|(?<=\| ))(?:What|Whoever|Of|Where)\b[^.?|\n]*[.?|\n]?", re.MULTILINE)
+SENTENCE = re.compile(r"(?:(?<=[.:!?] )|(?<=\*\* )|^(?:- |> |#+ )?|(?<=\| ))(?:What|Whoever|Of|Where)\b[^.?|\n]*[.?|\n]?", re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.md")), ids=lambda path: path.name)
