@@ -577,6 +577,12 @@ def test_links_lead_somewhere(path: Path) -> None:
             assert anchor in anchors(linked), target
 
 
+@pytest.mark.parametrize("path", [*DOCS.glob("*.md"), ROOT / "README.md"], ids=lambda path: path.name)
+def test_files_that_documents_name_exist(path: Path) -> None:
+    named = re.findall(r"`((?:gfl_lab|dashboard|tests|benchmarks|docs|experiments|deploy)/[\w./-]+\.(?:py|sh|ya?ml|md))`", path.read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 def test_every_document_is_in_the_index() -> None:
     index, decisions = (DOCS / "index.md").read_text(), (DOCS / "decisions" / "index.md").read_text()
     for path in DOCS.glob("*.md"):
