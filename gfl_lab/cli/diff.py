@@ -15,7 +15,7 @@ from gfl_lab.errors import InputError, StoreError
 @click.argument("second")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(first: str, second: str, as_json: bool) -> None:
-    """Show in what trials FIRST and SECOND differ: settings, data, code, environment, numbers.
+    """Show the differences between trials FIRST and SECOND: settings, data, code, environment, numbers.
 
     A trial is named EXPERIMENT:VARIANT:SEED, or by the beginning of its id.
 

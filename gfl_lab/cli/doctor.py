@@ -15,7 +15,7 @@ from gfl_lab.errors import ExitCode
 @click.option("--repair", is_flag=True, help="Repair what can be repaired: processes, leases and files of dead drivers, MLflow's database.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(repair: bool, as_json: bool) -> None:
-    """Check the environment and the run tree; --repair repairs what it can. Exit code 6 when something stays wrong."""
+    """Check the installation, the machine and the run tree; --repair repairs problems. Exit code 6 if a problem stays."""
     from gfl_lab.maintenance.doctor import examine
     from gfl_lab.session.run_tree import default_tree
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--unreferenced", is_flag=True, help="Also trials that no plan refers to, and plans and tables over former data.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(delete: bool, checkpoints: bool, unreferenced: bool, as_json: bool) -> None:
-    """Show what the run tree could do without, and delete it with --delete.
+    """List files of the run tree that are not needed; --delete deletes them.
 
     Results, evaluations, distributions and logs are never touched, nor the last checkpoint of a finished trial or any of an
     unfinished one, nor a trial that runs.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def command(
     experiment: Path, profile: str | None, plan: PlanOptions, resolve: Resolve, budget: str | None, measure: bool, as_json: bool
 ) -> None:
-    """Show the trials of EXPERIMENT, what is done and what the rest will cost; nothing is trained.
+    """Show the trials of EXPERIMENT, their states and estimated times; nothing is trained.
 
     A trial's id depends on the data, so a generated data set is made when it is not there yet. Exit code 5 when --budget is
     not enough.

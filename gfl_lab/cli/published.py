@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--runnable", is_flag=True, help="Only rows that an experiment runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(table_id: str | None, runnable: bool, as_json: bool) -> None:
-    """List every published row: which experiment and variant runs it, or why none does.
+    """List every published row, with the experiment and variant that runs it or the reason why none does.
 
     Experiments and published tables are those in the current folder, ./experiments and gfl-lab's own. The last line counts all rows, also
     those that --table and --runnable leave out.

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 @run_options
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON on stdout.")
 def command(experiment: Path, profile: str | None, plan: PlanOptions, resolve: Resolve, options: RunOptions, as_json: bool) -> None:
-    """Train what is missing of EXPERIMENT and print its table.
+    """Train the missing trials of EXPERIMENT and print its table.
 
     The same command resumes after an interruption, retries failed trials, and adds seeds. Finished trials are never trained
-    again; where their files are missing or damaged, they are made again from the last checkpoint. Exit code 4 when that cannot
-    be done, or when numbers differ from those that were locked.
+    again; missing or damaged files of theirs are made again from the last checkpoint. Exit code 4 if that is impossible, or if
+    numbers differ from the lock file.
 
     Example:  gfl-lab run experiments/table3_qfl_dfl.yaml --seeds 0,1,2
 

@@ -15,7 +15,7 @@ from gfl_lab.cli.output import print_json, say
 @profile_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(experiment: Path | None, profile: str | None, as_json: bool) -> None:
-    """Show where all experiments stand, what they have cost and what is left, or the trials of EXPERIMENT."""
+    """Show the states and costs of all experiments, or the trials of EXPERIMENT."""
     from gfl_lab.results.store import Store
     from gfl_lab.session.accounts import accounts, stopped_early
     from gfl_lab.session.lookup import experiment_name

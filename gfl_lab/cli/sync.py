@@ -18,7 +18,7 @@ from gfl_lab.cli.output import print_json, say
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what was sent as JSON.")
 def command(uri: str | None, as_json: bool) -> None:
-    """Mirror all runs to MLflow again; nothing is doubled, however often it is done.
+    """Update MLflow from the run directories; nothing is doubled.
 
     Runs that a killed process left RUNNING are ended. Exit code 6 when the server cannot be reached; what has arrived stays.
     """
