@@ -67,7 +67,7 @@ def ideal_distribution(edges_bins: ArrayLike, probs: ArrayLike, n: int, position
     two-hots. Targets are clipped first, as in training: to the first bin, and to a tenth of the last gap below the last one.
 
     Args:
-        edges_bins: (..., K) distances from the cell, in bins.
+        edges_bins: (..., K) distances from the location, in bins.
         probs: (..., K), summing to 1 over K; broadcast against ``edges_bins``.
         n: index of the last bin (``reg_max``).
         positions: of the bins.

@@ -82,7 +82,7 @@ def truth_scores(
         ambiguous_side: (N,) 0..3, or -1 where every side is clear.
         edges: (N, 2) distances of the two true edges in bins (``edge_a``, ``edge_b``); anything where there are none.
         prob_a: (N,) probability of the first edge; the second has the rest.
-        scored: (N,) bool, whether the cell is assigned under every annotation of the box.
+        scored: (N,) bool, whether the location is assigned under every annotation of the box.
         reg_max: n. Given, not read off ``probs``, so that a Dirac box is scored on the same sides: edges in [0, n] are within reach.
         positions: (n+1,) of the bins, in the unit of the distances; None for 0, 1, ..., n. They do not change which sides count.
 
