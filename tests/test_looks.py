@@ -181,6 +181,7 @@ def experiment_file(folder: Path, seeds: str, more: str = "") -> Path:
 def test_seeds_as_looks_in_a_file(tmp_path: Path) -> None:
     experiment, _ = load_experiment(experiment_file(tmp_path, "{until_resolved: 0.5, looks: [2, 5]}"))
     assert (experiment.seeds.until_resolved, experiment.seeds.looks, experiment.first_seeds) == (0.5, [2, 5], [0, 1])
+    assert load_experiment(experiment_file(tmp_path, "[0, 1]", "min_effect: 0.5\n"))[0].min_effect == 0.5
 
 
 @pytest.mark.parametrize(

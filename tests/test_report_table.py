@@ -68,6 +68,11 @@ def test_delta_is_paired_over_shared_seeds_only() -> None:
     found = paired_delta(ours, baseline, "AP")
     assert (found.mean, found.n, found.seeds) == (1.5, 2, (0, 1))
     assert found.std == pytest.approx(math.sqrt(0.5))  # differences 1 and 2
+    notes = build_table(experiment(baseline, ours)).footnotes
+    assert [note for note in notes if "partner" in note] == [
+        "on: the difference uses 2 seeds of 3, and 2 of 3 of the baseline (off): the others have no partner. So it is not the difference "
+        "of the two means."
+    ]
 
 
 def test_a_trial_that_is_not_done_counts_for_nothing() -> None:

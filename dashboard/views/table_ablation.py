@@ -59,6 +59,7 @@ def show(experiment: ExperimentRow) -> None:
     if any(n for each, n in counts.items() if each.value != "done"):
         theme.show(theme.counts_html(counts))
     names = [grid.rows[i].name for i in order]
+    _answer(table, names)
     _forest(experiment, table, names)
     if order:
         opened = str(state.chosen("open") or "")
@@ -113,6 +114,17 @@ def _seeds(experiment: ExperimentRow, grid: Grid, variant: str) -> list[tuple[st
     return lines
 
 
+def _answer(table: Table, variants: list[str]) -> None:
+    """Draw the verdict of each row on AP in one line: the variants by verdict."""
+    verdicts: dict[str, list[str]] = {}
+    for each in table.comparisons:
+        if each.metric == "AP" and each.variant in variants:
+            verdicts.setdefault(each.verdict, []).append(each.variant)
+    found = [f"{theme.verdict_html(verdict)} {theme.text(', '.join(names))}" for verdict, names in verdicts.items()]
+    if found and table.baseline:
+        theme.show(f'<div class="answer">In AP, against {theme.text(table.baseline.variant)}: {"; ".join(found)}.</div>')
+
+
 def _forest(experiment: ExperimentRow, table: Table, variants: list[str]) -> None:
     """Draw the differences with their intervals, the band of the smallest effect, and the verdicts as colours."""
     shown = [each for each in table.comparisons if each.variant in variants]
@@ -121,14 +133,15 @@ def _forest(experiment: ExperimentRow, table: Table, variants: list[str]) -> Non
     figure = table_figures.forest(shown, variants, theme.ink())
     baseline = table.baseline.variant if table.baseline else ""
     least = f"{shown[0].min_effect:g}"
+    extent = "± over the validation images alone (one seed)" if all(each.verdict == ONE_SEED for each in shown) else "95% interval"
     legend = "".join(theme.verdict_html(verdict) for verdict in columns.VERDICTS if any(each.verdict == verdict for each in shown))
     theme.show(
-        f'<div class="legend"><b>Difference to {theme.text(baseline)} with its 95% interval</b>{legend}'
+        f'<div class="legend"><b>Difference to {theme.text(baseline)}, with its {extent}</b>{legend}'
         f'<span class="dim">grey band: ±{least} AP, the smallest effect that matters</span></div>'
     )
-    st.plotly_chart(figure, key="forest", config=CONFIG, alt="difference to the baseline with its 95% interval, one row a variant")
+    st.plotly_chart(figure, key="forest", config=CONFIG, alt=f"difference to the baseline, with its {extent}, one row a variant")
     verdicts = "; ".join(f"{each.variant}: {verdict_text(each)}" for each in shown if each.metric == "AP")
-    words = f"Difference to {baseline} with its 95% interval; grey band ±{least} AP. Verdicts on AP: {verdicts}."
+    words = f"Difference to {baseline}, with its {extent}; grey band ±{least} AP. Verdicts on AP: {verdicts}."
     downloads.figure("forest", experiment, words)
 
 

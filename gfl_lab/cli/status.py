@@ -38,7 +38,7 @@ def command(experiment: Path | None, profile: str | None, as_json: bool) -> None
     if not rows:
         if not problems or experiment:  # else there are runs, and no plan that can be read
             which = f" of {experiment}" if experiment else ""
-            say(f"no runs under {tree.root}{which}. Start with:  gfl-lab run experiments/table3_qfl_dfl.yaml")
+            say(f"no runs under {tree.root}{which}. Start with:  gfl-lab run {experiment or 'experiments/table3_qfl_dfl.yaml'}")
         return
     for row, cost in zip(rows, costs, strict=True):
         print("\n".join(status_lines(row, tree, str(cost))))

@@ -44,10 +44,28 @@ def _differences(rows: Sequence[TableRow], baseline: VariantRow | None) -> list[
     notes = []
     if any(row.delta for row in rows):
         notes.append(f"Signed numbers are differences to the baseline ({baseline.name}), paired over the seeds that both have finished.")
+    notes += _left_out(rows, baseline)
     if unpaired := [row.variant for row in rows if not row.baseline and row.metrics and not row.delta]:
         reason = f"no finished seed is shared with the baseline ({baseline.name})"
         notes.append(f"No difference can be given for {joined(unpaired)}: {reason}.")
     return notes
+
+
+def _left_out(rows: Sequence[TableRow], baseline: VariantRow) -> list[str]:
+    """Return a note for rows whose difference is not that of the two means, since a seed of one of them has no partner."""
+    own = next((row.metrics for row in rows if row.baseline), {})
+    groups: dict[tuple[int, int, int], list[str]] = {}
+    for row in rows:
+        for key, delta in row.delta.items():
+            counts = (delta.n, row.metrics[key].n, own[key].n) if key in own and key in row.metrics else (0, 0, 0)
+            if counts[0] < max(counts[1:]):
+                groups.setdefault(counts, []).append(row.variant)
+                break
+    return [
+        f"{joined(names)}: the difference uses {paired} {'seed' if paired == 1 else 'seeds'} of {has}, and {paired} of {others} of the "
+        f"baseline ({baseline.name}): the others have no partner. So it is not the difference of the two means."
+        for (paired, has, others), names in groups.items()
+    ]
 
 
 def _incomplete(rows: Sequence[TableRow]) -> list[str]:

@@ -247,9 +247,8 @@ def _prospect(design: Design, variants: int, spread: float | None) -> Prospect:
         spread: standard deviation of a pair's difference, AP, from its finished trials; None if there is none yet.
     """
     expected = expected_trials(design.looks, variants - 1, design.min_effect, design.min_effect if spread is None else spread)
-    noise = (
-        "if seeds differ by as much (standard deviation of a pair)" if spread is None else f"as seeds differ here ({spread:.2f} AP a pair)"
-    )
+    known = "an assumption" if spread is None else "as in the finished trials"
+    noise = f"for a difference that varies by {design.min_effect if spread is None else spread:.2g} AP from seed to seed ({known}),"
     effects = joined([f"{each:g}" for each in EFFECTS])
-    basis = f"{noise} and true differences of {effects} times {design.min_effect:g} AP are equally likely"
+    basis = f"{noise} with true differences of {effects} times {design.min_effect:g} AP equally likely"
     return Prospect(design, design.looks[0] * variants, design.looks[-1] * variants, expected, basis)

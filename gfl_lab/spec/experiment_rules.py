@@ -50,8 +50,9 @@ def looks_problems(seeds: dict[str, Any], raw: dict[str, Any], source: Source) -
     if isinstance(looks, list) and all(type(each) is int for each in looks) and looks != sorted(set(looks)):
         message = f"seeds.looks is {show(looks)}: each look must have more seeds than the one before"
         problems.append(Problem(message, source.place("seeds", "looks"), f"Write {show(sorted(set(looks)))}."))
-    if "min_effect" in raw and raw["min_effect"] != seeds.get("until_resolved"):
-        message = f"min_effect is {show(raw['min_effect'])} and seeds.until_resolved {show(seeds.get('until_resolved'))}: both are the same number"
+    until = seeds.get("until_resolved")
+    if until is not None and "min_effect" in raw and raw["min_effect"] != until:
+        message = f"min_effect is {show(raw['min_effect'])} and seeds.until_resolved {show(until)}: both are the same number"
         problems.append(Problem(message, source.place("min_effect"), "Give seeds.until_resolved alone."))
     return problems
 
