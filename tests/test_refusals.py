@@ -52,18 +52,22 @@ def test_a_number_is_finite_and_in_its_range(name: str, command: click.Command, 
     assert isinstance(option.type, Number | Whole), "gfl_lab.cli.numbers has the types that refuse nan and inf"
     assert option.type.min is not None and option.type.max is not None or option.type.min is not None
     context = click.Context(command)
+
+    def given(text: object) -> object:
+        return (text,) if option.multiple else text
+
     for text in ("nan", "NaN", "inf", "-inf", "infinity", "1e400", "-1", "-1e-9", "", " ", "1_0", "0x10", "ten", "1,5", "9" * 5000, "٣"):
         if text == "-1e-9" and isinstance(option.type, Number) and not (option.type.min == 0):
             continue
         with pytest.raises(click.BadParameter) as caught:
-            option.type_cast_value(context, text)
+            option.type_cast_value(context, given(text))
         message = caught.value.format_message()
         assert option.opts[0] in message and "it must be a" in message, message
     low = option.type.min + (0.5 if getattr(option.type, "min_open", False) else 0)
-    assert option.type_cast_value(context, f"{low}") == low
+    assert option.type_cast_value(context, given(f"{low}")) == given(low)
     if option.type.max is not None:
         with pytest.raises(click.BadParameter):
-            option.type_cast_value(context, f"{option.type.max + 1}")
+            option.type_cast_value(context, given(f"{option.type.max + 1}"))
 
 
 @pytest.fixture

@@ -145,7 +145,7 @@ def test_one_seed_says_what_images_alone_make_uncertain() -> None:
     assert found.found.image_half == pytest.approx(1.96 * 0.5, rel=0.15)
     table = build_table(rows(1.0, seeds=1), samples(v0=0.5))
     assert comparison_texts(table)[0][1] == "+1.0" and "(images)" in comparison_texts(table)[0][2]
-    assert any("± is what the choice of validation images alone" in note for note in table.footnotes)
+    assert any("± covers the choice of validation images alone" in note for note in table.footnotes)
     assert not any("8 times in 10" in note for note in table.footnotes)
 
 
