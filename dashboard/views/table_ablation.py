@@ -120,7 +120,7 @@ def _answer(table: Table, variants: list[str]) -> None:
     for each in table.comparisons:
         if each.metric == "AP" and each.variant in variants:
             verdicts.setdefault(each.verdict, []).append(each.variant)
-    found = [f"{theme.verdict_html(verdict)} {theme.text(', '.join(names))}" for verdict, names in verdicts.items()]
+    found = [f"{theme.verdict_html(verdict, verdict + ':')} {theme.text(', '.join(names))}" for verdict, names in verdicts.items()]
     if found and table.baseline:
         theme.show(f'<div class="answer">In AP, against {theme.text(table.baseline.variant)}: {"; ".join(found)}.</div>')
 
