@@ -33,8 +33,11 @@ function wrapped (words, most) {
 function save ({ save: form, figure, caption, name }) {
   const plot = document.querySelector('.st-key-' + CSS.escape(figure) + ' .js-plotly-plot')
   if (!plot) return
-  const { width, height } = plot.getBoundingClientRect()
-  const lines = wrapped(caption, Math.floor(width / 6.6)), space = 'http://www.w3.org/2000/svg'
+  const { width: drawn, height } = plot.getBoundingClientRect()
+  // A file has not the page's font: labels at the left edge may need more room in the font that replaces it.
+  const pad = Math.max(12, ...[...plot.querySelectorAll('.ytick text')].map(label => Math.ceil(0.4 * label.getBBox().width)))
+  const width = drawn + pad
+  const lines = wrapped(caption, Math.floor(width / 7)), space = 'http://www.w3.org/2000/svg'
   const whole = Math.ceil(height + 18 * lines.length + 16)
   const svg = document.createElementNS(space, 'svg')
   const add = (kind, attributes, words) => {
@@ -42,11 +45,15 @@ function save ({ save: form, figure, caption, name }) {
     for (const key in attributes) each.setAttribute(key, attributes[key])
     each.textContent = words || ''
   }
-  for (const [key, value] of Object.entries({ xmlns: space, width, height: whole, viewBox: `0 0 ${width} ${whole}` })) svg.setAttribute(key, value)
+  for (const [key, value] of Object.entries({ xmlns: space, width, height: whole, viewBox: `${-pad} 0 ${width} ${whole}` })) svg.setAttribute(key, value)
   const style = getComputedStyle(document.querySelector('[data-testid=stApp]'))
-  add('rect', { width: '100%', height: '100%', fill: style.backgroundColor })
-  for (const part of plot.querySelectorAll('.main-svg')) svg.appendChild(part.cloneNode(true))
-  lines.forEach((line, i) => add('text', { x: 10, y: height + 18 * (i + 1), 'font-size': 13, 'font-family': 'sans-serif', fill: style.color }, line))
+  add('rect', { x: -pad, width: '100%', height: '100%', fill: style.backgroundColor })
+  for (const part of plot.querySelectorAll('.main-svg')) {
+    const copy = svg.appendChild(part.cloneNode(true))
+    copy.setAttribute('overflow', 'visible')
+    copy.style.overflow = 'visible'
+  }
+  lines.forEach((line, i) => add('text', { x: 10 - pad, y: height + 18 * (i + 1), 'font-size': 13, 'font-family': 'sans-serif', fill: style.color }, line))
   const text = new Blob([new XMLSerializer().serializeToString(svg)], { type: 'image/svg+xml' })
   if (form === 'svg') return download(text, name + '.svg')
   const picture = new Image(), address = URL.createObjectURL(text)

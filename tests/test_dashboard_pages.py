@@ -396,7 +396,7 @@ def test_figures_are_saved_with_a_caption(trees, monkeypatch):
             rf'data-save="{form}" data-figure="forest" data-name="table3_qfl_dfl-desk-forest" data-caption="([^"]+)"', text
         )
         assert (
-            "What do QFL and DFL each add to ATSS? Difference to qfl=off dfl=off with its 95% interval" in found
+            "What do QFL and DFL each add to ATSS? Difference to qfl=off dfl=off, with its 95% interval" in found
             and "Verdicts on AP: " in found
         )
 

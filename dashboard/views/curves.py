@@ -13,6 +13,7 @@ from dashboard.figures import CONFIG
 from dashboard.reader import reader
 from dashboard.views import curves_figures
 from gfl_lab.report.curves import curve_keys, curves, differing_terms, term_groups
+from gfl_lab.report.formatting import metric_title
 from gfl_lab.results.rows import ExperimentRow, Logged
 
 WINDOWS = ("1", "5", "11", "25", "51")
@@ -105,7 +106,7 @@ if experiment.is_imported:
     st.stop()
 keys = _keys(reader().store.logged(experiment), "val") or ("AP",)
 with st.container(horizontal=True, gap="large"):
-    state.choose("Validation metric", "metric", keys, "AP", widget=st.segmented_control, required=True)
+    state.choose("Validation metric", "metric", keys, "AP", names=metric_title, widget=st.segmented_control, required=True)
     state.choose(
         "Mean over steps", "smooth", WINDOWS, "11", names=lambda w: "off" if w == "1" else w, widget=st.segmented_control, required=True
     )
