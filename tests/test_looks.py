@@ -252,7 +252,7 @@ def test_seeds_are_added_where_they_are_needed_alone(cli: Cli, tmp_path: Path) -
     assert all((trial.path / known_trial.STARTED).read_text() == "1\n" for trial in RunTree(tmp_path / "runs").trials())
     assert json.loads(cli("table", file, "--json")[1]) == table
     code, out, err = cli("plan", file, "--until-resolved", "1")
-    assert code == 0 and "0 of " in err and "as seeds differ here" in err and out.count("seed ") == sum(found.values())
+    assert code == 0 and "0 of " in err and "as in the finished trials" in err and out.count("seed ") == sum(found.values())
     assert f"{found['base']} seeds" in " ".join(cli("table", file)[1].split())
 
     # seeds that are added by hand are no reason for another verdict, and are named
