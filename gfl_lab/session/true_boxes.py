@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -70,7 +70,7 @@ def _of_file(images: Sequence[Path], annotations: Path) -> dict[Path, list[TrueB
     found: dict[Path, list[TrueBox]] = {}
     problems = []
     for path in images:
-        candidates = _best_named(path, truth.stems.get(path.stem, []), lambda index: truth.names[index])
+        candidates = _best_named(path, truth.stems.get(path.stem, []), truth.names)
         if len(candidates) != 1:
             how = "lists no image of this name" if not candidates else f"lists {len(candidates)} images of this name"
             problems.append(Problem(f"{shown} {how}", str(path)))
@@ -92,10 +92,10 @@ def _image_at(path: Path, folder: Path, images: Sequence[Mapping[str, Any]]) -> 
     return None
 
 
-def _best_named(path: Path, candidates: Sequence[int], name_of: Callable[[int], str]) -> list[int]:
+def _best_named(path: Path, candidates: Sequence[int], names: Sequence[str]) -> list[int]:
     """Return those images whose listed path ends as ``path`` does; if none does, those of the same name without folder and ending."""
     parts = path.resolve().parts
-    alike = [index for index in candidates if parts[-len(own := PureWindowsPath(name_of(index)).parts) :] == own]
+    alike = [index for index in candidates if parts[-len(own := PureWindowsPath(names[index]).parts) :] == own]
     return alike or list(candidates)
 
 
