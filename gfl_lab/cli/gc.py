@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 @click.command("gc")
-@click.option("--delete", is_flag=True, help="Delete what is listed; without it nothing is touched.")
-@click.option("--checkpoints", is_flag=True, help="Also the last checkpoints of finished trials: they cannot be evaluated again then.")
+@click.option("--delete", is_flag=True, help="Delete the listed files. Without it they are only listed.")
+@click.option("--checkpoints", is_flag=True, help="Also the last checkpoints of finished trials, which can then not be evaluated again.")
 @click.option("--unreferenced", is_flag=True, help="Also trials that no plan refers to, and plans and tables over former data.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(delete: bool, checkpoints: bool, unreferenced: bool, as_json: bool) -> None:

@@ -15,9 +15,7 @@ from gfl_lab.session.refusals import require_new_file
 
 @click.command("report")
 @stored_argument
-@click.option(
-    "--claim", "variant", metavar="VARIANT", required=True, help='Variant that the claim is on, as the table names it: "qfl=on dfl=on".'
-)
+@click.option("--claim", "variant", metavar="VARIANT", required=True, help='Variant of the claim, as the table names it: "qfl=on dfl=on".')
 @click.option("--against", metavar="VARIANT", help="Variant to compare it with.  [default: the baseline]")
 @profile_option
 @min_effect_option

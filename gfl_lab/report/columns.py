@@ -1,7 +1,7 @@
 """The columns that people read: title and explanation of each, once for tables, dashboard and documents.
 
 ``naming.METRICS`` has the metrics. This module has the columns that compare variants, the verdicts, and the columns of a search.
-A test writes them into docs/tables.md.
+``docs/reference.py`` writes them into docs/tables.md.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ WITH_BINS = _in_head(
 )
 WITH_DIRAC_BOX = _in_head("box: dirac", lambda s: s.box == "dirac")
 WITH_GAUSSIAN_BOX = _in_head("box: gaussian", lambda s: s.box == "gaussian")
-WITH_BOX_LOSS = _in_head("gaussian_box_loss: true on a Gaussian box", lambda s: s.box != "gaussian" or s.gaussian_box_loss)
+WITH_BOX_LOSS = _in_head("a box that is not Gaussian, or gaussian_box_loss: true", lambda s: s.box != "gaussian" or s.gaussian_box_loss)
 WITH_DFL = _in_head("dfl: true", lambda s: s.trains_dfl)
 WITH_ATSS = Condition("assigner: ATSSAssigner", lambda s: s.assigner == "ATSSAssigner")
 WITH_FCOS = _in_head("assigner: fcos", lambda s: s.assigner == "fcos")

@@ -57,13 +57,13 @@ class Profile(BaseModel):
     model_config = _STRICT
 
     name: str = Field(description="name of the file without `.yaml`")
-    title: str = Field(description="one line for people")
+    title: str = Field(description="one line about the profile")
     data: DeskData | Literal["required"] = Field(
         description="a generated data set, or `required`: `--data PATH` must name a folder in COCO format. `--data` also replaces a generated one"
     )
     settings: dict[str, Any] = Field(default_factory=dict, description="any of the settings, with their values")
     resources: Resources = Field(
-        default_factory=lambda: Resources.model_validate({}), description="what one trial takes; not part of its id"
+        default_factory=lambda: Resources.model_validate({}), description="CPU cores and GPUs of one trial; not part of its id"
     )
     cpu_seconds_per_image: float = Field(
         0,
@@ -106,7 +106,7 @@ class ExperimentFile(BaseModel):
         description="names the folder `experiments/<name>` of the run tree: letters, digits, `_`, `.` and `-`, no `..`, first a letter or digit, "
         "at most 100 characters"
     )
-    question: str = Field("", description="one line for people, shown in tables and in MLflow")
+    question: str = Field("", description="one line, shown in tables and in MLflow")
     kind: Literal["ablation", "search"] = Field(
         "ablation",
         description="`ablation`: the same budget for every variant; `search`: settings are suggested, and poor trials stop early",
@@ -131,7 +131,7 @@ class ExperimentFile(BaseModel):
         None,
         gt=0,
         le=100,
-        description="smallest difference in AP that matters, 0.3 by default; within it variants are `equivalent`. State it before you look",
+        description="smallest difference in AP that matters, 0.3 by default; within it variants are `equivalent`. Fix it before the first look",
     )
     published_table: str = Field(
         "", description="published table to show beside yours: a file in `published`, its rows matched by settings"
@@ -152,12 +152,12 @@ class PublishedRow(BaseModel):
 
     name: str = Field(description="name of the row in its source")
     settings: dict[str, Any] = Field(
-        description="what a variant must have to stand beside the row; with `why_not` the source's own words, which nothing reads"
+        description="settings that a variant must have to be shown beside the row; with `why_not` the source's own words"
     )
     metrics: dict[str, float | None] = Field(description="metric keys and values; null if the source leaves one out")
-    evidence: str = Field("", description="where the numbers were read, if not as the table's")
-    differs: str = Field("", description="what the source did otherwise in this row that no setting says; then it is not called comparable")
-    why_not: str = Field("", description="why no variant can produce the row; empty where one can")
+    evidence: str = Field("", description="origin of the numbers, if not the table's")
+    differs: str = Field("", description="differences of the source that no setting expresses; then the row is not called comparable")
+    why_not: str = Field("", description="reason why no variant can produce the row; else empty")
 
 
 class PublishedTable(BaseModel):
@@ -168,11 +168,11 @@ class PublishedTable(BaseModel):
     id: str = Field(description="name of the file without `.yaml`")
     title: str = Field(description="the table in a few words")
     source: str = Field(description="paper and table, or repository")
-    split: str = Field(description="images that were evaluated: coco_minival, or another one that we cannot compare with")
-    evidence: str = Field("", description="where the numbers were read: paper_text, official_repo, reading_note, ...")
+    split: str = Field(description="evaluated images: coco_minival, or others, which are not comparable")
+    evidence: str = Field("", description="origin of the numbers: paper_text, official_repo, reading_note, ...")
     training: str = Field("", description="id of the published training settings; empty: the source states none")
     settings: dict[str, Any] = Field(default_factory=dict, description="settings that every row was made with, beyond the defaults")
-    differs: str = Field("", description="what the source did otherwise that no setting says; then no row is called comparable")
+    differs: str = Field("", description="differences of the source that no setting expresses; then no row is called comparable")
     rows: list[PublishedRow] = Field(
         description="the rows; of those whose settings a variant has, the one with the most is shown beside it"
     )

@@ -165,13 +165,18 @@ class Settings(BaseModel):
         acts_only_with=conditions.WITH_GUIDED_LOSS,
     )
     dgqp_topk: int = _field(
-        DETECTOR, 4, "DGQP: highest probabilities of each side that it sees; 0 none", ge=0, le=129, acts_only_with=conditions.WITH_DGQP
+        DETECTOR,
+        4,
+        "DGQP: number of highest probabilities of each side among its inputs; 0: none",
+        ge=0,
+        le=129,
+        acts_only_with=conditions.WITH_DGQP,
     )
     dgqp_mean: bool = _field(
-        DETECTOR, True, "DGQP: also sees their mean (of all bins when dgqp_topk is 0)", acts_only_with=conditions.WITH_DGQP
+        DETECTOR, True, "DGQP: their mean is an input too (of all bins if dgqp_topk is 0)", acts_only_with=conditions.WITH_DGQP
     )
     dgqp_variance: bool = _field(
-        DETECTOR, False, "DGQP: also sees the variance of each side's distribution", acts_only_with=conditions.WITH_DGQP
+        DETECTOR, False, "DGQP: the variance of each side's distribution is an input too", acts_only_with=conditions.WITH_DGQP
     )
     dgqp_channels: int = _field(DETECTOR, 64, "DGQP: hidden width", ge=1, le=1024, acts_only_with=conditions.WITH_DGQP)
     dgqp_form: Literal["decomposed", "composed"] = _field(
@@ -273,7 +278,7 @@ class Settings(BaseModel):
     distillation: Literal["none", "ld", "kd"] = _field(
         DETECTOR,
         "none",
-        "what the positives learn from `teacher`: nothing (none), its edge distributions (ld), or its class scores (kd)",
+        "distillation from `teacher` at the positives: none, its edge distributions (ld), or its class scores (kd)",
     )
     ld_temperature: float = _field(
         DETECTOR, 10.0, "LD: temperature that softens both distributions", ge=1, le=1000, acts_only_with=conditions.WITH_LD
@@ -356,7 +361,7 @@ class Settings(BaseModel):
     epochs: int = _field(SCHEDULE, 12, "passes over the training images in a 1x schedule", ge=1, le=1000)
     schedule: Literal["1x", "2x", "3x"] = _field(SCHEDULE, "1x", "multiplies epochs")
     data_repeats: int = _field(
-        SCHEDULE, 1, "how often an epoch takes each training image, each time augmented anew, in one random order", ge=1, le=1000
+        SCHEDULE, 1, "passes over the training images in one epoch, each time augmented anew, in one random order", ge=1, le=1000
     )
     batch_size: int = _field(SCHEDULE, 16, "images a step", ge=1, le=1024)
     optimizer: Literal["sgd", "adamw"] = _field(SCHEDULE, "sgd", "SGD with momentum 0.9, or AdamW")
@@ -364,7 +369,7 @@ class Settings(BaseModel):
     base_batch_size: int = _field(
         SCHEDULE,
         0,
-        "batch size that lr is meant for: lr is scaled to batch_size, linearly (SGD) or by the root (AdamW); 0 is not",
+        "batch size that lr is meant for: lr is scaled to batch_size, linearly (SGD) or by the root (AdamW); 0: no scaling",
         ge=0,
         le=65536,
     )
@@ -384,10 +389,8 @@ class Settings(BaseModel):
     warmup_start_factor: float = _field(
         SCHEDULE, 0.001, "start of the warm-up, as a part of lr", gt=0, le=1, acts_only_with=conditions.WITH_WARMUP
     )
-    clip_grad_norm: float = _field(SCHEDULE, 0.0, "clip gradients to this norm; 0 does not", ge=0, le=MAX_WEIGHT)
-    ema_decay: float = _field(
-        SCHEDULE, 0.0, "decay of the moving average of weights that is evaluated, e.g. 0.9998; 0 has none", ge=0, lt=1
-    )
+    clip_grad_norm: float = _field(SCHEDULE, 0.0, "norm to which gradients are clipped; 0: no clipping", ge=0, le=MAX_WEIGHT)
+    ema_decay: float = _field(SCHEDULE, 0.0, "decay of the moving average of weights that is evaluated, e.g. 0.9998; 0: none", ge=0, lt=1)
     precision: Literal["float32", "bfloat16", "float16"] = _field(SCHEDULE, "float32", "float32, or autocast of the forward pass")
     flip_prob: float = _field(SCHEDULE, 0.5, "probability of a horizontal flip in training", ge=0, le=1)
     scale_range: tuple[Annotated[float, Field(ge=0.1, le=4)], Annotated[float, Field(ge=0.1, le=4)]] = _field(
@@ -401,7 +404,7 @@ class Settings(BaseModel):
         le=1,
         acts_only_with=conditions.WITH_SCALES,
     )
-    interpolation: Literal["bilinear", "bicubic"] = _field(SCHEDULE, "bilinear", "how training images are scaled; at test it is bilinear")
+    interpolation: Literal["bilinear", "bicubic"] = _field(SCHEDULE, "bilinear", "scaling of training images; bilinear at test")
     crop: Literal["none", "vit_adapter"] = _field(
         SCHEDULE, "none", "random crops in training: none, or ViT-Adapter's choice of resize or resize, crop and resize, then a crop"
     )
