@@ -24,18 +24,8 @@ from gfl_lab import naming
 from gfl_lab.cli.main import _COMMANDS, cli
 from gfl_lab.integrity.trial_check import CHECKED
 from gfl_lab.orchestrate.ray_cluster import prepare_environment
-from gfl_lab.records.accumulation import Accumulation
-from gfl_lab.records.cost import Measured, Spent
-from gfl_lab.records.lease import Lease
-from gfl_lab.records.manifest import DataPaths
-from gfl_lab.records.marks import FailedRepair
-from gfl_lab.records.plan import PlannedVariant, Reference
-from gfl_lab.records.result import Done, Failed, Failure, Interrupted
-from gfl_lab.records.search import SearchFile, Suggestion
-from gfl_lab.records.table_lock import LockedRow, LockedTrial, TableLock
 from gfl_lab.spec.file_models import ExperimentFile, Profile
 from gfl_lab.spec.files import find_profile, load_experiment, load_profile
-from gfl_lab.spec.trial import DataSpec, TrialSpec
 from tests.support.nodes import why_not
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -544,14 +534,6 @@ def test_every_file_of_a_run_tree_stands_in_its_document() -> None:
         naming.PLAN, naming.LOCK, naming.NEW_LOCK, naming.SEARCH, naming.COST, naming.MLFLOW_DB, CHECKED,
     ]  # fmt: skip
     assert [name for name in files if f"`{name}`" not in text and f"/{name}" not in text and f"  {name} " not in text] == []
-    records = [
-        *(part for kind in (Done, Failed, Interrupted) for part in kind.__dataclass_fields__), *Failure.__dataclass_fields__, *Lease.__dataclass_fields__,
-        *DataPaths.__dataclass_fields__, *TrialSpec.model_fields, *DataSpec.model_fields, *PlannedVariant.__dataclass_fields__,
-        *Reference.__dataclass_fields__, *Suggestion.__dataclass_fields__, *SearchFile.__dataclass_fields__, *TableLock.__dataclass_fields__,
-        *LockedTrial.__dataclass_fields__, *LockedRow.__dataclass_fields__, *Spent.__dataclass_fields__, *Measured.__dataclass_fields__,
-        *Accumulation.__dataclass_fields__, *FailedRepair.__dataclass_fields__,
-    ]  # fmt: skip
-    assert [key for key in records if f"`{key}`" not in text and f'"{key}"' not in text] == []
 
 
 def anchors(path: Path) -> set[str]:

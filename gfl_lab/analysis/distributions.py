@@ -26,6 +26,7 @@ from gfl_lab.detector.postprocess import DenseOutputs
 from gfl_lab.detector.targets import assign_batch, pad_shapes
 from gfl_lab.detector.transfer import to_device
 from gfl_lab.metrics.truth_scores import TruthScores, truth_scores
+from gfl_lab.records.distribution_columns import COLUMNS
 from gfl_lab.records.files import atomic_path
 from gfl_lab.spec.bins import bin_positions, unit_in_strides
 from gfl_lab.spec.choices import ASSIGNERS, OWN
@@ -38,17 +39,10 @@ FALSE_POSITIVE_SCORE = 0.3
 """Unmatched detections from this score on are kept as rows; below it nearly all are background noise."""
 
 _BOX = ("x1", "y1", "x2", "y2")
-_SCALARS = {
-    **dict.fromkeys(("image_id", "annotation_id", "category_id"), pa.int64()),
-    **dict.fromkeys(("file_name", "category", "ambiguity"), pa.string()),
-    **dict.fromkeys(("level", "stride", "bins", "ambiguous_side"), pa.int32()),
-    **dict.fromkeys((f"{box}_{part}" for box in ("gt", "cell", "det") for part in _BOX), pa.float32()),
-    **dict.fromkeys(("cell_x", "cell_y", "scale_x", "scale_y", "score", "cell_iou", "det_score", "det_iou"), pa.float32()),
-    **dict.fromkeys(("bin_width", "edge_a", "edge_b", "prob_a"), pa.float32()),
-    "scored": pa.bool_(),
-}
-_LISTS = ("probs", "expectation", "target", "bin_positions")
-SCHEMA = pa.schema([*_SCALARS.items(), *((name, pa.list_(pa.float32())) for name in _LISTS)])
+_TYPES = {
+    "int64": pa.int64(), "int32": pa.int32(), "float32": pa.float32(), "string": pa.string(), "bool": pa.bool_(), "list": pa.list_(pa.float32()),
+}  # fmt: skip
+SCHEMA = pa.schema([(name, _TYPES[column.type]) for column in COLUMNS for name in column.names])
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,15 @@ class Records:
     """Detections and ground truth of one trial over its validation images, as eval.npz holds them.
 
     Attributes:
-        image_ids: (I,) every image that was evaluated.
-        det_image, det_label, det_score: (D,); det_box: (D, 4) xyxy, pixels.
-        gt_image, gt_label, gt_area, gt_crowd, gt_id: (G,); gt_box: (G, 4) xyxy, pixels.
-        classes: names by label.
-        max_dets: detections counted for each image and class.
-        det_area: (D,) px^2, where the area is known better than from the corners: width x height as written in a file; else None.
+        image_ids: (I,) Ids of all validation images.
+        det_image, det_label, det_score: (D,) Detections after NMS: image id, label from 0, score.
+        det_box: (D, 4) Boxes of the detections: xyxy, pixels of the original image.
+        gt_image, gt_label, gt_id: (G,) Ground truth: image id, label from 0, annotation id.
+        gt_area, gt_crowd: (G,) Area in square pixels, and whether the box is a crowd region.
+        gt_box: (G, 4) Boxes of the ground truth: xyxy, pixels of the original image.
+        classes: (C,) Names by label.
+        max_dets: Detections counted for each image and class.
+        det_area: (D,) Width x height as written in an imported file, square pixels. Only for imported trials.
     """
 
     image_ids: np.ndarray

@@ -13,8 +13,8 @@ class Accumulation:
     """The split of a batch.
 
     Attributes:
-        parts: of each batch, at least 2.
-        since_step: the last step with whole batches; None until a trial has gone on with this.
+        parts: Number of parts of each batch, at least 2. Their gradients are accumulated.
+        since_step: The last step with whole batches; null until the trial has continued.
     """
 
     parts: int

@@ -19,8 +19,10 @@ class Spent:
     """The cost of an experiment's commands so far, and the trial resources of the last one.
 
     Attributes:
-        cpus, gpus: of each trial. at_once: trials that ran at the same time.
-        wall_seconds: wall time. core_seconds, gpu_seconds: time of each core and each GPU, added up.
+        cpus, gpus: Cores and GPUs of each trial of the last command.
+        at_once: Trials of the last command that ran at the same time.
+        wall_seconds: Wall time of all commands.
+        core_seconds, gpu_seconds: Time of each core and each GPU, added up over all commands.
     """
 
     cpus: int
@@ -53,7 +55,12 @@ def write_spent(path: Path, spent: Spent) -> None:
 
 
 class MeasuredData(NamedTuple):
-    """Name and digest of the data set that a warm-up ran on."""
+    """The data set that a warm-up ran on.
+
+    Attributes:
+        name: Name of the data set.
+        digest: Its digest.
+    """
 
     name: str
     digest: str
@@ -64,11 +71,16 @@ class Measured:
     """A warm-up of one model on one machine.
 
     Attributes:
-        settings: all settings of the trial.
-        seconds_per_iteration: of training. seconds_per_image: of evaluation. seconds_once: of a trial's set-up and latency.
-        memory_mib: peak of the process and its loaders. gpu_memory_mib: of the GPU; 0 on a CPU.
+        settings: All settings of the trial.
+        data: The data set.
+        seconds_per_iteration: Seconds of a training step.
+        seconds_per_image: Seconds of an image in evaluation.
+        seconds_once: Seconds of a trial's set-up and of its latency.
+        memory_mib: Peak memory of the process and its loaders, in MiB.
+        gpu_memory_mib: Peak memory of the GPU, in MiB; 0 on a CPU.
         device: ``cpu`` or ``cuda NAME``.
-        cpus: cores that the trial had. at_once: trials that ran at the same time.
+        cpus: Cores of the trial.
+        at_once: Warm-ups that ran at the same time.
         measured: ISO time.
     """
 

@@ -17,11 +17,11 @@ class Lease:
     """The holder of a trial.
 
     Attributes:
-        pid: of the process.
-        start: when the process started, in clock ticks since boot: a reused pid has another one.
-        host: name of the machine.
-        since: Unix time in s when the trial was taken; 0 if unknown.
-        run: of a cluster without a shared disk: the driver's run that gave the trial to this node; else empty.
+        pid: Process id of the holder.
+        start: Start of the process, in clock ticks since boot; tells it from a later process with the same pid.
+        host: Name of the machine.
+        since: Unix time in s of the lease; 0 if unknown.
+        run: Run of the driver that gave the trial to this node. Only on a cluster without a shared file system.
     """
 
     pid: int

@@ -24,7 +24,12 @@ _NO_FILE = ("random", "pretrained")
 
 @dataclass(frozen=True)
 class DataPaths:
-    """Paths of a trial's images and annotations, absolute, on the machine that wrote the manifest."""
+    """Paths of a trial's images and annotations, absolute, on the machine that wrote the manifest.
+
+    Attributes:
+        train_annotations, val_annotations: Annotation files of this machine, absolute paths. Imported trials have the second one.
+        train_images, val_images: Image folders of this machine, absolute paths. Empty for imported trials.
+    """
 
     train_annotations: str
     val_annotations: str
@@ -62,12 +67,12 @@ class Manifest:
 
     @property
     def trial(self) -> str:
-        """Id of the trial, as it was written; empty if it is missing."""
+        """Id of the trial."""
         return text_of(self.content.get("trial"))
 
     @property
     def created(self) -> str:
-        """ISO time of writing; empty if it is missing."""
+        """ISO time at which the file was written."""
         return text_of(self.content.get("created"))
 
     @property

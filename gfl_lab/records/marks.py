@@ -15,7 +15,8 @@ class SoundTrials:
     """Trials whose files have passed the check, with the stamps of the files then.
 
     Attributes:
-        rules: version of the check; trials that passed another version are checked again.
+        rules: Version of the check. Trials that passed another version are checked again.
+        stamps: Stamp of the files, by the id of each finished trial that passed.
     """
 
     rules: int
@@ -44,7 +45,9 @@ class FailedRepair:
     """The failure to make the damaged records of a finished trial again.
 
     Attributes:
-        kind: a ``FailureKind``. tried: ISO time.
+        kind: Kind of the failure, as in result.json.
+        reason: Its reason, a sentence.
+        tried: ISO time of the repair.
     """
 
     kind: str

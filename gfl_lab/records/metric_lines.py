@@ -20,11 +20,12 @@ class MetricLine(NamedTuple):
     """One line of metrics.jsonl. A tuple, because a trial has up to 100,000 of them.
 
     Attributes:
-        kind: ``train`` (a step) or ``val`` (an evaluation).
-        step: finished iterations, from 1.
-        epoch: the epoch that the step belongs to, from 1.
-        time: Unix time in s; 0 if the line holds none.
-        metrics: by key; AP is 0 to 100. NaN and infinity are possible.
+        kind: ``train`` for an iteration, ``val`` for the evaluation after an epoch.
+        step: Finished iterations, from 1.
+        epoch: Epoch of the step, from 1.
+        time: Unix time in s; 0 if unknown.
+        metrics: Numbers by key. ``train``: ``loss``, its terms (``loss_cls``, ``loss_bbox``, ...) and ``lr``. ``val``: ``AP``,
+            ``AP50``, ... (0 to 100), and after the last epoch the scores against the ground-truth edges. NaN and infinity occur.
     """
 
     kind: str

@@ -19,7 +19,13 @@ DEFAULT_METRICS = ("AP",)
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """A trial of a plan: its id, which may be any text in a file that was edited, its seed, and the ids of the trials that it needs."""
+    """A trial of a plan.
+
+    Attributes:
+        id: Its id.
+        seed: Its seed.
+        needs: Ids of the trials that it needs, by setting. Only if it needs any.
+    """
 
     id: str
     seed: int
@@ -38,7 +44,16 @@ class PlannedTrial:
 
 @dataclass(frozen=True)
 class Reference:
-    """A published row beside ours. ``why_not`` gives the reasons why it is not comparable; empty if it is."""
+    """A published row beside ours.
+
+    Attributes:
+        row: Name of the row.
+        metrics: Its numbers.
+        source: Its source.
+        split: Data split of its numbers.
+        comparable: Whether the row can be compared with the variant.
+        why_not: Reasons why it cannot.
+    """
 
     row: str
     metrics: Mapping[str, float]
@@ -65,8 +80,8 @@ class Design:
     """Seeds only where they are needed: an experiment whose looks at the table are fixed before the first one (``report.looks``).
 
     Attributes:
-        min_effect: AP points: rows are decided to be better, worse, or equivalent within this.
-        looks: numbers of seeds at which verdicts are taken, rising, the first one 2 or more. The seeds are 0, 1, 2, ...
+        min_effect: AP points. Rows are decided to be better, worse, or equivalent within this.
+        looks: Numbers of seeds at which verdicts are taken, rising, the first one 2 or more. The seeds are 0, 1, 2, ...
     """
 
     min_effect: float
@@ -100,8 +115,10 @@ class Extension:
     """Seeds or variants that were added to a table in which verdicts could be read already.
 
     Attributes:
-        added: ISO time. read: the most seeds that a verdict rested on before. seeds: the most that a row has since.
-        variants: how many were added.
+        added: ISO time.
+        read: Most seeds of a verdict before.
+        seeds: Most seeds of a row since.
+        variants: Number of added variants.
     """
 
     added: str
@@ -121,7 +138,16 @@ class Extension:
 
 @dataclass(frozen=True)
 class PlannedVariant:
-    """A variant of a plan: the values of its axes, all its settings, its published row, and a trial for each seed."""
+    """A variant of a plan.
+
+    Attributes:
+        name: Its name.
+        axes: Its value on each axis.
+        settings: All its settings.
+        baseline: Whether it is the baseline.
+        reference: Its published row, or null.
+        trials: A trial for each seed.
+    """
 
     name: str
     axes: Mapping[str, Any]
@@ -156,8 +182,10 @@ class PlannedNeed:
     """A trial of a plan that is no row of its table: others need its weights.
 
     Attributes:
-        name: the settings in which it differs from the experiment's.
-        settings: all of them. data: its data set, which may be another one than the experiment's.
+        name: The settings in which it differs from the experiment's.
+        settings: All its settings.
+        data: Its data set, in the form of ``spec.data`` in manifest.json.
+        trial: The trial.
     """
 
     name: str
@@ -183,12 +211,22 @@ class PlanFile:
 
     Attributes:
         created: ISO time of the first plan over these data.
-        experiment: its name. question, kind, source: as in its file; source is the file.
-        axes: the values of each axis. declared: settings that axes or variants vary.
-        metrics: that its table shows. min_effect: the smallest difference in AP that matters; None where its file has none.
-        design: looks that were fixed beforehand; None where its seeds were. extensions: what was added after verdicts could be read.
-        profile, profile_title: the profile.
-        notes: sentences that belong under its table, such as those on imported files.
+        experiment: Name of the experiment.
+        question: Its question.
+        kind: ``ablation``, ``search`` or ``imported``.
+        source: Its file.
+        axes: Values of each axis. The axis ``arm`` has the names of variants that the experiment names itself.
+        declared: Settings that axes or variants vary.
+        metrics: Metrics of the table.
+        min_effect: Smallest difference in AP that matters. Only if the file has one.
+        notes: Sentences under the table, such as notes on imported files. Only if there are any.
+        design: Looks that were fixed beforehand. Only with ``until_resolved``.
+        profile: Name of the profile.
+        profile_title: Its title.
+        data: The data set, in the form of ``spec.data`` in manifest.json.
+        variants: The variants, in the order of the table.
+        needed: Trials that others need and that are no row of the table. Only if there are any.
+        extensions: Seeds or variants added after verdicts could be read. Only if there are any.
     """
 
     created: str
@@ -208,6 +246,11 @@ class PlanFile:
     notes: tuple[str, ...] = ()
     design: Design | None = None
     extensions: tuple[Extension, ...] = ()
+
+    @property
+    def baseline(self) -> Mapping[str, Any] | None:
+        """Values of the baseline on each axis, or null."""
+        return next((variant.axes for variant in self.variants if variant.baseline), None)
 
     @property
     def trials(self) -> tuple[PlannedTrial, ...]:
@@ -230,7 +273,7 @@ class PlanFile:
                 "source": self.source,
                 "axes": {axis: list(values) for axis, values in self.axes.items()},
                 "declared": list(self.declared),
-                "baseline": next((variant.axes for variant in self.variants if variant.baseline), None),
+                "baseline": self.baseline,
                 "table": {"metrics": list(self.metrics)},
                 **({} if self.min_effect is None else {"min_effect": self.min_effect}),
                 **({"notes": list(self.notes)} if self.notes else {}),

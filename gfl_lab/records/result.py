@@ -32,7 +32,12 @@ _COUNTS = ("epochs", "steps", "processes", "peak_memory_mib")
 
 
 class FileEntry(NamedTuple):
-    """Size in bytes and SHA-256 of a file that a trial wrote."""
+    """Size and check sum of a file that a trial wrote.
+
+    Attributes:
+        bytes: Size in bytes.
+        sha256: SHA-256 of the content.
+    """
 
     bytes: int
     sha256: str
@@ -43,9 +48,9 @@ class Failure:
     """The failure of a trial.
 
     Attributes:
-        kind: a ``FailureKind``, or one that a newer version has added.
-        reason: a sentence for people.
-        step, epoch: where it failed, from 1; 0 before the first step.
+        kind: Kind of the failure (failures.md). A newer version may have more kinds.
+        reason: A sentence for people.
+        step, epoch: Step and epoch of the failure, from 1; 0 before the first step.
     """
 
     kind: str
@@ -71,7 +76,14 @@ class Failure:
 
 @dataclass(frozen=True)
 class EvaluatedAgain:
-    """When, where and for how many seconds the damaged records of a finished trial were made again."""
+    """Making the damaged records of a finished trial again.
+
+    Attributes:
+        finished: ISO time.
+        device: Device of that evaluation.
+        seconds: Its wall time in s, by part.
+        environment: Its environment, as ``environment``.
+    """
 
     finished: str
     device: str
@@ -90,10 +102,11 @@ class Outcome:
     """The parts of every result.
 
     Attributes:
-        trial: its id; empty in results of versions that did not write it.
-        seconds: wall time in s of its parts, and of all as ``total``. After a resume, of the last attempt.
-        accumulation: how batches were split, if the trial ran out of memory.
-        finished: ISO time; empty if it is missing.
+        trial: Id of the trial.
+        status: ``done``, ``failed`` or ``interrupted``.
+        seconds: Wall time in s: ``setup``, ``train``, ``eval``, ``distributions``, ``latency`` and ``total``. After a resume, the last attempt.
+        accumulation: The split of batches, as in accumulation.json. Only after a shortage of memory.
+        finished: ISO time.
     """
 
     status: ClassVar[str]
@@ -123,15 +136,17 @@ class Done(Outcome):
     Parts that are None are missing in the file: it is damaged, or an older version wrote it.
 
     Attributes:
-        metrics: by key, finite; AP is 0 to 100. A metric that is not defined is left out.
+        metrics: Finite numbers by key; AP is 0 to 100. Undefined metrics are left out, such as ``AP_L`` without large boxes.
         per_class: AP by class name.
-        counts: numbers of detections, of boxes, and of scored sides.
-        files: size and check sum of the trial's other files.
-        epochs, steps: of the training, finished ones.
-        processes: that shared each batch.
-        peak_memory_mib: of the device.
-        device: as people read it: ``cpu``, ``cuda:0 NVIDIA H100``.
-        weights_from: id of the trial whose final weights were evaluated; empty for a trial that was trained itself.
+        counts: Numbers of detections, of boxes, and of scored sides.
+        files: The trial's files: eval.npz, distributions.parquet, history.parquet, metrics.jsonl.
+        epochs, steps: Finished epochs and steps of the training.
+        processes: Processes that shared each batch.
+        peak_memory_mib: Peak memory of the device, in MiB.
+        device: Device, such as ``cpu`` or ``cuda:0 NVIDIA H100``.
+        environment: Versions of ``python`` and packages, ``system``, ``processor``, ``device`` and ``threads``.
+        weights_from: Id of the trial whose final weights were evaluated. Only for a trial that was not trained itself.
+        evaluated_again: Only after damaged records were made again.
     """
 
     status: ClassVar[str] = DONE
@@ -169,7 +184,11 @@ class Done(Outcome):
 
 @dataclass(frozen=True, kw_only=True)
 class Failed(Outcome):
-    """The result of a trial that failed."""
+    """The result of a trial that failed.
+
+    Attributes:
+        failure: The failure.
+    """
 
     status: ClassVar[str] = FAILED
     failure: Failure
@@ -180,7 +199,11 @@ class Failed(Outcome):
 
 @dataclass(frozen=True, kw_only=True)
 class Interrupted(Outcome):
-    """The result of a trial that was stopped; it goes on from its last checkpoint."""
+    """The result of a trial that was stopped; it goes on from its last checkpoint.
+
+    Attributes:
+        reason: A sentence for people.
+    """
 
     status: ClassVar[str] = INTERRUPTED
     reason: str = ""

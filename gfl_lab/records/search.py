@@ -40,11 +40,15 @@ class Suggestion:
     """One suggestion of the sampler.
 
     Attributes:
-        drawn: the sampler's values, exactly: they are reported to it again when the search goes on.
-        settings: the same as settings, rounded.
-        values: the metric after each epoch that the scheduler has seen.
-        value: the final metric; of a stopped one the last.
-        failure: its kind and its reason.
+        number: Number of the suggestion, from 0.
+        drawn: Exact values of the sampler.
+        settings: The same values, rounded, as settings.
+        trial: Id of its trial; empty for an invalid one. A repeat has that of the earlier suggestion.
+        state: Its outcome so far (search.md).
+        values: The metric after each epoch that the scheduler has seen.
+        value: The final metric; the last one of a stopped trial; else null.
+        failure: ``kind`` and ``reason`` of a failure, or null.
+        reason: Reason of its state, a sentence; empty if there is none.
     """
 
     number: int
@@ -59,7 +63,7 @@ class Suggestion:
 
     @property
     def epochs(self) -> int:
-        """The last epoch that the scheduler has seen; 0 before the first."""
+        """Last epoch that the scheduler has seen; 0 before the first."""
         return max(self.values, default=0)
 
     @property
@@ -92,9 +96,16 @@ class Suggestion:
 
 @dataclass
 class SearchFile:
-    """The truth about a search: what it is (``definition``), and every suggestion in order, numbered from 0.
+    """The truth about a search. The trials themselves are in their run directories.
 
-    The trials themselves are in their run directories.
+    Attributes:
+        created: ISO time.
+        definition: The search, except for ``trials``: ``space``, ``metric``, ``scheduler``, ``sampler_seed``, ``seed``, ``settings``,
+            ``data``, ``code``, ``components``, ``corner``.
+        sampler: ``name``, ``seed``, and ``optuna``: Optuna's version.
+        trials: Number of trials that must end.
+        exhausted: Whether the space holds no more.
+        suggestions: Every suggestion, in order.
     """
 
     definition: dict[str, Any]
@@ -106,7 +117,10 @@ class SearchFile:
 
     @property
     def digest(self) -> str:
-        """Hash of the definition, made of the settings' first names; a search over something else has another one."""
+        """Hash of the definition. A search with another definition starts anew.
+
+        It is made of the settings' first names.
+        """
         named = {key: renames.first_edition(self.definition[key]) for key in ("space", "settings") if key in self.definition}
         return naming.digest(self.definition | named, 16)
 

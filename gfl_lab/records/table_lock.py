@@ -14,7 +14,14 @@ Numbers: TypeAlias = Mapping[str, float | None]
 
 @dataclass(frozen=True)
 class LockedTrial:
-    """A finished trial: its variant and seed, the digest of its detections (None if it has none) and its metrics."""
+    """A finished trial.
+
+    Attributes:
+        variant: Name of its variant.
+        seed: Its seed.
+        records: Digest of its detections, or null.
+        metrics: Its metrics.
+    """
 
     variant: str
     seed: int
@@ -24,7 +31,12 @@ class LockedTrial:
 
 @dataclass(frozen=True)
 class LockedRow:
-    """A row of the table: the mean of each metric over seeds, and its difference to the baseline; whole cells, as table.json has them."""
+    """A row of the table.
+
+    Attributes:
+        metrics: Mean of each metric over seeds, as in table.json.
+        delta: Difference of each metric to the baseline, as in table.json.
+    """
 
     metrics: Mapping[str, Any]
     delta: Mapping[str, Any]
@@ -42,7 +54,13 @@ class LockedRow:
 
 @dataclass(frozen=True)
 class LockedData:
-    """The data set of a table."""
+    """The data set of a table.
+
+    Attributes:
+        name: Name of the data set.
+        digest: Its digest.
+        val_images: Number of its validation images.
+    """
 
     name: str
     digest: str
@@ -54,8 +72,11 @@ class TableLock:
     """A table as it was made.
 
     Attributes:
-        experiment, profile: names. gfl_lab: version that made it.
-        trials: by id. rows: by variant.
+        experiment, profile: Names.
+        gfl_lab: Version that wrote the file.
+        data: The data set.
+        trials: The trials behind the table.
+        rows: The rows of the table.
     """
 
     experiment: str

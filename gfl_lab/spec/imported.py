@@ -19,11 +19,11 @@ class ImportedSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    data: DataSpec
-    detections: str = Field(description="SHA-256 over the detections as they are evaluated, first 16 hex digits")
-    max_dets: int = Field(default=100, description="detections counted for each image and class")
-    code: int = IMPORT_CODE_VERSION
-    file: str = Field(default="", description="name of the file, for people")
+    data: DataSpec = Field(description="The data set.")
+    detections: str = Field(description="SHA-256 over the detections as they are evaluated, first 16 hex digits.")
+    max_dets: int = Field(default=100, description="Detections counted for each image and class.")
+    code: int = Field(default=IMPORT_CODE_VERSION, description="Version of the code that evaluates imported detections.")
+    file: str = Field(default="", description="Name of the file, for people.")
 
     @property
     def id(self) -> str:

@@ -84,13 +84,13 @@ class DataSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
-    digest: str = Field(description="SHA-256 over annotations and images, first 16 hex digits")
-    classes: tuple[str, ...]
-    train_images: int = Field(description="training images that are used; those without a box, or too small, are left out")
-    val_images: int
-    truth: bool = Field(default=False, description="whether annotations carry the true edge distributions (ambiguous_shapes)")
-    white_level: int = Field(default=0, ge=0, description="value of images of more than 8 bits that becomes 255; 0: there are none")
+    name: str = Field(description="Name of the data set.")
+    digest: str = Field(description="SHA-256 over annotations and images, first 16 hex digits.")
+    classes: tuple[str, ...] = Field(description="Names of the classes, by label.")
+    train_images: int = Field(description="Training images that are used: with a box, and not too small.")
+    val_images: int = Field(description="Validation images.")
+    truth: bool = Field(default=False, description="Whether annotations have the true edge distributions (ambiguous_shapes).")
+    white_level: int = Field(default=0, ge=0, description="Value that becomes 255. Only for images of more than 8 bits.")
 
     @model_serializer(mode="wrap")
     def _without_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -103,8 +103,8 @@ class ComponentFile(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
-    digest: str = Field(description="SHA-256 of the file, first 16 hex digits")
+    name: str = Field(description="Name of the file.")
+    digest: str = Field(description="SHA-256 of the file, first 16 hex digits.")
 
 
 class TrialSpec(BaseModel):
@@ -117,17 +117,18 @@ class TrialSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    settings: Settings
-    data: DataSpec
-    seed: int = Field(ge=0, le=2**31 - 1)
-    weights_digest: str = ""
-    code: int
-    components: tuple[ComponentFile, ...] = ()
+    settings: Settings = Field(description="All settings, with their defaults. Empty for imported trials.")
+    data: DataSpec = Field(description="The data set.")
+    seed: int = Field(ge=0, le=2**31 - 1, description="The seed.")
+    weights_digest: str = Field(default="", description="Hash of the initial weights; empty if there are none.")
+    code: int = Field(description="Version of the training code.")
+    components: tuple[ComponentFile, ...] = Field(default=(), description="Files of the user's code.")
     config: dict[str, Any] | None = Field(
         default=None,
-        description="of an mmdet detector: its config, complete, in the form of `plain_config`; it stands for the config's name",
+        description="Config of an mmdet detector, as it is trained. Always `model`; with `recipe: config` also `optim_wrapper`, "
+        '`param_scheduler`, `train_pipeline`, `test_pipeline`, `epochs` and `batch_size`. A tuple is `{"(tuple)": [...]}`.',
     )
-    needs: dict[str, str] = Field(default={}, description="ids of the trials whose weights it needs, by the setting that describes each")
+    needs: dict[str, str] = Field(default={}, description="Ids of the trials whose weights it needs, by setting. Only if it needs any.")
 
     @model_serializer(mode="wrap")
     def _without_empty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
