@@ -18,11 +18,17 @@ _FORMS = {
 }
 
 
-def figure(key: str, experiment: ExperimentRow, what: str) -> None:
-    """Draw the choice to save a figure, by the key of its chart, with a caption: ``what`` it shows, experiment and data."""
-    caption = (
-        f"{experiment.question or experiment.name} {what} {experiment.name}, profile {experiment.profile}; {live.data_line(experiment)}."
-    )
+def figure(key: str, experiment: ExperimentRow, what: str, other: ExperimentRow | None = None) -> None:
+    """Draw the choice to save a figure, by the key of its chart, with a caption: ``what`` it shows, experiment and data.
+
+    Args:
+        other: a second experiment that is in the figure. The caption names both then, without a question.
+    """
+    of = f"{experiment.name}, profile {experiment.profile}"
+    question = experiment.question or experiment.name
+    if other is not None:
+        question, of = "Variants of two experiments.", f"{of}; {other.name}, profile {other.profile}"
+    caption = f"{question} {what} {of}; {live.data_line(experiment)}."
     theme.show(clicks.save_html(key, f"{experiment.name}-{experiment.profile}-{key}", caption))
 
 

@@ -42,18 +42,26 @@ def follow(body: Callable[[ExperimentRow], None]) -> None:
     part()
 
 
-def watch(experiment: ExperimentRow) -> None:
-    """Draw the whole page again when a trial changes its state; for pages that show finished trials only."""
-    if not experiments.is_live(experiment):
+def watch(*shown: ExperimentRow) -> None:
+    """Draw the whole page again when a trial of an experiment on it changes its state; for pages that show finished trials only."""
+    if not experiments.is_live(*shown):
         return
-    before = experiments.signature(experiment)
+    before = [experiments.signature(experiment) for experiment in shown]
 
     @st.fragment(run_every=3 * EVERY_S)
     def part() -> None:
-        if experiments.signature(current()) != before:
+        if [experiments.signature(_again(experiment)) for experiment in shown] != before:
             st.rerun()
 
     part()
+
+
+def _again(experiment: ExperimentRow) -> ExperimentRow:
+    """Return an experiment as it is now; the same where it cannot be read any more."""
+    try:
+        return reader().store.experiment(experiment.name, experiment.profile)
+    except StoreError:
+        return experiment
 
 
 def data_line(experiment: ExperimentRow) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -16,7 +16,7 @@ from cachetools import LRUCache, TTLCache
 from numpy.typing import NDArray
 
 from gfl_lab import naming
-from gfl_lab.errors import StoreError
+from gfl_lab.errors import InputError, StoreError
 from gfl_lab.metrics.coco_records import Records
 from gfl_lab.report import bimodal, calibration, difference_images, variant_comparison
 from gfl_lab.report import sides as side_rows
@@ -26,9 +26,10 @@ from gfl_lab.report.drawing import close_up
 from gfl_lab.report.epoch_trend import EpochTrend, epoch_trends
 from gfl_lab.report.ranking import Ranking, rank
 from gfl_lab.report.side_list import SideFilter, side_list
+from gfl_lab.report.variant_pair import VariantPair
 from gfl_lab.results.rows import ExperimentRow, VariantRow
 from gfl_lab.results.search import read_search_of, search_stamp
-from gfl_lab.results.store import Store, open_store, store_root
+from gfl_lab.results.store import Stamp, Store, open_store, store_root
 
 T = TypeVar("T")
 
@@ -41,7 +42,7 @@ THUMBNAIL = 168
 
 _LIMITS = {
     "ranking": 16, "boxes": 16, "bimodal": 16, "box rows": 64, "side list": 32, "thumbnail": 256, "reliability": 64, "sides": 32, "coincidence": 64,
-    "comparison": 16, "comparisons": 64, "difference images": 32, "has sides": 64,
+    "comparison": 16, "comparable": 64, "comparisons": 64, "difference images": 32, "has sides": 64,
 }  # fmt: skip
 """Kinds of values, and how many of each are kept."""
 
@@ -188,22 +189,34 @@ class Reader:
 
     # --- two variants ---
 
-    def comparison(
-        self, pairs: tuple[tuple[str, str], ...], experiment: ExperimentRow, variant: VariantRow, reference: VariantRow, error_iou: float
-    ) -> list[variant_comparison.DifferenceRow]:
-        """Return ``report.variant_comparison.compare_variants`` of pairs of trial ids, with the table's numbers on the two variants."""
-        context = variant_comparison.context(experiment, variant, reference, self.store.resampled_or_none)
-        stamps = tuple(self.store.records_stamp(trial) for pair in pairs for trial in pair)
-        return self._kept("comparison", (pairs, error_iou), (stamps, repr(context)), lambda: self._compare(pairs, context, error_iou))
+    def not_comparable(self, pair: VariantPair) -> str:
+        """Return why the variants of two experiments may not be compared, as a sentence; empty if they may."""
+        key = (pair.names, *pair.trials.values())
+        stamp = (
+            self._stamps(pair.trials.values()),
+            pair.experiment.data,
+            pair.other.data,
+            repr((pair.variant.settings, pair.reference.settings)),
+        )
+        return self._kept("comparable", key, stamp, lambda: pair.not_comparable(self.store.records))
 
-    def _compare(
-        self, pairs: tuple[tuple[str, str], ...], context: variant_comparison.Context, error_iou: float
-    ) -> list[variant_comparison.DifferenceRow]:
+    def comparison(self, pair: VariantPair, error_iou: float) -> list[variant_comparison.DifferenceRow]:
+        """Return ``VariantPair.compare``."""
+        context = pair.context(self.store.resampled_or_none)
+        key, stamp = (pair.names, *pair.trials.values(), error_iou), (self._stamps(pair.trials.values()), repr(context))
+        return self._kept("comparison", key, stamp, lambda: self._compare(pair, error_iou))
+
+    def _compare(self, pair: VariantPair, error_iou: float) -> list[variant_comparison.DifferenceRow]:
         with st.spinner("Comparing image by image …"):
             try:
-                return variant_comparison.compare_variants(self._records(pairs), known=context, error_iou=error_iou)
-            except ValueError as error:
-                raise StoreError(str(error)) from None
+                return pair.compare(self.store, error_iou=error_iou)
+            except StoreError:
+                raise
+            except InputError as error:
+                raise StoreError(error.problems) from None
+
+    def _stamps(self, pairs: Iterable[tuple[str, str]]) -> tuple[Stamp, ...]:
+        return tuple(self.store.records_stamp(trial) for pair in pairs for trial in pair)
 
     def _records(self, pairs: tuple[tuple[str, str], ...]) -> list[tuple[Records, Records]]:
         found = []
@@ -225,8 +238,7 @@ class Reader:
                 return difference_images.class_images(records, name, iou, score)
             return difference_images.error_images(records, name, iou)
 
-        stamps = tuple(self.store.records_stamp(trial) for pair in pairs for trial in pair)
-        return self._kept("difference images", (pairs, group, name, iou, score), stamps, make)
+        return self._kept("difference images", (pairs, group, name, iou, score), self._stamps(pairs), make)
 
     # --- shared ---
 

@@ -20,7 +20,7 @@ from gfl_lab.errors import InputError
 from gfl_lab.records.files import read_json, write_json
 from gfl_lab.report import claim as report_claim
 from gfl_lab.report import claim_sentences as sentences
-from gfl_lab.report import variant_comparison
+from gfl_lab.report import variant_comparison, variant_pair
 from gfl_lab.report.claim_boxes import CHOICE_INPUT, ChosenBox, choose_boxes
 from gfl_lab.report.comparison import Comparison
 from gfl_lab.report.formatting import format_number, format_spread
@@ -30,7 +30,7 @@ from gfl_lab.report.writers.claim_page import to_claim_page
 from gfl_lab.report.writers.svg import ticks
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree
-from gfl_lab.session import claim, variant_pair
+from gfl_lab.session import claim
 from gfl_lab.session.import_results import ImportOptions, import_results
 from tests.support import detection_files
 from tests.support.claims import LONG, fake_claim, longest

@@ -7,25 +7,23 @@ import streamlit as st
 from dashboard import clicks, downloads, experiments, live, state, theme
 from dashboard.figures import CONFIG
 from dashboard.reader import reader
-from dashboard.views import compare_figures, compare_images
+from dashboard.views import compare_choice, compare_figures, compare_images
 from gfl_lab.errors import StoreError
 from gfl_lab.metrics.error_types import about
 from gfl_lab.report import claim_sentences as sentences
 from gfl_lab.report import variant_comparison as report
-from gfl_lab.report.comparison import by_seed, shared
+from gfl_lab.report.differences import budget_note
 from gfl_lab.report.formatting import MISSING, format_number, p_text
-from gfl_lab.report.variant_comparison_grid import group_titles, row_verdict
-from gfl_lab.results.rows import ExperimentRow, VariantRow
+from gfl_lab.report.variant_comparison_grid import group_titles, row_verdict, settings_grid
+from gfl_lab.report.variant_pair import VariantPair
 
 MANY_IMAGES = 1000  # from here on comparing takes a minute or more, and starts on a click
 MOST_CLASSES = 20
-ERROR_IOUS = ("0.5", "0.6", "0.75", "0.9")
 _ABOUT_ERRORS = "Six types, as TIDE has them, each corrected alone; lower is better. The parts do not add up."
-_OLD = {"ours": "variant", "theirs": "reference"}  # links of earlier versions
 
 
-def _table(rows: list[report.DifferenceRow], pair: compare_images.Pair) -> str:
-    group, names = rows[0].group, (pair.variant.name, pair.reference.name)
+def _table(rows: list[report.DifferenceRow], pair: VariantPair) -> str:
+    group, names = rows[0].group, pair.names
     head = [("", "name"), (names[0], "num wide"), (names[1], "num wide"), ("difference", "num"), ("± 95%", "num")]
     head += [("p", "num")] if group == report.METRIC else []
     head += [("number", "num")] if group == report.ERROR else []
@@ -53,8 +51,8 @@ def _name(row: report.DifferenceRow, chosen: str | None) -> str:
     return f'<span class="opens{" best" if of == chosen else ""}" title="show its images" {put}>{theme.text(row.name)}</span>'
 
 
-def _show(rows: list[report.DifferenceRow], pair: compare_images.Pair) -> None:
-    span = compare_figures.scale(rows)
+def _show(rows: list[report.DifferenceRow], pair: VariantPair, error_iou: float) -> None:
+    span, names = compare_figures.scale(rows), pair.names
     for group, title in group_titles(rows).items():
         shown = [row for row in rows if row.group == group]
         if group == report.CLASS:
@@ -66,49 +64,28 @@ def _show(rows: list[report.DifferenceRow], pair: compare_images.Pair) -> None:
         theme.heading(title, how + (" A click on a type shows its images." if group == report.ERROR else ""))
         plot, table = (st.container(), st.container()) if group == report.ERROR else st.columns(2, gap="medium")
         with plot:
-            unit = f"{pair.variant.name} minus {pair.reference.name} [AP points]"
+            unit = f"{names[0]} minus {names[1]} [AP points]"
             figure = compare_figures.differences(shown, span, theme.ink(), unit)
             st.plotly_chart(figure, key=f"pair-{group}", config=CONFIG, alt=f"{title}: difference and interval of each row")
             words = f"{title}: {unit}, with 95% intervals over {theme.plural(len(pair.trials), 'seed')}."
-            downloads.figure(f"pair-{group}", pair.experiment, words)
+            downloads.figure(f"pair-{group}", pair.experiment, words, None if pair.is_planned else pair.other)
         with table:
             theme.show(_table(shown, pair))
             if left:
                 theme.show(f'<div class="dim small">and {left} with smaller differences: gfl-lab compare --json has all</div>')
         if group in (report.CLASS, report.ERROR):
-            compare_images.show(group, [row.name for row in shown], pair)
+            compare_images.show(group, [row.name for row in shown], pair, error_iou)
 
 
-def _answer(rows: list[report.DifferenceRow], pair: compare_images.Pair) -> None:
+def _answer(rows: list[report.DifferenceRow], pair: VariantPair) -> None:
     """Draw the verdict on AP in a sentence, and what would settle an open one."""
     found = next((row.comparison for row in rows if row.group == report.METRIC and row.name == "AP" and row.comparison), None)
     if found is None:
         return
     words = theme.verdict_html(found.verdict, sentences.title(found))
-    theme.show(f'<div class="answer">{words} · {theme.text(sentences.verdict(found, pair.variant.name, pair.reference.name))}</div>')
+    theme.show(f'<div class="answer">{words} · {theme.text(sentences.verdict(found, *pair.names))}</div>')
     if caveats := sentences.caveats(found):
         theme.show(f'<div class="dim small"><b>What would resolve this?</b> {theme.text(" ".join(caveats))}</div>')
-
-
-def _variants(experiment: ExperimentRow, *names: str) -> tuple[VariantRow, VariantRow]:
-    first, second = (experiments.variant_of(experiment, name) for name in names)
-    return first, second
-
-
-def _choice(experiment: ExperimentRow, ready: list[str]) -> tuple[compare_images.Pair, str]:
-    """Draw the choices: two variants, and the threshold of the errors."""
-    for old, new in _OLD.items():
-        if old in st.query_params:
-            st.query_params[new] = st.query_params.pop(old)
-    baseline = experiment.baseline.name if experiment.baseline and experiment.baseline.name in ready else ready[0]
-    with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
-        variant = state.choose("Variant", "variant", ready, default=next(name for name in reversed(ready) if name != baseline), width=330)
-        others = [name for name in ready if name != variant]
-        reference = state.choose("Compared with", "reference", others, default=baseline, width=330)
-        error_iou = state.choose("A detection is right from IoU", "error_iou", ERROR_IOUS, widget=st.segmented_control, required=True)
-    first, second = _variants(experiment, variant, reference)
-    trials = {seed: (one.id, other.id) for seed, ((_, one), (_, other)) in shared(first, second).items()}
-    return compare_images.Pair(experiment, first, second, trials, float(error_iou)), error_iou
 
 
 def _body() -> None:
@@ -121,22 +98,35 @@ def _body() -> None:
             "gfl-lab confirm EXPERIMENT.yaml",
         )
         return
-    ready = [variant.name for variant in experiment.variants if by_seed(variant, "AP")]
-    if len(ready) < 2:
-        theme.empty("Nothing to compare yet", "Two variants are compared as soon as each has a finished trial.")
+    found = compare_choice.choose(experiment)
+    if found is None:
         live.watch(experiment)
         return
-    pair, _ = _choice(experiment, ready)
-    if not pair.trials:
+    pair, error_iou = found
+    if problem := pair.equal_problem:
+        theme.empty("The same trials", problem)
+    elif not pair.trials:
         theme.empty("They share no finished seed", "A difference is paired: both must have finished the same seed.")
-    elif experiment.data.val_images < MANY_IMAGES or st.button(f"Compare on {experiment.data.val_images} images: a minute or more"):
-        _compare(pair)
-    live.watch(experiment)
+    elif problem := _problem(pair):
+        theme.empty("Not comparable", problem)
+    elif pair.experiment.data.val_images < MANY_IMAGES or st.button(
+        f"Compare on {pair.experiment.data.val_images} images: a minute or more"
+    ):
+        _compare(pair, error_iou)
+    live.watch(experiment, *(each for each in (pair.experiment, pair.other) if state.of(each) != state.of(experiment)))
 
 
-def _compare(pair: compare_images.Pair) -> None:
+def _problem(pair: VariantPair) -> str:
+    """Return why the two may not be compared; empty if they may, and where that cannot be read, which the comparison says."""
     try:
-        rows = reader().comparison(tuple(pair.trials.values()), pair.experiment, pair.variant, pair.reference, pair.error_iou)
+        return reader().not_comparable(pair)
+    except StoreError:
+        return ""
+
+
+def _compare(pair: VariantPair, error_iou: float) -> None:
+    try:
+        rows = reader().comparison(pair, error_iou)
     except StoreError as error:
         theme.alert(str(error))
         return
@@ -146,8 +136,23 @@ def _compare(pair: compare_images.Pair) -> None:
         "over other seeds and other images" if len(pair.trials) > 1 else "over other images alone: one seed is no evidence on others"
     )
     theme.show(f'<div class="dim small">{seeds}. Intervals are {about_seeds}; they are not corrected for the number of rows.</div>')
-    _show(rows, pair)
-    theme.show("".join(f'<div class="dim small">{theme.text(note)}</div>' for note in report.notes(rows)))
+    differing = () if pair.is_planned else pair.differing(reader().store.recorded)
+    _notes([*pair.notes(), *filter(None, [budget_note(differing)])])
+    _show(rows, pair, error_iou)
+    if differing:
+        theme.heading("Settings that differ", "Of the trials of the first seed that both have finished; with data, code and environment.")
+        grid = settings_grid(differing, pair.names)
+        theme.show(
+            theme.table_html(
+                [(column.title, "setting" if at else "name") for at, column in enumerate(grid.columns)],
+                [[theme.text(cell.text) for cell in row.cells] for row in grid.rows],
+            )
+        )
+    _notes(report.notes(rows))
+
+
+def _notes(notes: list[str]) -> None:
+    theme.show("".join(f'<div class="dim small">{theme.text(note)}</div>' for note in notes))
 
 
 _body()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import streamlit as st
 
@@ -13,7 +12,7 @@ from gfl_lab.errors import StoreError
 from gfl_lab.report.difference_images import MISSED, ImageDifference, Mark
 from gfl_lab.report.drawing import draw_marks
 from gfl_lab.report.variant_comparison import CLASS
-from gfl_lab.results.rows import ExperimentRow, VariantRow
+from gfl_lab.report.variant_pair import VariantPair
 
 OF, BY = "images_of", "images_by"
 NONE = ""
@@ -22,23 +21,12 @@ PER_PAGE = 8
 SCORES = ("0", "0.1", "0.3", "0.5")
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two variants, their trials by shared seed, and the threshold of the errors."""
-
-    experiment: ExperimentRow
-    variant: VariantRow
-    reference: VariantRow
-    trials: dict[int, tuple[str, str]]
-    error_iou: float
-
-
 def key(group: str, name: str) -> str:
     """Return what stands in the address for the images of a class or a type of error."""
     return f"{group}:{name}"
 
 
-def show(group: str, names: Sequence[str], pair: Pair) -> None:
+def show(group: str, names: Sequence[str], pair: VariantPair, error_iou: float) -> None:
     """Draw a choice of one of ``names``, classes or types of error, and the images of the chosen one."""
     options = [NONE, *(key(group, name) for name in names)]
     chosen = state.chosen(OF)
@@ -48,16 +36,16 @@ def show(group: str, names: Sequence[str], pair: Pair) -> None:
     with st.container(border=True):
         with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
             words = "found by" if group == CLASS else "missed by" if name == MISSED else "error of"
-            titles = {FIRST: f"{words} {pair.variant.name} alone", SECOND: f"{words} {pair.reference.name} alone"}
+            titles = {by: f"{words} {name} alone" for by, name in zip((FIRST, SECOND), pair.names, strict=True)}
             by = state.choose("Boxes" if group == CLASS else "Errors", BY, (FIRST, SECOND), names=titles.__getitem__, width=380)
             score = 0.0
             if group == CLASS:
                 score = float(state.choose("Score at least", "images_score", SCORES, names=lambda s: "any" if s == "0" else s, width=130))
             start = int(state.chosen("images_from") or 0) if (state.chosen("images_from") or "0").isdigit() else 0
         try:
-            found = reader().difference_images(tuple(pair.trials.values()), group, name, pair.error_iou, score)
+            found = reader().difference_images(tuple(pair.trials.values()), group, name, error_iou, score)
             shown = _sorted(found, by)
-            _pictures(group, name, pair, shown, by, start)
+            _pictures(group, name, pair if by == FIRST else pair.reversed(), shown, error_iou, start)
         except (StoreError, ValueError) as error:
             theme.alert(str(error))
 
@@ -69,28 +57,30 @@ def _sorted(found: Sequence[ImageDifference], by: str) -> list[ImageDifference]:
     return [image for image in found if image.variant > 0]
 
 
-def _pictures(group: str, name: str, pair: Pair, shown: Sequence[ImageDifference], by: str, start: int) -> None:
-    first, second = (pair.variant, pair.reference) if by == FIRST else (pair.reference, pair.variant)
+def _pictures(group: str, name: str, pair: VariantPair, shown: Sequence[ImageDifference], error_iou: float, start: int) -> None:
+    first, second = pair.names
     does = "finds boxes" if group == CLASS else "misses boxes" if name == MISSED else "makes errors"
     other = "misses" if group == CLASS else "finds" if name == MISSED else "does not make"
     total = sum(image.variant for image in shown)
     theme.show(
-        f"<b>{theme.text(name)}</b>: on {theme.plural(len(shown), 'image')} {theme.text(first.name)} {does} that {theme.text(second.name)} "
-        f"{other}, {total:.1f} in all (IoU {pair.error_iou:g}; mean over {theme.plural(len(pair.trials), 'seed')}). "
+        f"<b>{theme.text(name)}</b>: on {theme.plural(len(shown), 'image')} {theme.text(first)} {does} that {theme.text(second)} "
+        f"{other}, {total:.1f} in all (IoU {error_iou:g}; mean over {theme.plural(len(pair.trials), 'seed')}). "
         f'<span class="dim">{_legend(group, name)}</span>'
     )
     if not shown:
-        theme.empty("No such image", f"{first.name} has none that {second.name} has not.")
+        theme.empty("No such image", f"{first} has none that {second} has not.")
         return
     start = min(start - start % PER_PAGE, (len(shown) - 1) // PER_PAGE * PER_PAGE)
-    colour = theme.colours(pair.experiment)[first.name]
-    trial = next(iter(pair.trials.values()))[0]
+    colour = theme.colours(pair.experiment)[pair.variant.name]
+    without_images = pair.experiment.is_imported and not pair.other.is_imported
+    trial = next(iter(pair.trials.values()))[1 if without_images else 0]
     columns = st.columns(4, gap="small")
     for index, image in enumerate(shown[start : start + PER_PAGE]):
         with columns[index % 4]:
             _picture(trial, image, colour, len(pair.trials))
             if not pair.experiment.is_imported:
-                query = {state.EXPERIMENT: state.of(pair.experiment), "variant": first.name, "beside": second.name}
+                query = {state.EXPERIMENT: state.of(pair.experiment), "variant": pair.variant.name}
+                query |= {"beside": pair.reference.name} if pair.is_planned else {}
                 st.page_link("views/boxes.py", label="Boxes of this image", query_params=query | {"image": str(image.image_id)})
     _pager(len(shown), start)
 

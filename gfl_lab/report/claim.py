@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from gfl_lab import naming
 from gfl_lab.report.claim_boxes import BoxPair
 from gfl_lab.report.comparison import Comparison, Lookup, by_seed, compare_two, shared
-from gfl_lab.report.differences import CODE, DATA, ENVIRONMENT, SETTINGS, Differing, differences
+from gfl_lab.report.differences import Differing
 from gfl_lab.report.fairness import UNFAIR, unfair
 from gfl_lab.report.footnotes import footnotes
 from gfl_lab.report.formatting import format_number
@@ -141,11 +141,6 @@ def build_claim(
         trials={seed: (one.id, other.id) for seed, ((_, one), (_, other)) in shared(variant, reference).items()},
         planned=experiment.created[:10],
     )
-
-
-def differing_settings(first: Recorded, second: Recorded) -> tuple[Differing, ...]:
-    """Return everything in which two trials differ but their numbers, seeds among them."""
-    return tuple(each for each in differences(first, second) if each.group in (SETTINGS, DATA, CODE, ENVIRONMENT))
 
 
 def facts(experiment: ExperimentRow, trials: Sequence[Recorded]) -> dict[str, str]:

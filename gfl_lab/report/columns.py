@@ -42,6 +42,9 @@ PAIR_P = Column("p", "p", help="as in the table: corrected by Holm's method over
 PAIR_VERDICT = Column("verdict", "verdict", help="conclusion on the difference", left=True)
 PAIR_COUNT = Column("number", "number", help="errors of this type, mean over seeds: first variant / second variant")
 PAIR_ABOUT = Column("", "about", left=True)
+DIFFERING = Column(
+    "differs in", "differing", help="setting, data, code or environment in which the trials of the first shared seed differ", left=True
+)
 
 
 def pair_columns(title: str, variant: str, reference: str) -> tuple[Column, ...]:

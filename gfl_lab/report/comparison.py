@@ -170,6 +170,22 @@ def compare_two(
     return tuple(comparisons)
 
 
+def compare_alone(variant: VariantRow, reference: VariantRow, resampled: Lookup | None, min_effect: float) -> tuple[Comparison, ...]:
+    """Return the comparison of variants of two experiments in AP, AP50 and AP75.
+
+    The spread over seeds is that of this pair alone, since no table holds both, and p is not corrected.
+
+    Args:
+        min_effect: AP points, the smallest difference that matters.
+    """
+    comparisons: list[Comparison] = []
+    for metric in RESAMPLED:
+        found = _paired(variant, reference, metric, resampled)
+        if found is not None:
+            comparisons += _comparisons(metric, {variant.name: judge([found])[0]}, min_effect)
+    return tuple(comparisons)
+
+
 def _last_look(design: Design | None, variant: VariantRow, reference: VariantRow) -> tuple[int | None, float]:
     """Return the seeds of the last look that two variants have come to, and its level; without a design, or before it, (None, 5%)."""
     if design is not None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gfl_lab import naming
 from gfl_lab.report.formatting import MISSING
 from gfl_lab.results.rows import Recorded
+from gfl_lab.wording import joined
 
 SETTINGS, DATA, CODE, ENVIRONMENT, NUMBERS = "settings", "data", "code", "environment", "numbers"
 GROUPS = (SETTINGS, DATA, CODE, ENVIRONMENT, NUMBERS)
@@ -67,3 +68,29 @@ def _differing(group: str, first: Mapping[str, Any], second: Mapping[str, Any]) 
         return f"{value:g}" if group == NUMBERS else naming.setting_text(value)
 
     return [Differing(group, key, shown(first, key), shown(second, key)) for key in keys if first.get(key) != second.get(key)]
+
+
+_BUDGET_OF_DATA = {"digest": "data (digest)", "train_images": "training images"}
+"""Fields of a data set that belong to the training budget. The digest covers training images, their annotations, and pixels."""
+
+
+def differing_title(each: Differing) -> str:
+    """Return the name of a difference as people read it."""
+    if each.group == DATA:
+        return _BUDGET_OF_DATA.get(each.name, f"data ({each.name})")
+    return each.name
+
+
+def budget_note(differing: Sequence[Differing]) -> str:
+    """Return a sentence on different training budgets: data, schedule and size of the images; empty if they are the same."""
+    from gfl_lab.spec.settings import INPUT, SCHEDULE, Settings
+
+    def is_budget(each: Differing) -> bool:
+        if each.group == DATA:
+            return each.name in _BUDGET_OF_DATA
+        known = Settings.model_fields.get(each.name)
+        extra = known.json_schema_extra if known else None
+        return each.group == SETTINGS and isinstance(extra, dict) and extra.get("group") in (SCHEDULE, INPUT)
+
+    found = [f"{differing_title(each)} {each.first} and {each.second}" for each in differing if is_budget(each)]
+    return f"Their budgets differ: {joined(found)}. The difference is not that of the method alone." if found else ""

@@ -114,7 +114,7 @@ class Context:
 
 
 def context(
-    experiment: ExperimentRow, variant: VariantRow, reference: VariantRow, resampled: Lookup, min_effect: float | None = None
+    experiment: ExperimentRow, variant: VariantRow, reference: VariantRow, resampled: Lookup | None, min_effect: float | None = None
 ) -> Context:
     """Return the table's numbers on two variants of ``experiment``.
 

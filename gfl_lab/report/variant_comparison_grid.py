@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from gfl_lab.metrics.error_types import RIGHT_IOU, about
 from gfl_lab.report import columns
+from gfl_lab.report.differences import Differing, budget_note, differing_title
 from gfl_lab.report.formatting import MISSING, format_number, p_text, verdict_text
-from gfl_lab.report.grid import Cell, Grid, Row, Sheet, Tone
+from gfl_lab.report.grid import Cell, Column, Grid, Row, Sheet, Tone
 from gfl_lab.report.variant_comparison import CLASS, ERROR, METRIC, SIZE, DifferenceRow, notes
 from gfl_lab.results.rows import ExperimentRow
 
@@ -16,12 +17,20 @@ MAX_CLASSES = 12
 _MORE = {METRIC: (columns.PAIR_P, columns.PAIR_VERDICT), ERROR: (columns.PAIR_COUNT, columns.PAIR_ABOUT)}
 
 
-def comparison_sheet(rows: Sequence[DifferenceRow], experiment: ExperimentRow, variant: str, reference: str) -> Sheet:
+def comparison_sheet(
+    rows: Sequence[DifferenceRow],
+    experiment: ExperimentRow,
+    variant: str,
+    reference: str,
+    pair_notes: Sequence[str] = (),
+    differing: Sequence[Differing] = (),
+) -> Sheet:
     """Return the comparison as a terminal shows it.
 
     Args:
         rows: of ``compare_variants``.
         variant, reference: names of the two.
+        pair_notes: of ``VariantPair.notes``. differing: in what the two differ; shown for variants of two experiments.
     """
     names = (variant, reference)
     titles = group_titles(rows)
@@ -32,8 +41,17 @@ def comparison_sheet(rows: Sequence[DifferenceRow], experiment: ExperimentRow, v
         heading=f"{variant} against {reference}",
         subject=f"{experiment.name} on {experiment.profile}",
         data="",
-        grids=tuple(_grid(title, found, names) for title, found in grids if found),
-        notes=(f"difference: {variant} minus {reference}", _interval_note(rows), *notes(rows)),
+        grids=(
+            *(_grid(title, found, names) for title, found in grids if found),
+            *([settings_grid(differing, names)] if differing else []),
+        ),
+        notes=(
+            f"difference: {variant} minus {reference}",
+            *pair_notes,
+            *filter(None, [budget_note(differing)]),
+            _interval_note(rows),
+            *notes(rows),
+        ),
     )
 
 
@@ -47,6 +65,13 @@ def group_titles(rows: Sequence[DifferenceRow]) -> dict[str, str]:
 def row_verdict(row: DifferenceRow) -> str:
     """Return a row's verdict as people read it; marked ``(weak)`` on two seeds."""
     return verdict_text(row.comparison) if row.comparison else row.verdict + (" (weak)" if row.weak else "")
+
+
+def settings_grid(differing: Sequence[Differing], names: tuple[str, str]) -> Grid:
+    """Return what differs between two variants but their numbers, one row each."""
+    shown = (columns.DIFFERING, *(Column(name, name, left=True) for name in names))
+    rows = tuple(Row(each.name, (Cell(differing_title(each)), Cell(each.first), Cell(each.second))) for each in differing)
+    return Grid(shown, rows)
 
 
 def _grid(title: str, rows: Sequence[DifferenceRow], names: tuple[str, str]) -> Grid:

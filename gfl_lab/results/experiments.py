@@ -15,7 +15,7 @@ from gfl_lab.records.plan import PlanFile, PlannedVariant, read_plan
 from gfl_lab.records.result import Done, Failed, Failure, Result, numbers_of
 from gfl_lab.results.cache import StampedCache, stamp_of
 from gfl_lab.results.reader import TreeReader
-from gfl_lab.results.rows import DataRow, ExperimentRow, Recorded, TrialRow, VariantRow
+from gfl_lab.results.rows import DataRow, ExperimentRow, Outline, Recorded, TrialRow, VariantRow
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.spec.schedule import steps_of, total_epochs
 from gfl_lab.spec.shorthand import implied
@@ -81,6 +81,14 @@ class ExperimentReader(TreeReader):
             return self._plan(name, profile).question
         except StoreError:
             return ""
+
+    def outline(self, name: str, profile: str) -> Outline | None:
+        """Return what the plan says of an experiment; None if it cannot be read. Reads no trial."""
+        try:
+            plan = self._plan(name, profile)
+        except StoreError:
+            return None
+        return Outline(name, profile, plan.kind, plan.data.digest, tuple(variant.name for variant in plan.variants))
 
     def is_running(self, name: str, profile: str) -> bool:
         """Return True if a living process holds a trial of an experiment. Reads leases alone."""

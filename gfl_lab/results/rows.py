@@ -157,6 +157,17 @@ class DataRow:
 
 
 @dataclass(frozen=True)
+class Outline:
+    """What a plan alone says of an experiment: its kind, the digest of its data, and the names of its variants."""
+
+    name: str
+    profile: str
+    kind: str
+    data: str
+    variants: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ExperimentRow:
     """An experiment under a profile, with the state of every trial."""
 

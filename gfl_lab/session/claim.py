@@ -12,19 +12,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gfl_lab.errors import InputError, Problem, StoreError
-from gfl_lab.naming import setting_text
 from gfl_lab.records.files import write_text
 from gfl_lab.report.boxes import BoxView, box_view
-from gfl_lab.report.claim import Boxes, Claim, Parts, build_claim, differing_settings, facts
+from gfl_lab.report.claim import Boxes, Claim, Parts, build_claim, facts
 from gfl_lab.report.claim_boxes import CHOICE_INPUT, BoxPair, ChosenBox, choose_boxes, learns_distributions, why_none
-from gfl_lab.report.differences import SETTINGS, Differing
-from gfl_lab.report.formatting import MISSING
 from gfl_lab.report.writers.claim_page import to_claim_page
 from gfl_lab.results.rows import ExperimentRow
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree
 from gfl_lab.session.variant_pair import VariantPair, find_pair
-from gfl_lab.spec.cfg_options import spread
 from gfl_lab.wording import joined
 
 
@@ -52,7 +48,7 @@ def read_claim(
         claim,
         parts=_parts(store, pair, min_effect),
         boxes=_boxes(store, pair),
-        settings=_settings(store, pair),
+        settings=pair.differing(store.recorded),
         commands=_commands(tree, pair, against, min_effect),
         facts=_facts(store, pair),
     )
@@ -128,20 +124,6 @@ def _rule(pair: VariantPair, chosen: Sequence[ChosenBox]) -> str:
 
 
 # --- what it takes to repeat it --------------------------------------------------------------------
-
-
-def _settings(store: Store, pair: VariantPair) -> tuple[Differing, ...]:
-    """Return in what the two differ, by the records of their first shared seed; without records, by the plan's settings."""
-    trials = next(iter(pair.trials.values()))
-    try:
-        first, second = (store.recorded(trial) for trial in trials)
-    except StoreError:
-        settings = [spread(each.settings) for each in (pair.variant, pair.reference)]
-        shown = [
-            (key, *(setting_text(each[key]) if key in each else MISSING for each in settings)) for key in {**settings[0], **settings[1]}
-        ]
-        return tuple(Differing(SETTINGS, *each) for each in shown if each[1] != each[2])
-    return differing_settings(first, second)
 
 
 def _facts(store: Store, pair: VariantPair) -> dict[str, str]:

@@ -6,13 +6,12 @@ import re
 from pathlib import Path
 
 from gfl_lab import naming
-from gfl_lab.errors import InputError, Problem, SpecError
+from gfl_lab.errors import InputError, Problem
 from gfl_lab.integrity.trial_check import is_imported
-from gfl_lab.records.plan import read_plan
 from gfl_lab.results.rows import ExperimentRow, VariantRow
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
-from gfl_lab.session.lookup import experiment_name
+from gfl_lab.session.named_variant import TRIAL, find_experiment_of, form_hint, is_experiment, split
 from gfl_lab.session.variant_pair import find_variant
 from gfl_lab.wording import plural
 
@@ -40,9 +39,9 @@ def find_trial(tree: RunTree, given: str) -> TrialDir:
         raise InputError(Problem(f"{plural(len(found), 'trial')} begin with {given}: {listed}", hint="Give more digits."))
     if ":" in given:
         return _by_variant(tree, given)
-    if _is_experiment(tree, given):
-        experiment = _experiment(tree, given, given)
-        raise InputError(Problem(f"{given} is an experiment, not a trial", hint=_form_hint(given, experiment)))
+    if is_experiment(tree, given):
+        experiment = find_experiment_of(tree, given, given, TRIAL)
+        raise InputError(Problem(f"{given} is an experiment, not a trial", hint=form_hint(given, experiment, TRIAL)))
     hint = f"Write {_FORM}, or an id. gfl-lab status lists trials and their ids."
     raise InputError(Problem(f"no trial's id begins with {given} under {tree.root}", hint=hint))
 
@@ -64,7 +63,7 @@ def trial_or_file(tree: RunTree, what: str) -> TrialDir | None:
     """Return the trial that ``what`` names, as ``find_trial``; None for a file, and for text that can name no trial. Raises InputError."""
     if Path(what).is_file():
         return None
-    names_a_trial = LIKE_A_TRIAL.fullmatch(what) or ":" in what or _is_experiment(tree, what)
+    names_a_trial = LIKE_A_TRIAL.fullmatch(what) or ":" in what or is_experiment(tree, what)
     return find_trial(tree, what) if names_a_trial else None
 
 
@@ -94,10 +93,10 @@ def require_done(tree: RunTree, trial: TrialDir) -> None:
 
 def _by_variant(tree: RunTree, given: str) -> TrialDir:
     """Return the trial that ``EXPERIMENT:VARIANT[:SEED]`` names. Raises InputError."""
-    text, rest = _split(given)
-    experiment = _experiment(tree, text, given)
+    text, rest = split(given)
+    experiment = find_experiment_of(tree, text, given, TRIAL)
     if not rest.strip():
-        raise InputError(Problem(f"{given!r} names no variant", hint=_form_hint(text, experiment)))
+        raise InputError(Problem(f"{given!r} names no variant", hint=form_hint(text, experiment, TRIAL)))
     row, seed = _variant_and_seed(experiment, rest)
     if not row.trials:
         raise InputError(Problem(f"variant {row.name!r} of {experiment.name} has no trial", hint=f"Plan it:  gfl-lab run {text}"))
@@ -109,21 +108,6 @@ def _by_variant(tree: RunTree, given: str) -> TrialDir:
         hint = f"Add the seed: '{text}:{row.name}:{row.trials[0].seed}'. Known: {seeds}."
         raise InputError(Problem(f"variant {row.name!r} of {experiment.name} has {plural(len(found), 'seed')}", hint=hint))
     raise InputError(Problem(f"variant {row.name!r} of {experiment.name} has no seed {seed}", hint=f"Known: {seeds}."))
-
-
-def _split(given: str) -> tuple[str, str]:
-    """Return the experiment and the rest. The first colon ends the experiment, unless a file's own name has colons."""
-    parts = given.split(":")
-    for count in range(len(parts) - 1, 1, -1):
-        if Path(_without_profile(path := ":".join(parts[:count]))).is_file():
-            return path, ":".join(parts[count:])
-    return parts[0], ":".join(parts[1:])
-
-
-def _without_profile(text: str) -> str:
-    """Return EXPERIMENT of ``EXPERIMENT@PROFILE``. A file may have an @ in its name, and a profile has no colon."""
-    experiment, at, profile = text.rpartition("@")
-    return experiment if at and ":" not in profile and not Path(text).is_file() else text
 
 
 def _variant_and_seed(experiment: ExperimentRow, rest: str) -> tuple[VariantRow, int | None]:
@@ -140,48 +124,3 @@ def _variant_and_seed(experiment: ExperimentRow, rest: str) -> tuple[VariantRow,
     known = ", ".join(str(trial.seed) for trial in row.trials)
     hint = f"Write digits. Seeds of variant {row.name!r}: {known}."
     raise InputError(Problem(f"the seed {last!r} of {experiment.name}:{rest} is no whole number", hint=hint))
-
-
-def _is_experiment(tree: RunTree, text: str) -> bool:
-    return any(text == name for name, _ in tree.experiments())
-
-
-def _experiment(tree: RunTree, text: str, given: str) -> ExperimentRow:
-    """Return the experiment of ``tree`` that ``EXPERIMENT[@PROFILE]`` names.
-
-    Args:
-        given: the whole of the trial's name, for messages.
-
-    Raises:
-        InputError: there is none, several, or it is a search.
-    """
-    path = _without_profile(text)
-    try:
-        in_tree = _is_experiment(tree, path) and not Path(path).is_file()  # also where a folder of this name stands in the current one
-        name = path if in_tree else experiment_name(tree, Path(path))
-    except SpecError:
-        raise
-    except InputError as error:
-        problem = error.problems[0]
-        raise InputError(Problem(f"{given!r} names no trial: {problem.message}", hint=problem.hint)) from None
-    profiles = [profile for known, profile in tree.experiments() if known == name]
-    wanted = text[len(path) + 1 :]
-    if not profiles:
-        hint = f"Run it first:  gfl-lab run {path}" + (f" --profile {wanted}" if wanted else "")
-        raise InputError(Problem(f"experiment {name} has not been run under {tree.root}", hint=hint))
-    if wanted and wanted not in profiles:
-        hint = f"It is there on: {', '.join(profiles)}."
-        raise InputError(Problem(f"experiment {name} has not been run on profile {wanted} under {tree.root}", hint=hint))
-    if not wanted and len(profiles) > 1:
-        hint = f"Write {path}@{profiles[0]}:VARIANT:SEED. Profiles: {', '.join(profiles)}."
-        raise InputError(Problem(f"experiment {name} has been run on several profiles", hint=hint))
-    chosen = wanted or profiles[0]
-    if read_plan(tree.experiment(name, chosen) / naming.PLAN).kind == "search":
-        hint = f"gfl-lab status {path} lists its trials and their ids."
-        raise InputError(Problem(f"{name} is a search: its trials are named by their ids alone", hint=hint))
-    return Store(tree).experiment(name, chosen)
-
-
-def _form_hint(text: str, experiment: ExperimentRow) -> str:
-    variants = ", ".join(repr(variant.name) for variant in experiment.variants)
-    return f"Write {text}:VARIANT:SEED. Variants: {variants}."

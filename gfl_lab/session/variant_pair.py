@@ -1,63 +1,16 @@
-"""Two variants of an ablation that has been run, chosen by their names and compared seed by seed."""
+"""Two variants that have been run, chosen by their names and compared seed by seed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from gfl_lab.errors import InputError, Problem
-from gfl_lab.metrics.coco_records import Records
-from gfl_lab.metrics.error_types import RIGHT_IOU
-from gfl_lab.report.comparison import shared
-from gfl_lab.report.variant_comparison import DifferenceRow, compare_variants, comparison_json, context
+from gfl_lab.report.variant_pair import VariantPair as VariantPair
+from gfl_lab.report.variant_pair import pair_of
 from gfl_lab.results.rows import ExperimentRow, VariantRow
-from gfl_lab.results.store import Store
 from gfl_lab.wording import plural
 
 
-@dataclass(frozen=True)
-class VariantPair:
-    """A variant and the one that it is compared with.
-
-    Attributes:
-        trials: (variant's, reference's) trial by the seeds that both have finished, in order; never empty.
-    """
-
-    experiment: ExperimentRow
-    variant: VariantRow
-    reference: VariantRow
-    trials: dict[int, tuple[str, str]]
-
-    def compare(self, store: Store, min_effect: float | None = None, error_iou: float = RIGHT_IOU) -> list[DifferenceRow]:
-        """Return the differences by metric, size, class and type of error.
-
-        Args:
-            min_effect: AP points, the smallest difference that matters; None for the experiment's own.
-            error_iou: IoU from which a detection is right in the analysis of errors: 0.5, 0.55, ..., 0.95.
-
-        Raises:
-            InputError: a trial has no evaluation records, they are of other images, or ``error_iou`` is no such threshold. StoreError: they cannot be read.
-        """
-        pairs = [(_records(store, first), _records(store, second)) for first, second in self.trials.values()]
-        try:
-            known = context(self.experiment, self.variant, self.reference, store.resampled_or_none, min_effect)
-            return compare_variants(pairs, known=known, error_iou=error_iou)
-        except ValueError as error:
-            raise InputError(str(error)) from None
-
-    def to_json(self, rows: list[DifferenceRow]) -> dict[str, object]:
-        """Return the comparison as `gfl-lab compare --json` prints it (docs/command-line.md)."""
-        return {
-            "experiment": self.experiment.name,
-            "profile": self.experiment.profile,
-            "variant": self.variant.name,
-            "reference": self.reference.name,
-            "seeds": list(self.trials),
-            "rows": comparison_json(rows),
-        }
-
-
 def find_pair(experiment: ExperimentRow, variant: str, reference: str | None = None) -> VariantPair:
-    """Return two variants of an experiment and the trials that can be compared.
+    """Return two variants of an experiment and the trials that can be compared; never none.
 
     Args:
         variant: name, or a part of it that no other variant's name has.
@@ -72,12 +25,33 @@ def find_pair(experiment: ExperimentRow, variant: str, reference: str | None = N
         raise InputError(f"{experiment.name} has no baseline: name both variants")
     if first.name == second.name:
         raise InputError(f"both are {first.name}" + (", which is the baseline" if reference is None else ""))
-    trials = {seed: (one.id, other.id) for seed, ((_, one), (_, other)) in shared(first, second).items()}
-    if not trials:
-        missing = f"Train what is missing:  gfl-lab run {experiment.source}"
-        hint = "Repeat `gfl-lab import-results` with a file of the same seed for each." if experiment.is_imported else missing
-        raise InputError(Problem(f"{first.name} and {second.name} share no finished seed", hint=hint))
-    return VariantPair(experiment, first, second, trials)
+    return _with_trials(pair_of(experiment, first, second))
+
+
+def find_pair_of(first: tuple[ExperimentRow, VariantRow], second: tuple[ExperimentRow, VariantRow]) -> VariantPair:
+    """Return two variants, each of any experiment, and the trials that can be compared; never none.
+
+    Raises:
+        InputError: both are the same, they share no finished seed, or both experiments share all these trials.
+    """
+    (experiment, variant), (other, reference) = first, second
+    pair = pair_of(experiment, variant, reference, other)
+    if pair.is_planned and variant.name == reference.name:
+        raise InputError(f"both are {variant.name} of {experiment.name}")
+    if pair.equal_problem:
+        raise InputError(pair.equal_problem.removesuffix("."))
+    return _with_trials(pair)
+
+
+def _with_trials(pair: VariantPair) -> VariantPair:
+    """Return the pair if it has trials. Raises InputError with the way to some."""
+    if pair.trials:
+        return pair
+    first, second = pair.names
+    imported = "Repeat `gfl-lab import-results` with a file of the same seed for each."
+    sources = dict.fromkeys(each.source for each in (pair.experiment, pair.other) if not each.is_imported)
+    train = "Train what is missing:  " + "  and  ".join(f"gfl-lab run {source}" for source in sources)
+    raise InputError(Problem(f"{first} and {second} share no finished seed", hint=train if sources else imported))
 
 
 def find_variant(experiment: ExperimentRow, name: str) -> VariantRow:
@@ -96,10 +70,3 @@ def find_variant(experiment: ExperimentRow, name: str) -> VariantRow:
         problem = f"{plural(len(found), 'variant')} of {experiment.name} have {name!r} in their name"
     known = ", ".join(repr(variant.name) for variant in found or experiment.variants)
     raise InputError(Problem(problem, hint=f"Name one of: {known}"))
-
-
-def _records(store: Store, trial: str) -> Records:
-    found = store.records(trial)
-    if found is None:
-        raise InputError(f"trial {trial} has no evaluation records")
-    return found

@@ -12,16 +12,11 @@ from gfl_lab.data.detections.truth import Truth
 from gfl_lab.metrics.coco_ap import mean_ap
 from gfl_lab.metrics.coco_matching import match
 from gfl_lab.metrics.coco_records import Records
+from gfl_lab.metrics.score_threshold import APART, is_cut
 from gfl_lab.wording import plural
 
-CUT = 0.005
-"""A lowest score from here on is that of a threshold, where detections are not limited by their number."""
 COSTLY = 0.06
 """A threshold above this is warned of by itself: mmdet and detectron2 cut at 0.05, which costs little."""
-APART = 0.02
-"""Thresholds of arms that differ by more are warned of."""
-FULL = 0.5
-"""In this share of the images a detector gives as many detections as it ever does: it is limited by their number, not by a score."""
 COVERED = 0.95
 """A file that has detections on a smaller share of the images than another is warned of."""
 
@@ -41,8 +36,7 @@ def facts_of(found: Detections) -> Facts:
     """Return the facts of a file."""
     images, counts = np.unique(found.position, return_counts=True)
     lowest, most = (float(found.score.min()), int(counts.max())) if len(counts) else (0.0, 0)
-    full = float((counts == most).mean()) if len(counts) else 0.0
-    return Facts(found, images, lowest, most, lowest >= CUT and (full < FULL or most < 10))
+    return Facts(found, images, lowest, most, is_cut(lowest, counts))
 
 
 def cautions(files: Sequence[Detections], truth: Truth) -> list[str]:
