@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,12 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gfl_lab import naming
 from gfl_lab.errors import InputError, SpecError
 from gfl_lab.orchestrate import budget, resources
 from gfl_lab.orchestrate.driver import design_kept
+from gfl_lab.records.files import read_json, write_json
 from gfl_lab.report import looks_simulated as simulated
+from gfl_lab.report import variant_comparison, variant_pair
+from gfl_lab.report.claim_sentences import preliminary
 from gfl_lab.report.comparison import compare, compare_two
-from gfl_lab.report.looks import DECIDED, OUT_OF_REACH, levels, look, looks_up_to, seeds_wanted
+from gfl_lab.report.formatting import format_number
+from gfl_lab.report.looks import DECIDED, OUT_OF_REACH, before_first_look, levels, look, looks_up_to, seeds_wanted
 from gfl_lab.report.noise import LEVEL
 from gfl_lab.report.statistics import Paired, holm, judge
 from gfl_lab.report.table import build_table
@@ -24,9 +31,11 @@ from gfl_lab.report.table_data import table_json
 from gfl_lab.results.rows import Design
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree, TrialState
+from gfl_lab.session.claim import read_claim
 from gfl_lab.spec.files import load_experiment
 from tests.support import known_trial
 from tests.support.cli import Cli, runner
+from tests.support.fake_runs import write_fake_tree
 from tests.support.no_mirror import NoMirror
 from tests.support.unchecked import skip_checks
 
@@ -331,3 +340,46 @@ def test_two_variants_of_a_table_are_compared_at_their_last_common_look(cli: Cli
     assert {each.variant for each in compare(row, store.resampled_or_none)} == {"large", "alike"}
     assert table_json(build_table(row, store.resampled_or_none))["looks"]["looks"] == list(LOOKS)
     assert all(trial.state is TrialState.DONE for trial in row.trials)
+
+
+# --- before the first look ---
+
+
+def test_before_the_first_look_differences_are_preliminary_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_packages: None
+) -> None:
+    """Two of three seeds are there, and with fixed seeds each row had a verdict: table, overview and comparison say why there is none yet."""
+    from tests.test_dashboard_pages import SMALL, html_of, open_page, words_of
+
+    states = {(variant, 2): "planned" for variant in range(4)}
+    tree = write_fake_tree(tmp_path, **SMALL | {"epochs": 1}, seeds=(0, 1, 2), states=states)
+    file = tree.experiment("table3_qfl_dfl", "desk") / naming.PLAN
+    plan = read_json(file)
+    plan["experiment"]["design"] = {"until_resolved": 2.0, "looks": [3, 4]}
+    write_json(file, plan)
+    store = Store(tree)
+    row = store.experiment("table3_qfl_dfl", "desk")
+    sentence = "Preliminary: no verdict before the first look (2 of 3 seeds done)."
+    for pair in ((row.variants[3], row.variants[0]), (row.variants[0], row.variants[3]), (row.variants[3], row.variants[1])):
+        found = compare_two(row, *pair, store.resampled_or_none)
+        assert [(each.verdict, each.p, each.found.half, each.better) for each in found] == [("no look yet", None, None, None)] * 3
+        assert preliminary(found[:1]) == sentence
+    table = build_table(row, store.resampled_or_none)
+    assert [each.found.mean for each in table.compared] == [each.delta["AP"].mean for each in table.rows[1:]]
+    assert sentence in table.footnotes and not any(note.startswith("Open:") for note in table.footnotes)
+    delta = table_json(table)["rows"][3]["delta"]["AP"]
+    assert (delta["verdict"], delta["interval"], delta["look"]) == ("no look yet", None, None)
+    mean = format_number("AP", table.compared[2].found.mean, signed=True)
+    monkeypatch.setattr(variant_pair, "compare_variants", partial(variant_comparison.compare_variants, replicates=2))
+    for page in ("overview", "table", "compare"):
+        app = open_page(page, tmp_path, monkeypatch)
+        shown = words_of(app)
+        assert sentence in shown and mean in shown and "no look yet" in shown, page
+        assert not re.search('data-sign="[▲▼=?]"', html_of(app)) and "(weak)" not in shown, page
+    with pytest.raises(InputError, match="no comparison of qfl=on dfl=on with qfl=off dfl=off yet"):
+        read_claim(tree, row, "qfl=on dfl=on")
+
+
+def test_the_sentence_says_what_a_row_waits_for() -> None:
+    assert before_first_look(0, (2, 3)) == "no verdict before the first look (0 of 2 seeds done)"
+    assert before_first_look(4, (3, 4)) == "no verdict before the first look (3 of 3 seeds done; other rows have fewer)"

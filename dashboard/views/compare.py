@@ -14,6 +14,7 @@ from gfl_lab.report import claim_sentences as sentences
 from gfl_lab.report import variant_comparison as report
 from gfl_lab.report.differences import budget_note
 from gfl_lab.report.formatting import MISSING, format_number, p_text
+from gfl_lab.report.statistics import NO_LOOK
 from gfl_lab.report.variant_comparison_grid import group_titles, row_verdict, settings_grid
 from gfl_lab.report.variant_pair import VariantPair
 
@@ -67,7 +68,8 @@ def _show(rows: list[report.DifferenceRow], pair: VariantPair, error_iou: float)
             unit = f"{names[0]} minus {names[1]} [AP points]"
             figure = compare_figures.differences(shown, span, theme.ink(), unit)
             st.plotly_chart(figure, key=f"pair-{group}", config=CONFIG, alt=f"{title}: difference and interval of each row")
-            words = f"{title}: {unit}, with 95% intervals over {theme.plural(len(pair.trials), 'seed')}."
+            extent = "preliminary, without intervals," if shown[0].verdict == NO_LOOK else "with 95% intervals"
+            words = f"{title}: {unit}, {extent} over {theme.plural(len(pair.trials), 'seed')}."
             downloads.figure(f"pair-{group}", pair.experiment, words, None if pair.is_planned else pair.other)
         with table:
             theme.show(_table(shown, pair))
@@ -132,10 +134,15 @@ def _compare(pair: VariantPair, error_iou: float) -> None:
         return
     _answer(rows, pair)
     seeds = "1 seed" if len(pair.trials) == 1 else f"{len(pair.trials)} seeds"
-    about_seeds = (
-        "over other seeds and other images" if len(pair.trials) > 1 else "over other images alone: one seed is no evidence on others"
-    )
-    theme.show(f'<div class="dim small">{seeds}. Intervals are {about_seeds}; they are not corrected for the number of rows.</div>')
+    if any(row.verdict == NO_LOOK for row in rows):
+        about_seeds = "There are no intervals before the first look."
+    elif len(pair.trials) > 1:
+        about_seeds = "Intervals are over other seeds and other images; they are not corrected for the number of rows."
+    else:
+        about_seeds = (
+            "Intervals are over other images alone: one seed is no evidence on others; they are not corrected for the number of rows."
+        )
+    theme.show(f'<div class="dim small">{seeds}. {about_seeds}</div>')
     differing = () if pair.is_planned else pair.differing(reader().store.recorded)
     _notes([*pair.notes(), *filter(None, [budget_note(differing)])])
     _show(rows, pair, error_iou)

@@ -99,6 +99,8 @@ def _variants(experiment: ExperimentRow) -> None:
         ("trials", "c-trials"),
     ]
     theme.show(theme.table_html(head, [_row(experiment, each, found.get(each.name), palette[each.name]) for each in shown]))
+    if early := sentences.preliminary(list(found.values())):
+        theme.show(f'<div class="dim small">{theme.text(early)}</div>')
     if len(shown) < len(experiment.variants):
         theme.show(f'<div class="dim small">and {len(experiment.variants) - len(shown)} more variants in the table</div>')
     if needed := needs.grouped(experiment):

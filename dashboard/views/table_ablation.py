@@ -18,7 +18,7 @@ from gfl_lab.report.comparison import INCONCLUSIVE, Comparison, min_effect_of
 from gfl_lab.report.exports import TABLE_FORMS
 from gfl_lab.report.formatting import format_number, metric_title, verdict_text
 from gfl_lab.report.grid import LABEL, PUBLISHED, Column, Grid
-from gfl_lab.report.statistics import ONE_SEED
+from gfl_lab.report.statistics import NO_LOOK, ONE_SEED
 from gfl_lab.report.table import Table, build_table
 from gfl_lab.report.table_grid import comparison_grid, comparison_title, metric_columns, ranked, values_grid
 from gfl_lab.results.rows import ExperimentRow
@@ -27,6 +27,8 @@ FEW = 3
 """With fewer rows there is nothing to sort or to find."""
 PLAN = "the plan's order"
 DIFFERENCES = ("0.1", "0.2", "0.3", "0.5", "1", "2", "5")
+_INTERVAL = "with its 95% interval"
+_EXTENTS = {ONE_SEED: "with its ± over the validation images alone (one seed)", NO_LOOK: "preliminary, without intervals"}
 
 
 def choices(experiment: ExperimentRow) -> None:
@@ -123,6 +125,8 @@ def _answer(table: Table, variants: list[str]) -> None:
     found = [f"{theme.verdict_html(verdict, verdict + ':')} {theme.text(', '.join(names))}" for verdict, names in verdicts.items()]
     if found and table.baseline:
         theme.show(f'<div class="answer">In AP, against {theme.text(table.baseline.variant)}: {"; ".join(found)}.</div>')
+    if early := sentences.preliminary([each for each in table.compared if each.variant in variants]):
+        theme.show(f'<div class="dim">{theme.text(early)}</div>')
 
 
 def _forest(experiment: ExperimentRow, table: Table, variants: list[str]) -> None:
@@ -133,15 +137,15 @@ def _forest(experiment: ExperimentRow, table: Table, variants: list[str]) -> Non
     figure = table_figures.forest(shown, variants, theme.ink())
     baseline = table.baseline.variant if table.baseline else ""
     least = f"{shown[0].min_effect:g}"
-    extent = "± over the validation images alone (one seed)" if all(each.verdict == ONE_SEED for each in shown) else "95% interval"
+    extent = _EXTENTS.get(shown[0].verdict, _INTERVAL) if len({each.verdict for each in shown}) == 1 else _INTERVAL
     legend = "".join(theme.verdict_html(verdict) for verdict in columns.VERDICTS if any(each.verdict == verdict for each in shown))
     theme.show(
-        f'<div class="legend"><b>Difference to {theme.text(baseline)}, with its {extent}</b>{legend}'
+        f'<div class="legend"><b>Difference to {theme.text(baseline)}, {extent}</b>{legend}'
         f'<span class="dim">grey band: ±{least} AP, the smallest effect that matters</span></div>'
     )
-    st.plotly_chart(figure, key="forest", config=CONFIG, alt=f"difference to the baseline, with its {extent}, one row a variant")
+    st.plotly_chart(figure, key="forest", config=CONFIG, alt=f"difference to the baseline, {extent}, one row a variant")
     verdicts = "; ".join(f"{each.variant}: {verdict_text(each)}" for each in shown if each.metric == "AP")
-    words = f"Difference to {baseline}, with its {extent}; grey band ±{least} AP. Verdicts on AP: {verdicts}."
+    words = f"Difference to {baseline}, {extent}; grey band ±{least} AP. Verdicts on AP: {verdicts}."
     downloads.figure("forest", experiment, words)
 
 

@@ -14,6 +14,7 @@ from gfl_lab.report.claim_sentences import difference, interval_text
 from gfl_lab.report.comparison import Comparison
 from gfl_lab.report.formatting import VERDICT_SIGNS, verdict_text
 from gfl_lab.report.speed import Point
+from gfl_lab.report.statistics import NO_LOOK
 
 
 def forest(compared: Sequence[Comparison], variants: Sequence[str], ink: str) -> go.Figure:
@@ -31,6 +32,7 @@ def forest(compared: Sequence[Comparison], variants: Sequence[str], ink: str) ->
             colour, sign = theme.verdict_colour(each.verdict), VERDICT_SIGNS.get(each.verdict, "")
             low, high = each.found.low, each.found.high
             half = each.found.half if low is not None and high is not None else each.found.image_half
+            half = None if each.verdict == NO_LOOK else half
             about = f"{theme.plot_text(each.variant)}: {difference(each)} {metric}, {interval_text(each)}<br>{sign} {verdict_text(each)}"
             figure.add_scatter(
                 x=[each.found.mean],

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gfl_lab.report.comparison import BETTER, EQUIVALENT, INCONCLUSIVE, WORSE, Comparison
 from gfl_lab.report.formatting import about, format_number, p_text
 from gfl_lab.report.noise import LEVEL
 from gfl_lab.report.power import MAX_SEEDS
-from gfl_lab.report.statistics import NO_RECORDS, NO_SIGNAL, NO_SPREAD, ONE_SEED
-from gfl_lab.wording import plural
+from gfl_lab.report.statistics import NO_LOOK, NO_RECORDS, NO_SIGNAL, NO_SPREAD, ONE_SEED
+from gfl_lab.wording import joined, plural
 
 TITLES = {BETTER: "Better", WORSE: "Worse", EQUIVALENT: "Equivalent", INCONCLUSIVE: "Inconclusive"}
 NO_VERDICT = "No verdict"
@@ -33,6 +35,8 @@ def verdict(found: Comparison, variant: str, reference: str) -> str:
         return f"It is open whether {variant} is better than {reference}: {amount} AP points ({interval})."
     if found.verdict in (NO_SIGNAL, NO_SPREAD, NO_RECORDS):
         return f"Nothing can be concluded on {variant} and {reference}, since {found.found.why}."
+    if found.verdict == NO_LOOK:
+        return f"{variant} differs from {reference} by {amount} AP points so far. {preliminary([found])}"
     return f"{variant} differs from {reference} by {amount} AP points ({interval}). One seed shows nothing of other seeds."
 
 
@@ -42,14 +46,23 @@ def difference(found: Comparison) -> str:
 
 
 def interval_text(found: Comparison) -> str:
-    """Return ``95% interval +1.2 to +3.4``; with one seed, what the choice of images alone makes uncertain."""
+    """Return ``95% interval +1.2 to +3.4``; with one seed, what the choice of images alone makes uncertain; ``preliminary`` before a look."""
     low, high = found.found.low, found.found.high
     if low is not None and high is not None:
         return f"95% interval {format_number('AP', low, True)} to {format_number('AP', high, True)}"
     half = found.found.image_half
     if half is not None and found.verdict == ONE_SEED:
         return f"± {format_number('AP', half)} for the choice of images alone"
-    return "no interval"
+    return "preliminary" if found.verdict == NO_LOOK else "no interval"
+
+
+def preliminary(compared: Sequence[Comparison]) -> str:
+    """Return the sentence on differences that have no verdict before the first look; empty if there are none. One metric at a time."""
+    reasons = sorted({each.found.why for each in compared if each.verdict == NO_LOOK})
+    if len(reasons) < 2:
+        return "".join(f"Preliminary: {why}." for why in reasons)
+    rows = {why: joined([each.variant for each in compared if each.found.why == why]) for why in reasons}
+    return " ".join(f"Preliminary for {rows[why]}: {why}." for why in reasons)
 
 
 def basis(found: Comparison, val_images: int) -> str:

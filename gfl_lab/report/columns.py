@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from gfl_lab.report.comparison import BETTER, EQUIVALENT, INCONCLUSIVE, MIN_EFFECT, WORSE
 from gfl_lab.report.grid import LABEL, Column
-from gfl_lab.report.statistics import NO_RECORDS, NO_SIGNAL, NO_SPREAD, ONE_SEED
+from gfl_lab.report.statistics import NO_LOOK, NO_RECORDS, NO_SIGNAL, NO_SPREAD, ONE_SEED
 
 VARIANT = Column("variant", "variant", LABEL, "one combination of settings, trained once for each seed", left=True)
 SEEDS = Column("seeds", "seeds", LABEL, "finished seeds; 2/3 if one of three is missing")
@@ -71,5 +71,6 @@ VERDICTS = {
     NO_SIGNAL: "the metric is 0.0 in every trial of both variants, or both have the same numbers in every seed and every sample of the images",
     NO_SPREAD: "every seed gave exactly the same difference",
     NO_RECORDS: "`eval.npz` of a trial is missing or damaged, or two trials were evaluated on different images; `gfl-lab run` evaluates again",
+    NO_LOOK: "the looks were fixed beforehand, and the first one is still to come; until then the difference is preliminary",
 }
 """{verdict: its meaning}. ``(weak)`` after a verdict: it rests on two seeds."""

@@ -16,7 +16,7 @@ from gfl_lab.records.plan import Design
 from gfl_lab.report import looks, power
 from gfl_lab.report.looks import LookedAt
 from gfl_lab.report.noise import LEVEL
-from gfl_lab.report.statistics import NO_RECORDS, Difference, Paired, Sampled, image_variance, judge, paired
+from gfl_lab.report.statistics import NO_LOOK, NO_RECORDS, Difference, Paired, Sampled, image_variance, judge, paired
 from gfl_lab.results.rows import ExperimentRow, Resampled, TrialRow, VariantRow
 
 MIN_EFFECT = 0.3
@@ -63,7 +63,7 @@ class Comparison:
     def verdict(self) -> str:
         """``better``, ``worse``, ``equivalent`` (within ``min_effect``) or ``inconclusive``, at 5% after correction.
 
-        If nothing can be concluded: ``one seed``, ``no signal``, ``no spread`` or ``no records``; ``found.why`` has the reason.
+        If nothing can be concluded: ``one seed``, ``no signal``, ``no spread``, ``no records`` or ``no look yet``; ``found.why`` has the reason.
         """
         if self.p is None:
             return self.found.verdict
@@ -109,7 +109,8 @@ def shared(
 def compare(experiment: ExperimentRow, resampled: Lookup | None = None, min_effect: float | None = None) -> tuple[Comparison, ...]:
     """Return the comparison of each variant that shares a finished seed with the baseline, in AP, AP50 and AP75.
 
-    With looks that were fixed beforehand a row rests on the seeds of its last look, and there is none before its first one.
+    With looks that were fixed beforehand a row rests on the seeds of its last look. Before its first one it is preliminary: NO_LOOK, without
+    interval and p.
 
     Args:
         resampled: without it intervals are over seeds alone. A row without the samples of all its trials has no interval.
@@ -122,7 +123,7 @@ def compare(experiment: ExperimentRow, resampled: Lookup | None = None, min_effe
     if experiment.design is not None:
         looked_at = look_at(experiment, resampled)
         for metric in RESAMPLED:
-            found = {name: row.found[metric] for name, row in looked_at.items() if metric in row.found}
+            found = _at_looks(experiment, experiment.baseline, looked_at, metric, resampled)
             each = _comparisons(metric, found, least, len(looked_at))
             comparisons += [dataclasses.replace(one, looked_at=looked_at[one.variant]) for one in each]
         return tuple(comparisons)
@@ -146,13 +147,50 @@ def look_at(experiment: ExperimentRow, resampled: Lookup | None = None) -> dict[
     return looks.look(design.looks, complete, paired_at, design.min_effect, lost)
 
 
+def _at_looks(
+    experiment: ExperimentRow, baseline: VariantRow, looked_at: Mapping[str, LookedAt], metric: str, resampled: Lookup | None
+) -> dict[str, Difference]:
+    """Return each row at its last look; before its first one, the preliminary difference over the seeds that there are."""
+    found = {}
+    for variant in (each for each in experiment.variants if each.name in looked_at):
+        row = looked_at[variant.name]
+        early = None if row.seeds else _preliminary(experiment.design, variant, baseline, metric, resampled)
+        if each := row.found.get(metric, early):
+            found[variant.name] = each
+    return found
+
+
+def _before_first_look(
+    design: Design | None, variant: VariantRow, reference: VariantRow, metric: str, resampled: Lookup | None
+) -> Difference | None:
+    """Return the preliminary difference of two variants that have not come to the first look; else None."""
+    if design is None or len(design.first(shared(variant, reference), design.looks[0])) == design.looks[0]:
+        return None
+    return _preliminary(design, variant, reference, metric, resampled)
+
+
+def _preliminary(
+    design: Design | None, variant: VariantRow, reference: VariantRow, metric: str, resampled: Lookup | None
+) -> Difference | None:
+    """Return the difference of two variants before the first look, without interval and p; None if they share no seed."""
+    found = _paired(variant, reference, metric, resampled)
+    if design is None or found is None:
+        return None
+    done = len(design.first(shared(variant, reference), design.looks[0]))
+    why = looks.before_first_look(done, design.looks)
+    return Difference(
+        found.mean, None, None, found.seed_variance, found.image_variance, found.seeds, images=found.images, verdict=NO_LOOK, why=why
+    )
+
+
 def compare_two(
     experiment: ExperimentRow, variant: VariantRow, reference: VariantRow, resampled: Lookup | None = None, min_effect: float | None = None
 ) -> tuple[Comparison, ...]:
     """Return the comparison of ``variant`` minus ``reference`` in AP, AP50 and AP75.
 
     With the baseline as one of them the numbers are those of the table's row. For two others the spread over seeds is pooled over the
-    table's rows and this pair, and p is not corrected, since there is one pair. Either order of the two gives the same, but for signs.
+    table's rows and this pair, and p is not corrected, since there is one pair. Before the first look they are preliminary too.
+    Either order of the two gives the same, but for signs.
     """
     if experiment.baseline is not None and experiment.baseline.name in (variant.name, reference.name):
         table = compare(experiment, resampled, min_effect)
@@ -163,6 +201,9 @@ def compare_two(
     comparisons: list[Comparison] = []
     seeds, level = _last_look(experiment.design, variant, reference)
     for metric in RESAMPLED:
+        if early := _before_first_look(experiment.design, variant, reference, metric, resampled):
+            comparisons += _comparisons(metric, {variant.name: early}, min_effect_of(experiment, min_effect))
+            continue
         found = _paired(variant, reference, metric, resampled, seeds)
         if found is not None:
             judged = judge([*others(experiment, variant, reference, metric, resampled), found], level)[-1]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from gfl_lab.report.claim_sentences import preliminary
 from gfl_lab.report.comparison import BETTER, EQUIVALENT, WORSE, Comparison
 from gfl_lab.report.looks import DECIDED, HOPE, OUT_OF_REACH
+from gfl_lab.report.statistics import NO_LOOK
 from gfl_lab.results.rows import Design, ExperimentRow, Extension
 from gfl_lab.wording import joined, plural
 
@@ -25,7 +27,7 @@ def _about_looks(experiment: ExperimentRow, design: Design, comparisons: Sequenc
     ]
     by_stop: dict[str, dict[int, list[str]]] = {}
     for each in comparisons:
-        if each.looked_at is not None:
+        if each.looked_at is not None and each.verdict != NO_LOOK:
             stop = DECIDED if each.verdict in (BETTER, WORSE, EQUIVALENT) else each.looked_at.stopped
             by_stop.setdefault(stop, {}).setdefault(each.looked_at.seeds, []).append(each.variant)
     if decided := by_stop.get(DECIDED):
@@ -41,6 +43,8 @@ def _about_looks(experiment: ExperimentRow, design: Design, comparisons: Sequenc
     if going := {seeds: names for seeds, names in still.items() if seeds != most}:
         notes.append(f"Open: {_by_seeds(going)} so far. `gfl-lab run` continues with --until-resolved {design.min_effect:g}.")
     shown = {each.variant for each in comparisons}
+    if early := preliminary(comparisons):
+        notes.append(early)
     if waiting := [each.name for each in experiment.variants if not each.baseline and each.name not in shown]:
         notes.append(f"No look yet at {joined(waiting)}: the first one needs {plural(design.looks[0], 'seed')} of each variant.")
     if beyond := sorted({trial.seed for trial in experiment.trials} - set(design.seeds)):

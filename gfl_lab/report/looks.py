@@ -115,6 +115,17 @@ def look(
     return rows
 
 
+def before_first_look(done: int, looks: Sequence[int]) -> str:
+    """Return why a difference has no verdict yet, as a sentence goes on.
+
+    Args:
+        done: how many of the first seeds both variants have finished, without a gap.
+    """
+    first = looks[0]
+    others = "; other rows have fewer" if done >= first else ""
+    return f"no verdict before the first look ({min(done, first)} of {first} seeds done{others})"
+
+
 def seeds_wanted(looks: Sequence[int], rows: Mapping[str, LookedAt]) -> dict[str, int]:
     """Return how many seeds each row needs for its next look; for a row that has stopped, those of its last one."""
     return {

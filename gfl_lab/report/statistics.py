@@ -35,7 +35,7 @@ FAINT = 0.05
 _SAME = 1e-9
 """AP points: numbers that are closer are equal but for rounding."""
 
-NO_SIGNAL, NO_SPREAD, NO_RECORDS, ONE_SEED = "no signal", "no spread", "no records", "one seed"
+NO_SIGNAL, NO_SPREAD, NO_RECORDS, ONE_SEED, NO_LOOK = "no signal", "no spread", "no records", "one seed", "no look yet"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Difference:
         images: how many validation images there are, 0 where that is not known.
         level: error that the interval may have by itself: 5%, or the part of it that belongs to one look (``report.looks``). ``p`` is
             enlarged by as much.
-        verdict, why: of ``Paired``: where there is no interval, the reason.
+        verdict, why: of ``Paired``: where there is no interval, the reason. NO_LOOK before the first look that was fixed beforehand.
     """
 
     mean: float

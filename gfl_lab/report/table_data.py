@@ -86,7 +86,7 @@ def _comparison_json(each: Comparison) -> dict[str, Any]:
         "within_min_effect": each.within,
         "min_effect": each.min_effect,
         "look": None
-        if each.looked_at is None
+        if each.looked_at is None or not each.looked_at.seeds
         else {"seeds": each.looked_at.seeds, "level": found.level, "stopped": each.looked_at.stopped or None},
         "images": found.images or None,
         "images_resolve": _number(each.images_resolve),

@@ -10,7 +10,7 @@ from gfl_lab.report.comparison import EQUIVALENT, MIN_EFFECT, Comparison
 from gfl_lab.report.fairness import UNFAIR
 from gfl_lab.report.formatting import MISSING, format_number, format_spread, metric_title, needed_text, p_text, rounded, verdict_text
 from gfl_lab.report.grid import AXIS, MEASURED, PUBLISHED, TRUE_EDGES, Cell, Column, Grid, Heading, Interval, Row, Sheet, Tone
-from gfl_lab.report.statistics import NO_SIGNAL
+from gfl_lab.report.statistics import NO_LOOK, NO_SIGNAL
 from gfl_lab.report.table import Table
 from gfl_lab.report.table_rows import TableRow
 
@@ -145,7 +145,7 @@ def _interval_text(each: Comparison) -> str:
     found = each.found
     if found.low is not None and found.high is not None:
         return f"{_points(found.low, signed=True)} to {_points(found.high, signed=True)}"
-    images_only = found.image_half is not None and each.verdict != NO_SIGNAL
+    images_only = found.image_half is not None and each.verdict not in (NO_SIGNAL, NO_LOOK)
     return f"± {_points(found.image_half)} (images)" if images_only else MISSING
 
 

@@ -7,6 +7,7 @@ many there are: with 80 classes some four lie outside of second by chance.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ from gfl_lab.report.comparison import (
     others,
 )
 from gfl_lab.report.noise import LEVEL
-from gfl_lab.report.statistics import NO_SIGNAL, Difference, Paired, judge, p_equivalent, paired
+from gfl_lab.report.statistics import NO_LOOK, NO_SIGNAL, Difference, Paired, judge, p_equivalent, paired
 from gfl_lab.results.rows import ExperimentRow, VariantRow
 
 REPLICATES = 200
@@ -67,7 +68,7 @@ class DifferenceRow:
     @property
     def half(self) -> float | None:
         """Half width of the 95% interval, as a table has it; with one seed, of an interval over images alone. None without a signal."""
-        if self.found.half is None and self.found.seeds == 1 and self.found.verdict != NO_SIGNAL:
+        if self.found.half is None and self.found.seeds == 1 and self.found.verdict not in (NO_SIGNAL, NO_LOOK):
             return self.found.image_half
         return self.found.half
 
@@ -106,11 +107,13 @@ class Context:
         totals: the two in AP, AP50 and AP75.
         others: by AP_S, AP_M and AP_L the other rows over which the spread over seeds is pooled.
         min_effect: the smallest difference that matters, AP points.
+        preliminary: why no number has a verdict yet, before the first look that was fixed beforehand; else empty.
     """
 
     totals: tuple[Comparison, ...] = ()
     others: Mapping[str, Sequence[Paired]] = field(default_factory=dict)
     min_effect: float = MIN_EFFECT
+    preliminary: str = ""
 
 
 def context(
@@ -123,7 +126,9 @@ def context(
     """
     by_size = {name: tuple(others(experiment, variant, reference, name)) for name in _SIZES.values()}
     least = min_effect_of(experiment, min_effect)
-    return Context(compare_two(experiment, variant, reference, resampled, least), by_size, least)
+    totals = compare_two(experiment, variant, reference, resampled, least)
+    early = next((each.found.why for each in totals if each.verdict == NO_LOOK), "")
+    return Context(totals, by_size, least, early)
 
 
 def compare_variants(
@@ -168,6 +173,8 @@ def compare_variants(
         if total is None:
             own = paired(values, [(first[1:], second[1:]) for first, second in each], images, signal=group != ERROR)
             difference = judge([*(known.others.get(name, ()) if group == SIZE else ()), own])[-1]
+            if known.preliminary:
+                difference = dataclasses.replace(difference, half=None, p=None, verdict=NO_LOOK, why=known.preliminary)
         else:
             difference = total.found
         rows.append(DifferenceRow(group, name, float(means[0]), float(means[1]), difference, counts, error_iou, total, known.min_effect))
@@ -219,10 +226,11 @@ def comparison_json(rows: Sequence[DifferenceRow]) -> list[dict[str, Any]]:
 def notes(rows: Sequence[DifferenceRow]) -> list[str]:
     """Return the notes that a reader of these rows needs beside their numbers."""
     totals = [row for row in rows if row.comparison is not None]
+    compared = [row.comparison for row in totals if row.comparison is not None]
     notes = []
-    if several := next((row.comparison.rows for row in rows if row.comparison is not None and row.comparison.rows > 1), 0):
+    if several := next((each.rows for each in compared if each.p is not None and each.rows > 1), 0):
         notes.append(f"p and verdict of AP, AP50 and AP75 are those of the table: corrected by Holm's method for its {several} rows.")
-    if looked_at := next((row.comparison.looked_at for row in totals if row.comparison and row.comparison.looked_at), None):
+    if looked_at := next((each.looked_at for each in compared if each.looked_at and each.looked_at.seeds), None):
         notes.append(
             f"Looks were fixed beforehand: AP, AP50 and AP75 are those of the table's look at {looked_at.seeds} seeds, corrected for all looks."
         )
@@ -232,5 +240,5 @@ def notes(rows: Sequence[DifferenceRow]) -> list[str]:
         )
     if any(row.weak for row in rows):
         notes.append("Two seeds: all verdicts are weak. Two numbers hardly show how much seeds differ; take three or more.")
-    notes += [f"{row.name}: {row.verdict}, since {row.found.why}." for row in totals if row.found.why]
+    notes += [f"{row.name}: {row.verdict}, since {row.found.why}." for row in totals if row.found.why and row.verdict != NO_LOOK]
     return notes

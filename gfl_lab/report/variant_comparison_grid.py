@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from gfl_lab.metrics.error_types import RIGHT_IOU, about
 from gfl_lab.report import columns
+from gfl_lab.report.claim_sentences import preliminary
 from gfl_lab.report.differences import Differing, budget_note, differing_title
 from gfl_lab.report.formatting import MISSING, format_number, p_text, verdict_text
 from gfl_lab.report.grid import Cell, Column, Grid, Row, Sheet, Tone
@@ -48,7 +49,7 @@ def comparison_sheet(
         notes=(
             f"difference: {variant} minus {reference}",
             *pair_notes,
-            *filter(None, [budget_note(differing)]),
+            *filter(None, [budget_note(differing), preliminary([row.comparison for row in rows if row.comparison and row.name == "AP"])]),
             _interval_note(rows),
             *notes(rows),
         ),

@@ -16,6 +16,7 @@ from gfl_lab.records.files import write_text
 from gfl_lab.report.boxes import BoxView, box_view
 from gfl_lab.report.claim import Boxes, Claim, Parts, build_claim, facts
 from gfl_lab.report.claim_boxes import CHOICE_INPUT, BoxPair, ChosenBox, choose_boxes, learns_distributions, why_none
+from gfl_lab.report.statistics import NO_LOOK
 from gfl_lab.report.writers.claim_page import to_claim_page
 from gfl_lab.results.rows import ExperimentRow
 from gfl_lab.results.store import Store
@@ -41,7 +42,7 @@ def read_claim(
         raise InputError(Problem(f"{experiment.name} has no baseline", hint=f"Name the other variant with --against: {known}"))
     store, pair = Store(tree), find_pair(experiment, variant, against)
     claim = build_claim(experiment, pair.variant, pair.reference, store.resampled_or_none, min_effect)
-    if "AP" not in claim.comparisons:
+    if "AP" not in claim.comparisons or claim.main.verdict == NO_LOOK:
         hint = f"gfl-lab table has what there is; train more seeds:  gfl-lab run {experiment.source}"
         raise InputError(Problem(f"there is no comparison of {pair.variant.name} with {pair.reference.name} yet", hint=hint))
     return dataclasses.replace(
