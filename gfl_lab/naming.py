@@ -24,7 +24,8 @@ SIDES = ("left", "top", "right", "bottom")
 class Metric:
     """A reported number: its key, how people read it, its unit and which way is better.
 
-    ``group`` is ``AP`` for COCO's average precisions, ``edges`` for scores against the ground-truth edges, else empty.
+    ``group`` is ``AP`` for COCO's average precisions, ``edges`` for scores against the ground-truth edges, ``machine`` for measures of the
+    machine's speed, which other programs on it disturb; else empty.
     """
 
     key: str
@@ -45,8 +46,8 @@ METRICS: dict[str, Metric] = {
         Metric("AP_S", "AP_S", "", True, 1, "COCO AP of boxes below 32x32 px, 0 to 100", "AP"),
         Metric("AP_M", "AP_M", "", True, 1, "COCO AP of boxes from 32x32 to 96x96 px, 0 to 100", "AP"),
         Metric("AP_L", "AP_L", "", True, 1, "COCO AP of boxes above 96x96 px, 0 to 100", "AP"),
-        Metric("fps", "fps", "img/s", True, 1, "images per second, batch 1, decoding and NMS included, on this machine"),
-        Metric("latency_ms", "latency", "ms", False, 2, "median time of one image, batch 1, decoding and NMS included"),
+        Metric("fps", "fps", "img/s", True, 1, "images per second, batch 1, decoding and NMS included, on this machine", "machine"),
+        Metric("latency_ms", "latency", "ms", False, 2, "median time of one image, batch 1, decoding and NMS included", "machine"),
         Metric(
             "two_mode_recall",
             "two-mode recall",
@@ -72,6 +73,7 @@ METRICS: dict[str, Metric] = {
 
 AP_METRICS = tuple(key for key, metric in METRICS.items() if metric.group == "AP")
 TRUTH_METRICS = tuple(key for key, metric in METRICS.items() if metric.group == "edges")
+MACHINE_METRICS = tuple(key for key, metric in METRICS.items() if metric.group == "machine")
 
 
 def mlflow_metric(kind: str, key: str) -> str:

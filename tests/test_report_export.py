@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from gfl_lab import naming
 from gfl_lab.report.exports import TABLE_FORMS, write_table
 from gfl_lab.report.formatting import MISSING, format_number, format_spread, one_line
 from gfl_lab.report.table import Table, build_table
@@ -79,14 +80,19 @@ def test_cells() -> None:
     assert metric_cells(build_table(experiment(variant("off", baseline=True))))[0][0].text == "–"
 
 
-def test_best_follows_the_metrics_direction_and_ties_share() -> None:
+def test_best_follows_the_metrics_direction_ties_share_and_speed_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(naming.METRICS, "loss", naming.Metric("loss", "loss", "", False, 2, "of this test"))
     rows = experiment(
-        variant("a", trial(0, AP=50.02, latency_ms=9.0), baseline=True), variant("b", trial(0, AP=50.04, latency_ms=8.0)),
-        variant("c", trial(0, AP=40.0, latency_ms=7.0)), metrics=("AP", "latency_ms"),
+        variant("a", trial(0, AP=50.02, loss=9.0, fps=1.0, latency_ms=9.0), baseline=True),
+        variant("b", trial(0, AP=50.04, loss=8.0, fps=2.0, latency_ms=8.0)),
+        variant("c", trial(0, AP=40.0, loss=7.0, fps=3.0, latency_ms=7.0)), metrics=("AP", "loss", "fps", "latency_ms"),
     )  # fmt: skip
-    cells = metric_cells(build_table(rows))
-    assert [row[0].best for row in cells] == [True, True, False]  # equal as printed
-    assert [row[1].best for row in cells] == [False, False, True]
+    table = build_table(rows)
+    cells = [[cell.best for cell in row] for row in metric_cells(table)]
+    assert [row[0] for row in cells] == [True, True, False]  # equal as printed
+    assert [row[1] for row in cells] == [False, False, True]
+    assert not any(row[2] or row[3] for row in cells), "speed is the noise of a busy machine"
+    assert "**7.00**" in TABLE_FORMS["md"](table) and "**3.0**" not in TABLE_FORMS["md"](table)
 
 
 # --- the five agree -------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from gfl_lab.errors import StoreError
 from gfl_lab.records.result import FileEntry
 from gfl_lab.rundir import TrialDir
 
-UNSTABLE = ("fps", "latency_ms")
+UNSTABLE = naming.MACHINE_METRICS
 """Metrics that differ from measurement to measurement."""
 
 

@@ -83,9 +83,9 @@ def _cell(table: Table, row: TableRow, column: Column, best: Mapping[str, float]
 
 
 def _best(table: Table, key: str) -> float | None:
-    """Return the best mean of a metric, as printed; None where all are equal or the metric has no direction."""
+    """Return the best mean of a metric, as printed; None where all are equal, or the metric has no direction or is the machine's speed."""
     means = {rounded(key, row.metrics[key].mean) for row in table.rows if key in row.metrics}
-    if len(means) < 2 or key not in naming.METRICS:
+    if len(means) < 2 or key not in naming.METRICS or key in naming.MACHINE_METRICS:
         return None
     return max(means) if naming.METRICS[key].higher_is_better else min(means)
 
