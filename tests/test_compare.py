@@ -184,6 +184,7 @@ def test_the_classes_that_differ_most_are_shown_and_the_others_counted() -> None
     error = DifferenceRow("error", "localisation", 2.0, 1.0, found, (4.0, 3.0), 0.75)
     grid = comparison_sheet([error], experiment(), "one", "two").grids[0]
     assert grid.columns[0].title == "AP75 that errors cost (lower is better)"
+    assert grid.columns[-2].title == "errors (all scores)" and grid.rows[0].cells[-2].text == "4 / 3"
     assert [cell.text for cell in grid.rows[0].cells][-1] == "right class, IoU 0.1 to 0.75"
 
 

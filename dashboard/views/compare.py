@@ -12,6 +12,7 @@ from gfl_lab.errors import StoreError
 from gfl_lab.metrics.error_types import about
 from gfl_lab.report import claim_sentences as sentences
 from gfl_lab.report import variant_comparison as report
+from gfl_lab.report.columns import PAIR_COUNT
 from gfl_lab.report.differences import budget_note
 from gfl_lab.report.formatting import MISSING, format_number, p_text
 from gfl_lab.report.statistics import NO_LOOK
@@ -27,7 +28,7 @@ def _table(rows: list[report.DifferenceRow], pair: VariantPair) -> str:
     group, names = rows[0].group, pair.names
     head = [("", "name"), (names[0], "num wide"), (names[1], "num wide"), ("difference", "num"), ("± 95%", "num")]
     head += [("p", "num")] if group == report.METRIC else []
-    head += [("number", "num")] if group == report.ERROR else []
+    head += [(PAIR_COUNT.title, "num")] if group == report.ERROR else []
     head += [("verdict", "name")]
     head += [("", "")] if group == report.ERROR else []
     lines, chosen = [], state.chosen(compare_images.OF)

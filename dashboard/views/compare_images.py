@@ -62,9 +62,10 @@ def _pictures(group: str, name: str, pair: VariantPair, shown: Sequence[ImageDif
     does = "finds boxes" if group == CLASS else "misses boxes" if name == MISSED else "makes errors"
     other = "misses" if group == CLASS else "finds" if name == MISSED else "does not make"
     total = sum(image.variant for image in shown)
+    scores = "" if group == CLASS else ", any score"
     theme.show(
         f"<b>{theme.text(name)}</b>: on {theme.plural(len(shown), 'image')} {theme.text(first)} {does} that {theme.text(second)} "
-        f"{other}, {total:.1f} in all (IoU {error_iou:g}; mean over {theme.plural(len(pair.trials), 'seed')}). "
+        f"{other}, {total:.1f} in all (IoU {error_iou:g}{scores}; mean over {theme.plural(len(pair.trials), 'seed')}). "
         f'<span class="dim">{_legend(group, name)}</span>'
     )
     if not shown:

@@ -40,7 +40,11 @@ PAIR_DIFFERENCE = Column("difference", "difference", help="first variant minus s
 PAIR_HALF = Column("± 95%", "half", help="half width of the difference's 95% interval; not corrected for the number of rows")
 PAIR_P = Column("p", "p", help="as in the table: corrected by Holm's method over the table's rows")
 PAIR_VERDICT = Column("verdict", "verdict", help="conclusion on the difference", left=True)
-PAIR_COUNT = Column("number", "number", help="errors of this type, mean over seeds: first variant / second variant")
+PAIR_COUNT = Column(
+    "errors (all scores)",
+    "count",
+    help="errors of this type at any score, as TIDE counts them, mean over seeds: first variant / second; those of low scores cost little AP",
+)
 PAIR_ABOUT = Column("", "about", left=True)
 DIFFERING = Column(
     "differs in", "differing", help="setting, data, code or environment in which the trials of the first shared seed differ", left=True

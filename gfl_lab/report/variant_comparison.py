@@ -19,6 +19,7 @@ from gfl_lab.metrics import error_types
 from gfl_lab.metrics.coco_ap import RESAMPLED, mean_ap
 from gfl_lab.metrics.coco_matching import AREAS, match
 from gfl_lab.metrics.coco_records import Records
+from gfl_lab.report.columns import PAIR_COUNT
 from gfl_lab.report.comparison import (
     BETTER,
     EQUIVALENT,
@@ -240,5 +241,7 @@ def notes(rows: Sequence[DifferenceRow]) -> list[str]:
         )
     if any(row.weak for row in rows):
         notes.append("Two seeds: all verdicts are weak. Two numbers hardly show how much seeds differ; take three or more.")
+    if any(row.counts for row in rows):
+        notes.append(f"{PAIR_COUNT.title}: {PAIR_COUNT.help}.")
     notes += [f"{row.name}: {row.verdict}, since {row.found.why}." for row in totals if row.found.why and row.verdict != NO_LOOK]
     return notes
