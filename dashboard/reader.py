@@ -21,8 +21,8 @@ from gfl_lab.metrics.coco_records import Records
 from gfl_lab.report import bimodal, calibration, difference_images, variant_comparison
 from gfl_lab.report import sides as side_rows
 from gfl_lab.report.boxes import box_view
+from gfl_lab.report.close_up import side_thumbnail
 from gfl_lab.report.comparison import Comparison, compare
-from gfl_lab.report.drawing import close_up
 from gfl_lab.report.epoch_trend import EpochTrend, epoch_trends
 from gfl_lab.report.ranking import Ranking, rank
 from gfl_lab.report.side_list import SideFilter, side_list
@@ -168,7 +168,7 @@ class Reader:
 
         def make() -> str:
             row = next(row for row in self.box_rows(trial_id, image_id) if row["annotation_id"] == annotation_id)
-            picture, file = close_up(self.image(trial_id, image_id), box_view(row), side, THUMBNAIL), io.BytesIO()
+            picture, file = side_thumbnail(self.image(trial_id, image_id), box_view(row), side, THUMBNAIL), io.BytesIO()
             picture.save(file, "PNG")
             return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 

@@ -34,6 +34,7 @@ RIGHT = {"bbox": [10, 20, 30, 40], "ambiguity": {"side": 2, "kind": "blurred", "
 
 
 def test_draw_box_by_hand():
+    assert shapes.read_annotation(RIGHT) == ((10, 20, 40, 60), 2, (40, 70), (0.6, 0.4))
     assert shapes.annotator_boxes(RIGHT) == ((10, 20, 40, 60), (10, 20, 70, 60))
     assert shapes.draw_box(RIGHT, 0.0) == shapes.draw_box(RIGHT, 0.599) == (10, 20, 40, 60)
     assert shapes.draw_box(RIGHT, 0.6) == shapes.draw_box(RIGHT, 0.999) == (10, 20, 70, 60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ import pytest
 from PIL import Image
 
 from gfl_lab import naming
-from gfl_lab.report import drawing
 from gfl_lab.report.boxes import TrueBox, box_view, with_truth
+from gfl_lab.report.close_up import close_up, side_thumbnail, viewport
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree, TrialDir
 from tests.support.cli import Cli, runner
@@ -174,16 +175,18 @@ def test_a_distribution_stands_where_its_bins_lie() -> None:
     assert seen.sides[0].edges == pytest.approx((1.5, 2.5)) and seen.sides[1].edges is None
     assert with_truth(box_view(row), truth[:1]).gt is None
 
-    plain, drawn = (np.asarray(drawing.draw(black, [box_view(row)], distributions=on)) for on in (False, True))
-    factor, margin = 9, 56
-    assert plain.shape == (720, 900, 3) and drawn.shape == (720 + 2 * margin, 900 + 2 * margin, 3)
+    def drawn(row: dict[str, object]) -> Callable[[float, float], tuple[int, ...]]:
+        picture, view = np.asarray(close_up(black, box_view(row), "#0072b2", 380)), viewport(box_view(row), black.shape[:2], 380)
+        return lambda x, y: tuple(picture[int(view.y(y)), int(view.x(x))])
 
-    def at(x: float, y: float) -> tuple[int, ...]:
-        return tuple(drawn[int(y * factor) + margin, int(x * factor) + margin])
-
+    at = drawn(row)
     assert at(24, 38) != (0, 0, 0) == at(30, 38) == at(10, 38)
     assert at(64, 38) != (0, 0, 0)  # the right side, 3 bins away
     assert at(47, 32 - 1) != (0, 0, 0) == at(41, 32 - 6)  # the top side's bar grows to the right
 
-    drawn = np.asarray(drawing.draw(black, [box_view(row | {"bin_positions": [0.0, 1.0, 1.5, 4.0, 5.0]})]))
+    at = drawn(row | {"bin_positions": [0.0, 1.0, 1.5, 4.0, 5.0]})
     assert at(28, 38) != (0, 0, 0) == at(24 - 3, 38), "weighted bins: the second bin is 1.5 strides away"
+
+    wide = np.pad(black, ((0, 0), (0, 900), (0, 0)), constant_values=200)
+    near, far = (np.asarray(side_thumbnail(each, box_view(row), "left", 96)) for each in (black, wide))
+    assert near.shape == (96, 96, 3) and (near == far).all(), "the picture of a box does not depend on the size of its image"

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -70,29 +70,49 @@ class AmbiguousShapesSpec:
 # --- reading annotations --------------------------------------------------------------------------
 
 
-def _corners(annotation: Mapping[str, Any]) -> list[float]:
-    x, y, width, height = (float(v) for v in annotation["bbox"])
-    return [x, y, x + width, y + height]
+class AnnotatedBox(NamedTuple):
+    """A box as its annotation has it, (x1, y1, x2, y2) in px of the image.
+
+    ``side`` is the index in ``naming.SIDES`` of the side that annotators draw at either of ``edges`` (px), with the probabilities
+    ``probs``; -1 where no side is ambiguous.
+    """
+
+    box: Box
+    side: int = -1
+    edges: tuple[float, float] | None = None
+    probs: tuple[float, float] | None = None
+
+    @property
+    def views(self) -> tuple[Box, Box]:
+        """The boxes that annotators A and B draw; the same box twice where no side is ambiguous."""
+        return self._with_edge(0), self._with_edge(1)
+
+    def _with_edge(self, annotator: int) -> Box:
+        x1, y1, x2, y2 = (self.edges[annotator] if self.edges and index == self.side else value for index, value in enumerate(self.box))
+        return x1, y1, x2, y2
+
+
+def read_annotation(annotation: Mapping[str, Any]) -> AnnotatedBox:
+    """Return the box of an annotation in COCO's format, with its ambiguous side if the data set records one."""
+    x, y, width, height = (float(value) for value in annotation["bbox"])
+    box = (x, y, x + width, y + height)
+    ambiguity = annotation.get("ambiguity")
+    if not ambiguity:
+        return AnnotatedBox(box)
+    (near, far), (first, second) = ambiguity["edges"], ambiguity["probs"]
+    return AnnotatedBox(box, int(ambiguity["side"]), (float(near), float(far)), (float(first), float(second)))
 
 
 def annotator_boxes(annotation: Mapping[str, Any]) -> tuple[Box, Box]:
     """Return the boxes (x1, y1, x2, y2), px, that annotators A and B draw; the same box twice where no side is ambiguous."""
-    ambiguity = annotation.get("ambiguity")
-    corners = _corners(annotation)
-    boxes: list[Box] = []
-    for k in range(2):
-        box = list(corners)
-        if ambiguity:
-            box[ambiguity["side"]] = float(ambiguity["edges"][k])
-        boxes.append((box[0], box[1], box[2], box[3]))
-    return boxes[0], boxes[1]
+    return read_annotation(annotation).views
 
 
 def draw_box(annotation: Mapping[str, Any], u: float) -> Box:
     """Return the box (x1, y1, x2, y2), px, of one annotator drawn by ``u``, uniform in [0, 1): A where u < probs[0], else B."""
-    boxes = annotator_boxes(annotation)
-    ambiguity = annotation.get("ambiguity")
-    return boxes[0] if not ambiguity or u < ambiguity["probs"][0] else boxes[1]
+    found = read_annotation(annotation)
+    first, second = found.views
+    return first if found.probs is None or u < found.probs[0] else second
 
 
 # --- files ----------------------------------------------------------------------------------------

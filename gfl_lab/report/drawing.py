@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -19,8 +19,6 @@ LONG_SIDE = 4096
 """px: no image is enlarged beyond this, so that a panorama needs no gigabytes."""
 BAR = 64
 """px: length of the highest bar of a side."""
-_MARGIN = 56
-"""px around the image, where bins beyond its border are seen."""
 _LEAST = 2
 """px: shorter bars are left out."""
 
@@ -46,31 +44,13 @@ class Viewport:
         return self.x(value) if horizontal else self.y(value)
 
 
-def draw(image: np.ndarray, boxes: Sequence[BoxView], *, distributions: bool = True) -> Image.Image:
-    """Return the image with boxes, classes and scores and, along each side, the distribution of its place.
-
-    A side's distribution stands where its bins lie on the image: bars grow inwards along the box's other axis from the middle of
-    the side, the highest to a fixed length. A Dirac box has none.
-
-    Args:
-        image: (height, width, 3) RGB uint8.
-        boxes: best first; drawn from the last to the first, so that the best lie on top.
-    """
-    height, width = image.shape[:2]
-    factor = enlargement(height, width)
-    margin = _MARGIN if distributions else 0
-    canvas = Image.new("RGBA", (width * factor + 2 * margin, height * factor + 2 * margin), "white")
-    canvas.paste(Image.fromarray(image).resize((width * factor, height * factor), Image.Resampling.BICUBIC), (margin, margin))
-    view = Viewport(factor, -margin / factor, -margin / factor)
-    for index in reversed(range(len(boxes))):
-        canvas = draw_box(canvas, boxes[index], COLOURS[index % len(COLOURS)], view, distributions=distributions)
-    return canvas.convert("RGB")
-
-
 def draw_box(
     canvas: Image.Image, box: BoxView, colour: str, view: Viewport, *, distributions: bool, label: str | None = None
 ) -> Image.Image:
     """Return an RGBA canvas with one box on top.
+
+    A side's distribution stands where its bins lie on the image: bars grow along the box's other axis from the middle of the side, the highest
+    to ``BAR`` px. A Dirac box has none.
 
     Args:
         label: text at the box's corner; None is class and score.
@@ -91,28 +71,6 @@ def title(box: BoxView) -> str:
     """Return class and score of a box; nothing for a box without a class."""
     score = "" if box.detection_score is None else f" {box.detection_score:.2f}"
     return " ".join(f"{box.category}{score}".split()) if box.category else ""
-
-
-def close_up(image: np.ndarray, box: BoxView, side: str, size: int = 300) -> Image.Image:
-    """Return one box and the distribution of one of its sides, with the true edges in amber where they are known; ``size`` px square.
-
-    Args:
-        image: (height, width, 3) RGB uint8. side: of ``naming.SIDES``.
-    """
-    view = replace(box, sides=tuple(each for each in box.sides if each.side == side), detection=box.gt or box.detection, category="")
-    height, width = image.shape[:2]
-    factor = enlargement(height, width)
-    picture = draw(image, [view])
-    x1, y1, x2, y2 = view.prediction or (0, 0, width, height)
-    for each in view.sides:
-        for place in each.pixel(each.mode_places).tolist():
-            x1, x2 = (min(x1, place), max(x2, place)) if each.horizontal else (x1, x2)
-            y1, y2 = (y1, y2) if each.horizontal else (min(y1, place), max(y2, place))
-    half = 0.5 * max(x2 - x1, y2 - y1) * factor + 1.3 * BAR
-    x, y = (0.5 * (low + high) * factor + _MARGIN for low, high in ((x1, x2), (y1, y2)))
-    cut = Image.new("RGB", (round(2 * half), round(2 * half)), "white")
-    cut.paste(picture, (round(half - x), round(half - y)))
-    return cut.resize((size, size), Image.Resampling.LANCZOS)
 
 
 def enlargement(height: int, width: int) -> int:

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from gfl_lab.report.boxes import BoxView, TrueBox
-from gfl_lab.report.drawing import BAR, COLOURS, TRUTH, Viewport, draw_box, enlargement, title
+from gfl_lab.report.close_up import close_up, dashed
+from gfl_lab.report.drawing import COLOURS, TRUTH, Viewport, draw_box, enlargement, title
 from gfl_lab.wording import joined
 
 _GAP = 16
@@ -18,8 +19,6 @@ _PANEL = 380
 """px: width of a panel where several are in a row; a row has as many as fit, but at least two."""
 _WIDEST = 720
 """px: width of a panel that is alone in its row."""
-_CLOSEST = 32.0
-"""Highest factor by which a panel enlarges the image: a box of a few px stays recognisable."""
 _INK, _FAINT = "#1a1a1a", "#555555"
 _HEAD, _ROW = 54, 28
 """px: height of a panel's two lines of text, and of a row of the legend."""
@@ -53,7 +52,7 @@ def _overview(image: np.ndarray, boxes: Mapping[int, BoxView], truth: Sequence[T
     view = Viewport(factor, 0.0, 0.0)
     pen = ImageDraw.Draw(canvas)
     for annotated in truth or ():
-        _dashed(pen, annotated.box, view)
+        dashed(pen, annotated.box, view)
     for number in reversed(list(boxes)):
         box = boxes[number]
         label = f"{number}  {title(box)}" if numbered else None
@@ -72,42 +71,8 @@ def _panels(image: np.ndarray, boxes: Mapping[int, BoxView], width: int, has_tru
         pen = ImageDraw.Draw(found)
         _write(pen, (x, y + 2), f"{number}  {title(box)}", 20, _colour(number), size)
         _write(pen, (x, y + 28), _remark(box, has_truth), 15, _FAINT, size)
-        found.paste(_panel(image, box, _colour(number), size), (x, y + _HEAD))
+        found.paste(close_up(image, box, _colour(number), size), (x, y + _HEAD))
     return found
-
-
-def _panel(image: np.ndarray, box: BoxView, colour: str, size: int) -> Image.Image:
-    """Return the part of the image around a box, ``size`` px square, with the distributions of its sides."""
-    x1, y1, x2, y2 = _extent(box, image.shape[:2])
-    factor = min(_CLOSEST, (size - 2.6 * BAR) / max(x2 - x1, y2 - y1, 1e-6))
-    half = 0.5 * size / factor
-    view = Viewport(factor, 0.5 * (x1 + x2) - half, 0.5 * (y1 + y2) - half)
-    canvas = Image.new("RGBA", (size, size), "white")
-    _paste(canvas, image, view)
-    if box.gt is not None:
-        _dashed(ImageDraw.Draw(canvas), box.gt, view)
-    return draw_box(canvas, box, colour, view, distributions=True, label="").convert("RGB")
-
-
-def _extent(box: BoxView, shape: tuple[int, ...]) -> tuple[float, float, float, float]:
-    """Return the smallest region (x1, y1, x2, y2), px, with the box, its annotated box, and every mode and true edge of its sides."""
-    corners = [each for each in (box.prediction, box.gt) if each is not None] or [(0.0, 0.0, float(shape[1]), float(shape[0]))]
-    xs, ys = [value for each in corners for value in each[::2]], [value for each in corners for value in each[1::2]]
-    for side in box.sides:
-        (xs if side.horizontal else ys).extend(float(side.pixel(place)) for place in (*side.mode_places, *(side.edges or ())))
-    return min(xs), min(ys), max(xs), max(ys)
-
-
-def _paste(canvas: Image.Image, image: np.ndarray, view: Viewport) -> None:
-    """Paste the part of the image that the canvas shows."""
-    height, width = image.shape[:2]
-    left, top = max(0.0, view.left), max(0.0, view.top)
-    right, bottom = min(float(width), view.left + canvas.width / view.factor), min(float(height), view.top + canvas.height / view.factor)
-    if right <= left or bottom <= top:
-        return
-    x, y = round(view.x(left)), round(view.y(top))
-    size = max(1, round(view.x(right)) - x), max(1, round(view.y(bottom)) - y)
-    canvas.paste(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC, box=(left, top, right, bottom)), (x, y))
 
 
 def _remark(box: BoxView, has_truth: bool) -> str:
@@ -147,7 +112,7 @@ def _legend(width: int, entries: Sequence[tuple[str, str]]) -> Image.Image:
             for index, length in enumerate((5, 12, 18, 9, 3)):
                 pen.rectangle((2 + index * 7, y + 9 - length, 7 + index * 7, y + 9), fill=COLOURS[0])
         elif sign == "dashes":
-            _dashed(pen, (2, y - 8, 38, y + 8), Viewport(1.0, 0.0, 0.0))
+            dashed(pen, (2, y - 8, 38, y + 8), Viewport(1.0, 0.0, 0.0))
         else:
             pen.line((12, y + 9, 12, y - 9), fill=TRUTH, width=5)
             pen.line((28, y + 9, 28, y - 3), fill=TRUTH, width=5)
@@ -167,18 +132,6 @@ def _stacked(parts: Sequence[Image.Image]) -> Image.Image:
 
 def _colour(number: int) -> str:
     return COLOURS[(number - 1) % len(COLOURS)]
-
-
-def _dashed(pen: ImageDraw.ImageDraw, box: tuple[float, float, float, float], view: Viewport, dash: float = 7.0) -> None:
-    """Draw a box, (x1, y1, x2, y2) px of the image, in dashes of ``dash`` px on the canvas."""
-    x1, y1, x2, y2 = view.x(box[0]), view.y(box[1]), view.x(box[2]), view.y(box[3])
-    for begin, end in (((x1, y1), (x2, y1)), ((x1, y2), (x2, y2)), ((x1, y1), (x1, y2)), ((x2, y1), (x2, y2))):
-        length = math.dist(begin, end)
-        steps = max(1, math.ceil(length / (2 * dash)))
-        step_x, step_y = (end[0] - begin[0]) / steps, (end[1] - begin[1]) / steps
-        for step in range(steps):
-            x, y = begin[0] + step * step_x, begin[1] + step * step_y
-            pen.line((x, y, x + 0.5 * step_x, y + 0.5 * step_y), fill=TRUTH, width=3)
 
 
 def _write(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, colour: str, width: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from gfl_lab.addresses import readable
+from gfl_lab.data.ambiguous_shapes import read_annotation
 from gfl_lab.data.annotations import load_coco
 from gfl_lab.data.detections.truth import read_truth
 from gfl_lab.data.findings import Findings
@@ -55,7 +56,7 @@ def _of_trial(images: Sequence[Path], trial: TrialDir) -> dict[Path, list[TrueBo
         boxes: dict[int, list[TrueBox]] = {number: [] for number in numbers.values()}
         for annotation in coco["annotations"]:
             if annotation["image_id"] in boxes and not annotation["iscrowd"]:
-                boxes[annotation["image_id"]].append(_true_box(annotation, names[annotation["category_id"]]))
+                boxes[annotation["image_id"]].append(TrueBox(names[annotation["category_id"]], *read_annotation(annotation)))
         found |= {path: boxes[number] for path, number in numbers.items()}
     if unknown := [path for path in images if path not in found]:
         raise InputError([Problem(f"it is no image of the data set of trial {trial.id}", str(path), _OTHER) for path in unknown])
@@ -97,13 +98,3 @@ def _best_named(path: Path, candidates: Sequence[int], names: Sequence[str]) -> 
     parts = path.resolve().parts
     alike = [index for index in candidates if parts[-len(own := PureWindowsPath(names[index]).parts) :] == own]
     return alike or list(candidates)
-
-
-def _true_box(annotation: Mapping[str, Any], category: str) -> TrueBox:
-    x, y, width, height = (float(value) for value in annotation["bbox"])
-    box = (x, y, x + width, y + height)
-    ambiguity = annotation.get("ambiguity")
-    if not ambiguity:
-        return TrueBox(category, box)
-    (near, far), (first, second) = ambiguity["edges"], ambiguity["probs"]
-    return TrueBox(category, box, int(ambiguity["side"]), (float(near), float(far)), (float(first), float(second)))
