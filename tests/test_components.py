@@ -6,7 +6,7 @@ import itertools
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from gfl_lab.orchestrate import resources
 from gfl_lab.orchestrate.driver import write_manifests
 from gfl_lab.rundir import RunTree, TrialDir, TrialState
 from gfl_lab.session.inputs import read_files
+from gfl_lab.session.mmdet_variants import announce_detectors
 from gfl_lab.session.planning import PlanOptions, Prepared, prepare
 from gfl_lab.setup import components
 from gfl_lab.spec.code import CodeFile, class_names
@@ -86,8 +87,8 @@ def write(folder: Path, text: str = AXES, **files: str) -> Path:
     return path
 
 
-def planned(path: Path, tree: RunTree) -> Prepared:
-    return prepare(read_files(path, None), tree, PlanOptions(), lambda _: None)
+def planned(path: Path, tree: RunTree, say: Callable[[str], None] = lambda _: None) -> Prepared:
+    return prepare(read_files(path, None), tree, PlanOptions(), say)
 
 
 def ids(path: Path, tree: RunTree) -> dict[str, str]:
@@ -274,8 +275,17 @@ def test_an_error_in_a_constructor_is_told_with_its_line(cli: Cli, tmp_path: Pat
 
 def test_what_mmdet_has_needs_no_code(tmp_path: Path) -> None:
     text = "axes: {box_loss: [giou, EIoULoss]}\noverrides: {assigner: MaxIoUAssigner, component_args: {assigner: {pos_iou_thr: 0.5, neg_iou_thr: 0.4}}}\n"
-    trials = planned(write(tmp_path, text), RunTree(tmp_path / "runs")).plan.trials
+    lines: list[str] = []
+    trials = planned(write(tmp_path, text), RunTree(tmp_path / "runs"), lines.append).plan.trials
     assert len(trials) == 2 and not any(trial.spec.components for trial in trials)
+    assert lines[0] == "importing torch and mmdet to check EIoULoss and MaxIoUAssigner", "a line comes before the slow part"
+
+
+def test_the_check_of_mmdets_detectors_is_announced() -> None:
+    lines: list[str] = []
+    for name in ("detectors", "table3_qfl_dfl"):
+        announce_detectors(read_files(ROOT / "experiments" / f"{name}.yaml"), lines.append)
+    assert lines == ["importing torch and mmdet to check 6 detectors of mmdet"]
 
 
 def test_an_experiment_without_components_needs_no_torch(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

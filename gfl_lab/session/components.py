@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gfl_lab.errors import Problem, SpecError
 from gfl_lab.session.inputs import Files
 from gfl_lab.spec.choices import BUILT_IN
 from gfl_lab.spec.code import class_names
 from gfl_lab.spec.settings import Settings
+from gfl_lab.wording import joined
 from gfl_lab.zoo import resolve as zoo
 
 
@@ -17,10 +18,10 @@ def named_classes(settings: Settings) -> set[str]:
     return class_names(settings) | zoo.class_names(settings)
 
 
-def check_components(files: Files, variants: Sequence[Settings]) -> frozenset[str]:
+def check_components(files: Files, variants: Sequence[Settings], say: Callable[[str], None]) -> frozenset[str]:
     """Import the experiment's code and check every component that a variant names; return the names that the code registers.
 
-    An experiment without any loads no torch here.
+    An experiment without any loads no torch here. With some it takes 10 s or more, and a line comes first.
 
     Raises:
         InputError: the code cannot be imported. SpecError: every problem of the components.
@@ -28,6 +29,8 @@ def check_components(files: Files, variants: Sequence[Settings]) -> frozenset[st
     having = [settings for settings in variants if settings.component_args or class_names(settings)]
     if not files.code and not having:
         return frozenset()
+    named = [file.name for file in files.code] or sorted(set().union(*(class_names(settings) for settings in having)))
+    say(f"importing torch and mmdet to check {joined(named or ['component_args'])}")
     from gfl_lab.setup.components import load
     from gfl_lab.train.component_check import check
 

@@ -12,6 +12,7 @@ from gfl_lab.session.inputs import Files
 from gfl_lab.spec.choices import OWN
 from gfl_lab.spec.plain_config import decode
 from gfl_lab.spec.settings import Settings
+from gfl_lab.wording import plural
 from gfl_lab.zoo.resolve import complete, notes, resolve
 
 CLASSES = 80
@@ -52,6 +53,15 @@ def resolved_once() -> Callable[[Settings, int], dict[str, Any] | None]:
         return known[key]
 
     return config_of
+
+
+def announce_detectors(files: Files, say: Callable[[str], None]) -> None:
+    """Print a line if the experiment names detectors of mmdet's: their configs are read and built, which takes 10 s or more."""
+    experiment = files.experiment
+    given = [*experiment.axes.get("detector", ()), *(own.get("detector") for own in experiment.variants.values())]
+    given += [each.get("detector") for each in (experiment.overrides, files.profile.settings)]
+    if named := {str(each) for each in given if each not in (None, OWN)}:
+        say(f"importing torch and mmdet to check {plural(len(named), 'detector')} of mmdet")
 
 
 def check_detectors(files: Files, variants: Sequence[Settings], say: Callable[[str], None]) -> None:

@@ -20,7 +20,7 @@ from gfl_lab.rundir import RunTree
 from gfl_lab.session.components import check_components, named_classes
 from gfl_lab.session.dataset import prepare_data
 from gfl_lab.session.inputs import Files
-from gfl_lab.session.mmdet_variants import check_detectors, completed, resolved_once
+from gfl_lab.session.mmdet_variants import announce_detectors, check_detectors, completed, resolved_once
 from gfl_lab.session.weights import check_weights, digest_weights, experiment_with_absolute_paths
 from gfl_lab.spec.choices import ROLES
 from gfl_lab.spec.code import CodeFile
@@ -129,9 +129,10 @@ def prepare(files: Files, tree: RunTree, options: PlanOptions, say: Callable[[st
     count = len(combinations(experiment, seeds, source=inputs.source, max_trials=options.max_trials)) * len(seeds)
     if count > MANY:
         say(f"planning {count:,} trials")
+    announce_detectors(files, say)
     drafted = draft(experiment)  # impossible settings are refused before any data are looked at
     variants = [settings for variant in drafted.variants for settings in all_settings(variant.resolved)]
-    registered = check_components(files, variants)
+    registered = check_components(files, variants, say)
     check_detectors(files, variants, say)
     check_weights(variants, say)
     content, paths = prepare_data(files.profile, tree, options.data, say)
