@@ -24,7 +24,8 @@ from pathlib import Path
 from benchmarks.machine import header
 from gfl_lab import naming
 from gfl_lab.orchestrate import resources
-from gfl_lab.orchestrate.cost import HISTORY, WARM_UP, Timings
+from gfl_lab.orchestrate.cost import Timings
+from gfl_lab.orchestrate.expected import HISTORY, WARM_UP
 from gfl_lab.orchestrate.measure import distinct, measure
 from gfl_lab.plan.plan import Trial
 from gfl_lab.records.files import read_json

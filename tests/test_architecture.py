@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.fake_runs import write_fake_tree
+
 ROOT = Path(__file__).resolve().parents[1]
 DETECTION = {"torch", "torchvision", "mmdet", "mmengine", "mmcv"}
 SERVICES = {"ray", "mlflow", "streamlit"}
@@ -70,6 +72,32 @@ def test_help_loads_nothing_that_takes_time() -> None:
     names = loaded(code=code)
     assert "click" in names and "gfl_lab" in names
     assert not names & (DETECTION | SERVICES | {"pydantic", "pandas", "numpy", "yaml", "rich", "scipy", "pyarrow", "plotly"})
+
+
+@pytest.fixture(scope="module")
+def light_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run tree with a finished experiment and the data set of profile smoke."""
+    root = tmp_path_factory.mktemp("light")
+    write_fake_tree(root, seeds=(0,), epochs=1, train_images=2, val_images=2)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("command", "heavy"),
+    [
+        (["status"], {"scipy", "PIL", "rich", "optuna"}),  # without an interval
+        (["table", "table3_qfl_dfl"], {"PIL", "optuna"}),
+        (["plan", "table3_qfl_dfl", "--profile", "smoke"], {"scipy", "rich", "optuna"}),
+    ],
+)
+def test_light_commands_load_nothing_that_they_do_not_need(command: list[str], heavy: set[str], light_tree: Path) -> None:
+    code = (
+        f"import os; os.environ['GFL_LAB_HOME'] = {str(light_tree)!r}\n"
+        f"from gfl_lab.cli.main import main\nsys.argv = ['gfl-lab', *{command!r}]\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code"
+    )
+    names = loaded(code=code)
+    assert "gfl_lab" in names and not names & (DETECTION | SERVICES | {"pandas", "pyarrow", "plotly", "cv2"} | heavy)
 
 
 def test_the_command_line_loads_the_heavy_parts_only_when_a_command_needs_them() -> None:

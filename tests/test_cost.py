@@ -15,7 +15,8 @@ from gfl_lab.errors import InputError, ResourceError
 from gfl_lab.orchestrate import budget as budgets
 from gfl_lab.orchestrate import resources
 from gfl_lab.orchestrate.budget import Budget, Meter, last_resources, spent
-from gfl_lab.orchestrate.cost import HINT, HISTORY, NOTHING, WARM_UP, Estimate, Timings, cost_of, estimates, rests_on, wall_seconds
+from gfl_lab.orchestrate.cost import Timings, estimates
+from gfl_lab.orchestrate.expected import HINT, HISTORY, NOTHING, WARM_UP, Estimate, cost_of, rests_on, wall_seconds
 from gfl_lab.orchestrate.measure import WarmUp, measure
 from gfl_lab.orchestrate.resources import Machine, Peak, TrialResources, trial_resources
 from gfl_lab.plan.plan import build_plan

@@ -11,8 +11,7 @@ from dashboard import theme
 from dashboard.figures import frame, metric_title, short
 from gfl_lab import naming
 from gfl_lab.report.ranking import Dimension
-from gfl_lab.report.ranking_grid import state_text
-from gfl_lab.results.search import SuggestionRow
+from gfl_lab.results.search import SuggestionRow, state_text
 
 
 def importance(shares: Mapping[str, float], colour: str) -> go.Figure:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from gfl_lab.errors import InputError
-from gfl_lab.orchestrate.cost import Cost, Estimate, cost_of
+from gfl_lab.orchestrate.expected import Cost, Estimate, cost_of
 from gfl_lab.orchestrate.resources import TrialResources
 from gfl_lab.records.cost import Spent, read_spent, write_spent
 

@@ -10,9 +10,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gfl_lab.errors import Problem, ResourceError
-from gfl_lab.spec.file_models import Resources
+
+if TYPE_CHECKING:
+    from gfl_lab.spec.file_models import Resources
 
 DRIVER = Path("/dev/nvidiactl")
 """Exists if NVIDIA's driver is loaded."""

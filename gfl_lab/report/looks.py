@@ -15,10 +15,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import special
 
 from gfl_lab.metrics.coco_ap import RESAMPLED
 from gfl_lab.report.noise import LEVEL, Array, Noise, half_width
+from gfl_lab.report.quantiles import normal_probability
 from gfl_lab.report.statistics import Difference, Paired, holm, judge, p_equivalent
 from gfl_lab.spec.limits import LOOKS, MOST_SEEDS
 
@@ -166,9 +166,9 @@ def chance_of_verdict(
     later = noise._replace(freedom=noise.freedom * (seeds - 1) / (now - 1))
     half = half_width(level, np.full(np.shape(now), float(seeds)), images, later)
     width = np.sqrt(np.maximum(1e-12, noise.variance * (1 / now - 1 / seeds)))
-    different = special.ndtr((-half - mean) / width) + special.ndtr((mean - half) / width)
+    different = normal_probability((-half - mean) / width) + normal_probability((mean - half) / width)
     room = min_effect - half
-    equivalent = np.where(room > 0, special.ndtr((room - mean) / width) - special.ndtr((-room - mean) / width), 0.0)
+    equivalent = np.where(room > 0, normal_probability((room - mean) / width) - normal_probability((-room - mean) / width), 0.0)
     return np.minimum(1.0, different + equivalent)
 
 

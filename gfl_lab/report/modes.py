@@ -10,7 +10,7 @@ from gfl_lab.errors import InputError, Problem
 from gfl_lab.metrics import box_modes
 from gfl_lab.metrics.bins import stored_positions
 from gfl_lab.report.boxes import OUTWARD
-from gfl_lab.results.artifacts import LATER_COLUMNS
+from gfl_lab.results.distribution_files import LATER_COLUMNS
 
 INPUT = (
     "image_id", "annotation_id", "category", "cell_x", "cell_y", "stride", "bin_width", "scale_x", "scale_y", "bins", "probs", "bin_positions",

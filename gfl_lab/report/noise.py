@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
+
+from gfl_lab.report.quantiles import f_quantile, normal_quantile, student_quantile
 
 Array = NDArray[np.float64]
 LEVEL = 0.95
@@ -84,7 +85,7 @@ def pool(seeds: Array, seed_variance: Array, residual: Array) -> Noise:
         weight = np.where(among, freedom, 0.0)
         rest = weight @ others
         with np.errstate(invalid="ignore", divide="ignore"):
-            limit = special.fdtri(freedom, rest, quantile) * ((weight * variance) @ others) / rest
+            limit = f_quantile(freedom, rest, quantile) * ((weight * variance) @ others) / rest
         return among & (rest > 0) & (variance > limit)
 
     pooled = known
@@ -113,7 +114,7 @@ def pool(seeds: Array, seed_variance: Array, residual: Array) -> Noise:
 def half_width(alpha: Array | float, seeds: Array, image_variance: Array, noise: Noise) -> Array:
     """Return the half width of the interval with the error ``alpha``, two-sided; it falls as ``alpha`` grows."""
     tail = np.asarray(alpha) / 2
-    return np.sqrt(squared_half_width(special.ndtri(tail), special.stdtrit(noise.freedom, tail), seeds, image_variance, noise))
+    return np.sqrt(squared_half_width(normal_quantile(tail), student_quantile(noise.freedom, tail), seeds, image_variance, noise))
 
 
 def squared_half_width(z: Array | float, t: Array, seeds: Array, image_variance: Array, noise: Noise) -> Array:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import special
 
 from gfl_lab.report.noise import CORRELATION, Array, squared_half_width
+from gfl_lab.report.quantiles import normal_quantile, student_quantile
 from gfl_lab.report.statistics import Difference
 
 POWER = 0.80
@@ -17,7 +17,7 @@ MAX_SEEDS = 1000
 
 def _z(found: Difference) -> float:
     """Return how many standard deviations of the normal distribution a detectable difference has."""
-    return float(special.ndtri(1 - found.level / 2) + special.ndtri(POWER))
+    return float(normal_quantile(1 - found.level / 2) + normal_quantile(POWER))
 
 
 def detectable(found: Difference) -> float | None:
@@ -30,7 +30,7 @@ def _detectable(found: Difference, seeds: Array, freedom: Array) -> Array:
 
     The part of the images' variance that seeds average out falls with their number.
     """
-    t = special.stdtrit(freedom, 1 - found.level / 2) + special.stdtrit(freedom, POWER)
+    t = student_quantile(freedom, 1 - found.level / 2) + student_quantile(freedom, POWER)
     lasting = found.lasting or 0.0
     images = lasting + ((found.image_variance or 0.0) - lasting) * found.seeds / seeds
     return np.sqrt(squared_half_width(_z(found), t, seeds, images, found.noise._replace(freedom=freedom)))

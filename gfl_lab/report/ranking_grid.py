@@ -10,7 +10,7 @@ from gfl_lab.report.formatting import MISSING, format_number
 from gfl_lab.report.grid import Cell, Column, Grid, Row, Sheet, Tone
 from gfl_lab.report.ranking import Importance, Ranking
 from gfl_lab.report.table_data import lower
-from gfl_lab.results.search import DONE, FAILED, INVALID, REPEAT, STOPPED, SearchRow, SuggestionRow
+from gfl_lab.results.search import DONE, FAILED, INVALID, REPEAT, STOPPED, SearchRow, SuggestionRow, state_text
 
 
 def ranking_sheet(ranking: Ranking) -> Sheet:
@@ -47,13 +47,6 @@ def suggestion_grid(ranking: Ranking) -> Grid:
 def _importance(found: Importance) -> Grid:
     rows = tuple(Row(key, (Cell(key), Cell(f"{share:.2f}", value=share))) for key, share in found.shares.items())
     return Grid((columns.SETTING, columns.IMPORTANCE), rows, shares=True)
-
-
-def state_text(row: SuggestionRow) -> str:
-    """Return ``done``, ``stopped at 2/16``, ``failed``, ``running at 3/16``."""
-    if row.state in (DONE, FAILED) or not row.epochs:
-        return row.state
-    return f"{row.state} at {row.epoch}/{row.epochs}"
 
 
 def _value_text(search: SearchRow, row: SuggestionRow) -> str:

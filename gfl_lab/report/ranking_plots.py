@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from gfl_lab import naming
 from gfl_lab.report.ranking import Importance, Ranking
-from gfl_lab.report.ranking_grid import state_text
-from gfl_lab.results.search import DONE, STOPPED
+from gfl_lab.results.search import DONE, STOPPED, state_text
 
 
 def plots_html(ranking: Ranking) -> str:

@@ -24,9 +24,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
 from gfl_lab.report.noise import LEVEL, Noise, half_width, image_variances, p_values, p_within, pool
+from gfl_lab.report.quantiles import normal_quantile
 
 Sampled = Sequence[tuple[np.ndarray, np.ndarray]]
 """(R,) a metric on the same bootstrap samples of the images, of (variant, baseline), one pair for each seed."""
@@ -119,7 +119,7 @@ class Difference:
     @property
     def image_half(self) -> float | None:
         """Half width of an interval over images only, for one seed."""
-        return None if self.image_variance is None else float(special.ndtri(0.5 + LEVEL / 2)) * math.sqrt(self.image_variance)
+        return None if self.image_variance is None else float(normal_quantile(0.5 + LEVEL / 2)) * math.sqrt(self.image_variance)
 
     @property
     def lasting(self) -> float | None:

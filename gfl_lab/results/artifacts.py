@@ -7,18 +7,14 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gfl_lab import naming
 from gfl_lab.data.annotations import read_annotations
 from gfl_lab.data.findings import Findings
 from gfl_lab.data.layout import escapes, image_file
-from gfl_lab.data.pixels import ImageError, read_rgb
 from gfl_lab.errors import StoreError
 from gfl_lab.metrics.coco_ap import RESAMPLED, resample
 from gfl_lab.metrics.coco_matching import match
@@ -29,6 +25,9 @@ from gfl_lab.results.reader import TreeReader
 from gfl_lab.results.rows import Resampled
 from gfl_lab.rundir import RunTree
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 T = TypeVar("T")
 
 _RESAMPLED_BYTES = 64 * 2**20
@@ -37,10 +36,6 @@ _LOG_BYTES = 64 * 1024
 
 _DAMAGED_ARRAYS = (OSError, KeyError, TypeError, ValueError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error)
 """Exceptions of NumPy for a file that is no archive of these arrays."""
-
-
-LATER_COLUMNS = ("bin_positions",)
-"""Columns of distributions.parquet that files of earlier versions do not have."""
 
 
 class ArtifactReader(TreeReader):
@@ -62,8 +57,8 @@ class ArtifactReader(TreeReader):
 
         Args:
             trial_id: 12 hex digits.
-            columns: the only ones to read; all when None. Of ``LATER_COLUMNS`` those that the file has. Reading few is much cheaper: the probabilities are nearly
-                the whole file.
+            columns: the only ones to read; all when None. Reading few is much cheaper: the probabilities are nearly the whole file.
+                Columns of ``distribution_files.LATER_COLUMNS`` are left out where the file is older.
             where: keep the rows where a column has this value, e.g. ``image_id=3``.
 
         Returns:
@@ -75,16 +70,13 @@ class ArtifactReader(TreeReader):
         path = self._tree.trial(trial_id).file(naming.DISTRIBUTIONS)
         if not path.exists():
             return None
-        filters = [(column, "==", value) for column, value in where.items()] or None
+        from gfl_lab.results import distribution_files
+
         try:
-            known = set(pq.read_schema(path).names)
-            columns = columns and [c for c in columns if c in known or c not in LATER_COLUMNS]
-            missing = [c for c in (*(columns or ()), *where) if c not in known]
-            if missing:
-                raise StoreError(f"the distributions of trial {trial_id} have no column {', '.join(missing)}")
-            # partitioning=None: a folder called `a=b` above the file is no column
-            return pq.read_table(path, columns=list(columns) if columns else None, filters=filters, partitioning=None).to_pandas()
-        except (pa.ArrowException, OSError) as error:
+            return distribution_files.read(path, columns, where)
+        except StoreError as error:
+            raise StoreError(f"the distributions of trial {trial_id} have {self._reason(error)}") from None
+        except distribution_files.DAMAGED as error:
             raise StoreError(f"the distributions of trial {trial_id} cannot be read: {self._reason(error)}") from None
 
     def history(self, trial_id: str, image_id: int, annotation_id: int) -> pd.DataFrame | None:
@@ -99,10 +91,11 @@ class ArtifactReader(TreeReader):
         path = self._tree.trial(trial_id).file(naming.HISTORY)
         if not path.exists():
             return None
+        from gfl_lab.results import distribution_files
+
         try:
-            wanted = [("image_id", "==", image_id), ("annotation_id", "==", annotation_id)]
-            found = pq.read_table(path, filters=wanted, partitioning=None).to_pandas()
-        except (pa.ArrowException, OSError) as error:
+            found = distribution_files.read(path, where={"image_id": image_id, "annotation_id": annotation_id})
+        except (StoreError, *distribution_files.DAMAGED) as error:
             raise StoreError(f"the history of trial {trial_id} cannot be read: {self._reason(error)}") from None
         return found.sort_values("epoch").reset_index(drop=True) if len(found) else None
 
@@ -169,6 +162,8 @@ class ArtifactReader(TreeReader):
             raise StoreError(f"image {image_id} is called {name!r}, which leads out of the image folder; it is not opened")
         if not path.exists():
             raise StoreError(f"image {image_id} ({name}) is not in the data folder any more")
+        from gfl_lab.data.pixels import ImageError, read_rgb
+
         try:
             return read_rgb(path, _white_level(manifest))
         except ImageError as error:

@@ -46,6 +46,13 @@ class SuggestionRow:
     seconds: float = 0.0
 
 
+def state_text(row: SuggestionRow) -> str:
+    """Return ``done``, ``stopped at 2/16``, ``failed``, ``running at 3/16``."""
+    if row.state in (DONE, FAILED) or not row.epochs:
+        return row.state
+    return f"{row.state} at {row.epoch}/{row.epochs}"
+
+
 @dataclass(frozen=True)
 class SearchRow:
     """A search under a profile."""

@@ -8,8 +8,9 @@ from pathlib import Path
 from gfl_lab import naming
 from gfl_lab.orchestrate import driver
 from gfl_lab.orchestrate.budget import Budget
-from gfl_lab.orchestrate.cost import Estimate, Timings, estimates
+from gfl_lab.orchestrate.cost import Timings, estimates
 from gfl_lab.orchestrate.driver import StopSwitch
+from gfl_lab.orchestrate.expected import Estimate
 from gfl_lab.orchestrate.needs import Order, run_in_order
 from gfl_lab.orchestrate.run_sync import DriverSide
 from gfl_lab.orchestrate.supervisor import Job

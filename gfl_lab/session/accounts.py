@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gfl_lab import naming
 from gfl_lab.errors import StoreError
 from gfl_lab.orchestrate.budget import last_resources, spent
-from gfl_lab.orchestrate.cost import Cost, Estimate, Timings, cost_of, rests_on
+from gfl_lab.orchestrate.expected import Cost, Estimate, cost_of, rests_on
 from gfl_lab.orchestrate.resources import Machine, TrialResources, device_of, look, processes_of
 from gfl_lab.results.rows import ExperimentRow, TrialRow, VariantRow
 from gfl_lab.results.search import STOPPED, read_search
 from gfl_lab.rundir import RunTree, TrialState
 from gfl_lab.wording import duration
+
+if TYPE_CHECKING:
+    from gfl_lab.orchestrate.cost import Timings
 
 
 @dataclass(frozen=True)
@@ -72,17 +76,24 @@ def accounts(rows: Sequence[ExperimentRow], tree: RunTree, early: Collection[str
     """
     if not rows:
         return []
-    timings, machine = Timings(tree), look()
+    machine = look()
+    timings: Timings | None = None  # every trial is read for them, and most experiments have nothing left to estimate
     found = []
     for row in rows:
         file = tree.experiment(row.name, row.profile) / naming.COST
         resources = last_resources(file) or TrialResources(1, 0, 1)
-        estimates = [
-            _estimate(timings, machine, resources, row, variant, trial)
+        left = [
+            (variant, trial)
             for variant in _unfinished(row)
             for trial in variant.trials
             if trial.state is not TrialState.DONE and trial.id not in early
         ]
+        estimates = []
+        if left:
+            from gfl_lab.orchestrate.cost import Timings
+
+            timings = timings or Timings(tree)
+            estimates = [_estimate(timings, machine, resources, row, variant, trial) for variant, trial in left]
         found.append(Account(spent(file), cost_of([each.seconds for each in estimates], resources), resources.gpus, rests_on(estimates)))
     return found
 

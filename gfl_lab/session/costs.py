@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from gfl_lab.errors import BudgetError, InputError, Problem
 from gfl_lab.orchestrate.budget import Budget
-from gfl_lab.orchestrate.cost import Cost, Estimate, cost_of, rests_on
+from gfl_lab.orchestrate.expected import Cost, Estimate, cost_of, rests_on
 from gfl_lab.orchestrate.resources import TrialResources
 from gfl_lab.wording import duration
 

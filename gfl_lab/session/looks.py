@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gfl_lab.errors import ExitCode, InputError, Problem
-from gfl_lab.orchestrate.cost import Cost, cost_of
+from gfl_lab.orchestrate.expected import Cost, cost_of
 from gfl_lab.orchestrate.resources import TrialResources
 from gfl_lab.records.plan import Design
 from gfl_lab.report.comparison import look_at

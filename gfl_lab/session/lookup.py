@@ -11,9 +11,7 @@ from gfl_lab.records.plan import read_plan
 from gfl_lab.results.rows import ExperimentRow
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree
-from gfl_lab.session.inputs import read_files
 from gfl_lab.spec.choices import IMPORTED
-from gfl_lab.spec.files import load_experiment
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,8 @@ def require_run(tree: RunTree, given: Path, profile: str | None) -> Stored:
     """
     if (found := by_name(tree, given, profile)) is not None:
         return found
+    from gfl_lab.session.inputs import read_files  # with the models of all settings, which a name does not need
+
     path = _file_of(tree, given)
     files = read_files(path, profile)
     name, chosen = files.experiment.name, files.profile.name
@@ -88,6 +88,8 @@ def experiment_name(tree: RunTree, given: Path) -> str:
     name = _plain_name(given)
     if name and shipped.experiment_file(name) is None and any(name == known for known, _ in tree.experiments()):
         return name
+    from gfl_lab.spec.files import load_experiment
+
     return load_experiment(_file_of(tree, given))[0].name
 
 

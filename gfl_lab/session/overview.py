@@ -10,7 +10,8 @@ from typing import Any
 from gfl_lab.errors import InputError, Problem, ResourceError
 from gfl_lab.orchestrate import resources
 from gfl_lab.orchestrate.budget import Budget
-from gfl_lab.orchestrate.cost import Cost, Estimate, Timings, cost_of, estimates, rests_on
+from gfl_lab.orchestrate.cost import Timings, estimates
+from gfl_lab.orchestrate.expected import Cost, Estimate, cost_of, rests_on
 from gfl_lab.orchestrate.measure import WarmUp, distinct, measure
 from gfl_lab.orchestrate.search import open_ledger
 from gfl_lab.orchestrate.trainings import Trainings

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from gfl_lab import naming
-from gfl_lab.orchestrate.cost import Estimate, cost_of
 from gfl_lab.orchestrate.damaged import Damaged
+from gfl_lab.orchestrate.expected import Estimate, cost_of
 from gfl_lab.orchestrate.resources import TrialResources
 from gfl_lab.plan.plan import Plan
 from gfl_lab.rundir import RunTree, TrialState

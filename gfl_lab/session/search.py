@@ -11,8 +11,9 @@ from gfl_lab import naming
 from gfl_lab.errors import ExitCode
 from gfl_lab.orchestrate import driver
 from gfl_lab.orchestrate.budget import Budget
-from gfl_lab.orchestrate.cost import Estimate, Timings, cost_of, estimates
+from gfl_lab.orchestrate.cost import Timings, estimates
 from gfl_lab.orchestrate.driver import StopSwitch
+from gfl_lab.orchestrate.expected import Estimate, cost_of
 from gfl_lab.orchestrate.pruner import Pruner, SuccessiveHalving
 from gfl_lab.orchestrate.search import SearchState, SearchWatcher, open_ledger, run_search
 from gfl_lab.orchestrate.supervisor import Job

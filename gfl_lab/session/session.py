@@ -17,8 +17,9 @@ from gfl_lab import naming
 from gfl_lab.errors import InputError, Problem
 from gfl_lab.orchestrate import resources
 from gfl_lab.orchestrate.budget import Budget, Meter
-from gfl_lab.orchestrate.cost import Cost, Timings
+from gfl_lab.orchestrate.cost import Timings
 from gfl_lab.orchestrate.driver import StopSwitch, only_driver
+from gfl_lab.orchestrate.expected import Cost
 from gfl_lab.orchestrate.watcher import Progress
 from gfl_lab.plan.plan import Plan, Trial
 from gfl_lab.rundir import RunTree, TrialState

@@ -6,9 +6,8 @@ from collections.abc import Collection, Sequence
 
 from gfl_lab import naming
 from gfl_lab.errors import StoreError
-from gfl_lab.report.ranking_grid import state_text
 from gfl_lab.results.rows import ExperimentRow
-from gfl_lab.results.search import read_search
+from gfl_lab.results.search import read_search, state_text
 from gfl_lab.rundir import RunTree, TrialState
 from gfl_lab.wording import plural
 
