@@ -15,6 +15,16 @@ _SIGNS = {Tone.GOOD: VERDICT_SIGNS[BETTER], Tone.BAD: VERDICT_SIGNS[WORSE]}
 _HEADINGS = {MEASURED: "measured here", TRUE_EDGES: "against the ground-truth edges"}
 
 
+class SortHead(NamedTuple):
+    """A column's head that sorts: the attributes that make a click do so, and whether the rows are sorted by it now."""
+
+    put: str = ""
+    is_sorted: bool = False
+
+
+_UNSORTED = SortHead()
+
+
 class Opened(NamedTuple):
     """The variant whose seeds are shown below its row: (title, values in the order of the columns) of each."""
 
@@ -22,22 +32,17 @@ class Opened(NamedTuple):
     seeds: Sequence[tuple[str, Sequence[str]]] = ()
 
 
-def anchor(key: str) -> str:
-    """Return the id of a column's row on the page Guide."""
-    return f"about-{key}"
-
-
-def values_html(grid: Grid, order: Sequence[int], palette: Mapping[str, str], heads: Mapping[int, str], opened: Opened) -> str:
+def values_html(grid: Grid, order: Sequence[int], palette: Mapping[str, str], heads: Mapping[int, SortHead], opened: Opened) -> str:
     """Return the rows at the positions ``order`` with headings over the groups of columns.
 
     Args:
-        palette: colour by variant. heads: attributes of a column's head, by its position. opened: the row whose seeds are shown.
+        palette: colour by variant. heads: of the columns that sort, by their position. opened: the row whose seeds are shown.
     """
     shown = [i for i in grid.shown if i not in grid.group(LABEL)]
     starts = {grid.group(group)[0] for group in (TRUE_EDGES, PUBLISHED) if grid.group(group)}
     groups = "".join(_heading(heading.group, heading.span, heading.title) for heading in grid.headings)
-    titles = "".join(_title(grid.columns[i], i in starts, heads.get(i, "")) for i in shown)
-    labels = "".join(_title(grid.columns[i], False, "", "" if grid.columns[i].left else "num") for i in grid.group(LABEL))
+    titles = "".join(_title(grid.columns[i], "num", i in starts, heads.get(i, _UNSORTED)) for i in shown)
+    labels = "".join(_title(grid.columns[i], "" if grid.columns[i].left else "num") for i in grid.group(LABEL))
     body = "".join(_row(grid, grid.rows[i], shown, starts, palette) + _seeds(grid.rows[i], shown, starts, opened) for i in order)
     return (
         f'<div class="wrap"><table><thead><tr class="groups"><th></th><th></th>{groups}</tr><tr>{labels}{titles}</tr></thead>'
@@ -50,22 +55,12 @@ def _heading(group: str, span: int, title: str) -> str:
     return f'<th colspan="{span}" class="num{"" if group == MEASURED else " first"}" scope="colgroup">{theme.text(text)}</th>'
 
 
-def _title(column: Column, is_first: bool, put: str, css: str = "num") -> str:
-    css += (" first" if is_first else "") + (" truth" if column.group == TRUE_EDGES else "")
-    if put.endswith('class="sorted"'):
-        put, css = put.removesuffix('class="sorted"'), css + " sorted"
+def _title(column: Column, css: str, is_first: bool = False, head: SortHead = _UNSORTED) -> str:
+    css += (" first" if is_first else "") + (" truth" if column.group == TRUE_EDGES else "") + (" sorted" if head.is_sorted else "")
     help_ = column.help + (f" [{column.unit}]" if column.unit else "")
     unit = f'<br><span class="dim small" style="font-weight:400">{theme.text(column.unit)}</span>' if column.unit else ""
-    link = about_link(column) if column.group != PUBLISHED else ""
-    return f'<th scope="col" class="{css}" title="{theme.text(help_)}" {put}>{theme.text(column.title)}{link}{unit}</th>'
-
-
-def about_link(column: Column) -> str:
-    """Return a link to what the page Guide says of a column, as HTML; empty for one without an explanation."""
-    if not column.help:
-        return ""
-    words = theme.text(f"what {column.title} means")
-    return f'<a class="help" href="guide#{theme.text(anchor(column.key))}" target="_blank" rel="noopener" aria-label="{words}">?</a>'
+    link = theme.about_link(column.key, column.title) if column.help and column.group != PUBLISHED else ""
+    return f'<th scope="col" class="{css}" title="{theme.text(help_)}" {head.put}>{theme.text(column.title)}{link}{unit}</th>'
 
 
 def _row(grid: Grid, row: Row, shown: Sequence[int], starts: set[int], palette: Mapping[str, str]) -> str:
@@ -109,7 +104,7 @@ def _spread(text: str) -> str:
 
 def rows_html(grid: Grid, rows: Sequence[Row], verdicts: Mapping[str, str]) -> str:
     """Return rows of text, the last cell as the verdict that it is. ``verdicts``: by the name of the row."""
-    head = "".join(_title(column, False, "", "name" if column.left or column is grid.columns[-1] else "num") for column in grid.columns)
+    head = "".join(_title(column, "name" if column.left or column is grid.columns[-1] else "num") for column in grid.columns)
     body = ""
     for row in rows:
         name, *texts, verdict = row.cells

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gfl_lab import naming
 from gfl_lab.errors import InputError, StoreError
 from gfl_lab.metrics.coco_records import Records
-from gfl_lab.report import bimodal, calibration, difference_images, variant_comparison
+from gfl_lab.report import bimodal, calibration, difference_images, side_answer, variant_comparison
 from gfl_lab.report import sides as side_rows
 from gfl_lab.report.boxes import box_view
 from gfl_lab.report.close_up import side_thumbnail
@@ -41,7 +41,7 @@ THUMBNAIL = 168
 """px: width and height."""
 
 _LIMITS = {
-    "ranking": 16, "boxes": 16, "bimodal": 16, "box rows": 64, "side list": 32, "thumbnail": 256, "reliability": 64, "sides": 32, "coincidence": 64,
+    "ranking": 16, "boxes": 16, "bimodal": 16, "edge counts": 64, "box rows": 64, "side list": 32, "thumbnail": 256, "reliability": 64, "sides": 32, "coincidence": 64,
     "comparison": 16, "comparable": 64, "comparisons": 64, "difference images": 32, "has sides": 64,
 }  # fmt: skip
 """Kinds of values, and how many of each are kept."""
@@ -154,6 +154,14 @@ class Reader:
     def sides(self, trial_id: str) -> pd.DataFrame:
         """Return ``report.sides.sides`` of a trial."""
         return self._of_distributions("sides", trial_id, lambda: side_rows.sides(self.store.distributions(trial_id, side_rows.INPUT)))
+
+    def edge_counts(self, trial_id: str) -> side_answer.EdgeCounts | None:
+        """Return ``report.side_answer.edge_counts`` of a trial."""
+
+        def make() -> side_answer.EdgeCounts | None:
+            return side_answer.edge_counts(self.store.distributions(trial_id, side_answer.EDGE_INPUT))
+
+        return self._of_distributions("edge counts", trial_id, make)
 
     def side_list(self, trial_id: str, order: str, only: SideFilter, other: str | None) -> pd.DataFrame:
         """Return ``report.side_list.side_list`` of a trial; ``other``: the trial that it may disagree with."""

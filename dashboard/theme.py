@@ -6,10 +6,12 @@ import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import streamlit as st
 from PIL import Image, ImageDraw
 
+from gfl_lab.report.answer import Answer
 from gfl_lab.report.comparison import BETTER, EQUIVALENT, WORSE
 from gfl_lab.report.formatting import MISSING, VERDICT_SIGNS
 from gfl_lab.results.rows import ExperimentRow, TrialRow, TrialState
@@ -157,15 +159,28 @@ def header(title: str, over: str = "", under: str = "") -> None:
     show(f"{above}<h1>{text(title)}</h1>{below}")
 
 
-def heading(title: str, under: str = "") -> None:
-    """Show the heading of a part of a page. Plain text."""
-    show(f"<h2>{text(title)}</h2>" + (f'<div class="dim">{text(under)}</div>' if under else ""))
+def heading(title: str, under: str = "", anchor: str = "") -> None:
+    """Show the heading of a part of a page, which links may lead to by its ``anchor``. Plain text."""
+    identity = f' id="{text(anchor)}"' if anchor else ""
+    show(f"<h2{identity}>{text(title)}</h2>" + (f'<div class="dim">{text(under)}</div>' if under else ""))
+
+
+def contents(headings: Iterable[tuple[str, str]]) -> None:
+    """Show links to the headings of a page: (anchor, title) of each. Plain text."""
+    links = "".join(f'<a href="#{text(anchor)}">{text(title)}</a>' for anchor, title in headings)
+    show(f'<nav class="legend" aria-label="Contents">{links}</nav>')
 
 
 def empty(title: str, body: str, command: str = "") -> None:
     """Show why there is nothing to show yet, and what would change that. Plain text."""
     code = f"<br><code>{text(command)}</code>" if command else ""
     show(f'<div class="empty"><b>{text(title)}</b>{text(body)}{code}</div>')
+
+
+def answer(found: Answer) -> None:
+    """Show what the data of a page say, and below it the figures and the rule behind that."""
+    why = f'<div class="dim small">{text(found.reason)}</div>' if found.reason else ""
+    show(f'<div class="answer">{text(found.sentence)}</div>{why}')
 
 
 def alert(message: str) -> None:
@@ -228,10 +243,31 @@ def variants_legend(names: Iterable[str], palette: dict[str, str]) -> None:
     show('<div class="legend">' + "".join(f"<span>{swatch(palette[name])}{text(name)}</span>" for name in names) + "</div>")
 
 
-def table_html(head: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table: ``head`` holds (title, class); cells are HTML. The first column is the row's heading."""
-    classes = [css for _, css in head]
-    top = "".join(f'<th scope="col" class="{css}">{text(title)}</th>' for title, css in head)
+class Head(NamedTuple):
+    """The head of a column: its title, its CSS classes, and the key under which the page Guide explains it; empty where it does not."""
+
+    title: str
+    css: str = ""
+    about: str = ""
+
+
+def about_id(key: str) -> str:
+    """Return the id of a column's explanation on the page Guide."""
+    return f"about-{key}"
+
+
+def about_link(key: str, title: str) -> str:
+    """Return a link to the explanation of a column on the page Guide, as HTML."""
+    words = text(f"what {title} means")
+    return f'<a class="help" href="guide#{text(about_id(key))}" target="_blank" rel="noopener" aria-label="{words}">?</a>'
+
+
+def table_html(head: Sequence[tuple[str, str] | Head], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table: ``head`` holds (title, class), or ``Head``; cells are HTML. The first column is the row's heading."""
+    heads = [Head(*each) for each in head]
+    classes = [each.css for each in heads]
+    links = [about_link(each.about, each.title) if each.about else "" for each in heads]
+    top = "".join(f'<th scope="col" class="{each.css}">{text(each.title)}{link}</th>' for each, link in zip(heads, links, strict=True))
     body = ""
     for row in rows:
         first, *rest = row

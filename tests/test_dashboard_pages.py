@@ -106,6 +106,8 @@ def test_every_page_opens(page, tree, trees, monkeypatch):
     shown = html_of(app) + "".join(code.value for code in app.code)
     assert len(shown) > 300
     assert str(trees[tree]) not in shown and "/tmp/" not in shown
+    if tree == "full" and page in ("table", "curves", "boxes", "calibration", "compare"):
+        assert 0 < shown.find('class="answer"') < (shown.find("<table") if "<table" in shown else len(shown)), "the answer comes first"
     if tree == "empty" and page != "guide":
         assert "gfl-lab run experiments/table3_qfl_dfl.yaml" in shown
 
@@ -377,9 +379,11 @@ def test_columns_sort_by_a_click_explain_themselves_and_rows_open_their_seeds(tr
         assert f"seed {trial.seed} · done · {trial.id}" in text and f">{trial.metrics['AP']:.1f}</td>" in text
     assert sum(trial.id in text for trial in experiment.trials) == len(trials), "the others are closed"
     guide = html_of(open_page("guide", trees["full"], monkeypatch))
-    links = set(re.findall(r'href="guide#(about-[^"]+)"', text))
-    assert {"about-AP", "about-p", "about-detectable", "about-needed", "about-verdict"} <= links
-    assert links <= set(re.findall(r'id="(about-[^"]+)"', guide))
+    calibration = html_of(open_page("calibration", trees["full"], monkeypatch))
+    links = set(re.findall(r'href="guide#(about-[^"]+)"', text + calibration))
+    assert {"about-AP", "about-p", "about-detectable", "about-needed", "about-verdict", "about-score_iou", "about-spread"} <= links
+    contents = set(re.findall(r'href="#([^"]+)"', guide))
+    assert len(contents) == guide.count("<h2") and links | contents <= set(re.findall(r'id="([^"]+)"', guide))
 
 
 def test_rows_without_a_value_come_last(trees, monkeypatch):

@@ -63,7 +63,7 @@ def _boxes(figure: go.Figure, view: BoxView, colours: BoxColours) -> None:
     if view.gt:
         _line(figure, *_outline(view.gt), {"width": 2, "color": "#FFFFFF"}, f"ground truth: {theme.plot_text(view.category)}")
     if view.prediction:
-        what = "prediction" if view.detection else "decoded at the cell (not kept as a detection)"
+        what = "prediction" if view.detection else "decoded at the location (not kept as a detection)"
         style = {"width": 2, "color": colours.variant, "dash": "solid" if view.detection else "dot"}
         _line(figure, *_outline(view.prediction), style, what)
 
@@ -87,7 +87,7 @@ def _location(figure: go.Figure, view: BoxView, colours: BoxColours) -> None:
             y=[view.location[1]],
             mode="markers",
             marker={"symbol": "cross-thin", "size": 11, "line": {"width": 2, "color": colours.variant}},
-            hovertemplate=f"cell centre, stride {view.stride} px<extra></extra>",
+            hovertemplate=f"centre of the location, stride {view.stride} px<extra></extra>",
             showlegend=False,
             **_IMAGE,
         )

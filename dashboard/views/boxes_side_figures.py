@@ -70,7 +70,7 @@ def _bars(figure: go.Figure, side: SideView, colours: BoxColours, where: dict[st
         width=0.86 * side.widths,
         marker={"color": rgba(colours.variant, 0.8), "line": {"width": 0}},
         hovertext=[
-            f"bin {b}, {place * side.px_per_bin:.0f} px from the cell<br>p = {p:.3f}"
+            f"bin {b}, {place * side.px_per_bin:.0f} px from the location<br>p = {p:.3f}"
             for b, (place, p) in enumerate(zip(side.positions, side.probability, strict=True))
         ],
         hoverinfo="text",

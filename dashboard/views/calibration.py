@@ -10,11 +10,13 @@ from dashboard.figures import CONFIG
 from dashboard.reader import reader
 from dashboard.views import calibration_figures
 from gfl_lab.errors import StoreError
+from gfl_lab.report import columns
 from gfl_lab.report import sides as report
-from gfl_lab.report.formatting import MISSING
+from gfl_lab.report.calibration import Reliability
+from gfl_lab.report.calibration_answer import calibration_answer
+from gfl_lab.report.formatting import MISSING, decimal
 from gfl_lab.results.rows import ExperimentRow, TrialRow, VariantRow
 
-_UNITS = {"entropy": "nats", "spread": "bins", "bimodal": "% of sides", "tail": "% of mass", "error": "px"}
 _WORDS = {
     "ambiguous": {True: "two ground-truth edges", False: "one edge"},
     "neighbour": {True: "another box beside it", False: "free"},
@@ -26,10 +28,13 @@ def _trials(experiment: ExperimentRow, seed: str) -> list[tuple[VariantRow, Tria
 
 
 def _number(value: float | None, digits: int = 2) -> str:
-    return MISSING if value is None or pd.isna(value) else f"{value:.{digits}f}".replace("-", "−")
+    return MISSING if value is None or pd.isna(value) else decimal(value, digits)
 
 
-def _scores(experiment: ExperimentRow, trials: list[tuple[VariantRow, TrialRow]], palette: dict[str, str], order: list[str]) -> None:
+def _scores(
+    experiment: ExperimentRow, trials: list[tuple[VariantRow, TrialRow]], palette: dict[str, str], order: list[str]
+) -> dict[str, Reliability]:
+    """Draw scores against the IoU; return the numbers behind them by variant."""
     theme.heading(
         "Score against IoU",
         "Detections in ten bins of their score: how much they overlap the nearest box of their class. On the diagonal the score is the IoU.",
@@ -50,7 +55,7 @@ def _scores(experiment: ExperimentRow, trials: list[tuple[VariantRow, TrialRow]]
         lines.append([name, f"{int(known.count.sum())}", *numbers])
     if not found:
         theme.empty("No trial of this seed has records", "They are written at the end of a trial.")
-        return
+        return found
     plot, notes = st.columns([3, 2], gap="medium")
     with plot:
         figure = calibration_figures.reliability(found, palette, order, theme.ink())
@@ -63,17 +68,15 @@ def _scores(experiment: ExperimentRow, trials: list[tuple[VariantRow, TrialRow]]
         theme.show(
             '<div class="notes small dim">Below, the number of detections in each bin of the score. A line above the diagonal: boxes lie better than the score '
             "says. Calibration error: distance of score and IoU, bin by bin, weighted by detections; lower is better.<br><br>Spread: of the four "
-            "sides of each ground-truth box, against the IoU of its cell's box; negative where narrow distributions mean good boxes. A Dirac "
+            "sides of each ground-truth box, against the IoU of its location's box; negative where narrow distributions mean good boxes. A Dirac "
             "box has none.</div>"
         )
-    head = [
-        ("variant", "name"),
-        ("detections", "num"),
-        ("calibration error", "num"),
-        ("score and IoU: Pearson", "num"),
-        ("Spearman", "num"),
-    ]
-    theme.show(theme.table_html([*head, ("spread and IoU: Pearson", "num"), ("Spearman", "num")], lines))
+    of_bins, *correlations = columns.CALIBRATION_COLUMNS
+    head = [theme.Head("variant", "name"), theme.Head("detections", "num"), theme.Head(of_bins.title, "num", of_bins.key)]
+    for column in correlations:
+        head += [theme.Head(f"{column.title}: Pearson", "num", column.key), theme.Head("Spearman", "num")]
+    theme.show(theme.table_html(head, lines))
+    return found
 
 
 def _distributions(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str, str], experiment: ExperimentRow) -> None:
@@ -98,8 +101,8 @@ def _distributions(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str,
             "No distributions of this seed", "Dirac boxes and mmdet's detectors have none; others are written at the end of a trial."
         )
         return
-    head = [("variant", "name"), (by, "name"), ("sides", "num")]
-    head += [(f"{name} [{_UNITS[name]}]", "num") for name in report.MEASURES]
+    head = [theme.Head("variant", "name"), theme.Head(by, "name"), theme.Head("sides", "num")]
+    head += [theme.Head(f"{c.title} [{c.unit}]", "num", c.key) for c in columns.SIDE_COLUMNS if c.key in report.MEASURES]
     theme.show(theme.table_html(head, lines))
     theme.show(
         '<div class="notes small dim">Bimodal: sides with two modes or more. Tail: mass on the last bin, where the object reaches further '
@@ -108,7 +111,7 @@ def _distributions(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str,
 
 
 def _hidden(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str, str]) -> None:
-    """Return True if ambiguous distributions stand where other boxes are close."""
+    """Draw whether ambiguous distributions stand where other boxes are close."""
     lines = []
     for variant, trial in trials:
         try:
@@ -149,12 +152,16 @@ def _body() -> None:
     if not seeds:
         theme.empty("No trial has finished", "Calibration needs the detections that a trial writes at its end.")
     else:
+        answer = st.container()
         seed = str(seeds[0])
         if len(seeds) > 1:
             seed = state.choose("Seed", "seed", [str(each) for each in seeds], width=120)
         trials = _trials(experiment, seed)
         palette, order = theme.colours(experiment), [variant.name for variant in experiment.variants]
-        _scores(experiment, trials, palette, order)
+        found = _scores(experiment, trials, palette, order)
+        if found:
+            with answer:
+                theme.answer(calibration_answer(found))
         if experiment.is_imported:
             theme.empty(
                 "No box distributions", "This experiment is made of imported detections. They hold boxes and scores, no distributions."

@@ -91,15 +91,16 @@ def _order(grid: Grid) -> list[int]:
     return [i for i in rows if all(word in grid.rows[i].name.casefold() for word in words)]
 
 
-def _heads(grid: Grid) -> dict[int, str]:
-    """Return the attributes of each column's head that make a click sort by it, by the column's position; a second click undoes it."""
+def _heads(grid: Grid) -> dict[int, grid_html.SortHead]:
+    """Return the head of each column, by its position: a click sorts by the column, a second click undoes it."""
     if len(grid.rows) < FEW:
         return {}
     asked = st.session_state.get("w:sort", PLAN)
-    shown = [i for i in grid.shown if grid.columns[i].group != LABEL]
-    by = {i: _choice(grid.columns[i]) for i in shown}
-    sorted_ = {i: ' class="sorted"' if choice == asked else "" for i, choice in by.items()}
-    return {i: clicks.put_attribute(sort=PLAN if sorted_[i] else choice) + sorted_[i] for i, choice in by.items()}
+    by = {i: _choice(grid.columns[i]) for i in grid.shown if grid.columns[i].group != LABEL}
+    return {
+        i: grid_html.SortHead(clicks.put_attribute(sort=PLAN if choice == asked else choice), is_sorted=choice == asked)
+        for i, choice in by.items()
+    }
 
 
 def _seeds(experiment: ExperimentRow, grid: Grid, variant: str) -> list[tuple[str, list[str]]]:

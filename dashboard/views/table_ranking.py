@@ -14,7 +14,8 @@ from gfl_lab import naming
 from gfl_lab.errors import FormatError, StoreError
 from gfl_lab.report.exports import RANKING_FORMS
 from gfl_lab.report.formatting import MISSING, format_number
-from gfl_lab.report.ranking import Importance, Ranking
+from gfl_lab.report.ranking import Importance, Ranking, importance_text
+from gfl_lab.report.ranking_answer import ranking_answer
 from gfl_lab.results.rows import ExperimentRow
 from gfl_lab.results.search import DONE, FAILED, STOPPED, SuggestionRow
 
@@ -34,6 +35,7 @@ def show(experiment: ExperimentRow) -> None:
                 "what its trials have computed is kept and used again.",
             )
         return
+    theme.answer(ranking_answer(ranking))
     _head(ranking)
     if ranking.rows:
         theme.show(_table(ranking))
@@ -41,16 +43,16 @@ def show(experiment: ExperimentRow) -> None:
         theme.show(f'<div class="dim small">and {len(ranking.rows) - MOST_ROWS} more, which the files below hold</div>')
     if not any(place for place, _ in ranking.rows):
         theme.empty("Nothing to rank yet", "Trials are ranked here one by one as they finish or are stopped early.")
-    notes = [theme.redact(note) for note in ranking.notes]
-    about = next((note for note in notes if note.startswith("Importance")), "")
-    theme.show('<ul class="notes small dim">' + "".join(f"<li>{theme.text(note)}</li>" for note in notes if note != about) + "</ul>")
+    about = importance_text(ranking.importance)
+    notes = "".join(f"<li>{theme.text(theme.redact(note))}</li>" for note in ranking.notes if note != about)
+    theme.show(f'<ul class="notes small dim">{notes}</ul>')
     if ranking.rows:
         downloads.buttons(experiment, {form: partial(write, ranking) for form, write in RANKING_FORMS.items()})
     if ranking.best:
         theme.heading("Is the best one better?", "This compares it with the defaults, over seeds that it was not chosen on.")
         st.code(f"gfl-lab confirm EXPERIMENT.yaml --profile {experiment.profile}", language=None)
     if any(place for place, _ in ranking.rows):
-        _plots(ranking, about)
+        _plots(ranking)
 
 
 def _head(ranking: Ranking) -> None:
@@ -86,15 +88,12 @@ def _value(ranking: Ranking, row: SuggestionRow) -> str:
     return shown + ("*" if row.state == STOPPED else ' <span class="small">so far</span>')
 
 
-def _plots(ranking: Ranking, about: str) -> None:
+def _plots(ranking: Ranking) -> None:
     marks = theme.search_marks()
+    theme.heading("How much each setting mattered", importance_text(ranking.importance))
     if isinstance(ranking.importance, Importance):
-        theme.heading("How much each setting mattered", about)
         figure = table_ranking_figures.importance(ranking.importance.shares, marks[DONE][0])
         st.plotly_chart(figure, key="importance", config=CONFIG, alt="Importance of each setting as a bar")
-    else:
-        theme.heading("How much each setting mattered")
-        theme.show(f'<div class="dim">{theme.text(about)}</div>')
     valued = [row for place, row in ranking.rows if place]
     if not valued:
         return

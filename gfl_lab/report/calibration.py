@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,17 @@ from gfl_lab.metrics.coco_records import Records
 BINS = 10
 _FEW = 3
 """Correlations want at least this many pairs."""
+REPLICATES = 500
+LEAST_IMAGES = 10
+"""An interval needs detections in so many images: fewer do not show how much images differ."""
+
+
+class Estimate(NamedTuple):
+    """A number, and its 95% interval over other choices of images (bootstrap); None where fewer than ``LEAST_IMAGES`` have detections."""
+
+    value: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True)
@@ -27,6 +39,9 @@ class Reliability:
         score, iou: (B,) means in each bin, NaN where it is empty. count: (B,) detections.
         error: expected calibration error: mean over detections of |mean score - mean IoU| of their bin; None without detections.
         pearson, spearman: correlation of score and IoU; None where there are too few, or one of them never varies.
+        gap: mean score minus mean IoU of all detections, above 0 for scores that promise too much; None without detections.
+        rank: ``spearman`` with its interval.
+        low, high: (B,) ends of the 95% interval of each bin's mean score minus mean IoU over other images; NaN where there is none.
     """
 
     edges: np.ndarray
@@ -36,6 +51,10 @@ class Reliability:
     error: float | None
     pearson: float | None
     spearman: float | None
+    gap: Estimate | None
+    rank: Estimate | None
+    low: np.ndarray
+    high: np.ndarray
 
 
 def correlations(x: np.ndarray, y: np.ndarray) -> tuple[float | None, float | None]:
@@ -79,4 +98,74 @@ def reliability(records: Records, bins: int = BINS) -> Reliability:
         mean_score = np.bincount(at, score, bins) / count
         mean_iou = np.bincount(at, iou, bins) / count
     error = float(np.nansum(np.abs(mean_score - mean_iou) * count) / len(score)) if len(score) else None
-    return Reliability(edges, mean_score, mean_iou, count, error, *correlations(score, iou))
+    pearson, spearman = correlations(score, iou)
+    images = _Images.of(records)
+    return Reliability(
+        edges,
+        mean_score,
+        mean_iou,
+        count,
+        error,
+        pearson,
+        spearman,
+        gap=images.gap(score - iou),
+        rank=None if spearman is None else images.rank(score, iou, spearman),
+        **images.gaps_by_bin(score - iou, at, bins),
+    )
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Bootstrap samples of the images, for intervals of numbers of their detections.
+
+    Attributes:
+        of_detection: (D,) position of each detection's image. count: number of images.
+        drawn: (REPLICATES, I) how often each sample holds each image.
+    """
+
+    of_detection: np.ndarray
+    count: int
+    drawn: np.ndarray
+
+    @classmethod
+    def of(cls, records: Records, seed: int = 0) -> _Images:
+        ids = np.unique(records.image_ids)
+        drawn = np.random.default_rng(seed).multinomial(len(ids), np.full(len(ids), 1 / max(1, len(ids))), size=REPLICATES)
+        return cls(np.searchsorted(ids, records.det_image), len(ids), drawn)
+
+    def _sums(self, *terms: np.ndarray) -> list[np.ndarray]:
+        """Return the sum of each term (D,) over the detections of each sample, (REPLICATES,)."""
+        return [self.drawn @ np.bincount(self.of_detection, term, self.count) for term in terms]
+
+    def _ends(self, among: np.ndarray, values: np.ndarray) -> tuple[float | None, float | None]:
+        """Return the ends of the 95% interval of ``values`` (REPLICATES,), which the detections ``among`` (D,) some gave."""
+        if len(np.unique(self.of_detection[among])) < LEAST_IMAGES:
+            return None, None
+        low, high = np.quantile(values[np.isfinite(values)], [0.025, 0.975])
+        return float(low), float(high)
+
+    def gap(self, difference: np.ndarray) -> Estimate | None:
+        if not len(difference):
+            return None
+        count, total = self._sums(np.ones(len(difference)), difference)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return Estimate(float(difference.mean()), *self._ends(np.ones(len(difference), bool), total / count))
+
+    def gaps_by_bin(self, difference: np.ndarray, at: np.ndarray, bins: int) -> dict[str, np.ndarray]:
+        """Return ``low`` and ``high`` of ``Reliability``; ``at``: (D,) bin of each detection."""
+        ends = np.full((bins, 2), np.nan)
+        for index in np.unique(at):
+            count, total = self._sums((at == index).astype(float), np.where(at == index, difference, 0.0))
+            with np.errstate(invalid="ignore", divide="ignore"):
+                low, high = self._ends(at == index, total / count)
+            if low is not None and high is not None:
+                ends[index] = low, high
+        return {"low": ends[:, 0], "high": ends[:, 1]}
+
+    def rank(self, score: np.ndarray, iou: np.ndarray, spearman: float) -> Estimate:
+        """Return Spearman's correlation with its interval. In a sample, detections keep the ranks that they have among all."""
+        a, b = (pd.Series(values).rank().to_numpy(float) - (len(values) + 1) / 2 for values in (score, iou))
+        count, first, second, product, first_square, second_square = self._sums(np.ones(len(a)), a, b, a * b, a**2, b**2)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            spread = (first_square - first**2 / count) * (second_square - second**2 / count)
+            return Estimate(spearman, *self._ends(np.ones(len(a), bool), (product - first * second / count) / np.sqrt(spread)))

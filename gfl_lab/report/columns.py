@@ -1,7 +1,7 @@
 """The columns that people read: title and explanation of each, once for tables, dashboard and documents.
 
-``naming.METRICS`` has the metrics. This module has the columns that compare variants, the verdicts, and the columns of a search.
-``docs/reference.py`` writes them into docs/tables.md.
+``naming.METRICS`` has the metrics. This module has the columns that compare variants, the verdicts, those of calibration and box sides,
+and the columns of a search. ``docs/reference.py`` writes them into docs/tables.md.
 """
 
 from __future__ import annotations
@@ -56,6 +56,37 @@ def pair_columns(title: str, variant: str, reference: str) -> tuple[Column, ...]
     values = (Column(variant, "value", help="mean over seeds"), Column(reference, "reference", help="mean over seeds"))
     return (Column(title, "name", left=True), *values, PAIR_DIFFERENCE, PAIR_HALF)
 
+
+CALIBRATION_COLUMNS = (
+    Column(
+        "calibration error",
+        "calibration_error",
+        help="mean distance of score and IoU, bin by bin of the score, weighted by detections; lower is better",
+    ),
+    Column(
+        "score and IoU",
+        "score_iou",
+        help="correlation of score and IoU over detections: Pearson's of the values, Spearman's of their order; 1 if the score puts better boxes first",
+    ),
+    Column(
+        "spread and IoU",
+        "spread_iou",
+        help="correlation of the mean spread of a box's four sides with the IoU at its location; negative where narrow distributions mean good boxes",
+    ),
+)
+SIDE_COLUMNS = (
+    Column("entropy", "entropy", help="uncertainty of a side's distribution; 0 if one bin has all the mass", unit="nats"),
+    Column("spread", "spread", help="standard deviation of a side's distribution", unit="bins"),
+    Column("bimodal", "bimodal", help="sides with two modes or more", unit="% of sides"),
+    Column("tail", "tail", help="mass on the last bin, where the object reaches further than the bins do", unit="% of mass"),
+    Column("error", "error", help="distance of the decoded edge from the annotated one", unit="px"),
+    Column(
+        "bimodality",
+        "bimodality",
+        help="twice the mass of the lighter of the two heaviest modes, times the depth of the valley between them: 0 one mode, 1 two equal ones",
+    ),
+)
+"""Numbers of box sides."""
 
 RANK = Column("rank", "rank", help="place by the metric; finished suggestions only")
 NUMBER = Column("no.", "number", help="number of the suggestion, from 0, in the order in which Optuna made them")

@@ -33,7 +33,12 @@ def rounded(key: str, value: float) -> float:
 
 def format_number(key: str, value: float, signed: bool = False) -> str:
     """Return a metric's value with its digits and a real minus sign: 39.2, −0.3; ``signed`` adds the plus, except to zero."""
-    text = f"{value:+.{digits_of(key)}f}"
+    return decimal(value, digits_of(key), signed)
+
+
+def decimal(value: float, digits: int = 2, signed: bool = False) -> str:
+    """Return a number with a real minus sign; ``signed`` adds the plus, except to zero."""
+    text = f"{value:+.{digits}f}"
     if float(text) == 0:
         return text[1:]
     return ("−" if text[0] == "-" else "+" if signed else "") + text[1:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gfl_lab import naming
@@ -102,10 +102,20 @@ def _shares(search: SearchRow, points: list[tuple[Mapping[str, float], float]]) 
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
+def has_no_signal(metric: str, done: Sequence[SuggestionRow]) -> bool:
+    """Return True if an AP is 0.0 in every finished suggestion, of one or more."""
+    return bool(done) and metric in naming.AP_METRICS and all(abs(row.value or 0.0) < FAINT for row in done)
+
+
+def importance_text(found: Importance | str) -> str:
+    """Return the note on the importance of the settings, or on why there is none."""
+    return f"Importance: share in what sets the best quarter apart, by {found.of}." if isinstance(found, Importance) else found
+
+
 def _notes(search: SearchRow, valued: list[SuggestionRow], found: Importance | str) -> list[str]:
     notes = []
     done = [row for row in valued if row.state == DONE]
-    if done and search.metric in naming.AP_METRICS and all(abs(row.value or 0.0) < FAINT for row in done):
+    if has_no_signal(search.metric, done):
         notes.append(f"No signal: {search.metric} is 0.0 in every finished trial. The order of the rows has no meaning.")
     elif done:
         notes.append(
@@ -114,7 +124,7 @@ def _notes(search: SearchRow, valued: list[SuggestionRow], found: Importance | s
         )
     if any(row.state == STOPPED for row in valued):
         notes.append("* stopped early: the value is that of its last epoch, and compares with no finished one.")
-    notes.append(f"Importance: share in what sets the best quarter apart, by {found.of}." if isinstance(found, Importance) else found)
+    notes.append(importance_text(found))
     for row in search.suggestions:
         if row.state == FAILED:
             notes.append(f"Failed: {row.number} (trial {row.trial}): {' '.join(row.reason.split())}")
