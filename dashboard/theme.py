@@ -168,7 +168,7 @@ def heading(title: str, under: str = "", anchor: str = "") -> None:
 def contents(headings: Iterable[tuple[str, str]]) -> None:
     """Show links to the headings of a page: (anchor, title) of each. Plain text."""
     links = "".join(f'<a href="#{text(anchor)}">{text(title)}</a>' for anchor, title in headings)
-    show(f'<nav class="legend" aria-label="Contents">{links}</nav>')
+    show(f'<nav class="legend contents" aria-label="Contents">{links}</nav>')
 
 
 def empty(title: str, body: str, command: str = "") -> None:
@@ -179,7 +179,7 @@ def empty(title: str, body: str, command: str = "") -> None:
 
 def answer(found: Answer) -> None:
     """Show what the data of a page say, and below it the figures and the rule behind that."""
-    why = f'<div class="dim small">{text(found.reason)}</div>' if found.reason else ""
+    why = f'<div class="why dim small">{text(found.reason)}</div>' if found.reason else ""
     show(f'<div class="answer">{text(found.sentence)}</div>{why}')
 
 

@@ -120,7 +120,7 @@ if experiment.is_imported:
     st.stop()
 live.follow(_answer)
 keys = _keys(reader().store.logged(experiment), "val") or ("AP",)
-with st.container(horizontal=True, gap="large"):
+with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
     state.choose("Validation metric", "metric", keys, "AP", names=metric_title, widget=st.segmented_control, required=True)
     state.choose(
         "Mean over steps", "smooth", WINDOWS, "11", names=lambda w: "off" if w == "1" else w, widget=st.segmented_control, required=True

@@ -42,6 +42,7 @@ def curves(
             figure.add_scatter(
                 x=x,
                 y=np.concatenate([curve.high, curve.low[::-1]]),
+                mode="lines",
                 fill="toself",
                 fillcolor=rgba(colour, 0.16),
                 line={"width": 0},
