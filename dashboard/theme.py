@@ -106,6 +106,11 @@ def text(value: object) -> str:
     return html.escape(str(value), quote=True)
 
 
+def with_code(value: str) -> str:
+    """Return text as HTML, with what stands between backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", text(value))
+
+
 def plot_text(value: object) -> str:
     """Return any text for a Plotly label, with tags, entities, ``$maths$`` and ``%{templates}`` made harmless."""
     shown = html.escape(str(value), quote=False)

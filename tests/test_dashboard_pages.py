@@ -711,7 +711,7 @@ def test_overview_lists_the_best_of_a_search(trees, monkeypatch):
 def test_trials_page_tells_stopped_early_from_interrupted(trees, monkeypatch):
     app = open_page("trials", trees["search"], monkeypatch)
     shown = html_of(app)
-    assert shown.count("ended by the search: it lagged behind") == 8 and shown.count("goes on from its checkpoint") == 1
+    assert shown.count("stopped by the search: other trials were better") == 8 and shown.count("continues from its checkpoint") == 1
     choice = app.selectbox(key="w:trial")
     assert sum("stopped early" in option for option in choice.options) == 8
     ledger = json.loads(next(trees["search"].glob("experiments/*/*/search.json")).read_text())

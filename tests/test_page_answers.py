@@ -14,7 +14,7 @@ from gfl_lab.metrics.coco_records import Records
 from gfl_lab.report.answer import names_of
 from gfl_lab.report.calibration import Estimate, Reliability, reliability
 from gfl_lab.report.calibration_answer import calibration_answer, confidence
-from gfl_lab.report.curve_answer import Trend, curve_answer, risen_losses, trends
+from gfl_lab.report.curve_answer import RisenLoss, Trend, curve_answer, risen_losses, trends
 from gfl_lab.report.curves import curves
 from gfl_lab.report.side_answer import EdgeCounts, edge_counts, side_answer
 from gfl_lab.results.rows import DataRow, ExperimentRow, Failure, Logged, TrialRow, TrialState, VariantRow
@@ -68,13 +68,17 @@ def test_there_is_no_trend_of_two_epochs_nor_through_gaps() -> None:
     assert trend_of([1.0, math.nan, 3.0, 5.0]).last == 4
 
 
-def test_a_loss_has_risen_if_its_last_epoch_lies_above_its_first() -> None:
-    def loss(*values: float) -> Logged:
-        return Logged("a", 1, "a1", np.arange(6), np.repeat([1, 2], 3), np.array(values))
+def loss_of(variant: str, seed: int, first: list[float], last: list[float]) -> Logged:
+    epoch = np.repeat([1, 2], [len(first), len(last)])
+    return Logged(variant, seed, f"{variant}{seed}", np.arange(len(epoch)), epoch, np.array(first + last))
 
-    (found,) = risen_losses([loss(1.0, 9.0, 2.0, math.nan, 3.0, math.inf), loss(5.0, 5.0, 5.0, 1.0, 9.0, 5.0)])
-    assert (found.variant, found.seed, found.first, found.last) == ("a", 1, 2.0, 3.0)
-    assert risen_losses([Logged("a", 0, "a0", np.arange(2), np.ones(2, int), np.array([1.0, 2.0]))]) == (), "one epoch"
+
+def test_a_loss_has_risen_if_its_last_median_lies_above_its_first_epoch() -> None:
+    high, low = [2.0] * 9 + [3.0], [1.0] * 4 + [math.nan, math.inf] + [4.0] * 8
+    risen, are_told = risen_losses([loss_of("a", 1, high, low), loss_of("b", 0, high, high)])
+    assert are_told and risen == (RisenLoss("a", 1, 3.0, 4.0),)
+    assert risen_losses([loss_of("a", 0, [1.0] * 9, [9.0] * 9)]) == ((), False), "too few steps to tell"
+    assert risen_losses([loss_of("a", 0, high, [])]) == ((), False), "one epoch"
 
 
 def experiment(*states: TrialState, failure: Failure | None = None, kind: str = "ablation") -> ExperimentRow:
@@ -92,12 +96,12 @@ DONE, FAILED, RUNNING = TrialState.DONE, TrialState.FAILED, TrialState.RUNNING
 
 def test_the_sentences_on_curves() -> None:
     val = tuple(logged({("a", 0): [1.0, 2.0, 3.0], ("b", 0): [5.0, 5.0, 5.0], ("c", 0): [1.0, 9.0]}))
-    loss = tuple(logged({("a", 0): [3.0, 2.0], ("b", 0): [3.0, 2.0], ("c", 0): [2.0, 3.0]}))
+    loss = (loss_of("a", 0, [3.0] * 10, [2.0] * 10), loss_of("b", 0, [3.0] * 10, [2.0] * 10), loss_of("c", 0, [2.0] * 10, [3.0] * 10))
     known = {("val", "AP"): val, ("train", "loss"): loss}
     found = curve_answer(experiment(DONE, DONE, DONE), known)
     assert found.sentence == (
         "AP still rises at the end of training in a. AP is level within noise in b. No trend with fewer than 3 evaluated epochs: c. "
-        "The loss rose in c, seed 0 (median 2 in its first epoch, 3 in its last)."
+        "The loss rose in c, seed 0 (at most 2 in its first epoch, median 3 in its last)."
     )
     assert found.reason.startswith("AP points an epoch over epochs 1 to 3, with 95% intervals: a +1.00 (+1.00 to +1.00), b 0.00")
     assert "one seed" in found.reason and "does not show that the curve is flat" in found.reason
@@ -155,6 +159,7 @@ def test_the_sentences_on_boxes() -> None:
     assert found.sentence.endswith("The annotations give one edge a side, so they cannot tell whether a second mode is right.")
     found = side_answer(sides[:0], None, "atss, seed 1", "dirac")
     assert found.sentence == "atss, seed 1 predicts one distance for each side (a Dirac box): no side can have two modes."
+    assert "no side with a finite distribution" in side_answer(sides[:0], None, "dfl, seed 1", "general").sentence
     assert "no distribution of box sides" in side_answer(sides[:0], None, "yolo, seed 1", "").sentence
 
 
@@ -178,7 +183,7 @@ def test_the_gap_of_score_and_iou_has_an_interval_over_images() -> None:
     assert unlike.gap is not None and unlike.gap.value == pytest.approx(0.0) and confidence(unlike.gap) == "within noise"
     assert np.isnan(unlike.low).all(), "five images for each bin"
     few = reliability(of_images([some] * 9))
-    assert few.gap is not None and few.gap.low is None and confidence(few.gap) == "within noise", "nothing is known of other images"
+    assert few.gap is not None and few.gap.low is None and confidence(few.gap) == "too few images"
     assert reliability(records([], [(0, 0, BOX)])).gap is None
 
 
@@ -202,4 +207,5 @@ def test_the_sentences_on_calibration() -> None:
     some = dataclasses.replace(over, low=low, high=high)
     assert "Underconfident at scores of 0.2 to 0.4, 0.9 to 1.0 in b." in calibration_answer({"a": over, "b": some}).sentence
     assert "nothing is ranked" in calibration_answer({"a": of((0.2, 0.1, 0.3), None)}).sentence
+    assert "Fewer than 10 images have detections in a" in calibration_answer({"a": reliability(of_images([((0.9, BOX),)]))}).sentence
     assert "No trial has detections" in calibration_answer({"a": of(None, None)}).sentence

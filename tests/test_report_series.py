@@ -264,3 +264,6 @@ def test_an_epoch_trend_puts_every_epochs_bins_where_they_lie_on_the_image() -> 
         assert epoch[inside] == pytest.approx(1 / 8) and epoch.sum() == pytest.approx(1)
     assert left.target == 24 and left.edges == (24, 16) and top.edges is None
     assert epoch_trend.epoch_trends(pd.DataFrame([row(1, 40.0, 2) | {"probs": [], "bins": 0}])) == ()
+    broken = row(3, 40.0, 2) | {"probs": np.full(16, nan)}
+    left, *_ = epoch_trend.epoch_trends(pd.DataFrame([row(1, 40.0, 2), broken]))
+    assert left.epochs.tolist() == [1] and epoch_trend.epoch_trends(pd.DataFrame([broken])) == (), "a loss that diverged"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -51,7 +52,10 @@ def _facts(view: BoxView) -> str:
     for side in bimodal:
         gap = abs(side.mode_places[-1] - side.mode_places[0]) * side.px_per_bin
         parts.append(f"{side.side}: {len(side.mode_places)} modes {gap:.0f} px apart, bimodality {side.bimodality:.2f}")
-    if not bimodal and any(side.probability is not None for side in view.sides):
+    probabilities = [side.probability for side in view.sides if side.probability is not None]
+    if probabilities and not np.isfinite(probabilities).all():
+        parts.append("its distributions are not finite")
+    elif probabilities and not bimodal:
         parts.append("every side has one mode")
     return " · ".join(parts)
 

@@ -50,5 +50,5 @@ def counts(found: Mapping[str, Reliability], palette: dict[str, str]) -> go.Figu
     frame(figure, 150)
     figure.update_layout(barmode="group", bargap=0.15)
     figure.update_xaxes(title="score", range=[0, 1], showline=True)
-    figure.update_yaxes(title="detections", type="log", nticks=4, exponentformat="none")
+    figure.update_yaxes(title="detections", type="log", dtick=1, exponentformat="none")
     return figure

@@ -33,7 +33,8 @@ up to the step that all have reached.
 
 The page first says where AP **still rises**: the slope of AP over the last quarter of the epochs (three at least), where its 95%
 interval leaves 0 out. *Level within noise* is an interval that holds 0. The noise is the spread of the slopes over seeds; with
-one seed, the scatter of the epochs about a line. A loss **rose** if its median in the last epoch is above that in the first.
+one seed, the scatter of the epochs about a line. A loss **rose** if its median in the last epoch lies above all
+its values in the first.
 """
 
 _BOX = """
@@ -71,7 +72,7 @@ _STATES = {
     "done": "finished; its numbers are in the table",
     "running": "a live process works on it; pages follow it by themselves",
     "failed": "it ended without a result; the reason is on the page Trials",
-    "interrupted": "it was stopped and left a checkpoint: the same command goes on from there; in a search also what it stopped early",
+    "interrupted": "it was stopped and left a checkpoint: the same command continues from there; in a search also trials that it stopped early",
     "planned": "not started: the same command runs it",
 }
 
@@ -97,7 +98,7 @@ def _box() -> None:
 
 
 def _verdicts() -> None:
-    rows = [[theme.verdict_html(verdict), theme.text(meaning)] for verdict, meaning in columns.VERDICTS.items()]
+    rows = [[theme.verdict_html(verdict), theme.with_code(meaning)] for verdict, meaning in columns.VERDICTS.items()]
     theme.show(theme.table_html([("verdict", "name"), ("meaning", "")], rows))
 
 

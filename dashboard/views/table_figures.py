@@ -53,7 +53,7 @@ def forest(compared: Sequence[Comparison], variants: Sequence[str], ink: str) ->
         # after the marks: Plotly adds no shape to an empty panel
         figure.add_vrect(x0=-band, x1=band, fillcolor="rgba(128,128,128,.22)", line_width=0, layer="below", row=1, col=column)
         figure.add_vline(x=0, line={"width": 1, "color": ink}, row=1, col=column)
-    frame(figure, 64 + 26 * len(shown), r=16)
+    frame(figure, max(116, 64 + 26 * len(shown)), r=16)  # below that Plotly cuts the ticks off
     figure.update_xaxes(showline=True, nticks=8)
     figure.update_yaxes(range=[-0.6, len(shown) - 0.4], showgrid=False)
     figure.update_yaxes(tickvals=list(range(len(shown))), ticktext=[theme.plot_text(short(name)) for name in shown], col=1)

@@ -28,11 +28,9 @@ KINDS = {
 }
 _PHASES = ("setup", "train", "eval", "latency", "distributions")
 _ORDER = (TrialState.FAILED, TrialState.RUNNING, TrialState.INTERRUPTED, TrialState.PLANNED, STOPPED, TrialState.DONE)
-
-
-_GOES_ON = {
-    TrialState.INTERRUPTED: "goes on from its checkpoint with the same command",
-    STOPPED: "ended by the search: it lagged behind",
+_REMARKS = {
+    TrialState.INTERRUPTED: "continues from its checkpoint with the same command",
+    STOPPED: "stopped by the search: other trials were better",
 }
 
 
@@ -46,7 +44,7 @@ def _states(experiment: ExperimentRow) -> tuple[dict[str, str], str]:
 
 def _why(trial: TrialRow, state: str) -> str:
     if trial.failure is None:
-        return f'<span class="dim">{_GOES_ON[state]}</span>' if state in _GOES_ON else ""
+        return f'<span class="dim">{_REMARKS[state]}</span>' if state in _REMARKS else ""
     at = f", step {trial.failure.step}" if trial.failure.step else ""
     return theme.text(KINDS.get(trial.failure.kind, trial.failure.kind) + at)
 

@@ -7,15 +7,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from gfl_lab.report.answer import MOST_NAMES, Answer, listed, names_of
-from gfl_lab.report.calibration import Estimate, Reliability
+from gfl_lab.report.calibration import LEAST_IMAGES, Estimate, Reliability
 from gfl_lab.report.formatting import decimal
 
-OVERCONFIDENT, UNDERCONFIDENT, WITHIN_NOISE = "overconfident", "underconfident", "within noise"
+OVERCONFIDENT, UNDERCONFIDENT, WITHIN_NOISE, TOO_FEW = "overconfident", "underconfident", "within noise", "too few images"
 
 
 def confidence(gap: Estimate | None) -> str:
     """Return what the mean score minus the mean IoU shows: the interval over other images decides; without one, nothing does."""
-    if gap is None or gap.low is None or gap.high is None or gap.low <= 0 <= gap.high:
+    if gap is None or gap.low is None or gap.high is None:
+        return TOO_FEW
+    if gap.low <= 0 <= gap.high:
         return WITHIN_NOISE
     return OVERCONFIDENT if gap.low > 0 else UNDERCONFIDENT
 
@@ -39,6 +41,11 @@ def calibration_answer(found: Mapping[str, Reliability]) -> Answer:
     level = [name for name, each in known.items() if confidence(each.gap) == WITHIN_NOISE]
     if level:
         sentences.append(f"In {names_of(level, len(known))} mean score and mean IoU agree within noise.")
+    few = [name for name, each in known.items() if confidence(each.gap) == TOO_FEW]
+    if few:
+        sentences.append(
+            f"Fewer than {LEAST_IMAGES} images have detections in {names_of(few, len(known))}: too few to compare score and IoU."
+        )
     sentences += _at_some_scores(known)
     return Answer(" ".join([*sentences, _ranking(known)]), _reason(known))
 

@@ -22,6 +22,8 @@ LAST_SHARE = 4
 """The trend is that of the last quarter of the epochs,"""
 LEAST_EPOCHS = 3
 """and of at least three: through two points there is always a line."""
+LEAST_STEPS = 10
+"""Steps of an epoch from which a risen loss is told: with few, the median of one epoch lies above all of another by chance."""
 RISES, FALLS, LEVEL_WITHIN_NOISE, SILENT = "rises", "falls", "level", "silent"
 _SEARCH = "search"
 
@@ -105,7 +107,7 @@ def _slopes(curve: Curve) -> _Slopes | None:
 
 @dataclass(frozen=True)
 class RisenLoss:
-    """The loss of a trial that is higher in its last epoch than in its first: medians over the steps."""
+    """The loss of a trial whose median in its last epoch, ``last``, lies above its largest value in its first epoch, ``first``."""
 
     variant: str
     seed: int
@@ -113,17 +115,23 @@ class RisenLoss:
     last: float
 
 
-def risen_losses(logged: Iterable[Logged]) -> tuple[RisenLoss, ...]:
-    """Return the trials whose loss ended above its beginning; of those with two epochs. Values that are not finite are left out."""
-    found = []
+def risen_losses(logged: Iterable[Logged]) -> tuple[tuple[RisenLoss, ...], bool]:
+    """Return the trials whose loss has risen, and whether all trials could be told.
+
+    A trial is told by two epochs of ``LEAST_STEPS`` finite values.
+    """
+    found, are_told = [], True
     for one in logged:
         is_finite = np.isfinite(one.value)
         epoch, value = one.epoch[is_finite], one.value[is_finite]
-        if len(epoch) and epoch.max() > epoch.min():
-            first, last = (float(np.median(value[epoch == at])) for at in (epoch.min(), epoch.max()))
-            if last > first:
-                found.append(RisenLoss(one.variant, one.seed, first, last))
-    return tuple(found)
+        ends = [value[epoch == at] for at in (epoch.min(), epoch.max())] if len(epoch) and epoch.max() > epoch.min() else []
+        if not ends or min(map(len, ends)) < LEAST_STEPS:
+            are_told = False
+            continue
+        first, last = float(ends[0].max()), float(np.median(ends[1]))
+        if last > first:
+            found.append(RisenLoss(one.variant, one.seed, first, last))
+    return tuple(found), are_told
 
 
 def curve_answer(experiment: ExperimentRow, logged: Mapping[tuple[str, str], Sequence[Logged]]) -> Answer:
@@ -178,20 +186,21 @@ def _losses(experiment: ExperimentRow, losses: Sequence[Logged]) -> list[str]:
     failed = [(variant.name, trial) for variant in experiment.variants for trial in variant.trials if trial.failure is not None]
     broken = [(name, trial) for name, trial in failed if trial.failure and trial.failure.kind == FailureKind.NON_FINITE_LOSS]
     others = [(name, trial) for name, trial in failed if trial.failure and trial.failure.kind != FailureKind.NON_FINITE_LOSS]
-    risen = risen_losses(losses)
+    risen, are_told = risen_losses(losses)
     sentences = []
     if broken:
         sentences.append(f"The loss became NaN or infinite in {listed([_trial(*each) for each in broken], 2, '; ')}.")
     if risen:
         words = [
-            f"{each.variant}, seed {each.seed} (median {each.first:.2g} in its first epoch, {each.last:.2g} in its last)" for each in risen
+            f"{each.variant}, seed {each.seed} (at most {each.first:.2g} in its first epoch, median {each.last:.2g} in its last)"
+            for each in risen
         ]
         sentences.append(f"The loss rose in {listed(words, 2, '; ')}.")
     if others:
         count = len(others)
         sentences.append(f"{plural(count, 'trial')} failed for another reason: {listed([_trial(*each) for each in others], 2, '; ')}.")
     if losses and not (broken or risen):
-        sentences.append("No loss diverged.")
+        sentences.append("No loss diverged." if are_told else "No loss became NaN or infinite.")
     return sentences
 
 
@@ -201,7 +210,7 @@ def _trial(variant: str, trial: TrialRow) -> str:
 
 
 def _reason(found: Sequence[Trend]) -> str:
-    shown = [each for each in found if math.isfinite(each.half)]
+    shown = [each for each in found if math.isfinite(each.half) and each.direction != SILENT]
     if not shown:
         return ""
     spans = {(each.first, each.last) for each in shown}

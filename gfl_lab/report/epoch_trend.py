@@ -40,15 +40,21 @@ class EpochTrend:
 def epoch_trends(frame: pd.DataFrame) -> tuple[EpochTrend, ...]:
     """Return the four sides of a box from the frame of ``results.Store.history``; empty for Dirac boxes.
 
+    Epochs with a probability that is not finite, as after a loss that diverged, are left out.
+
     Raises:
         ValueError: the probabilities are not four sides of ``bins`` numbers.
     """
     views = [box_view({str(key): value for key, value in row.items()}) for row in frame.to_dict("records")]
-    known = [index for index, view in enumerate(views) if len(view.sides) == 4 and view.sides[0].probability is not None]
+    known = [index for index, view in enumerate(views) if len(view.sides) == 4 and all(map(_is_finite, view.sides))]
     if not known:
         return ()
     epochs = frame["epoch"].to_numpy(float)[known]
     return tuple(_trend(name, epochs, [views[i].sides[index] for i in known]) for index, name in enumerate(naming.SIDES))
+
+
+def _is_finite(side: SideView) -> bool:
+    return side.probability is not None and bool(np.isfinite(side.probability).all())
 
 
 def _trend(name: str, epochs: Array, sides: list[SideView]) -> EpochTrend:

@@ -74,6 +74,8 @@ def side_answer(found: pd.DataFrame, edges: EdgeCounts | None, trial: str, box: 
         trial: its name in the sentence. box: the box form of its settings; empty for a detector that has none.
     """
     if not len(found):
+        if box in ("general", "gaussian"):
+            return Answer(f"{trial} has no side with a finite distribution: its outputs are NaN or infinite, or no box has a location.")
         gives = _NO_DISTRIBUTION.get(box, "no distribution of box sides")
         return Answer(f"{trial} predicts {gives}: no side can have two modes.", _why_two(edges is not None))
     bimodal, count = int((found["modes"] >= 2).sum()), len(found)
