@@ -145,7 +145,7 @@ class Done(Outcome):
         peak_memory_mib: Peak memory of the device, in MiB.
         device: Device, such as ``cpu`` or ``cuda:0 NVIDIA H100``.
         environment: Versions of ``python`` and packages, ``system``, ``processor``, ``device`` and ``threads``.
-        weights_from: Id of the trial whose final weights were evaluated. Only for a trial that was not trained itself.
+        weights_from: Id of the trial whose final weights were evaluated. Only for a trial that was not trained itself; its ``seconds`` have no ``train``.
         evaluated_again: Only after damaged records were made again.
     """
 
