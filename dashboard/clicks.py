@@ -34,7 +34,7 @@ function save ({ save: form, figure, caption, name }) {
   const plot = document.querySelector('.st-key-' + CSS.escape(figure) + ' .js-plotly-plot')
   if (!plot) return
   const { width: drawn, height } = plot.getBoundingClientRect()
-  // A file has not the page's font: labels at the left edge may need more room in the font that replaces it.
+  // The file does not have the page's font: labels at the left edge may need more room in another font.
   const pad = Math.max(12, ...[...plot.querySelectorAll('.ytick text')].map(label => Math.ceil(0.4 * label.getBBox().width)))
   const width = drawn + pad
   const lines = wrapped(caption, Math.floor(width / 7)), space = 'http://www.w3.org/2000/svg'

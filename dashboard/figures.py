@@ -51,11 +51,7 @@ def rgba(colour: str, alpha: float) -> str:
     return f"rgba({red},{green},{blue},{alpha})"
 
 
-def metric_title(key: str) -> str:
-    """Return a metric of ``naming.METRICS`` with its unit or its range."""
+def metric_label(key: str) -> str:
+    """Return the title of a metric of ``naming.METRICS`` with its unit or its range."""
     metric = naming.METRICS[key]
     return metric.title + (f" [{metric.unit}]" if metric.unit else "") + (" (0 to 100)" if key in naming.AP_METRICS else "")
-
-
-def short(name: str, most: int = 28) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"

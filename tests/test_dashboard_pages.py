@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import math
@@ -191,6 +192,12 @@ def test_a_page_is_its_file_and_its_entry(trees, tmp_path, monkeypatch):
     app.switch_page(str(file)).run()
     assert not app.exception and "An extra page" in html_of(app) and "8 trials" in html_of(app)
     assert app.selectbox[0].label == "Experiment", "it has the choice of experiment that all pages share"
+
+
+def test_pages_have_no_bare_strings_which_streamlit_would_draw():
+    for entry in pages.PAGES:
+        _, *rest = ast.parse(entry.file.read_text(encoding="utf-8")).body
+        assert not [each.lineno for each in rest if isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant)], entry.name
 
 
 def test_every_page_has_its_row_in_the_docs():
@@ -612,6 +619,7 @@ def test_the_table_page_ranks_a_search(trees, monkeypatch):
         "0.1 to 2",
     ):
         assert words in shown, words
+    assert re.search(r'class="answer">Best of 18 finished trials: qfl_beta=\S+ dfl_weight=\S+ reg_max=\S+ lr=\S+, with AP \d', shown)
     table = next(element.proto.body for element in app.get("html") if "<table>" in element.proto.body)
     assert [part.split("</th>")[0].split(">")[-1] for part in table.split('scope="col"')[1:]] == [
         "rank", "no.", "qfl_beta", "dfl_weight", "reg_max", "lr", "AP (0 to 100)", "state", "trial",
@@ -642,6 +650,7 @@ def test_a_search_with_few_finished_trials_says_why_there_is_no_importance(trees
 def test_a_search_of_which_nothing_has_ended(trees, monkeypatch, tmp_path):
     app = open_page("table", trees["search_begun"], monkeypatch)
     shown = html_of(app)
+    assert "no suggestion is the best yet" in shown
     assert "none of 40 trials has begun" in shown and "Nothing to rank yet" in shown and "0.1 to 2, logarithmic" in shown
     assert not app.get("plotly_chart") and not app.get("download_button") and not app.code
     write_fake_search(tmp_path, states=("running", "failed"))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from dashboard import theme
-from dashboard.figures import frame, short
-from gfl_lab.report.formatting import VERDICT_SIGNS
+from dashboard.figures import frame
+from gfl_lab.report.formatting import VERDICT_SIGNS, shortened
 from gfl_lab.report.variant_comparison import DifferenceRow
 
 
@@ -28,7 +28,7 @@ def differences(rows: Sequence[DifferenceRow], span: tuple[float, float], ink: s
     """
     figure = go.Figure()
     shown = list(reversed(rows))
-    names = [theme.plot_text(short(row.name)) for row in shown]
+    names = [theme.plot_text(shortened(row.name)) for row in shown]
     figure.add_vline(x=0, line={"width": 1, "color": ink})
     for at, row in enumerate(shown):
         colour, half = theme.verdict_colour(row.verdict), row.half or 0.0

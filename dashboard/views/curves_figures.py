@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from dashboard import theme
-from dashboard.figures import NO_HOVER, frame, metric_title, rgba
+from dashboard.figures import NO_HOVER, frame, metric_label, rgba
 from gfl_lab import naming
 from gfl_lab.report.curves import Curve
 
@@ -68,7 +68,7 @@ def curves(
             line={"width": 2.2, "color": colour, "dash": dash},
             hovertemplate=f"{label}<br>{unit} %{{x:d}}: %{{y:.{digits}f}}<extra></extra>",
         )
-    title = metric_title(key) if metric else theme.plot_text(key)
+    title = metric_label(key) if metric else theme.plot_text(key)
     frame(figure, height)
     figure.update_xaxes(title=unit, showgrid=False, tickformat="d", showline=True, rangemode="normal")
     figure.update_yaxes(title=title, exponentformat="power", nticks=6)

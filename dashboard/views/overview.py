@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from dashboard import experiments, live, pages, state, theme
-from dashboard.figures import metric_title
+from dashboard.figures import metric_label
 from dashboard.reader import reader
 from gfl_lab import naming
 from gfl_lab.errors import StoreError
@@ -132,7 +132,7 @@ def _best(experiment: ExperimentRow, found: Ranking) -> None:
         ("settings", "settings"),
         ("progress", "third"),
         ("trial", ""),
-        (metric_title(found.search.metric), "num"),
+        (metric_label(found.search.metric), "num"),
     ]
     theme.show(theme.table_html(head, [_suggestion(experiment, found, place, row) for place, row in shown]))
     if len(shown) < len(found.rows):

@@ -8,11 +8,11 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dashboard import theme
-from dashboard.figures import AXIS, NO_HOVER, frame, rgba, short
+from dashboard.figures import AXIS, NO_HOVER, frame, rgba
 from gfl_lab.metrics.coco_ap import RESAMPLED
 from gfl_lab.report.claim_sentences import difference, interval_text
 from gfl_lab.report.comparison import Comparison
-from gfl_lab.report.formatting import VERDICT_SIGNS, verdict_text
+from gfl_lab.report.formatting import VERDICT_SIGNS, shortened, verdict_text
 from gfl_lab.report.speed import Point
 from gfl_lab.report.statistics import NO_LOOK
 
@@ -56,7 +56,7 @@ def forest(compared: Sequence[Comparison], variants: Sequence[str], ink: str) ->
     frame(figure, max(116, 64 + 26 * len(shown)), r=16)  # below that Plotly cuts the ticks off
     figure.update_xaxes(showline=True, nticks=8)
     figure.update_yaxes(range=[-0.6, len(shown) - 0.4], showgrid=False)
-    figure.update_yaxes(tickvals=list(range(len(shown))), ticktext=[theme.plot_text(short(name)) for name in shown], col=1)
+    figure.update_yaxes(tickvals=list(range(len(shown))), ticktext=[theme.plot_text(shortened(name)) for name in shown], col=1)
     return figure
 
 

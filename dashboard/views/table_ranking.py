@@ -7,7 +7,7 @@ from functools import partial
 import streamlit as st
 
 from dashboard import downloads, experiments, theme
-from dashboard.figures import CONFIG, metric_title
+from dashboard.figures import CONFIG, metric_label
 from dashboard.reader import reader
 from dashboard.views import table_ranking_figures
 from gfl_lab import naming
@@ -66,7 +66,7 @@ def _head(ranking: Ranking) -> None:
 
 
 def _table(ranking: Ranking) -> str:
-    head = [("rank", "num"), ("no.", "num"), *((key, "setting") for key in ranking.keys), (metric_title(ranking.search.metric), "num")]
+    head = [("rank", "num"), ("no.", "num"), *((key, "setting") for key in ranking.keys), (metric_label(ranking.search.metric), "num")]
     head += [("state", "name"), ("trial", "name")]
     lines = []
     for place, row in ranking.rows[:MOST_ROWS]:

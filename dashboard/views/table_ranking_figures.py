@@ -8,15 +8,16 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from dashboard import theme
-from dashboard.figures import frame, metric_title, short
+from dashboard.figures import frame, metric_label
 from gfl_lab import naming
+from gfl_lab.report.formatting import shortened
 from gfl_lab.report.ranking import Dimension
 from gfl_lab.results.search import SuggestionRow, state_text
 
 
 def importance(shares: Mapping[str, float], colour: str) -> go.Figure:
     """Return a bar for each setting, the largest on top."""
-    names = [theme.plot_text(short(key)) for key in reversed(list(shares))]
+    names = [theme.plot_text(shortened(key)) for key in reversed(list(shares))]
     values = list(reversed(list(shares.values())))
     figure = go.Figure()
     figure.add_bar(
@@ -47,7 +48,7 @@ def over_setting(
     for state, (colour, symbol, _) in marks.items():
         shown = [row for row in rows if row.state == state]
         hover = [
-            f"suggestion {row.number}, {theme.plot_text(state_text(row))}<br>{theme.plot_text(short(naming.setting_text(row.settings[key]), 60))}"
+            f"suggestion {row.number}, {theme.plot_text(state_text(row))}<br>{theme.plot_text(shortened(naming.setting_text(row.settings[key]), 60))}"
             f": {row.value:.{digits}f} {naming.METRICS[metric].title}"
             for row in shown
         ]
@@ -64,7 +65,7 @@ def over_setting(
     title = theme.plot_text(key) + (" (logarithmic)" if dimension.log and not choices else "")
     _setting_axis(figure, dimension, choices)
     figure.update_xaxes(title=title, showline=True)
-    figure.update_yaxes(title=metric_title(metric), nticks=6)
+    figure.update_yaxes(title=metric_label(metric), nticks=6)
     figure.update_layout(hovermode="closest", uirevision=key)
     return figure
 
@@ -72,7 +73,7 @@ def over_setting(
 def _setting_axis(figure: go.Figure, dimension: Dimension, choices: Sequence[str]) -> None:
     """Lay out the x axis over all that is searched of a setting."""
     if choices:
-        texts = [theme.plot_text(short(choice, max(6, 40 // len(choices)))) for choice in choices]
+        texts = [theme.plot_text(shortened(choice, max(6, 40 // len(choices)))) for choice in choices]
         figure.update_xaxes(range=[-0.5, len(choices) - 0.5], tickvals=list(range(len(choices))), ticktext=texts, showgrid=False)
         figure.update_xaxes(ticklabeloverflow="allow")
     elif dimension.log:

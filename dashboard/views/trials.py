@@ -26,6 +26,7 @@ KINDS = {
     "error": "an error",
     "unreadable": "its files cannot be read",
 }
+LOG_LINES = 40
 _PHASES = ("setup", "train", "eval", "latency", "distributions")
 _ORDER = (TrialState.FAILED, TrialState.RUNNING, TrialState.INTERRUPTED, TrialState.PLANNED, STOPPED, TrialState.DONE)
 _REMARKS = {
@@ -112,16 +113,9 @@ def _all_variants(experiment: ExperimentRow) -> tuple[VariantRow, ...]:
     return (*experiment.variants, *experiment.needed)
 
 
-def _detail(experiment: ExperimentRow, trial_id: str) -> None:
-    variant, trial = next((v, t) for v in _all_variants(experiment) for t in v.trials if t.id == trial_id)
-    if trial.failure:
-        failure = trial.failure
-        at = f" at step {failure.step}, epoch {failure.epoch}" if failure.step else ""
-        theme.show(
-            f'<div class="alert"><b>{theme.text(KINDS.get(failure.kind, failure.kind))}{at}</b>'
-            f"<br>{theme.text(theme.redact(failure.reason))}</div>"
-        )
-    facts = [("state", theme.state_html(_states(experiment)[0][trial_id])), ("trial", f'<span class="mono">{theme.text(trial.id)}</span>')]
+def _facts(experiment: ExperimentRow, variant: VariantRow, trial: TrialRow) -> list[tuple[str, str]]:
+    """Return what is known of a trial, as (name, HTML)."""
+    facts = [("state", theme.state_html(_states(experiment)[0][trial.id])), ("trial", f'<span class="mono">{theme.text(trial.id)}</span>')]
     facts.append(("variant", f"{theme.text(variant.name)}, seed {trial.seed}"))
     facts += [(link.words, _link(link)) for link in needs.links(experiment, trial)]
     if users := needs.users(experiment, trial):
@@ -138,22 +132,39 @@ def _detail(experiment: ExperimentRow, trial_id: str) -> None:
         facts.append(("time", theme.duration(trial.seconds) + (f' <span class="dim">({parts})</span>' if parts else "")))
     if trial.updated and trial.state is not TrialState.DONE:
         facts.append(("last update", experiments.age(trial.updated)))
-    theme.show("<dl>" + "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts) + "</dl>")
-    _against_baseline(experiment, variant, trial)
-    _settings(variant)
-    _commands(experiment, trial)
+    return facts
+
+
+def _log(trial: TrialRow) -> None:
+    """Draw the end of a trial's log."""
     try:
-        log = reader().store.log_tail(trial_id, 40)
+        log = reader().store.log_tail(trial.id, LOG_LINES)
     except StoreError as error:
         theme.alert(str(error))
         return
     if log:
-        theme.show('<div class="dim small" style="margin-top:.4rem">The last 40 lines of its log</div>')
+        theme.show(f'<div class="dim small" style="margin-top:.4rem">The last {LOG_LINES} lines of its log</div>')
         st.code(theme.redact(log), language=None, wrap_lines=True, height=340)
     elif trial.state is TrialState.PLANNED:
         theme.empty("Not started", "The same command runs it.")
     else:
         theme.empty("No log", "The trial has written no log.")
+
+
+def _detail(experiment: ExperimentRow, trial_id: str) -> None:
+    variant, trial = next((v, t) for v in _all_variants(experiment) for t in v.trials if t.id == trial_id)
+    if failure := trial.failure:
+        at = f" at step {failure.step}, epoch {failure.epoch}" if failure.step else ""
+        theme.show(
+            f'<div class="alert"><b>{theme.text(KINDS.get(failure.kind, failure.kind))}{at}</b>'
+            f"<br>{theme.text(theme.redact(failure.reason))}</div>"
+        )
+    facts = _facts(experiment, variant, trial)
+    theme.show("<dl>" + "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts) + "</dl>")
+    _against_baseline(experiment, variant, trial)
+    _settings(variant)
+    _commands(experiment, trial)
+    _log(trial)
 
 
 def _against_baseline(experiment: ExperimentRow, variant: VariantRow, trial: TrialRow) -> None:

@@ -54,7 +54,7 @@ def one_line(text: str) -> str:
     return " ".join("".join(" " if unicodedata.category(c)[0] == "C" else c for c in text).split())
 
 
-def shortened(text: str, most: int) -> str:
+def shortened(text: str, most: int = 28) -> str:
     """Return at most ``most`` characters of ``text``; a longer one ends in an ellipsis."""
     return text if len(text) <= most else text[: most - 1].rstrip() + "…"
 
