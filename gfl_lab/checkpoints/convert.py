@@ -57,7 +57,7 @@ _HEAD_NAMES = {
     **{f"atss_{old}.{part}": f"gfl_{new}.{part}" for old, new in (("cls", "cls"), ("reg", "reg"), ("centerness", "quality"))
        for part in ("weight", "bias")},
 }  # fmt: skip
-"""Names under ``bbox_head.``: of other heads, and ours."""
+"""Names under ``bbox_head.``: of other heads, and of gfl-lab's."""
 
 _DEIT_S_WIDTH, _DEIT_S_BLOCKS = 384, 12
 _OFFICIAL_GFLV2_CHANNELS = 81

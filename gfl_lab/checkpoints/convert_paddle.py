@@ -1,4 +1,4 @@
-"""PaddleDetection's parameter names and ours, for its GFL and GFLv2 detectors and their ResNets, variants b and d.
+"""Parameter names of PaddleDetection and of gfl-lab, for its GFL and GFLv2 detectors and their ResNets, variants b and d.
 
 Source of the names: PaddleDetection 2.x ``ppdet/modeling`` (backbones/resnet.py, name_adapter.py, necks/fpn.py,
 heads/fcos_head.py, heads/gfl_head.py); arrays have the layout of torch's, as the models hold no Linear but the classifier.

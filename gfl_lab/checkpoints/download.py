@@ -110,7 +110,7 @@ def _is_whole(path: Path, digest: str) -> bool:
 def _download(address: str, digest: str, file: BufferedRandom, progress: Progress) -> None:
     """Complete ``file``, which may hold the beginning. Raises _Broken, then with the part that has arrived, if it is of use."""
     if not digest:
-        file.truncate(0)  # nothing would tell that the beginning is of another file
+        file.truncate(0)  # the beginning may be that of another file
     continued = file.seek(0, os.SEEK_END) > 0
     while True:
         before = file.tell()

@@ -63,7 +63,7 @@ class WeightsFile:
 
     Attributes:
         weights: key to tensor, on the CPU; of a torch file with the versions of its modules (``_metadata``), by which mmdet's
-            modules know keys of former versions. others: entries beside them that are no weights, key to reason.
+            modules rename keys of former versions. others: entries beside them that are no weights, key to reason.
         meta: what the project that saved them says of them: the entry ``meta`` of a torch file, else empty.
     """
 

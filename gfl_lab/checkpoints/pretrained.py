@@ -73,7 +73,7 @@ def address_of(checkpoint: str) -> str:
     """Return the address of the weights that an mmdet config names: ``torchvision://resnet50``, ``open-mmlab://...``, or a URL.
 
     Raises:
-        ResourceError: mmengine knows no such weights, or they are a path on the machine of the config's author.
+        ResourceError: mmengine has no such weights, or they are a path on the machine of the config's author.
     """
     from mmengine.runner.checkpoint import get_external_models, get_torchvision_models
 

@@ -37,7 +37,7 @@ def command(
     """Evaluate trained weights. Nothing is trained or changed.
 
     TRIAL is a finished trial: EXPERIMENT:VARIANT:SEED, or the beginning of its id. It is evaluated beside its recorded numbers.
-    WEIGHTS is evaluated on the data set --data: a file, of gfl-lab or of a project that import-checkpoint knows; or mmdet:NAME, the
+    WEIGHTS is evaluated on the data set --data: a file, of gfl-lab or of a project that import-checkpoint supports; or mmdet:NAME, the
     weights that mmdet publishes for its config NAME. They are downloaded once.
 
     Examples:  gfl-lab evaluate "table3_qfl_dfl:qfl=on dfl=on:0" --set decode=local_peak

@@ -36,7 +36,7 @@ def command(
     """Detect objects on images and draw them.
 
     TRIAL is a finished trial: EXPERIMENT:VARIANT:SEED, or the beginning of its id. WEIGHTS is a file of gfl-lab or of a project that
-    import-checkpoint knows; or mmdet:NAME, the weights that mmdet publishes for its config NAME. They are downloaded once.
+    import-checkpoint supports; or mmdet:NAME, the weights that mmdet publishes for its config NAME. They are downloaded once.
 
     Examples:  gfl-lab predict "table3_qfl_dfl:qfl=on dfl=on:0" photo.jpg --distributions --box 1
 

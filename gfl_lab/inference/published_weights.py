@@ -66,7 +66,7 @@ def read_with_config(path: Path, detector: str, data: Path | None) -> TrainedDet
     """
     config, file = read_trained(detector), read_weights(path)
     if is_own(file):
-        raise InputError(Problem("it is a file of gfl-lab's, which knows its detector", str(path), "Leave --detector out."))
+        raise InputError(Problem("it is a file of gfl-lab's, with its detector on record", str(path), "Leave --detector out."))
     keys_of(config)
     known = file.classes or (() if data else _classes_of(config.dataset))
     return _of_mmdet(str(path), config, file, data, known)

@@ -156,6 +156,6 @@ def _load(model: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
     }
     parts = [f"{len(keys)} {what} (first: {', '.join(keys[:3])})" for what, keys in unfit.items() if keys]
     try:
-        model.load_state_dict(state)  # knows keys of former versions of its modules
+        model.load_state_dict(state)  # also renames keys of former versions of its modules
     except RuntimeError:
         raise InputError(f"the weights of {name} do not fit the detector of their settings: {', '.join(parts)}") from None

@@ -1,4 +1,4 @@
-"""Tables that are extended after their verdicts could be read: a second look, which p-values know nothing of."""
+"""Tables that are extended after their verdicts could be read: a second look, which the p-values do not include."""
 
 from __future__ import annotations
 

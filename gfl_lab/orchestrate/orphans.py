@@ -78,7 +78,7 @@ def _held(pid: int, parent: int) -> bool:
     try:
         return any(_link(parent, int(number)) == pipe for number in os.listdir(f"/proc/{parent}/fd"))
     except PermissionError:
-        return True  # another user's process may hold it: not ours to judge
+        return True  # another user's process may hold it, so it cannot be judged
     except OSError:
         return False
 

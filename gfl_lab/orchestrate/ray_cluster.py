@@ -27,7 +27,7 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AUTH_MODE": "token",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # signals are ours
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # gfl-lab handles signals
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a traceback for each actor that dies; log.txt records it
     "TUNE_MAX_PENDING_TRIALS_PG": "64",  # else Tune starts one actor after the other
     "RAY_prestart_worker_first_driver": "0",  # idle workers of which no actor is made, while the machine is busy starting

@@ -100,7 +100,7 @@ def trained_from_start(model: Model) -> Model:
     if "frozen_stages" in own:
         own["frozen_stages"] = 0 if own["type"] == "EfficientNet" else -1  # the number of its frozen stages; elsewhere the last one
     if "norm_eval" in own or any(part in str(own["type"]) for part in ("ResNe", "Res2Net", "RegNet")):
-        own["norm_eval"] = False  # mmdet's ResNets keep the statistics of their norms unless told otherwise
+        own["norm_eval"] = False  # mmdet's ResNets keep the statistics of their norms unless norm_eval is False
     return {**model, "backbone": own}
 
 
