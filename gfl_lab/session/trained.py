@@ -148,7 +148,9 @@ def _of_mmdet(tree: RunTree, name: str, data: Path | None, profile: str | None, 
 
         return read_published(entry, data, settings, progress)
     if name.startswith(MMDET) or trial_or_file(tree, name) is not None:
-        raise InputError(Problem("--detector goes with a weights file; other weights have their detector on record", hint="Leave --detector out."))
+        raise InputError(
+            Problem("--detector goes with a weights file; other weights have their detector on record", hint="Leave --detector out.")
+        )
     if profile:
         raise _no_profile(config)
     trial_of_checkpoint(Path(name))  # there is such a file
