@@ -211,7 +211,7 @@ class Reader:
     def comparison(self, pair: VariantPair, error_iou: float) -> list[variant_comparison.DifferenceRow]:
         """Return ``VariantPair.compare``."""
         context = pair.context(self.store.resampled_or_none)
-        key, stamp = (pair.names, *pair.trials.values(), error_iou), (self._stamps(pair.trials.values()), repr(context))
+        key, stamp = (pair.names, *pair.compared, error_iou), (self._stamps(pair.compared), repr(context))
         return self._kept("comparison", key, stamp, lambda: self._compare(pair, error_iou))
 
     def _compare(self, pair: VariantPair, error_iou: float) -> list[variant_comparison.DifferenceRow]:
@@ -223,8 +223,8 @@ class Reader:
             except InputError as error:
                 raise StoreError(error.problems) from None
 
-    def _stamps(self, pairs: Iterable[tuple[str, str]]) -> tuple[Stamp, ...]:
-        return tuple(self.store.records_stamp(trial) for pair in pairs for trial in pair)
+    def _stamps(self, pairs: Iterable[tuple[str | None, str | None]]) -> tuple[Stamp, ...]:
+        return tuple(self.store.records_stamp(trial) for pair in pairs for trial in pair if trial is not None)
 
     def _records(self, pairs: tuple[tuple[str, str], ...]) -> list[tuple[Records, Records]]:
         found = []

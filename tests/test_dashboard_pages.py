@@ -132,7 +132,7 @@ def test_pages_of_imported_detections_show_their_numbers_and_say_what_there_is_n
     )
     assert "calibration error" in shown["calibration"] and shown["calibration"].count("dfine") >= 2, "scores are there"
     assert "val: 10 images, 3 classes" in shown["table"] and "none of the detectors" in shown["table"] and "AP75" in shown["table"]
-    assert "2 seeds" in shown["compare"] and "class 7" in shown["compare"]
+    assert "2 and 2 files" in shown["compare"] and "class 7" in shown["compare"]
     assert "Which one?" in shown["overview"] and shown["trials"].count("done") >= 4
     assert not any(str(tmp_path) in words for words in shown.values())
 

@@ -70,7 +70,7 @@ def _show(rows: list[report.DifferenceRow], pair: VariantPair, error_iou: float)
             figure = compare_figures.differences(shown, span, theme.ink(), unit)
             st.plotly_chart(figure, key=f"pair-{group}", config=CONFIG, alt=f"{title}: difference and interval of each row")
             extent = "preliminary, without intervals," if shown[0].verdict == NO_LOOK else "with 95% intervals"
-            words = f"{title}: {unit}, {extent} over {theme.plural(len(pair.trials), 'seed')}."
+            words = f"{title}: {unit}, {extent} over {pair.about}."
             downloads.figure(f"pair-{group}", pair.experiment, words, None if pair.is_planned else pair.other)
         with table:
             theme.show(_table(shown, pair))
@@ -134,16 +134,15 @@ def _compare(pair: VariantPair, error_iou: float) -> None:
         theme.alert(str(error))
         return
     _answer(rows, pair)
-    seeds = "1 seed" if len(pair.trials) == 1 else f"{len(pair.trials)} seeds"
     if any(row.verdict == NO_LOOK for row in rows):
         about_seeds = "There are no intervals before the first look."
-    elif len(pair.trials) > 1:
+    elif all(row.found.seeds > 1 for row in rows):
         about_seeds = "Intervals are over other seeds and other images; they are not corrected for the number of rows."
     else:
         about_seeds = (
             "Intervals are over other images alone: one seed is no evidence on others; they are not corrected for the number of rows."
         )
-    theme.show(f'<div class="dim small">{seeds}. {about_seeds}</div>')
+    theme.show(f'<div class="dim small">{pair.about}. {about_seeds}</div>')
     differing = () if pair.is_planned else pair.differing(reader().store.recorded)
     _notes([*pair.notes(), *filter(None, [budget_note(differing)])])
     _show(rows, pair, error_iou)

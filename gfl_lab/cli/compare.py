@@ -9,7 +9,6 @@ import click
 from gfl_lab.cli.options import error_iou_option, min_effect_option, profile_option, stored_argument
 from gfl_lab.cli.output import consoles, print_json, say
 from gfl_lab.errors import InputError
-from gfl_lab.wording import plural
 
 
 @click.command("compare")
@@ -53,7 +52,7 @@ def command(
     else:
         store, row = stored_experiment(tree, experiment, profile)
         pair = find_pair(row, variant, other)
-    say(f"{' against '.join(pair.names)}, {plural(len(pair.trials), 'seed')}")
+    say(f"{' against '.join(pair.names)}, {pair.about}")
     rows = pair.compare(store, min_effect, error_iou)
     differing = () if pair.is_planned else pair.differing(store.recorded)
     if as_json:

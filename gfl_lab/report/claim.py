@@ -18,7 +18,7 @@ from gfl_lab.report.footnotes import footnotes
 from gfl_lab.report.formatting import format_number
 from gfl_lab.report.look_notes import look_notes
 from gfl_lab.report.table import Table, build_table
-from gfl_lab.report.table_rows import Delta, TableRow, paired_delta
+from gfl_lab.report.table_rows import Delta, TableRow, delta_of
 from gfl_lab.report.variant_comparison import DifferenceRow
 from gfl_lab.results.rows import ExperimentRow, Recorded, VariantRow
 from gfl_lab.wording import joined
@@ -62,7 +62,7 @@ class Claim:
     Attributes:
         table: of the experiment, for its names and data.
         variant, reference: their rows of the table.
-        delta: paired differences by metric. comparisons: by metric, AP, AP50 and AP75.
+        delta: differences by metric. comparisons: by metric, AP, AP50 and AP75.
         by_seed: (variant's, other's) values of all finished seeds, by metric.
         trials: (variant's, other's) id by the seeds that both have finished.
         unfair: in what the two differ beyond the declared axes, a sentence each.
@@ -114,7 +114,7 @@ def build_claim(
     first, second = rows[variant.name], rows[reference.name]
     two = dataclasses.replace(experiment, variants=(reference, variant))
     problems = tuple(unfair(two))
-    delta = {key: found for key in SHOWN if (found := paired_delta(variant, reference, key))}
+    delta = {key: found for key in SHOWN if (found := delta_of(experiment, variant, reference, key))}
     comparisons = {each.metric: each for each in compare_two(experiment, variant, reference, resampled, min_effect)}
     published = [key for key in SHOWN if any(row.reference and key in row.reference.metrics for row in (first, second))]
     plain = [dataclasses.replace(row, delta={}) for row in (second, first)]
@@ -177,7 +177,7 @@ def _published_values(variant: TableRow, reference: TableRow) -> list[str]:
 def _seeds(variant: TableRow, reference: TableRow, delta: Mapping[str, Delta], compared: Comparison | None) -> list[str]:
     """Return sentences where rows, differences and the verdict rest on different seeds."""
     found = delta.get("AP")
-    if found is None:
+    if found is None or not found.seeds:
         return []
     notes = []
     if more := [row.variant for row in (variant, reference) if "AP" in row.metrics and row.metrics["AP"].n > found.n]:

@@ -65,9 +65,15 @@ def preliminary(compared: Sequence[Comparison]) -> str:
     return " ".join(f"Preliminary for {rows[why]}: {why}." for why in reasons)
 
 
+def seeds(found: Comparison) -> str:
+    """Return the number of seeds behind a difference: ``3 seeds``, or ``3 and 5 trainings`` where they do not pair."""
+    groups = found.found.groups
+    return plural(found.found.seeds, "seed") if groups is None else f"{groups.sizes[0]} and {groups.sizes[1]} trainings"
+
+
 def basis(found: Comparison, val_images: int) -> str:
     """Return what the verdict rests on: seeds, images, p and its correction."""
-    parts = [f"{plural(found.found.seeds, 'seed')}, {val_images:,} validation images"]
+    parts = [f"{seeds(found)}, {val_images:,} validation images"]
     if found.p is not None:
         corrected = f"after Holm's correction for {found.rows} rows" if found.rows > 1 else "(two-sided; one row, no correction)"
         sign = "" if p_text(found.p).startswith("<") else "= "
@@ -95,7 +101,7 @@ def _power(found: Comparison) -> list[str]:
     """Return the smallest effect that this number of seeds shows; for an open question, also what the smallest that matters would need."""
     if found.detectable is None:
         return []
-    seen = f"{plural(found.found.seeds, 'seed')} show a true difference of {format_number('AP', found.detectable)} AP or more 8 times in 10"
+    seen = f"{seeds(found)} show a true difference of {format_number('AP', found.detectable)} AP or more 8 times in 10"
     if found.verdict != INCONCLUSIVE:
         return [f"{seen}."]
     least = f"{found.min_effect:g} AP"

@@ -19,7 +19,11 @@ def difference_columns(min_effect: float = MIN_EFFECT, metric: str = "AP") -> tu
     least = f"{min_effect:g}"
     return (
         VARIANT,
-        Column(f"Δ {metric}", "difference", help="mean difference to the baseline, paired by seed"),
+        Column(
+            f"Δ {metric}",
+            "difference",
+            help="mean difference to the baseline, paired by seed; of imported arms, the difference of their means",
+        ),
         Column(
             "95% interval",
             "interval",
@@ -36,7 +40,9 @@ def difference_columns(min_effect: float = MIN_EFFECT, metric: str = "AP") -> tu
     )
 
 
-PAIR_DIFFERENCE = Column("difference", "difference", help="first variant minus second, paired by seed")
+PAIR_DIFFERENCE = Column(
+    "difference", "difference", help="first variant minus second, paired by seed; of imported arms, the difference of their means"
+)
 PAIR_HALF = Column("± 95%", "half", help="half width of the difference's 95% interval; not corrected for the number of rows")
 PAIR_P = Column("p", "p", help="as in the table: corrected by Holm's method over the table's rows")
 PAIR_VERDICT = Column("verdict", "verdict", help="conclusion on the difference", left=True)

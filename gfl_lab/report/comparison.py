@@ -11,12 +11,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from gfl_lab.metrics.coco_ap import RESAMPLED
 from gfl_lab.records.plan import Design
 from gfl_lab.report import looks, power
 from gfl_lab.report.looks import LookedAt
 from gfl_lab.report.noise import LEVEL
-from gfl_lab.report.statistics import NO_LOOK, NO_RECORDS, Difference, Paired, Sampled, image_variance, judge, paired
+from gfl_lab.report.statistics import NO_LOOK, NO_RECORDS, Difference, Paired, image_variance, judge, paired
+from gfl_lab.report.unpaired import Arm, compare_arms
 from gfl_lab.results.rows import ExperimentRow, Resampled, TrialRow, VariantRow
 
 MIN_EFFECT = 0.3
@@ -120,6 +123,9 @@ def compare(experiment: ExperimentRow, resampled: Lookup | None = None, min_effe
         return ()
     least = min_effect_of(experiment, min_effect)
     comparisons: list[Comparison] = []
+    if experiment.is_imported:
+        others = [variant for variant in experiment.variants if variant.name != experiment.baseline.name]
+        return _unpaired([(variant, experiment.baseline) for variant in others], resampled, least)
     if experiment.design is not None:
         looked_at = look_at(experiment, resampled)
         for metric in RESAMPLED:
@@ -190,7 +196,7 @@ def compare_two(
 
     With the baseline as one of them the numbers are those of the table's row. For two others the spread over seeds is pooled over the
     table's rows and this pair, and p is not corrected, since there is one pair. Before the first look they are preliminary too.
-    Either order of the two gives the same, but for signs.
+    Imported arms rest on the two alone. Either order of the two gives the same, but for signs.
     """
     if experiment.baseline is not None and experiment.baseline.name in (variant.name, reference.name):
         table = compare(experiment, resampled, min_effect)
@@ -198,6 +204,8 @@ def compare_two(
             return tuple(each for each in table if each.variant == variant.name)
         reversed_ = [each for each in table if each.variant == reference.name]
         return tuple(dataclasses.replace(each, variant=variant.name, found=each.found.reversed()) for each in reversed_)
+    if experiment.is_imported:
+        return _unpaired([(variant, reference)], resampled, min_effect_of(experiment, min_effect))
     comparisons: list[Comparison] = []
     seeds, level = _last_look(experiment.design, variant, reference)
     for metric in RESAMPLED:
@@ -211,14 +219,19 @@ def compare_two(
     return tuple(comparisons)
 
 
-def compare_alone(variant: VariantRow, reference: VariantRow, resampled: Lookup | None, min_effect: float) -> tuple[Comparison, ...]:
+def compare_alone(
+    variant: VariantRow, reference: VariantRow, resampled: Lookup | None, min_effect: float, *, is_paired: bool = True
+) -> tuple[Comparison, ...]:
     """Return the comparison of variants of two experiments in AP, AP50 and AP75.
 
     The spread over seeds is that of this pair alone, since no table holds both, and p is not corrected.
 
     Args:
         min_effect: AP points, the smallest difference that matters.
+        is_paired: False where one of them is imported: trainings of two projects do not pair.
     """
+    if not is_paired:
+        return _unpaired([(variant, reference)], resampled, min_effect)
     comparisons: list[Comparison] = []
     for metric in RESAMPLED:
         found = _paired(variant, reference, metric, resampled)
@@ -289,19 +302,23 @@ def _paired(variant: VariantRow, reference: VariantRow, metric: str, resampled: 
     values = [(one[0], other[0]) for one, other in pairs]
     if resampled is None:
         return paired(values)
-    samples, images, why = _samples([(one[1], other[1]) for one, other in pairs], metric, resampled)
+    trials = [(one[1], other[1]) for one, other in pairs]
+    known, images, why = _samples([trial for pair in trials for trial in pair], metric, resampled)
+    samples = None if known is None else [(known[one.id], known[other.id]) for one, other in trials]
+    if samples is not None and not math.isfinite(image_variance(samples)):
+        samples, images, why = None, 0, f"{metric} is defined on no sample of the images"
     found = paired(values, samples, images)
     if found.image_variance is None and not found.verdict:
         found = dataclasses.replace(found, verdict=NO_RECORDS, why=why)
     return found
 
 
-def _samples(pairs: list[tuple[TrialRow, TrialRow]], metric: str, resampled: Lookup) -> tuple[Sampled | None, int, str]:
-    """Return (both on bootstrap samples of the images, number of images, ""); or (None, 0, why not)."""
-    found = {trial.id: resampled(trial.id) for pair in pairs for trial in pair}
+def _samples(trials: Sequence[TrialRow], metric: str, resampled: Lookup) -> tuple[dict[str, np.ndarray] | None, int, str]:
+    """Return (the metric on bootstrap samples of the images by trial, number of images, ""); or (None, 0, why not)."""
+    found = {trial.id: resampled(trial.id) for trial in trials}
     if missing := [trial for trial, each in found.items() if each is None]:
-        trials = f"trial {missing[0]}" if len(missing) == 1 else f"trials {', '.join(missing)}"
-        return None, 0, f"the evaluation records (eval.npz) of {trials} are missing or damaged"
+        named = f"trial {missing[0]}" if len(missing) == 1 else f"trials {', '.join(missing)}"
+        return None, 0, f"the evaluation records (eval.npz) of {named} are missing or damaged"
     known = {trial: each for trial, each in found.items() if each is not None}
     sizes = {(each.images, len(each.values[metric])) for each in known.values()}
     if len(sizes) > 1:
@@ -309,7 +326,34 @@ def _samples(pairs: list[tuple[TrialRow, TrialRow]], metric: str, resampled: Loo
     ((images, _),) = sizes
     if images < 2:
         return None, 0, "one validation image cannot show what the choice of images does"
-    samples = [(known[one.id].values[metric], known[other.id].values[metric]) for one, other in pairs]
-    if not math.isfinite(image_variance(samples)):
-        return None, 0, f"{metric} is defined on no sample of the images"
-    return samples, images, ""
+    return {trial: each.values[metric] for trial, each in known.items()}, images, ""
+
+
+# --- imported arms, whose trainings do not pair ---------------------------------------------------
+
+
+def arm(variant: VariantRow, metric: str, resampled: Lookup | None = None) -> Arm | None:
+    """Return all finished trainings of an imported arm; None where there is none with a finite number."""
+    found = list(by_seed(variant, metric).values())
+    if not found:
+        return None
+    values = [value for value, _ in found]
+    if resampled is None:
+        return Arm(values)
+    known, images, why = _samples([trial for _, trial in found], metric, resampled)
+    if known is None:
+        return Arm(values, why=why)
+    samples = np.stack([known[trial.id] for _, trial in found])
+    if not np.isfinite(samples).all(0).any():
+        return Arm(values, why=f"{metric} is defined on no sample of the images")
+    return Arm(values, samples, images)
+
+
+def _unpaired(pairs: Sequence[tuple[VariantRow, VariantRow]], resampled: Lookup | None, min_effect: float) -> tuple[Comparison, ...]:
+    """Return the comparison of (variant, reference) pairs of imported arms in AP, AP50 and AP75."""
+    comparisons: list[Comparison] = []
+    for metric in RESAMPLED:
+        arms = [(variant.name, arm(variant, metric, resampled), arm(reference, metric, resampled)) for variant, reference in pairs]
+        found = {name: compare_arms(one, other) for name, one, other in arms if one is not None and other is not None}
+        comparisons += _comparisons(metric, found, min_effect)
+    return tuple(comparisons)

@@ -78,6 +78,8 @@ def _about_spread(tested: Sequence[Comparison]) -> list[str]:
     pooled = max(each.found.rows for each in tested)
     guarded = [each.variant for each in tested if each.found.guarded]
     sentences = []
+    if any(each.found.groups for each in tested):
+        return ["Arms are compared as independent groups of trainings over the same images, each with its own spread (Welch)."]
     if pooled > 1:
         sentences.append(f"How much seeds differ is pooled over {pooled} rows" + (" that have two seeds or more." if not guarded else "."))
     if guarded:

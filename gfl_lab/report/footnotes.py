@@ -42,8 +42,14 @@ def _differences(rows: Sequence[TableRow], baseline: VariantRow | None) -> list[
     if baseline is None:
         return []
     notes = []
-    if any(row.delta for row in rows):
+    deltas = [delta for row in rows for delta in row.delta.values()]
+    if any(delta.seeds for delta in deltas):
         notes.append(f"Signed numbers are differences to the baseline ({baseline.name}), paired over the seeds that both have finished.")
+    elif deltas:
+        notes.append(
+            f"Signed numbers are differences to the mean of the baseline ({baseline.name}): trainings of different projects do not pair. ± beside "
+            "them is the standard deviation of the difference of two trainings, one of each."
+        )
     notes += _left_out(rows, baseline)
     if unpaired := [row.variant for row in rows if not row.baseline and row.metrics and not row.delta]:
         reason = f"no finished seed is shared with the baseline ({baseline.name})"
@@ -58,7 +64,7 @@ def _left_out(rows: Sequence[TableRow], baseline: VariantRow) -> list[str]:
     for row in rows:
         for key, delta in row.delta.items():
             counts = (delta.n, row.metrics[key].n, own[key].n) if key in own and key in row.metrics else (0, 0, 0)
-            if counts[0] < max(counts[1:]):
+            if delta.seeds and counts[0] < max(counts[1:]):
                 groups.setdefault(counts, []).append(row.variant)
                 break
     return [

@@ -22,7 +22,7 @@ def _z(found: Difference) -> float:
 
 def detectable(found: Difference) -> float | None:
     """Return the smallest true difference detectable with this number of seeds; None where there is no interval."""
-    return None if found.half is None else float(_detectable(found, np.array(float(found.seeds)), np.array(found.freedom)))
+    return None if found.half is None else float(_detectable(found, np.array(found.pairs), np.array(found.freedom)))
 
 
 def _detectable(found: Difference, seeds: Array, freedom: Array) -> Array:
@@ -32,7 +32,7 @@ def _detectable(found: Difference, seeds: Array, freedom: Array) -> Array:
     """
     t = student_quantile(freedom, 1 - found.level / 2) + student_quantile(freedom, POWER)
     lasting = found.lasting or 0.0
-    images = lasting + ((found.image_variance or 0.0) - lasting) * found.seeds / seeds
+    images = lasting + ((found.image_variance or 0.0) - lasting) * found.pairs / seeds
     return np.sqrt(squared_half_width(_z(found), t, seeds, images, found.noise._replace(freedom=freedom)))
 
 
@@ -50,7 +50,8 @@ def seeds_needed(found: Difference, min_effect: float) -> int | None:
     if found.half is None:
         raise ValueError(f"the noise between seeds is not known: {found.why or found.verdict}")
     seeds = np.arange(2.0, MAX_SEEDS + 1)
-    freedom = found.rows * (seeds - 1) / (1 + (found.rows - 1) * CORRELATION**2)
+    alike = found.rows * (seeds - 1) / (1 + (found.rows - 1) * CORRELATION**2)
+    freedom = found.groups.rate * (seeds - 1) if found.groups else alike
     enough = _detectable(found, seeds, freedom) <= min_effect
     return int(seeds[enough.argmax()]) if enough.any() else None
 

@@ -32,7 +32,7 @@ Sampled = Sequence[tuple[np.ndarray, np.ndarray]]
 """(R,) a metric on the same bootstrap samples of the images, of (variant, baseline), one pair for each seed."""
 FAINT = 0.05
 """AP points: what is below prints as 0.0. The spread of such numbers is no evidence on detectors that work."""
-_SAME = 1e-9
+SAME = 1e-9
 """AP points: numbers that are closer are equal but for rounding."""
 
 NO_SIGNAL, NO_SPREAD, NO_RECORDS, ONE_SEED, NO_LOOK = "no signal", "no spread", "no records", "one seed", "no look yet"
@@ -64,6 +64,20 @@ class Paired:
 
 
 @dataclass(frozen=True)
+class Groups:
+    """How two arms whose trainings do not pair were compared (``report.unpaired``).
+
+    Attributes:
+        sizes: trainings of both. pairs: as many pairs would weigh the same, the harmonic mean of ``sizes``.
+        rate: degrees of freedom that one more training of every arm adds.
+    """
+
+    sizes: tuple[int, int]
+    pairs: float
+    rate: float
+
+
+@dataclass(frozen=True)
 class Difference:
     """A variant minus the baseline, in AP points.
 
@@ -73,7 +87,7 @@ class Difference:
         p: two-sided, of no difference; below 0.05 where the interval leaves 0 out, and only there. None with ``half``.
         seed_variance: of one pair's difference, in this row alone; None with one pair.
         image_variance: of ``mean`` through the choice of images; None when it was not computed.
-        seeds: number of pairs.
+        seeds: number of pairs; without pairs, trainings of the smaller arm.
         residual: variance of one pair through the noise of single trials on single images, as the interval uses it.
         spread: variance of one pair's difference that the interval rests on: pooled over ``rows`` rows, or the row's own.
         freedom: degrees of freedom of ``spread``.
@@ -83,6 +97,7 @@ class Difference:
         level: error that the interval may have by itself: 5%, or the part of it that belongs to one look (``report.looks``). ``p`` is
             enlarged by as much.
         verdict, why: of ``Paired``: where there is no interval, the reason. NO_LOOK before the first look that was fixed beforehand.
+        groups: of arms whose trainings do not pair; else None. Then a pair is any training of one with any of the other.
     """
 
     mean: float
@@ -100,6 +115,12 @@ class Difference:
     level: float = 1 - LEVEL
     verdict: str = ""
     why: str = ""
+    groups: Groups | None = None
+
+    @property
+    def pairs(self) -> float:
+        """Number of pairs that the interval rests on; for arms without pairs, the number that would weigh the same."""
+        return float(self.seeds) if self.groups is None else self.groups.pairs
 
     @property
     def low(self) -> float | None:
@@ -124,11 +145,12 @@ class Difference:
     @property
     def lasting(self) -> float | None:
         """Part of ``image_variance`` that no number of seeds takes away; None where it is not known."""
-        return None if self.image_variance is None else max(0.0, self.image_variance - self.residual / self.seeds)
+        return None if self.image_variance is None else max(0.0, self.image_variance - self.residual / self.pairs)
 
     def reversed(self) -> Difference:
         """Return the baseline minus the variant."""
-        return dataclasses.replace(self, mean=-self.mean + 0.0)
+        groups = self.groups and dataclasses.replace(self.groups, sizes=self.groups.sizes[::-1])
+        return dataclasses.replace(self, mean=-self.mean + 0.0, groups=groups)
 
 
 def paired(pairs: Sequence[tuple[float, float]], samples: Sampled | None = None, images: int = 0, signal: bool = True) -> Paired:
@@ -154,14 +176,14 @@ def paired(pairs: Sequence[tuple[float, float]], samples: Sampled | None = None,
             found = dataclasses.replace(found, image_variance=float(of_mean), residual=float(residual) if math.isfinite(residual) else None)
     if signal and all(abs(value) < FAINT for pair in pairs for value in pair):
         return dataclasses.replace(found, verdict=NO_SIGNAL, why="it is 0.0 in every trial of both")
-    if all(abs(one) <= _SAME for one in each) and not found.image_variance:
+    if all(abs(one) <= SAME for one in each) and not found.image_variance:
         return dataclasses.replace(found, verdict=NO_SIGNAL, why="both have the same numbers in every seed")
     if count < 2:
         return found
-    if max(max(values) - min(values) for values in zip(*pairs, strict=True)) <= _SAME:
+    if max(max(values) - min(values) for values in zip(*pairs, strict=True)) <= SAME:
         return dataclasses.replace(found, verdict=NO_SPREAD, why="every seed gave the same numbers, so they count as one")
     variance = statistics.variance(each)
-    return dataclasses.replace(found, seed_variance=0.0 if variance <= _SAME**2 else variance)
+    return dataclasses.replace(found, seed_variance=0.0 if variance <= SAME**2 else variance)
 
 
 def judge(rows: Sequence[Paired], level: float = 1 - LEVEL) -> list[Difference]:
@@ -219,7 +241,7 @@ def p_equivalent(found: Difference, min_effect: float) -> float:
     """
     if found.half is None:
         raise ValueError(f"the noise between seeds is not known: {found.why or found.verdict}")
-    seeds, images = np.array(float(found.seeds)), np.array(found.image_variance or 0.0)
+    seeds, images = np.array(found.pairs), np.array(found.image_variance or 0.0)
     return float(_enlarged(p_within(np.array(found.mean), min_effect, seeds, images, found.noise, found.level), found.level))
 
 

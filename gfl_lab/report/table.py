@@ -16,7 +16,7 @@ from gfl_lab.report.explanations import explain
 from gfl_lab.report.fairness import UNFAIR, unfair, unfair_rows
 from gfl_lab.report.footnotes import footnotes
 from gfl_lab.report.look_notes import look_notes
-from gfl_lab.report.table_rows import Stat, TableRow, paired_delta, stat
+from gfl_lab.report.table_rows import Stat, TableRow, delta_of, stat
 from gfl_lab.results.rows import Design, ExperimentRow, Extension, VariantRow
 from gfl_lab.rundir import TrialState
 
@@ -84,7 +84,7 @@ def build_table(experiment: ExperimentRow, resampled: Lookup | None = None, min_
     every = tuple(_metric_order({*columns, *recorded}))
     problems = unfair(experiment)
     unfair_names = unfair_rows(experiment) if problems else set()
-    rows = tuple(_row(variant, experiment.baseline, every, variant.name in unfair_names) for variant in experiment.variants)
+    rows = tuple(_row(experiment, variant, every, variant.name in unfair_names) for variant in experiment.variants)
 
     references = [row.reference for row in rows if row.reference]
     published = tuple(key for key in columns if any(key in reference.metrics for reference in references))
@@ -113,11 +113,12 @@ def build_table(experiment: ExperimentRow, resampled: Lookup | None = None, min_
     )
 
 
-def _row(variant: VariantRow, baseline: VariantRow | None, keys: Iterable[str], is_unfair: bool) -> TableRow:
+def _row(experiment: ExperimentRow, variant: VariantRow, keys: Iterable[str], is_unfair: bool) -> TableRow:
+    baseline = experiment.baseline
     metrics = {key: found for key in keys if (found := _stat(variant, key))}
     delta = {}
     if baseline is not None and not variant.baseline:
-        delta = {key: found for key in keys if (found := paired_delta(variant, baseline, key))}
+        delta = {key: found for key in keys if (found := delta_of(experiment, variant, baseline, key))}
     return TableRow(variant.name, dict(variant.axes), variant.baseline, metrics, delta, variant.reference, variant.trials, is_unfair)
 
 

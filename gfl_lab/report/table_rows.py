@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gfl_lab.report.comparison import shared
-from gfl_lab.results.rows import Reference, TrialRow, VariantRow
+from gfl_lab.report.comparison import by_seed, shared
+from gfl_lab.results.rows import ExperimentRow, Reference, TrialRow, VariantRow
 from gfl_lab.rundir import TrialState
 
 
@@ -24,7 +24,11 @@ class Stat:
 
 @dataclass(frozen=True)
 class Delta(Stat):
-    """Paired difference, variant minus baseline: ``n`` = number of ``seeds`` that both have finished."""
+    """Difference, variant minus baseline: paired, with ``n`` = number of ``seeds`` that both have finished.
+
+    Of imported arms it is the difference of their means, without ``seeds``; ``n`` is the number of trainings of the smaller arm, ``std`` the
+    standard deviation of the difference of any two trainings, one of each.
+    """
 
     seeds: tuple[int, ...]
 
@@ -67,3 +71,14 @@ def paired_delta(variant: VariantRow, baseline: VariantRow, metric: str) -> Delt
     pairs = shared(variant, baseline, metric)
     found = stat(value - other for (value, _), (other, _) in pairs.values())
     return None if found is None else Delta(found.mean, found.std, found.n, tuple(pairs))
+
+
+def delta_of(experiment: ExperimentRow, variant: VariantRow, baseline: VariantRow, metric: str) -> Delta | None:
+    """Return the difference of two variants in a metric: paired by seed, or of the means of imported arms; None where there is none."""
+    if not experiment.is_imported:
+        return paired_delta(variant, baseline, metric)
+    one, other = (stat(value for value, _ in by_seed(each, metric).values()) for each in (variant, baseline))
+    if one is None or other is None:
+        return None
+    std = None if one.std is None or other.std is None else math.hypot(one.std, other.std)
+    return Delta(one.mean - other.mean, std, min(one.n, other.n), ())

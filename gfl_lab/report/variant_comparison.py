@@ -35,6 +35,7 @@ from gfl_lab.report.comparison import (
 )
 from gfl_lab.report.noise import LEVEL
 from gfl_lab.report.statistics import NO_LOOK, NO_SIGNAL, Difference, Paired, judge, p_equivalent, paired
+from gfl_lab.report.unpaired import Arm, compare_arms
 from gfl_lab.results.rows import ExperimentRow, VariantRow
 
 REPLICATES = 200
@@ -107,6 +108,7 @@ class Context:
     Attributes:
         totals: the two in AP, AP50 and AP75.
         others: by AP_S, AP_M and AP_L the other rows over which the spread over seeds is pooled.
+        is_paired: trials are compared seed by seed; False for imported arms, whose trainings do not pair.
         min_effect: the smallest difference that matters, AP points.
         preliminary: why no number has a verdict yet, before the first look that was fixed beforehand; else empty.
     """
@@ -115,6 +117,7 @@ class Context:
     others: Mapping[str, Sequence[Paired]] = field(default_factory=dict)
     min_effect: float = MIN_EFFECT
     preliminary: str = ""
+    is_paired: bool = True
 
 
 def context(
@@ -125,15 +128,17 @@ def context(
     Args:
         min_effect: AP points, the smallest difference that matters; None for the experiment's own.
     """
-    by_size = {name: tuple(others(experiment, variant, reference, name)) for name in _SIZES.values()}
     least = min_effect_of(experiment, min_effect)
     totals = compare_two(experiment, variant, reference, resampled, least)
+    if experiment.is_imported:
+        return Context(totals, min_effect=least, is_paired=False)
     early = next((each.found.why for each in totals if each.verdict == NO_LOOK), "")
+    by_size = {name: tuple(others(experiment, variant, reference, name)) for name in _SIZES.values()}
     return Context(totals, by_size, least, early)
 
 
 def compare_variants(
-    pairs: Sequence[tuple[Records, Records]],
+    pairs: Sequence[tuple[Records | None, Records | None]],
     replicates: int = REPLICATES,
     known: Context | None = None,
     error_iou: float = error_types.RIGHT_IOU,
@@ -141,7 +146,7 @@ def compare_variants(
     """Compare (variant, reference) of each seed.
 
     Args:
-        pairs: the records of both, seed by seed.
+        pairs: the records of both, seed by seed. Of imported arms each training once, in any order, and None where one arm has fewer.
         replicates: bootstrap samples of the images for numbers that the table does not have.
         known: the table's numbers on the two; without it all numbers rest on the records alone.
         error_iou: IoU from which a detection is right in the analysis of errors, one of ``coco_ap.IOUS``.
@@ -150,36 +155,51 @@ def compare_variants(
         ValueError: they were not evaluated on the same images and classes, or ``error_iou`` is no such threshold.
     """
     known = known or Context()
-    first = pairs[0][0]
-    for records in (one for pair in pairs for one in pair):
+    both = [[records for records in side if records is not None] for side in zip(*pairs, strict=True)]
+    first = both[0][0]
+    for records in (one for side in both for one in side):
         if set(records.image_ids) != set(first.image_ids) or records.classes != first.classes:
             raise ValueError("the trials were not evaluated on the same images and classes")
     totals = {each.metric: each for each in known.totals}
     images = len(np.unique(first.image_ids))
     rng = np.random.default_rng(0)
     weights = [None, *(np.bincount(rng.integers(0, images, images), minlength=images) for _ in range(replicates))]
-    found = [tuple(_numbers(records, weights, error_iou) for records in pair) for pair in pairs]
+    ours, theirs = ([_numbers(records, weights, error_iou) for records in side] for side in both)
     rows = []
-    for group, name in found[0][0][0]:
-        each = [(first[0][group, name], second[0][group, name]) for first, second in found]
-        if any(math.isnan(values[0]) for pair in each for values in pair):
+    for group, name in ours[0][0]:
+        values = tuple([found[group, name] for found, _ in side] for side in (ours, theirs))
+        if any(math.isnan(each[0]) for side in values for each in side):
             continue
-        values = [(float(first[0]), float(second[0])) for first, second in each]
-        means = np.mean(values, axis=0)
+        means = [float(np.mean([each[0] for each in side])) for side in values]
         counts = None
         if group == ERROR:
-            counted = np.mean([(first[1][name], second[1][name]) for first, second in found], axis=0)
-            counts = (float(counted[0]), float(counted[1]))
+            counted = [float(np.mean([number[name] for _, number in side])) for side in (ours, theirs)]
+            counts = (counted[0], counted[1])
         total = totals.get(name) if group == METRIC else None
         if total is None:
-            own = paired(values, [(first[1:], second[1:]) for first, second in each], images, signal=group != ERROR)
-            difference = judge([*(known.others.get(name, ()) if group == SIZE else ()), own])[-1]
-            if known.preliminary:
-                difference = dataclasses.replace(difference, half=None, p=None, verdict=NO_LOOK, why=known.preliminary)
+            difference = _difference(known, group, name, values, images)
         else:
             difference = total.found
-        rows.append(DifferenceRow(group, name, float(means[0]), float(means[1]), difference, counts, error_iou, total, known.min_effect))
+        rows.append(DifferenceRow(group, name, means[0], means[1], difference, counts, error_iou, total, known.min_effect))
     return rows
+
+
+def _difference(known: Context, group: str, name: str, values: Sequence[Sequence[np.ndarray]], images: int) -> Difference:
+    """Return the difference in a number that the table does not have.
+
+    Args:
+        values: of the trials of both variants, each (1 + samples,) with the number on the images themselves first.
+    """
+    signal = group != ERROR
+    if not known.is_paired:
+        one, other = (Arm([float(each[0]) for each in side], np.stack([each[1:] for each in side]), images) for side in values)
+        return compare_arms(one, other, signal)
+    pairs = list(zip(*values, strict=True))
+    own = paired([(float(one[0]), float(other[0])) for one, other in pairs], [(one[1:], other[1:]) for one, other in pairs], images, signal)
+    found = judge([*(known.others.get(name, ()) if group == SIZE else ()), own])[-1]
+    if known.preliminary:
+        return dataclasses.replace(found, half=None, p=None, verdict=NO_LOOK, why=known.preliminary)
+    return found
 
 
 def _numbers(
@@ -235,7 +255,12 @@ def notes(rows: Sequence[DifferenceRow]) -> list[str]:
         notes.append(
             f"Looks were fixed beforehand: AP, AP50 and AP75 are those of the table's look at {looked_at.seeds} seeds, corrected for all looks."
         )
-    if any(row.found.rows > 1 for row in rows):
+    if any(row.found.groups for row in rows):
+        notes.append(
+            "The trainings of the two arms do not pair: they are compared as independent groups over the same images (Welch), each with its own "
+            "spread."
+        )
+    elif any(row.found.rows > 1 for row in rows):
         notes.append(
             "How much seeds differ is pooled over the table's rows for AP and its sizes; classes and errors rest on these two variants."
         )

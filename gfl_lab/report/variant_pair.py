@@ -5,20 +5,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from gfl_lab.errors import InputError, StoreError
 from gfl_lab.metrics.coco_records import Records
 from gfl_lab.metrics.error_types import RIGHT_IOU
 from gfl_lab.naming import setting_text
 from gfl_lab.report.comparability import not_comparable
-from gfl_lab.report.comparison import Lookup, compare_alone, min_effect_of, shared
+from gfl_lab.report.comparison import Lookup, by_seed, compare_alone, min_effect_of, shared
 from gfl_lab.report.differences import CODE, DATA, ENVIRONMENT, SETTINGS, Differing, differences
 from gfl_lab.report.formatting import MISSING
 from gfl_lab.report.variant_comparison import Context, DifferenceRow, compare_variants, comparison_json, context
 from gfl_lab.results.rows import ExperimentRow, Recorded, VariantRow
 from gfl_lab.results.store import Store
 from gfl_lab.spec.cfg_options import spread
-from gfl_lab.wording import joined
+from gfl_lab.wording import joined, plural
 
 NOT_PLANNED = (
     "Not planned: no experiment has these two as rows of one table. p and verdict are of this one comparison, "
@@ -47,6 +48,36 @@ class VariantPair:
     def is_planned(self) -> bool:
         """Return True if both are variants of one experiment under one profile."""
         return (self.experiment.name, self.experiment.profile) == (self.other.name, self.other.profile)
+
+    @property
+    def is_paired(self) -> bool:
+        """Return True if trials of one seed are compared; trainings of two projects do not pair."""
+        return not (self.experiment.is_imported or self.other.is_imported)
+
+    @property
+    def compared(self) -> tuple[tuple[str | None, str | None], ...]:
+        """The ids of the trials that are compared: pairs by seed, or all of both side by side, and None where one has fewer."""
+        if self.is_paired:
+            return tuple(self.trials.values())
+        first, second = ([trial.id for _, trial in by_seed(each, "AP").values()] for each in self._without_equal())
+        return tuple(zip_longest(first, second))
+
+    @property
+    def about(self) -> str:
+        """The number of trials behind the comparison: ``3 seeds``, or ``3 and 5 files`` where they do not pair."""
+        if self.is_paired:
+            return plural(len(self.trials), "seed")
+        first, second = (sum(pair[side] is not None for pair in self.compared) for side in (0, 1))
+        return f"{first} and {plural(second, 'file')}"
+
+    def _without_equal(self) -> tuple[VariantRow, VariantRow]:
+        """Return both without the trials that they share."""
+        equal = set(self.equal.values())
+        first, second = (
+            dataclasses.replace(each, trials=tuple(trial for trial in each.trials if trial.id not in equal))
+            for each in (self.variant, self.reference)
+        )
+        return first, second
 
     @property
     def names(self) -> tuple[str, str]:
@@ -96,11 +127,13 @@ class VariantPair:
         """
         if self.is_planned:
             return context(self.experiment, self.variant, self.reference, resampled, min_effect)
+        least = self.min_effect(min_effect)
+        if not self.is_paired:
+            return Context(compare_alone(*self._without_equal(), resampled, least, is_paired=False), min_effect=least, is_paired=False)
         variant, reference = (
             dataclasses.replace(each, trials=tuple(trial for trial in each.trials if trial.seed in self.trials))
             for each in (self.variant, self.reference)
         )
-        least = self.min_effect(min_effect)
         return Context(compare_alone(variant, reference, resampled, least), min_effect=least)
 
     def compare(self, store: Store, min_effect: float | None = None, error_iou: float = RIGHT_IOU) -> list[DifferenceRow]:
@@ -113,7 +146,10 @@ class VariantPair:
         Raises:
             InputError: a trial has no evaluation records, they are of other images, or ``error_iou`` is no such threshold. StoreError: they cannot be read.
         """
-        pairs = [(_records(store, first), _records(store, second)) for first, second in self.trials.values()]
+        pairs = [
+            (None if first is None else _records(store, first), None if second is None else _records(store, second))
+            for first, second in self.compared
+        ]
         try:
             return compare_variants(pairs, known=self.context(store.resampled_or_none, min_effect), error_iou=error_iou)
         except ValueError as error:
@@ -162,7 +198,7 @@ class VariantPair:
             "reference_experiment": self.other.name,
             "reference_profile": self.other.profile,
             "reference": self.reference.name,
-            "seeds": list(self.trials),
+            "seeds": list(self.trials) if self.is_paired else [],
             "planned": self.is_planned,
             "rows": comparison_json(rows),
             **({} if self.is_planned else {"differing": _differing_json(differing), "notes": self.notes()}),

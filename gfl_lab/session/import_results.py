@@ -192,7 +192,7 @@ def _notes(arms: Sequence[_Arm], seeds: Seeds, truth: Truth) -> tuple[str, ...]:
             "choice of images makes uncertain; how much another training would differ is not known."
         )
     if len(single) < len(arms):
-        notes.append(f"{seeds.about} Files of the same seed are compared with each other.")
+        notes.append(seeds.about)
     return tuple(notes)
 
 

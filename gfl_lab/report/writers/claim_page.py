@@ -64,6 +64,7 @@ def _verdict(claim: Claim) -> str:
     caveats = "".join(f"<p>{escaped(each)}</p>" for each in sentences.caveats(found))
     sentence = sentences.verdict(found, shortened(claim.variant.variant, NAME), shortened(claim.reference.variant, NAME))
     alert = "The two differ in more than the declared axes: see the notes." if claim.unfair else "Read the warnings in the notes first."
+    dots = "" if found.found.groups else "Dots: each seed. "
     alert = f'<p class="warning">{alert}</p>' if claim.warnings or claim.unfair else ""
     return f"""<section class="verdict {escaped(tone)}">
 <h2><svg viewBox="0 0 24 24" aria-hidden="true">{_SIGNS.get(found.verdict, _NO_SIGN)}</svg>{escaped(sentences.title(found))}</h2>
@@ -73,7 +74,7 @@ def _verdict(claim: Claim) -> str:
 <div class="caveats">{caveats}</div>
 </div>
 <figure>{_intervals(claim)}
-<figcaption>AP points, 95% intervals. Dots: each seed. Band: ±{found.min_effect:g}, too small to matter.</figcaption></figure>
+<figcaption>AP points, 95% intervals. {dots}Band: ±{found.min_effect:g}, too small to matter.</figcaption></figure>
 </section>"""
 
 
@@ -81,7 +82,7 @@ def _intervals(claim: Claim) -> str:
     rows = []
     for metric, found in claim.comparisons.items():
         first, second = claim.by_seed[metric]
-        each = tuple(first[seed] - second[seed] for seed in first if seed in second)
+        each = () if found.found.groups else tuple(first[seed] - second[seed] for seed in first if seed in second)
         half = found.found.half
         rows.append(svg.ForestRow(metric_title(metric), found.found.mean, half, found.better, _interval(found), each))
     return svg.forest(
@@ -139,7 +140,9 @@ def _delta_cell(claim: Claim, key: str) -> str:
 
 
 def _seed_text(claim: Claim) -> str:
-    """Return the seeds over which differences are paired."""
+    """Return the seeds over which differences are paired; for arms without pairs that it is one of means."""
+    if claim.main.found.groups:
+        return "of the means"
     seeds = list(claim.trials)
     if len(seeds) > MAX_SEEDS:
         return f"{len(seeds)} seeds"
