@@ -114,9 +114,11 @@ def test_the_sentences_on_curves() -> None:
     )
     assert "1 unfinished trial is left out." in found.sentence and "1 trial failed for another reason: d, seed 0." in found.sentence
     found = curve_answer(experiment(DONE, DONE, kind="search"), known | {("train", "loss"): loss[:2]})
-    assert found.sentence.startswith("AP still rises at the end of training in 1 of 2 trials.") and found.sentence.endswith(
-        "No loss diverged."
-    )
+    assert found.sentence.startswith("AP still rises at the end of training in 1 of 2 trials.")
+    assert found.sentence.endswith("No loss diverged.")
+    assert "epochs 1 to 3, from 0.00 to +1.00 among the trials, each judged by its 95% interval. Noise" in found.reason
+    found = curve_answer(experiment(DONE, FAILED, failure=broken, kind="search"), known)
+    assert "infinite in 1 trial. The loss rose in 1 trial." in found.sentence, "long names are left out"
 
 
 def test_many_variants_are_counted() -> None:

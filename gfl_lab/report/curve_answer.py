@@ -142,16 +142,20 @@ def curve_answer(experiment: ExperimentRow, logged: Mapping[tuple[str, str], Seq
     """
     done = {trial.id for trial in experiment.trials if trial.state is TrialState.DONE}
     found = trends(curves([one for one in logged.get(("val", "AP"), ()) if one.trial in done], "val"))
-    noun = "trial" if experiment.kind == _SEARCH else "variant"
-    sentences = [*_trend_sentences(found, noun), *_open(experiment, done, found), *_losses(experiment, logged.get(("train", "loss"), ()))]
-    return Answer(" ".join(sentences), _reason(found))
+    sentences = [
+        *_trend_sentences(found, experiment.kind == _SEARCH),
+        *_open(experiment, done, found),
+        *_losses(experiment, logged.get(("train", "loss"), ())),
+    ]
+    return Answer(" ".join(sentences), _reason(found, experiment.kind == _SEARCH))
 
 
-def _trend_sentences(found: Sequence[Trend], noun: str) -> list[str]:
+def _trend_sentences(found: Sequence[Trend], is_search: bool) -> list[str]:
+    """Return where AP rises, falls, is level and stays at 0.0; trials of a search are counted, since their names are long."""
     names = {way: [each.variant for each in found if each.direction == way] for way in (RISES, FALLS, LEVEL_WITHIN_NOISE, SILENT)}
 
     def of(way: str) -> str:
-        return f"{len(names[way])} of {len(found)} {noun}s" if noun == "trial" and len(found) > 1 else names_of(names[way], len(found))
+        return f"{len(names[way])} of {plural(len(found), 'trial')}" if is_search else names_of(names[way], len(found))
 
     sentences = []
     if names[RISES]:
@@ -187,18 +191,22 @@ def _losses(experiment: ExperimentRow, losses: Sequence[Logged]) -> list[str]:
     broken = [(name, trial) for name, trial in failed if trial.failure and trial.failure.kind == FailureKind.NON_FINITE_LOSS]
     others = [(name, trial) for name, trial in failed if trial.failure and trial.failure.kind != FailureKind.NON_FINITE_LOSS]
     risen, are_told = risen_losses(losses)
+    is_search = experiment.kind == _SEARCH
     sentences = []
     if broken:
-        sentences.append(f"The loss became NaN or infinite in {listed([_trial(*each) for each in broken], 2, '; ')}.")
+        sentences.append(
+            f"The loss became NaN or infinite in {plural(len(broken), 'trial') if is_search else listed([_trial(*each) for each in broken], 2, '; ')}."
+        )
     if risen:
         words = [
             f"{each.variant}, seed {each.seed} (at most {each.first:.2g} in its first epoch, median {each.last:.2g} in its last)"
             for each in risen
         ]
-        sentences.append(f"The loss rose in {listed(words, 2, '; ')}.")
+        sentences.append(f"The loss rose in {plural(len(risen), 'trial') if is_search else listed(words, 2, '; ')}.")
     if others:
         count = len(others)
-        sentences.append(f"{plural(count, 'trial')} failed for another reason: {listed([_trial(*each) for each in others], 2, '; ')}.")
+        names = "" if is_search else f": {listed([_trial(*each) for each in others], 2, '; ')}"
+        sentences.append(f"{plural(count, 'trial')} failed for another reason{names}.")
     if losses and not (broken or risen):
         sentences.append("No loss diverged." if are_told else "No loss became NaN or infinite.")
     return sentences
@@ -209,7 +217,7 @@ def _trial(variant: str, trial: TrialRow) -> str:
     return f"{variant}, seed {trial.seed}{at}"
 
 
-def _reason(found: Sequence[Trend]) -> str:
+def _reason(found: Sequence[Trend], is_search: bool) -> str:
     shown = [each for each in found if math.isfinite(each.half) and each.direction != SILENT]
     if not shown:
         return ""
@@ -220,12 +228,17 @@ def _reason(found: Sequence[Trend]) -> str:
         f"{decimal(each.slope + each.half, signed=True)})"
         for each in shown
     ]
+    by_variant = f"with 95% intervals: {listed(figures)}"
+    if is_search:
+        slopes = [each.slope for each in shown]
+        low, high = (decimal(end(slopes), signed=True) for end in (min, max))
+        by_variant = f"from {low} to {high} among the trials, each judged by its 95% interval"
     noise = []
     if any(each.seeds > 1 for each in shown):
         noise.append("the spread of the slopes over seeds")
     if any(each.seeds == 1 for each in shown):
         noise.append("with one seed, the scatter of the epochs about a line, which shows nothing of other seeds")
     return (
-        f"AP points an epoch over {over}, with 95% intervals: {listed(figures)}. "
+        f"AP points an epoch over {over}, {by_variant}. "
         f"Noise: {'; '.join(noise)}. Level within noise: the interval holds 0, which does not show that the curve is flat."
     )
