@@ -111,4 +111,4 @@ def rows_html(grid: Grid, rows: Sequence[Row], verdicts: Mapping[str, str]) -> s
         cells = "".join(f'<td class="num">{theme.text(cell.text)}</td>' for cell in texts)
         cells += f'<td class="name">{theme.verdict_html(verdicts.get(row.name, ""), verdict.text)}</td>'
         body += f'<tr><th scope="row" class="name">{theme.text(name.text)}</th>{cells}</tr>'
-    return f'<div class="wrap"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f'<div class="wrap rows"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -248,6 +248,11 @@ def variants_legend(names: Iterable[str], palette: dict[str, str]) -> None:
     show('<div class="legend">' + "".join(f"<span>{swatch(palette[name])}{text(name)}</span>" for name in names) + "</div>")
 
 
+def _breakable(title: str) -> str:
+    """Return text as HTML that may break after ``:`` and ``_``; a copy of it is the text itself."""
+    return re.sub(r"(?<=[:_])(?=[^\s])", "<wbr>", text(title))
+
+
 class Head(NamedTuple):
     """The head of a column: its title, its CSS classes, and the key under which the page Guide explains it; empty where it does not."""
 
@@ -268,11 +273,15 @@ def about_link(key: str, title: str) -> str:
 
 
 def table_html(head: Sequence[tuple[str, str] | Head], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table: ``head`` holds (title, class), or ``Head``; cells are HTML. The first column is the row's heading."""
+    """Return a table: ``head`` holds (title, class), or ``Head``; cells are HTML. The first column is the row's heading.
+
+    A title of class ``wide`` may break after the signs in a variant's name.
+    """
     heads = [Head(*each) for each in head]
     classes = [each.css for each in heads]
     links = [about_link(each.about, each.title) if each.about else "" for each in heads]
-    top = "".join(f'<th scope="col" class="{each.css}">{text(each.title)}{link}</th>' for each, link in zip(heads, links, strict=True))
+    titles = [_breakable(each.title) if "wide" in each.css else text(each.title) for each in heads]
+    top = "".join(f'<th scope="col" class="{each.css}">{title}{link}</th>' for each, title, link in zip(heads, titles, links, strict=True))
     body = ""
     for row in rows:
         first, *rest = row

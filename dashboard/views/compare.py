@@ -30,7 +30,7 @@ def _table(rows: list[report.DifferenceRow], pair: VariantPair) -> str:
     head += [("p", "num")] if group == report.METRIC else []
     head += [(PAIR_COUNT.title, "num")] if group == report.ERROR else []
     head += [("verdict", "name")]
-    head += [("", "")] if group == report.ERROR else []
+    head += [("", "remark")] if group == report.ERROR else []
     lines, chosen = [], state.chosen(compare_images.OF)
     for row in rows:
         half = MISSING if row.half is None else format_number("AP", row.half)
@@ -64,10 +64,11 @@ def _show(rows: list[report.DifferenceRow], pair: VariantPair, error_iou: float)
             continue
         how = {report.ERROR: _ABOUT_ERRORS, report.CLASS: "A click on a class shows its images."}.get(group, "")
         theme.heading(title, how + (" A click on a type shows its images." if group == report.ERROR else ""))
-        plot, table = (st.container(), st.container()) if group == report.ERROR else st.columns(2, gap="medium")
+        with st.container(key=f"beside-{group}"):
+            plot, table = (st.container(), st.container()) if group == report.ERROR else st.columns(2, gap="medium")
         with plot:
             unit = f"{names[0]} minus {names[1]} [AP points]"
-            figure = compare_figures.differences(shown, span, theme.ink(), unit)
+            figure = compare_figures.differences(shown, span, theme.ink(), names)
             st.plotly_chart(figure, key=f"pair-{group}", config=CONFIG, alt=f"{title}: difference and interval of each row")
             extent = "preliminary, without intervals," if shown[0].verdict == NO_LOOK else "with 95% intervals"
             words = f"{title}: {unit}, {extent} over {pair.about}."

@@ -30,9 +30,9 @@ def choose(experiment: ExperimentRow) -> tuple[VariantPair, float] | None:
     variant, reference = _defaults(experiment, ready)
     titles = shown | {_NONE: "choose a variant"}
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
-        first = state.choose("Variant", VARIANT, _options(shown, variant), variant, titles.__getitem__, width=400)
+        first = state.choose("Variant", VARIANT, _options(shown, variant), variant, titles.__getitem__, width=350)
         rest = [key for key in _options(shown, reference) if not key or key != first]
-        second = state.choose("Compared with", REFERENCE, rest, reference, titles.__getitem__, width=400)
+        second = state.choose("Compared with", REFERENCE, rest, reference, titles.__getitem__, width=350)
         error_iou = state.choose("A detection is right from IoU", "error_iou", ERROR_IOUS, widget=st.segmented_control, required=True)
     if not first or not second:
         theme.empty("Nothing to compare yet", "Choose two variants above, of this experiment or of others, that have a finished trial.")

@@ -11,6 +11,9 @@ from dashboard.figures import frame
 from gfl_lab.report.formatting import VERDICT_SIGNS, shortened
 from gfl_lab.report.variant_comparison import DifferenceRow
 
+MOST_ON_A_LINE = 44
+"""Characters."""
+
 
 def scale(rows: Sequence[DifferenceRow]) -> tuple[float, float]:
     """Return the range of the horizontal axis that all differences and intervals of ``rows`` fit in."""
@@ -20,15 +23,15 @@ def scale(rows: Sequence[DifferenceRow]) -> tuple[float, float]:
     return low - room, high + room
 
 
-def differences(rows: Sequence[DifferenceRow], span: tuple[float, float], ink: str, unit: str) -> go.Figure:
+def differences(rows: Sequence[DifferenceRow], span: tuple[float, float], ink: str, names: tuple[str, str]) -> go.Figure:
     """Return the differences, row by row, with the interval as a bar, in the colour of the verdict.
 
     Args:
-        span: ends of the horizontal axis; unit: its title.
+        span: ends of the horizontal axis. names: of the two variants, for its title.
     """
     figure = go.Figure()
     shown = list(reversed(rows))
-    names = [theme.plot_text(shortened(row.name)) for row in shown]
+    titles = [theme.plot_text(shortened(row.name)) for row in shown]
     figure.add_vline(x=0, line={"width": 1, "color": ink})
     for at, row in enumerate(shown):
         colour, half = theme.verdict_colour(row.verdict), row.half or 0.0
@@ -42,12 +45,21 @@ def differences(rows: Sequence[DifferenceRow], span: tuple[float, float], ink: s
                 "symbol": {True: "triangle-right", False: "triangle-left", None: "circle"}[_is_higher(row)],
             },
             error_x={"type": "data", "array": [half], "thickness": 1.8, "width": 5, "color": colour},
-            hovertemplate=f"{names[at]}: %{{x:+.1f}} ± {half:.1f}<br>{VERDICT_SIGNS.get(row.verdict, '')} {row.verdict}<extra></extra>",
+            hovertemplate=f"{titles[at]}: %{{x:+.1f}} ± {half:.1f}<br>{VERDICT_SIGNS.get(row.verdict, '')} {row.verdict}<extra></extra>",
         )
-    frame(figure, 74 + 34 * len(names), r=16)
-    figure.update_xaxes(title=theme.plot_text(unit), showline=True, nticks=9, range=list(span))
-    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, showgrid=False, range=[-0.6, len(names) - 0.4])
+    title, lines = _axis_title(*names)
+    frame(figure, 56 + 18 * lines + 34 * len(titles), r=16)
+    figure.update_xaxes(title=title, showline=True, nticks=9, range=list(span))
+    figure.update_yaxes(tickvals=list(range(len(titles))), ticktext=titles, showgrid=False, range=[-0.6, len(titles) - 0.4])
     return figure
+
+
+def _axis_title(first: str, second: str) -> tuple[str, int]:
+    """Return what the differences are, and how many lines that takes: long names stand on two."""
+    if len(first) + len(second) <= MOST_ON_A_LINE:
+        return theme.plot_text(f"{first} minus {second} [AP points]"), 1
+    parts = (f"{shortened(first, MOST_ON_A_LINE)} minus", f"{shortened(second, MOST_ON_A_LINE)} [AP points]")
+    return "<br>".join(map(theme.plot_text, parts)), 2
 
 
 def _is_higher(row: DifferenceRow) -> bool | None:

@@ -159,7 +159,9 @@ class VariantPair:
         """Return the notes on a comparison of two experiments; none within one."""
         if self.is_planned:
             return []
-        notes = [NOT_PLANNED, "How much seeds differ rests on these two variants alone."]
+        notes = [NOT_PLANNED]
+        if len(self.trials) > 1:
+            notes.append("How much seeds differ rests on these two variants alone.")
         if self.equal:
             seeds = joined([f"{seed} ({trial})" for seed, trial in self.equal.items()])
             notes.append(f"Left out: both experiments share the trial of seed {seeds}, so its difference is 0 by definition.")
