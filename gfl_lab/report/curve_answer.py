@@ -237,7 +237,10 @@ def _reason(found: Sequence[Trend], is_search: bool) -> str:
     if any(each.seeds > 1 for each in shown):
         noise.append("the spread of the slopes over seeds")
     if any(each.seeds == 1 for each in shown):
-        noise.append("with one seed, the scatter of the epochs about a line, which shows nothing of other seeds")
+        noise.append(
+            "with one seed, the scatter of the epochs about a line; it shows nothing of other seeds, and is too small where consecutive "
+            "epochs rise and fall together"
+        )
     return (
         f"AP points an epoch over {over}, {by_variant}. "
         f"Noise: {'; '.join(noise)}. Level within noise: the interval holds 0, which does not show that the curve is flat."
