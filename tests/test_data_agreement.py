@@ -35,7 +35,7 @@ from gfl_lab.metrics.coco_matching import match
 from gfl_lab.orchestrate.dataset_archives import fetch_dataset, push_dataset
 from gfl_lab.records.files import write_json
 from gfl_lab.records.manifest import DataPaths
-from gfl_lab.report.drawing import draw
+from gfl_lab.report.panels import sheet
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree
 from gfl_lab.session import dataset, inputs
@@ -427,9 +427,9 @@ def test_images_of_extreme_sides(folder: Folder, tmp_path: Path, size: tuple[int
 
 
 def test_a_panorama_is_drawn_without_being_enlarged_to_gigabytes() -> None:
-    assert draw(np.zeros((40, 20000, 3), np.uint8), [], distributions=False).size == (20000, 40)
-    assert draw(np.zeros((100, 1000, 3), np.uint8), [], distributions=False).size == (4000, 400)
-    assert draw(np.zeros((480, 640, 3), np.uint8), [], distributions=False).size == (1280, 960)
+    assert sheet(np.zeros((40, 20000, 3), np.uint8), {}, None, distributions=False).size == (20000, 40)
+    assert sheet(np.zeros((100, 1000, 3), np.uint8), {}, None, distributions=False).size == (4000, 400)
+    assert sheet(np.zeros((480, 640, 3), np.uint8), {}, None, distributions=False).size == (1280, 960)
 
 
 def test_a_side_is_never_scaled_to_nothing() -> None:
