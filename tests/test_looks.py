@@ -336,6 +336,7 @@ def test_two_variants_of_a_table_are_compared_at_their_last_common_look(cli: Cli
     row = store.experiment("resolve", "smoke")
     large, alike = row.variants[1:]
     found = compare_two(row, large, alike, store.resampled_or_none)[0].found
+    assert variant_comparison.context(row, large, alike, store.resampled_or_none).level == found.level < 0.05  # sizes and classes too
     assert found.seeds == min(len(large.done), len(alike.done)) and found.level in levels(LOOKS)
     assert {each.variant for each in compare(row, store.resampled_or_none)} == {"large", "alike"}
     assert table_json(build_table(row, store.resampled_or_none))["looks"]["looks"] == list(LOOKS)

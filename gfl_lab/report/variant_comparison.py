@@ -111,6 +111,7 @@ class Context:
         is_paired: trials are compared seed by seed; False for imported arms, whose trainings do not pair.
         min_effect: the smallest difference that matters, AP points.
         preliminary: why no number has a verdict yet, before the first look that was fixed beforehand; else empty.
+        level: error of each interval: that of the table's rows, which looks spend in parts.
     """
 
     totals: tuple[Comparison, ...] = ()
@@ -118,6 +119,7 @@ class Context:
     min_effect: float = MIN_EFFECT
     preliminary: str = ""
     is_paired: bool = True
+    level: float = 1 - LEVEL
 
 
 def context(
@@ -134,7 +136,8 @@ def context(
         return Context(totals, min_effect=least, is_paired=False)
     early = next((each.found.why for each in totals if each.verdict == NO_LOOK), "")
     by_size = {name: tuple(others(experiment, variant, reference, name)) for name in _SIZES.values()}
-    return Context(totals, by_size, least, early)
+    level = next((each.found.level for each in totals if each.metric == "AP"), 1 - LEVEL)
+    return Context(totals, by_size, least, early, level=level)
 
 
 def compare_variants(
@@ -196,7 +199,7 @@ def _difference(known: Context, group: str, name: str, values: Sequence[Sequence
         return compare_arms(one, other, signal)
     pairs = list(zip(*values, strict=True))
     own = paired([(float(one[0]), float(other[0])) for one, other in pairs], [(one[1:], other[1:]) for one, other in pairs], images, signal)
-    found = judge([*(known.others.get(name, ()) if group == SIZE else ()), own])[-1]
+    found = judge([*(known.others.get(name, ()) if group == SIZE else ()), own], known.level)[-1]
     if known.preliminary:
         return dataclasses.replace(found, half=None, p=None, verdict=NO_LOOK, why=known.preliminary)
     return found
@@ -253,7 +256,8 @@ def notes(rows: Sequence[DifferenceRow]) -> list[str]:
         notes.append(f"p and verdict of AP, AP50 and AP75 are those of the table: corrected by Holm's method for its {several} rows.")
     if looked_at := next((each.looked_at for each in compared if each.looked_at and each.looked_at.seeds), None):
         notes.append(
-            f"Looks were fixed beforehand: AP, AP50 and AP75 are those of the table's look at {looked_at.seeds} seeds, corrected for all looks."
+            f"Looks were fixed beforehand: AP, AP50 and AP75 are those of the table's look at {looked_at.seeds} seeds, corrected for all looks. "
+            "Sizes, classes and errors have the same level."
         )
     if any(row.found.groups for row in rows):
         notes.append(
