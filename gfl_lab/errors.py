@@ -27,7 +27,7 @@ from enum import IntEnum, StrEnum
 
 
 class ExitCode(IntEnum):
-    """Exit codes of the command line; documented in README.md."""
+    """Exit codes of the command line; documented in docs/command-line.md."""
 
     DONE = 0
     INTERNAL = 1

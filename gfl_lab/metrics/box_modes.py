@@ -11,7 +11,7 @@ from gfl_lab.metrics.bins import Positions, places
 from gfl_lab.metrics.boxdist import Array, as_distribution
 
 MIN_MODE_MASS = 0.1
-"""A mode holds at least this mass: under a third of what the rarest annotator of the data (0.35) would give it."""
+"""A mode holds at least this mass: a quarter of what the rarest annotator of the data (0.4) would give it."""
 
 MAX_VALLEY_RATIO = 0.5
 """Between two modes the distribution falls to at most this part of the lower of the two peaks."""
