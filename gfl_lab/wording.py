@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def duration(seconds: float | None) -> str:
@@ -25,3 +25,10 @@ def plural(count: int, noun: str) -> str:
 def joined(words: Sequence[str]) -> str:
     """Return ``a, b and c`` of one word or more."""
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
+
+
+def first_of(words: Iterable[str], most: int, sign: str = ", ") -> str:
+    """Return all words in a row; of more than ``most`` the first ones, as in ``a, b and 3 more``."""
+    words = list(words)
+    rest = len(words) - most
+    return sign.join(words[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -159,7 +159,8 @@ def test_the_sizes_pool_their_spread_over_the_table() -> None:
     own = alone["size", "AP_M"].seed_variance
     assert pooled["size", "AP_M"].spread == pytest.approx((own + 8.0) / 2) and pooled["size", "AP_M"].rows == 2
     assert pooled["class", "a"] == alone["class", "a"] and pooled["size", "AP_L"] == alone["size", "AP_L"]
-    early = {(each.group, each.name): each.found for each in compare_variants(pairs, 10, replace(known, level=0.01))}
+    looked = tuple(replace(each, found=replace(each.found, level=0.01)) for each in known.totals)
+    early = {(each.group, each.name): each.found for each in compare_variants(pairs, 10, replace(known, totals=looked))}
     for name in (("size", "AP_M"), ("class", "a")):  # the interval of a look, and p enlarged by 5% / 1%
         assert early[name].half > pooled[name].half and early[name].p >= pooled[name].p
 

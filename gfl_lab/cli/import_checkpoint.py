@@ -9,7 +9,7 @@ import click
 
 from gfl_lab.cli.output import consoles, print_json
 from gfl_lab.session.refusals import require_output
-from gfl_lab.wording import plural
+from gfl_lab.wording import first_of, plural
 
 if TYPE_CHECKING:
     from gfl_lab.checkpoints.import_checkpoint import Imported
@@ -80,7 +80,7 @@ def _print(done: Imported) -> None:
     for key, reason in done.dropped.items():
         reasons.setdefault(reason, []).append(key)
     for reason, dropped in reasons.items():
-        table.add_row("dropped", f"{', '.join(dropped[:4])}{f' and {len(dropped) - 4} more' if len(dropped) > 4 else ''}: {reason}")
+        table.add_row("dropped", f"{first_of(dropped, 4)}: {reason}")
     for warning in recognised.warnings:
         table.add_row("note", warning)
     table.add_row("written", str(done.out))

@@ -9,6 +9,7 @@ from typing import Any
 
 from gfl_lab.addresses import readable
 from gfl_lab.errors import Problem
+from gfl_lab.wording import first_of
 
 EXAMPLES = 3
 """Problems of one kind that are shown in its line; the rest are counted."""
@@ -111,5 +112,4 @@ def kind_of(value: Any) -> str:
 
 def listed(names: Iterable[str], most: int = 10) -> str:
     """Return the first names, readable, and how many more there are."""
-    names = [readable(name) for name in names]
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return first_of(map(readable, names), most)

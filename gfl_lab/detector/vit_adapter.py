@@ -22,6 +22,7 @@ from torchvision.ops import StochasticDepth
 from gfl_lab.detector.msda import MultiScaleDeformableAttention, Shapes
 from gfl_lab.errors import InputError, Problem
 from gfl_lab.spec.settings import Settings
+from gfl_lab.wording import first_of
 
 HEADS = 6
 """Attention heads of the transformer; each is ``base_channels`` wide."""
@@ -462,19 +463,14 @@ def from_deit(state: Mapping[str, Tensor], depth: int = 12) -> dict[str, Tensor]
     unused = {"cls_token", "norm.weight", "norm.bias", "head.weight", "head.bias"}
     problems = []
     if missing := [key for key in wanted if key not in state]:
-        problems.append(Problem(f"DeiT weights lack {_few(missing)}"))
+        problems.append(Problem(f"DeiT weights lack {first_of(missing, 5)}"))
     if surplus := [key for key in state if key not in unused.union(wanted)]:
         problems.append(
             Problem(
-                f"DeiT weights hold {_few(surplus)}, which a ViT-Adapter with {depth} blocks has no layer for",
+                f"DeiT weights hold {first_of(surplus, 5)}, which a ViT-Adapter with {depth} blocks has no layer for",
                 hint="Distilled DeiT files and other depths or widths do not fit; deit_small_patch16_224 is the published start.",
             )
         )
     if problems:
         raise InputError(problems)
     return {key: state[key] for key in wanted}
-
-
-def _few(keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-    return ", ".join(keys[:5]) + more

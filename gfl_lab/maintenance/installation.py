@@ -12,7 +12,7 @@ from gfl_lab.errors import GflLabError
 from gfl_lab.maintenance.finding import Findings
 from gfl_lab.spec.files import find_profile, load_experiment, load_profile, load_published
 from gfl_lab.spec.settings import Settings
-from gfl_lab.wording import plural
+from gfl_lab.wording import first_of, plural
 
 PACKAGES = ("torch", "torchvision", "mmdet", "mmengine", "mmcv-lite", "ray", "mlflow", "streamlit", "faster-coco-eval", "numpy", "pandas")
 
@@ -82,8 +82,7 @@ def _is_installed(name: str) -> bool:
 def shipped_files() -> Findings:
     """Check the files that gfl-lab brings along: none is missing or cut off, and each experiment finds its profile and table."""
     if damaged := shipped.damaged():
-        more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
-        yield False, f"missing or damaged: {', '.join(damaged[:5])}{more}: install gfl-lab again"
+        yield False, f"missing or damaged: {first_of(damaged, 5)}: install gfl-lab again"
     folder = shipped.experiments()
     shipped.dashboard()
     profiles, tables = [[folder / part] for part in (shipped.PROFILES, shipped.PUBLISHED)]

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from gfl_lab import naming
 from gfl_lab.orchestrate.supervisor import Job
-from gfl_lab.wording import plural
+from gfl_lab.wording import first_of, plural
 
 SHOWN = 3
 """Trials that a message lists by their ids."""
@@ -47,10 +47,8 @@ def problems_of(ended: Iterable[Ended]) -> list[str]:
 
 def _sentence(problem: str, jobs: Sequence[Job]) -> str:
     folders = [Path(job.path) for job in jobs]
-    first, more = ", ".join(folder.name for folder in folders[:SHOWN]), len(folders) - SHOWN
-    trials = (
-        f"trial {first}" if len(folders) == 1 else f"{plural(len(folders), 'trial')} ({first}{f' and {more} more' if more > 0 else ''})"
-    )
+    names = first_of((folder.name for folder in folders), SHOWN)
+    trials = f"trial {names}" if len(folders) == 1 else f"{plural(len(folders), 'trial')} ({names})"
     log = f"{'log' if len(folders) == 1 else 'log of the first'}: {folders[0] / naming.LOG}"
     return f"{trials}: {problem}. The same command continues {'it' if len(folders) == 1 else 'them'}; {log}"
 

@@ -13,6 +13,7 @@ from gfl_lab.spec.cfg_options import setting_value
 from gfl_lab.spec.rules import SettingsRuleError
 from gfl_lab.spec.settings import Settings, inactive
 from gfl_lab.spec.value_text import same
+from gfl_lab.wording import first_of
 
 
 def why_equal(first: Resolved, second: Resolved) -> str:
@@ -51,7 +52,7 @@ def merge_notes(merged: list[tuple[tuple[str, ...], str, int]]) -> tuple[str, ..
         by_axes.setdefault(about, []).append((name, count))
     notes = []
     for about, found in by_axes.items():
-        names = ", ".join(name for name, _ in found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+        names = first_of((name for name, _ in found), 3)
         total = sum(count for _, count in found)
         if about:
             cause = f"{' and '.join(about)} {'has' if len(about) == 1 else 'have'} no effect in {names}"

@@ -14,6 +14,7 @@ from gfl_lab.spec.files import resolve_settings
 from gfl_lab.spec.needs import completed, needs_of, without_needs
 from gfl_lab.spec.settings import Settings, inactive
 from gfl_lab.spec.trial import DataSpec
+from gfl_lab.wording import first_of
 
 COCO_VALIDATION = "coco_minival"
 """Published split that is COCO 2017's validation images, the ones that trials on COCO are evaluated on."""
@@ -94,8 +95,7 @@ def reference(settings: Settings, profile: Profile, data: DataSpec, published: P
     if published.split != COCO_VALIDATION:
         reasons.append(f"other images ({published.split}, ours are COCO's validation images)")
     if different := differences(settings, published, row):
-        shown = ", ".join(different[:4]) + (f" and {len(different) - 4} more" if len(different) > 4 else "")
-        reasons.append(f"other settings than published (profile {profile.name}): {shown}")
+        reasons.append(f"other settings than published (profile {profile.name}): {first_of(different, 4)}")
     reasons += [text for text in (published.differs, row.differs) if text]
     return Reference(
         row=row.name,

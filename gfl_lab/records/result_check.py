@@ -15,6 +15,7 @@ from gfl_lab.records.files import (
     read_json_or_none,
 )
 from gfl_lab.records.result import DONE, Failed, FileEntry, Interrupted, Result, _entries, numbers_of, parse_result
+from gfl_lab.wording import first_of
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def _metrics_fault(content: JsonObject, trial: str) -> tuple[str, Mapping[str, f
         return "has no metrics", None
     bad = [*_bad_metrics(metrics), *_bad_parts(content)]
     if bad:
-        return "has wrong values: " + ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else ""), None
+        return f"has wrong values: {first_of(bad, 3)}", None
     return "", numbers_of(metrics)
 
 

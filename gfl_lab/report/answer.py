@@ -28,12 +28,6 @@ def names_of(names: Sequence[str], of: int, noun: str = "variant") -> str:
     return joined(names) if len(names) <= MOST_NAMES else plural(len(names), noun)
 
 
-def listed(words: Sequence[str], most: int = MOST_FIGURES, sign: str = ", ") -> str:
-    """Return the first ``most`` of some words, and how many more there are."""
-    more = [f"and {len(words) - most} more"] if len(words) > most else []
-    return sign.join([*words[:most], *more])
-
-
 def agrees(count: int, one: str, many: str) -> str:
     """Return the verb for a number of things: ``rises`` for one, ``rise`` for several."""
     return one if count == 1 else many

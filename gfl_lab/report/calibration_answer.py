@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from gfl_lab.report.answer import MOST_NAMES, Answer, listed, names_of
+from gfl_lab.report.answer import MOST_FIGURES, MOST_NAMES, Answer, names_of
 from gfl_lab.report.calibration import LEAST_IMAGES, Estimate, Reliability
 from gfl_lab.report.formatting import decimal
+from gfl_lab.wording import first_of
 
 OVERCONFIDENT, UNDERCONFIDENT, WITHIN_NOISE, TOO_FEW = "overconfident", "underconfident", "within noise", "too few images"
 
@@ -86,9 +87,9 @@ def _ranking(known: Mapping[str, Reliability]) -> str:
 def _reason(known: Mapping[str, Reliability]) -> str:
     gaps = [f"{name} {_figure(each.gap, signed=True)}" for name, each in known.items() if each.gap]
     ranks = [f"{name} {_figure(each.rank)}" for name, each in known.items() if each.rank]
-    parts = [f"Mean score minus mean IoU of all detections, with the 95% interval over other images: {listed(gaps)}."]
+    parts = [f"Mean score minus mean IoU of all detections, with the 95% interval over other images: {first_of(gaps, MOST_FIGURES)}."]
     if ranks:
-        parts.append(f"Spearman's correlation of score and IoU: {listed(ranks)}.")
+        parts.append(f"Spearman's correlation of score and IoU: {first_of(ranks, MOST_FIGURES)}.")
     return " ".join([*parts, "One seed shows nothing of other seeds."])
 
 

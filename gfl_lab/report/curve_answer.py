@@ -10,13 +10,13 @@ import numpy as np
 from scipy import special
 
 from gfl_lab.errors import FailureKind
-from gfl_lab.report.answer import Answer, agrees, listed, names_of
+from gfl_lab.report.answer import MOST_FIGURES, Answer, agrees, names_of
 from gfl_lab.report.curves import Curve, curves
 from gfl_lab.report.formatting import decimal
 from gfl_lab.report.noise import LEVEL, pool
 from gfl_lab.report.statistics import FAINT
 from gfl_lab.results.rows import ExperimentRow, Logged, TrialRow, TrialState
-from gfl_lab.wording import plural
+from gfl_lab.wording import first_of, plural
 
 LAST_SHARE = 4
 """The trend is that of the last quarter of the epochs,"""
@@ -195,17 +195,17 @@ def _losses(experiment: ExperimentRow, losses: Sequence[Logged]) -> list[str]:
     sentences = []
     if broken:
         sentences.append(
-            f"The loss became NaN or infinite in {plural(len(broken), 'trial') if is_search else listed([_trial(*each) for each in broken], 2, '; ')}."
+            f"The loss became NaN or infinite in {plural(len(broken), 'trial') if is_search else first_of([_trial(*each) for each in broken], 2, '; ')}."
         )
     if risen:
         words = [
             f"{each.variant}, seed {each.seed} (at most {each.first:.2g} in its first epoch, median {each.last:.2g} in its last)"
             for each in risen
         ]
-        sentences.append(f"The loss rose in {plural(len(risen), 'trial') if is_search else listed(words, 2, '; ')}.")
+        sentences.append(f"The loss rose in {plural(len(risen), 'trial') if is_search else first_of(words, 2, '; ')}.")
     if others:
         count = len(others)
-        names = "" if is_search else f": {listed([_trial(*each) for each in others], 2, '; ')}"
+        names = "" if is_search else f": {first_of([_trial(*each) for each in others], 2, '; ')}"
         sentences.append(f"{plural(count, 'trial')} failed for another reason{names}.")
     if losses and not (broken or risen):
         sentences.append("No loss diverged." if are_told else "No loss became NaN or infinite.")
@@ -228,7 +228,7 @@ def _reason(found: Sequence[Trend], is_search: bool) -> str:
         f"{decimal(each.slope + each.half, signed=True)})"
         for each in shown
     ]
-    by_variant = f"with 95% intervals: {listed(figures)}"
+    by_variant = f"with 95% intervals: {first_of(figures, MOST_FIGURES)}"
     if is_search:
         slopes = [each.slope for each in shown]
         low, high = (decimal(end(slopes), signed=True) for end in (min, max))

@@ -8,6 +8,10 @@ from gfl_lab.report.comparison import EQUIVALENT, INCONCLUSIVE, Comparison
 from gfl_lab.report.formatting import about
 from gfl_lab.report.noise import LEVEL
 from gfl_lab.report.statistics import NO_RECORDS, NO_SIGNAL, NO_SPREAD, ONE_SEED
+from gfl_lab.wording import first_of
+
+MOST_NAMES = 6
+"""A sentence names so many rows; more are counted."""
 
 
 def explain(comparisons: tuple[Comparison, ...]) -> list[str]:
@@ -109,10 +113,8 @@ def _range(values: Sequence[tuple[str, float]]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _some(names: Iterable[str], most: int = 6) -> str:
-    """Return names in a row; for many, the first ones and the number of the others."""
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _some(names: Iterable[str]) -> str:
+    return first_of(names, MOST_NAMES)
 
 
 def _rest(names: Sequence[str]) -> str:

@@ -110,16 +110,22 @@ class Context:
         others: by AP_S, AP_M and AP_L the other rows over which the spread over seeds is pooled.
         is_paired: trials are compared seed by seed; False for imported arms, whose trainings do not pair.
         min_effect: the smallest difference that matters, AP points.
-        preliminary: why no number has a verdict yet, before the first look that was fixed beforehand; else empty.
-        level: error of each interval: that of the table's rows, which looks spend in parts.
     """
 
     totals: tuple[Comparison, ...] = ()
     others: Mapping[str, Sequence[Paired]] = field(default_factory=dict)
     min_effect: float = MIN_EFFECT
-    preliminary: str = ""
     is_paired: bool = True
-    level: float = 1 - LEVEL
+
+    @property
+    def preliminary(self) -> str:
+        """Why no number has a verdict yet, before the first look that was fixed beforehand; else empty."""
+        return next((each.found.why for each in self.totals if each.verdict == NO_LOOK), "")
+
+    @property
+    def level(self) -> float:
+        """Error of each interval: that of AP in the table, which looks spend in parts."""
+        return next((each.found.level for each in self.totals if each.metric == "AP"), 1 - LEVEL)
 
 
 def context(
@@ -134,10 +140,8 @@ def context(
     totals = compare_two(experiment, variant, reference, resampled, least)
     if experiment.is_imported:
         return Context(totals, min_effect=least, is_paired=False)
-    early = next((each.found.why for each in totals if each.verdict == NO_LOOK), "")
     by_size = {name: tuple(others(experiment, variant, reference, name)) for name in _SIZES.values()}
-    level = next((each.found.level for each in totals if each.metric == "AP"), 1 - LEVEL)
-    return Context(totals, by_size, least, early, level=level)
+    return Context(totals, by_size, least)
 
 
 def compare_variants(

@@ -31,7 +31,7 @@ from gfl_lab.session.lock_file import LockFile
 from gfl_lab.spec.choices import IMPORTED
 from gfl_lab.spec.imported import ImportedSpec
 from gfl_lab.spec.trial import DataSpec
-from gfl_lab.wording import joined, plural
+from gfl_lab.wording import first_of, joined, plural
 
 METRICS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L")
 Say = Callable[[str], None]
@@ -184,7 +184,7 @@ def _notes(arms: Sequence[_Arm], seeds: Seeds, truth: Truth) -> tuple[str, ...]:
     for each in files:
         for note in each.notes:
             by_note.setdefault(note, []).append(each.file)
-    notes += [f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}: {note}" for note, names in by_note.items()]
+    notes += [f"{first_of(names, 3)}: {note}" for note, names in by_note.items()]
     single = [arm.name for arm in arms if len(arm.files) == 1]
     if single:
         notes.append(

@@ -20,6 +20,7 @@ from gfl_lab.rundir import RunTree
 from gfl_lab.session.inputs import profile_argument
 from gfl_lab.spec.files import resolve_settings
 from gfl_lab.spec.settings import Settings
+from gfl_lab.wording import first_of
 
 MOST_BOXES = 50_000
 """Boxes that are looked at here; `data check` looks at all."""
@@ -79,8 +80,7 @@ def unassigned_lines(
     lines = []
     for group in groups:
         names, alone = group["variants"], len(groups) == 1
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        who = "" if alone else f" ({', '.join(names[:NAMED])}{more})"
+        who = "" if alone else f" ({first_of(names, NAMED)})"
         if not group["analysed"]:
             if notes:
                 lines.append(f"note: boxes without a location are not counted{who}: {group['reason']}")

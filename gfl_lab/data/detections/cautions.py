@@ -13,7 +13,7 @@ from gfl_lab.metrics.coco_ap import mean_ap
 from gfl_lab.metrics.coco_matching import match
 from gfl_lab.metrics.coco_records import Records
 from gfl_lab.metrics.score_threshold import APART, is_cut
-from gfl_lab.wording import plural
+from gfl_lab.wording import first_of, plural
 
 COSTLY = 0.06
 """A threshold above this is warned of by itself: mmdet and detectron2 cut at 0.05, which costs little."""
@@ -125,5 +125,5 @@ def _dropped(found: Detections) -> int:
     return int(np.maximum(counts - MAX_DETS, 0).sum())
 
 
-def _some(texts: Sequence[str], most: int = 3) -> str:
-    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+def _some(texts: Sequence[str]) -> str:
+    return first_of(texts, 3)
