@@ -171,16 +171,20 @@ class Reader:
             "side list", trial_id, lambda: side_list(self.sides(trial_id), order, only, beside), (order, only, other, stamp)
         )
 
-    def thumbnail(self, trial_id: str, image_id: int, annotation_id: int, side: str) -> str:
-        """Return one side of a box with its distribution, drawn, as the address of a PNG that holds it. Raises ValueError, StopIteration."""
+    def thumbnail(self, trial_id: str, image_id: int, annotation_id: int, side: str, colours: tuple[str, str]) -> str:
+        """Return one side of a box with its distribution, drawn, as the address of a PNG that holds it. Raises ValueError, StopIteration.
+
+        Args:
+            colours: of the box and of the page, ``#rrggbb``.
+        """
 
         def make() -> str:
             row = next(row for row in self.box_rows(trial_id, image_id) if row["annotation_id"] == annotation_id)
-            picture, file = side_thumbnail(self.image(trial_id, image_id), box_view(row), side, THUMBNAIL), io.BytesIO()
+            picture, file = side_thumbnail(self.image(trial_id, image_id), box_view(row), side, THUMBNAIL, *colours), io.BytesIO()
             picture.save(file, "PNG")
             return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
-        return self._of_distributions("thumbnail", trial_id, make, (image_id, annotation_id, side))
+        return self._of_distributions("thumbnail", trial_id, make, (image_id, annotation_id, side, colours))
 
     def coincidence(self, trial_id: str) -> side_rows.Coincidence:
         """Return ``report.sides.coincidence`` of a trial."""

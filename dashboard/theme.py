@@ -11,6 +11,7 @@ from typing import NamedTuple
 import streamlit as st
 from PIL import Image, ImageDraw
 
+from gfl_lab import wording
 from gfl_lab.report.answer import Answer
 from gfl_lab.report.comparison import BETTER, EQUIVALENT, WORSE
 from gfl_lab.report.formatting import MISSING, VERDICT_SIGNS
@@ -26,6 +27,8 @@ _VARIANTS = {
 _BASELINE = {"light": "#767676", "dark": "#A0A4AA"}
 _TRUTH = {"light": "#D08A00", "dark": "#F2B134"}
 _INK = {"light": "#1F2328", "dark": "#E7E9EC"}
+_PAGE = {"light": "#FFFFFF", "dark": "#14171B"}
+"""As in config.toml and style.css."""
 _VERDICTS = {
     "light": {BETTER: "#00855F", WORSE: "#C2470A", EQUIVALENT: "#1F2328"},
     "dark": {BETTER: "#2FBF95", WORSE: "#F0803C", EQUIVALENT: "#E7E9EC"},
@@ -58,6 +61,11 @@ _WORTH_SEEING = (TrialState.FAILED, TrialState.RUNNING, TrialState.INTERRUPTED, 
 def scheme() -> str:
     """Return ``light`` or ``dark``, as the page is now."""
     return "dark" if st.context.theme.type == "dark" else "light"
+
+
+def page() -> str:
+    """Return the colour of the page."""
+    return _PAGE[scheme()]
 
 
 def ink() -> str:
@@ -125,21 +133,9 @@ def redact(value: str) -> str:
     return _ABSOLUTE.sub(lambda match: "…/" + match.group(1), value)
 
 
-def plural(count: int, noun: str) -> str:
-    """Return ``1 seed`` or ``3 seeds``."""
-    return f"{count} {noun}" + ("" if count == 1 else "s")
-
-
 def duration(seconds: float) -> str:
-    """Return wall time in words."""
-    if seconds <= 0:
-        return "–"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+    """Return wall time in words; an en dash for none."""
+    return wording.duration(seconds) if seconds > 0 else MISSING
 
 
 # --- pieces ---------------------------------------------------------------------------------------

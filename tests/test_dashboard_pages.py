@@ -776,7 +776,7 @@ def test_plot_text_cannot_be_markup_or_template():
     assert "%{" not in theme.plot_text("%{customdata}")
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(0, "–"), (63, "63 s"), (123, "2 min 03 s"), (7380, "2 h 03 min")])
+@pytest.mark.parametrize(("seconds", "said"), [(0, "–"), (63, "1 min 03 s"), (123, "2 min 03 s"), (7380, "2 h 03 min")])
 def test_duration(seconds, said):
     assert theme.duration(seconds) == said
 

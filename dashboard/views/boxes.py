@@ -178,7 +178,7 @@ def _trials(ready: list[VariantRow]) -> tuple[tuple[str, ...], dict[str, TrialRo
     return ((first,) if second == NONE else (first, second)), trials, seed
 
 
-def _choice(ready: list[VariantRow]) -> _Choice | None:
+def _choice(ready: list[VariantRow], palette: Mapping[str, str]) -> _Choice | None:
     """Draw the choices and the listed sides; None, with a message, if there is nothing to choose from."""
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
         variants, trials, seed = _trials(ready)
@@ -206,7 +206,7 @@ def _choice(ready: list[VariantRow]) -> _Choice | None:
         if len(listed):
             boxes_list.steps(listed, box)
     with strip:
-        boxes_list.strip(trial, listed, order, box)
+        boxes_list.strip(trial, listed, order, box, palette[variants[0]])
     return _Choice(variants, seed, trial, int(image), box, near)
 
 
@@ -234,12 +234,13 @@ def _page(experiment: ExperimentRow) -> None:
         theme.empty("No distributions yet", f"A trial writes them when it has finished. {reason}")
         return
     answer = st.container()
-    choice = _choice(ready)
+    palette = theme.colours(experiment)
+    choice = _choice(ready, palette)
     if choice is None:
         return
     with answer:
         _answer(experiments.variant_of(experiment, choice.variants[0]), choice.trial)
-    palette, first = theme.colours(experiment), choice.variants[0]
+    first = choice.variants[0]
     _legend(palette[first], theme.truth(), theme.ink(), experiment.data.truth)
     columns = st.container(key="two").columns(2, gap="medium")
     for slot, (name, column) in enumerate(zip(choice.variants, columns, strict=False)):

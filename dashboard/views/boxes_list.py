@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 import streamlit as st
 
-from dashboard import clicks, state, theme
+from dashboard import clicks, pager, state, theme
 from dashboard.reader import reader
 from gfl_lab.errors import StoreError
 from gfl_lab.report import side_list
@@ -55,8 +55,8 @@ def _position(boxes: Sequence[tuple[str, str]], chosen: str) -> int:
     return next((i for i, (_, box) in enumerate(boxes) if box == chosen), -1)
 
 
-def strip(trial: TrialRow, found: pd.DataFrame, order: str, chosen: str) -> None:
-    """Draw the listed sides as pictures, a page of them with the chosen one."""
+def strip(trial: TrialRow, found: pd.DataFrame, order: str, chosen: str, colour: str) -> None:
+    """Draw the listed sides as pictures in the ``colour`` of the variant, a page of them with the chosen one."""
     if not len(found):
         theme.show('<div class="dim small">No side is listed. Take another order, or lower the filters.</div>')
         return
@@ -68,7 +68,8 @@ def strip(trial: TrialRow, found: pd.DataFrame, order: str, chosen: str) -> None
         row, (image, box) = found.iloc[i], boxes[i]
         words = f"{row['side']}: {_ORDERS[order][1].format(row['value'])}"
         try:
-            picture = f'<img alt="{theme.text(words)}" src="{reader().thumbnail(trial.id, int(image), int(box), str(row["side"]))}">'
+            source = reader().thumbnail(trial.id, int(image), int(box), str(row["side"]), (colour, theme.page()))
+            picture = f'<img alt="{theme.text(words)}" src="{source}">'
         except (StoreError, ValueError, KeyError, StopIteration) as error:
             picture = f'<span class="small">{theme.text(theme.redact(str(error)))}</span>'
         css = ' class="chosen"' if i == at else ""
@@ -84,12 +85,8 @@ def steps(found: pd.DataFrame, chosen: str) -> None:
     """Draw the buttons to the listed side before the chosen one and to that after it."""
     boxes = _boxes(found)
     at = _position(boxes, chosen)
-    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
-        for label, to in (("Previous", at - 1), ("Next", at + 1)):
-            is_there = 0 <= to < len(boxes)
-            image, box = boxes[to] if is_there else ("", "")
-            st.button(label, key=f"side-{label}", disabled=not is_there, on_click=state.put, kwargs={"image": image, "box": box})
-        theme.show(f'<div class="dim small">{"none" if at < 0 else at + 1} of {len(boxes)} listed sides, one a box</div>')
+    before, after = ({"image": boxes[to][0], "box": boxes[to][1]} if 0 <= to < len(boxes) else None for to in (at - 1, at + 1))
+    pager.show("side", before, after, f"{'none' if at < 0 else at + 1} of {len(boxes)} listed sides, one a box")
 
 
 def table(trial: TrialRow, variant: VariantRow) -> None:

@@ -30,7 +30,6 @@ def _table(rows: list[report.DifferenceRow], pair: VariantPair) -> str:
     head += [("p", "num")] if group == report.METRIC else []
     head += [(PAIR_COUNT.title, "num")] if group == report.ERROR else []
     head += [("verdict", "name")]
-    head += [("", "remark")] if group == report.ERROR else []
     lines, chosen = [], state.chosen(compare_images.OF)
     for row in rows:
         half = MISSING if row.half is None else format_number("AP", row.half)
@@ -39,18 +38,18 @@ def _table(rows: list[report.DifferenceRow], pair: VariantPair) -> str:
         line += [p_text(row.found.p if row.comparison is None else row.comparison.p)] if group == report.METRIC else []
         line += [f"{row.counts[0]:.0f} / {row.counts[1]:.0f}"] if row.counts else []
         line += [theme.verdict_html(row.verdict, row_verdict(row))]
-        line += [f'<span class="dim small">{theme.text(about(row.name, row.iou))}</span>'] if row.counts else []
         lines.append(line)
     return theme.table_html(head, lines)
 
 
 def _name(row: report.DifferenceRow, chosen: str | None) -> str:
-    """Return a row's name; of a class or a type of error as a button that shows its images."""
+    """Return a row's name; of a class or a type of error as a button that shows its images. Below a type of error: its meaning."""
     if row.group not in (report.CLASS, report.ERROR):
         return theme.text(row.name)
+    remark = f'<span class="delta remark dim">{theme.text(about(row.name, row.iou))}</span>' if row.counts else ""
     of = compare_images.key(row.group, row.name)
     put = clicks.put_attribute(**{compare_images.OF: "" if of == chosen else of})
-    return f'<span class="opens{" best" if of == chosen else ""}" title="show its images" {put}>{theme.text(row.name)}</span>'
+    return f'<span class="opens{" best" if of == chosen else ""}" title="show its images" {put}>{theme.text(row.name)}</span>{remark}'
 
 
 def _show(rows: list[report.DifferenceRow], pair: VariantPair, error_iou: float) -> None:

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from dashboard import state, theme
+from dashboard import pager, state, theme
 from dashboard.reader import reader
 from gfl_lab.errors import StoreError
 from gfl_lab.report.difference_images import MISSED, ImageDifference, Mark
 from gfl_lab.report.drawing import draw_marks
 from gfl_lab.report.variant_comparison import CLASS
 from gfl_lab.report.variant_pair import VariantPair
+from gfl_lab.wording import plural
 
 OF, BY = "images_of", "images_by"
 NONE = ""
@@ -64,8 +65,8 @@ def _pictures(group: str, name: str, pair: VariantPair, shown: Sequence[ImageDif
     total = sum(image.variant for image in shown)
     scores = "" if group == CLASS else ", any score"
     theme.show(
-        f"<b>{theme.text(name)}</b>: on {theme.plural(len(shown), 'image')} {theme.text(first)} {does} that {theme.text(second)} "
-        f"{other}, {total:.1f} in all (IoU {error_iou:g}{scores}; mean over {theme.plural(len(pair.trials), 'seed')}). "
+        f"<b>{theme.text(name)}</b>: on {plural(len(shown), 'image')} {theme.text(first)} {does} that {theme.text(second)} "
+        f"{other}, {total:.1f} in all (IoU {error_iou:g}{scores}; mean over {plural(len(pair.trials), 'seed')}). "
         f'<span class="dim">{_legend(group, name)}</span>'
     )
     if not shown:
@@ -117,8 +118,5 @@ def _pager(count: int, start: int) -> None:
     """Draw the buttons to the images before and after."""
     if count <= PER_PAGE:
         return
-    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
-        for label, to in (("Previous", start - PER_PAGE), ("Next", start + PER_PAGE)):
-            is_there = 0 <= to < count
-            st.button(label, key=f"images-{label}", disabled=not is_there, on_click=state.put, kwargs={"images_from": str(to)})
-        theme.show(f'<div class="dim small">images {start + 1} to {min(count, start + PER_PAGE)} of {count}</div>')
+    before, after = ({"images_from": str(to)} if 0 <= to < count else None for to in (start - PER_PAGE, start + PER_PAGE))
+    pager.show("images", before, after, f"images {start + 1} to {min(count, start + PER_PAGE)} of {count}")

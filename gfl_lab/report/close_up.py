@@ -17,30 +17,32 @@ _DRAWN = 420
 """px: size at which a thumbnail is drawn before it is made smaller, so that its bars, of a fixed length, leave room for the box."""
 
 
-def close_up(image: np.ndarray, box: BoxView, colour: str, size: int) -> Image.Image:
+def close_up(image: np.ndarray, box: BoxView, colour: str, size: int, paper: str = "white") -> Image.Image:
     """Return the part of the image around a box, ``size`` px square, with the distributions of its sides and the annotated box in dashes.
 
     Args:
-        image: (height, width, 3) RGB uint8. Beyond its border the picture is white.
+        image: (height, width, 3) RGB uint8. paper: colour of the picture beyond the border of the image.
     """
     view = viewport(box, image.shape[:2], size)
-    canvas = Image.new("RGBA", (size, size), "white")
+    canvas = Image.new("RGBA", (size, size), paper)
     _paste(canvas, image, view)
     if box.gt is not None:
         dashed(ImageDraw.Draw(canvas), box.gt, view)
     return draw_box(canvas, box, colour, view, distributions=True, label="").convert("RGB")
 
 
-def side_thumbnail(image: np.ndarray, box: BoxView, side: str, size: int = 300) -> Image.Image:
+def side_thumbnail(
+    image: np.ndarray, box: BoxView, side: str, size: int = 300, colour: str = COLOURS[0], paper: str = "white"
+) -> Image.Image:
     """Return one box and the distribution of one of its sides, with the true edges in amber where they are known; ``size`` px square.
 
     The box is the annotated one, or the detection where there is none.
 
     Args:
-        image: (height, width, 3) RGB uint8. side: of ``naming.SIDES``.
+        image: (height, width, 3) RGB uint8. side: of ``naming.SIDES``. colour: of the box and its bars. paper: as of ``close_up``.
     """
     one = replace(box, sides=tuple(each for each in box.sides if each.side == side), detection=box.gt or box.detection, gt=None)
-    return close_up(image, one, COLOURS[0], _DRAWN).resize((size, size), Image.Resampling.LANCZOS)
+    return close_up(image, one, colour, _DRAWN, paper).resize((size, size), Image.Resampling.LANCZOS)
 
 
 def viewport(box: BoxView, shape: tuple[int, ...], size: int) -> Viewport:
