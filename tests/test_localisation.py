@@ -47,7 +47,11 @@ def test_calibration_by_hand() -> None:
     assert found.count[[1, 9]].tolist() == [1, 2] and found.count.sum() == 3
     assert found.iou[9] == pytest.approx(0.75) and found.score[9] == pytest.approx(0.95) and np.isnan(found.iou[0])
     assert found.error == pytest.approx((2 * 0.2 + 1 * 0.15) / 3)
-    assert found.pearson == pytest.approx(np.corrcoef([0.95, 0.95, 0.15], [1, 0.5, 0])[0, 1])
+    assert found.pearson is None, "only two detections have an IoU of 0.5 or more"
+    more = [(0, 0, 0.9, BOX), (0, 0, 0.8, (0, 0, 100, 50)), (0, 0, 0.6, (0, 0, 100, 75)), *[(0, 0, 0.01, (500, 500, 510, 510))] * 9]
+    found = reliability(records(more, [(0, 0, BOX)]))
+    assert found.pearson == pytest.approx(np.corrcoef([0.9, 0.8, 0.6], [1, 0.5, 0.75])[0, 1])
+    assert found.spearman == pytest.approx(0.5), "scores 0.9, 0.8, 0.6: IoU first, third, second"
     assert reliability(records([(0, 0, 1.0, BOX)], [(0, 0, BOX)])).count[9] == 1, "a score of 1 is in the last bin"
 
 

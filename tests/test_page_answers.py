@@ -14,7 +14,7 @@ from gfl_lab.metrics.coco_records import Records
 from gfl_lab.report.answer import names_of
 from gfl_lab.report.calibration import Estimate, Reliability, reliability
 from gfl_lab.report.calibration_answer import calibration_answer, confidence
-from gfl_lab.report.curve_answer import RisenLoss, Trend, curve_answer, risen_losses, trends
+from gfl_lab.report.curve_answer import RisenLoss, Trend, correlated, curve_answer, risen_losses, trends
 from gfl_lab.report.curves import curves
 from gfl_lab.report.side_answer import EdgeCounts, edge_counts, side_answer
 from gfl_lab.results.rows import DataRow, ExperimentRow, Failure, Logged, TrialRow, TrialState, VariantRow
@@ -36,7 +36,9 @@ def trend_of(*lines: list[float]) -> Trend:
 def test_the_trend_of_one_seed_has_the_scatter_about_its_line_as_noise() -> None:
     found = trend_of([10.0, 13.0, 13.0])
     # the line rises by 1.5; residuals -0.5, 1, -0.5: variance 1.5 / 1 with one degree of freedom, over sum x^2 = 2
-    assert found.slope == pytest.approx(1.5) and found.half == pytest.approx(12.7062 * math.sqrt(0.75), rel=1e-4)
+    # with correlation r the slope varies by (1 - r^2) / 2, and the scatter says (1 - r)(3 - r) / 6: 1.8 times as much at r = 0.5
+    assert found.slope == pytest.approx(1.5) and found.half == pytest.approx(12.7062 * math.sqrt(0.75 * 1.8), rel=1e-4)
+    assert correlated(3) == pytest.approx((1.8, 1.0)) and correlated(6, 0.0) == pytest.approx((1.0, 4.0))
     assert found.direction == "level" and (found.first, found.last, found.seeds) == (1, 3, 1)
     assert trend_of([10.0, 12.0, 14.0]).direction == "rises" and trend_of([14.0, 12.0, 10.0]).direction == "falls"
 
@@ -175,10 +177,10 @@ def of_images(images: list[tuple[tuple[float, tuple[int, ...]], ...]]) -> Record
 
 
 def test_the_gap_of_score_and_iou_has_an_interval_over_images() -> None:
-    some = ((0.9, BOX), (0.4, HALF), (0.3, (0, 0, 100, 30)))
+    some = ((0.9, BOX), (0.4, HALF), (0.3, (0, 0, 100, 30)), (0.7, (0, 0, 100, 70)))
     alike = reliability(of_images([some] * 10))
-    # scores 0.9, 0.4, 0.3 against IoU 1, 0.5, 0.3 in each image, in the same order: every sample has the same numbers
-    assert alike.gap == pytest.approx((-0.2 / 3,) * 3) and alike.rank == pytest.approx((1.0,) * 3)
+    # scores 0.9, 0.4, 0.3, 0.7 against IoU 1, 0.5, 0.3, 0.7 in each image, in the same order: every sample has the same numbers
+    assert alike.gap == pytest.approx((-0.2 / 4,) * 3) and alike.rank == pytest.approx((1.0,) * 3)
     assert alike.low[[8, 3]] == pytest.approx([-0.1, -0.1]) and alike.high[8] == pytest.approx(-0.1) and np.isnan(alike.low[0])
     assert confidence(alike.gap) == "underconfident" and confidence(Estimate(0.2, 0.1, 0.3)) == "overconfident"
     unlike = reliability(of_images([((0.9, HALF),), ((0.6, BOX),)] * 5))
@@ -200,7 +202,8 @@ def test_the_sentences_on_calibration() -> None:
     )
     assert found.sentence == (
         "Scores are underconfident in a and b: their mean lies 0.10 to 0.12 below the mean IoU. In c mean score and mean IoU agree within noise. "
-        "The score ranks boxes by their IoU with a correlation of 0.50 (a), 0.62 (b), −0.25 (c); 1 is the order of the IoU, 0 no order."
+        "Among detections with an IoU of 0.5 or more, the score ranks boxes by their IoU with a correlation of 0.50 (a), 0.62 (b), −0.25 (c); "
+        "1 is the order of the IoU, 0 no order."
     )
     assert "a −0.12 (−0.14 to −0.10)" in found.reason and "c −0.25 (−0.35 to −0.15)" in found.reason
     over = of((0.2, 0.1, 0.3), None)

@@ -33,7 +33,7 @@ up to the step that all have reached.
 
 The page first says where AP **still rises**: the slope of AP over the last quarter of the epochs (three at least), where its 95%
 interval leaves 0 out. *Level within noise* is an interval that holds 0. The noise is the spread of the slopes over seeds; with
-one seed, the scatter of the epochs about a line. A loss **rose** if its median in the last epoch lies above all
+one seed, the scatter of the epochs about a line, enlarged for consecutive epochs that correlate by 0.5. A loss **rose** if its median in the last epoch lies above all
 its values in the first.
 """
 
@@ -62,6 +62,9 @@ _CALIBRATION = """
 A **reliability** line says how much detections of a score overlap the nearest box of their class; QFL trains the score to be
 that IoU, the diagonal. **Overconfident** detections have a mean score above their mean IoU, **underconfident** ones below it,
 if the 95% interval over other images leaves 0 out.
+
+The correlation of score and IoU is over detections that overlap a box of their class by IoU 0.5 or more, as in the paper on IoU-Net.
+Over all detections it would mostly say that boxes of low scores hit nothing.
 """
 
 _ERRORS = """

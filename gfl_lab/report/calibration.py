@@ -12,6 +12,9 @@ from gfl_lab.metrics.coco_matching import overlaps
 from gfl_lab.metrics.coco_records import Records
 
 BINS = 10
+FOUND_IOU = 0.5
+"""Correlations of score and IoU are over the detections that overlap a box of their class by at least this, as IoU-Net has them (arXiv
+1807.11590, Figure 2). Most others have scores near 0; by their number they would decide the correlation."""
 _FEW = 3
 """Correlations want at least this many pairs."""
 REPLICATES = 500
@@ -38,7 +41,8 @@ class Reliability:
             (ICML 2017, section 2); the first one holds 0 too.
         score, iou: (B,) means in each bin, NaN where it is empty. count: (B,) detections.
         error: expected calibration error: mean over detections of |mean score - mean IoU| of their bin; None without detections.
-        pearson, spearman: correlation of score and IoU; None where there are too few, or one of them never varies.
+        pearson, spearman: correlation of score and IoU over detections with an IoU of at least ``FOUND_IOU``; None where there are too
+            few, or one of them never varies.
         gap: mean score minus mean IoU of all detections, above 0 for scores that promise too much; None without detections.
         rank: ``spearman`` with its interval.
         low, high: (B,) ends of the 95% interval of each bin's mean score minus mean IoU over other images; NaN where there is none.
@@ -98,7 +102,8 @@ def reliability(records: Records, bins: int = BINS) -> Reliability:
         mean_score = np.bincount(at, score, bins) / count
         mean_iou = np.bincount(at, iou, bins) / count
     error = float(np.nansum(np.abs(mean_score - mean_iou) * count) / len(score)) if len(score) else None
-    pearson, spearman = correlations(score, iou)
+    is_found = iou >= FOUND_IOU
+    pearson, spearman = correlations(score[is_found], iou[is_found])
     images = _Images.of(records)
     return Reliability(
         edges,
@@ -109,7 +114,7 @@ def reliability(records: Records, bins: int = BINS) -> Reliability:
         pearson,
         spearman,
         gap=images.gap(score - iou),
-        rank=None if spearman is None else images.rank(score, iou, spearman),
+        rank=None if spearman is None else images.rank(score, iou, is_found, spearman),
         **images.gaps_by_bin(score - iou, at, bins),
     )
 
@@ -162,10 +167,12 @@ class _Images:
                 ends[index] = low, high
         return {"low": ends[:, 0], "high": ends[:, 1]}
 
-    def rank(self, score: np.ndarray, iou: np.ndarray, spearman: float) -> Estimate:
-        """Return Spearman's correlation with its interval. In a sample, detections keep the ranks that they have among all."""
-        a, b = (pd.Series(values).rank().to_numpy(float) - (len(values) + 1) / 2 for values in (score, iou))
-        count, first, second, product, first_square, second_square = self._sums(np.ones(len(a)), a, b, a * b, a**2, b**2)
+    def rank(self, score: np.ndarray, iou: np.ndarray, among: np.ndarray, spearman: float) -> Estimate:
+        """Return Spearman's correlation ``among`` (D,) some with its interval. In a sample, these keep the ranks that they have among all."""
+        a, b = np.zeros(len(score)), np.zeros(len(iou))
+        for ranks, values in ((a, score[among]), (b, iou[among])):
+            ranks[among] = pd.Series(values).rank().to_numpy(float) - (len(values) + 1) / 2
+        count, first, second, product, first_square, second_square = self._sums(among.astype(float), a, b, a * b, a**2, b**2)
         with np.errstate(invalid="ignore", divide="ignore"):
             spread = (first_square - first**2 / count) * (second_square - second**2 / count)
-            return Estimate(spearman, *self._ends(np.ones(len(a), bool), (product - first * second / count) / np.sqrt(spread)))
+            return Estimate(spearman, *self._ends(among, (product - first * second / count) / np.sqrt(spread)))

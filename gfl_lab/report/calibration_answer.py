@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from gfl_lab.report.answer import MOST_FIGURES, MOST_NAMES, Answer, names_of
-from gfl_lab.report.calibration import LEAST_IMAGES, Estimate, Reliability
+from gfl_lab.report.calibration import FOUND_IOU, LEAST_IMAGES, Estimate, Reliability
 from gfl_lab.report.formatting import decimal
 from gfl_lab.wording import first_of
 
@@ -76,12 +76,15 @@ def _scores(found: Reliability, verdict: str) -> str:
 def _ranking(known: Mapping[str, Reliability]) -> str:
     ranks = {name: each.rank.value for name, each in known.items() if each.rank is not None}
     if not ranks:
-        return "Scores or IoUs do not vary, so nothing is ranked."
+        return f"Scores or IoUs of the detections with an IoU of {FOUND_IOU:g} or more do not vary, so nothing is ranked."
     if len(ranks) > MOST_NAMES:
         figures = _range(list(ranks.values()))
     else:
         figures = ", ".join(f"{decimal(value)} ({name})" if len(known) > 1 else decimal(value) for name, value in ranks.items())
-    return f"The score ranks boxes by their IoU with a correlation of {figures}; 1 is the order of the IoU, 0 no order."
+    return (
+        f"Among detections with an IoU of {FOUND_IOU:g} or more, the score ranks boxes by their IoU with a correlation of {figures}; "
+        "1 is the order of the IoU, 0 no order."
+    )
 
 
 def _reason(known: Mapping[str, Reliability]) -> str:
@@ -89,7 +92,9 @@ def _reason(known: Mapping[str, Reliability]) -> str:
     ranks = [f"{name} {_figure(each.rank)}" for name, each in known.items() if each.rank]
     parts = [f"Mean score minus mean IoU of all detections, with the 95% interval over other images: {first_of(gaps, MOST_FIGURES)}."]
     if ranks:
-        parts.append(f"Spearman's correlation of score and IoU: {first_of(ranks, MOST_FIGURES)}.")
+        parts.append(
+            f"Spearman's correlation of score and IoU, over detections with an IoU of {FOUND_IOU:g} or more: {first_of(ranks, MOST_FIGURES)}."
+        )
     return " ".join([*parts, "One seed shows nothing of other seeds."])
 
 

@@ -72,7 +72,7 @@ CALIBRATION_COLUMNS = (
     Column(
         "score and IoU",
         "score_iou",
-        help="correlation of score and IoU over detections: Pearson's of the values, Spearman's of their order; 1 if the score puts better boxes first",
+        help="correlation of score and IoU over detections with an IoU of 0.5 or more: Pearson's of the values, Spearman's of their order; 1 if the score puts better boxes first",
     ),
     Column(
         "spread and IoU",

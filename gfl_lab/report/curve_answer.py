@@ -24,6 +24,8 @@ LEAST_EPOCHS = 3
 """and of at least three: through two points there is always a line."""
 LEAST_STEPS = 10
 """Steps of an epoch from which a risen loss is told: with few, the median of one epoch lies above all of another by chance."""
+CORRELATION = 0.5
+"""Assumed correlation of consecutive epochs' deviations from a line, where one seed alone shows the noise. Too few epochs to estimate it."""
 RISES, FALLS, LEVEL_WITHIN_NOISE, SILENT = "rises", "falls", "level", "silent"
 _SEARCH = "search"
 
@@ -62,14 +64,14 @@ class _Slopes:
 
     trend: Trend
     variance: float
-    freedom: int
+    freedom: float
 
 
 def trends(found: Iterable[Curve]) -> tuple[Trend, ...]:
     """Return the trend of each curve of AP by epoch; of those with ``LEAST_EPOCHS`` that all seeds have.
 
     The slope is that of a line through the last epochs, by least squares. Its noise is the spread of the slopes over the seeds; with one
-    seed, the scatter of the epochs about the line. Variants of the same number of seeds, one or several, and of epochs pool it
+    seed, the scatter of the epochs about the line, enlarged by ``correlated``. Variants of the same number of seeds, one or several, and of epochs pool it
     (``noise.pool``). Variants at AP 0.0 have no noise to share.
     """
     parts = [part for part in map(_slopes, found) if part is not None]
@@ -100,9 +102,26 @@ def _slopes(curve: Curve) -> _Slopes | None:
         variance, freedom = float(each.var(ddof=1)), seeds - 1
     else:
         scatter = y - y.mean(1, keepdims=True) - each[:, None] * x
-        variance, freedom = float((scatter**2).sum() / (count - 2) / (x @ x)), count - 2
+        factor, freedom = correlated(count)
+        variance = factor * float((scatter**2).sum() / (count - 2) / (x @ x))
     trend = Trend(curve.variant, int(epochs[-count]), int(epochs[-1]), seeds, float(each.mean()), math.nan, float(y.max()))
     return _Slopes(trend, variance, freedom)
+
+
+def correlated(count: int, correlation: float = CORRELATION) -> tuple[float, float]:
+    """Return by how much the variance of a line's slope exceeds what the scatter about the line says, and the scatter's degrees of freedom.
+
+    Deviations are a Gaussian autoregression of order 1. The first number is that of the expected values, the second Satterthwaite's.
+
+    Args:
+        count: epochs, 3 or more. correlation: of consecutive epochs, 0 (then they are 1 and ``count`` - 2) to below 1.
+    """
+    x = np.arange(count) - (count - 1) / 2
+    covariance = correlation ** np.abs(np.subtract.outer(x, x))
+    about_line = (np.eye(count) - 1 / count - np.outer(x, x) / (x @ x)) @ covariance
+    scatter = float(np.trace(about_line))
+    factor = float(x @ covariance @ x / (x @ x)) / (scatter / (count - 2))
+    return factor, scatter**2 / float(np.trace(about_line @ about_line))
 
 
 @dataclass(frozen=True)
@@ -238,8 +257,8 @@ def _reason(found: Sequence[Trend], is_search: bool) -> str:
         noise.append("the spread of the slopes over seeds")
     if any(each.seeds == 1 for each in shown):
         noise.append(
-            "with one seed, the scatter of the epochs about a line; it shows nothing of other seeds, and is too small where consecutive "
-            "epochs rise and fall together"
+            f"with one seed, the scatter of the epochs about a line, as though consecutive epochs correlate by {CORRELATION:g}; it shows "
+            "nothing of other seeds"
         )
     return (
         f"AP points an epoch over {over}, {by_variant}. "
