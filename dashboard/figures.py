@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 
 from gfl_lab import naming
+from gfl_lab.report.statistics import LARGEST
 
 CONFIG = {"displaylogo": False, "displayModeBar": False, "scrollZoom": False}
 """Plotly's options on every page: zoom by dragging, reset by double click."""
@@ -49,6 +50,12 @@ def frame(figure: go.Figure, height: int, **margin: int) -> go.Figure:
 def rgba(colour: str, alpha: float) -> str:
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{alpha})"
+
+
+def interval_bar(mean: float, half: float, colour: str, thickness: float = 1.8) -> dict[str, Any]:
+    """Return Plotly's bar for an interval of a difference, in AP points; it ends where no difference can lie."""
+    low, high = min(half, LARGEST + mean), min(half, LARGEST - mean)
+    return {"type": "data", "symmetric": False, "array": [high], "arrayminus": [low], "thickness": thickness, "width": 5, "color": colour}
 
 
 def metric_label(key: str) -> str:

@@ -20,6 +20,7 @@ from gfl_lab.metrics import coco_records
 from gfl_lab.metrics.coco_ap import RESAMPLED, resample
 from gfl_lab.metrics.coco_matching import match
 from gfl_lab.metrics.coco_records import Records
+from gfl_lab.report.claim_sentences import caveats, verdict
 from gfl_lab.report.comparison import compare, compare_two
 from gfl_lab.report.exports import TABLE_FORMS
 from gfl_lab.report.formatting import MISSING
@@ -27,7 +28,7 @@ from gfl_lab.report.grid import Tone
 from gfl_lab.report.statistics import p_equivalent
 from gfl_lab.report.table import Table, build_table
 from gfl_lab.report.table_data import table_json
-from gfl_lab.report.table_grid import table_sheet
+from gfl_lab.report.table_grid import comparison_grid, table_sheet
 from gfl_lab.report.writers.terminal import TableReport
 from gfl_lab.results.rows import ExperimentRow, Resampled, TrialRow, VariantRow
 from gfl_lab.results.store import Store
@@ -232,6 +233,22 @@ def test_a_verdict_of_two_seeds_is_marked_as_weak_in_every_form() -> None:
     assert any(note.startswith("Weak: v0, v1 rest on two seeds") for note in table.footnotes)
     three = build_table(rows(2.0, seeds=3), samples(v0=0.1))
     assert "(weak)" not in all_forms(three) and not any("Weak" in note for note in three.footnotes)
+
+
+def test_an_interval_ends_where_no_difference_can_lie() -> None:
+    table = build_table(rows(30.0, spread=40.0, seeds=2), samples(v0=0.1))
+    (each,) = (each for each in table.comparisons if each.metric == "AP")
+    # 30 +- 12.7 * sqrt(40^2 / 2 / 2), about 254
+    assert each.found.low == pytest.approx(-224.2, abs=1) and each.found.high == pytest.approx(284.2, abs=1)
+    (line,) = comparison_texts(table)
+    assert (line[2], line[4], line[-1]) == ("−100.0 to +100.0", "> 100", "inconclusive (weak)")
+    assert any(note.startswith("v0: the interval is cut at ±100 AP") for note in table.footnotes)
+    assert "95% interval −100.0 to +100.0" in verdict(each, "v0", "off") and "too few to show any difference" in " ".join(caveats(each))
+    (interval,) = comparison_grid(table).intervals
+    assert (interval.low, interval.high) == (-100.0, 100.0) and "284" not in TABLE_FORMS["md"](table) + TABLE_FORMS["html"](table)
+    low, high = table_json(table)["rows"][1]["delta"]["AP"]["interval"]
+    assert (low, high) == (pytest.approx(each.found.low), pytest.approx(each.found.high)), "programs get the ends as they are"
+    assert float(csv_rows(table)[1]["AP_delta_high"]) == pytest.approx(each.found.high)
 
 
 def test_colour_follows_the_verdict_and_not_the_sign() -> None:

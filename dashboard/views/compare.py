@@ -14,7 +14,7 @@ from gfl_lab.report import claim_sentences as sentences
 from gfl_lab.report import variant_comparison as report
 from gfl_lab.report.columns import PAIR_COUNT
 from gfl_lab.report.differences import budget_note
-from gfl_lab.report.formatting import MISSING, format_number, p_text
+from gfl_lab.report.formatting import format_number, format_size, p_text
 from gfl_lab.report.statistics import NO_LOOK
 from gfl_lab.report.variant_comparison_grid import group_titles, row_verdict, settings_grid
 from gfl_lab.report.variant_pair import VariantPair
@@ -32,9 +32,8 @@ def _table(rows: list[report.DifferenceRow], pair: VariantPair) -> str:
     head += [("verdict", "name")]
     lines, chosen = [], state.chosen(compare_images.OF)
     for row in rows:
-        half = MISSING if row.half is None else format_number("AP", row.half)
         line = [_name(row, chosen), format_number("AP", row.value), format_number("AP", row.reference)]
-        line += [format_number("AP", row.found.mean, True), half]
+        line += [format_number("AP", row.found.mean, True), format_size(row.half)]
         line += [p_text(row.found.p if row.comparison is None else row.comparison.p)] if group == report.METRIC else []
         line += [f"{row.counts[0]:.0f} / {row.counts[1]:.0f}"] if row.counts else []
         line += [theme.verdict_html(row.verdict, row_verdict(row))]

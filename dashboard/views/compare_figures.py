@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from dashboard import theme
-from dashboard.figures import frame
-from gfl_lab.report.formatting import VERDICT_SIGNS, shortened
+from dashboard.figures import frame, interval_bar
+from gfl_lab.report.formatting import VERDICT_SIGNS, format_size, shortened
+from gfl_lab.report.statistics import possible_ends
 from gfl_lab.report.variant_comparison import DifferenceRow
 
 MOST_ON_A_LINE = 44
@@ -17,8 +18,8 @@ MOST_ON_A_LINE = 44
 
 def scale(rows: Sequence[DifferenceRow]) -> tuple[float, float]:
     """Return the range of the horizontal axis that all differences and intervals of ``rows`` fit in."""
-    low = min([0.0, *(row.found.mean - (row.half or 0.0) for row in rows)])
-    high = max([0.0, *(row.found.mean + (row.half or 0.0) for row in rows)])
+    ends = [0.0, *(end for row in rows for end in possible_ends(row.found.mean, row.half or 0.0))]
+    low, high = min(ends), max(ends)
     room = 0.06 * max(high - low, 1.0)
     return low - room, high + room
 
@@ -44,8 +45,8 @@ def differences(rows: Sequence[DifferenceRow], span: tuple[float, float], ink: s
                 "color": colour,
                 "symbol": {True: "triangle-right", False: "triangle-left", None: "circle"}[_is_higher(row)],
             },
-            error_x={"type": "data", "array": [half], "thickness": 1.8, "width": 5, "color": colour},
-            hovertemplate=f"{titles[at]}: %{{x:+.1f}} ± {half:.1f}<br>{VERDICT_SIGNS.get(row.verdict, '')} {row.verdict}<extra></extra>",
+            error_x=interval_bar(row.found.mean, half, colour),
+            hovertemplate=f"{titles[at]}: %{{x:+.1f}} ± {format_size(half)}<br>{VERDICT_SIGNS.get(row.verdict, '')} {row.verdict}<extra></extra>",
         )
     title, lines = _axis_title(*names)
     frame(figure, 56 + 18 * lines + 34 * len(titles), r=16)

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dashboard import theme
-from dashboard.figures import AXIS, NO_HOVER, frame, rgba
+from dashboard.figures import AXIS, NO_HOVER, frame, interval_bar, rgba
 from gfl_lab.metrics.coco_ap import RESAMPLED
 from gfl_lab.report.claim_sentences import difference, interval_text
 from gfl_lab.report.comparison import Comparison
@@ -30,8 +30,7 @@ def forest(compared: Sequence[Comparison], variants: Sequence[str], ink: str) ->
     for column, metric in enumerate(metrics, 1):
         for each in (each for each in compared if each.metric == metric):
             colour, sign = theme.verdict_colour(each.verdict), VERDICT_SIGNS.get(each.verdict, "")
-            low, high = each.found.low, each.found.high
-            half = each.found.half if low is not None and high is not None else each.found.image_half
+            half = each.found.image_half if each.found.half is None else each.found.half
             half = None if each.verdict == NO_LOOK else half
             about = f"{theme.plot_text(each.variant)}: {difference(each)} {metric}, {interval_text(each)}<br>{sign} {verdict_text(each)}"
             figure.add_scatter(
@@ -43,7 +42,7 @@ def forest(compared: Sequence[Comparison], variants: Sequence[str], ink: str) ->
                     "color": colour,
                     "symbol": {True: "triangle-right", False: "triangle-left", None: "circle"}[each.better],
                 },
-                error_x={"type": "data", "array": [half or 0.0], "thickness": 1.8 if low is not None else 0.9, "width": 5, "color": colour},
+                error_x=interval_bar(each.found.mean, half or 0.0, colour, 1.8 if each.found.half is not None else 0.9),
                 hovertemplate=about + "<extra></extra>",
                 row=1,
                 col=column,

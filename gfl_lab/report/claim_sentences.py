@@ -8,7 +8,7 @@ from gfl_lab.report.comparison import BETTER, EQUIVALENT, INCONCLUSIVE, WORSE, C
 from gfl_lab.report.formatting import about, format_number, p_text
 from gfl_lab.report.noise import LEVEL
 from gfl_lab.report.power import MAX_SEEDS
-from gfl_lab.report.statistics import NO_LOOK, NO_RECORDS, NO_SIGNAL, NO_SPREAD, ONE_SEED
+from gfl_lab.report.statistics import LARGEST, NO_LOOK, NO_RECORDS, NO_SIGNAL, NO_SPREAD, ONE_SEED
 from gfl_lab.wording import joined, plural
 
 TITLES = {BETTER: "Better", WORSE: "Worse", EQUIVALENT: "Equivalent", INCONCLUSIVE: "Inconclusive"}
@@ -47,8 +47,8 @@ def difference(found: Comparison) -> str:
 
 def interval_text(found: Comparison) -> str:
     """Return ``95% interval +1.2 to +3.4``; with one seed, what the choice of images alone makes uncertain; ``preliminary`` before a look."""
-    low, high = found.found.low, found.found.high
-    if low is not None and high is not None:
+    if found.found.ends is not None:
+        low, high = found.found.ends
         return f"95% interval {format_number('AP', low, True)} to {format_number('AP', high, True)}"
     half = found.found.image_half
     if half is not None and found.verdict == ONE_SEED:
@@ -102,6 +102,8 @@ def _power(found: Comparison) -> list[str]:
     if found.detectable is None:
         return []
     seen = f"{seeds(found)} show a true difference of {format_number('AP', found.detectable)} AP or more 8 times in 10"
+    if found.detectable > LARGEST:
+        seen = f"{seeds(found)} are too few to show any difference 8 times in 10"
     if found.verdict != INCONCLUSIVE:
         return [f"{seen}."]
     least = f"{found.min_effect:g} AP"

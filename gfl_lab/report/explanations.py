@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from gfl_lab.report.comparison import EQUIVALENT, INCONCLUSIVE, Comparison
 from gfl_lab.report.formatting import about
 from gfl_lab.report.noise import LEVEL
-from gfl_lab.report.statistics import NO_RECORDS, NO_SIGNAL, NO_SPREAD, ONE_SEED
+from gfl_lab.report.statistics import LARGEST, NO_RECORDS, NO_SIGNAL, NO_SPREAD, ONE_SEED
 from gfl_lab.wording import first_of
 
 MOST_NAMES = 6
@@ -20,6 +20,10 @@ def explain(comparisons: tuple[Comparison, ...]) -> list[str]:
     tested = [each for each in comparisons if each.p is not None]
     if tested:
         sentences += [_about_intervals(tested), *_about_verdicts(tested), *_about_spread(tested), *_about_images(tested)]
+        if cut := [each.variant for each in tested if each.found.half is not None and each.found.half > LARGEST - abs(each.found.mean)]:
+            sentences.append(
+                f"{_some(cut)}: the interval is cut at ±{LARGEST:g} AP, since no two detectors differ by more. JSON and CSV have the uncut ends."
+            )
         if weak := [each.variant for each in tested if each.weak]:
             sentences.append(
                 f"Weak: {_some(weak)} {_rest(weak)} on two seeds. Two numbers hardly show how much seeds differ; take three or more."

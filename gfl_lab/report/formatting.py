@@ -10,6 +10,7 @@ import unicodedata
 from gfl_lab import naming
 from gfl_lab.report.comparison import BETTER, EQUIVALENT, INCONCLUSIVE, WORSE, Comparison
 from gfl_lab.report.power import MAX_SEEDS
+from gfl_lab.report.statistics import LARGEST
 
 MISSING = "–"
 VERDICT_SIGNS = {BETTER: "▲", WORSE: "▼", EQUIVALENT: "=", INCONCLUSIVE: "?"}
@@ -42,6 +43,11 @@ def decimal(value: float, digits: int = 2, signed: bool = False) -> str:
     if float(text) == 0:
         return text[1:]
     return ("−" if text[0] == "-" else "+" if signed else "") + text[1:]
+
+
+def format_size(value: float | None) -> str:
+    """Return the size of a difference in AP points; ``> 100`` for one that no two detectors can have, an en dash for None."""
+    return MISSING if value is None else f"> {LARGEST:g}" if value > LARGEST else format_number("AP", value)
 
 
 def format_spread(key: str, mean: float, std: float | None, signed: bool = False) -> str:

@@ -32,6 +32,8 @@ Sampled = Sequence[tuple[np.ndarray, np.ndarray]]
 """(R,) a metric on the same bootstrap samples of the images, of (variant, baseline), one pair for each seed."""
 FAINT = 0.05
 """AP points: what is below prints as 0.0. The spread of such numbers is no evidence on detectors that work."""
+LARGEST = 100.0
+"""AP points: no two detectors differ by more, neither in AP nor in what errors cost."""
 SAME = 1e-9
 """AP points: numbers that are closer are equal but for rounding."""
 
@@ -133,6 +135,11 @@ class Difference:
         return None if self.half is None else self.mean + self.half
 
     @property
+    def ends(self) -> tuple[float, float] | None:
+        """Ends of the interval for readers, cut where no difference can lie (``possible_ends``)."""
+        return None if self.half is None else possible_ends(self.mean, self.half)
+
+    @property
     def noise(self) -> Noise:
         """The noise that the interval rests on, of this row alone; there is one only where there is an interval."""
         return Noise(*(np.array(value, float) for value in (self.spread, self.freedom, self.residual, self.rows, self.guarded)))
@@ -151,6 +158,11 @@ class Difference:
         """Return the baseline minus the variant."""
         groups = self.groups and dataclasses.replace(self.groups, sizes=self.groups.sizes[::-1])
         return dataclasses.replace(self, mean=-self.mean + 0.0, groups=groups)
+
+
+def possible_ends(mean: float, half: float) -> tuple[float, float]:
+    """Return the ends of an interval around ``mean``, cut at ±``LARGEST``: a true difference lies within, so it covers as often as before."""
+    return max(mean - half, -LARGEST), min(mean + half, LARGEST)
 
 
 def paired(pairs: Sequence[tuple[float, float]], samples: Sampled | None = None, images: int = 0, signal: bool = True) -> Paired:

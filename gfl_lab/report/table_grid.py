@@ -8,7 +8,17 @@ from gfl_lab import naming
 from gfl_lab.report.columns import SEEDS, VARIANT, difference_columns
 from gfl_lab.report.comparison import EQUIVALENT, MIN_EFFECT, Comparison
 from gfl_lab.report.fairness import UNFAIR
-from gfl_lab.report.formatting import MISSING, format_number, format_spread, metric_title, needed_text, p_text, rounded, verdict_text
+from gfl_lab.report.formatting import (
+    MISSING,
+    format_number,
+    format_size,
+    format_spread,
+    metric_title,
+    needed_text,
+    p_text,
+    rounded,
+    verdict_text,
+)
 from gfl_lab.report.grid import AXIS, MEASURED, PUBLISHED, TRUE_EDGES, Cell, Column, Grid, Heading, Interval, Row, Sheet, Tone
 from gfl_lab.report.statistics import NO_LOOK, NO_SIGNAL
 from gfl_lab.report.table import Table
@@ -135,7 +145,7 @@ def _comparison_cells(each: Comparison) -> tuple[Cell, ...]:
         Cell(_points(found.mean, signed=True), value=found.mean),
         Cell(_interval_text(each)),
         Cell(p_text(each.p), value=each.p),
-        Cell(_points(each.detectable), value=each.detectable),
+        Cell(format_size(each.detectable), value=each.detectable),
         Cell(needed_text(each), value=each.needed),
         Cell(verdict_text(each), tone=Tone.PLAIN if each.verdict == EQUIVALENT else Tone.of(each.better), strong=strong),
     )
@@ -143,8 +153,9 @@ def _comparison_cells(each: Comparison) -> tuple[Cell, ...]:
 
 def _interval_text(each: Comparison) -> str:
     found = each.found
-    if found.low is not None and found.high is not None:
-        return f"{_points(found.low, signed=True)} to {_points(found.high, signed=True)}"
+    if found.ends is not None:
+        low, high = found.ends
+        return f"{_points(low, signed=True)} to {_points(high, signed=True)}"
     images_only = found.image_half is not None and each.verdict not in (NO_SIGNAL, NO_LOOK)
     return f"± {_points(found.image_half)} (images)" if images_only else MISSING
 
@@ -155,7 +166,7 @@ def _points(value: float | None, signed: bool = False) -> str:
 
 def _intervals(comparisons: Sequence[Comparison]) -> tuple[Interval, ...]:
     return tuple(
-        Interval(each.variant, each.found.low, each.found.mean, each.found.high, Tone.of(each.better))
+        Interval(each.variant, each.found.ends[0], each.found.mean, each.found.ends[1], Tone.of(each.better))
         for each in comparisons
-        if each.found.low is not None and each.found.high is not None
+        if each.found.ends is not None
     )

@@ -34,7 +34,7 @@ from gfl_lab.report.comparison import (
     others,
 )
 from gfl_lab.report.noise import LEVEL
-from gfl_lab.report.statistics import NO_LOOK, NO_SIGNAL, Difference, Paired, judge, p_equivalent, paired
+from gfl_lab.report.statistics import NO_LOOK, NO_SIGNAL, Difference, Paired, judge, p_equivalent, paired, possible_ends
 from gfl_lab.report.unpaired import Arm, compare_arms
 from gfl_lab.results.rows import ExperimentRow, VariantRow
 
@@ -73,6 +73,11 @@ class DifferenceRow:
         if self.found.half is None and self.found.seeds == 1 and self.found.verdict not in (NO_SIGNAL, NO_LOOK):
             return self.found.image_half
         return self.found.half
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """Ends of the interval of ``half``, cut where no difference can lie."""
+        return None if self.half is None else possible_ends(self.found.mean, self.half)
 
     @property
     def better(self) -> bool | None:

@@ -8,7 +8,7 @@ from gfl_lab.metrics.error_types import RIGHT_IOU, about
 from gfl_lab.report import columns
 from gfl_lab.report.claim_sentences import preliminary
 from gfl_lab.report.differences import Differing, budget_note, differing_title
-from gfl_lab.report.formatting import MISSING, format_number, p_text, verdict_text
+from gfl_lab.report.formatting import format_number, format_size, p_text, verdict_text
 from gfl_lab.report.grid import Cell, Column, Grid, Row, Sheet, Tone
 from gfl_lab.report.variant_comparison import CLASS, ERROR, METRIC, SIZE, DifferenceRow, notes
 from gfl_lab.results.rows import ExperimentRow
@@ -93,7 +93,7 @@ def _row(row: DifferenceRow) -> Row:
         Cell(format_number("AP", row.value), value=row.value),
         Cell(format_number("AP", row.reference), value=row.reference),
         Cell(format_number("AP", row.found.mean, True), value=row.found.mean, tone=tone),
-        Cell(MISSING if row.half is None else format_number("AP", row.half), value=row.half),
+        Cell(format_size(row.half), value=row.half),
     ]
     if row.group == METRIC:
         p, verdict = (row.comparison.p, verdict_text(row.comparison)) if row.comparison else (row.found.p, row.verdict)

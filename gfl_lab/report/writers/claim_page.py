@@ -83,8 +83,7 @@ def _intervals(claim: Claim) -> str:
     for metric, found in claim.comparisons.items():
         first, second = claim.by_seed[metric]
         each = () if found.found.groups else tuple(first[seed] - second[seed] for seed in first if seed in second)
-        half = found.found.half
-        rows.append(svg.ForestRow(metric_title(metric), found.found.mean, half, found.better, _interval(found), each))
+        rows.append(svg.ForestRow(metric_title(metric), found.found.mean, found.found.ends, found.better, _interval(found), each))
     return svg.forest(
         rows, "differences in AP, AP50 and AP75 with 95% intervals", width=340, names=40, values=104, row=26, band=claim.main.min_effect
     )
@@ -92,9 +91,10 @@ def _intervals(claim: Claim) -> str:
 
 def _interval(found: Comparison) -> str:
     """Return ``+2.3 (+1.2 to +3.4)``; the difference alone where there is no interval."""
-    low, high = found.found.low, found.found.high
-    interval = "" if low is None or high is None else f" ({format_number('AP', low, True)} to {format_number('AP', high, True)})"
-    return sentences.difference(found) + interval
+    if found.found.ends is None:
+        return sentences.difference(found)
+    low, high = (format_number("AP", end, True) for end in found.found.ends)
+    return f"{sentences.difference(found)} ({low} to {high})"
 
 
 # --- the rows of the table ------------------------------------------------------------------------
@@ -173,7 +173,7 @@ def _parts(claim: Claim) -> str:
 
 def _panel(rows: Sequence[DifferenceRow], heading: str, note: str) -> str:
     shown = [
-        svg.ForestRow(_part_name(row), row.found.mean, row.half, row.better, format_number("AP", row.found.mean, True)) for row in rows
+        svg.ForestRow(_part_name(row), row.found.mean, row.ends, row.better, format_number("AP", row.found.mean, True)) for row in rows
     ]
     drawn = svg.forest(shown, f"{heading}: differences with intervals", width=236, names=88, values=32, row=15)
     return f"<figure><h3>{escaped(heading)}</h3>{drawn}<figcaption>{escaped(note)}</figcaption></figure>"

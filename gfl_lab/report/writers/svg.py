@@ -83,13 +83,13 @@ class ForestRow:
     """A difference with its interval.
 
     Attributes:
-        half: half width of the interval; None where there is none. better: as ``DifferenceRow.better``.
+        ends: of the interval; None where there is none. better: as ``DifferenceRow.better``.
         each: the difference of each seed, as small dots. text: what stands at the right.
     """
 
     name: str
     mean: float
-    half: float | None
+    ends: tuple[float, float] | None
     better: bool | None
     text: str
     each: tuple[float, ...] = ()
@@ -104,7 +104,7 @@ def forest(rows: Sequence[ForestRow], label: str, *, width: int, names: int, val
         band: half width of a band around 0: effects that do not matter.
     """
     ends = [0.0, *((-band, band) if band else ())]
-    ends += [value for each in rows for value in (each.mean - (each.half or 0), each.mean + (each.half or 0), *each.each)]
+    ends += [value for each in rows for value in (each.mean, *(each.ends or ()), *each.each)]
     room = 0.06 * (max(ends) - min(ends)) or 1.0
     values = max([values, *(int(_BOLD * len(each.text)) + 8 for each in rows)])
     x = Scale(min(ends) - room, max(ends) + room, names, width - values)
@@ -124,8 +124,8 @@ def forest(rows: Sequence[ForestRow], label: str, *, width: int, names: int, val
 def _forest_row(each: ForestRow, x: Scale, y: float, width: int, names: int) -> str:
     tone = {True: "up", False: "down", None: "flat"}[each.better]
     parts = [element("circle", class_="seed", cx=x(value), cy=y + 5, r=1.6) for value in each.each]
-    if each.half is not None:
-        low, high = x(each.mean - each.half), x(each.mean + each.half)
+    if each.ends is not None:
+        low, high = map(x, each.ends)
         parts.append(element("line", class_="range", x1=low, x2=high, y1=y, y2=y))
         parts += [element("line", class_="range", x1=end, x2=end, y1=y - 3, y2=y + 3) for end in (low, high)]
     parts.append(element("circle", class_="mean", cx=x(each.mean), cy=y, r=3.6))
