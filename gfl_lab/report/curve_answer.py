@@ -99,7 +99,7 @@ def _slopes(curve: Curve) -> _Slopes | None:
     each = y @ x / (x @ x)
     seeds = len(each)
     if seeds > 1:
-        variance, freedom = float(each.var(ddof=1)), seeds - 1
+        variance, freedom = float(each.var(ddof=1)), float(seeds - 1)
     else:
         scatter = y - y.mean(1, keepdims=True) - each[:, None] * x
         factor, freedom = correlated(count)
