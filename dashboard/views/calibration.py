@@ -72,9 +72,9 @@ def _scores(
             "box has none.</div>"
         )
     of_bins, *correlations = columns.CALIBRATION_COLUMNS
-    head = [theme.Head("variant", "name"), theme.Head("detections", "num"), theme.Head(of_bins.title, "num", of_bins.key)]
+    head = [theme.Head("variant", "name"), theme.Head("detections", "num"), theme.Head(of_bins.title, "num short", of_bins.key)]
     for column in correlations:
-        head += [theme.Head(f"{column.title}: Pearson", "num", column.key), theme.Head("Spearman", "num")]
+        head += [theme.Head(f"{column.title}: Pearson", "num short", column.key), theme.Head("Spearman", "num")]
     theme.show(theme.table_html(head, lines))
     return found
 
@@ -102,7 +102,7 @@ def _distributions(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str,
         )
         return
     head = [theme.Head("variant", "name"), theme.Head(by, "name"), theme.Head("sides", "num")]
-    head += [theme.Head(f"{c.title} [{c.unit}]", "num", c.key) for c in columns.SIDE_COLUMNS if c.key in report.MEASURES]
+    head += [theme.Head(f"{c.title} [{c.unit}]", "num short", c.key) for c in columns.SIDE_COLUMNS if c.key in report.MEASURES]
     theme.show(theme.table_html(head, lines))
     theme.show(
         '<div class="notes small dim">Bimodal: sides with two modes or more. Tail: mass on the last bin, where the object reaches further '
@@ -133,10 +133,10 @@ def _hidden(trials: list[tuple[VariantRow, TrialRow]], palette: dict[str, str]) 
     head = [
         ("variant", "name"),
         ("sides", "num"),
-        ("beside another box [%]", "num"),
-        (f"bimodal, of the top {report.TOP:.0%}", "num"),
-        ("of them beside another box [%]", "num"),
-        ("wider beside another box: how often [0 to 1]", "num"),
+        ("beside another box [%]", "num short"),
+        (f"bimodal, of the top {report.TOP:.0%}", "num short"),
+        ("of them beside another box [%]", "num short"),
+        ("wider beside another box: how often [0 to 1]", "num short"),
     ]
     theme.show(theme.table_html(head, lines))
     theme.show(

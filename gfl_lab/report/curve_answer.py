@@ -25,7 +25,8 @@ LEAST_EPOCHS = 3
 LEAST_STEPS = 10
 """Steps of an epoch from which a risen loss is told: with few, the median of one epoch lies above all of another by chance."""
 CORRELATION = 0.5
-"""Assumed correlation of consecutive epochs' deviations from a line, where one seed alone shows the noise. Too few epochs to estimate it."""
+"""Assumed correlation of consecutive epochs' deviations from a line, where one seed alone shows the noise. Too few epochs to estimate it.
+``benchmarks/trend_errors.py`` measures how often flat curves get a trend."""
 RISES, FALLS, LEVEL_WITHIN_NOISE, SILENT = "rises", "falls", "level", "silent"
 _SEARCH = "search"
 
