@@ -190,5 +190,5 @@ def test_a_distribution_stands_where_its_bins_lie() -> None:
     wide = np.pad(black, ((0, 0), (0, 900), (0, 0)), constant_values=200)
     near, far = (np.asarray(side_thumbnail(each, box_view(row), "left", 96)) for each in (black, wide))
     assert near.shape == (96, 96, 3) and (near == far).all(), "the picture of a box does not depend on the size of its image"
-    dark = np.asarray(side_thumbnail(black, box_view(row), "left", 96, paper="#14171b"))
-    assert near[-1, 0].tolist() == [255] * 3 and dark[-1, 0].tolist() == [0x14, 0x17, 0x1B], "beyond the image, the colour of the page"
+    light, dark = (np.asarray(side_thumbnail(black[:50], box_view(row), "left", 96, paper=paper)) for paper in ("#ffffff", "#14171b"))
+    assert light[-1, 0].tolist() == [255] * 3 and dark[-1, 0].tolist() == [0x14, 0x17, 0x1B], "beyond the image, the colour of the page"
