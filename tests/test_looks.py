@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from gfl_lab.report import variant_comparison, variant_pair
 from gfl_lab.report.claim_sentences import preliminary
 from gfl_lab.report.comparison import compare, compare_two
 from gfl_lab.report.formatting import format_number
-from gfl_lab.report.looks import DECIDED, OUT_OF_REACH, before_first_look, levels, look, looks_up_to, seeds_wanted
+from gfl_lab.report.looks import DECIDED, OUT_OF_REACH, SILENT, LookedAt, before_first_look, levels, look, looks_up_to, seeds_wanted
 from gfl_lab.report.noise import LEVEL
 from gfl_lab.report.statistics import Paired, holm, judge
 from gfl_lab.report.table import build_table
@@ -32,6 +33,7 @@ from gfl_lab.results.rows import Design
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree, TrialState
 from gfl_lab.session.claim import read_claim
+from gfl_lab.session.looks import look_lines
 from gfl_lab.spec.files import load_experiment
 from tests.support import known_trial
 from tests.support.cli import Cli, runner
@@ -127,6 +129,14 @@ def test_a_row_out_of_reach_stops_without_a_verdict() -> None:
     found = look(LOOKS, {"a": 8}, lambda name, metric, seeds: paired(0.05, 4.0, seeds), 0.5)
     assert (found["a"].seeds, found["a"].stopped) == (3, OUT_OF_REACH)
     assert seeds_wanted(LOOKS, found) == {"a": 3}
+
+
+def test_a_row_that_has_learned_nothing_stops_without_a_verdict() -> None:
+    low = replace(paired(0.02, 1e-4, 2), highest=0.6)
+    for least, stopped in ((0.7, SILENT), (0.5, DECIDED)):
+        assert look([2, 3], {"a": 2}, lambda *at: low, least)["a"].stopped == stopped
+    lines = look_lines(Design(looks=(2, 3), min_effect=0.7), {"a": LookedAt(2, {}, SILENT)})
+    assert lines[0] == "look at 2 seeds: no signal, AP below 0.7 in every trial: a"
 
 
 # --- many tables ---

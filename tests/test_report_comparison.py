@@ -285,8 +285,23 @@ def test_no_detections_at_all_are_no_result() -> None:
     found = table_json(table)["rows"][1]["delta"]["AP"]
     assert (found["interval"], found["p"], found["seeds_needed"], found["verdict"]) == (None, None, None, "no signal")
     text = all_forms(table)
-    assert "No signal for v0: AP has no meaning here, since it is 0.0 in every trial of both." in text
+    assert "No signal for v0: AP shows nothing here, since it is 0.0 in every trial of both." in text
     assert "AP is 0.0 in every trial of off and v0" in text and "1.00" not in text and "8 times in 10" not in text
+
+
+def test_variants_that_have_learned_nothing_are_not_called_equivalent() -> None:
+    """AP of 0.5 lies within 2 AP of any other below 2, whatever the change does; that it lies within 0.4 AP is shown."""
+
+    def one(name: str, baseline: bool, *ap: float) -> VariantRow:
+        return VariantRow(name, {}, {}, baseline, None, tuple(trial(name, seed, AP=value) for seed, value in enumerate(ap)))
+
+    found = experiment(one("off", True, 0.50, 0.51, 0.50), one("v0", False, 0.52, 0.50, 0.51), one("v1", False, 5.0, 5.1, 4.9))
+    low, high = compare(found, min_effect=2.0)
+    assert (low.verdict, high.verdict) == ("no signal", "better") and low.within and low.p > 0.05
+    assert low.why == "it is below the smallest effect that matters, 2 AP, in every trial of both" and high.why == ""
+    assert compare(found, min_effect=0.4)[0].verdict == "equivalent"
+    table = build_table(found, min_effect=2.0)
+    assert "No signal for v0: AP shows nothing here, since it is below the smallest effect that matters, 2 AP" in all_forms(table)
 
 
 def test_a_setting_without_effect_is_no_result_either() -> None:

@@ -34,7 +34,7 @@ def verdict(found: Comparison, variant: str, reference: str) -> str:
     if found.verdict == INCONCLUSIVE:
         return f"It is open whether {variant} is better than {reference}: {amount} AP points ({interval})."
     if found.verdict in (NO_SIGNAL, NO_SPREAD, NO_RECORDS):
-        return f"Nothing can be concluded on {variant} and {reference}, since {found.found.why}."
+        return f"Nothing can be concluded on {variant} and {reference}, since {found.why}."
     if found.verdict == NO_LOOK:
         return f"{variant} differs from {reference} by {amount} AP points so far. {preliminary([found])}"
     return f"{variant} differs from {reference} by {amount} AP points ({interval}). One seed shows nothing of other seeds."

@@ -109,7 +109,7 @@ VERDICTS = {
     EQUIVALENT: "the difference lies within the smallest effect that matters, shown at 5%; `better, within ±0.3` is a difference too small to matter",
     INCONCLUSIVE: "too little data to show a difference, or to show that it is too small to matter; it does not mean equal",
     ONE_SEED: "the spread over seeds is unknown, so there is no interval; train a second seed, better a third",
-    NO_SIGNAL: "the metric is 0.0 in every trial of both variants, or both have the same numbers in every seed and every sample of the images",
+    NO_SIGNAL: "the metric is 0.0 or below the smallest effect that matters in every trial of both variants, or both have the same numbers in every seed and every sample of the images",
     NO_SPREAD: "every seed gave exactly the same difference",
     NO_RECORDS: "`eval.npz` of a trial is missing or damaged, or two trials were evaluated on different images; `gfl-lab run` evaluates again",
     NO_LOOK: "the looks were fixed beforehand, and the first one is still to come; until then the difference is preliminary",

@@ -18,7 +18,17 @@ from gfl_lab.records.plan import Design
 from gfl_lab.report import looks, power
 from gfl_lab.report.looks import LookedAt
 from gfl_lab.report.noise import LEVEL
-from gfl_lab.report.statistics import NO_LOOK, NO_RECORDS, Difference, Paired, image_variance, judge, paired
+from gfl_lab.report.statistics import (
+    NO_LOOK,
+    NO_RECORDS,
+    NO_SIGNAL,
+    Difference,
+    Paired,
+    image_variance,
+    judge,
+    paired,
+    too_low,
+)
 from gfl_lab.report.unpaired import Arm, compare_arms
 from gfl_lab.results.rows import ExperimentRow, Resampled, TrialRow, VariantRow
 
@@ -66,13 +76,20 @@ class Comparison:
     def verdict(self) -> str:
         """``better``, ``worse``, ``equivalent`` (within ``min_effect``) or ``inconclusive``, at 5% after correction.
 
-        If nothing can be concluded: ``one seed``, ``no signal``, ``no spread``, ``no records`` or ``no look yet``; ``found.why`` has the reason.
+        If nothing can be concluded: ``one seed``, ``no signal``, ``no spread``, ``no records`` or ``no look yet``; ``why`` has the reason.
         """
         if self.p is None:
             return self.found.verdict
         if self.p < 1 - LEVEL:
             return BETTER if self.found.mean > 0 else WORSE
-        return EQUIVALENT if self.within else INCONCLUSIVE
+        if not self.within:
+            return INCONCLUSIVE
+        return NO_SIGNAL if too_low(self.found, self.min_effect) else EQUIVALENT
+
+    @property
+    def why(self) -> str:
+        """Why nothing can be concluded, as a sentence goes on; empty where something can."""
+        return self.found.why or (too_low(self.found, self.min_effect) if self.verdict == NO_SIGNAL else "")
 
     @property
     def within(self) -> bool:

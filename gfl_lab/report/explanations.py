@@ -34,9 +34,9 @@ def explain(comparisons: tuple[Comparison, ...]) -> list[str]:
         reasons: dict[str, list[str]] = {}
         for each in comparisons:
             if each.verdict == verdict:
-                reasons.setdefault(each.found.why, []).append(each.variant)
+                reasons.setdefault(each.why, []).append(each.variant)
         for why, variants in reasons.items():
-            subject = f"{comparisons[0].metric} has no meaning here, since {why}" if verdict == NO_SIGNAL else why
+            subject = f"{comparisons[0].metric} shows nothing here, since {why}" if verdict == NO_SIGNAL else why
             out = (
                 ". `gfl-lab run` evaluates such trials again, `gfl-lab import-results` imports them again, and `gfl-lab doctor` lists them"
                 if "eval.npz" in why

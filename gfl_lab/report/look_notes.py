@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from gfl_lab.report.claim_sentences import preliminary
 from gfl_lab.report.comparison import BETTER, EQUIVALENT, WORSE, Comparison
-from gfl_lab.report.looks import DECIDED, HOPE, OUT_OF_REACH
+from gfl_lab.report.looks import DECIDED, HOPE, OUT_OF_REACH, SILENT
 from gfl_lab.report.statistics import NO_LOOK
 from gfl_lab.results.rows import Design, ExperimentRow, Extension
 from gfl_lab.wording import joined, plural
@@ -37,6 +37,8 @@ def _about_looks(experiment: ExperimentRow, design: Design, comparisons: Sequenc
             f"Stopped without a verdict with {_by_seeds(hopeless)}: the chance that {most} seeds give one is below {100 * HOPE:.0f}%, "
             "should the difference stay as it is."
         )
+    if silent := by_stop.get(SILENT):
+        notes.append(f"Stopped without a verdict with {_by_seeds(silent)}: AP is below {design.min_effect:g} in every trial of both.")
     still = by_stop.get("", {})
     if last := still.get(most):
         notes.append(f"Undecided at the last look, {most} seeds: {joined(last)}.")

@@ -19,12 +19,12 @@ import numpy as np
 from gfl_lab.metrics.coco_ap import RESAMPLED
 from gfl_lab.report.noise import LEVEL, Array, Noise, half_width
 from gfl_lab.report.quantiles import normal_probability
-from gfl_lab.report.statistics import Difference, Paired, holm, judge, p_equivalent
+from gfl_lab.report.statistics import Difference, Paired, holm, judge, p_equivalent, too_low
 from gfl_lab.spec.limits import LOOKS, MOST_SEEDS
 
 HOPE = 0.2
 """A row goes on while its chance of a verdict at the last look is at least this, should its difference stay as it is."""
-DECIDED, OUT_OF_REACH = "decided", "out of reach"
+DECIDED, OUT_OF_REACH, SILENT = "decided", "out of reach", "no signal"
 
 
 def looks_up_to(most: int) -> tuple[int, ...]:
@@ -64,7 +64,7 @@ class LookedAt:
     Attributes:
         seeds: of that look; 0 before the first one.
         found: the difference by metric, with interval and p corrected for the looks.
-        stopped: DECIDED, OUT_OF_REACH, or empty while it goes on.
+        stopped: DECIDED, OUT_OF_REACH, SILENT (both variants are too low to differ by what matters), or empty while it goes on.
     """
 
     seeds: int = 0
@@ -102,7 +102,8 @@ def look(
         current = {name: row.found["AP"] for name, row in rows.items() if "AP" in row.found}
         p, within = corrected(current, len(rows), min_effect)
         decided = {name for name in p if min(p[name], within[name]) < 1 - LEVEL}
-        stops = dict.fromkeys([name for name in ready if name in decided], DECIDED)
+        silent = {name for name in decided if p[name] >= 1 - LEVEL and too_low(current[name], min_effect)}
+        stops = {name: SILENT if name in silent else DECIDED for name in ready if name in decided}
         if seeds > looks[0] and seeds != looks[-1]:
             left = [name for name in ready if name not in decided and current[name].half is not None]
             stops |= {

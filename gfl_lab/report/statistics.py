@@ -51,6 +51,7 @@ class Paired:
         image_variance: of ``mean`` through the choice of images, B; None where it is not known.
         residual: variance of one pair through the noise of single trials on single images, E; None with one seed or unknown images.
         images: how many validation images there are, 0 where that is not known.
+        highest: the largest number of both in any trial; infinite where it is not known.
         why: why nothing can be concluded from these numbers; empty where something can.
         verdict: NO_SIGNAL, NO_SPREAD or NO_RECORDS beside ``why``, else empty.
     """
@@ -61,6 +62,7 @@ class Paired:
     image_variance: float | None = None
     residual: float | None = None
     images: int = 0
+    highest: float = math.inf
     why: str = ""
     verdict: str = ""
 
@@ -96,6 +98,7 @@ class Difference:
         rows: how many rows ``spread`` is pooled over; 1 where the row stands by itself.
         guarded: True where other rows were pooled and this one varies too much to be one of them.
         images: how many validation images there are, 0 where that is not known.
+        highest: the largest number of both in any trial; infinite where it is not known.
         level: error that the interval may have by itself: 5%, or the part of it that belongs to one look (``report.looks``). ``p`` is
             enlarged by as much.
         verdict, why: of ``Paired``: where there is no interval, the reason. NO_LOOK before the first look that was fixed beforehand.
@@ -114,6 +117,7 @@ class Difference:
     rows: int = 1
     guarded: bool = False
     images: int = 0
+    highest: float = math.inf
     level: float = 1 - LEVEL
     verdict: str = ""
     why: str = ""
@@ -160,6 +164,11 @@ class Difference:
         return dataclasses.replace(self, mean=-self.mean + 0.0, groups=groups)
 
 
+def too_low(found: Difference, min_effect: float) -> str:
+    """Return why equivalence within ``min_effect`` shows nothing: both are below it in every trial, so they cannot differ by more. Else empty."""
+    return f"it is below the smallest effect that matters, {min_effect:g} AP, in every trial of both" if found.highest < min_effect else ""
+
+
 def possible_ends(mean: float, half: float) -> tuple[float, float]:
     """Return the ends of an interval around ``mean``, cut at ±``LARGEST``: a true difference lies within, so it covers as often as before."""
     return max(mean - half, -LARGEST), min(mean + half, LARGEST)
@@ -181,7 +190,7 @@ def paired(pairs: Sequence[tuple[float, float]], samples: Sampled | None = None,
     if not each or not all(map(math.isfinite, each)):
         raise ValueError(f"a difference needs pairs of finite numbers, and these are {list(pairs)}")
     count = len(each)
-    found = Paired(statistics.fmean(each), count, images=images)
+    found = Paired(statistics.fmean(each), count, images=images, highest=max(map(max, pairs)))
     if samples is not None:
         of_mean, residual = image_variances(np.stack([value - reference for value, reference in samples]))
         if math.isfinite(of_mean):
@@ -225,8 +234,9 @@ def judge(rows: Sequence[Paired], level: float = 1 - LEVEL) -> list[Difference]:
         elif row.seed_variance is None and not verdict:
             verdict = ONE_SEED
         plain = Difference(
-            row.mean, None, None, row.seed_variance, row.image_variance, row.seeds, images=row.images, level=level, verdict=verdict, why=why
-        )
+            row.mean, None, None, row.seed_variance, row.image_variance, row.seeds, images=row.images, highest=row.highest, level=level,
+            verdict=verdict, why=why,
+        )  # fmt: skip
         if not verdict:
             plain = dataclasses.replace(
                 plain,

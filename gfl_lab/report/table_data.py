@@ -93,7 +93,7 @@ def _comparison_json(each: Comparison) -> dict[str, Any]:
         "images_needed": each.images_needed,
         "verdict": each.verdict,
         "weak": each.weak,
-        "why": found.why,
+        "why": each.why,
     }
 
 
@@ -171,7 +171,7 @@ def _comparison_texts(each: Comparison | None) -> list[str]:
         "" if found.half is None else str(found.rows),
         each.verdict,
         lower(each.weak),
-        one_line(found.why),
+        one_line(each.why),
         "" if each.p_equivalent is None else f"{each.p_equivalent:.4g}",
         _text(each.min_effect),
     ]

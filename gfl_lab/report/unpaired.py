@@ -63,6 +63,7 @@ def compare_arms(one: Arm, other: Arm, signal: bool = True) -> Difference:
         image_variance=images,
         seeds=min(sizes),
         images=one.images,
+        highest=max(*one.values, *other.values),
         groups=Groups(sizes, float(pairs), float(_welch(variance, np.ones(2)))),
     )
     verdict, why = _verdict(one, other, signal, images)

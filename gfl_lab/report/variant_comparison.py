@@ -34,7 +34,17 @@ from gfl_lab.report.comparison import (
     others,
 )
 from gfl_lab.report.noise import LEVEL
-from gfl_lab.report.statistics import NO_LOOK, NO_SIGNAL, Difference, Paired, judge, p_equivalent, paired, possible_ends
+from gfl_lab.report.statistics import (
+    NO_LOOK,
+    NO_SIGNAL,
+    Difference,
+    Paired,
+    judge,
+    p_equivalent,
+    paired,
+    possible_ends,
+    too_low,
+)
 from gfl_lab.report.unpaired import Arm, compare_arms
 from gfl_lab.results.rows import ExperimentRow, VariantRow
 
@@ -98,7 +108,14 @@ class DifferenceRow:
             return self.comparison.verdict
         if self.found.verdict or self.better is not None:
             return self.found.verdict or (BETTER if self.better else WORSE)
-        return EQUIVALENT if p_equivalent(self.found, self.min_effect) < 1 - LEVEL else INCONCLUSIVE
+        if p_equivalent(self.found, self.min_effect) >= 1 - LEVEL:
+            return INCONCLUSIVE
+        return NO_SIGNAL if self.group != ERROR and too_low(self.found, self.min_effect) else EQUIVALENT
+
+    @property
+    def why(self) -> str:
+        """Why nothing can be concluded, as a sentence goes on; empty where something can."""
+        return self.found.why or (too_low(self.found, self.min_effect) if self.verdict == NO_SIGNAL else "")
 
     @property
     def weak(self) -> bool:
@@ -249,7 +266,7 @@ def comparison_json(rows: Sequence[DifferenceRow]) -> list[dict[str, Any]]:
             "half_width_images": number(row.found.image_half), "seeds": row.found.seeds,
             "p": p_number(row.found.p), "p_holm": None if row.comparison is None else p_number(row.comparison.p),
             "rows_pooled": None if row.found.half is None else row.found.rows,
-            "verdict": row.verdict, "min_effect": row.min_effect, "weak": row.weak, "why": row.found.why,
+            "verdict": row.verdict, "min_effect": row.min_effect, "weak": row.weak, "why": row.why,
             **({} if row.counts is None else {"count_variant": number(row.counts[0]), "count_reference": number(row.counts[1]), "iou": row.iou}),
         }
         for row in rows
@@ -281,5 +298,5 @@ def notes(rows: Sequence[DifferenceRow]) -> list[str]:
         notes.append("Two seeds: all verdicts are weak. Two numbers hardly show how much seeds differ; take three or more.")
     if any(row.counts for row in rows):
         notes.append(f"{PAIR_COUNT.title}: {PAIR_COUNT.help}.")
-    notes += [f"{row.name}: {row.verdict}, since {row.found.why}." for row in totals if row.found.why and row.verdict != NO_LOOK]
+    notes += [f"{row.name}: {row.verdict}, since {row.why}." for row in totals if row.why and row.verdict != NO_LOOK]
     return notes

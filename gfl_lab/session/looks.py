@@ -13,7 +13,7 @@ from gfl_lab.orchestrate.expected import Cost, cost_of
 from gfl_lab.orchestrate.resources import TrialResources
 from gfl_lab.records.plan import Design
 from gfl_lab.report.comparison import look_at
-from gfl_lab.report.looks import DECIDED, OUT_OF_REACH, LookedAt, looks_up_to, seeds_wanted
+from gfl_lab.report.looks import DECIDED, OUT_OF_REACH, SILENT, LookedAt, looks_up_to, seeds_wanted
 from gfl_lab.report.looks_simulated import EFFECTS, expected_trials
 from gfl_lab.report.ranking import Ranking
 from gfl_lab.report.table import Table
@@ -132,7 +132,12 @@ def look_lines(design: Design, rows: Mapping[str, LookedAt], failed: Collection[
     """Return what a look has shown: which rows stop, which go on, and which wait since one of their trials has ``failed``."""
     seeds = max((row.seeds for row in rows.values()), default=0)
     lines = []
-    for why, words in ((DECIDED, "decided"), (OUT_OF_REACH, f"out of reach of {design.looks[-1]} seeds")):
+    words_of = {
+        DECIDED: "decided",
+        OUT_OF_REACH: f"out of reach of {design.looks[-1]} seeds",
+        SILENT: f"no signal, AP below {design.min_effect:g} in every trial",
+    }
+    for why, words in words_of.items():
         if names := [name for name, row in rows.items() if row.stopped == why and row.seeds == seeds]:
             lines.append(f"look at {seeds} seeds: {words}: {joined(names)}")
     waiting = [name for name, row in rows.items() if not row.stopped and name in failed]
