@@ -16,6 +16,7 @@ from logging import StreamHandler
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from gfl_lab.naming import LAST_CHECKPOINT, MLFLOW_DB
 from gfl_lab.rundir import RunTree, TrialDir
@@ -32,6 +33,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+
+# An example that takes long on a busy machine is no fault.
+settings.register_profile("gfl-lab", deadline=None)
+settings.load_profile("gfl-lab")
 
 # Until the tests are collected: what they import stays, and each collection would look through it.
 gc.disable()
