@@ -301,6 +301,7 @@ def test_variants_that_have_learned_nothing_are_not_called_equivalent() -> None:
     assert low.why == "it is below the smallest effect that matters, 2 AP, in every trial of both" and high.why == ""
     assert compare(found, min_effect=0.4)[0].verdict == "equivalent"
     table = build_table(found, min_effect=2.0)
+    assert comparison_texts(table)[0][-1] == "no signal"
     assert "No signal for v0: AP shows nothing here, since it is below the smallest effect that matters, 2 AP" in all_forms(table)
 
 

@@ -99,7 +99,7 @@ class Comparison:
     @property
     def weak(self) -> bool:
         """True for a verdict that rests on two seeds."""
-        return self.p is not None and self.found.seeds <= FEW_SEEDS
+        return self.p is not None and self.found.seeds <= FEW_SEEDS and self.verdict != NO_SIGNAL
 
     @property
     def better(self) -> bool | None:

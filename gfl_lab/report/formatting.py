@@ -10,7 +10,7 @@ import unicodedata
 from gfl_lab import naming
 from gfl_lab.report.comparison import BETTER, EQUIVALENT, INCONCLUSIVE, WORSE, Comparison
 from gfl_lab.report.power import MAX_SEEDS
-from gfl_lab.report.statistics import LARGEST
+from gfl_lab.report.statistics import LARGEST, NO_SIGNAL
 
 MISSING = "–"
 VERDICT_SIGNS = {BETTER: "▲", WORSE: "▼", EQUIVALENT: "=", INCONCLUSIVE: "?"}
@@ -87,5 +87,7 @@ def needed_text(each: Comparison) -> str:
 
 def verdict_text(each: Comparison) -> str:
     """Return the verdict as people read it: ``better``, ``better, within ±0.3``, ``equivalent within ±0.3``; marked ``(weak)`` on two seeds."""
+    if each.verdict == NO_SIGNAL:
+        return each.verdict
     within = f"{'' if each.better is None else ','} within ±{each.min_effect:g}" if each.within else ""
     return each.verdict + within + (" (weak)" if each.weak else "")
