@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 
 from gfl_lab import naming
-from gfl_lab.report.statistics import LARGEST
+from gfl_lab.report.statistics import possible_ends
 
 CONFIG = {"displaylogo": False, "displayModeBar": False, "scrollZoom": False}
 """Plotly's options on every page: zoom by dragging, reset by double click."""
@@ -54,8 +54,11 @@ def rgba(colour: str, alpha: float) -> str:
 
 def interval_bar(mean: float, half: float, colour: str, thickness: float = 1.8) -> dict[str, Any]:
     """Return Plotly's bar for an interval of a difference, in AP points; it ends where no difference can lie."""
-    low, high = min(half, LARGEST + mean), min(half, LARGEST - mean)
-    return {"type": "data", "symmetric": False, "array": [high], "arrayminus": [low], "thickness": thickness, "width": 5, "color": colour}
+    low, high = possible_ends(mean, half)
+    return {
+        "type": "data", "symmetric": False, "array": [high - mean], "arrayminus": [mean - low], "thickness": thickness, "width": 5,
+        "color": colour,
+    }  # fmt: skip
 
 
 def metric_label(key: str) -> str:

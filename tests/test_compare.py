@@ -180,6 +180,13 @@ def test_python_compares_the_seeds_that_both_have_finished(tmp_path: Path) -> No
     assert [column.title for column in sheet.grids[0].columns][1:3] == ["first", "second"]
 
 
+def test_a_class_that_neither_has_learned_has_no_signal_and_is_not_weak() -> None:
+    found = Difference(0.01, 0.1, 0.9, 1e-4, 0.0, 2, spread=1e-4, freedom=3.0, highest=0.5)
+    low, high = (DifferenceRow("class", "a", 0.5, 0.5, replace(found, highest=most), min_effect=2.0) for most in (0.5, 5.0))
+    assert (low.verdict, low.weak, high.verdict, high.weak, high.why) == ("no signal", False, "equivalent", True, "")
+    assert low.why == "it is below the smallest effect that matters, 2 AP, in every trial of both"
+
+
 def test_the_classes_that_differ_most_are_shown_and_the_others_counted() -> None:
     found = Difference(1.0, None, None, None, None, 2)
     rows = [DifferenceRow("class", f"c{i}", 0.0, 0.0, replace(found, mean=float(i))) for i in range(14)]

@@ -20,7 +20,7 @@ def explain(comparisons: tuple[Comparison, ...]) -> list[str]:
     tested = [each for each in comparisons if each.p is not None]
     if tested:
         sentences += [_about_intervals(tested), *_about_verdicts(tested), *_about_spread(tested), *_about_images(tested)]
-        if cut := [each.variant for each in tested if each.found.half is not None and each.found.half > LARGEST - abs(each.found.mean)]:
+        if cut := [each.variant for each in tested if each.found.ends not in (None, (each.found.low, each.found.high))]:
             sentences.append(
                 f"{_some(cut)}: the interval is cut at ±{LARGEST:g} AP, since no two detectors differ by more. JSON and CSV have the uncut ends."
             )

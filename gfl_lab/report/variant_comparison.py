@@ -120,7 +120,7 @@ class DifferenceRow:
     @property
     def weak(self) -> bool:
         """True for a verdict that rests on two seeds."""
-        return self.found.p is not None and self.found.seeds <= FEW_SEEDS
+        return self.found.p is not None and self.found.seeds <= FEW_SEEDS and self.verdict != NO_SIGNAL
 
 
 @dataclass(frozen=True)
