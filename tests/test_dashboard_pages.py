@@ -20,10 +20,13 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard import experiments, pages, reader, theme
+from dashboard.views.compare_figures import is_cut, scale
 from gfl_lab import naming
 from gfl_lab.report.formatting import format_number, verdict_text
 from gfl_lab.report.grid import Tone
+from gfl_lab.report.statistics import Difference
 from gfl_lab.report.table import build_table
+from gfl_lab.report.variant_comparison import DifferenceRow
 from gfl_lab.results.store import open_store
 from gfl_lab.rundir import RunTree
 from gfl_lab.session.import_results import ImportOptions, import_results
@@ -497,6 +500,22 @@ def test_compare_page_compares_the_two_of_its_url(trees, monkeypatch):
     )
     assert "Nothing to compare yet" in html_of(open_page("compare", trees["planned"], monkeypatch))
     assert "A search is not compared" in html_of(open_page("compare", trees["search"], monkeypatch))
+
+
+def test_one_long_interval_does_not_hide_the_others():
+    def row(group: str, mean: float, half: float) -> DifferenceRow:
+        return DifferenceRow(group, "a", mean, 0.0, Difference(mean, half, 0.5, 1.0, 1.0, 2))
+
+    short = [row("metric", -4.0, 6.0), row("class", 10.0, 5.0)]
+    low, high = scale(short)
+    assert (low, high) == pytest.approx((-11.5, 16.5)), "from -10 to 15, and 6% of 25 on either side"
+    assert not is_cut(short, (low, high))
+    rare = row("class", 0.0, 300.0)
+    low, high = scale([*short, rare])
+    assert (low, high) == pytest.approx((-22.4, 22.4)), "AP and the means need -10 to 10: half of that more on either side, and 6%"
+    assert is_cut([rare], (low, high)) and not is_cut(short, (low, high))
+    wide = [row("metric", 0.0, 30.0), row("metric", 1.0, 1.0)]
+    assert not is_cut(wide, scale(wide)), "the intervals of AP are never cut"
 
 
 def test_compare_shows_the_images_of_a_class_and_of_an_error(trees, monkeypatch):

@@ -69,7 +69,10 @@ def _show(rows: list[report.DifferenceRow], pair: VariantPair, error_iou: float)
             figure = compare_figures.differences(shown, span, theme.ink(), names)
             st.plotly_chart(figure, key=f"pair-{group}", config=CONFIG, alt=f"{title}: difference and interval of each row")
             extent = "preliminary, without intervals," if shown[0].verdict == NO_LOOK else "with 95% intervals"
-            words = f"{title}: {unit}, {extent} over {pair.about}."
+            cut = compare_figures.CUT if compare_figures.is_cut(shown, span) else ""
+            if cut:
+                theme.show(f'<div class="dim small">{cut}</div>')
+            words = f"{title}: {unit}, {extent} over {pair.about}. {cut}".rstrip()
             downloads.figure(f"pair-{group}", pair.experiment, words, None if pair.is_planned else pair.other)
         with table:
             theme.show(_table(shown, pair))

@@ -9,19 +9,38 @@ import plotly.graph_objects as go
 from dashboard import theme
 from dashboard.figures import frame, interval_bar
 from gfl_lab.report.formatting import VERDICT_SIGNS, format_size, shortened
-from gfl_lab.report.statistics import possible_ends
-from gfl_lab.report.variant_comparison import DifferenceRow
+from gfl_lab.report.variant_comparison import METRIC, DifferenceRow
 
 MOST_ON_A_LINE = 44
 """Characters."""
 
 
+CUT = "A bar that reaches the edge goes on beyond it; the table has its length."
+"""For a figure that ``is_cut``."""
+
+
 def scale(rows: Sequence[DifferenceRow]) -> tuple[float, float]:
-    """Return the range of the horizontal axis that all differences and intervals of ``rows`` fit in."""
-    ends = [0.0, *(end for row in rows for end in possible_ends(row.found.mean, row.half or 0.0))]
-    low, high = min(ends), max(ends)
+    """Return the range of the horizontal axis of all figures, in AP points.
+
+    It holds all differences and the intervals of AP, AP50 and AP75. Longer intervals, of a rare class on two seeds say, may double it and
+    are cut there: otherwise one of ±100 would hide all others.
+    """
+    needed = [0.0, *(row.found.mean for row in rows), *(end for row in rows if row.group == METRIC for end in _ends(row))]
+    ends = [*needed, *(end for row in rows for end in _ends(row))]
+    low, high = min(needed), max(needed)
+    more = (high - low) / 2
+    low, high = max(min(ends), low - more), min(max(ends), high + more)
     room = 0.06 * max(high - low, 1.0)
     return low - room, high + room
+
+
+def is_cut(rows: Sequence[DifferenceRow], span: tuple[float, float]) -> bool:
+    """Return True if an interval of ``rows`` reaches beyond ``span``."""
+    return any(not span[0] <= end <= span[1] for row in rows for end in _ends(row))
+
+
+def _ends(row: DifferenceRow) -> tuple[float, float]:
+    return row.ends or (row.found.mean, row.found.mean)
 
 
 def differences(rows: Sequence[DifferenceRow], span: tuple[float, float], ink: str, names: tuple[str, str]) -> go.Figure:
