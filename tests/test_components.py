@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from mmdet.registry import MODELS, TASK_UTILS
 from mmengine.structures import InstanceData
 
@@ -419,26 +420,29 @@ def test_an_example_runs_on_smoke_and_again_trains_nothing(cli: Cli, tmp_path: P
 # --- the documentation ----------------------------------------------------------------------------
 
 SNIPPETS = "\n".join(re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL))
+EXAMPLE_CODE = (EXAMPLES / "own_components.py").read_text()
 KINDS = {
     "box_loss": "PowerIoULoss",
     "cls_loss": "SoftTargetLoss",
-    "assigner": "OverlapAssigner",
-    "head": "ColdHead",
+    "assigner": "BestPriorAssigner",
+    "head": "TemperatureHead",
     "backbone": "PlainBackbone",
 }
+"""Components that the page prints, or names in the example's code."""
 
 
 def test_the_experiments_in_the_docs_are_the_examples() -> None:
     blocks = re.findall(r"```yml\n(.*?)```", DOCS, re.DOTALL)
-    plain = [re.sub(r" +#.*", "", block) for block in blocks]
-    assert plain == [(EXAMPLES / f"{name}.yaml").read_text() for name in ("own_components", "own_head")]
+    assert [re.sub(r" +#.*", "", block) for block in blocks] == [(EXAMPLES / "own_components.yaml").read_text()]
+    variants = yaml.safe_load((EXAMPLES / "own_head.yaml").read_text())["variants"]
+    assert [yaml.safe_load(text) for text in re.findall(r"`sharper: (\{.*?\})`", DOCS)] == [variants["sharper"]]
 
 
 def test_every_component_in_the_docs_trains(tmp_path: Path) -> None:
     variants = "".join(f"  {key}: {{{key}: {name}}}\n" for key, name in KINDS.items()) + "  regnet: {backbone: RegNet400MF}\n"
     every = ", ".join(f"{key}: {name}" for key, name in KINDS.items())
     together = f"  all: {{{every}, component_args: {{head: {{temperature: 2.0}}, backbone: {{width: 8}}}}}}\n"
-    path = write(tmp_path, f"variants:\n  gfl: {{}}\n{variants}{together}overrides: {{epochs: 1}}\n", snippets=SNIPPETS)
+    path = write(tmp_path, f"variants:\n  gfl: {{}}\n{variants}{together}overrides: {{epochs: 1}}\n", snippets=SNIPPETS, own=EXAMPLE_CODE)
     trial = manifests(path, RunTree(tmp_path / "runs"))["all"]
     run_trial(trial.path)
     assert raw_result(trial)["status"] == "done", raw_result(trial)
