@@ -422,7 +422,7 @@ def test_an_example_runs_on_smoke_and_again_trains_nothing(cli: Cli, tmp_path: P
 SNIPPETS = "\n".join(re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL))
 EXAMPLE_CODE = (EXAMPLES / "own_components.py").read_text()
 KINDS = {
-    "box_loss": "PowerIoULoss",
+    "box_loss": "AlphaGIoULoss",
     "cls_loss": "SoftTargetLoss",
     "assigner": "BestPriorAssigner",
     "head": "TemperatureHead",
