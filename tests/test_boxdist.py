@@ -68,7 +68,6 @@ def test_ideal_distribution_clips_as_training_does():
 
 
 @given(st.lists(st.tuples(st.floats(0, N - 0.1), st.floats(0.05, 1)), min_size=1, max_size=4))
-@settings(deadline=None)
 def test_ideal_distribution_keeps_the_mean(points):
     edges, weights = np.array(points).T
     weights = weights / weights.sum()
@@ -78,7 +77,7 @@ def test_ideal_distribution_keeps_the_mean(points):
 
 
 @given(st.floats(0, N - 0.1), st.floats(0, N - 0.1), st.floats(0.1, 0.9), st.integers(0, 2**31))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_ideal_distribution_minimises_the_expected_dfl(a, b, prob, seed):
     """DFL of a distribution q at target y is -(w0 log q[i] + w1 log q[i+1]); no other q has a lower mean over both targets."""
 
@@ -160,7 +159,6 @@ def test_noise_around_a_mode_is_no_mode():
     edge=st.floats(0, N),
     half=st.lists(st.floats(0.01, 1), min_size=1, max_size=5),
 )
-@settings(deadline=None)
 def test_a_two_hot_under_a_unimodal_kernel_is_one_mode(edge, half):
     falling = np.sort(half)[::-1]
     kernel = np.concatenate([falling[:0:-1], falling])
@@ -176,7 +174,7 @@ def test_a_two_hot_under_a_unimodal_kernel_is_one_mode(edge, half):
     sigma=st.floats(0, 0.4),
     noise=st.floats(0, 0.03),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_two_edges_three_bins_apart_are_two_modes_at_their_places(low, gap, prob, sigma, noise):
     high = low + gap
     assume(high <= N - 1)
@@ -200,7 +198,7 @@ def test_noise_in_empty_bins_is_no_mode():
 
 
 @given(st.lists(st.integers(0, 1000), min_size=2, max_size=33))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_invariants(weights):
     assume(sum(weights))
     p = np.array(weights, float) / sum(weights)
@@ -272,7 +270,6 @@ def test_wasserstein_by_hand():
 
 
 @given(st.integers(0, 2**31), st.lists(st.integers(0, N), min_size=1, max_size=3))
-@settings(deadline=None)
 def test_points_on_bins_agree_with_bins(seed, edges):
     rng = np.random.default_rng(seed)
     p, weights = rng.dirichlet(np.ones(N + 1)), rng.dirichlet(np.ones(len(edges)))
@@ -282,7 +279,6 @@ def test_points_on_bins_agree_with_bins(seed, edges):
 
 
 @given(st.integers(0, 2**31))
-@settings(deadline=None)
 def test_wasserstein_is_a_metric_and_bounds_the_means(seed):
     p, q, r = np.random.default_rng(seed).dirichlet(np.ones(N + 1), 3)
     w = boxdist.wasserstein1

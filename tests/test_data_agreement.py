@@ -778,7 +778,7 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> tuple[Folder, dict[str, A
     return folder, folder.read()
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(draw=st.data())
 def test_any_change_is_refused_or_trains(valid: tuple[Folder, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory, draw: Any) -> None:
     folder, original = valid

@@ -61,7 +61,7 @@ def reference(coco: dict[str, Any], found: list[dict[str, Any]]) -> dict[str, fl
 
 
 @given(seed=st.integers(0, 10_000), ties=st.booleans(), images=st.integers(2, 8))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_six_ap_are_those_of_pycocotools(tmp_path_factory, seed, ties, images):
     coco = annotations(images, seed=seed)
     found = detections(coco, seed + 1, ties=ties)

@@ -156,7 +156,7 @@ def test_hand_worked() -> None:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_batch(data: st.DataObject) -> None:
     strides = data.draw(st.sampled_from([(8, 16, 32), (8, 16, 32, 64), (16, 32)]))
     height, width = data.draw(st.integers(1, 6)) * 16, data.draw(st.integers(1, 6)) * 16

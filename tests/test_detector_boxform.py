@@ -37,7 +37,7 @@ class TestPeakMean:
         assert peak_mean(_distribution(*mass)).item() == pytest.approx(mean, abs=1e-6)
 
     @given(st.lists(st.floats(0.01, 1), min_size=2, max_size=17))
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     def test_mirrored(self, mass: list[float]) -> None:
         probs = _distribution(*mass)
         if (probs == probs.max()).sum() == 1:
@@ -45,7 +45,7 @@ class TestPeakMean:
         assert 0 <= peak_mean(probs).item() <= len(mass) - 1
 
     @given(st.integers(0, 16), st.floats(0.2, 5))
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     def test_one_peak_is_the_mean_of_the_whole(self, top: int, width: float) -> None:
         probs = torch.softmax(-((torch.arange(17.0) - top) ** 2) / width, 0)
         assert peak_mean(probs).item() == pytest.approx((probs * torch.arange(17.0)).sum().item(), abs=1e-4)
@@ -57,7 +57,7 @@ class TestPeakMean:
 
 class TestNormalBins:
     @given(st.floats(-5, 25), st.floats(-7, 7))
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_sums_to_1(self, mean: float, log_variance: float) -> None:
         probs = normal_bins(torch.tensor(mean), torch.tensor(log_variance), 16)
         assert probs.shape == (17,) and (probs >= -1e-6).all() and probs.sum().item() == pytest.approx(1, abs=1e-5)

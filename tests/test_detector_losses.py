@@ -51,7 +51,7 @@ class TestQualityFocalLoss:
         assert torch.isfinite(logits.grad).all()
 
     @given(st.floats(-12, 12), st.sampled_from([0.0, 1.0]))
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     def test_is_focal_loss_without_alpha_for_hard_labels(self, logit: float, y: float) -> None:
         logit, y = torch.tensor([logit]), torch.tensor([y])
         # alpha 0.5 scales both labels by a half
@@ -128,7 +128,7 @@ class TestDistributionFocalLoss:
         torch.testing.assert_close(ours.grad, stock.grad, rtol=1e-5, atol=1e-6)
 
     @given(st.floats(0, 15.9))
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     def test_smallest_where_the_neighbours_carry_the_fraction(self, y: float) -> None:
         """The minimum over distributions is the entropy of (1 - f, f), at P_i = i+1 - y, P_i+1 = y - i."""
         i = int(y)
@@ -153,7 +153,7 @@ class TestGeneralizedFocalLoss:
         assert self._binary(torch.zeros(1), torch.tensor([0.8]), 2.0).item() == pytest.approx(0.0623832, abs=1e-6)
 
     @given(st.lists(st.tuples(st.floats(-9, 9), st.floats(0, 1)), min_size=1, max_size=8), st.sampled_from([0.0, 1.0, 2.0, 2.5, 4.0]))
-    @settings(max_examples=80, deadline=None)
+    @settings(max_examples=80)
     def test_qfl(self, pairs: list[tuple[float, float]], beta: float) -> None:
         logits, target = torch.tensor(pairs, dtype=torch.float32).T
         ours, special = logits.clone().requires_grad_(), logits.clone().requires_grad_()
@@ -163,7 +163,7 @@ class TestGeneralizedFocalLoss:
         torch.testing.assert_close(ours.grad, special.grad, rtol=1e-3, atol=1e-5)
 
     @given(st.lists(st.tuples(st.floats(-9, 9), st.sampled_from([0.0, 1.0])), min_size=1, max_size=8), st.sampled_from([1.0, 2.0, 3.0]))
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_focal_loss(self, pairs: list[tuple[float, float]], gamma: float) -> None:
         logits, target = torch.tensor(pairs, dtype=torch.float32).T
         ours, special = logits.clone().requires_grad_(), logits.clone().requires_grad_()
@@ -173,7 +173,7 @@ class TestGeneralizedFocalLoss:
         torch.testing.assert_close(ours.grad, special.grad, rtol=1e-3, atol=1e-5)
 
     @given(st.lists(st.floats(0, 15.9), min_size=1, max_size=8), st.integers(0, 99))
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_dfl(self, distances: list[float], seed: int) -> None:
         target = torch.tensor(distances, dtype=torch.float32)
         logits = torch.randn(len(target), 17, generator=torch.Generator().manual_seed(seed)) * 3
@@ -187,7 +187,7 @@ class TestGeneralizedFocalLoss:
         torch.testing.assert_close(ours.grad, special.grad, rtol=1e-3, atol=1e-5)
 
     @given(st.floats(-3, 3), st.floats(0.2, 4), st.floats(0, 1), st.sampled_from([0.0, 1.0, 2.0]))
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_least_where_the_expectation_is_the_target(self, low: float, width: float, part: float, beta: float) -> None:
         """p_l = (y_r - y) / (y_r - y_l), whatever the bounds."""
         bounds = torch.tensor([low, low + width])
@@ -203,7 +203,7 @@ class TestProductQFL:
     @given(
         st.lists(st.tuples(st.floats(-6, 6), st.floats(-6, 6), st.floats(0, 1)), min_size=1, max_size=8), st.sampled_from([0.0, 2.0, 4.0])
     )
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_is_mmdets_qfl_on_probabilities(self, triples: list[tuple[float, float, float]], beta: float) -> None:
         logits, quality, target = torch.tensor(triples, dtype=torch.float32).T
         joint = (logits.sigmoid() * quality.sigmoid())[:, None]

@@ -61,7 +61,7 @@ _BOX = st.tuples(_SIDE, _SIDE, st.sampled_from([4, 8, 16]), st.sampled_from([4, 
 _SCORE = st.sampled_from([0.0, 0.125, 0.25, 0.5, 0.75, 1.0])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(_BOX, _SCORE), min_size=1, max_size=14), st.sampled_from(["naive", "linear", "gaussian"]), st.sampled_from([0, 1])
 )
@@ -103,7 +103,7 @@ def test_batched_soft_nms_keeps_classes_apart() -> None:
     assert kept.tolist() == [0, 1] and dets[:, 4].tolist() == pytest.approx([0.9, 0.8])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(_BOX, _SCORE), min_size=1, max_size=14), st.sampled_from([0.25, 0.5, 1.0]))
 def test_groups_are_those_of_greedy_suppression(rows: list[tuple[list[float], float]], threshold: float) -> None:
     left = sorted(range(len(rows)), key=lambda index: -rows[index][1])  # stable: ties keep their order

@@ -86,7 +86,7 @@ def _inputs(
     return value.requires_grad_(), locations.requires_grad_(), weights.requires_grad_()
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     images=st.integers(1, 2),
     queries=st.integers(1, 3),

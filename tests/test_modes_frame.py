@@ -86,7 +86,7 @@ def are_shown(found: pd.DataFrame, row: pd.Series) -> None:
     np.testing.assert_allclose(found["place_px"], [side.pixel(place) for side, _, place in shown], atol=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from([5, 17]),

@@ -14,7 +14,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gfl_lab import addresses, naming, rundir
@@ -37,7 +37,6 @@ NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"
 PATHS = st.lists(NAMES, min_size=1, max_size=4).map(lambda names: Path("/", *names))
 
 
-@settings(deadline=None)
 @given(PATHS)
 def test_a_path_survives_its_urls(path: Path) -> None:
     from sqlalchemy.engine import make_url

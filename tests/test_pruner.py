@@ -34,7 +34,7 @@ def test_no_trial_stops_in_its_grace_epochs_and_each_at_its_last() -> None:
     assert found.stops(0, 9, 100.0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1), grace=st.integers(1, 5), reduction=st.integers(2, 5), epochs=st.integers(6, 30), higher=st.booleans()
 )

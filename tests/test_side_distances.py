@@ -166,7 +166,7 @@ def test_equal_to_what_training_learns(tmp_path: Path, width: float) -> None:
         assert level.counts == tuple(counts.tolist())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.tuples(st.integers(32, 700), st.integers(32, 700)), st.sampled_from([(1333, 800), (320, 240), (128, 128), (131, 77)]), st.data())
 def test_scaling_is_mmdets(size: tuple[int, int], into: tuple[int, int], data: st.DataObject) -> None:
     reals = st.floats(-1, 1.5, width=32)
@@ -180,7 +180,7 @@ def test_scaling_is_mmdets(size: tuple[int, int], into: tuple[int, int], data: s
     assert (height, width) == results["img_shape"] and torch.equal(ours, results["gt_bboxes"].tensor) and torch.equal(boxes, before)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.floats(np.float32(0.001), 19, width=32), min_size=4, max_size=60),
     st.integers(1, 32),

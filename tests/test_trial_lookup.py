@@ -139,7 +139,7 @@ def lone(tmp_path_factory: pytest.TempPathFactory) -> RunTree:
     return renamed(tmp_path_factory.mktemp("lone"), {})
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(name=st.text("ab :=,@.3", min_size=1, max_size=12).filter(lambda name: name.strip() == name), seed=st.sampled_from((0, 3)))
 def test_an_exact_name_with_its_seed_is_always_found(lone: RunTree, name: str, seed: int) -> None:
     """A variant's name may hold anything, also what looks like a seed or a profile."""

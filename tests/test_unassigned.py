@@ -121,7 +121,7 @@ def learnt_by_the_head(own: Settings, boxes: Boxes) -> np.ndarray:
 SHAPES = [(40, 30), (320, 240), (640, 480), (300, 500), (900, 33), (33, 700), (100, 100)]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 2**32 - 1),
     strides=st.sampled_from([(8, 16, 32), (8,), (8, 16), (4, 8, 16, 32, 64), (8, 16, 32, 64, 128)]),

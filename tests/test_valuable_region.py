@@ -89,7 +89,7 @@ coordinates = st.tuples(*(st.integers(0, 120) for _ in range(4))).map(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(coordinates, max_size=3), st.lists(coordinates, max_size=3))
 def test_it_is_the_formula_written_out_whatever_the_other_images_hold(first: list[Box], second: list[Box]) -> None:
     geometry = geometry_of(16, 8, 4)
