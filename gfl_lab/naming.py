@@ -141,6 +141,7 @@ COMPONENTS_DIR = "components"  # in a trial's folder: the user's code that it us
 LEASE = "lease.json"
 STOP_REQUEST = ".stop"  # in an experiment's folder: its driver was asked to stop
 PLAN, TABLE_STEM = "plan.json", "table"
+GENERATED_DATA = "ambiguous_shapes"  # name of the data set that gfl-lab generates itself
 LOCK = "table.lock.json"  # in an experiment's folder: the trials behind its table, and what each found
 NEW_LOCK = "table.lock.new.json"  # beside it: the numbers as they are now, where locked ones differ
 SEARCH = "search.json"  # in an experiment's folder: what a search has suggested, and how each ended

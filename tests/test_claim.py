@@ -28,9 +28,9 @@ from gfl_lab.report.statistics import Difference
 from gfl_lab.report.writers.claim_fit import fit
 from gfl_lab.report.writers.claim_page import to_claim_page
 from gfl_lab.report.writers.svg import ticks
+from gfl_lab.results.rows import seeds_option
 from gfl_lab.results.store import Store
 from gfl_lab.rundir import RunTree
-from gfl_lab.session import claim
 from gfl_lab.session.import_results import ImportOptions, import_results
 from tests.support import detection_files
 from tests.support.claims import LONG, fake_claim, longest
@@ -197,8 +197,17 @@ def test_what_is_no_verdict_gives_its_reason() -> None:
     assert "leaves 0 out; corrected for all rows, p does not" in " ".join(sentences.caveats(corrected))
 
 
+def test_a_command_trains_the_same_trials(tree: RunTree) -> None:
+    (row,) = Store(tree).experiments()
+    assert row.run_command() == "gfl-lab run table3_qfl_dfl --profile desk --seeds 0,1,2"
+    assert row.run_command([0, 1]).endswith("--seeds 0,1")
+    cells = replace(row, name="cells", profile="bccd", data=replace(row.data, name="bccd"))
+    assert cells.run_command() == "gfl-lab run cells --profile bccd --data PATH --seeds 0,1,2"
+    assert replace(row, kind="search").run_command() == "gfl-lab run table3_qfl_dfl --profile desk"
+
+
 def test_seeds_of_a_command_are_as_run_takes_them() -> None:
-    assert [claim.seeds_text(each) for each in ([0, 1, 2], [0, 1, 2, 3], [3, 5, 7, 9], [4])] == ["0,1,2", "0..3", "3,5,7,9", "4"]
+    assert [seeds_option(each) for each in ([0, 1, 2], [0, 1, 2, 3], [3, 5, 7, 9], [4])] == ["0,1,2", "0..3", "3,5,7,9", "4"]
 
 
 def test_ticks_are_round_and_few() -> None:
@@ -407,7 +416,7 @@ def test_a_table_with_looks_gives_its_own_command_and_notes(tree: RunTree) -> No
     plan = read_json(file)
     write_json(file, plan | {"experiment": plan["experiment"] | {"design": {"until_resolved": 0.5, "looks": [2, 4]}}})
     known = fake_claim(tree)
-    assert known.commands[0] == "gfl-lab run table3_qfl_dfl.yaml --profile desk --until-resolved 0.5 --max-seeds 4"
+    assert known.commands[0] == "gfl-lab run table3_qfl_dfl --profile desk --until-resolved 0.5 --max-seeds 4"
     assert known.notes[0].startswith("The looks at this table were fixed beforehand: 2 and 4 seeds")
     assert known.main.min_effect == 0.5 and "Verdict and interval rest on 2 of these 3 seeds." in known.notes
     assert "3 seeds, 5 validation images" not in to_claim_page(known) and "2 seeds, 5 validation images" in to_claim_page(known)

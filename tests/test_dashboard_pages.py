@@ -582,7 +582,7 @@ def test_trials_page_puts_a_failure_first(trees, monkeypatch):
     app = open_page("trials", trees["partial"], monkeypatch)
     assert "failed" in app.selectbox(key="w:trial").format_func(app.selectbox(key="w:trial").value)
     assert "the loss became NaN or infinite at step" in html_of(app) and "step " in app.code[1].value
-    assert app.code[0].value == "gfl-lab run table3_qfl_dfl --profile desk"
+    assert app.code[0].value == "gfl-lab run table3_qfl_dfl --profile desk --seeds 0,1"
 
 
 def test_an_opened_trial_has_its_settings_its_difference_and_its_commands(trees, monkeypatch):

@@ -13,9 +13,10 @@ from gfl_lab.metrics.error_types import about
 from gfl_lab.report import claim_sentences as sentences
 from gfl_lab.report import variant_comparison as report
 from gfl_lab.report.columns import PAIR_COUNT
+from gfl_lab.report.comparison import INCONCLUSIVE
 from gfl_lab.report.differences import budget_note
 from gfl_lab.report.formatting import format_number, format_size, p_text
-from gfl_lab.report.statistics import NO_LOOK
+from gfl_lab.report.statistics import NO_LOOK, ONE_SEED
 from gfl_lab.report.variant_comparison_grid import group_titles, row_verdict, settings_grid
 from gfl_lab.report.variant_pair import VariantPair
 
@@ -90,7 +91,8 @@ def _answer(rows: list[report.DifferenceRow], pair: VariantPair) -> None:
     words = theme.verdict_html(found.verdict, sentences.title(found))
     theme.show(f'<div class="answer">{words} · {theme.text(sentences.verdict(found, *pair.names))}</div>')
     if caveats := sentences.caveats(found):
-        theme.show(f'<div class="dim small"><b>What would resolve this?</b> {theme.text(" ".join(caveats))}</div>')
+        question = "<b>What would resolve this?</b> " if found.verdict in (INCONCLUSIVE, ONE_SEED) else ""
+        theme.show(f'<div class="dim small">{question}{theme.text(" ".join(caveats))}</div>')
 
 
 def _body() -> None:

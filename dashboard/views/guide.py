@@ -14,7 +14,8 @@ from gfl_lab.report.grid import Column
 _TABLE = """
 Each row is a **variant**: all settings, no seed. Numbers are means over its finished seeds; **±** is the sample standard
 deviation over seeds, and is missing with one seed: then a small difference may be chance. The signed number
-below is the **difference to the baseline**, paired over the seeds that both have finished.
+below is the **difference to the baseline**, paired over the seeds that both have finished. **Bold** is a column's best mean, which
+is no verdict.
 
 **Published** columns hold the numbers of the paper. They are marked *not comparable* when our data, backbone or schedule
 differ; the footnote says which. Then compare the direction of a difference, not its size.

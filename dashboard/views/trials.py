@@ -199,7 +199,7 @@ def _commands(experiment: ExperimentRow, trial: TrialRow) -> None:
         if other := same_seed(experiment.baseline, trial):
             commands.append(f"gfl-lab diff {other.id} {trial.id}")
     else:
-        commands = [f"gfl-lab run {experiment.name} --profile {experiment.profile}"]
+        commands = [experiment.run_command()]
     if commands:
         st.code("\n".join(commands), language=None)
 

@@ -28,7 +28,7 @@ from gfl_lab.data.shape_images import CLASSES, draw_image
 from gfl_lab.errors import DataError, Problem
 from gfl_lab.processes import one_at_a_time
 
-NAME = "ambiguous_shapes"
+NAME = naming.GENERATED_DATA
 GENERATOR_VERSION = 1
 """Raised whenever the same spec gives other pixels or annotations than before."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from gfl_lab import naming
 from gfl_lab.records.plan import Design as Design
 from gfl_lab.records.plan import Extension as Extension
 from gfl_lab.records.plan import Reference as Reference
@@ -200,6 +201,20 @@ class ExperimentRow:
         """Return True if it is made of detection files of other projects: nothing was trained, and no box has a distribution."""
         return self.kind == IMPORTED
 
+    def run_command(self, seeds: Sequence[int] = ()) -> str:
+        """Return the command that trains what is missing, with the options that decide which trials there are.
+
+        Args:
+            seeds: of the table; all that are planned by default. The folder of a data set is not on record, so ``PATH`` stands for it.
+        """
+        command = f"gfl-lab run {self.name} --profile {self.profile}"
+        command += "" if self.data.name == naming.GENERATED_DATA else " --data PATH"
+        if self.kind == "search":
+            return command
+        if self.design is not None:
+            return f"{command} --until-resolved {self.design.min_effect:g} --max-seeds {self.design.looks[-1]}"
+        return f"{command} --seeds {seeds_option(seeds or sorted({trial.seed for trial in self.trials}))}"
+
     @property
     def baseline(self) -> VariantRow | None:
         """The variant that the others are compared with, if the experiment names one."""
@@ -226,3 +241,9 @@ class ExperimentRow:
         """Mean progress of its trials, 0 to 1."""
         trials = self.trials
         return sum(trial.progress for trial in trials) / len(trials) if trials else 0.0
+
+
+def seeds_option(seeds: Sequence[int]) -> str:
+    """Return seeds as ``--seeds`` takes them: ``0,1,2``, or ``0..9`` for many in a row."""
+    in_a_row = len(seeds) > 3 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
+    return f"{seeds[0]}..{seeds[-1]}" if in_a_row else ",".join(map(str, seeds))

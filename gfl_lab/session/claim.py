@@ -43,7 +43,7 @@ def read_claim(
     store, pair = Store(tree), find_pair(experiment, variant, against)
     claim = build_claim(experiment, pair.variant, pair.reference, store.resampled_or_none, min_effect)
     if "AP" not in claim.comparisons or claim.main.verdict == NO_LOOK:
-        hint = f"gfl-lab table has what there is; train more seeds:  gfl-lab run {experiment.source}"
+        hint = f"gfl-lab table has what there is; train more seeds:  {experiment.run_command()}"
         raise InputError(Problem(f"there is no comparison of {pair.variant.name} with {pair.reference.name} yet", hint=hint))
     return dataclasses.replace(
         claim,
@@ -143,11 +143,8 @@ def _commands(tree: RunTree, pair: VariantPair, against: str | None, min_effect:
     if experiment.is_imported:
         first, named = _import(tree, experiment), experiment.name
     else:
-        named = f"{shlex.quote(experiment.source or experiment.name)} --profile {experiment.profile}"
-        design = experiment.design
-        seeds = seeds_text(list(pair.trials))
-        which = f"--seeds {seeds}" if design is None else f"--until-resolved {design.min_effect:g} --max-seeds {design.looks[-1]}"
-        first = f"gfl-lab run {named} {which}"
+        named = f"{experiment.name} --profile {experiment.profile}"
+        first = experiment.run_command(list(pair.trials))
     claim = f"gfl-lab report {named} --claim {shlex.quote(pair.variant.name)}"
     claim += f" --against {shlex.quote(pair.reference.name)}" if against is not None else ""
     claim += f" --min-effect {min_effect:g}" if min_effect is not None else ""
@@ -169,9 +166,3 @@ def _import(tree: RunTree, experiment: ExperimentRow) -> str:
         arms.append(f"--arm {shlex.quote(variant.name + '=' + ','.join(files))}")
     baseline = f" --baseline {shlex.quote(experiment.baseline.name)}" if experiment.baseline else ""
     return f"gfl-lab import-results {experiment.name} --annotations {shlex.quote(annotations)} {' '.join(arms)}{baseline}"
-
-
-def seeds_text(seeds: Sequence[int]) -> str:
-    """Return seeds as ``--seeds`` takes them: ``0,1,2``, or ``0..9`` for many in a row."""
-    in_a_row = len(seeds) > 3 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
-    return f"{seeds[0]}..{seeds[-1]}" if in_a_row else ",".join(map(str, seeds))

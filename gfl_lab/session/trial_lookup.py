@@ -83,9 +83,9 @@ def require_done(tree: RunTree, trial: TrialDir) -> None:
     if state is TrialState.RUNNING:
         raise InputError(Problem(f"trial {trial.id} is still being trained", hint="Wait for its end; gfl-lab status shows where it is."))
     rows = [row for row in Store(tree).experiments() if any(known.id == trial.id for known in row.trials)]
-    command = f"gfl-lab run {rows[0].source} --profile {rows[0].profile}" if rows else "gfl-lab run EXPERIMENT"
+    command = rows[0].run_command() if rows else "gfl-lab run EXPERIMENT"
     words = {TrialState.PLANNED: "has not been trained", TrialState.FAILED: "failed"}.get(state, "was interrupted")
-    raise InputError(Problem(f"trial {trial.id} {words}", hint=f"Finish it first, with the options that it was started with:  {command}"))
+    raise InputError(Problem(f"trial {trial.id} {words}", hint=f"Finish it first:  {command}"))
 
 
 # --- EXPERIMENT:VARIANT:SEED ------------------------------------------------------------------------

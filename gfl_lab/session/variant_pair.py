@@ -49,9 +49,9 @@ def _with_trials(pair: VariantPair) -> VariantPair:
         return pair
     first, second = pair.names
     imported = "Repeat `gfl-lab import-results` with a file of the same seed for each."
-    sources = dict.fromkeys(each.source for each in (pair.experiment, pair.other) if not each.is_imported)
-    train = "Train what is missing:  " + "  and  ".join(f"gfl-lab run {source}" for source in sources)
-    raise InputError(Problem(f"{first} and {second} share no finished seed", hint=train if sources else imported))
+    commands = dict.fromkeys(each.run_command() for each in (pair.experiment, pair.other) if not each.is_imported)
+    train = "Train what is missing:  " + "  and  ".join(commands)
+    raise InputError(Problem(f"{first} and {second} share no finished seed", hint=train if commands else imported))
 
 
 def find_variant(experiment: ExperimentRow, name: str) -> VariantRow:
