@@ -261,7 +261,7 @@ def test_the_command_is_that_of_the_trials_experiment(cli: Cli, tmp_path: Path, 
     tree = write_fake_tree(tmp_path, states="interrupted")
     monkeypatch.setenv("GFL_LAB_HOME", str(tmp_path))
     code, _, err = cli(tree.trials()[0].id)
-    assert code == 2 and "was interrupted" in err and re.search(r"gfl-lab run \S+\.yaml --profile desk$", err.strip())
+    assert code == 2 and "was interrupted" in err and re.search(r"gfl-lab run \w+ --profile desk --seeds 0$", err.strip())
 
 
 def test_a_running_trial_is_waited_for(cli: Cli, general: TrialDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def test_an_unfinished_trial_is_told_with_the_command_of_the_given_trees_experim
     trial.file(naming.RESULT).unlink()
     with pytest.raises(InputError) as raised:
         trial_lookup.require_done(tree, trial)
-    assert "table3_qfl_dfl.yaml --profile desk" in raised.value.problems[0].hint
+    assert "gfl-lab run table3_qfl_dfl --profile desk --seeds 0" in raised.value.problems[0].hint
 
 
 def test_verify_reads_the_lock_file_of_the_given_tree(tree: RunTree) -> None:
